@@ -1,0 +1,149 @@
+//! What a registry says of one provider. Knows nothing of how it was learnt or how it is called.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr, sync::Arc};
+
+/// Where an instance is called: a host (an IP address or a name) and a port that is never 0.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    host: Arc<str>,
+    port: u16,
+    ip: Option<IpAddr>,
+}
+
+/// Why a host and port make no [`Address`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    /// The port is 0, negative or above 65535.
+    #[error("port {0} cannot be called")]
+    Port(i64),
+    /// The host is empty, or not an IP address or a name.
+    #[error("`{0}` is neither an IP address nor a host name")]
+    Host(String),
+}
+
+impl Address {
+    /// Takes an IP address (IPv6 with or without brackets) or a host name, and a port.
+    ///
+    /// # Errors
+    /// Where the host cannot be a name or the port cannot be called.
+    pub fn new(host: &str, port: i64) -> Result<Self, AddressError> {
+        let port = u16::try_from(port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(AddressError::Port(port))?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(host);
+        let ip = bare.parse::<IpAddr>().ok();
+        let named = ip.is_some() || (bare.len() == host.len() && is_host_name(bare));
+        if !named {
+            return Err(AddressError::Host(host.to_owned()));
+        }
+        let host = ip.map_or_else(|| bare.to_ascii_lowercase(), |ip| ip.to_string());
+        Ok(Self {
+            host: host.into(),
+            port,
+            ip,
+        })
+    }
+
+    /// The IP address (without brackets) or name.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, never 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The socket address, where the host is an IP address; `None` where a name must be resolved.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        self.ip.map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+fn is_host_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 253
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+impl fmt::Display for Address {
+    /// `host:port`, with IPv6 in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            _ => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// What a registry says of one provider at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// The registry's own id for it, unique within its service. Consul's ids are per node:
+    /// there it is `node/id`.
+    pub id: Arc<str>,
+    /// Where it is called.
+    pub address: Address,
+    /// The registry's verdict: whether every one of its checks passes.
+    pub healthy: bool,
+    /// Its share relative to the others; 1 where the registry says nothing.
+    pub weight: u32,
+    /// The registry's tags, in its order.
+    pub tags: Vec<String>,
+    /// The registry's metadata.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// The complete set of a service's instances as one answer of a registry gave it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstanceSet {
+    /// Healthy and unhealthy ones alike, ordered by id, then address.
+    pub instances: Vec<Instance>,
+    /// Entries that could not be understood: what they are called, and why they were skipped.
+    pub skipped: Vec<Skipped>,
+}
+
+/// One entry of a registry's answer that cannot be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The entry's id, as far as it has one.
+    pub id: String,
+    /// Why it was skipped.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_is_bracketed_once_however_it_was_written() {
+        let bare = Address::new("::1", 80).unwrap();
+        assert_eq!(bare, Address::new("[::1]", 80).unwrap());
+        assert_eq!(bare.to_string(), "[::1]:80");
+        assert_eq!(bare.socket(), Some("[::1]:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_name_is_kept_for_the_resolver() {
+        let named = Address::new("My-Address", 12345).unwrap();
+        assert_eq!(named.to_string(), "my-address:12345");
+        assert_eq!(named.socket(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_refused() {
+        for port in [0, -1, 80810] {
+            assert_eq!(Address::new("10.0.0.1", port), Err(AddressError::Port(port)));
+        }
+        for host in ["", "http://127.0.0.1", "a b", "[host]", "a:1"] {
+            assert!(Address::new(host, 80).is_err(), "{host}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Callboard: a load-balancing reverse proxy that finds its backends in a registry.
+//!
+//! The modules stand on floors; a file imports only from lower ones
+//! (`tests/it/structure.rs` holds the list and fails when an import points up):
+//!
+//! ```text
+//! 7  main  cli  app      run | check | demo; build → run → drain
+//! 6  worker  listen      one core of the data plane; accept, limits
+//!    admin  embedded     the admin server; the registry built in
+//! 5  proxy               the whole request on one screen
+//! 4  service             policy + snapshot + balancer + endpoints
+//! 3  registry  upstream  route
+//! 2  config              proxy.toml → a Config in which no field can be wrong
+//! 1  instance  backoff  clock
+//! ```
+
+pub mod config;
+pub mod instance;
+pub mod registry;

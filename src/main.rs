@@ -1,0 +1,3 @@
+//! The `callboard` binary: parses the command line and hands over to `cli`.
+
+fn main() {}

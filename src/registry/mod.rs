@@ -1,0 +1,48 @@
+//! Where instances are learnt. A registry does one small thing: it gives the complete set, or an
+//! error. Supervision, pacing and the last good set are written once, in [`watch`].
+//! Knows nothing of services, balancing or routes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use crate::instance::InstanceSet;
+
+/// One registry, as the watchers see it.
+pub trait Registry: Send + Sync + 'static {
+    /// A cursor over one service's instances. Costs nothing until it is asked.
+    fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>>;
+
+    /// A cursor over the names of all services, each with its tags.
+    fn catalog(&self) -> Box<dyn Source<Catalog>>;
+}
+
+/// Which instances are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceQuery {
+    /// The name in the registry.
+    pub name: String,
+    /// Tags that each must have.
+    pub tags: Vec<String>,
+}
+
+/// A registry's service names, each with the tags of its instances.
+pub type Catalog = BTreeMap<Arc<str>, Vec<String>>;
+
+/// A sequence of complete states of one thing.
+pub trait Source<T>: Send + 'static {
+    /// Waits until there is something to say: the first state at once, later ones when they may
+    /// differ. May answer the same state again; the watcher compares. After an error it starts
+    /// from the beginning. Must be cancel-safe: a dropped future loses nothing.
+    fn next(&mut self) -> BoxFuture<'_, Result<T, SourceError>>;
+}
+
+/// Why a registry gave no state. Never means "no instances".
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    /// One line for a person, naming the registry's address, what was asked and what came back.
+    pub message: String,
+    /// How long the registry asked us to stay away (429 or 503 with `Retry-After`).
+    pub retry_after: Option<Duration>,
+}

@@ -1,0 +1,2 @@
+//! The integration tests, one binary. Each module says in its first line what must hold.
+
