@@ -16,4 +16,6 @@
 
 pub mod config;
 pub mod instance;
+pub mod metrics;
 pub mod registry;
+pub mod upstream;
