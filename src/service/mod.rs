@@ -126,7 +126,7 @@ impl Service {
         then: impl FnOnce(&Endpoint) -> T,
     ) -> Option<T> {
         let snapshot = self.snapshot.load();
-        self.balancer.pick(&snapshot, tried, now).map(then)
+        self.balancer.pick(&snapshot, tried, now).map(|endpoint| then(endpoint))
     }
 
     /// Takes over what the registry says. Called by the watcher alone.
