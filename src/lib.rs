@@ -17,3 +17,4 @@
 pub mod config;
 pub mod instance;
 pub mod registry;
+pub mod route;
