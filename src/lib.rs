@@ -19,3 +19,4 @@ pub mod instance;
 pub mod metrics;
 pub mod registry;
 pub mod upstream;
+pub mod route;
