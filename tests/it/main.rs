@@ -1,2 +1,1 @@
 //! The integration tests, one binary. Each module says in its first line what must hold.
-
