@@ -8,7 +8,7 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, Snapshot};
+use super::{Endpoint, Snapshot};
 use crate::{config::Balance, metrics::Padded};
 
 /// How an endpoint is picked.
@@ -28,12 +28,12 @@ impl Balancer {
         }
     }
 
-    /// An endpoint of the snapshot that is not in `tried`; one that is doubted only where there
-    /// is no other.
+    /// An endpoint of the snapshot that was not tried; one that is doubted only where there is no
+    /// other.
     pub(super) fn pick<'s>(
         &self,
         snapshot: &'s Snapshot,
-        tried: &[EndpointId],
+        tried: impl Fn(&Endpoint) -> bool,
         now: Instant,
     ) -> Option<&'s Arc<Endpoint>> {
         let endpoints = &*snapshot.endpoints;
@@ -46,7 +46,7 @@ impl Balancer {
             let (before, from) = endpoints.split_at(first);
             from.iter()
                 .chain(before)
-                .filter(|endpoint| !tried.contains(endpoint.id()))
+                .filter(|endpoint| !tried(endpoint))
         };
         in_turn()
             .find(|endpoint| !endpoint.is_doubted(now))
@@ -59,7 +59,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::{instance::Address, upstream::PoolSettings};
+    use crate::{instance::Address, service::EndpointId, upstream::PoolSettings};
 
     fn snapshot(count: usize) -> Snapshot {
         let settings = PoolSettings {
@@ -80,7 +80,7 @@ mod tests {
 
     fn pick(balancer: &Balancer, snapshot: &Snapshot, tried: &[EndpointId]) -> Option<EndpointId> {
         balancer
-            .pick(snapshot, tried, Instant::now())
+            .pick(snapshot, |endpoint| tried.contains(endpoint.id()), Instant::now())
             .map(|endpoint| endpoint.id().clone())
     }
 

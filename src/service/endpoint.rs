@@ -107,14 +107,14 @@ impl Endpoint {
     }
 
     /// A connect failed.
-    pub fn connect_failed(&self, now: Instant) {
+    pub(super) fn connect_failed(&self, now: Instant) {
         self.doubt.failures.fetch_add(1, Relaxed);
         let until = self.doubt.millis(now) + self.doubt.span().as_millis() as u64;
         self.doubt.until.store(until, Relaxed);
     }
 
     /// A connection stands: it is trusted again. Costs one load while it is trusted.
-    pub fn connected(&self) {
+    pub(super) fn connected(&self) {
         if self.doubt.until.load(Relaxed) != 0 {
             self.doubt.failures.store(0, Relaxed);
             self.doubt.until.store(0, Relaxed);

@@ -41,19 +41,23 @@ async fn run(service: Weak<Service>) {
             (id, until, keep)
         }))
         .await;
-        let mut board = service.board();
-        for (id, until, keep) in verdicts {
-            // In the meantime it may have been registered again.
-            if !keep && board.held().contains(&(id.clone(), until)) {
-                tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
-                board.remove(&id, service.policy());
-            }
-        }
-        service.publish(&board);
-        drop(board);
+        settle(&service, verdicts);
         drop(service);
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Removes those that need not be kept.
+fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
+    let mut board = service.board();
+    for (id, until, keep) in verdicts {
+        // In the meantime it may have been registered again.
+        if !keep && board.held().contains(&(id.clone(), until)) {
+            tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
+            board.remove(&id, service.policy());
+        }
+    }
+    service.publish(&board);
 }
 
 async fn answers(id: &EndpointId, limit: Duration) -> bool {

@@ -27,7 +27,9 @@ pub use endpoint::{Endpoint, EndpointId};
 pub use lane::{Lane, StatusClass};
 pub use status::{EndpointState, EndpointStatus, ServiceStatus};
 
-use crate::{config, instance::InstanceSet, metrics::Padded, registry::watch::WatchStatus};
+use crate::{
+    config, instance::InstanceSet, metrics::Padded, registry::watch::WatchStatus, upstream::Pool,
+};
 
 /// A service's endpoints at one moment, in the order of their instances.
 #[derive(Debug, Default)]
@@ -117,16 +119,33 @@ impl Service {
         let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
     }
 
-    /// Picks an endpoint that is not in `tried` and hands it to `then`, without a lock. `None`
-    /// where there is no other.
-    pub fn pick<T>(
-        &self,
-        tried: &[EndpointId],
-        now: Instant,
-        then: impl FnOnce(&Endpoint) -> T,
-    ) -> Option<T> {
+    /// Picks an endpoint other than those of `tried`, without a lock, and returns its pool on
+    /// this worker. `None` where there is no other.
+    pub fn pick(&self, worker: usize, tried: &[Arc<Pool>], now: Instant) -> Option<Arc<Pool>> {
         let snapshot = self.snapshot.load();
-        self.balancer.pick(&snapshot, tried, now).map(|endpoint| then(endpoint))
+        let was_tried = |endpoint: &Endpoint| {
+            tried
+                .iter()
+                .any(|pool| Arc::ptr_eq(pool, endpoint.pool(worker)))
+        };
+        // The pool's count of references is this worker's alone; the endpoint's would be shared.
+        self.balancer
+            .pick(&snapshot, was_tried, now)
+            .map(|endpoint| Arc::clone(endpoint.pool(worker)))
+    }
+
+    /// Notes how connecting to an endpoint went.
+    pub fn connected(&self, worker: usize, pool: &Arc<Pool>, worked: bool, now: Instant) {
+        let snapshot = self.snapshot.load();
+        let endpoint = snapshot
+            .endpoints
+            .iter()
+            .find(|endpoint| Arc::ptr_eq(endpoint.pool(worker), pool));
+        match endpoint {
+            Some(endpoint) if worked => endpoint.connected(),
+            Some(endpoint) => endpoint.connect_failed(now),
+            None => {}
+        }
     }
 
     /// Takes over what the registry says. Called by the watcher alone.

@@ -33,6 +33,9 @@ pub enum FailureKind {
     /// No connection in time.
     #[error("connect: timed out")]
     ConnectTimeout,
+    /// The endpoint was removed while a connection to it was being opened.
+    #[error("removed from the registry")]
+    Removed,
     /// The endpoint closed the connection where its answer, or more of it, was due.
     #[error("closed by the endpoint")]
     Closed,

@@ -28,8 +28,9 @@ use crate::upstream::{
 /// How long an exchange may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// When the answer's head must be there.
-    pub response: Instant,
+    /// From the last byte of the request that the endpoint took to the head of its answer. Does
+    /// not run while the client's own bytes are waited for.
+    pub response: Duration,
     /// Between two pieces of the answer's body.
     pub idle: Duration,
     /// When all of it must be over.
@@ -44,6 +45,8 @@ pub struct Exchange<B> {
     pub(super) read: BytesMut,
     pub(super) limits: Limits,
     pub(super) in_flight: InFlight,
+    /// When the endpoint last took a byte of the request.
+    taken: Instant,
     /// The sending half failed; the answer, if it comes whole, is still passed on.
     pub(super) send_error: Option<SendError>,
 }
@@ -62,6 +65,7 @@ where
         body: B,
         framing: Framing,
         limits: Limits,
+        now: Instant,
     ) -> Self {
         Self {
             connection,
@@ -69,6 +73,7 @@ where
             read: BytesMut::new(),
             limits,
             in_flight,
+            taken: now,
             send_error: None,
         }
     }
@@ -138,7 +143,12 @@ where
                     return Poll::Ready(Err(self.failed(FailureKind::Io(error))));
                 }
                 Poll::Pending => {
-                    let deadline = self.limits.response;
+                    let since = if self.sender.is_starved() {
+                        Instant::now()
+                    } else {
+                        self.taken
+                    };
+                    let deadline = since + self.limits.response;
                     return self
                         .poll_late(cx, deadline)
                         .map(|kind| Err(self.failed(kind)));
@@ -154,7 +164,12 @@ where
         cx: &mut Context<'_>,
     ) -> Result<(), Box<dyn StdError + Send + Sync>> {
         if self.send_error.is_none() && !self.sender.is_done() {
-            match self.sender.poll_send(cx, &mut self.connection.stream) {
+            let before = self.sender.written();
+            let polled = self.sender.poll_send(cx, &mut self.connection.stream);
+            if before > 0 && self.sender.written() > before {
+                self.taken = Instant::now();
+            }
+            match polled {
                 Poll::Ready(Err(SendError::Source(error))) => return Err(error),
                 Poll::Ready(Err(error)) => self.send_error = Some(error),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -199,7 +214,7 @@ where
     fn failed(&self, kind: FailureKind) -> Failure {
         let processed = if !self.read.is_empty() || matches!(kind, FailureKind::BadAnswer(_)) {
             Processed::Begun
-        } else if self.sender.touched {
+        } else if self.sender.written() > 0 {
             Processed::Perhaps
         } else {
             Processed::Never

@@ -43,8 +43,9 @@ pub(super) struct Sender<B> {
     head_len: usize,
     body: B,
     state: State,
-    /// Whether any byte was handed to the kernel.
-    pub(super) touched: bool,
+    /// The body was asked last, and had nothing yet.
+    starved: bool,
+    written: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,8 @@ where
                 Framing::Length(length) => State::Length(length),
                 Framing::Chunked => State::Chunked { open: false },
             },
-            touched: false,
+            starved: false,
+            written: 0,
         }
     }
 
@@ -89,6 +91,16 @@ where
         self.state == State::Finished && self.sent == self.out.len() && self.data.is_empty()
     }
 
+    /// Whether all that the client sent so far went out, and more is to come.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved && self.sent == self.out.len()
+    }
+
+    /// Bytes that were handed to the kernel.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Sends as much as is there and the socket takes. Ready when all is sent.
     pub(super) fn poll_send(
         &mut self,
@@ -97,14 +109,14 @@ where
     ) -> Poll<Result<(), SendError>> {
         loop {
             // The body is asked before the first write, so that its start goes with the head.
-            let starved = self.data.is_empty()
+            self.starved = self.data.is_empty()
                 && self.state != State::Finished
                 && self.poll_fill(cx).map_err(SendError::Source)?.is_pending();
             if self.sent < self.out.len() || !self.data.is_empty() {
                 ready!(self.poll_write(cx, stream)).map_err(SendError::Socket)?;
             } else if self.state == State::Finished {
                 return Poll::Ready(Ok(()));
-            } else if starved {
+            } else if self.starved {
                 return Poll::Pending;
             }
         }
@@ -188,7 +200,7 @@ where
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        self.touched = true;
+        self.written += written as u64;
         let of_head = written.min(self.out.len() - self.sent);
         self.sent += of_head;
         self.data.advance(written - of_head);
