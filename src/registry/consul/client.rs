@@ -175,11 +175,18 @@ impl Client {
         let Some(index) = index.as_deref().and_then(|index| index.parse().ok()) else {
             return Err(Fault::Index(index));
         };
+        let hidden = answer.headers().get("X-Consul-Results-Filtered-By-ACLs");
+        let hidden = hidden.is_some_and(|hidden| hidden.as_bytes() == b"true");
         let (body, whole) = read(&mut answer, MAX_BODY)
             .await
             .map_err(Fault::Connection)?;
         if !whole {
             return Err(Fault::TooLarge);
+        }
+        // Nothing is left of what there is: the token lost its rights, not the service its
+        // instances.
+        if hidden && matches!(body.trim_ascii(), b"[]" | b"{}") {
+            return Err(Fault::Hidden);
         }
         Ok(Answer { index, body })
     }
@@ -208,6 +215,9 @@ impl Client {
             Fault::Index(None) => format!("answered without X-Consul-Index for {subject}"),
             Fault::Index(Some(index)) => {
                 format!("answered with X-Consul-Index `{index}` for {subject}")
+            }
+            Fault::Hidden => {
+                format!("has an answer for {subject}, but the token's policies hide all of it")
             }
             Fault::TooLarge => format!("answered more than {MAX_BODY} bytes for {subject}"),
             Fault::Garbage(error) => {
@@ -240,6 +250,8 @@ enum Fault {
     },
     /// The index, where there was one.
     Index(Option<String>),
+    /// The agent's access rules left nothing of the answer.
+    Hidden,
     TooLarge,
     Garbage(String),
 }
@@ -248,7 +260,7 @@ impl Fault {
     /// The key of the registry's table that is likely to be wrong.
     fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Token(_) => Some("token"),
+            Self::Token(_) | Self::Hidden => Some("token"),
             Self::Connection(error) => {
                 let cause = root_cause(error).to_lowercase();
                 let tls = ["certificate", "tls", "alert", "handshake"];
