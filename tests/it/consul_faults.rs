@@ -377,6 +377,28 @@ async fn a_token_that_cannot_be_sent_is_not_guessed_at() {
 }
 
 #[tokio::test]
+async fn a_token_goes_nowhere_but_to_the_agent() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "7c0ffee").unwrap();
+    let other = FakeConsul::start([with(7, &["a"])]).await;
+    let location = (
+        "Location",
+        format!("{}/v1/health/service/cart", other.url()),
+    );
+    let fake = FakeConsul::start([Answer::Send(307, vec![location], String::new())]).await;
+    let with_token = config::Consul {
+        token: Some(Secret::File(token.path().to_owned())),
+        ..settings(fake.url())
+    };
+    let error = cart(&with_token).next().await.unwrap_err();
+    assert!(
+        error.message.ends_with("check registry.main.address"),
+        "{error}"
+    );
+    assert_eq!(other.asked().len(), 0);
+}
+
+#[tokio::test]
 async fn what_is_secret_in_an_address_is_not_shown() {
     let nobody = "http://user:pa55@127.0.0.1:1";
     let error = cart(&settings(nobody)).next().await.unwrap_err();
