@@ -1,8 +1,9 @@
 //! Consul, as a [`Registry`]: blocking queries over its HTTP API. Owns what is asked and the rules
-//! of the index; the exchange itself is in `client`, the JSON in `parse`. Knows nothing of pacing
+//! of the index; the exchange is in `client`, its errors in `fault`, the JSON in `parse`. Knows nothing of pacing
 //! or retrying, which [`watch`](super::watch) does for every registry.
 
 mod client;
+mod fault;
 mod parse;
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
@@ -63,6 +64,7 @@ impl Consul {
 impl Registry for Consul {
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
         let mut url = self.url(&["v1", "health", "service", &query.name]);
+        // These speak of instances: the catalog would not understand them.
         for (key, value) in [
             ("near", &self.settings.near),
             ("filter", &self.settings.filter),

@@ -460,6 +460,67 @@ mod tests {
         assert_eq!(run.published(), ["a"]);
     }
 
+    /// The lines that are logged while it lives, by this thread.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_logged_when_it_begins_ever_more_rarely_and_when_it_is_over() {
+        let lines = Lines::default();
+        let writer = {
+            let lines = lines.clone();
+            move || lines.clone()
+        };
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(writer)
+            .finish();
+        let _log = tracing::subscriber::set_default(log);
+        let logged = |level: &str| {
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            let of_level = text.lines().filter(|line| line.contains(level));
+            of_level.map(str::to_owned).collect::<Vec<_>>()
+        };
+
+        let errors = (0..500).map(|_| Error(None));
+        let run = Run::start(errors.chain([State("a")]));
+        run.after(Duration::from_secs(1)).await;
+        assert_eq!(logged("WARN").len(), 1, "at once");
+        for field in [
+            "registry=\"main\"",
+            "service=\"cart\"",
+            "error=\"no\"",
+            "failures=1",
+        ] {
+            assert!(
+                logged("WARN")[0].contains(field),
+                "{field}: {:?}",
+                logged("WARN")
+            );
+        }
+        run.after(HOUR * 2).await;
+        // Some 40 minutes of errors: after 0, 10, 30, 70, 150, 310, 630, 1230, 1830 … seconds.
+        assert!(
+            (8..12).contains(&logged("WARN").len()),
+            "{:?}",
+            logged("WARN")
+        );
+        let over = logged("INFO");
+        assert!(
+            over.len() == 1 && over[0].contains("failures=500"),
+            "{over:?}"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_snapshot_reads_well_as_json() {
         let run = Run::start([State("a")]);

@@ -1,11 +1,12 @@
-//! One exchange with a Consul agent: TLS, token, deadlines, limits, and errors that say what to
-//! do. Knows nothing of what the answers mean.
+//! One exchange with a Consul agent: TLS, token, deadlines and limits. Knows nothing of what the
+//! answers mean.
 
-use std::{error::Error as _, num::NonZeroU64, path::Path, path::PathBuf, time::Duration};
+use std::{num::NonZeroU64, path::Path, path::PathBuf, time::Duration};
 
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use reqwest::{Certificate, Identity, Response, Url};
 
+use super::fault::{Fault, one_line, root_cause};
 use crate::{
     config::{self, ClientTls, Secret},
     registry::SourceError,
@@ -19,9 +20,8 @@ const EXCHANGE: Duration = Duration::from_secs(10);
 /// The largest answer that is read: some 50,000 instances of one service.
 const MAX_BODY: usize = 64 << 20;
 
-/// How much of an error's body is looked at, and how much of its text is shown.
+/// How much of an error's body is looked at.
 const MAX_ERROR_BODY: usize = 4 << 10;
-const MAX_ERROR_TEXT: usize = 240;
 
 /// Why no client could be made of `[registry.NAME]`.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +166,7 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header("X-Consul-Token", read_token(token.clone()).await?);
         }
-        let mut answer = request.send().await.map_err(Fault::Connection)?;
+        let mut answer = request.send().await.map_err(Fault::connection)?;
         if answer.status() != StatusCode::OK {
             return Err(refusal(answer).await);
         }
@@ -175,11 +175,18 @@ impl Client {
         let Some(index) = index.as_deref().and_then(|index| index.parse().ok()) else {
             return Err(Fault::Index(index));
         };
+        let hidden = answer.headers().get("X-Consul-Results-Filtered-By-ACLs");
+        let hidden = hidden.is_some_and(|hidden| hidden.as_bytes() == b"true");
         let (body, whole) = read(&mut answer, MAX_BODY)
             .await
-            .map_err(Fault::Connection)?;
+            .map_err(Fault::connection)?;
         if !whole {
-            return Err(Fault::TooLarge);
+            return Err(Fault::TooLarge(MAX_BODY));
+        }
+        // Nothing is left of what there is: the token lost its rights, not the service its
+        // instances.
+        if hidden && matches!(body.trim_ascii(), b"[]" | b"{}") {
+            return Err(Fault::Hidden);
         }
         Ok(Answer { index, body })
     }
@@ -189,96 +196,14 @@ impl Client {
         let Self {
             registry, shown, ..
         } = self;
-        let subject = &question.subject;
-        let mut message = format!("{registry} at {shown} ");
-        message += &match fault {
-            Fault::Token(error) => format!("was not asked for {subject}: {error}"),
-            Fault::Connection(error) => {
-                format!("cannot be asked for {subject}: {}", root_cause(error))
-            }
-            Fault::Silent(deadline) => {
-                format!(
-                    "gave no answer for {subject} within {} s",
-                    deadline.as_secs()
-                )
-            }
-            Fault::Refused { status, text, .. } => {
-                format!("answered {} for {subject}: {text}", status.as_u16())
-            }
-            Fault::Index(None) => format!("answered without X-Consul-Index for {subject}"),
-            Fault::Index(Some(index)) => {
-                format!("answered with X-Consul-Index `{index}` for {subject}")
-            }
-            Fault::TooLarge => format!("answered more than {MAX_BODY} bytes for {subject}"),
-            Fault::Garbage(error) => {
-                format!("answered something else than Consul's JSON for {subject}: {error}")
-            }
-        };
+        let mut message = format!("{registry} at {shown} {}", fault.says(&question.subject));
         if let Some(key) = fault.key() {
             message += &format!("; check registry.{registry}.{key}");
         }
-        let retry_after = match fault {
-            Fault::Refused { retry_after, .. } => *retry_after,
-            _ => None,
-        };
         SourceError {
             message,
-            retry_after,
+            retry_after: fault.retry_after(),
         }
-    }
-}
-
-/// What can go wrong with a question.
-enum Fault {
-    Token(String),
-    Connection(reqwest::Error),
-    Silent(Duration),
-    Refused {
-        status: StatusCode,
-        text: String,
-        retry_after: Option<Duration>,
-    },
-    /// The index, where there was one.
-    Index(Option<String>),
-    TooLarge,
-    Garbage(String),
-}
-
-impl Fault {
-    /// The key of the registry's table that is likely to be wrong.
-    fn key(&self) -> Option<&'static str> {
-        match self {
-            Self::Token(_) => Some("token"),
-            Self::Connection(error) => {
-                let cause = root_cause(error).to_lowercase();
-                let tls = ["certificate", "tls", "alert", "handshake"];
-                let tls = tls.iter().any(|word| cause.contains(word));
-                Some(if tls { "tls" } else { "address" })
-            }
-            Self::Refused { status, text, .. } => refused_key(*status, &text.to_lowercase()),
-            Self::Index(_) | Self::Garbage(_) => Some("address"),
-            Self::Silent(_) | Self::TooLarge => None,
-        }
-    }
-}
-
-fn refused_key(status: StatusCode, text: &str) -> Option<&'static str> {
-    let named = [
-        ("datacenter", "datacenter"),
-        ("partition", "partition"),
-        ("namespace", "namespace"),
-        ("\"ns\"", "namespace"),
-        ("filter", "filter"),
-        ("boolean expression", "filter"),
-        ("selector", "filter"),
-    ];
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some("token"),
-        StatusCode::NOT_FOUND => Some("address"),
-        status if status.is_redirection() => Some("address"),
-        _ => named
-            .into_iter()
-            .find_map(|(word, key)| text.contains(word).then_some(key)),
     }
 }
 
@@ -338,24 +263,6 @@ async fn read(answer: &mut Response, limit: usize) -> reqwest::Result<(Vec<u8>, 
         body.extend_from_slice(&chunk);
     }
     Ok((body, true))
-}
-
-fn one_line(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ").replace(char::is_control, "");
-    match line.char_indices().nth(MAX_ERROR_TEXT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
-/// The innermost error, which says what happened; the outer ones say that something did.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: Option<&dyn std::error::Error> = error.source();
-    while let Some(next) = cause.and_then(|cause| cause.source()) {
-        cause = Some(next);
-    }
-    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn without_credentials(url: &Url) -> String {
