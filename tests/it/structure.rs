@@ -39,13 +39,14 @@ fn every_import_of_the_crate_points_down() {
 }
 
 fn read_sources(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("a folder of the sources can be read") {
+        let path = entry.expect("the sources stay while they are read").path();
         if path.is_dir() {
             read_sources(root, &path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
-            files.push((format!("src/{name}"), fs::read_to_string(&path).unwrap()));
+            let text = fs::read_to_string(&path).expect("sources are UTF-8");
+            let name = path.strip_prefix(root).expect("found below it");
+            files.push((format!("src/{}", name.display()), text));
         }
     }
 }
