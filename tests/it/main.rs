@@ -8,3 +8,4 @@
 mod consul;
 mod consul_faults;
 mod support;
+mod structure;
