@@ -15,6 +15,7 @@
 //! ```
 
 pub mod backoff;
+pub mod cli;
 pub mod config;
 pub mod instance;
 pub mod metrics;
