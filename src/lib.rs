@@ -15,5 +15,6 @@
 //! ```
 
 pub mod config;
+pub mod embedded;
 pub mod instance;
 pub mod registry;
