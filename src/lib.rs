@@ -17,6 +17,7 @@
 pub mod backoff;
 pub mod cli;
 pub mod config;
+pub mod embedded;
 pub mod instance;
 pub mod metrics;
 pub mod proxy;
