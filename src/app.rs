@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
-    config::{Config, RegistryKind},
+    config::{self, Config, RegistryKind},
     embedded,
     listen::{self, BindError},
     proxy::{Generation, Shared, Worker},
@@ -89,7 +89,7 @@ impl App {
                     let address = server.address();
                     registry_address = Some(address);
                     tasks.push(tokio::spawn(server.run(ending.clone())));
-                    Consul::new(name, &settings.client(address))?
+                    Consul::new(name, &client_of(settings, address))?
                 }
             };
             registries.insert(Arc::clone(name), Arc::new(client));
@@ -171,6 +171,29 @@ impl App {
             }
         }
         tracing::info!("gone");
+    }
+}
+
+/// How the proxy's own watchers read the embedded registry: as any other client does.
+fn client_of(settings: &config::Embedded, mut address: SocketAddr) -> config::Consul {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    config::Consul {
+        address: format!("http://{address}"),
+        token: settings.token.clone(),
+        datacenter: None,
+        namespace: None,
+        partition: None,
+        tags: Vec::new(),
+        near: None,
+        filter: None,
+        stale: false,
+        tls: config::ClientTls::default(),
     }
 }
 

@@ -84,7 +84,13 @@ impl Crew {
             .map(|_| {
                 let (handover, handed_over) = mpsc::unbounded_channel();
                 let connections = Padded::default();
-                (Seat { connections, handover }, handed_over)
+                (
+                    Seat {
+                        connections,
+                        handover,
+                    },
+                    handed_over,
+                )
             })
             .unzip();
         let seats: Arc<[Seat]> = seats.into();

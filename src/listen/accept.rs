@@ -42,7 +42,10 @@ pub async fn accept(
                 .acquire_owned()
                 .await
                 .expect("the semaphore is never closed");
-            socket.accept().await.map(|(stream, peer)| (stream, peer, permit))
+            socket
+                .accept()
+                .await
+                .map(|(stream, peer)| (stream, peer, permit))
         };
         let accepted = tokio::select! {
             biased;

@@ -167,7 +167,12 @@ fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
 }
 
 /// The `Host` that the endpoint sees. A client of HTTP/1.0 may have sent none.
-fn host_for<'a>(target: &Target, service: &'a Service, head: &'a Head, pool: &Pool) -> Cow<'a, str> {
+fn host_for<'a>(
+    target: &Target,
+    service: &'a Service,
+    head: &'a Head,
+    pool: &Pool,
+) -> Cow<'a, str> {
     match (target.host_header, head.host()) {
         (HostHeader::Client, Some(host)) => host.into(),
         (HostHeader::Name, _) => (&**service.name()).into(),

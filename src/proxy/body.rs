@@ -79,7 +79,9 @@ impl Body for RequestBody {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         let awaited = &self.client.activity.body_awaited;
         match &polled {
-            Poll::Pending if awaited.load(Relaxed) == 0 => awaited.store(self.client.now(), Relaxed),
+            Poll::Pending if awaited.load(Relaxed) == 0 => {
+                awaited.store(self.client.now(), Relaxed)
+            }
             Poll::Pending => {}
             Poll::Ready(_) => awaited.store(0, Relaxed),
         }
@@ -96,7 +98,9 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kept.as_ref().is_none_or(|kept| self.replayed == kept.len())
+        self.kept
+            .as_ref()
+            .is_none_or(|kept| self.replayed == kept.len())
             && self.incoming.is_end_stream()
     }
 

@@ -119,10 +119,7 @@ impl Refusal {
         } else {
             "text/plain; charset=utf-8"
         };
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static(content_type),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("x-request-id", id);
         }
@@ -131,7 +128,8 @@ impl Refusal {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+                let allowed =
+                    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
                 headers.insert(header::ALLOW, allowed);
             }
             // What follows a request that was not understood need not be the next one.

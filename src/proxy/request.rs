@@ -200,22 +200,55 @@ mod tests {
     #[test]
     fn paths_that_can_be_read_in_two_ways_are_refused() {
         for path in [
-            "/a/../b", "/..", "/.", "/a/./b", "//", "/a//b", "/a\\b", "/%2e%2e/b", "/a%2Fb",
-            "/a%5cb", "/a%", "/a%2", "/a%zz", "/a%00", "*", "a",
+            "/a/../b",
+            "/..",
+            "/.",
+            "/a/./b",
+            "//",
+            "/a//b",
+            "/a\\b",
+            "/%2e%2e/b",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/a%00",
+            "*",
+            "a",
         ] {
             assert!(check_path(path).is_err(), "{path}");
         }
-        for path in ["/", "/a", "/a/", "/...", "/.well-known/x", "/a.b/c..d", "/%20", "/a%3Fb"] {
+        for path in [
+            "/",
+            "/a",
+            "/a/",
+            "/...",
+            "/.well-known/x",
+            "/a.b/c..d",
+            "/%20",
+            "/a%3Fb",
+        ] {
             assert!(check_path(path).is_ok(), "{path}");
         }
     }
 
     #[test]
     fn a_host_is_a_name_or_an_address_with_perhaps_a_port() {
-        for host in ["a", "a.b:80", "10.0.0.1", "[::1]", "[::1]:8080", "a_b", "a:"] {
+        for host in [
+            "a",
+            "a.b:80",
+            "10.0.0.1",
+            "[::1]",
+            "[::1]:8080",
+            "a_b",
+            "a:",
+        ] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
-        for host in ["", ":80", "u@a", "a,b", "a b", "a/b", "[::1", "[::1]x", "[]", "a:b", "a:123456"] {
+        for host in [
+            "", ":80", "u@a", "a,b", "a b", "a/b", "[::1", "[::1]x", "[]", "a:b", "a:123456",
+        ] {
             assert!(!is_host(host.as_bytes()), "{host}");
         }
     }

@@ -146,7 +146,18 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
     if let Some(theirs) = said("forwarded") {
         let colon = peer.ip.contains(':');
         let (open, close) = if colon { ("\"[", "]\"") } else { ("", "") };
-        line_of(out, "forwarded", &[theirs, b", for=", open.as_bytes(), peer.ip.as_bytes(), close.as_bytes(), b";proto=http"]);
+        line_of(
+            out,
+            "forwarded",
+            &[
+                theirs,
+                b", for=",
+                open.as_bytes(),
+                peer.ip.as_bytes(),
+                close.as_bytes(),
+                b";proto=http",
+            ],
+        );
     }
     let prefix = said("x-forwarded-prefix").unwrap_or_default();
     if !prefix.is_empty() || !stripped.is_empty() {

@@ -80,7 +80,11 @@ mod tests {
 
     fn pick(balancer: &Balancer, snapshot: &Snapshot, tried: &[EndpointId]) -> Option<EndpointId> {
         balancer
-            .pick(snapshot, |endpoint| tried.contains(endpoint.id()), Instant::now())
+            .pick(
+                snapshot,
+                |endpoint| tried.contains(endpoint.id()),
+                Instant::now(),
+            )
             .map(|endpoint| endpoint.id().clone())
     }
 

@@ -11,11 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Endpoint, EndpointId, EndpointState};
-use crate::{
-    config,
-    instance::Instance,
-    upstream::PoolSettings,
-};
+use crate::{config, instance::Instance, upstream::PoolSettings};
 
 /// A service's endpoints and what became of them.
 #[derive(Debug)]

@@ -104,11 +104,18 @@ mod tests {
         let (mut requests, mut retries) = (0, 0);
         for tenth in 1..=600 {
             requests += 100;
-            retries += granted(&budget, requests, start + Duration::from_millis(100 * tenth));
+            retries += granted(
+                &budget,
+                requests,
+                start + Duration::from_millis(100 * tenth),
+            );
         }
         // A minute at 1,000 a second: 200 + 10 retries a second.
         let allowed = 60 * 210;
-        assert!((allowed * 95 / 100..=allowed).contains(&retries), "{retries}");
+        assert!(
+            (allowed * 95 / 100..=allowed).contains(&retries),
+            "{retries}"
+        );
     }
 
     #[test]

@@ -100,7 +100,9 @@ impl Directory {
                     tasks.push(task);
                     directory.declared.insert(Arc::clone(name), service);
                 }
-                config::Goal::Template { registry } if !directory.catalogs.contains_key(registry) => {
+                config::Goal::Template { registry }
+                    if !directory.catalogs.contains_key(registry) =>
+                {
                     let expose = config
                         .registries
                         .get(registry)

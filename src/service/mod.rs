@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 pub use balance::Balancer;
 use board::Board;
 pub use budget::Budget;
-pub use directory::{Directory, Lookup};
+pub use directory::{Directory, Lookup, NoSuchRegistry};
 pub use endpoint::{Endpoint, EndpointId};
 pub use lane::{Lane, StatusClass};
 pub use status::{EndpointState, EndpointStatus, ServiceStatus};

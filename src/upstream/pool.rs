@@ -144,10 +144,7 @@ impl Pool {
         });
         let mut idle = self.lock();
         // Looked at under the lock: `retire` sets it before it empties the pool.
-        if keep.is_zero()
-            || idle.len() >= self.settings.connections
-            || self.retired.load(Relaxed)
-        {
+        if keep.is_zero() || idle.len() >= self.settings.connections || self.retired.load(Relaxed) {
             return;
         }
         idle.push(Idle {

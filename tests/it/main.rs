@@ -7,5 +7,5 @@
 
 mod consul;
 mod consul_faults;
-mod support;
 mod structure;
+mod support;

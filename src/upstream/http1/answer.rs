@@ -33,7 +33,10 @@ pub struct AnswerBody<B>(State<B>);
 
 enum State<B> {
     /// All of it came with the head; the connection is back already.
-    Whole(Bytes, #[allow(dead_code, reason = "counts until the body is dropped")] InFlight),
+    Whole(
+        Bytes,
+        #[allow(dead_code, reason = "counts until the body is dropped")] InFlight,
+    ),
     Reading(Box<Reading<B>>),
     Over,
 }

@@ -50,7 +50,8 @@ impl Decoder {
                     if buffer.is_empty() {
                         return Ok(Decoded::Partial);
                     }
-                    let take = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                    let take =
+                        usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
                     *left -= take as u64;
                     if *left == 0 {
                         *self = Self::DataEnd;

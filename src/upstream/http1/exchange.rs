@@ -21,9 +21,7 @@ use super::{
     head::{self, Parsed},
     send::{Framing, SendError, Sender},
 };
-use crate::upstream::{
-    Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers,
-};
+use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers};
 
 /// How long an exchange may take.
 #[derive(Clone, Copy, Debug)]
@@ -222,4 +220,3 @@ where
         Failure { kind, processed }
     }
 }
-

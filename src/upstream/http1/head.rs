@@ -115,9 +115,8 @@ pub(super) fn parse(
         connection.read(header.name, header.value)?;
     }
     let http10 = response.version == Some(0);
-    let bodyless = to_head_request
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED;
+    let bodyless =
+        to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let body = connection.body(status, http10, bodyless)?;
     let persistence = Persistence {
         keep: body != BodyLength::UntilClose
@@ -347,8 +346,7 @@ mod tests {
         assert!(head.headers.is_empty());
         let (_, body, persistence) = complete("HTTP/1.1 200 OK\r\n\r\n").unwrap();
         assert_eq!((body, persistence), (BodyLength::UntilClose, keep(false)));
-        let (_, _, persistence) =
-            complete("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
+        let (_, _, persistence) = complete("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
         assert_eq!(persistence, keep(false));
         let (_, _, persistence) = complete(
             "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5, max=9\r\n\r\n",

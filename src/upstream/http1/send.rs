@@ -185,11 +185,7 @@ where
         Ok(())
     }
 
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut TcpStream,
-    ) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<io::Result<()>> {
         let head = &self.out[self.sent..];
         let written = if self.data.is_empty() {
             ready!(Pin::new(stream).poll_write(cx, head))?
