@@ -186,7 +186,7 @@ impl<'a> Table<'a> {
             DeValue::Table(_) => {
                 let wrong = Wrong::new(format!("there may be several `{key}` tables"));
                 field.wrong(wrong.suggest(format!("write `[[{key}]]`")));
-                Vec::new()
+                vec![Table::of(&field).finish(read)]
             }
             _ => {
                 field.expected(&format!("tables `[[{key}]]`"), None);

@@ -257,6 +257,17 @@ mod tests {
     }
 
     #[test]
+    fn a_route_in_single_brackets_is_read_all_the_same() {
+        assert_eq!(
+            errors("[route]\npath = \"cart\"\nservice = \"cart\"\n"),
+            [
+                "1:2 route: there may be several `route` tables; write `[[route]]`",
+                "2:1 route.path: the path `cart` does not begin with a slash; did you mean \"/cart\"?",
+            ]
+        );
+    }
+
+    #[test]
     fn a_missing_service_points_at_its_table() {
         assert_eq!(
             error("\n[[route]]\npath = \"/cart\"\n"),
