@@ -9,3 +9,4 @@ mod consul;
 mod consul_faults;
 mod structure;
 mod support;
+mod check;
