@@ -14,7 +14,14 @@
 //! 1  instance  backoff  clock
 //! ```
 
+pub mod backoff;
+pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod instance;
+pub mod metrics;
+pub mod proxy;
 pub mod registry;
+pub mod route;
+pub mod service;
+pub mod upstream;

@@ -1,3 +1,7 @@
-//! The `callboard` binary: parses the command line and hands over to `cli`.
+//! The `callboard` binary: hands over to `cli`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    callboard::cli::main()
+}

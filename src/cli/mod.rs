@@ -1,0 +1,49 @@
+//! The command line: what may be typed, and the exit status. Each command is a file of its own.
+
+mod check;
+mod logging;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// A load-balancing reverse proxy that finds its backends in a registry
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// What to do; `run` where nothing is said.
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: ConfigFile,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until a signal comes (also what `callboard` alone does)
+    Run(ConfigFile),
+    /// Say all that is wrong with a configuration file, and start nothing
+    Check(check::Check),
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+}
+
+/// Does what the command line says. The status is 0 where all went well, 1 where it did not, and
+/// 2 where the command line is wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(file) => run::run(&file.config),
+        Command::Check(check) => check::check(&check),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,117 @@
+//! Which route takes a request: host and path in, an index into `Config::routes` out. Owns the
+//! order in which patterns are tried; knows nothing of services, requests or the proxy, and of
+//! the config only its pattern types.
+//!
+//! The order: the exact host, then a template host (`{service}.internal`), then wildcards from the
+//! longest to the shortest, then any host. Within a host the longest path prefix that ends on a
+//! segment boundary wins, and among prefixes of the same length a literal segment stands before
+//! `{service}`. **A host whose paths do not match does not end the search**: it goes on with the
+//! next in this order, so that a route without a host is a default for every host.
+//!
+//! A search costs one hash lookup for the host, one more per dot of it where there are wildcards,
+//! and one per path segment as deep as there are prefixes; it depends neither on the number of
+//! hosts nor on the number of prefixes, and allocates nothing.
+
+mod host;
+mod path;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use rustc_hash::FxBuildHasher;
+
+use crate::config::{HostPattern, Route};
+
+/// A hash map whose keys all come from the config. The hasher is quick and not keyed, which is
+/// safe here: a stranger's names are only looked up, never inserted, so they cannot fill a bucket.
+type Map<K, V> = HashMap<K, V, FxBuildHasher>;
+
+/// All routes of one generation, immutable.
+#[derive(Debug, Default)]
+pub struct Table {
+    exact: Map<Box<[u8]>, path::Node>,
+    /// By what follows the `{service}.`
+    template: Map<Box<[u8]>, path::Node>,
+    /// By what follows the `*.`
+    wildcard: Map<Box<[u8]>, path::Node>,
+    /// Bytes of the longest key of `wildcard`: longer ends of a host need no lookup.
+    longest_wildcard: usize,
+    any: path::Node,
+}
+
+/// The route that takes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match<'p> {
+    /// Its index in the routes that the table was built from.
+    pub route: usize,
+    /// What `{service}` stands for, as the client wrote it: not percent-decoded, and out of a
+    /// host in any letter case.
+    pub service: Option<&'p str>,
+    /// How many bytes of the path the prefix took: 5 for `/cart` of `/cart/7`, 0 for `/`.
+    pub prefix_len: usize,
+}
+
+impl Table {
+    /// Builds the table. Of two routes with the same host and path, the first in the list counts.
+    pub fn new(routes: &[Route]) -> Self {
+        let mut table = Self::default();
+        for (index, route) in routes.iter().enumerate() {
+            table.paths_of(&route.host).insert(&route.path, index);
+        }
+        table
+    }
+
+    fn paths_of(&mut self, host: &HostPattern) -> &mut path::Node {
+        let (map, name) = match host {
+            HostPattern::Any => return &mut self.any,
+            HostPattern::Exact(name) => (&mut self.exact, host::unbracketed(name)),
+            HostPattern::Template(end) => (&mut self.template, end.as_str()),
+            HostPattern::Wildcard(end) => {
+                self.longest_wildcard = self.longest_wildcard.max(end.len());
+                (&mut self.wildcard, end.as_str())
+            }
+        };
+        map.entry(name.as_bytes().into()).or_default()
+    }
+
+    /// Finds the route for a host as the client sent it (any letter case; a port, a trailing dot
+    /// and IPv6 brackets are seen through) and a raw path without its query. A path that does not
+    /// begin with `/` matches nothing; a host longer than DNS allows, or none, only routes for
+    /// any host.
+    pub fn find<'p>(&self, host: &'p str, path: &'p str) -> Option<Match<'p>> {
+        if !path.starts_with('/') {
+            return None;
+        }
+        let written = host::bare(host);
+        let mut buffer = [0; host::LONGEST];
+        let name = host::lower(written, &mut buffer);
+        self.exact
+            .get(name)
+            .and_then(|paths| paths.find(path, None))
+            .or_else(|| self.find_by_end(written, name, path))
+            .or_else(|| self.any.find(path, None))
+    }
+
+    /// Tries what follows each dot of the host's name, the longest end first. A template fits the
+    /// first dot alone, where no wildcard can be longer.
+    fn find_by_end<'p>(&self, written: &'p str, name: &[u8], path: &'p str) -> Option<Match<'p>> {
+        if self.template.is_empty() && self.wildcard.is_empty() {
+            return None;
+        }
+        let mut dots = (0..name.len()).filter(|&at| name[at] == b'.');
+        let first = dots.next().filter(|&at| at > 0)?;
+        let templated = || {
+            let paths = self.template.get(&name[first + 1..])?;
+            paths.find(path, Some(&written[..first]))
+        };
+        let wild = |dot: usize| {
+            let end = &name[dot + 1..];
+            let paths = (end.len() <= self.longest_wildcard).then(|| self.wildcard.get(end))??;
+            paths.find(path, None)
+        };
+        templated()
+            .or_else(|| wild(first))
+            .or_else(|| dots.find_map(wild))
+    }
+}
