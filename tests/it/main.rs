@@ -7,5 +7,6 @@
 
 mod consul;
 mod consul_faults;
+mod embedded;
 mod support;
 mod structure;
