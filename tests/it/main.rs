@@ -8,5 +8,7 @@
 mod check;
 mod consul;
 mod consul_faults;
+mod embedded;
+mod support;
 mod structure;
 mod support;
