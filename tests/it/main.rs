@@ -9,6 +9,5 @@ mod check;
 mod consul;
 mod consul_faults;
 mod embedded;
-mod support;
 mod structure;
 mod support;
