@@ -14,6 +14,7 @@
 //! 1  instance  backoff  clock
 //! ```
 
+pub mod cli;
 pub mod config;
 pub mod instance;
 pub mod registry;
