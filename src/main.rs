@@ -1,9 +1,7 @@
-//! The `callboard` binary: parses the command line and hands over to `cli`.
+//! The `callboard` binary: hands over to `cli`.
 
-use callboard::cli::Cli;
-use clap::Parser;
+use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    Cli::parse().run().await
+fn main() -> ExitCode {
+    callboard::cli::main()
 }

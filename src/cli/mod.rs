@@ -1,35 +1,57 @@
-//! What can be typed after `callboard`. Each command has its own module; this one only parses.
+//! The command line: what may be typed, and the exit status. Each command is a file of its own.
 
-pub mod demo;
+mod check;
+mod demo;
+mod logging;
+mod run;
 
-use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
 
-/// The command line.
-#[derive(Debug, Parser)]
-#[command(version, about)]
-pub struct Cli {
+use clap::{Args, Parser, Subcommand};
+
+/// A load-balancing reverse proxy that finds its backends in a registry
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// What to do; `run` where nothing is said.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    run: ConfigFile,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
-    /// Show it all on this machine: proxy, registry, five providers and a steady load
-    Demo(demo::Args),
+    /// Serve until a signal comes (also what `callboard` alone does)
+    Run(ConfigFile),
+    /// Say all that is wrong with a configuration file, and start nothing
+    Check(check::Check),
+    /// Show it all on this machine: the proxy, a registry, five providers and a steady load
+    Demo(demo::Demo),
     /// One of the demo's providers
     #[command(hide = true)]
-    Provider(demo::provider::Args),
+    Provider(demo::Provider),
 }
 
-impl Cli {
-    /// Does what was asked for.
-    ///
-    /// # Errors
-    /// What a person should read before the process ends with status 1.
-    pub async fn run(self) -> anyhow::Result<()> {
-        match self.command {
-            Command::Demo(args) => demo::run(args).await,
-            Command::Provider(args) => demo::provider::run(args).await,
-        }
-    }
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+}
+
+/// Does what the command line says. The status is 0 where all went well, 1 where it did not, and
+/// 2 where the command line is wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(file) => run::run(&file.config),
+        Command::Check(check) => check::check(&check),
+        Command::Demo(demo) => demo::demo(demo),
+        Command::Provider(provider) => demo::provide(provider),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -1,6 +1,20 @@
 //! What proxy.toml means: a [`Config`] in which no field can be wrong and every default is
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
+mod claims;
+mod document;
+mod listen;
+mod pattern;
+mod reader;
+mod registry;
+mod report;
+mod route;
+mod service;
+mod syntax;
+mod value;
+
+pub use report::{Diagnostic, Place, Report};
+
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc,
     time::Duration,

@@ -3,7 +3,8 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    mem,
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
@@ -28,8 +29,12 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+fn callboard() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_callboard"))
+}
+
 fn demo() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+    let mut command = callboard();
     command.args(["demo", "--port", "0"]);
     command
 }
@@ -67,24 +72,52 @@ struct Provider {
     pid: Pid,
 }
 
-/// Reads until the load runs: three `hello`, then two `cart`.
-fn providers(output: &mut BufReader<ChildStdout>) -> Vec<Provider> {
-    let mut found = Vec::new();
-    for line in output.lines() {
-        let line = line.unwrap();
-        if line.contains("requests a second") {
-            break;
+/// A demo whose load runs.
+struct UnderWay {
+    running: Running,
+    /// What it showed until then.
+    screen: String,
+    /// What it shows from now on.
+    output: BufReader<ChildStdout>,
+    /// Three `hello`, then two `cart`.
+    providers: Vec<Provider>,
+}
+
+impl UnderWay {
+    fn start(command: &mut Command) -> Self {
+        let mut running = Running::start(command.stdout(Stdio::piped()));
+        let mut output = BufReader::new(running.0.stdout.take().unwrap());
+        let mut screen = String::new();
+        while !screen.contains("requests a second") {
+            assert_ne!(output.read_line(&mut screen).unwrap(), 0, "{screen}");
         }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if let [_id, url, "pid", pid] = words[..] {
-            found.push(Provider {
-                address: url.strip_prefix("http://").unwrap().parse().unwrap(),
-                pid: Pid::from_raw(pid.parse().unwrap()).unwrap(),
-            });
+        let providers: Vec<Provider> = screen.lines().filter_map(provider).collect();
+        assert_eq!(providers.len(), 5, "{screen}");
+        Self {
+            running,
+            screen,
+            output,
+            providers,
         }
     }
-    assert_eq!(found.len(), 5, "three hello and two cart");
-    found
+
+    /// Waits for its end: whether it was a good one, and what it showed after `screen`.
+    fn end(mut self) -> (bool, String) {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        (self.running.0.wait().unwrap().success(), rest)
+    }
+}
+
+fn provider(line: &str) -> Option<Provider> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_id, url, "pid", pid] = words[..] else {
+        return None;
+    };
+    Some(Provider {
+        address: url.strip_prefix("http://")?.parse().ok()?,
+        pid: Pid::from_raw(pid.parse().ok()?)?,
+    })
 }
 
 fn nobody_is_left(providers: &[Provider]) {
@@ -119,58 +152,79 @@ fn add_drain_and_kill_fail_no_request() {
     }
 }
 
-/// A demo whose load runs, and its providers.
-fn under_way(command: &mut Command) -> (Running, BufReader<ChildStdout>, Vec<Provider>) {
-    let mut demo = Running::start(command.stdout(Stdio::piped()));
-    let mut output = BufReader::new(demo.0.stdout.take().unwrap());
-    let providers = providers(&mut output);
-    (demo, output, providers)
-}
-
 #[test]
 fn a_signal_ends_it_with_a_summary_and_no_provider_is_left() {
-    let (mut running, mut output, providers) = under_way(&mut endless());
-    signal(&running.0, Signal::TERM);
-    let mut rest = String::new();
-    output.read_to_string(&mut rest).unwrap();
-    assert!(running.0.wait().unwrap().success(), "{rest}");
-    assert!(rest.contains("Summary"), "{rest}");
+    let mut demo = UnderWay::start(&mut endless());
+    let providers = mem::take(&mut demo.providers);
+    signal(&demo.running.0, Signal::TERM);
+    let (well, rest) = demo.end();
+    assert!(well && rest.contains("Summary"), "{rest}");
     nobody_is_left(&providers);
 }
 
 #[test]
 fn a_failed_request_is_counted_and_ends_in_an_error() {
-    let (mut running, mut output, providers) = under_way(demo().args(["--for", "2s"]));
-    for hello in &providers[..3] {
+    let demo = UnderWay::start(demo().args(["--for", "2s"]));
+    for hello in &demo.providers[..3] {
         kill_process(hello.pid, Signal::KILL).unwrap();
     }
-    let mut rest = String::new();
-    output.read_to_string(&mut rest).unwrap();
-    assert_eq!(running.0.wait().unwrap().code(), Some(1), "{rest}");
-    assert_eq!(rest.matches("ended by itself").count(), 2 * 3, "{rest}");
-    assert!(!rest.contains("failed 0"), "{rest}");
-    assert!(rest.contains("GET /hello: "), "{rest}");
+    let (well, rest) = demo.end();
+    assert!(!well, "{rest}");
+    let (before, summary) = rest.split_once("Summary").unwrap();
+    assert_eq!(before.matches("ended by itself").count(), 3, "{rest}");
+    assert!(!summary.contains("failed 0"), "{rest}");
+    assert!(summary.contains("GET /hello: "), "{rest}");
 }
 
 #[test]
 fn no_provider_outlives_a_demo_that_is_killed() {
     // What a killed process leaves on disk is left here.
     let folder = tempfile::tempdir().unwrap();
-    let (mut running, _output, providers) = under_way(endless().env("TMPDIR", folder.path()));
-    running.0.kill().unwrap();
-    running.0.wait().unwrap();
-    nobody_is_left(&providers);
+    let mut demo = UnderWay::start(endless().env("TMPDIR", folder.path()));
+    demo.running.0.kill().unwrap();
+    demo.running.0.wait().unwrap();
+    nobody_is_left(&demo.providers);
 }
 
 #[test]
 fn its_folder_is_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut running, _output, _) = under_way(endless().env("TMPDIR", folder.path()));
+    let demo = UnderWay::start(endless().env("TMPDIR", folder.path()));
     let left = || std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left(), 1);
-    signal(&running.0, Signal::INT);
-    assert!(running.0.wait().unwrap().success());
+    signal(&demo.running.0, Signal::INT);
+    let (well, rest) = demo.end();
+    assert!(well, "{rest}");
     assert_eq!(left(), 0);
+}
+
+#[test]
+fn a_port_that_is_taken_is_replaced_and_said() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().port();
+    let demo =
+        UnderWay::start(callboard().args(["demo", "--for", "1h", "--port", &taken.to_string()]));
+    let said = format!("port {taken} is taken: the proxy is at port ");
+    assert!(demo.screen.contains(&said), "{}", demo.screen);
+}
+
+#[test]
+fn the_commands_that_it_shows_work_when_pasted() {
+    let demo = UnderWay::start(&mut endless());
+    let screen = demo.screen.replace("\\\n", "");
+    let commands: Vec<&str> = screen
+        .lines()
+        .filter(|line| line.starts_with("  curl "))
+        .collect();
+    assert_eq!(commands.len(), 6, "{screen}");
+    for command in commands {
+        let command = command.replace("curl ", "curl --fail --silent --show-error ");
+        // The last one asks for what the one before it registers, a moment later.
+        until(&command, || {
+            let shell = Command::new("sh").args(["-c", &command]).status();
+            shell.unwrap().success()
+        });
+    }
 }
 
 #[test]

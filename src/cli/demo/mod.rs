@@ -6,14 +6,20 @@
 mod children;
 mod director;
 mod load;
-pub mod provider;
+mod provider;
 mod screen;
 mod servers;
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{IsTerminal, stdin, stdout},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
+use clap::{Args, value_parser};
 use tokio::{
+    runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -39,18 +45,20 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long the first request of each service may take to get through.
 const CURTAIN: Duration = Duration::from_secs(10);
 
+pub(super) use provider::Provider;
+
 /// `callboard demo`
-#[derive(Debug, clap::Args)]
-pub struct Args {
+#[derive(Args)]
+pub(super) struct Demo {
     /// Go through add, drain and kill unattended in this time, as "20s"; fail if a request fails
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     lasting: Option<Duration>,
 
     /// Requests a second
-    #[arg(long, value_name = "RATE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    #[arg(long, value_name = "RATE", default_value_t = 50, value_parser = value_parser!(u32).range(1..=5000))]
     load: u32,
 
-    /// The proxy's port; a free one is taken where it is not free
+    /// The proxy's port, or a free one where it is taken; 0 takes free ones for all three servers
     #[arg(long, default_value_t = 8080)]
     port: u16,
 }
@@ -60,17 +68,29 @@ pub struct Args {
 ///
 /// # Errors
 /// Where something cannot be started, and where a request failed in an unattended run.
-pub async fn run(args: Args) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    tokio::select! {
-        outcome = show(args, &stop) => outcome,
-        outcome = signals(&stop) => outcome,
-    }
+pub(super) fn demo(demo: Demo) -> anyhow::Result<ExitCode> {
+    Runtime::new()?.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::select! {
+            outcome = show(demo, &stop) => outcome?,
+            outcome = signals(&stop) => outcome?,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
-async fn show(args: Args, stop: &CancellationToken) -> anyhow::Result<()> {
-    let attended =
-        args.lasting.is_none() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+/// Runs one provider until a signal comes.
+///
+/// # Errors
+/// Where its port is taken or the registry does not take its registration.
+pub(super) fn provide(provider: Provider) -> anyhow::Result<ExitCode> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(provider.run())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(args: Demo, stop: &CancellationToken) -> anyhow::Result<()> {
+    let attended = args.lasting.is_none() && stdin().is_terminal() && stdout().is_terminal();
     let servers = Servers::start(args.port).await?;
     let mut children = Children::new(servers.registry)?;
     for (service, count) in CAST {
@@ -79,16 +99,16 @@ async fn show(args: Args, stop: &CancellationToken) -> anyhow::Result<()> {
         }
     }
     wait_for_the_proxy(&servers).await?;
-    screen::intro(&servers, children.running());
+    screen::intro(&servers, children.running())?;
 
     let mut director = if attended {
-        println!("Keys: a adds a provider, d drains one, k kills one, q quits");
+        screen::keys()?;
         Director::keys()?
     } else {
         Director::script(args.lasting.unwrap_or(UNATTENDED))
     };
     let mut screen = Screen::new();
-    screen.say(&format!("load: {} requests a second", args.load));
+    screen.say(&format!("load: {} requests a second", args.load))?;
     let load = Load::start(servers.proxy, args.load);
     let played = play(&mut director, &mut children, &load, &mut screen, stop).await;
     director.end();
@@ -97,7 +117,7 @@ async fn show(args: Args, stop: &CancellationToken) -> anyhow::Result<()> {
     servers.stop().await;
     children.end().await;
 
-    screen.summary(&totals);
+    screen.summary(&totals)?;
     if !attended && totals.failed > 0 {
         bail!("{} of {} requests failed", totals.failed, totals.sent);
     }
@@ -120,17 +140,17 @@ async fn play(
             _ = tick.tick() => {}
         }
         for line in children.ended()? {
-            screen.say(&line);
+            screen.say(&line)?;
         }
         match director.next(screen.elapsed())? {
-            Some(Step::Add) => screen.say(&children.add_where_fewest().await?),
-            Some(Step::Drain) => screen.say(&children.drain()?),
-            Some(Step::Kill) => screen.say(&children.kill()?),
+            Some(Step::Add) => screen.say(&children.add_where_fewest().await?)?,
+            Some(Step::Drain) => screen.say(&children.drain()?)?,
+            Some(Step::Kill) => screen.say(&children.kill()?)?,
             Some(Step::Quit) => return Ok(()),
             None => {}
         }
         if director.attended() {
-            load.look(|totals| screen.totals(totals, children.running()));
+            load.look(|totals| screen.totals(totals, children.running()))?;
         }
     }
 }

@@ -2,7 +2,14 @@
 //! registry over its HTTP API, answers, and on SIGTERM signs out before it closes. Knows nothing
 //! of the proxy.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, thread, time::Duration};
+use std::{
+    convert::Infallible,
+    io::{self, Write},
+    net::SocketAddr,
+    pin::pin,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use http::{Request, Response};
@@ -33,8 +40,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The hidden command `callboard provider`
-#[derive(Debug, clap::Args)]
-pub struct Args {
+#[derive(clap::Args)]
+pub(in crate::cli) struct Provider {
     /// The service that it provides
     #[arg(long)]
     name: String,
@@ -56,44 +63,43 @@ pub struct Args {
     tied: bool,
 }
 
-/// Runs one provider until SIGTERM or SIGINT. Prints one line when it is registered.
-///
-/// # Errors
-/// Where the port is taken or the registry does not take the registration.
-pub async fn run(args: Args) -> anyhow::Result<()> {
-    if args.tied {
-        // A plain thread: a runtime would wait for its blocked read.
-        thread::spawn(|| {
-            let _ = io::copy(&mut io::stdin(), &mut io::sink());
-            std::process::exit(0);
-        });
-    }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = TcpListener::bind(("127.0.0.1", args.port))
-        .await
-        .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
-    let address = listener.local_addr()?;
-    let id = args
-        .id
-        .unwrap_or_else(|| format!("{}-{}", args.name, address.port()));
-    let registry = Registry::new(args.registry)?;
+impl Provider {
+    /// Serves until SIGTERM or SIGINT. Prints one line when it is registered.
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        if self.tied {
+            // A plain thread: a runtime would wait for its blocked read.
+            thread::spawn(|| {
+                let _ = io::copy(&mut io::stdin(), &mut io::sink());
+                std::process::exit(0);
+            });
+        }
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let listener = TcpListener::bind(("127.0.0.1", self.port))
+            .await
+            .with_context(|| format!("cannot listen on 127.0.0.1:{}", self.port))?;
+        let address = listener.local_addr()?;
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("{}-{}", self.name, address.port()));
+        let registry = Registry::new(self.registry)?;
 
-    let leaving = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, id.clone(), leaving.clone()));
-    registry.register(&args.name, &id, address).await?;
-    println!("{}", ready_line(&id, address));
+        let leaving = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, id.clone(), leaving.clone()));
+        registry.register(&self.name, &id, address).await?;
+        writeln!(io::stdout(), "{}", ready_line(&id, address))?;
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // It goes on accepting until the registry knows: until then it is sent requests.
+        if let Err(error) = registry.deregister(&id).await {
+            eprintln!("{id}: {error:#}");
+        }
+        leaving.cancel();
+        serving.await.context("the server ended badly")
     }
-    // It goes on accepting until the registry knows: until then it is sent requests.
-    if let Err(error) = registry.deregister(&id).await {
-        eprintln!("{id}: {error:#}");
-    }
-    leaving.cancel();
-    serving.await.context("the server ended badly")
 }
 
 fn ready_line(id: &str, address: SocketAddr) -> String {

@@ -1,5 +1,5 @@
 //! What the demo says: one screen at the start, a line for each event, the totals in place below
-//! them, and a summary. Owns standard output; decides nothing.
+//! them, and a summary. Owns standard output; decides nothing. Every error is standard output's.
 
 use std::{
     io::{self, Write},
@@ -16,45 +16,53 @@ use tokio::time::Instant;
 use super::{children::Provider, load::Totals, servers::Servers};
 
 /// What runs where, and which commands to try.
-pub(super) fn intro(servers: &Servers, providers: &[Provider]) {
+pub(super) fn intro(servers: &Servers, providers: &[Provider]) -> io::Result<()> {
     let Servers {
         proxy,
         registry,
         admin,
         ..
     } = servers;
-    println!("Callboard on this machine: providers register, and the proxy finds them.");
-    println!();
-    println!("  proxy     http://{proxy}   /NAME, or the host NAME.localhost");
-    println!("  registry  http://{registry}   Consul's HTTP API");
-    println!("  admin     http://{admin}   /api/status, /metrics, /ready");
-    for line in &servers.moved {
-        println!("  {line}");
-    }
-    println!();
-    for Provider {
-        id, address, pid, ..
-    } in providers
-    {
-        println!("  {id:<8}  http://{address}   pid {pid}");
-    }
-    println!();
-    println!("Try, in another terminal:");
-    println!("  curl http://{proxy}/hello");
-    println!("  curl -H 'Host: cart.localhost' http://{proxy}/");
-    println!("  curl 'http://{registry}/v1/health/service/hello?passing'");
-    println!("  curl http://{admin}/api/status");
-    if let Some(one) = providers.last() {
-        println!("A service of your own, which no file names:");
-        println!("  curl -X PUT http://{registry}/v1/agent/service/register \\");
-        println!(
-            "    -d '{{\"Name\":\"mine\",\"Address\":\"{}\",\"Port\":{}}}'",
-            one.address.ip(),
-            one.address.port()
-        );
-        println!("  curl http://{proxy}/mine");
-    }
-    println!();
+    let indented = |line: &String| format!("  {line}\n");
+    let moved: String = servers.moved.iter().map(indented).collect();
+    let cast: String = providers
+        .iter()
+        .map(|one| {
+            format!(
+                "  {:<8}  http://{}   pid {}\n",
+                one.id, one.address, one.pid
+            )
+        })
+        .collect();
+    // An alias for a provider that stays until late.
+    let port = providers.last().map_or(9000, |one| one.address.port());
+    write!(
+        io::stdout(),
+        r#"Callboard on this machine: providers register, and the proxy finds them.
+
+  proxy     http://{proxy}   /NAME, or the host NAME.localhost
+  registry  http://{registry}   Consul's HTTP API
+  admin     http://{admin}   /api/status, /metrics, /ready
+{moved}
+{cast}
+Try, in another terminal:
+  curl http://{proxy}/hello
+  curl -H 'Host: cart.localhost' http://{proxy}/
+  curl 'http://{registry}/v1/health/service/hello?passing'
+  curl http://{admin}/api/status
+A service of your own, which no file names:
+  curl -X PUT http://{registry}/v1/agent/service/register \
+    -d '{{"Name":"mine","Address":"127.0.0.1","Port":{port}}}'
+  curl http://{proxy}/mine
+
+"#
+    )
+}
+
+/// Which keys do something.
+pub(super) fn keys() -> io::Result<()> {
+    let keys = "Keys: a adds a provider, d drains one, k kills one, q quits";
+    writeln!(io::stdout(), "{keys}")
 }
 
 /// The running part.
@@ -81,15 +89,15 @@ impl Screen {
     }
 
     /// One line, which stays.
-    pub(super) fn say(&mut self, line: &str) {
+    pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
         let at = self.elapsed();
         let text = format!("{}  {line}", clock(at));
         self.said.push((at, line.to_owned()));
-        self.write(&[text], 0);
+        self.write(&[text], 0)
     }
 
     /// The totals, in the place of those before.
-    pub(super) fn totals(&mut self, totals: &Totals, running: &[Provider]) {
+    pub(super) fn totals(&mut self, totals: &Totals, running: &[Provider]) -> io::Result<()> {
         let columns = size().map_or(0, |(columns, _)| usize::from(columns));
         let width = if columns == 0 { 80 } else { columns };
         let mut first = format!("sent {}  failed {}", totals.sent, totals.failed);
@@ -102,52 +110,49 @@ impl Screen {
         });
         let mut lines = vec![first.chars().take(width).collect()];
         lines.extend(wrapped(counts, width));
-        self.write(&lines, lines.len());
+        self.write(&lines, lines.len())
     }
 
     /// What was sent, what failed, how long it took, and what was done when.
-    pub(super) fn summary(&self, totals: &Totals) {
-        println!();
-        println!("Summary");
-        println!("  sent {}  failed {}", totals.sent, totals.failed);
+    pub(super) fn summary(&self, totals: &Totals) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out)?;
+        writeln!(out, "Summary")?;
+        writeln!(out, "  sent {}  failed {}", totals.sent, totals.failed)?;
         if let (Some(middle), Some(slow)) = (totals.percentile(0.5), totals.percentile(0.99)) {
-            println!("  latency p50 {middle:.2} ms  p99 {slow:.2} ms");
+            writeln!(out, "  latency p50 {middle:.2} ms  p99 {slow:.2} ms")?;
         }
         for (id, count) in &totals.by_provider {
-            println!("  {id:<8}  {count} answers");
+            writeln!(out, "  {id:<8}  {count} answers")?;
         }
         for (at, line) in &self.said {
-            println!("  {}  {line}", clock(*at));
+            writeln!(out, "  {}  {line}", clock(*at))?;
         }
         if !totals.reasons.is_empty() {
-            println!("  the first failures:");
+            writeln!(out, "  the first failures:")?;
         }
         for reason in &totals.reasons {
-            println!("    {reason}");
+            writeln!(out, "    {reason}")?;
         }
+        Ok(())
     }
 
     /// Replaces the totals that are drawn by these lines, of which the last `totals` will be
     /// replaced in turn. A raw terminal needs the carriage return; a pipe gets none.
-    fn write(&mut self, lines: &[String], totals: usize) {
+    fn write(&mut self, lines: &[String], totals: usize) -> io::Result<()> {
         let mut out = Vec::new();
         if self.drawn > 0 {
-            let up = (
-                MoveToColumn(0),
-                MoveUp(self.drawn),
-                Clear(ClearType::FromCursorDown),
-            );
-            let _ = queue!(out, up.0, up.1, up.2);
+            let up = MoveUp(self.drawn);
+            queue!(out, MoveToColumn(0), up, Clear(ClearType::FromCursorDown))?;
         }
         let end = if raw() { "\r\n" } else { "\n" };
         for line in lines {
-            out.extend_from_slice(line.as_bytes());
-            out.extend_from_slice(end.as_bytes());
+            write!(out, "{line}{end}")?;
         }
         self.drawn = u16::try_from(totals).unwrap_or(u16::MAX);
-        // A terminal that has gone away ends the demo by its signal, not here.
         let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(&out).and_then(|()| stdout.flush());
+        stdout.write_all(&out)?;
+        stdout.flush()
     }
 }
 

@@ -24,13 +24,16 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts them; a port that cannot be had is replaced by a free one.
+    /// Starts them, the proxy on this port; a port that cannot be had is replaced by a free one.
     pub(super) async fn start(port: u16) -> anyhow::Result<Self> {
         let data = tempfile::Builder::new()
             .prefix("callboard-demo-")
             .tempdir()
             .context("cannot make a temporary folder")?;
-        let wanted = [port, 8500, 9900];
+        let wanted = match port {
+            0 => [0; 3],
+            port => [port, 8500, 9900],
+        };
         let app = match start(wanted.map(free_or_any), data.path()).await {
             Ok(app) => app,
             // Somebody may have taken one since it was looked at.

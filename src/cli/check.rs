@@ -1,0 +1,73 @@
+//! `callboard check`: reads a configuration file and says what is wrong with it.
+
+use std::{
+    io::{Write, stdout},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::ConfigFile;
+use crate::config::{Config, Diagnostic, Report};
+
+#[derive(Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Text for people, errors on stderr; or one JSON object on stdout
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// What `--format json` writes.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    ok: bool,
+    errors: &'a [Diagnostic],
+}
+
+pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
+    let path = &check.file.config;
+    let read = Config::load(path);
+    match (check.format, &read) {
+        (Format::Text, Ok(config)) => say(&format!("{}: {}", path.display(), summary(config)))?,
+        (Format::Text, Err(report)) => eprintln!("{report}"),
+        (Format::Json, read) => {
+            let errors = read.as_ref().map_or_else(Report::diagnostics, |_| &[]);
+            let ok = read.is_ok();
+            say(&serde_json::to_string(&Verdict { ok, errors })?)?;
+        }
+    }
+    Ok(if read.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Writes a line to stdout. Unlike `println!`, a reader that went away is an error, no panic.
+fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(stdout(), "{line}").context("cannot write the result")
+}
+
+fn summary(config: &Config) -> String {
+    let counted = |count: usize, one: &str, several: &str| {
+        format!("{count} {}", if count == 1 { one } else { several })
+    };
+    let registries: Vec<_> = config.registries.keys().map(AsRef::as_ref).collect();
+    format!(
+        "no errors; {}, {}, {} ({})",
+        counted(config.routes.len(), "route", "routes"),
+        counted(config.services.len(), "service", "services"),
+        counted(registries.len(), "registry", "registries"),
+        registries.join(", "),
+    )
+}

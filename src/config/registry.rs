@@ -1,0 +1,203 @@
+//! `[registry.NAME]`: where instances are learnt, and which registry is meant where none is
+//! named. Knows nothing of how a registry is asked.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    ClientTls, Consul, Embedded, Expose, Registry, RegistryKind,
+    claims::Claims,
+    reader::{Field, Table},
+    report::Wrong,
+    value,
+};
+
+/// The registries of the file.
+pub(super) struct Registries {
+    /// By name; without settings where its kind is not known.
+    named: BTreeMap<Arc<str>, Option<Registry>>,
+    /// The one that is meant where none is named, if there can be no doubt.
+    default: Option<Arc<str>>,
+}
+
+/// Reads all registries; where there is none, the embedded one with its defaults.
+pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Registries {
+    let mut embedded_before = false;
+    let mut named = top.named("registry", |name, table| {
+        let kind = match kind(name, table)? {
+            Kind::Consul => RegistryKind::Consul(consul(table, base)),
+            Kind::Embedded => {
+                if std::mem::replace(&mut embedded_before, true) {
+                    let wrong = Wrong::new("there is an embedded registry already");
+                    table.wrong(wrong.suggest("keep one of them"));
+                }
+                RegistryKind::Embedded(embedded(table, base, claims))
+            }
+        };
+        let expose = table.within("expose", expose);
+        Some(Registry { kind, expose })
+    });
+    if named.is_empty() {
+        let registry = top.within("registry", |table| Registry {
+            kind: RegistryKind::Embedded(embedded(table, base, claims)),
+            expose: Expose::default(),
+        });
+        named.insert("embedded".into(), Some(registry));
+    }
+    let mut names = named.keys();
+    let default = match (names.next(), names.next()) {
+        (Some(only), None) => Some(only.clone()),
+        _ => None,
+    };
+    Registries { named, default }
+}
+
+impl Registries {
+    /// The registry that a field names.
+    pub(super) fn find(&self, field: &Field<'_>) -> Option<Arc<str>> {
+        let name = field.parse("a registry's name", "\"consul\"", value::filled)?;
+        if let Some((name, _)) = self.named.get_key_value(name.as_str()) {
+            return Some(name.clone());
+        }
+        let names: Vec<_> = self.named.keys().map(AsRef::as_ref).collect();
+        let wrong = Wrong::new(format!("there is no registry `{name}`"));
+        field.names_nothing(match value::nearest(&name, names.iter().copied()) {
+            Some(meant) => wrong.suggest(format!("did you mean \"{meant}\"?")),
+            None => wrong.suggest(format!("it may be {}", value::list(&names))),
+        });
+        // A known one in its place, so that nothing else is said of it.
+        Some(self.first())
+    }
+
+    /// The first in the order of names.
+    pub(super) fn first(&self) -> Arc<str> {
+        let first = self.named.keys().next();
+        first.expect("there is at least one registry").clone()
+    }
+
+    /// What is meant where none is named: the only one, or what `[defaults]` said.
+    pub(super) fn default(&self) -> Option<&Arc<str>> {
+        self.default.as_ref()
+    }
+
+    /// Takes what `[defaults]` says.
+    pub(super) fn set_default(&mut self, name: Arc<str>) {
+        self.default = Some(name);
+    }
+
+    /// Those that could be read.
+    pub(super) fn into_map(self) -> BTreeMap<Arc<str>, Registry> {
+        let read = |(name, registry)| Some((name, registry?));
+        self.named.into_iter().filter_map(read).collect()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Consul,
+    Embedded,
+}
+
+fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
+    const KINDS: [(&str, Kind); 2] = [("consul", Kind::Consul), ("embedded", Kind::Embedded)];
+    let kind = match table.take("kind") {
+        Some(field) => field.choice(&KINDS),
+        None => {
+            let kind = KINDS.iter().find(|(kind, _)| *kind == name);
+            if kind.is_none() {
+                let names = KINDS.map(|(kind, _)| kind);
+                let wrong = Wrong::new(format!("the kind of the registry `{name}` is missing"));
+                let meant = value::nearest(name, names).unwrap_or("consul");
+                table.absent("kind", wrong.suggest(format!("write `kind = \"{meant}\"`")));
+            }
+            kind.map(|(_, kind)| *kind)
+        }
+    };
+    if kind.is_none() {
+        table.ignore_rest();
+    }
+    kind
+}
+
+fn expose(table: &mut Table<'_>) -> Expose {
+    Expose {
+        tags: table.texts("tags", "\"public\"").unwrap_or_default(),
+        services: table.texts("services", "\"cart\"").unwrap_or_default(),
+        not: table.texts("not", "\"billing\"").unwrap_or_default(),
+    }
+}
+
+fn embedded<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Embedded {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8500));
+    Embedded {
+        address: claims.server(table, "the embedded registry", default),
+        data: table
+            .file("data", base, "\"callboard-data\"")
+            .unwrap_or_else(|| base.join("callboard-data")),
+        token: table.secret("token", base),
+    }
+}
+
+fn consul(table: &mut Table<'_>, base: &Path) -> Consul {
+    const EXAMPLE: &str = "\"http://127.0.0.1:8500\"";
+    let address = table
+        .take("address")
+        .and_then(|field| field.parse("a URL", EXAMPLE, value::base_url))
+        .unwrap_or_else(|| "http://127.0.0.1:8500".to_owned());
+    Consul {
+        token: table.secret("token", base),
+        datacenter: datacenter(table),
+        namespace: table.text("namespace", "\"team-a\""),
+        partition: table.text("partition", "\"east\""),
+        tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
+        near: table.text("near", "\"_agent\""),
+        filter: table.text("filter", "'Service.Meta.version == \"2\"'"),
+        stale: table.flag("stale", false),
+        tls: tls(table, base, &address),
+        address,
+    }
+}
+
+fn datacenter(table: &mut Table<'_>) -> Option<String> {
+    const EXAMPLE: &str = "\"dc1\"";
+    let field = table.take("datacenters")?;
+    let elements = field.elements(EXAMPLE);
+    if let Some(second) = elements.get(1) {
+        second.wrong(
+            Wrong::new("for now a registry reads one datacenter")
+                .suggest("write one of them here, and another `[registry.NAME]` for each other"),
+        );
+    }
+    elements.first()?.parse("a text", EXAMPLE, value::filled)
+}
+
+fn tls(table: &mut Table<'_>, base: &Path, address: &str) -> ClientTls {
+    if let Some(field) = table.take("tls")
+        && !address.starts_with("https://")
+    {
+        let rest = address.trim_start_matches("http://");
+        field.wrong(
+            Wrong::new("`tls` needs an address of https")
+                .suggest(format!("write `address = \"https://{rest}\"`")),
+        );
+    }
+    table.within("tls", |table| {
+        let ca = table.file("ca", base, "\"ca.pem\"");
+        let certificate = table.file("certificate", base, "\"client.pem\"");
+        let key = table.file("key", base, "\"client-key.pem\"");
+        for (one, other) in [("certificate", "key"), ("key", "certificate")] {
+            if table.has(one) && !table.has(other) {
+                let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
+                table.absent(other, wrong.suggest(format!("add `{other} = \"….pem\"`")));
+            }
+        }
+        ClientTls {
+            ca,
+            identity: certificate.zip(key),
+        }
+    })
+}
