@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and the exit status. Each command is a file of its own.
 
 mod check;
+mod demo;
 mod logging;
 mod run;
 
@@ -25,6 +26,11 @@ enum Command {
     Run(ConfigFile),
     /// Say all that is wrong with a configuration file, and start nothing
     Check(check::Check),
+    /// Show it all on this machine: the proxy, a registry, five providers and a steady load
+    Demo(demo::Demo),
+    /// One of the demo's providers
+    #[command(hide = true)]
+    Provider(demo::Provider),
 }
 
 #[derive(Args)]
@@ -41,6 +47,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(file) => run::run(&file.config),
         Command::Check(check) => check::check(&check),
+        Command::Demo(demo) => demo::demo(demo),
+        Command::Provider(provider) => demo::provide(provider),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

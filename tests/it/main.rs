@@ -11,3 +11,5 @@ mod consul_faults;
 mod embedded;
 mod structure;
 mod support;
+mod demo;
+mod provider;
