@@ -105,13 +105,11 @@ impl Connection {
             let client = Arc::clone(&self.client);
             async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
         });
-        let wire = Wire {
-            stream,
-            connection: Arc::clone(&self),
-        };
+        let wire = Wire::new(stream, Arc::clone(&self));
         let mut serving = pin!(
             http1::Builder::new()
-                .half_close(listener.half_close)
+                // The wire looks for clients that are gone, where they are to be looked for.
+                .half_close(true)
                 .max_buf_size(listener.limits.header_bytes)
                 .serve_connection(TokioIo::new(wire), service)
         );

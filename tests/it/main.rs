@@ -8,8 +8,8 @@
 mod check;
 mod consul;
 mod consul_faults;
+mod demo;
 mod embedded;
+mod provider;
 mod structure;
 mod support;
-mod demo;
-mod provider;
