@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod admin;
 mod consul;
 mod consul_faults;
 mod demo;

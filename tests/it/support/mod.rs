@@ -1,8 +1,10 @@
 //! What the tests start and wait with.
 
 pub(crate) mod authority;
+pub(crate) mod backend;
 pub(crate) mod consul;
 pub(crate) mod fake_consul;
+pub(crate) mod proxy;
 pub(crate) mod watched;
 
 use std::{fmt::Debug, time::Duration};

@@ -1,0 +1,207 @@
+//! A proxy as `callboard run` makes it, in this process, with ports and a folder of its own; and
+//! what a test asks of it. Gone when it is dropped.
+
+use std::{net::SocketAddr, path::Path, thread::JoinHandle};
+
+use callboard::{
+    app::{App, StartError},
+    config::Config,
+};
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::eventually;
+
+/// Tables that are added to a configuration which does not have them. Relative paths are taken
+/// from a folder of the proxy's own.
+const TABLES: [(&str, &str); 4] = [
+    ("[listen]", "[[listen]]\naddress = \"127.0.0.1:0\""),
+    ("[admin]", "[admin]\naddress = \"127.0.0.1:0\""),
+    (
+        "[registry.",
+        "[registry.embedded]\naddress = \"127.0.0.1:0\"",
+    ),
+    ("[drain]", "[drain]\nnotice = \"0s\"\ndeadline = \"1s\""),
+];
+
+/// A proxy that runs on threads of its own. Dropped, it drains.
+pub(crate) struct Proxy {
+    addresses: Addresses,
+    /// A client that follows nothing and knows no other proxy.
+    pub(crate) http: reqwest::Client,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    /// Lives as long as the proxy does.
+    _folder: TempDir,
+}
+
+struct Addresses {
+    listener: SocketAddr,
+    admin: SocketAddr,
+    registry: Option<SocketAddr>,
+}
+
+impl Proxy {
+    /// One with this configuration; [`TABLES`] that it lacks are added.
+    pub(crate) async fn start(text: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), text).await
+    }
+
+    /// The same, in a folder that may hold files already.
+    pub(crate) async fn start_in(folder: TempDir, text: &str) -> Self {
+        let config = config(text, folder.path());
+        let stop = CancellationToken::new();
+        let (started, starts) = oneshot::channel();
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || run(config, started, &stopped));
+        let addresses = starts.await.unwrap();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
+        Self {
+            addresses: addresses.unwrap_or_else(|error| panic!("the proxy: {error}")),
+            http: http.build().unwrap(),
+            stop,
+            thread: Some(thread),
+            _folder: folder,
+        }
+    }
+
+    /// Where its first listener is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.addresses.listener
+    }
+
+    /// A URL of its first listener.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses.listener)
+    }
+
+    /// A URL of its admin server.
+    pub(crate) fn admin(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses.admin)
+    }
+
+    /// A URL of its embedded registry.
+    pub(crate) fn registry(&self, path: &str) -> String {
+        let registry = self.addresses.registry.expect("a registry of its own");
+        format!("http://{registry}{path}")
+    }
+
+    /// Gets a path of its first listener.
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        self.http.get(self.url(path)).send().await.unwrap()
+    }
+
+    /// Signs an instance in at the embedded registry, as `name@address`.
+    pub(crate) async fn register(&self, name: &str, address: SocketAddr) {
+        self.register_with(name, address, json!({})).await;
+    }
+
+    /// The same, with more fields in Consul's spelling.
+    pub(crate) async fn register_with(&self, name: &str, address: SocketAddr, more: Value) {
+        let mut service = json!({
+            "ID": instance(name, address),
+            "Name": name,
+            "Address": address.ip(),
+            "Port": address.port(),
+        });
+        if let (Value::Object(service), Value::Object(more)) = (&mut service, more) {
+            service.extend(more);
+        }
+        self.tell("/v1/agent/service/register", service).await;
+    }
+
+    /// Signs it out.
+    pub(crate) async fn deregister(&self, name: &str, address: SocketAddr) {
+        let id = instance(name, address);
+        let path = format!("/v1/agent/service/deregister/{id}");
+        self.tell(&path, Value::Null).await;
+    }
+
+    /// Any other change of the embedded registry.
+    pub(crate) async fn tell(&self, path: &str, body: Value) {
+        let change = self.http.request(Method::PUT, self.registry(path));
+        let answer = change.json(&body).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "PUT {path} {body}: {status} {text}");
+    }
+
+    /// Waits until a path of its first listener is answered with 200, and returns the body.
+    pub(crate) async fn until_served(&self, path: &str) -> String {
+        let what = format!("{path} is served");
+        let answer = async || {
+            let answer = self.get(path).await;
+            (answer.status(), answer.text().await.unwrap())
+        };
+        eventually(&what, answer, |(status, _)| *status == 200)
+            .await
+            .1
+    }
+
+    /// Ends it as SIGTERM does, and returns when it is gone.
+    pub(crate) async fn drain(mut self) {
+        self.stop.cancel();
+        let thread = self.thread.take().expect("nobody else takes it");
+        tokio::task::spawn_blocking(|| thread.join().unwrap())
+            .await
+            .unwrap();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let ended = self.thread.take().map(JoinHandle::join);
+        // A test that fails already says why.
+        if !std::thread::panicking() {
+            ended.map_or(Ok(()), |ended| ended).unwrap();
+        }
+    }
+}
+
+/// The registry's id of an instance.
+pub(crate) fn instance(name: &str, address: SocketAddr) -> String {
+    format!("{name}@{address}")
+}
+
+fn config(text: &str, folder: &Path) -> Config {
+    let mut whole = text.to_owned();
+    for (table, lines) in TABLES {
+        if !text.contains(table) {
+            whole += &format!("\n{lines}\n");
+        }
+    }
+    Config::parse(&whole, folder).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn run(
+    config: Config,
+    started: oneshot::Sender<Result<Addresses, StartError>>,
+    stop: &CancellationToken,
+) {
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    control.block_on(async {
+        let app = match App::start(config).await {
+            Ok(app) => app,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let addresses = Addresses {
+            listener: app.listeners()[0],
+            admin: app.admin(),
+            registry: app.registry(),
+        };
+        // A test that is gone already has cancelled `stop` too.
+        drop(started.send(Ok(addresses)));
+        stop.cancelled().await;
+        app.drain().await;
+    });
+}
