@@ -5,8 +5,8 @@
     reason = "a panic is how a test fails, in its helpers too"
 )]
 
-mod check;
 mod admin;
+mod check;
 mod consul;
 mod consul_faults;
 mod demo;
