@@ -110,7 +110,7 @@ pub struct InstanceSet {
 }
 
 /// One entry of a registry's answer that cannot be called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {
     /// The entry's id, as far as it has one.
     pub id: String,
@@ -140,7 +140,10 @@ mod tests {
     #[test]
     fn what_cannot_be_called_is_refused() {
         for port in [0, -1, 80810] {
-            assert_eq!(Address::new("10.0.0.1", port), Err(AddressError::Port(port)));
+            assert_eq!(
+                Address::new("10.0.0.1", port),
+                Err(AddressError::Port(port))
+            );
         }
         for host in ["", "http://127.0.0.1", "a b", "[host]", "a:1"] {
             assert!(Address::new(host, 80).is_err(), "{host}");

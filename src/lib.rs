@@ -14,8 +14,18 @@
 //! 1  instance  backoff  clock
 //! ```
 
+pub mod admin;
+pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod config;
+pub mod embedded;
 pub mod instance;
+pub mod listen;
+pub mod metrics;
+pub mod proxy;
 pub mod registry;
 pub mod route;
+pub mod service;
+pub mod upstream;
+pub mod worker;

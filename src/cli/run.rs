@@ -2,8 +2,10 @@
 
 use std::{path::Path, process::ExitCode};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::logging;
-use crate::config::Config;
+use crate::{app::App, config::Config};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path) {
@@ -18,6 +20,35 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+fn serve(config: Config) -> anyhow::Result<()> {
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    control.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut told_to_end = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let app = App::start(config).await?;
+        for address in app.listeners() {
+            tracing::info!("listening on {address}");
+        }
+        if let Some(address) = app.registry() {
+            tracing::info!("the embedded registry is at http://{address}");
+        }
+        tracing::info!("the admin server is at http://{}", app.admin());
+        told_to_end().await;
+        tokio::select! {
+            () = app.drain() => {}
+            () = told_to_end() => tracing::warn!("a second signal: ended at once"),
+        }
+        Ok(())
+    })
 }

@@ -66,7 +66,9 @@ fn read(text: &str, file: &str, base: &Path) -> Result<Config, Report> {
     if let Ok(table) = DeTable::parse(&rest) {
         Table::root(table.get_ref(), &problems, |top| config(top, base));
     }
-    Err(problems.report(file).expect("a text that is not TOML has an error"))
+    Err(problems
+        .report(file)
+        .expect("a text that is not TOML has an error"))
 }
 
 fn config(top: &mut Table<'_>, base: &Path) -> Config {

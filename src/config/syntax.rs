@@ -66,8 +66,9 @@ fn reworded(message: &str, found: &str) -> Wrong {
         "string values must be quoted, expected literal string"
         | "invalid integer, expected nothing"
         | "invalid float, expected nothing"
-        | "invalid datetime, expected nothing" => Wrong::new("this is not a value")
-            .suggest("a text stands in quotes, such as \"30s\""),
+        | "invalid datetime, expected nothing" => {
+            Wrong::new("this is not a value").suggest("a text stands in quotes, such as \"30s\"")
+        }
         message => Wrong::new(message),
     }
 }
@@ -141,7 +142,9 @@ impl Salvaged {
     }
 
     fn blank(&mut self, line: &str) {
-        let blank = line.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' });
+        let blank = line
+            .bytes()
+            .map(|byte| if byte == b'\n' { '\n' } else { ' ' });
         self.text.extend(blank);
     }
 }

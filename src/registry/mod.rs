@@ -2,6 +2,10 @@
 //! error. Supervision, pacing and the last good set are written once, in [`watch`].
 //! Knows nothing of services, balancing or routes.
 
+pub mod consul;
+mod pace;
+pub mod watch;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;

@@ -7,3 +7,7 @@
 
 mod demo;
 mod provider;
+mod consul;
+mod consul_faults;
+mod structure;
+mod support;

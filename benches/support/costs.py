@@ -1,0 +1,88 @@
+"""What a request costs a proxy: CPU time, system calls, heap allocations."""
+
+from pathlib import Path
+import re
+import signal
+import struct
+import subprocess
+import time
+
+from load import Clients, wrk
+from peers import HOST, PATH
+from processes import Unavailable, find, wait_until
+
+WARM_UP, COUNTED = 5_000, 20_000
+WAITS = {"epoll_wait", "epoll_pwait", "epoll_pwait2"}
+
+
+def cpu(peers, rounds, seconds, core):
+    """Per peer and round: CPU µs a request, and the part of the core's time that was in use.
+
+    The peers take turns within a round, and every other round goes the other way about, so that
+    a machine that slows down or speeds up does so for all of them.
+    """
+    program = find("wrk", "wrk")
+    find("taskset", "util-linux")
+    for peer in peers:
+        wrk(program, peer.port, HOST, PATH, 1, core)
+    samples = {peer.name: [] for peer in peers}
+    for number in range(rounds):
+        for peer in peers if number % 2 == 0 else reversed(peers):
+            begun, used = time.monotonic(), peer.process.cpu_seconds()
+            requests = wrk(program, peer.port, HOST, PATH, seconds, core)
+            used = peer.process.cpu_seconds() - used
+            busy = used / (time.monotonic() - begun)
+            samples[peer.name].append((used / requests * 1e6, busy))
+    return samples
+
+
+def calls(peer, folder):
+    """System calls a request by name, epoll waits left out, on connections that are warm."""
+    program = find("strace", "strace")
+    clients = Clients(peer.port, HOST, PATH)
+    clients.ask(WARM_UP)
+    report, noise = folder / "strace.txt", folder / "strace.log"
+    pids = peer.process.pids()
+    command = [program, "-f", "-c", "-o", str(report)]
+    for pid in pids:
+        command += ["-p", str(pid)]
+    with open(noise, "wb") as log:
+        tracer = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        attached = lambda: noise.read_text().count("attached") >= len(pids)
+        wait_until(lambda: attached() or tracer.poll() is not None, "strace attaches")
+        if tracer.poll() is not None:
+            raise Unavailable(f"strace: {noise.read_text().strip()}")
+        clients.ask(COUNTED)
+    finally:
+        if tracer.poll() is None:
+            tracer.send_signal(signal.SIGINT)
+        tracer.wait()
+        clients.close()
+    # % time, seconds, usecs/call, calls, errors (where there were any), name
+    rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", report.read_text(), re.M)
+    counted = {name: int(number) for number, name in rows if name != "total"}
+    if not WAITS & counted.keys():
+        raise Unavailable(f"strace saw no epoll wait among {', '.join(counted) or 'no calls'}")
+    return {name: number / COUNTED for name, number in counted.items() if name not in WAITS}
+
+
+def allocations(bench, name):
+    """Heap allocations and bytes a request, of a peer started anew under a counter."""
+    counter, counts = bench.folder / "allocations.so", bench.folder / f"{name}.allocations"
+    source = Path(__file__).parent / "allocations.c"
+    build = [find("cc", "gcc"), "-O2", "-shared", "-fPIC", "-o", counter, source]
+    subprocess.run(build, check=True)
+    counts.write_bytes(bytes(16))
+    env = {"LD_PRELOAD": str(counter), "CALLBOARD_ALLOCATIONS": str(counts)}
+    look = lambda: struct.unpack("QQ", counts.read_bytes())
+    with bench.start(name, env) as peer:
+        if look()[0] == 0:
+            raise Unavailable(f"{name} does not allocate through the C library")
+        clients = Clients(peer.port, HOST, PATH)
+        clients.ask(WARM_UP)
+        before = look()
+        clients.ask(COUNTED)
+        after = look()
+        clients.close()
+    return [(b - a) / COUNTED for a, b in zip(before, after)]

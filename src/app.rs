@@ -1,0 +1,227 @@
+//! The process: build → run → drain.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    config::{self, Config, RegistryKind},
+    embedded,
+    listen::{self, BindError},
+    proxy::{Generation, Shared, Worker},
+    registry::{
+        Registry,
+        consul::{BuildError, Consul},
+    },
+    service::{Directory, NoSuchRegistry},
+    worker::Crew,
+};
+
+/// A proxy that runs.
+pub struct App {
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    crew: Crew,
+    listeners: Vec<SocketAddr>,
+    admin: SocketAddr,
+    registry: Option<SocketAddr>,
+    /// Ends the admin server, the embedded registry and the readiness watch.
+    ending: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Why a proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be had.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The admin server cannot start.
+    #[error(transparent)]
+    Admin(#[from] admin::StartError),
+    /// The embedded registry cannot start.
+    #[error(transparent)]
+    Embedded(#[from] embedded::StartError),
+    /// A registry's settings cannot be used.
+    #[error(transparent)]
+    Registry(#[from] BuildError),
+    /// A service's registry does not exist.
+    #[error(transparent)]
+    NoSuchRegistry(#[from] NoSuchRegistry),
+    /// The system gives no thread.
+    #[error("cannot start a worker: {0}")]
+    Worker(io::Error),
+}
+
+impl App {
+    /// Binds everything, begins to watch the registries and to serve. Returns before the
+    /// registries are read: requests for a service that was not read yet wait a moment for it.
+    ///
+    /// # Errors
+    /// Among others where a port is taken, also by another Callboard.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let workers = config.workers.get();
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            bound.push(listen::bind(listener.clone(), workers)?);
+        }
+        let listeners = bound.iter().map(|bound| bound.address).collect();
+        let admin = admin::Server::bind(&config.admin).await?;
+        let ending = CancellationToken::new();
+        let mut tasks = Vec::new();
+
+        let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
+        let mut registry_address = None;
+        for (name, registry) in &config.registries {
+            let client = match &registry.kind {
+                RegistryKind::Consul(consul) => Consul::new(name, consul)?,
+                RegistryKind::Embedded(settings) => {
+                    let server = embedded::Server::bind(settings).await?;
+                    let address = server.address();
+                    registry_address = Some(address);
+                    tasks.push(tokio::spawn(server.run(ending.clone())));
+                    Consul::new(name, &client_of(settings, address))?
+                }
+            };
+            registries.insert(Arc::clone(name), Arc::new(client));
+        }
+
+        let directory = Directory::start(&config, registries)?;
+        let generation = Generation::new(&config, Arc::clone(&directory));
+        let shared = Arc::new(Shared::new(generation, config.log.access));
+        let workers = (0..workers)
+            .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
+            .collect();
+        let crew = Crew::start(workers, bound).map_err(StartError::Worker)?;
+
+        let admin_address = admin.address();
+        let view = admin::View {
+            config: Arc::clone(&config),
+            shared: Arc::clone(&shared),
+            workers: crew.workers().to_vec(),
+            connections: Box::new(crew.connection_count()),
+            listeners: Vec::clone(&listeners),
+        };
+        tasks.push(tokio::spawn(admin.run(view, ending.clone())));
+        tasks.push(tokio::spawn(become_ready(
+            Arc::clone(&shared),
+            directory,
+            config.admin.ready_timeout,
+            ending.clone(),
+        )));
+        Ok(Self {
+            config,
+            shared,
+            crew,
+            listeners,
+            admin: admin_address,
+            registry: registry_address,
+            ending,
+            tasks,
+        })
+    }
+
+    /// Where it listens, in the order of the file.
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// Where the admin server listens.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where the embedded registry listens, if there is one.
+    pub fn registry(&self) -> Option<SocketAddr> {
+        self.registry
+    }
+
+    /// Whether it may be sent traffic.
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Relaxed)
+    }
+
+    /// Ends it without losing a request: says that it is not ready, goes on accepting until that
+    /// was seen, lets what runs finish until the deadline, and stops the watchers last.
+    pub async fn drain(self) {
+        let drain = self.config.drain;
+        self.shared.draining.store(true, Relaxed);
+        self.shared.ready.store(false, Relaxed);
+        tracing::info!(notice = ?drain.notice, deadline = ?drain.deadline, "draining");
+        tokio::time::sleep(drain.notice).await;
+        let cut = self.crew.finish(drain.deadline).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "cut at the drain deadline");
+        }
+        let directory = Arc::clone(&self.shared.generation.load().directory);
+        directory.stop().await;
+        self.ending.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the control plane failed");
+            }
+        }
+        tracing::info!("gone");
+    }
+}
+
+/// How the proxy's own watchers read the embedded registry: as any other client does.
+fn client_of(settings: &config::Embedded, mut address: SocketAddr) -> config::Consul {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    config::Consul {
+        address: format!("http://{address}"),
+        token: settings.token.clone(),
+        datacenter: None,
+        namespace: None,
+        partition: None,
+        tags: Vec::new(),
+        near: None,
+        filter: None,
+        stale: false,
+        tls: config::ClientTls::default(),
+    }
+}
+
+/// Ready when everything declared was read once; after `limit` all the same, with the missing
+/// ones named, so that one dead registry does not hold the others' traffic.
+async fn become_ready(
+    shared: Arc<Shared>,
+    directory: Arc<Directory>,
+    limit: Duration,
+    ending: CancellationToken,
+) {
+    let late = Instant::now() + limit;
+    loop {
+        let unread = directory.unread();
+        if unread.is_empty() || Instant::now() >= late {
+            if unread.is_empty() {
+                tracing::info!("ready");
+            } else {
+                tracing::warn!(missing = %unread.join(", "), "ready, though not everything could be read");
+            }
+            if !shared.draining.load(Relaxed) {
+                shared.ready.store(true, Relaxed);
+            }
+            return;
+        }
+        tokio::select! {
+            () = ending.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! How long to stay away after a failure: exponential, capped, with full jitter, so that many who
+//! failed together do not come back together. Knows nothing of what failed, and does not sleep.
+
+use std::time::Duration;
+
+/// The delays between the attempts at one thing.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    base: Duration,
+    cap: Duration,
+    failures: u32,
+    rng: fastrand::Rng,
+}
+
+impl Backoff {
+    /// The first delay is at most `base`, each later one at most twice the one before, and none
+    /// is longer than `cap`.
+    pub fn new(base: Duration, cap: Duration, rng: fastrand::Rng) -> Self {
+        Self {
+            base,
+            cap,
+            failures: 0,
+            rng,
+        }
+    }
+
+    /// Counts a failure and says how long to wait: anything from nothing to the present ceiling
+    /// with the same likelihood, the "full jitter" of AWS's "Exponential Backoff And Jitter".
+    pub fn delay(&mut self) -> Duration {
+        let ceiling = 2u32
+            .checked_pow(self.failures)
+            .and_then(|factor| self.base.checked_mul(factor))
+            .map_or(self.cap, |delay| delay.min(self.cap));
+        self.failures = self.failures.saturating_add(1);
+        ceiling.mul_f64(self.rng.f64())
+    }
+
+    /// Something succeeded: the next failure is a first one.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: Duration = Duration::from_millis(100);
+    const CAP: Duration = Duration::from_secs(10);
+
+    fn longest(failures: usize, samples: u64) -> Duration {
+        (0..samples)
+            .filter_map(|seed| {
+                let mut backoff = Backoff::new(BASE, CAP, fastrand::Rng::with_seed(seed));
+                (0..=failures).map(|_| backoff.delay()).last()
+            })
+            .max()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_ceiling_doubles_up_to_the_cap() {
+        for (failures, ceiling) in [
+            (0, BASE),
+            (1, BASE * 2),
+            (5, BASE * 32),
+            (7, CAP),
+            (90, CAP),
+        ] {
+            let longest = longest(failures, 500);
+            assert!(longest <= ceiling, "{failures}: {longest:?}");
+            assert!(longest > ceiling.mul_f64(0.9), "{failures}: {longest:?}");
+        }
+    }
+
+    #[test]
+    fn two_that_failed_together_come_back_apart() {
+        let mut one = Backoff::new(BASE, CAP, fastrand::Rng::with_seed(1));
+        let mut other = Backoff::new(BASE, CAP, fastrand::Rng::with_seed(2));
+        assert_ne!(one.delay(), other.delay());
+    }
+
+    #[test]
+    fn a_success_starts_again_from_the_base() {
+        let mut backoff = Backoff::new(BASE, CAP, fastrand::Rng::with_seed(7));
+        for _ in 0..20 {
+            backoff.delay();
+        }
+        backoff.reset();
+        assert!(backoff.delay() <= BASE);
+    }
+}

@@ -1,0 +1,11 @@
+//! The side that clients connect to: sockets, the accept loop, and each connection's time-outs.
+//! Knows what a request is only as far as handing it to `proxy`.
+
+mod accept;
+mod bind;
+mod connection;
+mod wire;
+
+pub use accept::{Arrival, accept};
+pub use bind::{BindError, Bound, bind};
+pub use connection::{Connection, Order};

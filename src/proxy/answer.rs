@@ -1,0 +1,271 @@
+//! What goes back to the client, and what is noted of it: counters always, a log line where the
+//! access log is on.
+
+use std::{
+    error::Error as StdError,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{Client, RequestBody};
+use crate::{
+    instance::Address,
+    metrics::Padded,
+    service::{Lane, Service, StatusClass},
+    upstream::{Failure, http1},
+};
+
+/// An answer to a client.
+pub type Response = http::Response<AnswerBody>;
+
+/// An answer's body: an endpoint's, or a short text of our own.
+pub struct AnswerBody {
+    kind: Kind,
+    /// Lives as long as the answer does.
+    ending: Ending,
+}
+
+enum Kind {
+    Own(Bytes),
+    Endpoint(http1::AnswerBody<RequestBody>),
+}
+
+/// A request on its way; what is noted when it is answered, or when its client is gone first.
+pub(super) struct Record {
+    /// When the request's head was whole.
+    pub(super) arrived: Instant,
+    lane: Option<Arc<Padded<Lane>>>,
+    answered: bool,
+    /// The client would rather have an error as JSON.
+    pub(super) wants_json: bool,
+    ending: Option<Ending>,
+}
+
+/// The end of an answer, or of a request that got none.
+struct Ending {
+    client: Arc<Client>,
+    access: Option<Box<Access>>,
+}
+
+/// A line of the access log in the making.
+#[derive(Default)]
+struct Access {
+    method: Method,
+    host: Option<HeaderValue>,
+    target: String,
+    arrived: Option<Instant>,
+    service: Option<Arc<str>>,
+    endpoint: Option<String>,
+    attempts: usize,
+    status: Option<StatusCode>,
+    request_id: Option<String>,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Record {
+    pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
+        client.activity.requests.add_one();
+        let access = client.worker.shared.access_log.then(|| {
+            Box::new(Access {
+                method: request.method().clone(),
+                host: request.headers().get(header::HOST).cloned(),
+                target: request.uri().to_string(),
+                arrived: Some(arrived),
+                ..Access::default()
+            })
+        });
+        Self {
+            arrived,
+            lane: None,
+            answered: false,
+            wants_json: request
+                .headers()
+                .get(header::ACCEPT)
+                .is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"json").is_some()),
+            ending: Some(Ending {
+                client: Arc::clone(client),
+                access,
+            }),
+        }
+    }
+
+    /// The request leads to this service.
+    pub(super) fn routed_to(&mut self, service: &Service, worker: usize) {
+        let lane = service.lane(worker);
+        lane.requests.add_one();
+        self.lane = Some(Arc::clone(lane));
+        if let Some(access) = self.access() {
+            access.service = Some(Arc::clone(service.name()));
+        }
+    }
+
+    /// An endpoint answered, at this attempt.
+    pub(super) fn answered_by(&mut self, endpoint: &Address, attempts: usize) {
+        if let Some(access) = self.access() {
+            access.endpoint = Some(endpoint.to_string());
+            access.attempts = attempts;
+        }
+    }
+
+    /// The answer is the proxy's own, under this id.
+    pub(super) fn refused(&mut self, request_id: &str, attempts: usize) {
+        if let Some(access) = self.access() {
+            access.request_id = Some(request_id.to_owned());
+            access.attempts = attempts;
+        }
+        if let Some(lane) = &self.lane {
+            lane.failed.add_one();
+        }
+    }
+
+    /// Passes an endpoint's answer on.
+    pub(super) fn pass_on(self, answer: http1::Answer<RequestBody>) -> Response {
+        let (status, headers) = (answer.head.status, answer.head.headers);
+        let mut response = self.finish(status, Kind::Endpoint(answer.body));
+        *response.headers_mut() = headers;
+        close_when_draining(&mut response);
+        response
+    }
+
+    /// Answers with a short text of our own.
+    pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
+        let mut response = self.finish(status, Kind::Own(text.into()));
+        close_when_draining(&mut response);
+        response
+    }
+
+    fn finish(mut self, status: StatusCode, kind: Kind) -> Response {
+        self.answered = true;
+        if let Some(lane) = &self.lane {
+            lane.answers[StatusClass::of(status).index()].add_one();
+            lane.duration.observe(self.arrived.elapsed());
+        }
+        if let Some(access) = self.access() {
+            access.status = Some(status);
+        }
+        let ending = self
+            .ending
+            .take()
+            .expect("only this takes it, and it takes the record");
+        let mut response = Response::new(AnswerBody { kind, ending });
+        *response.status_mut() = status;
+        response
+    }
+
+    fn access(&mut self) -> Option<&mut Access> {
+        self.ending.as_mut()?.access.as_deref_mut()
+    }
+}
+
+impl Drop for Record {
+    /// A request that was not answered has lost its client: nobody else drops one.
+    fn drop(&mut self) {
+        if !self.answered
+            && let Some(lane) = &self.lane
+        {
+            lane.abandoned.add_one();
+        }
+    }
+}
+
+fn close_when_draining(response: &mut Response) {
+    let shared = &response.body().ending.client.worker.shared;
+    if shared.draining.load(Relaxed) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let activity = &self.client.activity;
+        activity.requests.sub_one();
+        activity.answered.store(self.client.now(), Relaxed);
+        if let Some(access) = self.access.take() {
+            access.log(&self.client);
+        }
+    }
+}
+
+impl Access {
+    fn log(&self, client: &Client) {
+        tracing::info!(
+            target: "callboard::access",
+            client = %client.peer.ip,
+            method = %self.method,
+            host = self.host.as_ref().and_then(|host| host.to_str().ok()),
+            target = %self.target,
+            // As nginx has it, for a client that did not wait.
+            status = self.status.map_or(499, |status| status.as_u16()),
+            bytes = self.bytes,
+            whole = self.whole,
+            ms = self.arrived.map(|arrived| arrived.elapsed().as_secs_f64() * 1e3),
+            service = self.service.as_deref(),
+            endpoint = self.endpoint,
+            attempts = self.attempts,
+            request_id = self.request_id,
+        );
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Box<dyn StdError + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Own(text) => {
+                let text = std::mem::take(text);
+                (!text.is_empty()).then(|| Ok(Frame::data(text)))
+            }
+            Kind::Endpoint(body) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        if let Some(access) = &mut this.ending.access {
+            match &frame {
+                Some(Ok(frame)) => access.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
+                Some(Err(_)) => {}
+                None => access.whole = true,
+            }
+            access.whole |= match &this.kind {
+                Kind::Own(text) => text.is_empty(),
+                Kind::Endpoint(body) => body.is_end_stream(),
+            };
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(|failure| this.ending.cut_short(failure))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Own(text) => text.is_empty(),
+            Kind::Endpoint(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Endpoint(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Ending {
+    /// What was begun cannot be taken back: the client's connection is cut, so that it sees that
+    /// the answer is not whole.
+    fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
+        tracing::warn!(client = %self.client.peer.ip, error = %failure, "an answer was cut short");
+        failure.into()
+    }
+}

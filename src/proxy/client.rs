@@ -1,0 +1,151 @@
+//! What a request knows of where it came from: its worker, and the connection it arrived on.
+
+use std::{
+    net::SocketAddr,
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use super::Generation;
+use crate::{config, metrics::Counter};
+
+/// What all workers share.
+pub struct Shared {
+    /// The current generation.
+    pub generation: ArcSwap<Generation>,
+    /// Whether the process is on its way out: every answer then ends its connection.
+    pub draining: AtomicBool,
+    /// Whether the proxy may be sent traffic.
+    pub ready: AtomicBool,
+    /// Whether each request is logged.
+    pub access_log: bool,
+    /// This proxy's name in `Via`: a request that bears it has been here before.
+    pub pseudonym: String,
+}
+
+impl Shared {
+    /// For a proxy that begins with `generation`.
+    pub fn new(generation: Generation, access_log: bool) -> Self {
+        Self {
+            generation: ArcSwap::from_pointee(generation),
+            draining: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            access_log,
+            pseudonym: format!("callboard-{:08x}", fastrand::u32(..)),
+        }
+    }
+}
+
+/// One core of the data plane, as a request sees it.
+pub struct Worker {
+    /// From 0.
+    pub index: usize,
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Milliseconds since the worker began, as of its last tick: exact enough for time-outs of
+    /// seconds, and free.
+    pub clock: AtomicU64,
+    /// Requests that no route takes.
+    pub unrouted: Counter,
+    /// Requests that were refused for what they are.
+    pub refused: Counter,
+    pinned: Mutex<Arc<Pinned>>,
+}
+
+/// A generation, counted by references of one worker's own: the shared count would be fought
+/// over by all of them.
+pub struct Pinned(Arc<Generation>);
+
+impl Deref for Pinned {
+    type Target = Generation;
+
+    fn deref(&self) -> &Generation {
+        &self.0
+    }
+}
+
+impl Worker {
+    /// The worker with this index.
+    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self {
+            index,
+            pinned: Mutex::new(Arc::new(Pinned(shared.generation.load_full()))),
+            shared,
+            clock: AtomicU64::new(0),
+            unrouted: Counter::default(),
+            refused: Counter::default(),
+        }
+    }
+
+    /// The current generation. The lock is this worker's alone, and so never contended.
+    pub fn generation(&self) -> Arc<Pinned> {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.shared.generation.load();
+        if !Arc::ptr_eq(&pinned.0, &current) {
+            *pinned = Arc::new(Pinned(Arc::clone(&current)));
+        }
+        Arc::clone(&pinned)
+    }
+}
+
+/// A client's connection.
+pub struct Client {
+    /// The worker that serves it.
+    pub worker: Arc<Worker>,
+    /// The listener's settings.
+    pub listener: Arc<config::Listener>,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// What happens on it.
+    pub activity: Activity,
+}
+
+/// Who is at a connection's other end.
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its IP address, as text.
+    pub ip: String,
+    /// Whether its forwarded headers are believed.
+    pub trusted: bool,
+}
+
+impl Peer {
+    /// A peer of this listener.
+    pub fn new(address: SocketAddr, listener: &config::Listener) -> Self {
+        // An IPv4 client of an IPv6 socket is an IPv4 client.
+        let ip = address.ip().to_canonical();
+        Self {
+            address,
+            ip: ip.to_string(),
+            trusted: listener
+                .trusted_proxies
+                .iter()
+                .any(|network| network.contains(&ip)),
+        }
+    }
+}
+
+/// What happens on a connection, noted by its requests and read by its worker's tick, which finds
+/// those that are late. Times are of [`Worker::clock`], plus 1; 0 is "not".
+#[derive(Default)]
+pub struct Activity {
+    /// Requests whose answers are not over.
+    pub requests: Counter,
+    /// Since when a request's body is waited for.
+    pub body_awaited: AtomicU64,
+    /// When the last answer was over.
+    pub answered: AtomicU64,
+}
+
+impl Client {
+    /// The worker's time, for [`Activity`].
+    pub fn now(&self) -> u64 {
+        self.worker.clock.load(Relaxed) + 1
+    }
+}

@@ -1,0 +1,99 @@
+//! The whole request: admit → route → service → attempts → answer, on one screen. Knows nothing
+//! of sockets and listeners, or of where endpoints come from.
+
+mod answer;
+mod attempt;
+mod body;
+mod client;
+mod generation;
+mod refusal;
+mod request;
+mod request_head;
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::Request;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+pub use answer::{AnswerBody, Response};
+pub use body::RequestBody;
+pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
+pub use generation::{Generation, Goal, Target};
+
+use crate::{
+    service::{Lookup, Service},
+    upstream::http1::Answer,
+};
+use answer::Record;
+use refusal::Refusal;
+
+/// Answers one request.
+pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
+    let mut record = Record::new(&client, Instant::now(), &request);
+    match forward(&client, &mut record, request).await {
+        Ok(answer) => record.pass_on(answer),
+        Err(refusal) => refusal.into_response(&client, record),
+    }
+}
+
+async fn forward(
+    client: &Arc<Client>,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Answer<RequestBody>, Refusal> {
+    let request = request::admit(client, request)?;
+    // One generation for the whole request.
+    let generation = client.worker.generation();
+    let host = request.head.host().unwrap_or_default();
+    let matched = generation
+        .routes
+        .find(host, request.head.path())
+        .ok_or(Refusal::NoRoute)?;
+    let target = &generation.targets[matched.route];
+    let prefix_len = matched.prefix_len;
+    let found;
+    let service = match &target.goal {
+        Goal::Service(service) => service,
+        Goal::Template(registry) => {
+            found = by_name(&generation, registry, matched.service.unwrap_or_default()).await?;
+            &found
+        }
+    };
+    if !service.is_read() {
+        let limit = service.policy().discovery_timeout;
+        service.wait_until_read(limit).await;
+    }
+    record.routed_to(service, client.worker.index);
+    attempt::answer(client, record, request, service, target, prefix_len).await
+}
+
+/// The service that a template route's request names, if its registry lists it.
+async fn by_name(
+    generation: &Generation,
+    registry: &str,
+    named: &str,
+) -> Result<Arc<Service>, Refusal> {
+    let directory = &generation.directory;
+    let name = decode(named);
+    let mut lookup = directory.lookup(registry, &name);
+    if matches!(lookup, Lookup::NotRead) {
+        let limit = directory.defaults().discovery_timeout;
+        directory.wait_for_catalog(registry, limit).await;
+        lookup = directory.lookup(registry, &name);
+    }
+    match lookup {
+        Lookup::Found(service) => Ok(service),
+        Lookup::Unknown => Err(Refusal::UnknownService(name.into())),
+        Lookup::NotRead => Err(Refusal::CatalogNotRead),
+    }
+}
+
+/// A name as it stands in a path: registries allow spaces and the like in theirs.
+fn decode(named: &str) -> Cow<'_, str> {
+    if named.contains('%') {
+        percent_encoding::percent_decode_str(named).decode_utf8_lossy()
+    } else {
+        named.into()
+    }
+}

@@ -1,0 +1,191 @@
+//! The answers that are the proxy's own: why, with which status, and in words that help.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::{
+    Client,
+    answer::{Record, Response},
+};
+use crate::upstream::{Failure, FailureKind};
+
+/// Why a request was not forwarded, or not answered by an endpoint.
+pub(super) enum Refusal {
+    /// It breaks HTTP's rules, or could be read in two ways.
+    Malformed(&'static str),
+    Method,
+    TargetTooLong,
+    TooManyHeaders,
+    Coding,
+    Expectation,
+    Loop,
+    NoRoute,
+    UnknownService(Arc<str>),
+    CatalogNotRead,
+    NoEndpoints(Arc<str>),
+    /// Every attempt failed.
+    Failed {
+        service: Arc<str>,
+        attempts: Vec<Attempt>,
+        /// Whether another attempt was wanted, and the retry budget refused it.
+        out_of_budget: bool,
+    },
+}
+
+/// An attempt that failed.
+pub(super) struct Attempt {
+    pub(super) endpoint: String,
+    pub(super) failure: Failure,
+    pub(super) took: Duration,
+}
+
+/// How long a client is told to stay away where there is nobody to answer it.
+const RETRY_AFTER: &str = "1";
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
+            Self::CatalogNotRead | Self::NoEndpoints(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Failed { attempts, .. } => match attempts.last().map(|last| &last.failure.kind) {
+                Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
+                    StatusCode::GATEWAY_TIMEOUT
+                }
+                Some(FailureKind::Client(_)) => StatusCode::BAD_REQUEST,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+        }
+    }
+
+    /// What the client is told: the service, but not who its endpoints are.
+    fn message(&self) -> String {
+        match self {
+            Self::Malformed(why) => (*why).to_owned(),
+            Self::Method => "CONNECT and TRACE are not forwarded".to_owned(),
+            Self::TargetTooLong => "the request's target is too long".to_owned(),
+            Self::TooManyHeaders => "the request has too many header fields".to_owned(),
+            Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
+            Self::Expectation => "the only expectation understood is `100-continue`".to_owned(),
+            Self::Loop => "the request has passed through this proxy before".to_owned(),
+            Self::NoRoute => "no route takes this host and path".to_owned(),
+            Self::UnknownService(name) => format!("no service `{name}` is registered"),
+            Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
+            Self::NoEndpoints(name) => format!("service `{name}` has no healthy instance"),
+            Self::Failed {
+                service, attempts, ..
+            } => match attempts.last().map(|last| &last.failure.kind) {
+                Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
+                    format!("service `{service}` did not answer in time")
+                }
+                Some(FailureKind::Client(_)) => "the request's body broke off".to_owned(),
+                Some(FailureKind::BadAnswer(_)) => {
+                    format!("service `{service}` gave an answer that is not sound HTTP")
+                }
+                _ => format!("service `{service}` could not be reached"),
+            },
+        }
+    }
+
+    pub(super) fn into_response(self, client: &Client, mut record: Record) -> Response {
+        let (status, message) = (self.status(), self.message());
+        let id = format!("{:016x}", fastrand::u64(..));
+        self.note(client, status, &message, &id);
+        let attempts = match &self {
+            Self::Failed { attempts, .. } => attempts.len(),
+            _ => 0,
+        };
+        record.refused(&id, attempts);
+        let json = record.wants_json;
+        let body = if json {
+            let error = serde_json::json!({
+                "status": status.as_u16(), "error": message, "request_id": id,
+            });
+            format!("{error}\n")
+        } else {
+            format!("{status}: {message} (request {id})\n")
+        };
+        let mut response = record.reply(status, body);
+        let headers = response.headers_mut();
+        let content_type = if json {
+            "application/json"
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert("x-request-id", id);
+        }
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                let allowed =
+                    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+                headers.insert(header::ALLOW, allowed);
+            }
+            // What follows a request that was not understood need not be the next one.
+            StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+
+    /// One line in the log; at `warn` where an endpoint or a registry is at fault.
+    fn note(&self, client: &Client, status: StatusCode, message: &str, request_id: &str) {
+        let (status, worker) = (status.as_u16(), &client.worker);
+        match self {
+            Self::Failed {
+                service,
+                attempts,
+                out_of_budget,
+            } => {
+                let attempts = describe(attempts);
+                tracing::warn!(status, request_id, %service, %attempts, out_of_budget, "no answer");
+            }
+            Self::NoEndpoints(service) => {
+                tracing::warn!(status, request_id, %service, "no healthy instance");
+            }
+            Self::NoRoute | Self::UnknownService(_) | Self::CatalogNotRead => {
+                worker.unrouted.add_one();
+                tracing::debug!(status, request_id, message, "not routed");
+            }
+            _ => {
+                worker.refused.add_one();
+                tracing::debug!(status, request_id, client = %client.peer.ip, message, "refused");
+            }
+        }
+    }
+}
+
+fn describe(attempts: &[Attempt]) -> String {
+    attempts
+        .iter()
+        .enumerate()
+        .fold(String::new(), |mut text, (n, attempt)| {
+            let Attempt {
+                endpoint,
+                failure,
+                took,
+            } = attempt;
+            // Writing to a String does not fail.
+            let _ = write!(
+                text,
+                "{}{endpoint}: {failure}, processed: {:?}, after {:.1} ms",
+                if n == 0 { "" } else { "; " },
+                failure.processed,
+                took.as_secs_f64() * 1e3
+            );
+            text
+        })
+}

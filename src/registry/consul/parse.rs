@@ -1,0 +1,367 @@
+//! Consul's JSON → instances and names, entry by entry, so that one malformed entry costs itself
+//! and nothing else. Knows nothing of HTTP.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    instance::{Address, Instance, InstanceSet, Skipped},
+    registry::Catalog,
+};
+
+/// The key under which an instance's datacenter stands in its metadata, beside the `consul-…` keys
+/// that Consul itself puts into a node's.
+const DATACENTER: &str = "consul-datacenter";
+
+/// Consul's own limit of a weight.
+const MAX_WEIGHT: i64 = 65_535;
+
+/// Reads an answer of `/v1/health/service/:name`.
+///
+/// # Errors
+/// Where the body is not a JSON array.
+pub(super) fn instances(body: &[u8]) -> serde_json::Result<InstanceSet> {
+    let entries: Vec<&RawValue> = serde_json::from_slice(body)?;
+    let mut set = InstanceSet::default();
+    for entry in entries {
+        match instance(entry.get()) {
+            Ok(instance) => set.instances.push(instance),
+            Err(skipped) => set.skipped.push(skipped),
+        }
+    }
+    // Consul promises no order: what is the same must look the same.
+    set.instances
+        .sort_by(|a, b| (&a.id, &a.address).cmp(&(&b.id, &b.address)));
+    set.instances.dedup_by(|double, kept| {
+        let same = (&double.id, &double.address) == (&kept.id, &kept.address);
+        if same {
+            kept.healthy &= double.healthy;
+        }
+        same
+    });
+    set.skipped
+        .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
+    Ok(set)
+}
+
+/// Reads an answer of `/v1/catalog/services`, without Consul itself and without the services that
+/// no instance with all of `tags` can belong to. A service whose tags cannot be read has none.
+///
+/// # Errors
+/// Where the body is not a JSON object.
+pub(super) fn catalog(body: &[u8], tags: &[String]) -> serde_json::Result<Catalog> {
+    let services: BTreeMap<Arc<str>, &RawValue> = serde_json::from_slice(body)?;
+    Ok(services
+        .into_iter()
+        .filter(|(name, _)| &**name != "consul")
+        .map(|(name, tags)| (name, serde_json::from_str(tags.get()).unwrap_or_default()))
+        .filter(|(_, has): &(_, Vec<String>)| tags.iter().all(|tag| contains(has, tag)))
+        .collect())
+}
+
+/// Consul compares tags without regard to case.
+fn contains(tags: &[String], wanted: &str) -> bool {
+    let wanted = wanted.to_lowercase();
+    tags.iter().any(|tag| tag.to_lowercase() == wanted)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    node: Node,
+    service: Service,
+    checks: Option<Vec<Check>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node {
+    node: String,
+    address: Option<String>,
+    datacenter: Option<String>,
+    meta: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Service {
+    #[serde(rename = "ID")]
+    id: String,
+    address: Option<String>,
+    port: Option<i64>,
+    socket_path: Option<String>,
+    tags: Option<Vec<String>>,
+    meta: Option<BTreeMap<String, String>>,
+    weights: Option<Weights>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Weights {
+    passing: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    status: String,
+}
+
+fn instance(entry: &str) -> Result<Instance, Skipped> {
+    let Entry {
+        node,
+        service,
+        checks,
+    } = serde_json::from_str(entry).map_err(|error| Skipped {
+        id: id_of_malformed(entry),
+        reason: format!("not an entry of Consul's: {error}"),
+    })?;
+    // Consul's service ids are unique on their node only.
+    let id = format!("{}/{}", node.node, service.id);
+    let socket = service.socket_path.filter(|path| !path.is_empty());
+    let host = service
+        .address
+        .filter(|address| !address.is_empty())
+        .or(node.address)
+        .unwrap_or_default();
+    let address = match (Address::new(&host, service.port.unwrap_or(0)), socket) {
+        (Ok(address), _) => address,
+        (Err(_), Some(path)) => {
+            let reason = format!("it listens on the socket {path} only");
+            return Err(Skipped { id, reason });
+        }
+        (Err(error), None) => {
+            let reason = error.to_string();
+            return Err(Skipped { id, reason });
+        }
+    };
+    // What a service says stands before what its node says.
+    let mut meta = node.meta.unwrap_or_default();
+    meta.extend(
+        node.datacenter
+            .map(|datacenter| (DATACENTER.to_owned(), datacenter)),
+    );
+    meta.extend(service.meta.unwrap_or_default());
+    Ok(Instance {
+        id: id.into(),
+        address,
+        healthy: checks
+            .unwrap_or_default()
+            .iter()
+            .all(|check| check.status == "passing"),
+        weight: weight(service.weights),
+        tags: service.tags.unwrap_or_default(),
+        meta,
+    })
+}
+
+/// Consul refuses a weight of 0 where services register, so one that is read says nothing.
+fn weight(weights: Option<Weights>) -> u32 {
+    let passing = weights.and_then(|weights| weights.passing).unwrap_or(1);
+    u32::try_from(passing.clamp(1, MAX_WEIGHT)).expect("between 1 and 65535")
+}
+
+/// As much of `node/id` as a malformed entry still has.
+fn id_of_malformed(entry: &str) -> String {
+    let entry: serde_json::Value = serde_json::from_str(entry).unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+    format!(
+        "{}/{}",
+        text(&entry["Node"]["Node"]),
+        text(&entry["Service"]["ID"])
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use serde_json::json;
+
+    fn entry(service: serde_json::Value) -> serde_json::Value {
+        json!({
+            "Node": {"Node": "n1", "Address": "10.0.0.9", "Datacenter": "dc1", "Meta": {"zone": "a", "rack": "7"}},
+            "Service": service,
+            "Checks": [{"Status": "passing"}],
+        })
+    }
+
+    fn read(entries: &[serde_json::Value]) -> InstanceSet {
+        instances(json!(entries).to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_entry_is_read_in_full() {
+        let set = read(&[entry(json!({
+            "ID": "cart/1", "Address": "10.0.0.1", "Port": 80, "Tags": ["v2", "blue"],
+            "Meta": {"zone": "b"}, "Weights": {"Passing": 7, "Warning": 0},
+        }))]);
+        let meta = [("consul-datacenter", "dc1"), ("rack", "7"), ("zone", "b")];
+        assert_eq!(
+            set.instances,
+            [Instance {
+                id: "n1/cart/1".into(),
+                address: Address::new("10.0.0.1", 80).unwrap(),
+                healthy: true,
+                weight: 7,
+                tags: vec!["v2".into(), "blue".into()],
+                meta: meta.map(|(k, v)| (k.into(), v.into())).into(),
+            }]
+        );
+        assert_eq!(set.skipped, []);
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        for service in [
+            json!({"ID": "a", "Port": 80}),
+            json!({"ID": "a", "Port": 80, "Address": "", "Tags": null, "Meta": null, "Weights": null}),
+        ] {
+            let set = read(&[entry(service)]);
+            let instance = &set.instances[0];
+            assert_eq!(
+                instance.address.to_string(),
+                "10.0.0.9:80",
+                "the node's address"
+            );
+            assert_eq!((instance.weight, instance.tags.len()), (1, 0));
+        }
+        let mut bare = entry(json!({"ID": "a", "Port": 80}));
+        bare["Checks"] = json!(null);
+        assert!(read(&[bare]).instances[0].healthy, "no check fails");
+    }
+
+    #[test]
+    fn an_instance_is_healthy_when_every_check_passes() {
+        for (statuses, healthy) in [
+            (vec![], true),
+            (vec!["passing", "passing"], true),
+            (vec!["passing", "warning"], false),
+            (vec!["critical", "passing"], false),
+            (vec!["something new"], false),
+        ] {
+            let mut entry = entry(json!({"ID": "a", "Port": 80}));
+            entry["Checks"] = statuses.iter().map(|s| json!({"Status": s})).collect();
+            assert_eq!(read(&[entry]).instances[0].healthy, healthy, "{statuses:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_skipped_and_named_and_the_rest_stays() {
+        let mut nameless = entry(json!({"Port": 80}));
+        nameless["Node"] = json!(17);
+        let set = read(&[
+            entry(json!({"ID": "good", "Port": 80})),
+            entry(json!({"ID": "no-port"})),
+            entry(json!({"ID": "negative", "Port": -1})),
+            entry(json!({"ID": "too-large", "Port": 80810})),
+            entry(json!({"ID": "url", "Port": 80, "Address": "http://127.0.0.1"})),
+            entry(json!({"ID": "unix", "SocketPath": "/run/x.sock"})),
+            entry(json!({"ID": "text-port", "Port": "80"})),
+            entry(json!({"ID": "bare6", "Port": 80, "Address": "::1"})),
+            entry(json!({"ID": "bracketed6", "Port": 80, "Address": "[::1]"})),
+            nameless,
+            json!(null),
+            json!("x"),
+        ]);
+        let kept: Vec<_> = set
+            .instances
+            .iter()
+            .map(|i| (&*i.id, i.address.to_string()))
+            .collect();
+        assert_eq!(
+            kept,
+            [
+                ("n1/bare6", "[::1]:80".to_owned()),
+                ("n1/bracketed6", "[::1]:80".to_owned()),
+                ("n1/good", "10.0.0.9:80".to_owned()),
+            ]
+        );
+        let reasons: Vec<_> = set
+            .skipped
+            .iter()
+            .map(|s| (s.id.as_str(), s.reason.as_str()))
+            .collect();
+        let [
+            nulled,
+            text,
+            nameless,
+            negative,
+            no_port,
+            text_port,
+            too_large,
+            unix,
+            url,
+        ] = reasons[..]
+        else {
+            panic!("{reasons:?}");
+        };
+        assert_eq!((nulled.0, text.0, nameless.0), ("?/?", "?/?", "?/?"));
+        assert_eq!(negative, ("n1/negative", "port -1 cannot be called"));
+        assert_eq!(no_port, ("n1/no-port", "port 0 cannot be called"));
+        assert_eq!(text_port.0, "n1/text-port");
+        assert!(text_port.1.contains("expected i64"), "{text_port:?}");
+        assert_eq!(too_large, ("n1/too-large", "port 80810 cannot be called"));
+        assert_eq!(
+            unix,
+            ("n1/unix", "it listens on the socket /run/x.sock only")
+        );
+        assert_eq!(url.0, "n1/url");
+    }
+
+    #[test]
+    fn order_and_repetition_do_not_matter() {
+        let (a, b) = (
+            entry(json!({"ID": "a", "Port": 80})),
+            entry(json!({"ID": "b", "Port": 80})),
+        );
+        let bad = [entry(json!({"ID": "y"})), entry(json!({"ID": "x"}))];
+        let once = read(&[a.clone(), b.clone(), bad[0].clone(), bad[1].clone()]);
+        let again = read(&[bad[1].clone(), b.clone(), bad[0].clone(), a.clone(), b]);
+        assert_eq!(once, again);
+        let mut failing = a.clone();
+        failing["Checks"] = json!([{"Status": "critical"}]);
+        let set = read(&[a.clone(), failing, a]);
+        assert_eq!(set.instances.len(), 1);
+        assert!(
+            !set.instances[0].healthy,
+            "an entry that fails anywhere fails"
+        );
+    }
+
+    #[test]
+    fn weights_stay_within_consuls_limits() {
+        for (written, read_as) in [(0, 1), (-3, 1), (9, 9), (1_i64 << 40, 65_535)] {
+            let set = read(&[entry(
+                json!({"ID": "a", "Port": 80, "Weights": {"Passing": written}}),
+            )]);
+            assert_eq!(set.instances[0].weight, read_as);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_list_is_an_error_and_never_empty() {
+        for body in ["", "null", "{}", "<html>", "[{}", "\"\""] {
+            assert!(instances(body.as_bytes()).is_err(), "{body}");
+        }
+        assert_eq!(instances(b"[]").unwrap(), InstanceSet::default());
+        for body in ["", "null", "[]", "{\"a\":"] {
+            assert!(catalog(body.as_bytes(), &[]).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_catalog_leaves_out_consul_and_what_the_tags_rule_out() {
+        let body = br#"{"consul":[],"cart":["V2","blue"],"shop":["v1"],"odd":7,"none":null}"#;
+        let names = |tags: &[&str]| {
+            let tags: Vec<_> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            let catalog = catalog(body, &tags).unwrap();
+            catalog.keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), ["cart", "none", "odd", "shop"]);
+        assert_eq!(names(&["v2"]), ["cart"], "as Consul compares tags");
+        assert_eq!(names(&["v2", "v1"]), [""; 0]);
+    }
+}

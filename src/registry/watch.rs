@@ -1,0 +1,538 @@
+//! The supervision of every watcher, written once: pace, back off, compare, report. Owns what is
+//! known of a watcher; knows nothing of any registry or of who takes what it publishes.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::FutureExt as _;
+use serde::{Serialize, Serializer};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{Source, SourceError, pace::Bucket};
+use crate::{backoff::Backoff, instance::Skipped};
+
+/// Single changes are never delayed, and one watcher asks no more than this for long.
+const BURST: u32 = 50;
+const PER_SECOND: u32 = 20;
+
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+const BACKOFF_CAP: Duration = Duration::from_secs(10);
+
+/// The longest that a registry's `Retry-After` is honoured: a day would be a mistake of its.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// Between two log lines about one trouble: the first pause, doubled up to the last.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
+
+/// Runs until it is dropped: publishes the source's first state, and later ones where they differ
+/// from the last. An error publishes nothing; neither errors nor panics of the source end it.
+pub async fn watch<T: PartialEq + Clone + Send + 'static>(
+    source: Box<dyn Source<T>>,
+    status: Arc<WatchStatus>,
+    publish: impl FnMut(T) + Send,
+) {
+    let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
+    supervise(source, &status, publish, backoff).await;
+}
+
+async fn supervise<T: PartialEq + Clone + Send + 'static>(
+    mut source: Box<dyn Source<T>>,
+    status: &WatchStatus,
+    mut publish: impl FnMut(T) + Send,
+    mut backoff: Backoff,
+) {
+    let mut bucket = Bucket::new(BURST, PER_SECOND);
+    let mut published: Option<T> = None;
+    let mut trouble: Option<Trouble> = None;
+    loop {
+        bucket.take().await;
+        let step = AssertUnwindSafe(async { source.next().await });
+        let error = match step.catch_unwind().await {
+            Ok(Ok(state)) => {
+                backoff.reset();
+                if let Some(trouble) = trouble.take() {
+                    trouble.log_end(status);
+                }
+                let changed = published.as_ref() != Some(&state);
+                if changed {
+                    published = Some(state.clone());
+                    publish(state);
+                }
+                // After publishing: who sees `read` finds the state in its place.
+                status.succeeded(changed);
+                continue;
+            }
+            Ok(Err(error)) => error,
+            Err(panic) => SourceError {
+                message: format!("the watcher panicked: {}", panic_text(&*panic)),
+                retry_after: None,
+            },
+        };
+        let delay = backoff.delay() + error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        trouble
+            .get_or_insert_with(Trouble::new)
+            .log(status, &error.message);
+        status.failed(error.message);
+        sleep(delay).await;
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("for no reason given")
+}
+
+/// A row of failures, logged when it begins, at a slowing pace, and when it is over.
+struct Trouble {
+    since: Instant,
+    failures: u64,
+    next_line: Instant,
+    pause: Duration,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            failures: 0,
+            next_line: now,
+            pause: LOG_PAUSE,
+        }
+    }
+
+    fn log(&mut self, status: &WatchStatus, error: &str) {
+        self.failures += 1;
+        let now = Instant::now();
+        if now < self.next_line {
+            return;
+        }
+        self.next_line = now + self.pause;
+        self.pause = (self.pause * 2).min(MAX_LOG_PAUSE);
+        warn!(
+            registry = &*status.registry,
+            service = status.service.as_deref(),
+            failures = self.failures,
+            error,
+            "a registry cannot be read; what it said last stays"
+        );
+    }
+
+    fn log_end(&self, status: &WatchStatus) {
+        info!(
+            registry = &*status.registry,
+            service = status.service.as_deref(),
+            failures = self.failures,
+            seconds = self.since.elapsed().as_secs(),
+            "a registry can be read again"
+        );
+    }
+}
+
+/// What is known of one watcher, for people and metrics; no request ever looks at it.
+#[derive(Debug)]
+pub struct WatchStatus {
+    registry: Arc<str>,
+    service: Option<Arc<str>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    answered: Option<Instant>,
+    changed: Option<SystemTime>,
+    /// The error of the last attempt; `None` after a success.
+    error: Option<String>,
+    failures: u64,
+    updates: u64,
+    skipped: Vec<Skipped>,
+}
+
+/// A [`WatchStatus`] at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WatchSnapshot {
+    /// The registry's name in proxy.toml.
+    pub registry: Arc<str>,
+    /// The service's name; `None` where the registry's catalog is watched.
+    pub service: Option<Arc<str>>,
+    /// Whether it was ever read.
+    pub read: bool,
+    /// Whether it was read and the last attempt did not fail. An attempt that still waits for a
+    /// change has not failed.
+    pub healthy: bool,
+    /// Since the last answer; in JSON, seconds. While nothing changes this grows up to the time
+    /// that a query may wait, so it says something only where `healthy` is false.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Option<Duration>,
+    /// When the last state was published; in JSON, Unix time in seconds.
+    #[serde(serialize_with = "unix_seconds")]
+    pub last_change: Option<SystemTime>,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+    /// Failed attempts, in all.
+    pub failures: u64,
+    /// Published states, in all.
+    pub updates: u64,
+    /// The entries of the last state that could not be understood.
+    pub skipped: Vec<Skipped>,
+}
+
+impl WatchStatus {
+    /// Of a watcher that has not asked yet; without a service, of the registry's catalog.
+    pub fn new(registry: impl Into<Arc<str>>, service: Option<Arc<str>>) -> Self {
+        Self {
+            registry: registry.into(),
+            service,
+            known: Mutex::default(),
+        }
+    }
+
+    /// What is known now.
+    pub fn snapshot(&self) -> WatchSnapshot {
+        let known = self.known();
+        WatchSnapshot {
+            registry: self.registry.clone(),
+            service: self.service.clone(),
+            read: known.answered.is_some(),
+            healthy: known.answered.is_some() && known.error.is_none(),
+            age: known.answered.map(|answered| answered.elapsed()),
+            last_change: known.changed,
+            error: known.error.clone(),
+            failures: known.failures,
+            updates: known.updates,
+            skipped: known.skipped.clone(),
+        }
+    }
+
+    /// Notes what a published state left out; called by whoever publishes it, who alone knows
+    /// what a state is.
+    pub fn set_skipped(&self, skipped: Vec<Skipped>) {
+        self.known().skipped = skipped;
+    }
+
+    fn succeeded(&self, changed: bool) {
+        let mut known = self.known();
+        known.answered = Some(Instant::now());
+        known.error = None;
+        if changed {
+            known.changed = Some(SystemTime::now());
+            known.updates += 1;
+        }
+    }
+
+    fn failed(&self, error: String) {
+        let mut known = self.known();
+        known.error = Some(error);
+        known.failures += 1;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every field is true on its own, whatever a panicking thread left undone.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seconds<S: Serializer>(age: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    age.map(|age| age.as_secs_f64()).serialize(serializer)
+}
+
+fn unix_seconds<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+        .map(|since| since.as_secs_f64())
+        .serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::collections::VecDeque;
+
+    use futures_util::future::BoxFuture;
+    use tokio::task::JoinHandle;
+
+    enum Step {
+        State(&'static str),
+        Error(Option<Duration>),
+        Panic,
+        Pause(Duration),
+    }
+    use Step::{Error, Panic, Pause, State};
+
+    /// Plays its steps, then waits for ever, as a registry where nothing changes.
+    struct Script {
+        steps: VecDeque<Step>,
+        asked: Arc<Mutex<Vec<Instant>>>,
+    }
+
+    impl Source<&'static str> for Script {
+        fn next(&mut self) -> BoxFuture<'_, Result<&'static str, SourceError>> {
+            self.asked.lock().unwrap().push(Instant::now());
+            Box::pin(async {
+                loop {
+                    match self.steps.pop_front() {
+                        Some(State(state)) => return Ok(state),
+                        Some(Error(retry_after)) => {
+                            return Err(SourceError {
+                                message: "no".to_owned(),
+                                retry_after,
+                            });
+                        }
+                        Some(Panic) => panic!("a defect"),
+                        Some(Pause(time)) => sleep(time).await,
+                        None => std::future::pending().await,
+                    }
+                }
+            })
+        }
+    }
+
+    struct Run {
+        status: Arc<WatchStatus>,
+        published: Arc<Mutex<Vec<&'static str>>>,
+        asked: Arc<Mutex<Vec<Instant>>>,
+        start: Instant,
+        task: JoinHandle<()>,
+    }
+
+    impl Run {
+        fn start(steps: impl IntoIterator<Item = Step>) -> Self {
+            let status = Arc::new(WatchStatus::new("main", Some("cart".into())));
+            let published = Arc::<Mutex<Vec<_>>>::default();
+            let asked = Arc::<Mutex<Vec<_>>>::default();
+            let source = Box::new(Script {
+                steps: steps.into_iter().collect(),
+                asked: asked.clone(),
+            });
+            let publish = {
+                let published = published.clone();
+                move |state| published.lock().unwrap().push(state)
+            };
+            let start = Instant::now();
+            let rng = fastrand::Rng::with_seed(4);
+            let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, rng);
+            let task = {
+                let status = status.clone();
+                tokio::spawn(async move { supervise(source, &status, publish, backoff).await })
+            };
+            Self {
+                status,
+                published,
+                asked,
+                start,
+                task,
+            }
+        }
+
+        /// With the clock paused this passes once the watcher has nothing to do before.
+        async fn after(&self, time: Duration) -> WatchSnapshot {
+            sleep(time).await;
+            assert!(!self.task.is_finished(), "nothing ends a watcher");
+            self.status.snapshot()
+        }
+
+        fn published(&self) -> Vec<&'static str> {
+            self.published.lock().unwrap().clone()
+        }
+
+        fn asked(&self) -> Vec<Duration> {
+            let asked = self.asked.lock().unwrap();
+            asked.iter().map(|at| *at - self.start).collect()
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_differs_is_published_and_the_first_always() {
+        let run = Run::start(["", "", "a", "a", "", "a"].map(State));
+        let status = run.after(Duration::from_secs(5)).await;
+        assert_eq!(run.published(), ["", "a", "", "a"]);
+        assert_eq!((status.updates, status.failures), (4, 0));
+        assert!(status.read && status.healthy && status.last_change.is_some());
+        assert_eq!(status.age, Some(Duration::from_secs(5)));
+        assert!(
+            run.after(HOUR).await.healthy,
+            "waiting for a change is no failure"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_publishes_nothing_and_the_next_success_recovers() {
+        let run = Run::start([
+            State("a"),
+            Error(None),
+            Error(None),
+            Pause(HOUR),
+            State("a"),
+            Pause(HOUR),
+            State("b"),
+        ]);
+        let status = run.after(HOUR / 2).await;
+        assert!(status.read && !status.healthy);
+        assert_eq!((status.error.as_deref(), status.failures), (Some("no"), 2));
+        assert!(
+            status.age >= Some(HOUR / 2),
+            "since the last answer, not the last error"
+        );
+        let status = run.after(HOUR).await;
+        assert!(status.healthy && status.error.is_none());
+        assert_eq!(run.published(), ["a"], "what came back is what was there");
+        run.after(HOUR).await;
+        assert_eq!(run.published(), ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_the_first_answer_nothing_is_known() {
+        let run = Run::start([]);
+        let status = run.after(HOUR).await;
+        assert!(!status.read && !status.healthy);
+        assert_eq!(
+            (status.age, status.last_change, status.error),
+            (None, None, None)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_a_failure_like_any_other() {
+        let run = Run::start([State("a"), Panic, Panic, Pause(HOUR), State("b")]);
+        let status = run.after(HOUR / 2).await;
+        assert_eq!(status.failures, 2);
+        assert_eq!(
+            status.error.as_deref(),
+            Some("the watcher panicked: a defect")
+        );
+        run.after(HOUR).await;
+        assert_eq!(run.published(), ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn errors_back_off_up_to_the_cap() {
+        let run = Run::start((0..1000).map(|_| Error(None)));
+        run.after(HOUR / 6).await;
+        let asked = run.asked();
+        // Full jitter waits half the cap on average: 120 in ten minutes, and a few to get there.
+        assert!((90..200).contains(&asked.len()), "{}", asked.len());
+        let gaps = asked.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(gaps.max().unwrap() <= BACKOFF_CAP + Duration::from_millis(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_success_between_errors_starts_the_backoff_again() {
+        let steps = (0..20).flat_map(|_| [Error(None), State("a")]);
+        let run = Run::start(steps);
+        run.after(HOUR).await;
+        // 20 first delays, not one row of 20.
+        assert!(run.asked()[40] < BACKOFF_BASE * 21, "{:?}", run.asked()[40]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_after_is_honoured_within_reason() {
+        let (short, day) = (Duration::from_secs(30), HOUR * 24);
+        let run = Run::start([Error(Some(short)), Error(Some(day)), State("a")]);
+        run.after(HOUR).await;
+        let asked = run.asked();
+        let (first, second) = (asked[1] - asked[0], asked[2] - asked[1]);
+        assert!(
+            first >= short && first < short + BACKOFF_BASE * 2,
+            "{first:?}"
+        );
+        assert!(
+            second >= MAX_RETRY_AFTER && second < MAX_RETRY_AFTER * 2,
+            "{second:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_always_answers_at_once_is_not_hammered() {
+        let run = Run::start((0..10_000).map(|_| State("a")));
+        run.after(Duration::from_secs(60)).await;
+        let most = BURST + PER_SECOND * 60;
+        let asked = u32::try_from(run.asked().len()).unwrap();
+        assert!((most - 2..=most + 2).contains(&asked), "{asked}");
+        assert_eq!(run.published(), ["a"]);
+    }
+
+    /// The lines that are logged while it lives, by this thread.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_logged_when_it_begins_ever_more_rarely_and_when_it_is_over() {
+        let lines = Lines::default();
+        let writer = {
+            let lines = lines.clone();
+            move || lines.clone()
+        };
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(writer)
+            .finish();
+        let _log = tracing::subscriber::set_default(log);
+        let logged = |level: &str| {
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            let of_level = text.lines().filter(|line| line.contains(level));
+            of_level.map(str::to_owned).collect::<Vec<_>>()
+        };
+
+        let errors = (0..500).map(|_| Error(None));
+        let run = Run::start(errors.chain([State("a")]));
+        run.after(Duration::from_secs(1)).await;
+        assert_eq!(logged("WARN").len(), 1, "at once");
+        for field in [
+            "registry=\"main\"",
+            "service=\"cart\"",
+            "error=\"no\"",
+            "failures=1",
+        ] {
+            assert!(
+                logged("WARN")[0].contains(field),
+                "{field}: {:?}",
+                logged("WARN")
+            );
+        }
+        run.after(HOUR * 2).await;
+        // Some 40 minutes of errors: after 0, 10, 30, 70, 150, 310, 630, 1230, 1830 … seconds.
+        assert!(
+            (8..12).contains(&logged("WARN").len()),
+            "{:?}",
+            logged("WARN")
+        );
+        let over = logged("INFO");
+        assert!(
+            over.len() == 1 && over[0].contains("failures=500"),
+            "{over:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_snapshot_reads_well_as_json() {
+        let run = Run::start([State("a")]);
+        run.status.set_skipped(vec![Skipped {
+            id: "n1/x".to_owned(),
+            reason: "port 0 cannot be called".to_owned(),
+        }]);
+        let status = serde_json::to_value(run.after(Duration::from_millis(1500)).await).unwrap();
+        assert_eq!(status["registry"], "main");
+        assert_eq!(status["service"], "cart");
+        assert_eq!(status["age_seconds"], 1.5);
+        assert!(status["last_change"].as_f64().unwrap() > 1.7e9);
+        assert_eq!(status["skipped"][0]["id"], "n1/x");
+    }
+}

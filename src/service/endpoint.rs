@@ -1,0 +1,142 @@
+//! Whom a service calls: one instance's address with the state that lives as long as its
+//! identity does.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    instance::Address,
+    upstream::{Pool, PoolSettings},
+};
+
+/// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
+/// registry, which is therefore not part of it.)
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId {
+    /// The instance's id.
+    pub instance: Arc<str>,
+    /// Where it is called.
+    pub address: Address,
+}
+
+/// Somebody who can be called.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: EndpointId,
+    pools: Box<[Arc<Pool>]>,
+    doubt: Doubt,
+}
+
+/// After a failed connect an endpoint is passed over while there are others: for a second, and
+/// twice as long with each failure, up to 30 s. When the time is over, one request tries it.
+#[derive(Debug)]
+struct Doubt {
+    /// Counted from here, so that a moment fits an atomic.
+    epoch: Instant,
+    /// Milliseconds after `epoch` until which it is passed over; 0 when it is trusted.
+    until: AtomicU64,
+    failures: AtomicU32,
+}
+
+const DOUBT_FIRST: Duration = Duration::from_secs(1);
+const DOUBT_LONGEST: Duration = Duration::from_secs(30);
+
+impl Endpoint {
+    pub(super) fn new(id: EndpointId, settings: PoolSettings, workers: usize) -> Self {
+        Self {
+            pools: (0..workers)
+                .map(|_| Arc::new(Pool::new(id.address.clone(), settings)))
+                .collect(),
+            id,
+            doubt: Doubt {
+                epoch: Instant::now(),
+                until: AtomicU64::new(0),
+                failures: AtomicU32::new(0),
+            },
+        }
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> &EndpointId {
+        &self.id
+    }
+
+    /// One worker's connections to it.
+    pub fn pool(&self, worker: usize) -> &Arc<Pool> {
+        &self.pools[worker]
+    }
+
+    /// All workers' connections to it.
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().map(|pool| &**pool)
+    }
+
+    /// Requests that it works on now.
+    pub fn in_flight(&self) -> u64 {
+        self.pools().map(Pool::in_flight).sum()
+    }
+
+    /// Whether a pick should pass it over. Of all who ask when its time is over, one is told no,
+    /// and so tries it.
+    pub(super) fn is_doubted(&self, now: Instant) -> bool {
+        let until = self.doubt.until.load(Relaxed);
+        if until == 0 {
+            return false;
+        }
+        let now = self.doubt.millis(now);
+        if now < until {
+            return true;
+        }
+        let next = now + self.doubt.span().as_millis() as u64;
+        self.doubt
+            .until
+            .compare_exchange(until, next, Relaxed, Relaxed)
+            .is_err()
+    }
+
+    /// Whether it is passed over now; asking changes nothing.
+    pub fn is_passed_over(&self) -> bool {
+        self.doubt.until.load(Relaxed) != 0
+    }
+
+    /// A connect failed.
+    pub(super) fn connect_failed(&self, now: Instant) {
+        self.doubt.failures.fetch_add(1, Relaxed);
+        let until = self.doubt.millis(now) + self.doubt.span().as_millis() as u64;
+        self.doubt.until.store(until, Relaxed);
+    }
+
+    /// A connection stands: it is trusted again. Costs one load while it is trusted.
+    pub(super) fn connected(&self) {
+        if self.doubt.until.load(Relaxed) != 0 {
+            self.doubt.failures.store(0, Relaxed);
+            self.doubt.until.store(0, Relaxed);
+        }
+    }
+
+    /// It was removed: see [`Pool::retire`].
+    pub(super) fn retire(&self, cut_at: Instant) {
+        for pool in &self.pools {
+            pool.retire(cut_at);
+        }
+    }
+}
+
+impl Doubt {
+    fn millis(&self, now: Instant) -> u64 {
+        // At least 1: 0 says that it is trusted.
+        1 + now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn span(&self) -> Duration {
+        let failures = self.failures.load(Relaxed).clamp(1, 16);
+        (DOUBT_FIRST * 2u32.pow(failures - 1)).min(DOUBT_LONGEST)
+    }
+}

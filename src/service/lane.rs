@@ -1,0 +1,66 @@
+//! What one worker counts of one service.
+
+use http::StatusCode;
+
+use super::Budget;
+use crate::{
+    config,
+    metrics::{Counter, Histogram},
+};
+
+/// One worker's part of a service: its counters and its share of the retry budget.
+#[derive(Debug)]
+pub struct Lane {
+    /// Requests that were routed to the service.
+    pub requests: Counter,
+    /// Answers, by the class of their status.
+    pub answers: [Counter; StatusClass::COUNT],
+    /// Attempts beyond a request's first.
+    pub retries: Counter,
+    /// Retries that the budget refused.
+    pub budget_refused: Counter,
+    /// Requests answered by the proxy itself because no attempt brought an answer.
+    pub failed: Counter,
+    /// Requests whose client was gone before its answer.
+    pub abandoned: Counter,
+    /// From a request's arrival to the head of its answer.
+    pub duration: Histogram,
+    /// Its share of the retries.
+    pub budget: Budget,
+}
+
+impl Lane {
+    pub(super) fn new(retry: config::Retry, workers: usize) -> Self {
+        Self {
+            requests: Counter::default(),
+            answers: Default::default(),
+            retries: Counter::default(),
+            budget_refused: Counter::default(),
+            failed: Counter::default(),
+            abandoned: Counter::default(),
+            duration: Histogram::default(),
+            budget: Budget::new(retry, workers),
+        }
+    }
+}
+
+/// The class of a status: its first digit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusClass(usize);
+
+impl StatusClass {
+    /// How many classes there are.
+    pub const COUNT: usize = 5;
+    /// Their names, in the order of their indices.
+    pub const NAMES: [&'static str; Self::COUNT] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    /// The class of a status; what is above 599 counts as 5xx.
+    pub fn of(status: StatusCode) -> Self {
+        Self((usize::from(status.as_u16()) / 100).clamp(1, Self::COUNT) - 1)
+    }
+
+    /// Its place in [`Lane::answers`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}

@@ -1,0 +1,126 @@
+//! What a service shows of itself: for the admin API and the metrics, never for a request.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use serde::Serialize;
+
+use super::Service;
+use crate::{registry::watch::WatchSnapshot, upstream::Pool};
+
+/// A service at one moment.
+#[derive(Debug, Serialize)]
+pub struct ServiceStatus {
+    /// Its name, as routes have it.
+    pub name: Arc<str>,
+    /// Its name in that registry.
+    pub registered_name: String,
+    /// Its endpoints, in the order of their identities.
+    pub endpoints: Vec<EndpointStatus>,
+    /// When the set of those that may be picked last changed, in seconds since 1970.
+    pub last_change: Option<f64>,
+    /// Its watcher, with the entries of the registry that cannot be called.
+    pub watch: WatchSnapshot,
+}
+
+/// An endpoint at one moment.
+#[derive(Debug, Serialize)]
+pub struct EndpointStatus {
+    /// The registry's id for it.
+    pub instance: Arc<str>,
+    /// Where it is called.
+    pub address: String,
+    /// What becomes of it.
+    pub state: EndpointState,
+    /// Requests that it works on now.
+    pub in_flight: u64,
+    /// Idle connections to it.
+    pub idle_connections: usize,
+    /// Attempts since it was first seen.
+    pub attempts: u64,
+    /// Those that failed.
+    pub failures: u64,
+    /// Connections opened since it was first seen.
+    pub connections_opened: u64,
+    /// The registry's weight.
+    pub weight: u32,
+    /// The registry's tags.
+    pub tags: Vec<String>,
+    /// The registry's metadata.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// What becomes of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// It is picked.
+    Serving,
+    /// Its last connect failed: it is picked only where there is no other, and tried now and then.
+    Doubted,
+    /// The registry dropped it with many others; it answers, and is picked for a while.
+    Held,
+    /// The registry's checks of it do not pass: it is not picked.
+    Unhealthy,
+    /// It was removed, and finishes what is in flight.
+    Draining,
+}
+
+impl EndpointState {
+    /// As the API and the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Doubted => "doubted",
+            Self::Held => "held",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Serving,
+        Self::Doubted,
+        Self::Held,
+        Self::Unhealthy,
+        Self::Draining,
+    ];
+}
+
+impl Service {
+    /// How it stands now.
+    pub fn status(&self) -> ServiceStatus {
+        let mut board = self.board();
+        let endpoints = board
+            .states()
+            .map(|(place, state)| {
+                let sum = |of: fn(&Pool) -> u64| place.endpoint.pools().map(of).sum();
+                EndpointStatus {
+                    instance: Arc::clone(&place.instance.id),
+                    address: place.instance.address.to_string(),
+                    state,
+                    in_flight: place.endpoint.in_flight(),
+                    idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
+                    attempts: sum(|pool| pool.attempts.value()),
+                    failures: sum(|pool| pool.failures.value()),
+                    connections_opened: sum(|pool| pool.opened.value()),
+                    weight: place.instance.weight,
+                    tags: place.instance.tags.clone(),
+                    meta: place.instance.meta.clone(),
+                }
+            })
+            .collect();
+        ServiceStatus {
+            name: Arc::clone(self.name()),
+            registered_name: self.registered_name().to_owned(),
+            endpoints,
+            last_change: board.changed.map(seconds_since_1970),
+            watch: self.watch().snapshot(),
+        }
+    }
+}
+
+fn seconds_since_1970(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}

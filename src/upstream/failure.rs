@@ -1,0 +1,57 @@
+//! How an attempt fails, and what that says of the request: the ground that retries stand on.
+
+use std::{error::Error as StdError, io};
+
+/// An attempt that brought no answer, or not a whole one.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct Failure {
+    /// What happened.
+    #[source]
+    pub kind: FailureKind,
+    /// What the endpoint may have done with the request.
+    pub processed: Processed,
+}
+
+/// What the endpoint may have done with the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processed {
+    /// Nothing: no byte of the request was handed to the network.
+    Never,
+    /// Unknown: it was sent, at least in part, and no byte of an answer came.
+    Perhaps,
+    /// Something: an answer began.
+    Begun,
+}
+
+/// What happened.
+#[derive(Debug, thiserror::Error)]
+pub enum FailureKind {
+    /// No connection.
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    /// No connection in time.
+    #[error("connect: timed out")]
+    ConnectTimeout,
+    /// The endpoint was removed while a connection to it was being opened.
+    #[error("removed from the registry")]
+    Removed,
+    /// The endpoint closed the connection where its answer, or more of it, was due.
+    #[error("closed by the endpoint")]
+    Closed,
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(io::Error),
+    /// No answer in time.
+    #[error("timed out")]
+    Timeout,
+    /// The endpoint was removed, and its drain deadline has passed.
+    #[error("cut at the drain deadline")]
+    Drained,
+    /// The answer breaks the rules of HTTP/1.1, or can be read in two ways.
+    #[error("bad answer: {0}")]
+    BadAnswer(&'static str),
+    /// The client's side ended before the request was whole.
+    #[error("the client's request broke off: {0}")]
+    Client(Box<dyn StdError + Send + Sync>),
+}

@@ -1,0 +1,239 @@
+//! An answer: its head, and a body that is either there already or read from the socket as it is
+//! polled. The body owns the connection until both sides are cleanly at their end.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::{
+    chunked::{Decoded, Decoder},
+    exchange::Exchange,
+    head::{AnswerHead, BodyLength, Persistence},
+};
+use crate::upstream::{Failure, FailureKind, InFlight, Processed, buffers};
+
+/// A final answer.
+#[derive(Debug)]
+pub struct Answer<B> {
+    /// Its head.
+    pub head: AnswerHead,
+    /// Its body.
+    pub body: AnswerBody<B>,
+}
+
+/// An answer's body.
+pub struct AnswerBody<B>(State<B>);
+
+enum State<B> {
+    /// All of it came with the head; the connection is back already.
+    Whole(
+        Bytes,
+        #[allow(dead_code, reason = "counts until the body is dropped")] InFlight,
+    ),
+    Reading(Box<Reading<B>>),
+    Over,
+}
+
+struct Reading<B> {
+    exchange: Exchange<B>,
+    length: Length,
+    persistence: Persistence,
+    late: Instant,
+}
+
+enum Length {
+    Known(u64),
+    Chunked(Decoder),
+    UntilClose,
+}
+
+impl<B> AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    pub(super) fn begin(
+        mut exchange: Exchange<B>,
+        head: AnswerHead,
+        length: BodyLength,
+        persistence: Persistence,
+    ) -> Answer<B> {
+        let body = match length {
+            BodyLength::Known(length)
+                if exchange.read.len() as u64 >= length && exchange.sender.is_done() =>
+            {
+                // Cannot be cut short: the length was just compared with the buffer's.
+                let bytes = exchange.read.split_to(length as usize).freeze();
+                State::Whole(bytes, finish(exchange, persistence))
+            }
+            _ => State::Reading(Box::new(Reading {
+                late: Instant::now() + exchange.limits.idle,
+                exchange,
+                length: match length {
+                    BodyLength::Known(length) => Length::Known(length),
+                    BodyLength::Chunked => Length::Chunked(Decoder::Size),
+                    BodyLength::UntilClose => Length::UntilClose,
+                },
+                persistence,
+            })),
+        };
+        Answer {
+            head,
+            body: Self(body),
+        }
+    }
+}
+
+/// The answer is over: the connection goes back to its pool if nothing is left on either side.
+fn finish<B>(exchange: Exchange<B>, persistence: Persistence) -> InFlight
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let clean = persistence.keep
+        && exchange.read.is_empty()
+        && exchange.sender.is_done()
+        && exchange.send_error.is_none();
+    buffers::give_read(exchange.read);
+    let (head, _body) = exchange.sender.into_parts();
+    buffers::give_write(head);
+    if clean {
+        exchange
+            .in_flight
+            .pool()
+            .give_back(exchange.connection, persistence.timeout);
+    }
+    exchange.in_flight
+}
+
+impl<B> Reading<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    /// The next piece that the buffer holds; `None` where it must be read first.
+    fn decode(&mut self) -> Result<Option<Decoded>, FailureKind> {
+        let read = &mut self.exchange.read;
+        Ok(match &mut self.length {
+            Length::Known(0) => Some(Decoded::End(None)),
+            _ if read.is_empty() => None,
+            Length::Known(left) => {
+                let take = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
+                *left -= take as u64;
+                Some(Decoded::Data(read.split_to(take).freeze()))
+            }
+            Length::Chunked(decoder) => match decoder.decode(read) {
+                Ok(Decoded::Partial) => None,
+                Ok(decoded) => Some(decoded),
+                Err(reason) => return Err(FailureKind::BadAnswer(reason)),
+            },
+            Length::UntilClose => Some(Decoded::Data(read.split().freeze())),
+        })
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Decoded, FailureKind>> {
+        self.exchange
+            .drive_sending(cx)
+            .map_err(FailureKind::Client)?;
+        loop {
+            if let Some(piece) = self.decode()? {
+                return Poll::Ready(Ok(piece));
+            }
+            let Poll::Ready(read) = self.exchange.poll_read(cx) else {
+                let late = self.late;
+                return Poll::Ready(Err(ready!(self.exchange.poll_late(cx, late))));
+            };
+            match read {
+                Ok(0) if matches!(self.length, Length::UntilClose) => {
+                    return Poll::Ready(Ok(Decoded::End(None)));
+                }
+                Ok(0) => return Poll::Ready(Err(FailureKind::Closed)),
+                Ok(_) => self.late = Instant::now() + self.exchange.limits.idle,
+                Err(error) => return Poll::Ready(Err(FailureKind::Io(error))),
+            }
+        }
+    }
+
+    /// Whether nothing more will come of the answer.
+    fn is_over(&self) -> bool {
+        matches!(self.length, Length::Known(0))
+    }
+}
+
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let reading = match &mut self.0 {
+            State::Over => return Poll::Ready(None),
+            State::Whole(bytes, _) => {
+                let bytes = std::mem::take(bytes);
+                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            State::Reading(reading) => reading,
+        };
+        let piece = ready!(reading.poll_piece(cx));
+        let over = !matches!(piece, Ok(Decoded::Data(_))) || reading.is_over();
+        if over && let State::Reading(reading) = std::mem::replace(&mut self.0, State::Over) {
+            // An exchange that failed is dropped, and its connection with it.
+            if piece.is_ok() {
+                finish(reading.exchange, reading.persistence);
+            } else {
+                reading.exchange.pool().failures.add_one();
+            }
+        }
+        Poll::Ready(match piece {
+            Ok(Decoded::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Decoded::End(Some(trailers))) => Some(Ok(Frame::trailers(trailers))),
+            Ok(Decoded::End(None) | Decoded::Partial) => None,
+            Err(kind) => Some(Err(Failure {
+                kind,
+                processed: Processed::Begun,
+            })),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            State::Over => true,
+            State::Whole(bytes, _) => bytes.is_empty(),
+            State::Reading(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            State::Over => SizeHint::with_exact(0),
+            State::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+            State::Reading(reading) => match reading.length {
+                Length::Known(left) => SizeHint::with_exact(left),
+                Length::Chunked(_) | Length::UntilClose => SizeHint::default(),
+            },
+        }
+    }
+}
+
+impl<B> fmt::Debug for AnswerBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            State::Whole(..) => "AnswerBody::Whole",
+            State::Reading(_) => "AnswerBody::Reading",
+            State::Over => "AnswerBody::Over",
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! The chunked coding of an answer (RFC 9112 7.1), read strictly: CRLF ends every line, sizes
+//! have at most 16 digits, and extensions and trailers are bounded.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The longest line of a chunk's size, extensions included.
+const MAX_SIZE_LINE: usize = 4 * 1024;
+/// The most bytes of trailers.
+const MAX_TRAILERS: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) enum Decoder {
+    /// Before a chunk's size.
+    Size,
+    /// In a chunk's data, with this many bytes to come.
+    Data(u64),
+    /// Before the CRLF that ends a chunk's data.
+    DataEnd,
+    /// After the last chunk.
+    Trailers,
+    Done,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Decoded {
+    /// More bytes are needed.
+    Partial,
+    Data(Bytes),
+    /// The body is over.
+    End(Option<HeaderMap>),
+}
+
+impl Decoder {
+    /// Takes the next piece off `buffer`.
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, &'static str> {
+        loop {
+            match self {
+                Self::Size => {
+                    let Some(line) = take_line(buffer, MAX_SIZE_LINE, "chunk size line too long")?
+                    else {
+                        return Ok(Decoded::Partial);
+                    };
+                    *self = match parse_size(&line)? {
+                        0 => Self::Trailers,
+                        size => Self::Data(size),
+                    };
+                }
+                Self::Data(left) => {
+                    if buffer.is_empty() {
+                        return Ok(Decoded::Partial);
+                    }
+                    let take =
+                        usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                    *left -= take as u64;
+                    if *left == 0 {
+                        *self = Self::DataEnd;
+                    }
+                    return Ok(Decoded::Data(buffer.split_to(take).freeze()));
+                }
+                Self::DataEnd => {
+                    if buffer.len() < 2 {
+                        return Ok(Decoded::Partial);
+                    }
+                    if &buffer[..2] != b"\r\n" {
+                        return Err("no CRLF after a chunk");
+                    }
+                    buffer.advance(2);
+                    *self = Self::Size;
+                }
+                Self::Trailers => {
+                    let Some(trailers) = take_trailers(buffer)? else {
+                        return Ok(Decoded::Partial);
+                    };
+                    *self = Self::Done;
+                    return Ok(Decoded::End((!trailers.is_empty()).then_some(trailers)));
+                }
+                Self::Done => return Ok(Decoded::End(None)),
+            }
+        }
+    }
+}
+
+fn take_line(
+    buffer: &mut BytesMut,
+    limit: usize,
+    too_long: &'static str,
+) -> Result<Option<BytesMut>, &'static str> {
+    let Some(end) = memchr::memchr(b'\n', buffer) else {
+        return if buffer.len() > limit {
+            Err(too_long)
+        } else {
+            Ok(None)
+        };
+    };
+    if end > limit {
+        return Err(too_long);
+    }
+    if end == 0 || buffer[end - 1] != b'\r' {
+        return Err("a bare LF in the chunked coding");
+    }
+    let mut line = buffer.split_to(end + 1);
+    line.truncate(end - 1);
+    Ok(Some(line))
+}
+
+fn parse_size(line: &[u8]) -> Result<u64, &'static str> {
+    let digits = line
+        .iter()
+        .position(|byte| !byte.is_ascii_hexdigit())
+        .unwrap_or(line.len());
+    let rest = line[digits..].trim_ascii_start();
+    let malformed = digits == 0 || digits > 16 || !(rest.is_empty() || rest[0] == b';');
+    if malformed || rest.contains(&b'\r') {
+        return Err("malformed chunk size");
+    }
+    std::str::from_utf8(&line[..digits])
+        .ok()
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .ok_or("malformed chunk size")
+}
+
+fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static str> {
+    // The section ends with an empty line: at once, or after the last field's own end.
+    let end = if buffer.starts_with(b"\r\n") {
+        Some(2)
+    } else {
+        memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
+    };
+    let Some(end) = end.filter(|end| *end <= MAX_TRAILERS) else {
+        return if buffer.len() > MAX_TRAILERS {
+            Err("trailers too large")
+        } else {
+            Ok(None)
+        };
+    };
+    let section = buffer.split_to(end);
+    let mut slots = [httparse::EMPTY_HEADER; 32];
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut slots)
+    else {
+        return Err("malformed trailers");
+    };
+    let mut trailers = HeaderMap::new();
+    for field in fields {
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "malformed trailers")?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| "malformed trailers")?;
+        trailers.append(name, value);
+    }
+    Ok(Some(trailers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes `wire` in pieces of `step` bytes.
+    fn decode(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>), &'static str> {
+        let mut decoder = Decoder::Size;
+        let mut buffer = BytesMut::new();
+        let mut body = Vec::new();
+        for piece in wire.chunks(step) {
+            buffer.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut buffer)? {
+                    Decoded::Partial => break,
+                    Decoded::Data(data) => body.extend_from_slice(&data),
+                    Decoded::End(trailers) => {
+                        return if buffer.is_empty() {
+                            Ok((body, trailers))
+                        } else {
+                            Err("bytes after the end")
+                        };
+                    }
+                }
+            }
+        }
+        Err("unfinished")
+    }
+
+    #[test]
+    fn the_same_body_however_the_bytes_arrive() {
+        let wire = b"5;a=b\r\nhello\r\n00000001\r\n!\r\n0\r\nX-Sum: 6\r\n\r\n";
+        for step in 1..=wire.len() {
+            let (body, trailers) = decode(wire, step).unwrap();
+            assert_eq!(body, b"hello!");
+            assert_eq!(trailers.unwrap()["x-sum"], "6");
+        }
+        assert_eq!(decode(b"0\r\n\r\n", 1).unwrap(), (vec![], None));
+    }
+
+    #[test]
+    fn what_is_not_quite_chunked_is_refused() {
+        for wire in [
+            &b"5\nhello\r\n0\r\n\r\n"[..],
+            b"5\r\nhello0\r\n\r\n",
+            b"5\r\nhello\n0\r\n\r\n",
+            b"0x5\r\nhello\r\n0\r\n\r\n",
+            b"+5\r\nhello\r\n0\r\n\r\n",
+            b"\r\nhello\r\n0\r\n\r\n",
+            b"5 x\r\nhello\r\n0\r\n\r\n",
+            b"11111111111111111\r\nhello\r\n0\r\n\r\n",
+            b"0\r\nno field\r\n\r\n",
+            b"0\r\n : x\r\n\r\n",
+        ] {
+            let result = decode(wire, 1);
+            assert!(
+                result.is_err() && result != Err("unfinished"),
+                "{:?}: {result:?}",
+                String::from_utf8_lossy(wire)
+            );
+        }
+        let mut long = b"5;".to_vec();
+        long.resize(MAX_SIZE_LINE + 10, b'a');
+        assert_eq!(decode(&long, 64), Err("chunk size line too long"));
+        let mut long = b"0\r\nA: ".to_vec();
+        long.resize(MAX_TRAILERS + 10, b'a');
+        assert_eq!(decode(&long, 64), Err("trailers too large"));
+    }
+}

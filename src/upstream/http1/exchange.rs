@@ -1,0 +1,222 @@
+//! One request and its answer on one connection, up to the answer's head.
+
+use std::{
+    error::Error as StdError,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Body;
+use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    answer::{Answer, AnswerBody},
+    head::{self, Parsed},
+    send::{Framing, SendError, Sender},
+};
+use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers};
+
+/// How long an exchange may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the last byte of the request that the endpoint took to the head of its answer. Does
+    /// not run while the client's own bytes are waited for.
+    pub response: Duration,
+    /// Between two pieces of the answer's body.
+    pub idle: Duration,
+    /// When all of it must be over.
+    pub total: Option<Instant>,
+}
+
+/// A request that is sent, and the answer to it that is read, on one connection.
+#[derive(Debug)]
+pub struct Exchange<B> {
+    pub(super) connection: Connection,
+    pub(super) sender: Sender<B>,
+    pub(super) read: BytesMut,
+    pub(super) limits: Limits,
+    pub(super) in_flight: InFlight,
+    /// When the endpoint last took a byte of the request.
+    taken: Instant,
+    /// The sending half failed; the answer, if it comes whole, is still passed on.
+    pub(super) send_error: Option<SendError>,
+}
+
+impl<B> Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    /// An exchange that sends `head` (which ends with its empty line, and whose framing fields
+    /// say what `framing` says) and then `body`.
+    pub fn new(
+        connection: Connection,
+        in_flight: InFlight,
+        head: Vec<u8>,
+        body: B,
+        framing: Framing,
+        limits: Limits,
+        now: Instant,
+    ) -> Self {
+        Self {
+            connection,
+            sender: Sender::new(head, body, framing),
+            read: BytesMut::new(),
+            limits,
+            in_flight,
+            taken: now,
+            send_error: None,
+        }
+    }
+
+    /// An empty buffer to write a head into.
+    pub fn head_buffer() -> Vec<u8> {
+        buffers::take_write()
+    }
+
+    /// Drives the exchange until the head of the final answer is there, while the request's body
+    /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
+    ///
+    /// # Errors
+    /// With the request's head and body back, for another attempt.
+    pub async fn answer(
+        mut self,
+        recycled: &mut HeaderMap,
+        to_head_request: bool,
+    ) -> Result<Answer<B>, (Failure, Vec<u8>, B)> {
+        let parsed = poll_fn(|cx| self.poll_head(cx, recycled, to_head_request)).await;
+        match parsed {
+            Ok((head, length, persistence)) => {
+                Ok(AnswerBody::begin(self, head, length, persistence))
+            }
+            Err(failure) => {
+                buffers::give_read(self.read);
+                let (head, body) = self.sender.into_parts();
+                Err((failure, head, body))
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        recycled: &mut HeaderMap,
+        to_head_request: bool,
+    ) -> Poll<Result<(head::AnswerHead, head::BodyLength, head::Persistence), Failure>> {
+        if let Err(error) = self.drive_sending(cx) {
+            return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
+        }
+        loop {
+            if !self.read.is_empty() {
+                match head::parse(&mut self.read, recycled, to_head_request) {
+                    Ok(Parsed::Complete(head, length, persistence)) => {
+                        return Poll::Ready(Ok((head, length, persistence)));
+                    }
+                    Ok(Parsed::Interim) => continue,
+                    Ok(Parsed::Partial) => {}
+                    Err(reason) => {
+                        return Poll::Ready(Err(self.failed(FailureKind::BadAnswer(reason))));
+                    }
+                }
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(0)) => {
+                    // What broke the sending says more than the end that followed.
+                    let kind = match self.send_error.take() {
+                        Some(SendError::Socket(error)) => FailureKind::Io(error),
+                        _ => FailureKind::Closed,
+                    };
+                    return Poll::Ready(Err(self.failed(kind)));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(self.failed(FailureKind::Io(error))));
+                }
+                Poll::Pending => {
+                    let since = if self.sender.is_starved() {
+                        Instant::now()
+                    } else {
+                        self.taken
+                    };
+                    let deadline = since + self.limits.response;
+                    return self
+                        .poll_late(cx, deadline)
+                        .map(|kind| Err(self.failed(kind)));
+                }
+            }
+        }
+    }
+
+    /// Sends what can be sent. A socket that fails is remembered, for the endpoint may have
+    /// answered before it closed; a client that fails ends the exchange.
+    pub(super) fn drive_sending(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        if self.send_error.is_none() && !self.sender.is_done() {
+            let before = self.sender.written();
+            let polled = self.sender.poll_send(cx, &mut self.connection.stream);
+            if before > 0 && self.sender.written() > before {
+                self.taken = Instant::now();
+            }
+            match polled {
+                Poll::Ready(Err(SendError::Source(error))) => return Err(error),
+                Poll::Ready(Err(error)) => self.send_error = Some(error),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once into `read`; 0 is the end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() - self.read.len() < 1024 {
+            if self.read.is_empty() && self.read.capacity() == 0 {
+                self.read = buffers::take_read();
+            } else {
+                self.read.reserve(16 * 1024);
+            }
+        }
+        poll_read_buf(Pin::new(&mut self.connection.stream), cx, &mut self.read)
+    }
+
+    /// Ready when `deadline`, the exchange's total time or its endpoint's drain has passed.
+    pub(super) fn poll_late(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Instant,
+    ) -> Poll<FailureKind> {
+        if self.pool().is_cut() {
+            return Poll::Ready(FailureKind::Drained);
+        }
+        let deadline = self
+            .limits
+            .total
+            .map_or(deadline, |total| deadline.min(total));
+        ready!(self.connection.timer.poll_late(cx, deadline));
+        Poll::Ready(FailureKind::Timeout)
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        self.in_flight.pool()
+    }
+
+    fn failed(&self, kind: FailureKind) -> Failure {
+        let processed = if !self.read.is_empty() || matches!(kind, FailureKind::BadAnswer(_)) {
+            Processed::Begun
+        } else if self.sender.written() > 0 {
+            Processed::Perhaps
+        } else {
+            Processed::Never
+        };
+        Failure { kind, processed }
+    }
+}

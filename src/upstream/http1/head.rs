@@ -1,0 +1,393 @@
+//! The head of an answer: parsed in place, and its framing decided. Whatever can be read in two
+//! ways is refused, as http-rules has it: an answer that two parties frame differently is how
+//! responses are smuggled.
+
+use std::{mem::MaybeUninit, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+/// The most bytes an answer's head may have.
+const MAX_HEAD: usize = 64 * 1024;
+/// The most fields.
+const MAX_FIELDS: usize = 100;
+
+/// The head of an answer, without what belongs to the connection.
+#[derive(Debug)]
+pub struct AnswerHead {
+    /// Its status; never 1xx.
+    pub status: StatusCode,
+    /// Its end-to-end fields.
+    pub headers: HeaderMap,
+}
+
+/// How the answer's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyLength {
+    Known(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// What a head says of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Persistence {
+    /// Whether the connection may be used again.
+    pub(super) keep: bool,
+    /// `Keep-Alive: timeout=…`
+    pub(super) timeout: Option<Duration>,
+}
+
+pub(super) enum Parsed {
+    /// More bytes are needed.
+    Partial,
+    /// A 1xx other than 101, taken off the buffer.
+    Interim,
+    Complete(AnswerHead, BodyLength, Persistence),
+}
+
+/// Where a field stands in the head.
+#[derive(Clone, Copy, Default)]
+struct Field {
+    name: (usize, usize),
+    value: (usize, usize),
+}
+
+/// What the fields of the connection say together.
+#[derive(Default)]
+struct Connection<'a> {
+    transfer_encoding: Option<&'a [u8]>,
+    length: Option<&'a [u8]>,
+    close: bool,
+    keep_alive: bool,
+    timeout: Option<Duration>,
+    nominates: bool,
+}
+
+/// Takes one head off `buffer`. `recycled` is a map whose allocation is used again.
+pub(super) fn parse(
+    buffer: &mut BytesMut,
+    recycled: &mut HeaderMap,
+    to_head_request: bool,
+) -> Result<Parsed, &'static str> {
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    // A blank line before the status line is what is left of another answer.
+    if buffer.first().is_some_and(|first| *first != b'H') {
+        return Err("no status line");
+    }
+    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        buffer,
+        &mut slots,
+    );
+    let length = match status {
+        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+        Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(Parsed::Partial),
+        Ok(_) => return Err("head too large"),
+        Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
+        Err(httparse::Error::Version) => return Err("not HTTP/1"),
+        Err(_) => return Err("malformed head"),
+    };
+    if !ends_lines_with_crlf(&buffer[..length]) {
+        return Err("a bare LF in the head");
+    }
+    let code = response.code.ok_or("no status")?;
+    let status = StatusCode::from_u16(code).map_err(|_| "status out of range")?;
+    if code == 101 {
+        return Err("101 to a request that asked for no upgrade");
+    }
+    if status.is_informational() {
+        bytes::Buf::advance(buffer, length);
+        return Ok(Parsed::Interim);
+    }
+
+    let mut fields = [Field::default(); MAX_FIELDS];
+    let count = response.headers.len();
+    let base = buffer.as_ptr() as usize;
+    let mut connection = Connection::default();
+    for (field, header) in fields.iter_mut().zip(response.headers.iter()) {
+        let at = |bytes: &[u8]| (bytes.as_ptr() as usize - base, bytes.len());
+        *field = Field {
+            name: at(header.name.as_bytes()),
+            value: at(header.value),
+        };
+        connection.read(header.name, header.value)?;
+    }
+    let http10 = response.version == Some(0);
+    let bodyless =
+        to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    let body = connection.body(status, http10, bodyless)?;
+    let persistence = Persistence {
+        keep: body != BodyLength::UntilClose
+            && !connection.close
+            && (!http10 || connection.keep_alive),
+        timeout: connection.timeout,
+    };
+    let nominates = connection.nominates;
+
+    let head = buffer.split_to(length).freeze();
+    let headers = collect(&head, &fields[..count], nominates, recycled)?;
+    // RFC 9110 8.6: a 204 carries no length.
+    let mut headers = headers;
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    Ok(Parsed::Complete(
+        AnswerHead { status, headers },
+        body,
+        persistence,
+    ))
+}
+
+fn ends_lines_with_crlf(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
+}
+
+impl<'a> Connection<'a> {
+    fn read(&mut self, name: &str, value: &'a [u8]) -> Result<(), &'static str> {
+        // By length first: most names are none of these.
+        match name.len() {
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                if self.length.replace(value).is_some() {
+                    return Err("more than one Content-Length");
+                }
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                if self.transfer_encoding.replace(value).is_some() {
+                    return Err("more than one Transfer-Encoding");
+                }
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for token in tokens(value) {
+                    if token.eq_ignore_ascii_case(b"close") {
+                        self.close = true;
+                    } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                        self.keep_alive = true;
+                    } else {
+                        self.nominates = true;
+                    }
+                }
+            }
+            10 if name.eq_ignore_ascii_case("keep-alive") => {
+                self.timeout = tokens(value)
+                    .filter_map(|token| std::str::from_utf8(token).ok())
+                    .filter_map(|token| token.strip_prefix("timeout="))
+                    .find_map(|seconds| seconds.trim().parse().ok())
+                    .map(Duration::from_secs);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn body(
+        &self,
+        status: StatusCode,
+        http10: bool,
+        bodyless: bool,
+    ) -> Result<BodyLength, &'static str> {
+        let length = self.length.map(parse_length).transpose()?;
+        if let Some(coding) = self.transfer_encoding {
+            if length.is_some() {
+                return Err("both Transfer-Encoding and Content-Length");
+            }
+            if http10 {
+                return Err("Transfer-Encoding in an HTTP/1.0 answer");
+            }
+            if !coding.eq_ignore_ascii_case(b"chunked") {
+                return Err("a Transfer-Encoding other than chunked");
+            }
+        }
+        if status == StatusCode::NO_CONTENT
+            && (self.transfer_encoding.is_some() || length.is_some_and(|length| length > 0))
+        {
+            return Err("204 with a body");
+        }
+        Ok(if bodyless {
+            BodyLength::Known(0)
+        } else if self.transfer_encoding.is_some() {
+            BodyLength::Chunked
+        } else {
+            length.map_or(BodyLength::UntilClose, BodyLength::Known)
+        })
+    }
+}
+
+/// Digits alone: no sign, no list, no white space within.
+fn parse_length(value: &[u8]) -> Result<u64, &'static str> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err("malformed Content-Length");
+    }
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .ok_or("Content-Length too large")
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// The end-to-end fields; values share the head's memory.
+fn collect(
+    head: &Bytes,
+    fields: &[Field],
+    nominates: bool,
+    recycled: &mut HeaderMap,
+) -> Result<HeaderMap, &'static str> {
+    let mut headers = std::mem::take(recycled);
+    headers.clear();
+    headers.reserve(fields.len());
+    for field in fields {
+        let (start, length) = field.name;
+        let name = HeaderName::from_bytes(&head[start..start + length])
+            .map_err(|_| "malformed header name")?;
+        if is_hop_by_hop(&name) {
+            continue;
+        }
+        let (start, length) = field.value;
+        let value = HeaderValue::from_maybe_shared(head.slice(start..start + length))
+            .map_err(|_| "malformed header value")?;
+        headers.append(name, value);
+    }
+    if nominates {
+        remove_nominated(head, fields, &mut headers);
+    }
+    Ok(headers)
+}
+
+/// RFC 9110 7.6.1, and the older names for the same.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
+}
+
+/// What `Connection` names belongs to the connection; the length does not, whoever says so.
+fn remove_nominated(head: &Bytes, fields: &[Field], headers: &mut HeaderMap) {
+    for field in fields {
+        let (start, length) = field.name;
+        if !head[start..start + length].eq_ignore_ascii_case(b"connection") {
+            continue;
+        }
+        let (start, length) = field.value;
+        for token in tokens(&head[start..start + length]) {
+            if !token.eq_ignore_ascii_case(b"content-length")
+                && let Ok(name) = HeaderName::from_bytes(token)
+            {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(text: &str) -> Result<(AnswerHead, BodyLength, Persistence), &'static str> {
+        let mut buffer = BytesMut::from(text);
+        match parse(&mut buffer, &mut HeaderMap::new(), false)? {
+            Parsed::Complete(head, body, persistence) => Ok((head, body, persistence)),
+            Parsed::Partial => Err("partial"),
+            Parsed::Interim => Err("interim"),
+        }
+    }
+
+    #[test]
+    fn every_ambiguous_framing_is_refused() {
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: \r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: ,chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Content-Length : 5\r\n",
+            "A: b\r\n c\r\nContent-Length: 5\r\n",
+            "A: b\nContent-Length: 5\r\n",
+            ": x\r\n",
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            assert!(complete(&text).is_err(), "{fields:?}");
+        }
+        assert!(complete("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(complete("\r\nHTTP/1.1 200 OK\r\n\r\n").is_err());
+        assert!(complete("HTTP/2.0 200 OK\r\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 099 OK\r\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 101 Switching\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn the_three_framings_and_what_they_say_of_the_connection() {
+        let keep = |keep| Persistence {
+            keep,
+            timeout: None,
+        };
+        let (_, body, persistence) =
+            complete("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
+        assert_eq!((body, persistence), (BodyLength::Known(5), keep(true)));
+        let (head, body, persistence) =
+            complete("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\nConnection: close\r\n\r\n")
+                .unwrap();
+        assert_eq!((body, persistence), (BodyLength::Chunked, keep(false)));
+        assert!(head.headers.is_empty());
+        let (_, body, persistence) = complete("HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        assert_eq!((body, persistence), (BodyLength::UntilClose, keep(false)));
+        let (_, _, persistence) = complete("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap();
+        assert_eq!(persistence, keep(false));
+        let (_, _, persistence) = complete(
+            "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5, max=9\r\n\r\n",
+        )
+        .unwrap();
+        assert_eq!(persistence.timeout, Some(Duration::from_secs(5)));
+        assert!(persistence.keep);
+    }
+
+    #[test]
+    fn what_connection_names_goes_and_the_length_stays() {
+        let (head, body, _) = complete(
+            "HTTP/1.1 200 OK\r\nConnection: X-Hop, content-length\r\nX-Hop: 1\r\nX-End: 2\r\nContent-Length: 3\r\nUpgrade: h2c\r\n\r\n",
+        )
+        .unwrap();
+        assert_eq!(body, BodyLength::Known(3));
+        assert_eq!(head.headers.len(), 2);
+        assert_eq!(head.headers["x-end"], "2");
+    }
+
+    #[test]
+    fn an_interim_answer_is_taken_off_and_the_final_one_follows() {
+        let mut buffer =
+            BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 No\r\n\r\n");
+        let mut map = HeaderMap::new();
+        assert!(matches!(
+            parse(&mut buffer, &mut map, false),
+            Ok(Parsed::Interim)
+        ));
+        assert!(matches!(
+            parse(&mut buffer, &mut map, false),
+            Ok(Parsed::Complete(_, BodyLength::Known(0), _))
+        ));
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn an_endless_head_is_refused() {
+        let text = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD));
+        assert_eq!(complete(&text).err(), Some("head too large"));
+        let many = "A: b\r\n".repeat(MAX_FIELDS + 1);
+        assert!(complete(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
+    }
+}

@@ -1,0 +1,15 @@
+//! HTTP/1.1 towards an endpoint, driven in the request's own future: no task, no channel, no
+//! lock. The request's head goes out in one write with the start of its body; the answer is read
+//! while the body is still being sent; the answer's body reads the socket when it is polled, and
+//! gives the connection back at its end.
+
+mod answer;
+mod chunked;
+mod exchange;
+mod head;
+mod send;
+
+pub use answer::{Answer, AnswerBody};
+pub use exchange::{Exchange, Limits};
+pub use head::AnswerHead;
+pub use send::Framing;

@@ -1,0 +1,210 @@
+//! The sending half of an exchange: the head and whatever of the body is at hand in one write,
+//! then the body as it comes, with the pressure of the socket passed on to whoever sends it.
+
+use std::{
+    error::Error as StdError,
+    io::{self, IoSlice, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use tokio::{io::AsyncWrite, net::TcpStream};
+
+/// How a request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// `Content-Length`
+    Length(u64),
+    /// `Transfer-Encoding: chunked`
+    Chunked,
+}
+
+/// Why sending stopped.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// The body's source failed: the client's doing.
+    Source(Box<dyn StdError + Send + Sync>),
+    /// The socket failed: the endpoint's doing.
+    Socket(io::Error),
+}
+
+/// A request on its way out.
+#[derive(Debug)]
+pub(super) struct Sender<B> {
+    /// The head, then small bits of framing.
+    out: Vec<u8>,
+    sent: usize,
+    /// Goes out after `out`.
+    data: Bytes,
+    head_len: usize,
+    body: B,
+    state: State,
+    /// The body was asked last, and had nothing yet.
+    starved: bool,
+    written: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Length(u64),
+    /// `open`: a chunk's data went out, and its CRLF did not yet.
+    Chunked {
+        open: bool,
+    },
+    Finished,
+}
+
+impl<B> Sender<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    pub(super) fn new(head: Vec<u8>, body: B, framing: Framing) -> Self {
+        Self {
+            head_len: head.len(),
+            out: head,
+            sent: 0,
+            data: Bytes::new(),
+            body,
+            state: match framing {
+                Framing::None | Framing::Length(0) => State::Finished,
+                Framing::Length(length) => State::Length(length),
+                Framing::Chunked => State::Chunked { open: false },
+            },
+            starved: false,
+            written: 0,
+        }
+    }
+
+    /// The head as it was given, and the body, for another attempt.
+    pub(super) fn into_parts(mut self) -> (Vec<u8>, B) {
+        self.out.truncate(self.head_len);
+        (self.out, self.body)
+    }
+
+    /// Whether all of the request went out.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Finished && self.sent == self.out.len() && self.data.is_empty()
+    }
+
+    /// Whether all that the client sent so far went out, and more is to come.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved && self.sent == self.out.len()
+    }
+
+    /// Bytes that were handed to the kernel.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Sends as much as is there and the socket takes. Ready when all is sent.
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+    ) -> Poll<Result<(), SendError>> {
+        loop {
+            // The body is asked before the first write, so that its start goes with the head.
+            self.starved = self.data.is_empty()
+                && self.state != State::Finished
+                && self.poll_fill(cx).map_err(SendError::Source)?.is_pending();
+            if self.sent < self.out.len() || !self.data.is_empty() {
+                ready!(self.poll_write(cx, stream)).map_err(SendError::Socket)?;
+            } else if self.state == State::Finished {
+                return Poll::Ready(Ok(()));
+            } else if self.starved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Puts the body's next frame on the way out.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, Box<dyn StdError + Send + Sync>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return Ok(Poll::Pending);
+        };
+        match frame {
+            None => self.finish(None)?,
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => self.queue(data)?,
+                Err(frame) => self.finish(frame.into_trailers().ok().as_ref())?,
+            },
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn queue(&mut self, data: Bytes) -> Result<(), &'static str> {
+        match &mut self.state {
+            State::Length(left) => {
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or("the body is longer than its Content-Length")?;
+                if *left == 0 {
+                    self.state = State::Finished;
+                }
+            }
+            // An empty chunk would end the body.
+            State::Chunked { .. } if data.is_empty() => {}
+            State::Chunked { open } => {
+                let before = if *open { "\r\n" } else { "" };
+                *open = true;
+                // Writing to a Vec does not fail.
+                let _ = write!(self.out, "{before}{:x}\r\n", data.len());
+            }
+            State::Finished => return Ok(()),
+        }
+        self.data = data;
+        Ok(())
+    }
+
+    fn finish(&mut self, trailers: Option<&http::HeaderMap>) -> Result<(), &'static str> {
+        match self.state {
+            State::Length(_) => return Err("the body is shorter than its Content-Length"),
+            State::Chunked { open } => {
+                let before = if open { "\r\n" } else { "" };
+                let _ = write!(self.out, "{before}0\r\n");
+                for (name, value) in trailers.into_iter().flatten() {
+                    self.out.extend_from_slice(name.as_str().as_bytes());
+                    self.out.extend_from_slice(b": ");
+                    self.out.extend_from_slice(value.as_bytes());
+                    self.out.extend_from_slice(b"\r\n");
+                }
+                self.out.extend_from_slice(b"\r\n");
+            }
+            State::Finished => {}
+        }
+        self.state = State::Finished;
+        Ok(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<io::Result<()>> {
+        let head = &self.out[self.sent..];
+        let written = if self.data.is_empty() {
+            ready!(Pin::new(stream).poll_write(cx, head))?
+        } else {
+            let slices = [IoSlice::new(head), IoSlice::new(&self.data)];
+            ready!(Pin::new(stream).poll_write_vectored(cx, &slices))?
+        };
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.written += written as u64;
+        let of_head = written.min(self.out.len() - self.sent);
+        self.sent += of_head;
+        self.data.advance(written - of_head);
+        // The head stays, for another attempt; the framing after it need not.
+        if self.sent == self.out.len() && self.sent > self.head_len {
+            self.out.truncate(self.head_len);
+            self.sent = self.head_len;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

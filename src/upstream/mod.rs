@@ -1,0 +1,13 @@
+//! The side that calls endpoints: connections, their pools, and HTTP/1.1 spoken over them in the
+//! caller's own future. Knows nothing of services, routes, retries or the client's side.
+
+mod buffers;
+mod connect;
+mod failure;
+pub mod http1;
+mod pool;
+mod timer;
+
+pub use connect::connect;
+pub use failure::{Failure, FailureKind, Processed};
+pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};

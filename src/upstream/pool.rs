@@ -1,0 +1,220 @@
+//! One endpoint's connections on one worker. The lock is only ever taken by that worker, but for
+//! the moment in which the endpoint is removed.
+
+use std::{
+    io::ErrorKind,
+    mem::MaybeUninit,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::timer::Timer;
+use crate::{instance::Address, metrics::Counter};
+
+/// How long and how many idle connections are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSettings {
+    /// The longest that an idle connection is kept.
+    pub idle: Duration,
+    /// The most idle connections kept.
+    pub connections: usize,
+}
+
+/// One endpoint's connections on one worker, and what that worker counts of it.
+#[derive(Debug)]
+pub struct Pool {
+    address: Address,
+    settings: PoolSettings,
+    idle: Mutex<Vec<Idle>>,
+    retired: AtomicBool,
+    cut_at: OnceLock<Instant>,
+    in_flight: Counter,
+    /// Attempts made.
+    pub attempts: Counter,
+    /// Attempts that failed.
+    pub failures: Counter,
+    /// Connections opened.
+    pub opened: Counter,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    keep: Duration,
+}
+
+/// A connection to an endpoint, between two requests or in one.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) timer: Timer,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            timer: Timer::default(),
+        }
+    }
+
+    /// Whether nothing came on the idle connection: neither bytes nor an end. Asks the readiness
+    /// that the runtime already has; only where that says that something came is there a call.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// The same, asked of the kernel itself: what it has seen, and the runtime not yet.
+    fn is_surely_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        matches!(SockRef::from(&self.stream).peek(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// Which idle connection will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Any: the request may be repeated should the connection turn out to be dead.
+    Any,
+    /// Only one that was used within the last 500 ms and that the kernel, asked at this moment,
+    /// knows of no end of: the request may not be repeated, and servers close idle connections.
+    Fresh,
+}
+
+/// The longest idleness that [`Reuse::Fresh`] accepts.
+const FRESH: Duration = Duration::from_millis(500);
+
+impl Pool {
+    /// An empty pool for `address`.
+    pub fn new(address: Address, settings: PoolSettings) -> Self {
+        Self {
+            address,
+            settings,
+            idle: Mutex::default(),
+            retired: AtomicBool::new(false),
+            cut_at: OnceLock::new(),
+            in_flight: Counter::default(),
+            attempts: Counter::default(),
+            failures: Counter::default(),
+            opened: Counter::default(),
+        }
+    }
+
+    /// Where its connections lead.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The idle connection used last that is still good, if there is one.
+    pub fn checkout(&self, now: Instant, reuse: Reuse) -> Option<Connection> {
+        loop {
+            let idle = self.lock().pop()?;
+            let age = now.saturating_duration_since(idle.since);
+            let good = match reuse {
+                Reuse::Any => age < idle.keep && idle.connection.is_quiet(),
+                Reuse::Fresh if age > FRESH => {
+                    // It may still serve a request that can be repeated.
+                    self.lock().push(idle);
+                    return None;
+                }
+                Reuse::Fresh => age < idle.keep && idle.connection.is_surely_quiet(),
+            };
+            if good {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    /// Takes a connection back whose last exchange ended cleanly on both sides. `keep_alive` is
+    /// how long the endpoint said that it keeps it.
+    pub(super) fn give_back(&self, connection: Connection, keep_alive: Option<Duration>) {
+        // A second less than the server's own limit, so that the crossing is avoided.
+        let keep = keep_alive.map_or(self.settings.idle, |theirs| {
+            self.settings
+                .idle
+                .min(theirs.saturating_sub(Duration::from_secs(1)))
+        });
+        let mut idle = self.lock();
+        // Looked at under the lock: `retire` sets it before it empties the pool.
+        if keep.is_zero() || idle.len() >= self.settings.connections || self.retired.load(Relaxed) {
+            return;
+        }
+        idle.push(Idle {
+            connection,
+            since: Instant::now(),
+            keep,
+        });
+    }
+
+    /// Closes what has been idle for too long, or was closed by the endpoint.
+    pub fn sweep(&self, now: Instant) {
+        self.lock().retain(|idle| {
+            now.saturating_duration_since(idle.since) < idle.keep && idle.connection.is_quiet()
+        });
+    }
+
+    /// The endpoint was removed: its idle connections are closed now, those that come back are
+    /// closed then, and exchanges that still run are cut at `cut_at`.
+    pub fn retire(&self, cut_at: Instant) {
+        // A pool is retired once; a second call changes nothing.
+        let _ = self.cut_at.set(cut_at);
+        self.retired.store(true, Relaxed);
+        let closed = std::mem::take(&mut *self.lock());
+        drop(closed);
+    }
+
+    /// Whether the endpoint was removed.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_retired() && self.cut_at.get().is_some_and(|at| Instant::now() >= *at)
+    }
+
+    /// Exchanges that run now.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.value()
+    }
+
+    /// Idle connections.
+    pub fn idle(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Counts one exchange for as long as the guard lives.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.attempts.add_one();
+        self.in_flight.add_one();
+        InFlight(Arc::clone(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One exchange in flight; it lives until the end of the answer's body.
+#[derive(Debug)]
+pub struct InFlight(Arc<Pool>);
+
+impl InFlight {
+    /// The pool that counts it.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.sub_one();
+    }
+}

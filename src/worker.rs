@@ -1,0 +1,376 @@
+//! One core of the data plane: a thread with its own runtime, its own sockets and its own pools.
+//! A connection stays on the worker that it was seated on, and so do its requests.
+
+use std::{
+    collections::HashMap,
+    io, mem,
+    net::TcpListener,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    listen::{Arrival, Bound, Connection, Order, accept},
+    metrics::Padded,
+    proxy::{Activity, Client, Peer, Worker},
+};
+
+/// How often a worker looks for clients that are late.
+const TICK: Duration = Duration::from_millis(250);
+/// Every so many ticks it looks for idle connections to endpoints that are too old.
+const SWEEP: u64 = 4;
+/// How many connections more than the least loaded worker is notably more.
+const NOTABLY: usize = 8;
+/// How long a connection that never had a request may go on when the rest finish.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// What the data plane is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepting and serving.
+    Serve,
+    /// Serving what was accepted.
+    Finish,
+    /// Over.
+    Cut,
+}
+
+/// All workers.
+pub struct Crew {
+    workers: Vec<Arc<Worker>>,
+    seats: Arc<[Seat]>,
+    phase: watch::Sender<Phase>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A worker, as the others see it.
+struct Seat {
+    connections: Padded<AtomicUsize>,
+    handover: mpsc::UnboundedSender<HandedOver>,
+}
+
+/// A connection on its way from one worker's runtime to another's.
+struct HandedOver {
+    stream: std::net::TcpStream,
+    arrival: ArrivalRest,
+}
+
+/// An [`Arrival`] without its stream.
+struct ArrivalRest {
+    peer: std::net::SocketAddr,
+    listener: Arc<crate::config::Listener>,
+    permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Crew {
+    /// Starts a thread for each worker, which takes its socket of each listener.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(workers: Vec<Arc<Worker>>, listeners: Vec<Bound>) -> io::Result<Self> {
+        let (seats, receivers): (Vec<_>, Vec<_>) = workers
+            .iter()
+            .map(|_| {
+                let (handover, handed_over) = mpsc::unbounded_channel();
+                let connections = Padded::default();
+                (
+                    Seat {
+                        connections,
+                        handover,
+                    },
+                    handed_over,
+                )
+            })
+            .unzip();
+        let seats: Arc<[Seat]> = seats.into();
+        let phase = watch::Sender::new(Phase::Serve);
+        let mut sockets: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        for bound in listeners {
+            for (own, socket) in sockets.iter_mut().zip(bound.sockets) {
+                own.push(Socket {
+                    socket,
+                    settings: Arc::clone(&bound.settings),
+                    permits: Arc::clone(&bound.permits),
+                });
+            }
+        }
+        let threads = workers
+            .iter()
+            .zip(receivers)
+            .zip(sockets)
+            .map(|((worker, handed_over), sockets)| {
+                let floor = Arc::new(Floor {
+                    worker: Arc::clone(worker),
+                    seats: Arc::clone(&seats),
+                    connections: Mutex::default(),
+                    tasks: TaskTracker::new(),
+                });
+                let phase = phase.subscribe();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                std::thread::Builder::new()
+                    .name(format!("worker-{}", worker.index))
+                    .spawn(move || runtime.block_on(floor.run(sockets, handed_over, phase)))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            workers,
+            seats,
+            phase,
+            threads,
+        })
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> &[Arc<Worker>] {
+        &self.workers
+    }
+
+    /// A function that counts the open client connections.
+    pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let seats = Arc::clone(&self.seats);
+        move || {
+            let count = |seat: &Seat| seat.connections.load(Relaxed);
+            seats.iter().map(count).sum()
+        }
+    }
+
+    /// Stops accepting, lets requests finish, and cuts at the deadline those that do not. Returns
+    /// how many connections were cut.
+    pub async fn finish(self, deadline: Duration) -> usize {
+        self.phase.send_replace(Phase::Finish);
+        let count = self.connection_count();
+        let threads = self.threads;
+        let mut joining = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a worker panicked");
+                }
+            }
+        });
+        let mut cut = 0;
+        if tokio::time::timeout(deadline, &mut joining).await.is_err() {
+            cut = count();
+            self.phase.send_replace(Phase::Cut);
+            // It ends now: nothing that a worker does blocks.
+            let _ = joining.await;
+        }
+        cut
+    }
+}
+
+/// A listener's socket for one worker.
+struct Socket {
+    socket: TcpListener,
+    settings: Arc<crate::config::Listener>,
+    permits: Arc<tokio::sync::Semaphore>,
+}
+
+/// What one worker's tasks share.
+struct Floor {
+    worker: Arc<Worker>,
+    seats: Arc<[Seat]>,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    tasks: TaskTracker,
+}
+
+impl Floor {
+    async fn run(
+        self: Arc<Self>,
+        sockets: Vec<Socket>,
+        mut handed_over: mpsc::UnboundedReceiver<HandedOver>,
+        mut phase: watch::Receiver<Phase>,
+    ) {
+        let stop = CancellationToken::new();
+        for socket in sockets {
+            match tokio::net::TcpListener::from_std(socket.socket) {
+                Ok(listener) => {
+                    let floor = Arc::clone(&self);
+                    let seat = move |arrival| floor.seat(arrival);
+                    let (settings, permits) = (socket.settings, socket.permits);
+                    let accepting = accept(listener, settings, permits, stop.clone(), seat);
+                    self.tasks.spawn(accepting);
+                }
+                Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
+            }
+        }
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0;
+        let mut finishing: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                Some(handed) = handed_over.recv() => self.take_over(handed),
+                _ = tick.tick() => {
+                    ticks += 1;
+                    let now = began.elapsed().as_millis();
+                    self.worker.clock.store(u64::try_from(now).unwrap_or(u64::MAX), Relaxed);
+                    self.cut_the_late();
+                    if ticks % SWEEP == 0 {
+                        self.sweep_pools();
+                    }
+                    if let Some(since) = finishing {
+                        self.finish_connections(since.elapsed() >= LAST_CHANCE);
+                    }
+                }
+                Ok(()) = phase.changed() => match *phase.borrow_and_update() {
+                    Phase::Serve => {}
+                    Phase::Finish => {
+                        stop.cancel();
+                        self.tasks.close();
+                        finishing = Some(Instant::now());
+                        self.finish_connections(false);
+                    }
+                    Phase::Cut => {
+                        stop.cancel();
+                        self.tasks.close();
+                        for connection in self.connections().values() {
+                            connection.order(Order::Cut);
+                        }
+                        finishing = Some(began);
+                    }
+                },
+                () = self.tasks.wait(), if finishing.is_some() => return,
+            }
+        }
+    }
+
+    /// Seats a connection here, or hands it to the worker with the fewest where that is notably
+    /// fewer: long-lived connections would stay as unevenly as the kernel's hashing put them.
+    fn seat(self: &Arc<Self>, arrival: Arrival) {
+        let load = |seat: &Seat| seat.connections.load(Relaxed);
+        let own = load(&self.seats[self.worker.index]);
+        let least = self.seats.iter().min_by_key(|seat| load(seat));
+        let Arrival {
+            stream,
+            peer,
+            listener,
+            permit,
+        } = arrival;
+        let arrival = ArrivalRest {
+            peer,
+            listener,
+            permit,
+        };
+        match least {
+            Some(least) if own > load(least) + NOTABLY.max(load(least) / 8) => {
+                let handed = stream.into_std().map(|stream| {
+                    // Counted at once, so that a burst is not all handed to the same one.
+                    least.connections.fetch_add(1, Relaxed);
+                    least.handover.send(HandedOver { stream, arrival })
+                });
+                if !matches!(handed, Ok(Ok(()))) {
+                    tracing::warn!("a connection was lost on its way to another worker");
+                }
+            }
+            _ => {
+                self.seats[self.worker.index]
+                    .connections
+                    .fetch_add(1, Relaxed);
+                self.serve(stream, arrival);
+            }
+        }
+    }
+
+    fn take_over(self: &Arc<Self>, handed: HandedOver) {
+        match TcpStream::from_std(handed.stream) {
+            Ok(stream) => self.serve(stream, handed.arrival),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was lost on its way to another worker");
+                self.leave();
+            }
+        }
+    }
+
+    /// Serves a connection that is counted already.
+    fn serve(self: &Arc<Self>, stream: TcpStream, arrival: ArrivalRest) {
+        let ArrivalRest {
+            peer,
+            listener,
+            permit,
+        } = arrival;
+        let connection = Arc::new(Connection::new(Client {
+            worker: Arc::clone(&self.worker),
+            peer: Peer::new(peer, &listener),
+            listener,
+            activity: Activity::default(),
+        }));
+        let floor = Arc::clone(self);
+        let id = self.next_id();
+        self.connections().insert(id, Arc::clone(&connection));
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            let _seat = SeatGuard { floor, id };
+            connection.serve(stream).await;
+        });
+    }
+
+    fn next_id(&self) -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        NEXT.fetch_add(1, Relaxed)
+    }
+
+    fn leave(&self) {
+        self.seats[self.worker.index]
+            .connections
+            .fetch_sub(1, Relaxed);
+    }
+
+    fn cut_the_late(&self) {
+        let now = self.worker.clock.load(Relaxed) + 1;
+        for connection in self.connections().values() {
+            if connection.is_late(now) {
+                connection.order(Order::Cut);
+            }
+        }
+    }
+
+    /// Tells connections to finish; new ones, whose first request may be on its way, later.
+    fn finish_connections(&self, new_too: bool) {
+        for connection in self.connections().values() {
+            if new_too || !connection.is_new() {
+                connection.order(Order::Finish);
+            }
+        }
+    }
+
+    fn sweep_pools(&self) {
+        let now = Instant::now();
+        for service in self.worker.generation().directory.services() {
+            service.sweep(self.worker.index, now);
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a connection off its worker's books, however it ends.
+struct SeatGuard {
+    floor: Arc<Floor>,
+    id: u64,
+}
+
+impl Drop for SeatGuard {
+    fn drop(&mut self) {
+        let gone = self.floor.connections().remove(&self.id);
+        mem::drop(gone);
+        self.floor.leave();
+    }
+}

@@ -1,0 +1,32 @@
+//! What the tests start and wait with.
+
+pub(crate) mod authority;
+pub(crate) mod consul;
+pub(crate) mod fake_consul;
+pub(crate) mod watched;
+
+use std::{fmt::Debug, time::Duration};
+
+/// Long enough for a busy machine; nothing waits this long where all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again and again until `holds` says yes of an answer, which is then handed over.
+pub(crate) async fn eventually<T: Debug>(
+    what: &str,
+    mut ask: impl AsyncFnMut() -> T,
+    holds: impl Fn(&T) -> bool,
+) -> T {
+    let mut last = ask().await;
+    let ask_on = async {
+        while !holds(&last) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            last = ask().await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, ask_on).await.is_ok();
+    assert!(
+        in_time,
+        "{what}: not within {PATIENCE:?}; at last: {last:?}"
+    );
+    last
+}
