@@ -7,7 +7,9 @@
 
 mod demo;
 mod provider;
+mod check;
 mod consul;
 mod consul_faults;
+mod embedded;
 mod structure;
 mod support;
