@@ -19,6 +19,7 @@ use nix::{
     },
     unistd::Pid,
 };
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,6 +76,8 @@ struct Provider {
 /// A demo whose load runs.
 struct UnderWay {
     running: Running,
+    /// Its temporary files: one that is killed leaves them.
+    folder: TempDir,
     /// What it showed until then.
     screen: String,
     /// What it shows from now on.
@@ -85,6 +88,8 @@ struct UnderWay {
 
 impl UnderWay {
     fn start(command: &mut Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let command = command.env("TMPDIR", folder.path());
         let mut running = Running::start(command.stdout(Stdio::piped()));
         let mut output = BufReader::new(running.0.stdout.take().unwrap());
         let mut screen = String::new();
@@ -95,6 +100,7 @@ impl UnderWay {
         assert_eq!(providers.len(), 5, "{screen}");
         Self {
             running,
+            folder,
             screen,
             output,
             providers,
@@ -178,9 +184,7 @@ fn a_failed_request_is_counted_and_ends_in_an_error() {
 
 #[test]
 fn no_provider_outlives_a_demo_that_is_killed() {
-    // What a killed process leaves on disk is left here.
-    let folder = tempfile::tempdir().unwrap();
-    let mut demo = UnderWay::start(endless().env("TMPDIR", folder.path()));
+    let mut demo = UnderWay::start(&mut endless());
     demo.running.0.kill().unwrap();
     demo.running.0.wait().unwrap();
     nobody_is_left(&demo.providers);
@@ -188,13 +192,11 @@ fn no_provider_outlives_a_demo_that_is_killed() {
 
 #[test]
 fn its_folder_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let demo = UnderWay::start(endless().env("TMPDIR", folder.path()));
-    let left = || std::fs::read_dir(folder.path()).unwrap().count();
+    let mut demo = UnderWay::start(&mut endless());
+    let left = || std::fs::read_dir(demo.folder.path()).unwrap().count();
     assert_eq!(left(), 1);
     signal(&demo.running.0, Signal::SIGINT);
-    let (well, rest) = demo.end();
-    assert!(well, "{rest}");
+    assert!(demo.running.0.wait().unwrap().success());
     assert_eq!(left(), 0);
 }
 

@@ -5,11 +5,11 @@
     reason = "a panic is how a test fails, in its helpers too"
 )]
 
-mod demo;
-mod provider;
 mod check;
 mod consul;
 mod consul_faults;
 mod embedded;
 mod structure;
 mod support;
+mod demo;
+mod provider;

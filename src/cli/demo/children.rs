@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{CAST, provider};
+use super::{cast::CAST, provider};
 
 /// A provider that takes longer to start and register has failed.
 const START: Duration = Duration::from_secs(10);
