@@ -5,19 +5,21 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     mem,
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    fs::{Mode, OFlags},
-    process::{Pid, Signal, kill_process},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::tcgetattr,
+use nix::{
+    pty::openpty,
+    sys::{
+        signal::{Signal, kill},
+        termios::tcgetattr,
+    },
+    unistd::Pid,
 };
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -63,8 +65,7 @@ impl Drop for Running {
 }
 
 fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
-    kill_process(pid, signal).unwrap();
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
 }
 
 struct Provider {
@@ -75,6 +76,8 @@ struct Provider {
 /// A demo whose load runs.
 struct UnderWay {
     running: Running,
+    /// Its temporary files: one that is killed leaves them.
+    folder: TempDir,
     /// What it showed until then.
     screen: String,
     /// What it shows from now on.
@@ -85,6 +88,8 @@ struct UnderWay {
 
 impl UnderWay {
     fn start(command: &mut Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let command = command.env("TMPDIR", folder.path());
         let mut running = Running::start(command.stdout(Stdio::piped()));
         let mut output = BufReader::new(running.0.stdout.take().unwrap());
         let mut screen = String::new();
@@ -95,6 +100,7 @@ impl UnderWay {
         assert_eq!(providers.len(), 5, "{screen}");
         Self {
             running,
+            folder,
             screen,
             output,
             providers,
@@ -116,7 +122,7 @@ fn provider(line: &str) -> Option<Provider> {
     };
     Some(Provider {
         address: url.strip_prefix("http://")?.parse().ok()?,
-        pid: Pid::from_raw(pid.parse().ok()?)?,
+        pid: Pid::from_raw(pid.parse().ok()?),
     })
 }
 
@@ -156,7 +162,7 @@ fn add_drain_and_kill_fail_no_request() {
 fn a_signal_ends_it_with_a_summary_and_no_provider_is_left() {
     let mut demo = UnderWay::start(&mut endless());
     let providers = mem::take(&mut demo.providers);
-    signal(&demo.running.0, Signal::TERM);
+    signal(&demo.running.0, Signal::SIGTERM);
     let (well, rest) = demo.end();
     assert!(well && rest.contains("Summary"), "{rest}");
     nobody_is_left(&providers);
@@ -166,7 +172,7 @@ fn a_signal_ends_it_with_a_summary_and_no_provider_is_left() {
 fn a_failed_request_is_counted_and_ends_in_an_error() {
     let demo = UnderWay::start(demo().args(["--for", "2s"]));
     for hello in &demo.providers[..3] {
-        kill_process(hello.pid, Signal::KILL).unwrap();
+        kill(hello.pid, Signal::SIGKILL).unwrap();
     }
     let (well, rest) = demo.end();
     assert!(!well, "{rest}");
@@ -178,9 +184,7 @@ fn a_failed_request_is_counted_and_ends_in_an_error() {
 
 #[test]
 fn no_provider_outlives_a_demo_that_is_killed() {
-    // What a killed process leaves on disk is left here.
-    let folder = tempfile::tempdir().unwrap();
-    let mut demo = UnderWay::start(endless().env("TMPDIR", folder.path()));
+    let mut demo = UnderWay::start(&mut endless());
     demo.running.0.kill().unwrap();
     demo.running.0.wait().unwrap();
     nobody_is_left(&demo.providers);
@@ -188,13 +192,11 @@ fn no_provider_outlives_a_demo_that_is_killed() {
 
 #[test]
 fn its_folder_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let demo = UnderWay::start(endless().env("TMPDIR", folder.path()));
-    let left = || std::fs::read_dir(folder.path()).unwrap().count();
+    let mut demo = UnderWay::start(&mut endless());
+    let left = || std::fs::read_dir(demo.folder.path()).unwrap().count();
     assert_eq!(left(), 1);
-    signal(&demo.running.0, Signal::INT);
-    let (well, rest) = demo.end();
-    assert!(well, "{rest}");
+    signal(&demo.running.0, Signal::SIGINT);
+    assert!(demo.running.0.wait().unwrap().success());
     assert_eq!(left(), 0);
 }
 
@@ -218,7 +220,7 @@ fn the_commands_that_it_shows_work_when_pasted() {
         .collect();
     assert_eq!(commands.len(), 6, "{screen}");
     for command in commands {
-        let command = command.replace("curl ", "curl --fail --silent --show-error ");
+        let command = command.replace("curl ", "curl --fail --silent --show-error --max-time 5 ");
         // The last one asks for what the one before it registers, a moment later.
         until(&command, || {
             let shell = Command::new("sh").args(["-c", &command]).status();
@@ -229,13 +231,8 @@ fn the_commands_that_it_shows_work_when_pasted() {
 
 #[test]
 fn on_a_terminal_keys_add_drain_kill_and_quit_and_the_terminal_is_given_back() {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let name = Path::new(name.to_str().unwrap());
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let terminal = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+    let pair = openpty(None, None).unwrap();
+    let (master, terminal) = (pair.master, pair.slave);
     let before = tcgetattr(&terminal).unwrap();
     let mut command = demo();
     command.stdin(terminal.try_clone().unwrap());
@@ -273,7 +270,7 @@ fn on_a_terminal_keys_add_drain_kill_and_quit_and_the_terminal_is_given_back() {
     master.write_all(b"q").unwrap();
     assert!(running.0.wait().unwrap().success(), "{}", text());
     let after = tcgetattr(&terminal).unwrap();
-    assert_eq!(after.local_modes, before.local_modes);
+    assert_eq!(after.local_flags, before.local_flags);
     drop(terminal);
     reading.join().unwrap();
     assert!(text().contains("Summary"), "{}", text());

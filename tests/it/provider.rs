@@ -13,7 +13,10 @@ use axum::{
     http::StatusCode,
     routing::put,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -59,8 +62,7 @@ fn provider(registry: SocketAddr) -> Command {
 }
 
 fn terminate(child: &Child) {
-    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

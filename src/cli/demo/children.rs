@@ -11,14 +11,17 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     time::{Instant, timeout},
 };
 
-use super::{CAST, provider};
+use super::{cast::CAST, provider};
 
 /// A provider that takes longer to start and register has failed.
 const START: Duration = Duration::from_secs(10);
@@ -96,9 +99,7 @@ impl Children {
         let Some(provider) = self.take_where_most() else {
             return Ok("nobody is left to drain".into());
         };
-        let pid = i32::try_from(provider.pid).ok().and_then(Pid::from_raw);
-        let pid = pid.context("a process without a pid")?;
-        kill_process(pid, Signal::TERM)
+        kill(Pid::from_raw(provider.pid.cast_signed()), Signal::SIGTERM)
             .with_context(|| format!("cannot signal {}", provider.id))?;
         let line = format!("drain {}: it signs out, then closes", provider.id);
         self.leave(provider, "drained");

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::CAST;
+use super::cast::CAST;
 
 /// A request without an answer for this long has failed.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 //! steady load counts what a client would see. Owns the course of the show; knows nothing of how
 //! requests are proxied.
 
+mod cast;
 mod children;
 mod director;
 mod load;
@@ -26,15 +27,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    cast::CAST,
     children::Children,
     director::{Director, Step},
     load::{Client, Load},
     screen::Screen,
     servers::Servers,
 };
-
-/// The services that are shown, and with how many providers each begins.
-const CAST: [(&str, usize); 2] = [("hello", 3), ("cart", 2)];
 
 /// How long the show lasts where nobody can press a key and nothing was said.
 const UNATTENDED: Duration = Duration::from_secs(20);
