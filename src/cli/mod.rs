@@ -1,13 +1,16 @@
 //! The command line: what may be typed, and the exit status. Each command is a file of its own.
 
 mod check;
+mod config_file;
 mod demo;
 mod logging;
 mod run;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+
+use config_file::ConfigFile;
 
 /// A load-balancing reverse proxy that finds its backends in a registry
 #[derive(Parser)]
@@ -31,13 +34,6 @@ enum Command {
     /// One of the demo's providers
     #[command(hide = true)]
     Provider(demo::Provider),
-}
-
-#[derive(Args)]
-struct ConfigFile {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
 }
 
 /// Does what the command line says. The status is 0 where all went well, 1 where it did not, and

@@ -162,14 +162,11 @@ impl<'a> Connection<'a> {
         // By length first: most names are none of these.
         match name.len() {
             14 if name.eq_ignore_ascii_case("content-length") => {
-                if self.length.replace(value).is_some() {
-                    return Err("more than one Content-Length");
-                }
+                only_one(&mut self.length, value, "more than one Content-Length")?;
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                if self.transfer_encoding.replace(value).is_some() {
-                    return Err("more than one Transfer-Encoding");
-                }
+                let repeated = "more than one Transfer-Encoding";
+                only_one(&mut self.transfer_encoding, value, repeated)?;
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for token in tokens(value) {
@@ -224,6 +221,17 @@ impl<'a> Connection<'a> {
         } else {
             length.map_or(BodyLength::UntilClose, BodyLength::Known)
         })
+    }
+}
+
+fn only_one<'a>(
+    slot: &mut Option<&'a [u8]>,
+    value: &'a [u8],
+    repeated: &'static str,
+) -> Result<(), &'static str> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(repeated),
     }
 }
 
