@@ -12,6 +12,7 @@ use crate::support::{
     backend::Backend,
     consul::Consul,
     load::{Ledger, Load, Report},
+    process::BackendProcess,
     proxy::{Proxy, instance},
 };
 
@@ -47,7 +48,10 @@ impl Stage {
     /// With a real Consul, where there is one.
     async fn consul() -> Option<Self> {
         let consul = Consul::start().await?;
-        let config = format!("{ROUTE}\n[registry.consul]\naddress = \"{}\"\n", consul.url());
+        let config = format!(
+            "{ROUTE}\n[registry.consul]\naddress = \"{}\"\n",
+            consul.url()
+        );
         Some(Self {
             proxy: Proxy::start(&config).await,
             consul: Some(consul),
@@ -70,6 +74,15 @@ impl Stage {
         }
         self.proxy.until_served("/cart/x").await;
         backends
+    }
+
+    /// Starts a backend in a process of its own and signs it in.
+    async fn open_process(&self) -> BackendProcess {
+        let ledger = self.ledger.clone();
+        let start = move || BackendProcess::start(&ledger);
+        let process = tokio::task::spawn_blocking(start).await.unwrap();
+        self.sign_in(process.address()).await;
+        process
     }
 
     async fn sign_in(&self, address: SocketAddr) {
