@@ -166,6 +166,12 @@ impl Client {
         }
     }
 
+    /// The same, with ids from there.
+    pub(crate) fn numbered_from(mut self, first: u64) -> Self {
+        self.next = AtomicU64::new(first);
+        self
+    }
+
     async fn call_next(&self) -> Outcome {
         let method = match self.next.load(Relaxed) % POSTS {
             0 => Method::POST,
