@@ -4,6 +4,7 @@
 
 mod connections;
 mod instances;
+mod registry;
 
 use std::{net::SocketAddr, time::Duration};
 
