@@ -21,12 +21,12 @@ use http::{HeaderValue, Method, StatusCode, Uri, header, request::Parts};
 use serde::Serialize;
 
 use super::{
-    blocking, duration,
-    guard::Guard,
+    blocking, duration, guard,
     render::{DATACENTER, Node},
     state::{State, Topic},
     store::{Refused, Store},
 };
+use crate::gate::Gate;
 
 /// Bytes of a request's body, as with Consul.
 const BODY_MAX: usize = 512 * 1024;
@@ -38,7 +38,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 pub(super) struct Context {
     pub(super) store: Arc<Store>,
     pub(super) node: Node,
-    pub(super) guard: Guard,
+    pub(super) gate: Gate,
     pub(super) address: SocketAddr,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
 /// Lets nobody in who was sent here by a stranger's page, and no change without the token.
 async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if !context.guard.knows_host(request.uri(), headers) {
+    if !context.gate.knows_host(request.uri(), headers) {
         let text = "Forbidden: the Host header names no address of this registry";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
@@ -102,7 +102,7 @@ async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Ne
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     );
-    if !reads && let Err(reason) = context.guard.allows_change(headers) {
+    if !reads && let Err(reason) = guard::allows_change(&context.gate, headers) {
         return (StatusCode::FORBIDDEN, reason).into_response();
     }
     next.run(request).await
