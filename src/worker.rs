@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    listen::{Arrival, Bound, Connection, Order, accept},
+    listen::{Arrival, Bound, Connection, Order, accept, serve},
     metrics::Padded,
     proxy::{Activity, Client, Peer, Worker},
 };
@@ -314,7 +314,7 @@ impl Floor {
         self.tasks.spawn(async move {
             let _permit = permit;
             let _seat = SeatGuard { floor, id };
-            connection.serve(stream).await;
+            serve(connection, stream).await;
         });
     }
 

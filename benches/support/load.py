@@ -110,11 +110,11 @@ def call(port, method, path, body=None):
     return answer.status, answer.headers, json.loads(text) if is_json and text else None
 
 
-def answers(port, path, host="localhost"):
+def answers(port, path, host=None):
     """Whether a GET is answered with 200 now."""
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", path, headers={"Host": host})
+        connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{port}"})
         status = connection.getresponse().status
         connection.close()
         return status == 200

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::config::{Config, Diagnostic, Report};
 
 #[derive(Args)]

@@ -1,12 +1,17 @@
 //! The command line: what may be typed, and the exit status. Each command is a file of its own.
 
 mod check;
+mod config_file;
+mod demo;
+mod health;
 mod logging;
 mod run;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+
+use config_file::ConfigFile;
 
 /// A load-balancing reverse proxy that finds its backends in a registry
 #[derive(Parser)]
@@ -25,13 +30,13 @@ enum Command {
     Run(ConfigFile),
     /// Say all that is wrong with a configuration file, and start nothing
     Check(check::Check),
-}
-
-#[derive(Args)]
-struct ConfigFile {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    /// Ask whether a proxy on this machine is alive: the status says so
+    Health(health::Health),
+    /// Show it all on this machine: the proxy, a registry, five providers and a steady load
+    Demo(demo::Demo),
+    /// One of the demo's providers
+    #[command(hide = true)]
+    Provider(demo::Provider),
 }
 
 /// Does what the command line says. The status is 0 where all went well, 1 where it did not, and
@@ -41,6 +46,9 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(file) => run::run(&file.config),
         Command::Check(check) => check::check(&check),
+        Command::Health(health) => health::health(&health),
+        Command::Demo(demo) => demo::demo(demo),
+        Command::Provider(provider) => demo::provide(provider),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,11 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{
-    reader::{Field, Table},
-    report::Wrong,
-    value,
-};
+use super::{field::Field, reader::Table, report::Wrong, value};
 
 /// The addresses that are taken so far.
 #[derive(Default)]

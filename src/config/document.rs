@@ -134,3 +134,242 @@ fn admin<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Adm
         ready_timeout: table.wait("ready_timeout", Duration::from_secs(30)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        Secret, Service,
+        testing::{ROUTE, config, error, errors},
+    };
+
+    const PROXY_TOML: &str = include_str!("../../proxy.toml");
+
+    /// The file with the keys that it shows as comments (`#key = …`) put in.
+    fn with_all_keys() -> String {
+        let key = |line: &'static str| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => key,
+            _ => line,
+        };
+        PROXY_TOML
+            .lines()
+            .flat_map(|line| [key(line), "\n"])
+            .collect()
+    }
+
+    #[test]
+    fn the_file_that_comes_with_callboard_is_right_as_it_stands() {
+        let config = config(PROXY_TOML);
+        assert_eq!(config.listeners[0].address.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.admin.address.to_string(), "127.0.0.1:9900");
+        assert_eq!(config.routes.len(), 1);
+        assert!(config.routes[0].strip_prefix);
+        assert_eq!(
+            config
+                .registries
+                .keys()
+                .map(AsRef::as_ref)
+                .collect::<Vec<&str>>(),
+            ["embedded"]
+        );
+    }
+
+    #[test]
+    fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
+        let shown = config(&with_all_keys());
+        let plain = config(PROXY_TOML);
+        assert_eq!(shown.registries.len(), 3);
+        assert_eq!(shown.routes.len(), 4);
+        let defaults = Service {
+            registry: plain.defaults.registry.clone(),
+            ..shown.defaults
+        };
+        assert_eq!(defaults, plain.defaults);
+        assert_eq!(format!("{:?}", shown.log), format!("{:?}", plain.log));
+        assert_eq!(format!("{:?}", shown.drain), format!("{:?}", plain.drain));
+        let [shown, plain] = [&shown.listeners[0], &plain.listeners[0]];
+        assert_eq!(
+            format!("{:?}", shown.timeout),
+            format!("{:?}", plain.timeout)
+        );
+        assert_eq!(format!("{:?}", shown.limits), format!("{:?}", plain.limits));
+        assert_eq!(shown.underscores, plain.underscores);
+    }
+
+    #[test]
+    fn it_shows_every_key() {
+        // The keys of each table, as the error of an unknown one lists them.
+        let text = with_all_keys();
+        for (table, keys) in unknown_keys_of_all_tables() {
+            for key in keys {
+                let shown = text.lines().any(|line| {
+                    line.starts_with(&format!("{key} ="))
+                        || line.contains(&format!("[{key}"))
+                        || line.contains(&format!(" {key} = "))
+                });
+                assert!(shown, "{table}: {key}");
+            }
+        }
+    }
+
+    /// Each table with its keys.
+    fn unknown_keys_of_all_tables() -> Vec<(String, Vec<String>)> {
+        let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\n\
+            listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
+            registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
+            registry.embedded={?=1}\n\
+            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},guard={?=1}}\n\
+            service.a={?=1}\n\
+            route=[{service='a',?=1}]\n"
+            .replace('?', "zzzzzzzzzzzzzzzzzzzz");
+        let tables: Vec<_> = errors(&tables)
+            .into_iter()
+            .filter_map(|error| {
+                let (table, keys) = error.split_once("; it may be ")?;
+                let keys = keys.split('`').skip(1).step_by(2).map(str::to_owned);
+                Some((table.to_owned(), keys.collect()))
+            })
+            .collect();
+        assert_eq!(tables.len(), 20, "{tables:#?}");
+        tables
+    }
+
+    #[test]
+    fn the_small_tables_are_read() {
+        let config = config(&format!(
+            r#"
+            workers = 3
+            log = {{ format = "json", level = "warn,callboard=debug", access = true }}
+            drain = {{ notice = "0s", deadline = "5s" }}
+            admin = {{ address = "0.0.0.0:0", token = {{ env = "T" }}, ready_timeout = "1m" }}
+            {ROUTE}"#
+        ));
+        assert_eq!(config.workers.get(), 3);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(config.log.level, "warn,callboard=debug");
+        assert!(config.log.access);
+        assert_eq!(config.drain.notice, Duration::ZERO);
+        assert_eq!(config.drain.deadline, Duration::from_secs(5));
+        assert_eq!(config.admin.token, Some(Secret::Env("T".into())));
+        assert_eq!(config.admin.ready_timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn two_servers_cannot_have_one_address() {
+        let text = format!(
+            "listen = [{{ address = [\"0.0.0.0:8500\", \"127.0.0.1:9900\", \"127.0.0.1:9900\"] }}]\n\
+             admin.address = \"127.0.0.1:8500\"\n{ROUTE}"
+        );
+        let advice = "give one of them another port";
+        assert_eq!(
+            errors(&text),
+            [
+                format!(
+                    "1:24 listen.address: the embedded registry on 127.0.0.1:8500 collides with a listener on 0.0.0.0:8500; {advice}"
+                ),
+                format!(
+                    "1:58 listen.address: a listener on 127.0.0.1:9900 collides with a listener on 127.0.0.1:9900; {advice}"
+                ),
+                format!(
+                    "2:7 admin.address: the admin server on 127.0.0.1:8500 collides with a listener on 0.0.0.0:8500; {advice}"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_admin_server_beyond_loopback_needs_a_token() {
+        let error = error(&format!("[admin]\naddress = \"0.0.0.0:9900\"\n{ROUTE}"));
+        assert!(
+            error.starts_with("2:1 admin.address: the admin server on 0.0.0.0:9900 is open"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn errors_of_syntax_hide_no_others_and_make_up_none() {
+        let text = "workers = \n\
+            [[listen]\n\
+            address = \"127.0.0.1:1\"\n\
+            timeout = { idle = 30s, body = 5m }\n\
+            [registry.consul\n\
+            address = \"http://127.0.0.1:8500\"\n\
+            [defaults]\n\
+            registry = \"consul\"\n\
+            balance = \"roundrobin\"\n\
+            [[route]]\n\
+            path = \"cart\"\n\
+            service = \"cart\n";
+        assert_eq!(
+            errors(text),
+            [
+                "1:11 syntax: the value is missing",
+                "2:10 syntax: unclosed array table, expected `]`",
+                "4:20 syntax: this is not a value; a text stands in quotes, such as \"30s\"",
+                "4:32 syntax: this is not a value; a text stands in quotes, such as \"30s\"",
+                "5:17 syntax: unclosed table, expected `]`",
+                "9:1 defaults.balance: `roundrobin` is not known here; did you mean \"round_robin\"?",
+                "11:1 route.path: the path `cart` does not begin with a slash; did you mean \"/cart\"?",
+                "12:16 syntax: invalid basic string, expected `\"`",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bracket_that_nobody_closed_is_one_error() {
+        let text =
+            format!("{ROUTE}[service.cart]\ntags = [\"a\",\n  \"b\"\n[service.hat]\nfoo = 1\n");
+        let errors = errors(&text);
+        assert_eq!(errors.len(), 2, "{errors:#?}");
+        assert!(
+            errors[0].starts_with("6:6 syntax: unclosed array"),
+            "{errors:#?}"
+        );
+        assert!(
+            errors[1].starts_with("8:1 service.hat.foo: unknown key"),
+            "{errors:#?}"
+        );
+    }
+
+    #[test]
+    fn two_keys_or_tables_of_one_name_are_an_error() {
+        let text = format!("workers = 1\nworkers = 2\n[drain]\n[drain]\nfoo = 1\n{ROUTE}");
+        assert_eq!(
+            errors(&text),
+            [
+                "2:1 syntax: the key `workers` is here twice",
+                "4:2 syntax: the key `drain` is here twice",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_other_line_ends_do_no_harm() {
+        let text = format!("\u{feff}workers = 2\r\nfoo = 1\r\n{ROUTE}");
+        assert!(error(&text).starts_with("2:1 foo: unknown key"));
+        assert_eq!(config(&text.replace("foo = 1", "")).workers.get(), 2);
+    }
+
+    #[test]
+    fn any_text_whatever_gives_a_config_or_a_report() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let letters: Vec<_> = "[]{}\"'=,.#\n\r\té0a".chars().collect();
+        let all = with_all_keys();
+        for _ in 0..300 {
+            let mut text: Vec<char> = all.chars().collect();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..text.len());
+                match random.u8(..3) {
+                    0 => drop(text.remove(at)),
+                    1 => text.insert(at, *random.choice(&letters).unwrap()),
+                    _ => text.truncate(at.max(1)),
+                }
+            }
+            let text: String = text.into_iter().collect();
+            if let Err(report) = Config::parse(&text, Path::new("")) {
+                assert!(!report.diagnostics().is_empty());
+                assert!(report.to_string().contains("error: "), "{text}");
+            }
+        }
+    }
+}

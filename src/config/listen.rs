@@ -109,3 +109,100 @@ impl Default for Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{ROUTE, config, error, errors};
+
+    #[test]
+    fn without_a_table_there_is_one_listener_with_the_defaults() {
+        let listeners = config(ROUTE).listeners;
+        assert_eq!(
+            format!("{listeners:?}"),
+            format!("{:?}", [Listener::default()])
+        );
+    }
+
+    #[test]
+    fn each_address_is_a_listener_with_the_tables_settings() {
+        let text = r#"
+            [[listen]]
+            address = ["127.0.0.1:80", "[::1]:80"]
+            trusted_proxies = ["10.0.0.0/8", "::1"]
+            timeout = { header = "1s" }
+            limits = { connections = 7, headers = 9 }
+            half_close = true
+            health_path = "/up"
+            underscore_headers = "reject"
+            [[listen]]
+            address = "127.0.0.1:81"
+        "#;
+        let listeners = config(&format!("{text}{ROUTE}")).listeners;
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.address.to_string());
+        assert_eq!(
+            addresses.collect::<Vec<_>>(),
+            ["127.0.0.1:80", "[::1]:80", "127.0.0.1:81"]
+        );
+        for listener in &listeners[..2] {
+            assert_eq!(listener.trusted_proxies.len(), 2);
+            assert_eq!(listener.timeout.header, Duration::from_secs(1));
+            assert_eq!(listener.timeout.body, Duration::from_secs(30));
+            assert_eq!(
+                (listener.limits.connections, listener.limits.headers),
+                (7, 9)
+            );
+            assert_eq!(listener.limits.target_bytes, 8192);
+            assert!(listener.half_close);
+            assert_eq!(listener.health_path.as_deref(), Some("/up"));
+            assert_eq!(listener.underscores, Underscores::Reject);
+        }
+        assert!(!listeners[2].half_close);
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        let text = "[[listen]]\n\
+            trusted_proxies = [\"10.0.0.0/8\", \"friend\", 7]\n\
+            timeout = { header = \"0s\", tunnel = \"1s\" }\n\
+            limits = { headers = 101, header_bytes = 100, connections = \"many\" }\n\
+            half_close = \"yes\"\n\
+            health_path = \"up\"\n\
+            underscore_headers = \"dorp\"\n";
+        assert_eq!(
+            errors(&format!("{text}{ROUTE}")),
+            [
+                "1:1 listen.address: the key `address` is missing; write `address = \"0.0.0.0:8080\"`",
+                "2:34 listen.trusted_proxies: `friend` is not an IP address or a network; write it like \"10.0.0.0/8\" or \"192.168.1.7\"",
+                "2:44 listen.trusted_proxies: expected a network, found the number 7; write `\"10.0.0.0/8\"`",
+                "3:13 listen.timeout.header: this duration must be more than nothing",
+                "3:28 listen.timeout.tunnel: unknown key `tunnel`; it may be `header`, `body`, `write` or `idle`",
+                "4:12 listen.limits.headers: 101 is out of range; write a number from 1 to 100",
+                "4:27 listen.limits.header_bytes: 100 is out of range; write a number from 8192 to 1048576",
+                "4:47 listen.limits.connections: expected a whole number, found the text \"many\"; write `connections = 20000`",
+                "5:1 listen.half_close: expected true or false, found the text \"yes\"; write `half_close = true`",
+                "6:1 listen.health_path: the path `up` does not begin with a slash; did you mean \"/up\"?",
+                "7:1 listen.underscore_headers: `dorp` is not known here; did you mean \"drop\"?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_single_table_is_told_its_brackets() {
+        assert_eq!(
+            error(&format!("[listen]\naddress = \"127.0.0.1:1\"\n{ROUTE}")),
+            "1:2 listen: there may be several `listen` tables; write `[[listen]]`"
+        );
+    }
+
+    #[test]
+    fn a_bad_element_of_an_array_is_pointed_at() {
+        let text = format!("[[listen]]\naddress = [\n  \"127.0.0.1:1\",\n  \":2\",\n]\n{ROUTE}");
+        assert_eq!(
+            error(&text),
+            "4:3 listen.address: `:2` is not an IP address with a port; did you mean \"0.0.0.0:2\"?"
+        );
+    }
+}

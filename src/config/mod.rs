@@ -3,6 +3,7 @@
 
 mod claims;
 mod document;
+mod field;
 mod listen;
 mod pattern;
 mod reader;
@@ -11,6 +12,8 @@ mod report;
 mod route;
 mod service;
 mod syntax;
+#[cfg(test)]
+mod testing;
 mod value;
 
 pub use report::{Diagnostic, Place, Report};

@@ -1,7 +1,8 @@
-//! Walks a parsed file: tables that note which keys were asked for, so that the others are found
-//! to be unknown, and fields that say what is wrong with them. Knows nothing of what keys mean.
+//! Walks a parsed file: its tables note which keys were asked for, so that the others are found
+//! to be unknown. Knows nothing of what keys mean.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use toml::{
 
 use super::{
     Secret,
+    field::Field,
     report::{Problems, Wrong},
     value::{self, Zero},
 };
@@ -26,19 +28,6 @@ pub(super) struct Table<'a> {
     header: Range<usize>,
     entries: Option<&'a DeTable<'a>>,
     asked: Vec<&'static str>,
-    problems: &'a Problems<'a>,
-}
-
-/// One key with its value, or one element of an array.
-#[derive(Clone)]
-pub(super) struct Field<'a> {
-    /// The key's full name.
-    path: String,
-    /// Where the key stands; for an element, the element.
-    at: Range<usize>,
-    /// What to put before an example value: `key = `, or nothing for an element.
-    lead: String,
-    value: &'a Spanned<DeValue<'a>>,
     problems: &'a Problems<'a>,
 }
 
@@ -59,6 +48,17 @@ impl<'a> Table<'a> {
         .finish(read)
     }
 
+    /// The table that a field's value is; an empty one where it is something else.
+    fn of(field: &Field<'a>) -> Self {
+        Self {
+            path: field.path.clone(),
+            header: field.header(),
+            entries: field.entries(),
+            asked: Vec::new(),
+            problems: field.problems,
+        }
+    }
+
     fn finish<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let result = read(&mut self);
         for key in self.entries.into_iter().flat_map(|entries| entries.keys()) {
@@ -69,7 +69,7 @@ impl<'a> Table<'a> {
         result
     }
 
-    fn unknown(&self, key: &Spanned<std::borrow::Cow<'_, str>>) {
+    fn unknown(&self, key: &Spanned<Cow<'_, str>>) {
         let written = key.get_ref().as_ref();
         let wrong = Wrong::new(format!("unknown key `{written}`"));
         let wrong = match value::nearest(written, self.asked.iter().copied()) {
@@ -138,7 +138,12 @@ impl<'a> Table<'a> {
     /// The key's field, which must be there.
     pub(super) fn required(&mut self, key: &'static str, example: &str) -> Option<Field<'a>> {
         let field = self.take(key);
-        if field.is_none() && self.entries.is_some() {
+        // A misspelt key will be said to be unknown, which is enough.
+        let written = |entries: &DeTable<'_>| {
+            let mut keys = entries.keys();
+            keys.any(|written| value::nearest(written.get_ref(), [key]).is_some())
+        };
+        if self.entries.is_some_and(|entries| !written(entries)) {
             let wrong = Wrong::new(format!("the key `{key}` is missing"));
             self.absent(key, wrong.suggest(format!("write `{key} = {example}`")));
         }
@@ -152,7 +157,7 @@ impl<'a> Table<'a> {
         read: impl FnOnce(&mut Table<'a>) -> T,
     ) -> T {
         match self.take(key) {
-            Some(field) => field.table().finish(read),
+            Some(field) => Table::of(&field).finish(read),
             None => Table {
                 path: self.name(key),
                 header: self.header.clone(),
@@ -176,12 +181,12 @@ impl<'a> Table<'a> {
         match field.value.get_ref() {
             DeValue::Array(elements) => elements
                 .iter()
-                .map(|element| field.element(element).table().finish(&mut read))
+                .map(|element| Table::of(&field.element(element)).finish(&mut read))
                 .collect(),
             DeValue::Table(_) => {
                 let wrong = Wrong::new(format!("there may be several `{key}` tables"));
                 field.wrong(wrong.suggest(format!("write `[[{key}]]`")));
-                Vec::new()
+                vec![Table::of(&field).finish(read)]
             }
             _ => {
                 field.expected(&format!("tables `[[{key}]]`"), None);
@@ -199,14 +204,14 @@ impl<'a> Table<'a> {
         let Some(field) = self.take(key) else {
             return BTreeMap::new();
         };
-        let tables = field.table().entries;
+        let tables = Table::of(&field).entries;
         let mut tables: Vec<_> = tables.into_iter().flatten().collect();
         tables.sort_by_key(|(name, _)| name.span().start);
         tables
             .into_iter()
             .map(|(name, value)| {
                 let path = format!("{}.{}", field.path, name.get_ref());
-                let table = Field::of_key(path, name, value, self.problems).table();
+                let table = Table::of(&Field::of_key(path, name, value, self.problems));
                 let name: Arc<str> = name.get_ref().as_ref().into();
                 if name.trim().is_empty() {
                     table.wrong(Wrong::new("a name is not empty"));
@@ -222,16 +227,9 @@ impl<'a> Table<'a> {
 /// given in its place, so that reading goes on.
 impl Table<'_> {
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
-        let Some(field) = self.take(key) else {
-            return default;
-        };
-        match field.value.get_ref() {
-            DeValue::Boolean(flag) => *flag,
-            _ => {
-                field.expected("true or false", Some("true"));
-                default
-            }
-        }
+        self.take(key)
+            .and_then(|field| field.flag())
+            .unwrap_or(default)
     }
 
     pub(super) fn count(
@@ -240,25 +238,9 @@ impl Table<'_> {
         allowed: RangeInclusive<u32>,
         default: u32,
     ) -> u32 {
-        let Some(field) = self.take(key) else {
-            return default;
-        };
-        let DeValue::Integer(number) = field.value.get_ref() else {
-            field.expected("a whole number", Some(&default.to_string()));
-            return default;
-        };
-        let parsed = i128::from_str_radix(number.as_str(), number.radix()).ok();
-        match parsed.and_then(|number| u32::try_from(number).ok()) {
-            Some(number) if allowed.contains(&number) => number,
-            _ => {
-                let (least, most) = allowed.into_inner();
-                field.wrong(
-                    Wrong::new(format!("{number} is out of range"))
-                        .suggest(format!("write a number from {least} to {most}")),
-                );
-                default
-            }
-        }
+        self.take(key)
+            .and_then(|field| field.count(allowed, default))
+            .unwrap_or(default)
     }
 
     /// A count of what is counted in memory.
@@ -280,23 +262,9 @@ impl Table<'_> {
         allowed: &str,
         default: f64,
     ) -> f64 {
-        let Some(field) = self.take(key) else {
-            return default;
-        };
-        let number = match field.value.get_ref() {
-            DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
-            DeValue::Integer(number) => i32::from_str_radix(number.as_str(), number.radix())
-                .ok()
-                .map(f64::from),
-            _ => {
-                field.expected(allowed, Some(&default.to_string()));
-                return default;
-            }
-        };
-        number.filter(|number| fits(*number)).unwrap_or_else(|| {
-            field.expected(allowed, Some(&default.to_string()));
-            default
-        })
+        self.take(key)
+            .and_then(|field| field.fraction(fits, allowed, default))
+            .unwrap_or(default)
     }
 
     /// A duration above zero.
@@ -352,11 +320,11 @@ impl Table<'_> {
         let field = self.take(key)?;
         let places = format!("write `{key} = {{ file = \"…\" }}` or `{key} = {{ env = \"…\" }}`");
         if !field.is_table() {
-            field.problems.hide(field.value.span());
+            field.hide();
             field.wrong(Wrong::new("a secret does not stand in this file").suggest(places));
             return None;
         }
-        field.table().finish(|table| {
+        Table::of(&field).finish(|table| {
             let file = table.file("file", base, "\"/run/secrets/token\"");
             let variable = table.text("env", "\"CALLBOARD_TOKEN\"");
             if table.has("file") == table.has("env") {
@@ -365,161 +333,5 @@ impl Table<'_> {
             }
             file.map(Secret::File).or(variable.map(Secret::Env))
         })
-    }
-}
-
-impl<'a> Field<'a> {
-    fn of_key(
-        path: String,
-        key: &Spanned<std::borrow::Cow<'_, str>>,
-        value: &'a Spanned<DeValue<'a>>,
-        problems: &'a Problems<'a>,
-    ) -> Self {
-        Self {
-            path,
-            at: key.span(),
-            lead: format!("{} = ", key.get_ref()),
-            value,
-            problems,
-        }
-    }
-
-    fn element(&self, value: &'a Spanned<DeValue<'a>>) -> Self {
-        Self {
-            path: self.path.clone(),
-            at: value.span(),
-            lead: String::new(),
-            value,
-            problems: self.problems,
-        }
-    }
-
-    /// Notes what is wrong with the value.
-    pub(super) fn wrong(&self, wrong: Wrong) {
-        self.problems.add(self.at.clone(), Some(&self.path), wrong);
-    }
-
-    /// Notes that what the value names is not there.
-    pub(super) fn names_nothing(&self, wrong: Wrong) {
-        self.problems.absent(self.at.clone(), &self.path, wrong);
-    }
-
-    /// Notes that the value is of a wrong type.
-    fn expected(&self, wanted: &str, example: Option<&str>) {
-        let found = describe(self.value.get_ref());
-        let wrong = Wrong::new(format!("expected {wanted}, found {found}"));
-        self.wrong(match example {
-            Some(example) => wrong.suggest(format!("write `{}{example}`", self.lead)),
-            None => wrong,
-        });
-    }
-
-    /// The table that the value must be. Where it is something else that is noted, and the table
-    /// is as though it had been left out.
-    fn table(&self) -> Table<'a> {
-        let entries = match self.value.get_ref() {
-            DeValue::Table(entries) => Some(entries),
-            _ => {
-                self.expected("a table", Some("{ … }"));
-                None
-            }
-        };
-        // An inline table has no header but its key; nor has one that only dotted keys make.
-        let header = match self.value.span() {
-            span if self.problems.continues(span.start, '[') => span,
-            _ => self.at.clone(),
-        };
-        Table {
-            path: self.path.clone(),
-            header,
-            entries,
-            asked: Vec::new(),
-            problems: self.problems,
-        }
-    }
-
-    /// Whether the value is a table.
-    pub(super) fn is_table(&self) -> bool {
-        matches!(self.value.get_ref(), DeValue::Table(_))
-    }
-
-    /// The value, where it is true or false.
-    pub(super) fn as_flag(&self) -> Option<bool> {
-        match self.value.get_ref() {
-            DeValue::Boolean(flag) => Some(*flag),
-            _ => None,
-        }
-    }
-
-    /// Reads the value's text. `wanted` and `example` are for a value that is no text.
-    pub(super) fn parse<T>(
-        &self,
-        wanted: &str,
-        example: &str,
-        read: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<T> {
-        let DeValue::String(text) = self.value.get_ref() else {
-            self.expected(wanted, Some(example));
-            return None;
-        };
-        read(text).map_err(|wrong| self.wrong(wrong)).ok()
-    }
-
-    /// Reads one of several words, each with its meaning.
-    pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();
-        let example = format!("\"{}\"", names[0]);
-        self.parse(&value::list(&names), &example, |text| {
-            let word = words.iter().find(|(name, _)| *name == text);
-            word.map(|(_, meaning)| *meaning).ok_or_else(|| {
-                let wrong = Wrong::new(format!("`{text}` is not known here"));
-                match value::nearest(text, names.iter().copied()) {
-                    Some(meant) => wrong.suggest(format!("did you mean \"{meant}\"?")),
-                    None => wrong.suggest(format!("for now it may be {}", value::list(&names))),
-                }
-            })
-        })
-    }
-
-    /// Reads a duration.
-    pub(super) fn duration(&self, zero: Zero) -> Option<Duration> {
-        let example = match self.value.get_ref() {
-            DeValue::Integer(number) => format!("\"{}s\"", number.as_str()),
-            _ => "\"30s\"".to_owned(),
-        };
-        self.parse("a duration with its unit", &example, |text| {
-            value::duration(text, zero)
-        })
-    }
-
-    /// The elements of an array. `example` is one of them.
-    pub(super) fn elements(&self, example: &str) -> Vec<Field<'a>> {
-        let DeValue::Array(elements) = self.value.get_ref() else {
-            self.expected("an array", Some(&format!("[{example}]")));
-            return Vec::new();
-        };
-        elements.iter().map(|value| self.element(value)).collect()
-    }
-
-    /// The elements of an array, or the one value that stands for an array of itself.
-    pub(super) fn one_or_more(&self, example: &str) -> Vec<Field<'a>> {
-        match self.value.get_ref() {
-            DeValue::Array(_) => self.elements(example),
-            _ => vec![self.clone()],
-        }
-    }
-}
-
-/// A value in a sentence: what it is, and its text where that is short.
-fn describe(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) if text.chars().count() > 40 => "a long text".to_owned(),
-        DeValue::String(text) => format!("the text {text:?}"),
-        DeValue::Integer(number) => format!("the number {number}"),
-        DeValue::Float(number) => format!("the number {number}"),
-        DeValue::Boolean(flag) => flag.to_string(),
-        DeValue::Datetime(_) => "a date".to_owned(),
-        DeValue::Array(_) => "an array".to_owned(),
-        DeValue::Table(_) => "a table".to_owned(),
     }
 }

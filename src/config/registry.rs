@@ -9,11 +9,8 @@ use std::{
 };
 
 use super::{
-    ClientTls, Consul, Embedded, Expose, Registry, RegistryKind,
-    claims::Claims,
-    reader::{Field, Table},
-    report::Wrong,
-    value,
+    ClientTls, Consul, Embedded, Expose, Registry, RegistryKind, claims::Claims, field::Field,
+    reader::Table, report::Wrong, value,
 };
 
 /// The registries of the file.
@@ -200,4 +197,156 @@ fn tls(table: &mut Table<'_>, base: &Path, address: &str) -> ClientTls {
             identity: certificate.zip(key),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        Secret,
+        testing::{ROUTE, config, error, errors},
+    };
+
+    fn consul(text: &str) -> Consul {
+        let registries = config(&format!("{text}\n{ROUTE}")).registries;
+        match &registries["consul"].kind {
+            RegistryKind::Consul(consul) => consul.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn embedded(text: &str, name: &str) -> Embedded {
+        let registries = config(&format!("{text}\n{ROUTE}")).registries;
+        match &registries[name].kind {
+            RegistryKind::Embedded(embedded) => embedded.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_table_the_registry_is_the_embedded_one() {
+        for text in ["", "[registry]"] {
+            let embedded = embedded(text, "embedded");
+            assert_eq!(embedded.address.to_string(), "127.0.0.1:8500");
+            assert_eq!(embedded.data, Path::new("/etc/callboard/callboard-data"));
+            assert_eq!(embedded.token, None);
+        }
+    }
+
+    #[test]
+    fn a_tables_name_is_its_kind_unless_it_says_another() {
+        let embedded = embedded(
+            "[registry.local]\nkind = \"embedded\"\naddress = \"127.0.0.1:0\"\ndata = \"/var/lib/x\"",
+            "local",
+        );
+        assert_eq!(embedded.address.port(), 0);
+        assert_eq!(embedded.data, Path::new("/var/lib/x"));
+
+        assert_eq!(
+            error(&format!("[registry.legacy]\nport = 1\n{ROUTE}")),
+            "1:1 registry.legacy.kind: the kind of the registry `legacy` is missing; write `kind = \"consul\"`"
+        );
+        assert_eq!(
+            error(&format!(
+                "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
+            )),
+            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul` or `embedded`"
+        );
+    }
+
+    #[test]
+    fn all_of_consuls_keys_are_read() {
+        let consul = consul(
+            r#"
+            [registry.consul]
+            address = "https://consul.example.com:8501/"
+            token = { file = "token" }
+            datacenters = ["dc2"]
+            namespace = "team"
+            partition = "east"
+            tags = ["a", "b"]
+            near = "_agent"
+            filter = "x == y"
+            stale = true
+            tls = { ca = "ca.pem", certificate = "/c.pem", key = "k.pem" }
+            expose = { tags = ["public"], services = ["cart"], not = ["billing"] }
+            "#,
+        );
+        assert_eq!(consul.address, "https://consul.example.com:8501");
+        assert_eq!(
+            consul.token,
+            Some(Secret::File("/etc/callboard/token".into()))
+        );
+        assert_eq!(consul.datacenter.as_deref(), Some("dc2"));
+        assert_eq!(consul.namespace.as_deref(), Some("team"));
+        assert_eq!(consul.partition.as_deref(), Some("east"));
+        assert_eq!(consul.tags, ["a", "b"]);
+        assert_eq!(consul.near.as_deref(), Some("_agent"));
+        assert_eq!(consul.filter.as_deref(), Some("x == y"));
+        assert!(consul.stale);
+        assert_eq!(
+            consul.tls.ca.as_deref(),
+            Some(Path::new("/etc/callboard/ca.pem"))
+        );
+        let identity = ("/c.pem".into(), "/etc/callboard/k.pem".into());
+        assert_eq!(consul.tls.identity, Some(identity));
+    }
+
+    #[test]
+    fn what_is_exposed_belongs_to_any_kind() {
+        let text = "[registry.embedded]\nexpose = { not = [\"billing\"] }\n";
+        let registries = config(&format!("{text}{ROUTE}")).registries;
+        assert_eq!(registries["embedded"].expose.not, ["billing"]);
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        let text = "[registry.consul]\n\
+            address = \"127.0.0.1:8500\"\n\
+            token = \"hunter2\"\n\
+            datacenter = \"dc1\"\n\
+            datacenters = [\"dc1\", \"dc2\"]\n\
+            namespace = \"\"\n\
+            tls = { certificate = \"c.pem\" }\n\
+            [registry.a]\nkind = \"embedded\"\ntoken = { file = \"x\", env = \"Y\" }\n\
+            [registry.b]\nkind = \"embedded\"\naddress = \"127.0.0.1:8501\"\ntoken = {}\n\
+            [defaults]\nregistry = \"consl\"\n";
+        let secret = "write `token = { file = \"…\" }` or `token = { env = \"…\" }`";
+        assert_eq!(
+            errors(&format!("{text}{ROUTE}")),
+            [
+                "2:1 registry.consul.address: `127.0.0.1:8500` is not the URL of an HTTP API; did you mean \"http://127.0.0.1:8500\"?".to_owned(),
+                format!("3:1 registry.consul.token: a secret does not stand in this file; {secret}"),
+                "4:1 registry.consul.datacenter: unknown key `datacenter`; did you mean `datacenters`?".to_owned(),
+                "5:23 registry.consul.datacenters: for now a registry reads one datacenter; write one of them here, and another `[registry.NAME]` for each other".to_owned(),
+                "6:1 registry.consul.namespace: this text is empty; fill it in, or leave the key out".to_owned(),
+                "7:1 registry.consul.tls: `tls` needs an address of https; write `address = \"https://127.0.0.1:8500\"`".to_owned(),
+                "7:1 registry.consul.tls.key: `certificate` is of no use without `key`; add `key = \"….pem\"`".to_owned(),
+                format!("10:1 registry.a.token: a secret comes from a file or from a variable; {secret}"),
+                "11:1 registry.b: there is an embedded registry already; keep one of them".to_owned(),
+                format!("14:1 registry.b.token: a secret comes from a file or from a variable; {secret}"),
+                "16:1 defaults.registry: there is no registry `consl`; did you mean \"consul\"?".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_secret_in_the_text_is_kept_out_of_the_report() {
+        let text = format!("[registry.consul]\ntoken = \"hunter2\" # x\n{ROUTE}");
+        let report = crate::config::Config::parse(&text, Path::new("")).unwrap_err();
+        assert!(
+            report.to_string().contains("token = ********* # x"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn an_embedded_registry_beyond_loopback_needs_a_token() {
+        let text = "[registry.embedded]\naddress = \"0.0.0.0:8500\"\n";
+        assert_eq!(
+            error(&format!("{text}{ROUTE}")),
+            "2:1 registry.embedded.address: the embedded registry on 0.0.0.0:8500 is open to strangers; add `token = { file = \"…\" }`, or listen on 127.0.0.1"
+        );
+        embedded(&format!("{text}token = {{ env = \"T\" }}\n"), "embedded");
+    }
 }

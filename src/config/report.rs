@@ -133,6 +133,8 @@ fn excerpt(f: &mut fmt::Formatter<'_>, file: &str, place: &Place) -> fmt::Result
 /// Gathers the errors of one file while it is read.
 pub(super) struct Problems<'a> {
     text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     /// Whether some lines could not be read at all, so that what seems absent may stand in them.
     broken: bool,
     found: RefCell<Vec<(Range<usize>, Diagnostic)>>,
@@ -144,6 +146,9 @@ impl<'a> Problems<'a> {
     pub(super) fn new(text: &'a str, broken: bool) -> Self {
         Self {
             text,
+            lines: std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
+                .collect(),
             broken,
             found: RefCell::default(),
             whole_file: RefCell::default(),
@@ -193,18 +198,17 @@ impl<'a> Problems<'a> {
 
     /// The line of a byte of the text, from 1.
     pub(super) fn line(&self, byte: usize) -> usize {
-        1 + self.text[..byte].matches('\n').count()
+        self.lines.partition_point(|start| *start <= byte)
     }
 
     /// The report, or none where nothing was wrong.
     pub(super) fn report(self, file: &str) -> Option<Report> {
-        let secrets = self.secrets.into_inner();
-        let mut found = self.found.into_inner();
+        let mut found = self.found.take();
         found.sort_by_key(|(at, _)| at.start);
         found.dedup();
-        let mut diagnostics = self.whole_file.into_inner();
+        let mut diagnostics = self.whole_file.take();
         diagnostics.extend(found.into_iter().map(|(at, diagnostic)| Diagnostic {
-            place: Some(Place::new(self.text, at, &secrets)),
+            place: Some(self.place(at)),
             ..diagnostic
         }));
         (!diagnostics.is_empty()).then(|| Report {
@@ -212,32 +216,21 @@ impl<'a> Problems<'a> {
             diagnostics,
         })
     }
-}
 
-impl Place {
-    /// What of `text[at]` stands on its first line.
-    fn new(text: &str, at: Range<usize>, secrets: &[Range<usize>]) -> Self {
-        let start = text.floor_char_boundary(at.start);
-        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line = text[line_start..].lines().next().unwrap_or_default();
-        let line_end = line_start + line.len();
-        let end = text
-            .ceil_char_boundary(at.end)
-            .clamp(start.min(line_end), line_end);
-        Self {
-            line: 1 + text[..line_start].matches('\n').count(),
-            column: 1 + text[line_start..start].chars().count(),
-            length: text[start.min(end)..end].chars().count().max(1),
-            text: line
-                .char_indices()
-                .map(|(at, c)| (line_start + at, c))
-                .map(|(at, c)| {
-                    if secrets.iter().any(|s| s.contains(&at)) {
-                        '*'
-                    } else {
-                        c
-                    }
-                })
+    /// What of a part of the text stands on its first line.
+    fn place(&self, at: Range<usize>) -> Place {
+        let line = self.line(at.start);
+        let start = self.lines[line - 1];
+        let shown = self.text[start..].lines().next().unwrap_or_default();
+        let chars = || shown.char_indices().map(|(offset, c)| (start + offset, c));
+        let secrets = self.secrets.borrow();
+        let secret = |byte| secrets.iter().any(|secret| secret.contains(&byte));
+        Place {
+            line,
+            column: 1 + chars().filter(|(byte, _)| *byte < at.start).count(),
+            length: chars().filter(|(byte, _)| at.contains(byte)).count().max(1),
+            text: chars()
+                .map(|(byte, c)| if secret(byte) { '*' } else { c })
                 .collect(),
         }
     }
@@ -291,7 +284,7 @@ mod tests {
     fn a_secret_is_not_shown() {
         let text = "token = \"hünter2\" # x";
         let problems = Problems::new(text, false);
-        problems.hide(8..17);
+        problems.hide(8..18);
         problems.add(0..5, None, Wrong::new("bad"));
         let shown = problems.report("f").unwrap().to_string();
         assert!(shown.contains("token = ********* # x"), "{shown}");

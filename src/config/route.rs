@@ -7,11 +7,8 @@ use std::{
 };
 
 use super::{
-    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service, pattern,
-    reader::{Field, Table},
-    registry::Registries,
-    report::Wrong,
-    service,
+    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service, field::Field, pattern,
+    reader::Table, registry::Registries, report::Wrong, service,
 };
 
 /// Reads all routes, at least one.
@@ -153,4 +150,132 @@ fn in_host(host: &HostPattern) -> bool {
 
 fn in_path(path: &PathPattern) -> bool {
     path.segments.contains(&Segment::Service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{config, error, errors};
+
+    #[test]
+    fn a_route_takes_any_host_and_every_path_unless_it_says_otherwise() {
+        let routes = config("[[route]]\nservice = \"cart\"\n").routes;
+        assert_eq!(routes[0].host, HostPattern::Any);
+        assert_eq!(routes[0].path.segments, []);
+        assert_eq!(routes[0].goal, Goal::Service("cart".into()));
+        assert_eq!(routes[0].host_header, HostHeader::Client);
+        assert!(!routes[0].strip_prefix);
+    }
+
+    #[test]
+    fn routes_keep_their_order_and_their_lines() {
+        let routes = config(
+            r#"
+            [[route]]
+            host = "*.Example.com"
+            path = "/cart/"
+            service = "cart"
+            host_header = "name"
+            [[route]]
+            host = "{service}.internal"
+            service = "{service}"
+            [[route]]
+            path = "/{service}/v1"
+            service = "{service}"
+            strip_prefix = true
+            "#,
+        )
+        .routes;
+        let template = Goal::Template {
+            registry: "embedded".into(),
+        };
+        assert_eq!(
+            routes.iter().map(|route| route.line).collect::<Vec<_>>(),
+            [2, 7, 10]
+        );
+        assert_eq!(routes[0].host, HostPattern::Wildcard("example.com".into()));
+        assert_eq!(routes[0].host_header, HostHeader::Name);
+        assert_eq!(routes[1].host, HostPattern::Template("internal".into()));
+        assert_eq!(routes[1].goal, template);
+        assert_eq!(routes[2].path.segments.len(), 2);
+        assert_eq!(routes[2].goal, template);
+        assert!(routes[2].strip_prefix);
+    }
+
+    #[test]
+    fn a_template_stands_in_one_place_and_in_the_service() {
+        let suggestions = [
+            (
+                "path = \"/a\"\nservice = \"{service}\"",
+                "3:1 route.service: neither the host nor the path holds `{service}`; write `path = \"/{service}\"`, or name a service here",
+            ),
+            (
+                "path = \"/{service}\"\nservice = \"cart\"",
+                "3:1 route.service: the path holds `{service}`, but the service is always `cart`; write `service = \"{service}\"`",
+            ),
+            (
+                "host = \"{service}.x\"\nservice = \"cart\"",
+                "3:1 route.service: the host holds `{service}`, but the service is always `cart`; write `service = \"{service}\"`",
+            ),
+            (
+                "service = \"{service}\"\npath = \"/{service}\"\nhost = \"{service}.x\"",
+                "2:1 route.service: both the host and the path hold `{service}`; leave it in one of them",
+            ),
+            (
+                "service = \"x-{service}\"",
+                "2:1 route.service: `x-{service}` is not a service's name; write a name, or \"{service}\" and nothing else",
+            ),
+        ];
+        for (text, expected) in suggestions {
+            assert_eq!(error(&format!("[[route]]\n{text}\n")), expected);
+        }
+    }
+
+    #[test]
+    fn the_same_route_twice_names_the_first_ones_line() {
+        let text = "[[route]]\nhost = \"a\"\npath = \"/x\"\nservice = \"a\"\n\
+            [[route]]\nhost = \"A\"\npath = \"/x/\"\nservice = \"b\"\n\
+            [[route]]\npath = \"/x\"\nservice = \"c\"\n\
+            [[route]]\nhost = \"a\"\npath = \"/x\"\nservice = \"d\"\n";
+        let expected =
+            "the route of line 1 takes the same requests; give one of them another host or path";
+        assert_eq!(
+            errors(text),
+            [
+                format!("5:1 route: {expected}"),
+                format!("12:1 route: {expected}")
+            ]
+        );
+    }
+
+    #[test]
+    fn there_is_at_least_one_route() {
+        for text in ["", "route = []", "[service.cart]\ndrain = \"1s\"\n"] {
+            let error = error(text);
+            assert!(error.starts_with("route: there is no route"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_route_in_single_brackets_is_read_all_the_same() {
+        assert_eq!(
+            errors("[route]\npath = \"cart\"\nservice = \"cart\"\n"),
+            [
+                "1:2 route: there may be several `route` tables; write `[[route]]`",
+                "2:1 route.path: the path `cart` does not begin with a slash; did you mean \"/cart\"?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_missing_service_points_at_its_table() {
+        assert_eq!(
+            error("\n[[route]]\npath = \"/cart\"\n"),
+            "2:1 route.service: the key `service` is missing; write `service = \"cart\"`"
+        );
+        assert_eq!(
+            error("[[route]]\nsrevice = \"cart\"\n"),
+            "2:1 route.srevice: unknown key `srevice`; did you mean `service`?"
+        );
+    }
 }

@@ -128,7 +128,7 @@ fn timeouts(table: &mut Table<'_>, base: Timeouts) -> Timeouts {
         idle: table.duration("idle", base.idle),
         total: match table.take("total") {
             None => base.total,
-            Some(field) if field.as_flag() == Some(false) => None,
+            Some(field) if field.is_false() => None,
             Some(field) => field.duration(Zero::Refused),
         },
     }
@@ -137,7 +137,7 @@ fn timeouts(table: &mut Table<'_>, base: Timeouts) -> Timeouts {
 fn guard(table: &mut Table<'_>, base: Option<Guard>) -> Option<Guard> {
     match table.take("guard") {
         None => base,
-        Some(field) if field.as_flag() == Some(false) => None,
+        Some(field) if field.is_false() => None,
         Some(_) => {
             let base = base.unwrap_or(GUARD);
             Some(table.within("guard", |table| Guard {
@@ -150,5 +150,149 @@ fn guard(table: &mut Table<'_>, base: Option<Guard>) -> Option<Guard> {
                 hold: table.duration("hold", base.hold),
             }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{ROUTE, config, error, errors};
+
+    const TWO: &str = "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n";
+    const CART: &str = "[[route]]\nservice = \"cart\"\n";
+
+    #[test]
+    fn a_services_tables_stand_before_the_defaults_key_by_key() {
+        let config = config(&format!(
+            r#"
+            [defaults]
+            timeout = {{ connect = "2s", total = "9s" }}
+            retry = {{ attempts = 5, budget = {{ ratio = 0.5 }} }}
+            pool = {{ idle = "1s" }}
+            guard = {{ share = 0.25 }}
+            drain = "7s"
+            [service.cart]
+            timeout = {{ response = "3s", total = false }}
+            retry.budget.per_second = 1
+            pool = {{ connections = 0 }}
+            guard = {{ hold = "5s" }}
+            [service.bare]
+            guard = false
+            discovery_timeout = "0s"
+            {CART}"#
+        ));
+        let cart = &config.services["cart"];
+        let seconds = Duration::from_secs;
+        assert_eq!(
+            cart.timeout,
+            Timeouts {
+                connect: seconds(2),
+                response: seconds(3),
+                idle: seconds(60),
+                total: None,
+            }
+        );
+        assert_eq!(
+            cart.retry,
+            Retry {
+                attempts: 5,
+                budget_ratio: 0.5,
+                budget_per_second: 1,
+            }
+        );
+        assert_eq!((cart.pool.idle, cart.pool.connections), (seconds(1), 0));
+        let guard = Guard {
+            share: 0.25,
+            hold: seconds(5),
+        };
+        assert_eq!(cart.guard, Some(guard));
+        assert_eq!(cart.drain, seconds(7));
+        assert_eq!(config.defaults.timeout.total, Some(seconds(9)));
+
+        let bare = &config.services["bare"];
+        assert_eq!(bare.guard, None);
+        assert_eq!(bare.discovery_timeout, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_service_that_only_a_route_names_has_the_defaults() {
+        let config = config(&format!("[defaults]\ndrain = \"7s\"\n{CART}"));
+        assert_eq!(config.services["cart"], config.defaults);
+        assert_eq!(config.defaults.drain, Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_guard_that_the_defaults_turn_off_is_turned_on_by_its_keys() {
+        let config = config(&format!(
+            "[defaults]\nguard = false\n[service.cart]\nguard = {{ share = 0.1 }}\n{CART}"
+        ));
+        assert_eq!(config.defaults.guard, None);
+        assert_eq!(
+            config.services["cart"].guard,
+            Some(Guard {
+                share: 0.1,
+                ..GUARD
+            })
+        );
+    }
+
+    #[test]
+    fn with_several_registries_each_service_says_which() {
+        let own = config(&format!("{TWO}[service.cart]\nregistry = \"b\"\n{CART}"));
+        assert_eq!(&*own.services["cart"].registry, "b");
+        let all = config(&format!("{TWO}[defaults]\nregistry = \"b\"\n{CART}{ROUTE}"));
+        assert_eq!(&*all.services["cart"].registry, "b");
+
+        assert_eq!(
+            errors(&format!(
+                "{TWO}{CART}{ROUTE}[service.hat]\ntags = [\"v2\"]\n"
+            )),
+            [
+                "6:1 route.service: there are several registries, and `cart` is in none of them; write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own",
+                "9:1 route.service: there are several registries, and a template's services are in none of them; write `registry = \"NAME\"` in `[defaults]`",
+                "10:1 service.hat.registry: there are several registries, and `hat` is in none of them; write `registry = \"NAME\"`",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_name_and_tags_are_a_services_own() {
+        let config = config(&format!(
+            "[service.cart]\nname = \"cart-v2\"\ntags = [\"v2\"]\n{CART}"
+        ));
+        assert_eq!(config.services["cart"].name.as_deref(), Some("cart-v2"));
+        assert_eq!(config.services["cart"].tags, ["v2"]);
+        let error = error(&format!("[defaults]\ntags = [\"v2\"]\n{CART}"));
+        assert!(
+            error.starts_with("2:1 defaults.tags: unknown key `tags`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        let text = "[service.cart]\n\
+            registry = 7\n\
+            balance = \"least_request\"\n\
+            retry = { attempts = 0, budget = { ratio = -1, per_second = 1.5 } }\n\
+            timeout = { connect = 5, total = true }\n\
+            guard = { share = 1.0 }\n\
+            pool = 4\n\
+            drain = \"1.5s\"\n";
+        assert_eq!(
+            errors(&format!("{text}{CART}")),
+            [
+                "2:1 service.cart.registry: expected a registry's name, found the number 7; write `registry = \"consul\"`",
+                "3:1 service.cart.balance: `least_request` is not known here; for now it may be `round_robin`",
+                "4:11 service.cart.retry.attempts: 0 is out of range; write a number from 1 to 100",
+                "4:36 service.cart.retry.budget.ratio: expected a number from 0 to 10, found the number -1; write `ratio = 0.2`",
+                "4:48 service.cart.retry.budget.per_second: expected a whole number, found the number 1.5; write `per_second = 10`",
+                "5:13 service.cart.timeout.connect: expected a duration with its unit, found the number 5; write `connect = \"5s\"`",
+                "5:26 service.cart.timeout.total: expected a duration with its unit, found true; write `total = \"30s\"`",
+                "6:11 service.cart.guard.share: expected a number above 0 and below 1, found the number 1.0; write `share = 0.5`",
+                "7:1 service.cart.pool: expected a table, found the number 4; write `pool = { … }`",
+                "8:1 service.cart.drain: `1.5s` is not a duration; write whole numbers with their units, such as \"500ms\", \"30s\" or \"1m30s\"",
+            ]
+        );
     }
 }

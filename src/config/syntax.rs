@@ -25,7 +25,7 @@ pub(super) fn salvage(text: &str, problems: &Problems<'_>) -> String {
     let note = |error: &Error, offset: usize| {
         let span = error.span().unwrap_or_default();
         let at = span.start + offset..span.end + offset;
-        let wrong = reworded(error.message(), &text[at.clone()]);
+        let wrong = reworded(error.message(), text.get(at.clone()).unwrap_or_default());
         problems.add(at, None, wrong);
     };
 

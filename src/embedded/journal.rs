@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -173,6 +174,8 @@ impl Snapshot {
     pub(super) fn write(self) -> io::Result<Written> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
+        // The headers of a check may hold a secret.
+        options.mode(0o600);
         let file = options.open(temporary(&self.folder))?;
         let mut out = BufWriter::new(file);
         serde_json::to_writer(&mut out, &self.header)?;

@@ -14,6 +14,7 @@ mod model;
 mod render;
 mod state;
 mod store;
+mod waiting;
 
 use std::{
     io,

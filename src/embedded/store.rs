@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -21,6 +21,7 @@ use super::{
     journal::Journal,
     model::{Check, Indexed, Kind, Service, Status},
     state::{Change, State, Topic},
+    waiting::{Waiting, Watch},
 };
 
 /// How often services are looked for that were critical for too long.
@@ -31,8 +32,7 @@ const NODE_MAINTENANCE: &str = "_node_maintenance";
 #[derive(Debug)]
 pub(super) struct Store {
     inner: Mutex<Inner>,
-    /// A topic is here for as long as somebody waits for it.
-    waiting: Mutex<HashMap<Topic, watch::Sender<()>>>,
+    waiting: Waiting,
     clients: Clients,
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -83,7 +83,7 @@ impl Store {
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
-            waiting: Mutex::default(),
+            waiting: Waiting::default(),
             clients: Clients::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -127,13 +127,7 @@ impl Store {
 
     /// From now on every change of the topic is noticed.
     pub(super) fn watch(&self, topic: &Topic) -> Watch<'_> {
-        let mut waiting = self.waiting();
-        let sender = waiting.entry(topic.clone()).or_default();
-        Watch {
-            store: self,
-            topic: topic.clone(),
-            changes: sender.subscribe(),
-        }
+        self.waiting.watch(topic)
     }
 
     /// Registers an instance and its checks; those that it has beside them stay, unless
@@ -315,13 +309,7 @@ impl Store {
                 self.run_check(inner, &check, false);
             }
         }
-        let waiting = self.waiting();
-        for topic in &touched {
-            if let Some(sender) = waiting.get(topic) {
-                sender.send_replace(());
-            }
-        }
-        drop(waiting);
+        self.waiting.wake(&touched);
         if inner.journal.is_due() && !mem::replace(&mut inner.rewriting, true) {
             self.rewrite(inner);
         }
@@ -474,10 +462,6 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<()>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Inner {
@@ -521,33 +505,6 @@ fn shortened(output: &str) -> String {
     let kept = &output[..output.floor_char_boundary(OUTPUT_MAX)];
     let (most, all) = (OUTPUT_MAX, output.len());
     format!("{kept} ... (captured {most} of {all} bytes)")
-}
-
-/// Notices a topic's changes for as long as it lives.
-pub(super) struct Watch<'a> {
-    store: &'a Store,
-    topic: Topic,
-    changes: watch::Receiver<()>,
-}
-
-impl Watch<'_> {
-    /// Waits for a change since the last look, or since the watch began.
-    pub(super) async fn changed(&mut self) {
-        self.changes
-            .changed()
-            .await
-            .expect("a topic stays while it is watched");
-    }
-}
-
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
-        let mut waiting = self.store.waiting();
-        let last = |sender: &watch::Sender<()>| sender.receiver_count() == 1;
-        if waiting.get(&self.topic).is_some_and(last) {
-            waiting.remove(&self.topic);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -701,20 +658,6 @@ mod tests {
         store.register(service, own, true).unwrap();
         assert_eq!(checks(&store), ["service:web"]);
         assert_eq!(store.lock().running.len(), 1);
-        store.close().await;
-    }
-
-    #[tokio::test]
-    async fn a_topic_is_forgotten_when_its_last_watch_goes() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        let topic = Topic::name("web");
-        let (mut one, two) = (store.watch(&topic), store.watch(&topic));
-        drop(two);
-        register(&store, TTL);
-        one.changed().await;
-        drop(one);
-        assert!(store.waiting().is_empty());
         store.close().await;
     }
 

@@ -70,6 +70,10 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two listeners.
+        socket.set_only_v6(true)?;
+    }
     if shared {
         socket.set_reuse_port(true)?;
     }

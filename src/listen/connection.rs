@@ -1,25 +1,17 @@
-//! One client's connection: hyper's HTTP/1.1 server over a watched socket, and the orders that
-//! reach it from outside.
+//! One client's connection as its worker sees it: whether it is late, and what it is told.
 
 use std::{
-    convert::Infallible,
-    future::{Future, poll_fn},
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
-    task::Poll,
+    task::Waker,
     time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::wire::Wire;
-use crate::proxy::{self, Client};
+use crate::proxy::Client;
 
 /// A client's connection, as its worker sees it.
 pub struct Connection {
@@ -97,41 +89,13 @@ impl Connection {
         }
     }
 
-    /// Serves it until either side ends it.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream) {
-        let listener = &self.client.listener;
-        let service = service_fn(|request| {
-            self.head_began.store(0, Relaxed);
-            let client = Arc::clone(&self.client);
-            async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
-        });
-        let wire = Wire {
-            stream,
-            connection: Arc::clone(&self),
-        };
-        let mut serving = pin!(
-            http1::Builder::new()
-                .half_close(listener.half_close)
-                .max_buf_size(listener.limits.header_bytes)
-                .serve_connection(TokioIo::new(wire), service)
-        );
-        let mut finishing = false;
-        let served = poll_fn(|cx| {
-            self.waker.register(cx.waker());
-            let order = self.order.load(Relaxed);
-            if order == Order::Cut as u8 {
-                return Poll::Ready(Ok(()));
-            }
-            if order == Order::Finish as u8 && !finishing {
-                finishing = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            serving.as_mut().poll(cx)
-        })
-        .await;
-        if let Err(error) = served {
-            // Mostly clients that went away; what an endpoint did wrong was logged with its request.
-            tracing::debug!(client = %self.client.peer.ip, %error, "a connection ended with an error");
+    /// What it was told last, and by whom it is woken when it is told more.
+    pub(super) fn ordered(&self, waker: &Waker) -> Order {
+        self.waker.register(waker);
+        match self.order.load(Relaxed) {
+            0 => Order::Serve,
+            1 => Order::Finish,
+            _ => Order::Cut,
         }
     }
 }

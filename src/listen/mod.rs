@@ -4,8 +4,10 @@
 mod accept;
 mod bind;
 mod connection;
+mod serve;
 mod wire;
 
 pub use accept::{Arrival, accept};
 pub use bind::{BindError, Bound, bind};
 pub use connection::{Connection, Order};
+pub use serve::serve;

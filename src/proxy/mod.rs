@@ -10,9 +10,12 @@ mod refusal;
 mod request;
 mod request_head;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
-use http::Request;
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -31,9 +34,21 @@ use refusal::Refusal;
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
     let mut record = Record::new(&client, Instant::now(), &request);
+    if client.listener.health_path.as_deref() == Some(request.uri().path()) {
+        return health(&client, record);
+    }
     match forward(&client, &mut record, request).await {
         Ok(answer) => record.pass_on(answer),
         Err(refusal) => refusal.into_response(&client, record),
+    }
+}
+
+/// The listener's own answer, for load balancers that reach nothing but this port.
+fn health(client: &Client, record: Record) -> Response {
+    if client.worker.shared.ready.load(Relaxed) {
+        record.reply(StatusCode::OK, "ready\n")
+    } else {
+        record.reply(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
 }
 

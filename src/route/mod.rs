@@ -17,39 +17,21 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-
-use rustc_hash::FxBuildHasher;
-
+pub use self::path::Match;
+use self::path::{Map, Prefixes};
 use crate::config::{HostPattern, Route};
-
-/// A hash map whose keys all come from the config. The hasher is quick and not keyed, which is
-/// safe here: a stranger's names are only looked up, never inserted, so they cannot fill a bucket.
-type Map<K, V> = HashMap<K, V, FxBuildHasher>;
 
 /// All routes of one generation, immutable.
 #[derive(Debug, Default)]
 pub struct Table {
-    exact: Map<Box<[u8]>, path::Node>,
+    exact: Map<Box<[u8]>, Prefixes>,
     /// By what follows the `{service}.`
-    template: Map<Box<[u8]>, path::Node>,
+    template: Map<Box<[u8]>, Prefixes>,
     /// By what follows the `*.`
-    wildcard: Map<Box<[u8]>, path::Node>,
+    wildcard: Map<Box<[u8]>, Prefixes>,
     /// Bytes of the longest key of `wildcard`: longer ends of a host need no lookup.
     longest_wildcard: usize,
-    any: path::Node,
-}
-
-/// The route that takes a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Match<'p> {
-    /// Its index in the routes that the table was built from.
-    pub route: usize,
-    /// What `{service}` stands for, as the client wrote it: not percent-decoded, and out of a
-    /// host in any letter case.
-    pub service: Option<&'p str>,
-    /// How many bytes of the path the prefix took: 5 for `/cart` of `/cart/7`, 0 for `/`.
-    pub prefix_len: usize,
+    any: Prefixes,
 }
 
 impl Table {
@@ -62,7 +44,7 @@ impl Table {
         table
     }
 
-    fn paths_of(&mut self, host: &HostPattern) -> &mut path::Node {
+    fn paths_of(&mut self, host: &HostPattern) -> &mut Prefixes {
         let (map, name) = match host {
             HostPattern::Any => return &mut self.any,
             HostPattern::Exact(name) => (&mut self.exact, host::unbracketed(name)),

@@ -1,18 +1,37 @@
-//! One host's path prefixes as a tree of segments.
+//! One host's path prefixes as a tree of segments, and what is found in it.
 
-use super::{Map, Match};
+use std::collections::HashMap;
+
+use rustc_hash::FxBuildHasher;
+
 use crate::config::{PathPattern, Segment};
 
-/// The prefixes that begin with the segments on the way to this node.
-#[derive(Debug, Default)]
-pub(super) struct Node {
-    /// The route whose prefix ends here.
-    route: Option<usize>,
-    literal: Map<Box<str>, Node>,
-    service: Option<Box<Node>>,
+/// A hash map whose keys all come from the config. The hasher is quick and not keyed, which is
+/// safe here: a stranger's names are only looked up, never inserted, so they cannot fill a bucket.
+pub(super) type Map<K, V> = HashMap<K, V, FxBuildHasher>;
+
+/// The route that takes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match<'p> {
+    /// Its index in the routes that the table was built from.
+    pub route: usize,
+    /// What `{service}` stands for, as the client wrote it: not percent-decoded, and out of a
+    /// host in any letter case.
+    pub service: Option<&'p str>,
+    /// How many bytes of the path the prefix took: 5 for `/cart` of `/cart/7`, 0 for `/`.
+    pub prefix_len: usize,
 }
 
-impl Node {
+/// A node: the prefixes that begin with the segments on the way to it.
+#[derive(Debug, Default)]
+pub(super) struct Prefixes {
+    /// The route whose prefix ends here.
+    route: Option<usize>,
+    literal: Map<Box<str>, Prefixes>,
+    service: Option<Box<Prefixes>>,
+}
+
+impl Prefixes {
     pub(super) fn insert(&mut self, pattern: &PathPattern, route: usize) {
         let mut node = self;
         for segment in &pattern.segments {

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle, time::Instant};
 
-use super::Service;
+use super::{Service, guard};
 use crate::{
     config,
     registry::{
@@ -238,9 +238,11 @@ impl Directory {
         });
         let status = Arc::clone(service.watch());
         let updated = Arc::clone(&service);
-        let task = self
-            .control
-            .spawn(watch::watch(source, status, move |set| updated.update(set)));
+        let task = self.control.spawn(watch::watch(source, status, move |set| {
+            if updated.update(set) {
+                guard::watch_over(&updated);
+            }
+        }));
         Ok((service, task))
     }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
@@ -47,6 +48,44 @@ struct Doubt {
 
 const DOUBT_FIRST: Duration = Duration::from_secs(1);
 const DOUBT_LONGEST: Duration = Duration::from_secs(30);
+
+/// What becomes of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// It is picked.
+    Serving,
+    /// Its last connect failed: it is picked only where there is no other, and tried now and then.
+    Doubted,
+    /// The registry dropped it with many others; it answers, and is picked for a while.
+    Held,
+    /// The registry's checks of it do not pass: it is not picked.
+    Unhealthy,
+    /// It was removed, and finishes what is in flight.
+    Draining,
+}
+
+impl EndpointState {
+    /// As the API and the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Doubted => "doubted",
+            Self::Held => "held",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Serving,
+        Self::Doubted,
+        Self::Held,
+        Self::Unhealthy,
+        Self::Draining,
+    ];
+}
 
 impl Endpoint {
     pub(super) fn new(id: EndpointId, settings: PoolSettings, workers: usize) -> Self {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
-use super::Service;
+use super::{EndpointState, Service};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -47,44 +47,6 @@ pub struct EndpointStatus {
     pub tags: Vec<String>,
     /// The registry's metadata.
     pub meta: BTreeMap<String, String>,
-}
-
-/// What becomes of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndpointState {
-    /// It is picked.
-    Serving,
-    /// Its last connect failed: it is picked only where there is no other, and tried now and then.
-    Doubted,
-    /// The registry dropped it with many others; it answers, and is picked for a while.
-    Held,
-    /// The registry's checks of it do not pass: it is not picked.
-    Unhealthy,
-    /// It was removed, and finishes what is in flight.
-    Draining,
-}
-
-impl EndpointState {
-    /// As the API and the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Doubted => "doubted",
-            Self::Held => "held",
-            Self::Unhealthy => "unhealthy",
-            Self::Draining => "draining",
-        }
-    }
-
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Serving,
-        Self::Doubted,
-        Self::Held,
-        Self::Unhealthy,
-        Self::Draining,
-    ];
 }
 
 impl Service {

@@ -6,7 +6,11 @@
 )]
 
 mod admin;
+mod check;
 mod consul;
 mod consul_faults;
+mod demo;
+mod embedded;
+mod provider;
 mod structure;
 mod support;

@@ -9,7 +9,10 @@ use axum::{
 use http::{HeaderName, StatusCode};
 use serde_json::json;
 
-use super::{Content, Context, Failure, Params, Rest, bad, parse_bool, refused};
+use super::{
+    query::Context,
+    request::{Content, Failure, Params, Rest, bad, parse_bool, refused},
+};
 use crate::embedded::{
     blocking, decode,
     model::Status,

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{extract::State as Shared, response::Response};
 
-use super::{Context, Failure, Params, Rest, bad, find, health::on_node, health::tagged};
+use super::{
+    query::{Context, find, on_node, tagged},
+    request::{Failure, Params, Rest, bad},
+};
 use crate::embedded::{
     render::{CatalogEntry, DATACENTER},
     state::{Entry, Topic},

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axum::{extract::State as Shared, response::Response};
 
-use super::{Context, Failure, Params, Rest, bad, find};
+use super::{
+    query::{Context, find, on_node, tagged},
+    request::{Failure, Params, Rest, bad},
+};
 use crate::embedded::{
     model::{Check, Indexed, Status},
     render::{CheckView, HealthEntry},
@@ -119,20 +122,4 @@ fn views(entry: &Entry) -> impl Iterator<Item = CheckView<'_>> {
 
 fn node_checks(state: &State) -> Checks {
     state.node_checks().values().cloned().collect()
-}
-
-/// Whether the instance has every tag that is asked for; tags are compared without case.
-pub(super) fn tagged(entry: &Entry, params: &Params) -> bool {
-    params.all("tag").all(|tag| {
-        let same = |held: &String| held.to_lowercase() == tag.to_lowercase();
-        entry.service.tags.iter().any(same)
-    })
-}
-
-/// Whether the node has the metadata that is asked for.
-pub(super) fn on_node(context: &Context, params: &Params) -> bool {
-    params.all("node-meta").all(|pair| {
-        let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
-        context.node.has_meta(key, value)
-    })
 }

@@ -4,11 +4,13 @@
 use std::{
     error::Error as StdError,
     fmt,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -54,40 +56,66 @@ enum Length {
     UntilClose,
 }
 
-impl<B> AnswerBody<B>
+impl<B> Exchange<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    pub(super) fn begin(
-        mut exchange: Exchange<B>,
-        head: AnswerHead,
-        length: BodyLength,
-        persistence: Persistence,
-    ) -> Answer<B> {
-        let body = match length {
-            BodyLength::Known(length)
-                if exchange.read.len() as u64 >= length && exchange.sender.is_done() =>
-            {
-                // Cannot be cut short: the length was just compared with the buffer's.
-                let bytes = exchange.read.split_to(length as usize).freeze();
-                State::Whole(bytes, finish(exchange, persistence))
+    /// Drives the exchange until the head of the final answer is there, while the request's body
+    /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
+    ///
+    /// # Errors
+    /// With the request's head and body back, for another attempt.
+    pub async fn answer(
+        mut self,
+        recycled: &mut HeaderMap,
+        to_head_request: bool,
+    ) -> Result<Answer<B>, (Failure, Vec<u8>, B)> {
+        let parsed = poll_fn(|cx| self.poll_head(cx, recycled, to_head_request)).await;
+        match parsed {
+            Ok((head, length, persistence)) => Ok(begin(self, head, length, persistence)),
+            Err(failure) => {
+                buffers::give_read(self.read);
+                let (head, body) = self.sender.into_parts();
+                Err((failure, head, body))
             }
-            _ => State::Reading(Box::new(Reading {
-                late: Instant::now() + exchange.limits.idle,
-                exchange,
-                length: match length {
-                    BodyLength::Known(length) => Length::Known(length),
-                    BodyLength::Chunked => Length::Chunked(Decoder::Size),
-                    BodyLength::UntilClose => Length::UntilClose,
-                },
-                persistence,
-            })),
-        };
-        Answer {
-            head,
-            body: Self(body),
         }
+    }
+}
+
+/// The body of the answer whose head was just read.
+fn begin<B>(
+    mut exchange: Exchange<B>,
+    head: AnswerHead,
+    length: BodyLength,
+    persistence: Persistence,
+) -> Answer<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let body = match length {
+        BodyLength::Known(length)
+            if exchange.read.len() as u64 >= length && exchange.sender.is_done() =>
+        {
+            // Cannot be cut short: the length was just compared with the buffer's.
+            let bytes = exchange.read.split_to(length as usize).freeze();
+            State::Whole(bytes, finish(exchange, persistence))
+        }
+        _ => State::Reading(Box::new(Reading {
+            late: Instant::now() + exchange.limits.idle,
+            exchange,
+            length: match length {
+                BodyLength::Known(length) => Length::Known(length),
+                BodyLength::Chunked => Length::Chunked(Decoder::Size),
+                BodyLength::UntilClose => Length::UntilClose,
+            },
+            persistence,
+        })),
+    };
+    Answer {
+        head,
+        body: AnswerBody(body),
     }
 }
 

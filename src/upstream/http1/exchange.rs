@@ -2,7 +2,6 @@
 
 use std::{
     error::Error as StdError,
-    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
@@ -17,7 +16,6 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    answer::{Answer, AnswerBody},
     head::{self, Parsed},
     send::{Framing, SendError, Sender},
 };
@@ -81,31 +79,8 @@ where
         buffers::take_write()
     }
 
-    /// Drives the exchange until the head of the final answer is there, while the request's body
-    /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
-    ///
-    /// # Errors
-    /// With the request's head and body back, for another attempt.
-    pub async fn answer(
-        mut self,
-        recycled: &mut HeaderMap,
-        to_head_request: bool,
-    ) -> Result<Answer<B>, (Failure, Vec<u8>, B)> {
-        let parsed = poll_fn(|cx| self.poll_head(cx, recycled, to_head_request)).await;
-        match parsed {
-            Ok((head, length, persistence)) => {
-                Ok(AnswerBody::begin(self, head, length, persistence))
-            }
-            Err(failure) => {
-                buffers::give_read(self.read);
-                let (head, body) = self.sender.into_parts();
-                Err((failure, head, body))
-            }
-        }
-    }
-
     #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
-    fn poll_head(
+    pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         recycled: &mut HeaderMap,

@@ -2,13 +2,13 @@
 //! ways is refused, as http-rules has it: an answer that two parties frame differently is how
 //! responses are smuggled.
 
-use std::{mem::MaybeUninit, time::Duration};
+use std::{mem::MaybeUninit, ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// The most bytes an answer's head may have.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = u16::MAX as usize;
 /// The most fields.
 const MAX_FIELDS: usize = 100;
 
@@ -46,11 +46,23 @@ pub(super) enum Parsed {
     Complete(AnswerHead, BodyLength, Persistence),
 }
 
-/// Where a field stands in the head.
+/// Where a field stands in the head: small, since there is an array of them on the stack.
 #[derive(Clone, Copy, Default)]
 struct Field {
-    name: (usize, usize),
-    value: (usize, usize),
+    name: (u16, u16),
+    value: (u16, u16),
+}
+
+impl Field {
+    fn name(self) -> Range<usize> {
+        let (start, length) = self.name;
+        usize::from(start)..usize::from(start) + usize::from(length)
+    }
+
+    fn value(self) -> Range<usize> {
+        let (start, length) = self.value;
+        usize::from(start)..usize::from(start) + usize::from(length)
+    }
 }
 
 /// What the fields of the connection say together.
@@ -107,7 +119,8 @@ pub(super) fn parse(
     let base = buffer.as_ptr() as usize;
     let mut connection = Connection::default();
     for (field, header) in fields.iter_mut().zip(response.headers.iter()) {
-        let at = |bytes: &[u8]| (bytes.as_ptr() as usize - base, bytes.len());
+        // No more than MAX_HEAD, which is what fits.
+        let at = |bytes: &[u8]| ((bytes.as_ptr() as usize - base) as u16, bytes.len() as u16);
         *field = Field {
             name: at(header.name.as_bytes()),
             value: at(header.value),
@@ -149,14 +162,11 @@ impl<'a> Connection<'a> {
         // By length first: most names are none of these.
         match name.len() {
             14 if name.eq_ignore_ascii_case("content-length") => {
-                if self.length.replace(value).is_some() {
-                    return Err("more than one Content-Length");
-                }
+                only_one(&mut self.length, value, "more than one Content-Length")?;
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                if self.transfer_encoding.replace(value).is_some() {
-                    return Err("more than one Transfer-Encoding");
-                }
+                let repeated = "more than one Transfer-Encoding";
+                only_one(&mut self.transfer_encoding, value, repeated)?;
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for token in tokens(value) {
@@ -214,6 +224,17 @@ impl<'a> Connection<'a> {
     }
 }
 
+fn only_one<'a>(
+    slot: &mut Option<&'a [u8]>,
+    value: &'a [u8],
+    repeated: &'static str,
+) -> Result<(), &'static str> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(repeated),
+    }
+}
+
 /// Digits alone: no sign, no list, no white space within.
 fn parse_length(value: &[u8]) -> Result<u64, &'static str> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -243,14 +264,12 @@ fn collect(
     headers.clear();
     headers.reserve(fields.len());
     for field in fields {
-        let (start, length) = field.name;
-        let name = HeaderName::from_bytes(&head[start..start + length])
-            .map_err(|_| "malformed header name")?;
+        let name =
+            HeaderName::from_bytes(&head[field.name()]).map_err(|_| "malformed header name")?;
         if is_hop_by_hop(&name) {
             continue;
         }
-        let (start, length) = field.value;
-        let value = HeaderValue::from_maybe_shared(head.slice(start..start + length))
+        let value = HeaderValue::from_maybe_shared(head.slice(field.value()))
             .map_err(|_| "malformed header value")?;
         headers.append(name, value);
     }
@@ -271,12 +290,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// What `Connection` names belongs to the connection; the length does not, whoever says so.
 fn remove_nominated(head: &Bytes, fields: &[Field], headers: &mut HeaderMap) {
     for field in fields {
-        let (start, length) = field.name;
-        if !head[start..start + length].eq_ignore_ascii_case(b"connection") {
+        if !head[field.name()].eq_ignore_ascii_case(b"connection") {
             continue;
         }
-        let (start, length) = field.value;
-        for token in tokens(&head[start..start + length]) {
+        for token in tokens(&head[field.value()]) {
             if !token.eq_ignore_ascii_case(b"content-length")
                 && let Ok(name) = HeaderName::from_bytes(token)
             {

@@ -1,0 +1,230 @@
+//! `callboard demo`: the whole of it on one machine. The proxy, the registry and the admin server
+//! run in this process, the providers in processes of their own, so that a kill is a kill; a small
+//! steady load counts what a client would see. Owns the course of the show; knows nothing of how
+//! requests are proxied.
+
+mod cast;
+mod children;
+mod director;
+mod load;
+mod provider;
+mod screen;
+mod servers;
+
+use std::{
+    io::{IsTerminal, stdin, stdout},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, value_parser};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    cast::CAST,
+    children::Children,
+    director::{Director, Step},
+    load::{Client, Load},
+    screen::Screen,
+    servers::Servers,
+};
+
+/// How long the show lasts where nobody can press a key and nothing was said.
+const UNATTENDED: Duration = Duration::from_secs(20);
+
+/// How often keys are read, processes looked after and the totals drawn again.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the first request of each service may take to get through.
+const CURTAIN: Duration = Duration::from_secs(10);
+
+pub(super) use provider::Provider;
+
+/// `callboard demo`
+#[derive(Args)]
+pub(super) struct Demo {
+    /// Go through add, drain and kill unattended in this time, as "20s"; fail if a request fails
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    lasting: Option<Duration>,
+
+    /// Requests a second
+    #[arg(long, value_name = "RATE", default_value_t = 50, value_parser = value_parser!(u32).range(1..=5000))]
+    load: u32,
+
+    /// The proxy's port, or a free one where it is taken; 0 takes free ones for all three servers
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+}
+
+/// Runs the demo until its time is up, `q` is pressed or a signal comes. A second signal ends it
+/// without waiting for requests under way. No child process and no file outlives it.
+///
+/// # Errors
+/// Where something cannot be started, and where a request failed in an unattended run.
+pub(super) fn demo(demo: Demo) -> anyhow::Result<ExitCode> {
+    Runtime::new()?.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::select! {
+            outcome = show(demo, &stop) => outcome?,
+            outcome = signals(&stop) => outcome?,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Runs one provider until a signal comes.
+///
+/// # Errors
+/// Where its port is taken or the registry does not take its registration.
+pub(super) fn provide(provider: Provider) -> anyhow::Result<ExitCode> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(provider.run())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(args: Demo, stop: &CancellationToken) -> anyhow::Result<()> {
+    let attended = args.lasting.is_none() && stdin().is_terminal() && stdout().is_terminal();
+    let servers = Servers::start(args.port).await?;
+    let mut children = Children::new(servers.registry)?;
+    for (service, count) in CAST {
+        for _ in 0..count {
+            children.add(service).await?;
+        }
+    }
+    wait_for_the_proxy(&servers).await?;
+    screen::intro(&servers, children.running())?;
+
+    let mut director = if attended {
+        screen::keys()?;
+        Director::keys()?
+    } else {
+        Director::script(args.lasting.unwrap_or(UNATTENDED))
+    };
+    let mut screen = Screen::new();
+    screen.say(&format!("load: {} requests a second", args.load))?;
+    let load = Load::start(servers.proxy, args.load);
+    let played = play(&mut director, &mut children, &load, &mut screen, stop).await;
+    director.end();
+    let totals = load.stop().await;
+    played?;
+    servers.stop().await;
+    children.end().await;
+
+    screen.summary(&totals)?;
+    if !attended && totals.failed > 0 {
+        bail!("{} of {} requests failed", totals.failed, totals.sent);
+    }
+    Ok(())
+}
+
+/// Does what the director says until the end.
+async fn play(
+    director: &mut Director,
+    children: &mut Children,
+    load: &Load,
+    screen: &mut Screen,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        for line in children.ended()? {
+            screen.say(&line)?;
+        }
+        match director.next(screen.elapsed())? {
+            Some(Step::Add) => screen.say(&children.add_where_fewest().await?)?,
+            Some(Step::Drain) => screen.say(&children.drain()?)?,
+            Some(Step::Kill) => screen.say(&children.kill()?)?,
+            Some(Step::Quit) => return Ok(()),
+            None => {}
+        }
+        if director.attended() {
+            load.look(|totals| screen.totals(totals, children.running()))?;
+        }
+    }
+}
+
+/// The load begins when each service has answered once: what is shown is the proxy at work, not
+/// its first second.
+async fn wait_for_the_proxy(servers: &Servers) -> anyhow::Result<()> {
+    let client = Client::new(servers.proxy);
+    for (service, _) in CAST {
+        let mut last = String::from("it did not answer");
+        let answered = async {
+            let mut tick = interval(TICK);
+            loop {
+                tick.tick().await;
+                match client.call(service).await {
+                    Ok(_) => return,
+                    Err(failure) => last = failure,
+                }
+            }
+        };
+        if timeout(CURTAIN, answered).await.is_err() {
+            bail!("the proxy does not reach `{service}`: {last}");
+        }
+    }
+    Ok(())
+}
+
+/// Passes the first signal on, and returns at the second.
+async fn signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let on = |kind| signal(kind).context("cannot listen for signals");
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut hangup = on(SignalKind::hangup())?;
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    };
+    next().await;
+    stop.cancel();
+    next().await;
+    bail!("ended by a second signal")
+}
+
+/// A whole number with its unit: `500ms`, `20s`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || String::from("write a whole number with its unit, such as 20s or 2m");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .parse::<u32>()
+        .map(|number| Duration::from_millis(u64::from(number) * unit))
+        .map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_needs_a_number_and_a_unit() {
+        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "20", "s", "1.5s", "-1s", "20 s", "99999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! One provider of the demo, as a deployment of any service would be: it listens, signs in at the
+//! registry over its HTTP API, answers, and on SIGTERM signs out before it closes. Knows nothing
+//! of the proxy.
+
+use std::{
+    convert::Infallible,
+    io::{self, Write},
+    net::SocketAddr,
+    pin::pin,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use reqwest::Url;
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A registry that takes longer is away.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Nobody has connected for this long after the sign-out: the accept queue is empty, and who
+/// watches the registry knows.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// From the sign-out to the end, whatever still comes in or is under way.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The hidden command `callboard provider`
+#[derive(clap::Args)]
+pub(in crate::cli) struct Provider {
+    /// The service that it provides
+    #[arg(long)]
+    name: String,
+
+    /// Its id at the registry; the name and the port where it is left out
+    #[arg(long)]
+    id: Option<String>,
+
+    /// The registry's base URL
+    #[arg(long)]
+    registry: Url,
+
+    /// Where it listens on 127.0.0.1; 0 takes a free port
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+
+    /// End at once when standard input closes, as it does when the parent process dies
+    #[arg(long)]
+    tied: bool,
+}
+
+impl Provider {
+    /// Serves until SIGTERM or SIGINT. Prints one line when it is registered.
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        if self.tied {
+            // A plain thread: a runtime would wait for its blocked read.
+            thread::spawn(|| {
+                let _ = io::copy(&mut io::stdin(), &mut io::sink());
+                std::process::exit(0);
+            });
+        }
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let listener = TcpListener::bind(("127.0.0.1", self.port))
+            .await
+            .with_context(|| format!("cannot listen on 127.0.0.1:{}", self.port))?;
+        let address = listener.local_addr()?;
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("{}-{}", self.name, address.port()));
+        let registry = Registry::new(self.registry)?;
+
+        let leaving = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, id.clone(), leaving.clone()));
+        registry.register(&self.name, &id, address).await?;
+        writeln!(io::stdout(), "{}", ready_line(&id, address))?;
+
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // It goes on accepting until the registry knows: until then it is sent requests.
+        if let Err(error) = registry.deregister(&id).await {
+            eprintln!("{id}: {error:#}");
+        }
+        leaving.cancel();
+        serving.await.context("the server ended badly")
+    }
+}
+
+fn ready_line(id: &str, address: SocketAddr) -> String {
+    format!("{id} is registered and listens at {address}")
+}
+
+/// The address in the line that a provider prints when it is registered.
+pub(super) fn address_of(ready_line: &str) -> Option<SocketAddr> {
+    ready_line.trim_end().rsplit(' ').next()?.parse().ok()
+}
+
+struct Registry {
+    base: Url,
+    client: reqwest::Client,
+}
+
+impl Registry {
+    fn new(base: Url) -> anyhow::Result<Self> {
+        if base.cannot_be_a_base() {
+            bail!("`{base}` is not the base URL of a registry");
+        }
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(REGISTRY_TIMEOUT)
+            .build()?;
+        Ok(Self { base, client })
+    }
+
+    /// It listens already, so it says that it is passing rather than wait for the first check.
+    async fn register(&self, name: &str, id: &str, address: SocketAddr) -> anyhow::Result<()> {
+        let body = json!({
+            "ID": id,
+            "Name": name,
+            "Address": address.ip(),
+            "Port": address.port(),
+            "Check": {
+                "HTTP": format!("http://{address}/health"),
+                "Interval": "1s",
+                "Timeout": "1s",
+                "Status": "passing",
+                "DeregisterCriticalServiceAfter": "1m",
+            },
+        });
+        self.put(&["register"], Some(&body)).await
+    }
+
+    async fn deregister(&self, id: &str) -> anyhow::Result<()> {
+        self.put(&["deregister", id], None).await
+    }
+
+    async fn put(&self, action: &[&str], body: Option<&Value>) -> anyhow::Result<()> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .expect("a base URL has a path")
+            .pop_if_empty()
+            .extend(["v1", "agent", "service"])
+            .extend(action);
+        let mut request = self.client.put(url.clone());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        if !status.is_success() {
+            let why = answer.text().await.unwrap_or_default();
+            bail!("PUT {url} was answered {status}: {}", why.trim());
+        }
+        Ok(())
+    }
+}
+
+/// Accepts until it leaves, then until the accept queue has stayed empty, then lets the requests
+/// under way finish. A connection that is still in the queue of a listener that closes is reset.
+async fn serve(listener: TcpListener, id: String, leaving: CancellationToken) {
+    let answer = Bytes::from(format!("hello from {id}\n"));
+    let closing = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let accept = async || match listener.accept().await {
+        Ok((stream, _)) => {
+            connections.spawn(connection(stream, answer.clone(), closing.clone()));
+        }
+        // Out of descriptors, for one: a moment later there may be some.
+        Err(_) => sleep(Duration::from_millis(50)).await,
+    };
+    while leaving.run_until_cancelled(accept()).await.is_some() {}
+
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline && timeout(QUIET, accept()).await.is_ok() {}
+    drop(listener);
+    closing.cancel();
+    connections.close();
+    let _ = timeout_at(deadline, connections.wait()).await;
+}
+
+async fn connection(stream: TcpStream, answer: Bytes, closing: CancellationToken) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = answer.clone();
+        async move {
+            // Read to its end, so that the connection can be used again.
+            let _ = request.into_body().collect().await;
+            Ok::<_, Infallible>(Response::new(Full::new(answer)))
+        }
+    });
+    let mut serving = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        () = closing.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    let _ = serving.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_is_understood_by_its_reader() {
+        let address = "127.0.0.1:4123".parse().unwrap();
+        assert_eq!(address_of(&ready_line("hello-1", address)), Some(address));
+        assert_eq!(address_of("error: the port is taken"), None);
+    }
+}

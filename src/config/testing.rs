@@ -1,0 +1,48 @@
+//! What the tests of this folder share.
+
+use std::path::Path;
+
+use super::{Config, Report};
+
+/// A route, for texts that are about something else.
+pub(super) const ROUTE: &str = "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
+
+/// Reads a text that is right.
+#[track_caller]
+pub(super) fn config(text: &str) -> Config {
+    read(text).unwrap_or_else(|report| panic!("{report}"))
+}
+
+/// The errors of a text that is wrong: `line:column key: message; suggestion`.
+#[track_caller]
+pub(super) fn errors(text: &str) -> Vec<String> {
+    let report = read(text).expect_err("the text is wrong");
+    report
+        .diagnostics()
+        .iter()
+        .map(|error| {
+            let place = error.place.as_ref();
+            let place = place.map(|place| format!("{}:{} ", place.line, place.column));
+            let suggestion = error.suggestion.as_ref().map(|text| format!("; {text}"));
+            format!(
+                "{}{}: {}{}",
+                place.unwrap_or_default(),
+                error.key.as_deref().unwrap_or("syntax"),
+                error.message,
+                suggestion.unwrap_or_default()
+            )
+        })
+        .collect()
+}
+
+/// The one error of a text.
+#[track_caller]
+pub(super) fn error(text: &str) -> String {
+    let mut errors = errors(text);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.remove(0)
+}
+
+fn read(text: &str) -> Result<Config, Report> {
+    Config::parse(text, Path::new("/etc/callboard"))
+}

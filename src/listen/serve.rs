@@ -1,0 +1,52 @@
+//! Serving a connection: hyper's HTTP/1.1 server over a watched socket.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{Connection, Order, wire::Wire};
+use crate::proxy;
+
+/// Serves a connection until either side ends it.
+pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
+    let listener = &connection.client.listener;
+    let service = service_fn(|request| {
+        connection.head_began.store(0, Relaxed);
+        let client = Arc::clone(&connection.client);
+        async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
+    });
+    let wire = Wire::new(stream, Arc::clone(&connection));
+    let mut serving = pin!(
+        http1::Builder::new()
+            // The wire looks for clients that are gone, where they are to be looked for.
+            .half_close(true)
+            .max_buf_size(listener.limits.header_bytes)
+            .serve_connection(TokioIo::new(wire), service)
+    );
+    let mut finishing = false;
+    let served = poll_fn(|cx| {
+        match connection.ordered(cx.waker()) {
+            Order::Serve => {}
+            Order::Finish if finishing => {}
+            Order::Finish => {
+                finishing = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            Order::Cut => return Poll::Ready(Ok(())),
+        }
+        serving.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = served {
+        // Mostly clients that went away; what an endpoint did wrong was logged with its request.
+        tracing::debug!(client = %connection.client.peer.ip, %error, "a connection ended with an error");
+    }
+}

@@ -1,0 +1,262 @@
+//! `callboard check` says all that is wrong with a file at once, for people and for programs;
+//! `callboard run` starts nothing with such a file.
+
+#![allow(clippy::unwrap_used, reason = "a helper's failure fails its test")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+/// A mistake of every kind.
+const WRONG: &str = r#"wrokers = 4
+
+[[listen]]
+address = ["0.0.0.0:8080", "localhost:8081"]
+timeout = { header = "10", idle = 75 }
+
+[admin]
+address = "0.0.0.0:9900"
+
+[registry.consul]
+token = "b1gs0a9c"
+
+[[route]]
+path = "/cart/../admin"
+servce = "cart"
+
+[[route]]
+	path = "/hat"; service = "hat"
+
+[service."größe"]
+retry = { attempts = 3, bugdet = {} }
+"#;
+
+const REPORT: &str = r#"error: unknown key `wrokers`; did you mean `workers`?
+ --> proxy.toml:1:1
+  |
+1 | wrokers = 4
+  | ^^^^^^^
+
+error: `localhost:8081` is not an IP address with a port; did you mean "127.0.0.1:8081"?
+ --> proxy.toml:4:28
+  |
+4 | address = ["0.0.0.0:8080", "localhost:8081"]
+  |                            ^^^^^^^^^^^^^^^^
+
+error: the duration `10` has no unit; write "10s" or "10ms"
+ --> proxy.toml:5:13
+  |
+5 | timeout = { header = "10", idle = 75 }
+  |             ^^^^^^
+
+error: expected a duration with its unit, found the number 75; write `idle = "75s"`
+ --> proxy.toml:5:28
+  |
+5 | timeout = { header = "10", idle = 75 }
+  |                            ^^^^
+
+error: the admin server on 0.0.0.0:9900 is open to strangers; add `token = { file = "…" }`, or listen on 127.0.0.1
+ --> proxy.toml:8:1
+  |
+8 | address = "0.0.0.0:9900"
+  | ^^^^^^^
+
+error: a secret does not stand in this file; write `token = { file = "…" }` or `token = { env = "…" }`
+  --> proxy.toml:11:1
+   |
+11 | token = **********
+   | ^^^^^
+
+error: `..` is not a segment of a path; requests with `/./` or `/../` are not routed
+  --> proxy.toml:14:1
+   |
+14 | path = "/cart/../admin"
+   | ^^^^
+
+error: unknown key `servce`; did you mean `service`?
+  --> proxy.toml:15:1
+   |
+15 | servce = "cart"
+   | ^^^^^^
+
+error: unexpected key or value, expected newline, `#`
+  --> proxy.toml:18:15
+   |
+18 | 	path = "/hat"; service = "hat"
+   | 	             ^
+
+error: unknown key `bugdet`; did you mean `budget`?
+  --> proxy.toml:21:25
+   |
+21 | retry = { attempts = 3, bugdet = {} }
+   |                         ^^^^^^
+
+proxy.toml: 10 errors
+"#;
+
+/// A folder with a proxy.toml of this text.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn with(text: impl AsRef<[u8]>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+        Self(folder)
+    }
+
+    fn callboard(&self, arguments: &[&str]) -> Output {
+        callboard(self.0.path(), arguments)
+    }
+}
+
+fn callboard(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_callboard"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[test]
+fn all_errors_are_reported_at_once_below_the_text_they_are_about() {
+    let output = Folder::with(WRONG).callboard(&["check"]);
+    assert_eq!(stderr(&output), REPORT);
+    assert_eq!(stdout(&output), "");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_program_gets_one_json_object() {
+    let output = Folder::with(WRONG).callboard(&["check", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "");
+    let verdict: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(verdict["ok"], false);
+    assert_eq!(
+        verdict["errors"][2],
+        json!({
+            "line": 5,
+            "column": 13,
+            "length": 6,
+            "key": "listen.timeout.header",
+            "message": "the duration `10` has no unit",
+            "suggestion": "write \"10s\" or \"10ms\"",
+        })
+    );
+    let lines: Vec<_> = verdict["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| error["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lines, [1, 4, 5, 5, 8, 11, 14, 15, 18, 21]);
+}
+
+#[test]
+fn a_right_file_is_summed_up_in_one_line() {
+    let folder = Folder::with(
+        "[registry.consul]\n[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n",
+    );
+    let output = folder.callboard(&["check"]);
+    assert_eq!(
+        stdout(&output),
+        "proxy.toml: no errors; 2 routes, 1 service, 1 registry (consul)\n"
+    );
+    assert_eq!(stderr(&output), "");
+    assert_eq!(output.status.code(), Some(0));
+
+    let output = folder.callboard(&["check", "--format", "json"]);
+    assert_eq!(stdout(&output), "{\"ok\":true,\"errors\":[]}\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_file_that_comes_with_callboard_is_right() {
+    let output = callboard(Path::new(env!("CARGO_MANIFEST_DIR")), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn another_file_is_named_with_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("other.toml");
+    std::fs::write(&path, "workers = 0\n").unwrap();
+    let name = path.to_str().unwrap();
+    let output = callboard(Path::new("/"), &["check", "--config", name]);
+    assert!(
+        stderr(&output).contains(&format!("--> {name}:1:1")),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_of_the_whole_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = callboard(folder.path(), &["check", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdict: Value = serde_json::from_str(stdout(&output)).unwrap();
+    let error = verdict["errors"][0].as_object().unwrap();
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("the file cannot be read: ")
+    );
+    assert!(!error.contains_key("line"));
+
+    let output = Folder::with(b"workers = 1\n\xff\n").callboard(&["check"]);
+    assert!(
+        stderr(&output).contains("line 2 is not UTF-8"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn run_refuses_a_wrong_file_with_the_same_report() {
+    let folder = Folder::with(WRONG);
+    for arguments in [
+        &[][..],
+        &["run"],
+        &["--config", "proxy.toml"],
+        &["run", "--config", "proxy.toml"],
+    ] {
+        let output = folder.callboard(arguments);
+        assert_eq!(stderr(&output), REPORT, "{arguments:?}");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    let folder = Folder::with("");
+    for arguments in [
+        &["chekc"][..],
+        &["check", "--format", "xml"],
+        &["--config", "a", "check"],
+    ] {
+        assert_eq!(
+            folder.callboard(arguments).status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+    let output = folder.callboard(&["--version"]);
+    assert_eq!(
+        stdout(&output),
+        concat!("callboard ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
