@@ -88,13 +88,6 @@ impl Server {
         if token.as_ref().is_some_and(String::is_empty) {
             return Err(StartError::Token("it is empty".to_owned()));
         }
-        if token.is_none() && !address.ip().is_loopback() {
-            tracing::warn!(
-                %address,
-                "the admin server listens beyond loopback without a token: it will answer \
-                 nothing but /live and /ready"
-            );
-        }
         Ok(Self {
             listener,
             gate: Gate::new(address, token),
@@ -167,4 +160,108 @@ fn refuse(denied: Denied) -> Response {
     };
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
     (StatusCode::UNAUTHORIZED, challenge, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path, time::Duration};
+
+    use axum::body::Body;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{config::Config, proxy, service::Directory};
+
+    /// The status of an answer of a server that listens beyond loopback.
+    async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {
+        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
+        let mut config = Config::parse(route, Path::new(".")).unwrap();
+        config.routes.clear();
+        let directory = Directory::start(&config, BTreeMap::new()).unwrap();
+        let generation = proxy::Generation::new(&config, directory);
+        let context = Context {
+            view: View {
+                config: Arc::new(config),
+                shared: Arc::new(proxy::Shared::new(generation, false)),
+                workers: Vec::new(),
+                connections: Box::new(|| 0),
+                listeners: Vec::new(),
+            },
+            gate: Gate::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
+            started: Started {
+                at: SystemTime::now(),
+                since: Instant::now(),
+            },
+        };
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::AUTHORIZATION, format!("Bearer {sent}"));
+        let request = request.body(Body::empty()).unwrap();
+        router(context)
+            .oneshot(request)
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    }
+
+    #[tokio::test]
+    async fn beyond_loopback_only_the_probes_are_answered_without_a_token() {
+        let host = "192.0.2.1:9900";
+        for token in [None, Some("s3cret")] {
+            assert_eq!(beyond_loopback(token, host, "", "/live").await, 200);
+            assert_eq!(beyond_loopback(token, host, "", "/ready").await, 503);
+        }
+        for path in ["/", "/metrics", "/api/status", "/live/", "/nothing"] {
+            assert_eq!(beyond_loopback(None, host, "s3cret", path).await, 403);
+            assert_eq!(beyond_loopback(Some("s3cret"), host, "", path).await, 401);
+        }
+        for path in ["/", "/metrics", "/api/status"] {
+            assert_eq!(
+                beyond_loopback(Some("s3cret"), host, "s3cret", path).await,
+                200
+            );
+        }
+        let name = "callboard.example:9900";
+        assert_eq!(
+            beyond_loopback(Some("s3cret"), name, "s3cret", "/").await,
+            403
+        );
+        assert_eq!(
+            beyond_loopback(Some("s3cret"), name, "s3cret", "/live").await,
+            403
+        );
+    }
+
+    fn settings(address: SocketAddr, token: Option<Secret>) -> config::Admin {
+        config::Admin {
+            address,
+            token,
+            ready_timeout: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_does_not_start_where_its_token_cannot_be_known_or_its_address_is_taken() {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let bind = async || {
+            let token = Some(Secret::File(file.clone()));
+            let bound = Server::bind(&settings(free, token)).await;
+            bound.map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(
+            bind()
+                .await
+                .contains(&format!("cannot read {}", file.display()))
+        );
+        std::fs::write(&file, " \n").unwrap();
+        assert_eq!(bind().await, "the admin server's token: it is empty");
+
+        let first = Server::bind(&settings(free, None)).await.unwrap();
+        let taken = first.address();
+        let second = Server::bind(&settings(taken, None)).await;
+        assert!(matches!(second, Err(StartError::Bind(address, _)) if address == taken));
+    }
 }

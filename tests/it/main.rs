@@ -11,6 +11,8 @@ mod consul;
 mod consul_faults;
 mod demo;
 mod embedded;
+mod health;
 mod provider;
+mod serving;
 mod structure;
 mod support;
