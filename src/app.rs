@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
         Registry,
         consul::{BuildError, Consul},
     },
+    serve::reachable,
     service::{Directory, NoSuchRegistry},
     worker::Crew,
 };
@@ -175,16 +176,9 @@ impl App {
 }
 
 /// How the proxy's own watchers read the embedded registry: as any other client does.
-fn client_of(settings: &config::Embedded, mut address: SocketAddr) -> config::Consul {
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
-    }
+fn client_of(settings: &config::Embedded, address: SocketAddr) -> config::Consul {
     config::Consul {
-        address: format!("http://{address}"),
+        address: format!("http://{}", reachable(address)),
         token: settings.token.clone(),
         datacenter: None,
         namespace: None,

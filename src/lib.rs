@@ -11,7 +11,7 @@
 //! 4  service             policy + snapshot + balancer + endpoints
 //! 3  registry  upstream  route
 //! 2  config              proxy.toml → a Config in which no field can be wrong
-//! 1  instance  backoff  clock
+//! 1  instance  backoff  gate  metrics  serve
 //! ```
 
 pub mod admin;
@@ -20,12 +20,14 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod embedded;
+pub mod gate;
 pub mod instance;
 pub mod listen;
 pub mod metrics;
 pub mod proxy;
 pub mod registry;
 pub mod route;
+pub mod serve;
 pub mod service;
 pub mod upstream;
 pub mod worker;

@@ -1,27 +1,53 @@
-//! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON.
+//! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON. Shows
+//! and changes nothing.
 
-use std::{io, net::SocketAddr, sync::Arc};
+mod metrics;
+mod ready;
+mod status;
+mod view;
 
+pub use metrics::{Kind, METRICS, Metric};
+pub use view::View;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config},
-    proxy::{Shared, Worker},
+    config::{self, Secret},
+    gate::{self, Denied, Gate},
+    serve::serve,
 };
+use view::{Context, Shown, Started};
 
-/// What the admin server shows.
-pub struct View {
-    /// The configuration that runs.
-    pub config: Arc<Config>,
-    /// The generation, and whether the proxy is ready or draining.
-    pub shared: Arc<Shared>,
-    /// The workers' own counters.
-    pub workers: Vec<Arc<Worker>>,
-    /// Counts the open client connections.
-    pub connections: Box<dyn Fn() -> usize + Send + Sync>,
-    /// Where the proxy listens.
-    pub listeners: Vec<SocketAddr>,
-}
+/// Connections at once.
+const CONNECTIONS: usize = 256;
+
+/// What is asked for without a token wherever the server listens: probes have none.
+const OPEN: [&str; 2] = ["/live", "/ready"];
+
+const INDEX: &str = "\
+Callboard
+
+/live                  200 while the process runs
+/ready                 200 where it may be sent traffic, else 503 and what is missing
+/metrics               for Prometheus
+/api/status            routes, services, endpoints, watchers: one JSON object
+/api/services/{name}   one service of it
+";
 
 /// Why the admin server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -29,24 +55,44 @@ pub enum StartError {
     /// Its address cannot be had.
     #[error("the admin server cannot listen on {0}: {1}")]
     Bind(SocketAddr, io::Error),
+    /// Its token cannot be read, or is empty.
+    #[error("the admin server's token: {0}")]
+    Token(String),
 }
 
 /// The admin server, bound and not yet serving.
+#[derive(Debug)]
 pub struct Server {
     listener: tokio::net::TcpListener,
+    gate: Gate,
+    started: Started,
 }
 
 impl Server {
     /// Binds the address; port 0 takes a free one.
     ///
     /// # Errors
-    /// Where it cannot be had.
+    /// Where it cannot be had, or the token cannot be read.
     pub async fn bind(config: &config::Admin) -> Result<Self, StartError> {
+        let started = Started {
+            at: SystemTime::now(),
+            since: Instant::now(),
+        };
         let failed = |error| StartError::Bind(config.address, error);
         let listener = tokio::net::TcpListener::bind(config.address)
             .await
             .map_err(failed)?;
-        Ok(Self { listener })
+        let address = listener.local_addr().map_err(failed)?;
+        let token = config.token.as_ref().map(Secret::read).transpose();
+        let token = token.map_err(StartError::Token)?;
+        if token.as_ref().is_some_and(String::is_empty) {
+            return Err(StartError::Token("it is empty".to_owned()));
+        }
+        Ok(Self {
+            listener,
+            gate: Gate::new(address, token),
+            started,
+        })
     }
 
     /// Where it listens.
@@ -56,8 +102,166 @@ impl Server {
             .expect("a bound socket has an address")
     }
 
-    /// Serves until `ending`.
-    pub async fn run(self, _view: View, ending: CancellationToken) {
-        ending.cancelled().await;
+    /// Serves until `ending`; requests then have a second to end.
+    pub async fn run(self, view: View, ending: CancellationToken) {
+        let context = Context {
+            view,
+            gate: self.gate,
+            started: self.started,
+        };
+        serve(self.listener, router(context), CONNECTIONS, ending).await;
+    }
+}
+
+fn router(context: Context) -> Router {
+    let context = Arc::new(context);
+    Router::new()
+        .route("/", get(async || INDEX))
+        .route("/live", get(async || "alive\n"))
+        .route("/ready", get(ready::ready))
+        .route("/metrics", get(metrics::metrics))
+        .route("/api/status", get(status::status))
+        .route("/api/services/{*name}", get(status::service))
+        .fallback(async || (StatusCode::NOT_FOUND, "no such page; / lists them\n"))
+        .method_not_allowed_fallback(async || {
+            (StatusCode::METHOD_NOT_ALLOWED, "nothing is changed here\n")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&context), admit))
+        .with_state(context)
+}
+
+/// Lets nobody in who was sent here by a stranger's page, and nobody without the token where one
+/// is needed.
+async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if !context.gate.knows_host(request.uri(), headers) {
+        let text = "the Host header names no address of this server\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let admitted = if OPEN.contains(&request.uri().path()) {
+        Ok(())
+    } else {
+        context.gate.admit(gate::bearer(headers))
+    };
+    match admitted {
+        Ok(()) => next.run(request).await,
+        Err(denied) => refuse(denied),
+    }
+}
+
+fn refuse(denied: Denied) -> Response {
+    let text = match denied {
+        Denied::NoneSet => {
+            let text = "beyond loopback this needs a token, and none is set (admin.token)\n";
+            return (StatusCode::FORBIDDEN, text).into_response();
+        }
+        Denied::Missing => "this needs the token, as `Authorization: Bearer TOKEN`\n",
+        Denied::Wrong => "the token is not the admin server's\n",
+    };
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, challenge, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path, time::Duration};
+
+    use axum::body::Body;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{config::Config, proxy, service::Directory};
+
+    /// The status of an answer of a server that listens beyond loopback.
+    async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {
+        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
+        let mut config = Config::parse(route, Path::new(".")).unwrap();
+        config.routes.clear();
+        let directory = Directory::start(&config, BTreeMap::new()).unwrap();
+        let generation = proxy::Generation::new(&config, directory);
+        let context = Context {
+            view: View {
+                config: Arc::new(config),
+                shared: Arc::new(proxy::Shared::new(generation, false)),
+                workers: Vec::new(),
+                connections: Box::new(|| 0),
+                listeners: Vec::new(),
+            },
+            gate: Gate::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
+            started: Started {
+                at: SystemTime::now(),
+                since: Instant::now(),
+            },
+        };
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::AUTHORIZATION, format!("Bearer {sent}"));
+        let request = request.body(Body::empty()).unwrap();
+        router(context)
+            .oneshot(request)
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    }
+
+    #[tokio::test]
+    async fn beyond_loopback_only_the_probes_are_answered_without_a_token() {
+        let host = "192.0.2.1:9900";
+        for token in [None, Some("s3cret")] {
+            assert_eq!(beyond_loopback(token, host, "", "/live").await, 200);
+            assert_eq!(beyond_loopback(token, host, "", "/ready").await, 503);
+        }
+        for path in ["/", "/metrics", "/api/status", "/live/", "/nothing"] {
+            assert_eq!(beyond_loopback(None, host, "s3cret", path).await, 403);
+            assert_eq!(beyond_loopback(Some("s3cret"), host, "", path).await, 401);
+        }
+        for path in ["/", "/metrics", "/api/status"] {
+            assert_eq!(
+                beyond_loopback(Some("s3cret"), host, "s3cret", path).await,
+                200
+            );
+        }
+        let name = "callboard.example:9900";
+        assert_eq!(
+            beyond_loopback(Some("s3cret"), name, "s3cret", "/").await,
+            403
+        );
+        assert_eq!(
+            beyond_loopback(Some("s3cret"), name, "s3cret", "/live").await,
+            403
+        );
+    }
+
+    fn settings(address: SocketAddr, token: Option<Secret>) -> config::Admin {
+        config::Admin {
+            address,
+            token,
+            ready_timeout: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_does_not_start_where_its_token_cannot_be_known_or_its_address_is_taken() {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let bind = async || {
+            let token = Some(Secret::File(file.clone()));
+            let bound = Server::bind(&settings(free, token)).await;
+            bound.map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(
+            bind()
+                .await
+                .contains(&format!("cannot read {}", file.display()))
+        );
+        std::fs::write(&file, " \n").unwrap();
+        assert_eq!(bind().await, "the admin server's token: it is empty");
+
+        let first = Server::bind(&settings(free, None)).await.unwrap();
+        let taken = first.address();
+        let second = Server::bind(&settings(taken, None)).await;
+        assert!(matches!(second, Err(StartError::Bind(address, _)) if address == taken));
     }
 }

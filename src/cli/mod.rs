@@ -3,6 +3,7 @@
 mod check;
 mod config_file;
 mod demo;
+mod health;
 mod logging;
 mod run;
 
@@ -29,6 +30,8 @@ enum Command {
     Run(ConfigFile),
     /// Say all that is wrong with a configuration file, and start nothing
     Check(check::Check),
+    /// Ask whether a proxy on this machine is alive: the status says so
+    Health(health::Health),
     /// Show it all on this machine: the proxy, a registry, five providers and a steady load
     Demo(demo::Demo),
     /// One of the demo's providers
@@ -43,6 +46,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(file) => run::run(&file.config),
         Command::Check(check) => check::check(&check),
+        Command::Health(health) => health::health(&health),
         Command::Demo(demo) => demo::demo(demo),
         Command::Provider(provider) => demo::provide(provider),
     };

@@ -21,35 +21,19 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::{config, gate::Gate, serve::serve};
 use api::Context;
-use guard::Guard;
 use journal::{Journal, OpenError};
 use render::Node;
 use store::Store;
 
 /// Connections at once. A watcher holds one for as long as it waits.
 const CONNECTIONS: usize = 8192;
-/// How long a request's head may take, and an idle connection may stay.
-const HEAD_TIME: Duration = Duration::from_secs(90);
-/// How long requests may take to end once the registry goes down.
-const DRAIN: Duration = Duration::from_secs(1);
 
 /// A registry that has its address and its state, and serves nobody yet.
 #[derive(Debug)]
@@ -116,7 +100,7 @@ impl Server {
         let context = Context {
             store: Store::new(journal, state),
             node,
-            guard: Guard::new(address, token),
+            gate: Gate::new(address, token),
             address,
         };
         Ok(Self {
@@ -135,36 +119,15 @@ impl Server {
     /// end, and every task has ended when this returns. If it is dropped, they end soon after.
     pub async fn run(self, shutdown: CancellationToken) {
         let store = Arc::clone(&self.context.store);
-        // A child of the store's, so that connections go down with it and never after it.
         let ending = store.closing().clone();
         let _ends = ending.clone().drop_guard();
         store.start();
-        let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
         let router = api::router(self.context);
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = accept(&self.listener, &places) => accepted,
-            };
-            let (stream, place) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, most likely: accepting again at once would spin.
-                    tracing::warn!(%error, "the registry cannot accept a connection");
-                    sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let served = serve(stream, router.clone(), ending.clone());
-            connections.spawn(async move {
-                served.await;
-                drop(place);
-            });
-        }
-        drop(self.listener);
-        store.close().await;
-        connections.close();
-        connections.wait().await;
+        let closing = async {
+            shutdown.cancelled().await;
+            store.close().await;
+        };
+        tokio::join!(serve(self.listener, router, CONNECTIONS, ending), closing);
     }
 }
 
@@ -179,41 +142,4 @@ async fn open(folder: &Path) -> Result<(Journal, state::State), StartError> {
             source,
         },
     })
-}
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await;
-    let place = place.expect("the semaphore is never closed");
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
-}
-
-/// Serves one connection to its end, which comes within [`DRAIN`] once the registry goes down.
-async fn serve(stream: TcpStream, router: Router, ending: CancellationToken) {
-    if stream.set_nodelay(true).is_err() {
-        return; // It is gone already.
-    }
-    let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = ending.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(DRAIN, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        // The other side's doing: it went away, or spoke no HTTP.
-        tracing::debug!(%error, "a registry client's connection broke off");
-    }
 }

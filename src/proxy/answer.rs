@@ -86,10 +86,7 @@ impl Record {
             arrived,
             lane: None,
             answered: false,
-            wants_json: request
-                .headers()
-                .get(header::ACCEPT)
-                .is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"json").is_some()),
+            wants_json: false,
             ending: Some(Ending {
                 client: Arc::clone(client),
                 access,

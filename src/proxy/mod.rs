@@ -57,7 +57,7 @@ async fn forward(
     record: &mut Record,
     request: Request<Incoming>,
 ) -> Result<Answer<RequestBody>, Refusal> {
-    let request = request::admit(client, request)?;
+    let request = request::admit(client, record, request)?;
     // One generation for the whole request.
     let generation = client.worker.generation();
     let host = request.head.host().unwrap_or_default();

@@ -1,53 +1,610 @@
 //! The admin server says what the proxy does, to those who may know.
 
-use std::time::Duration;
-
-use http::Method;
-
-use super::support::{
-    backend::{BACKEND, Backend},
-    proxy::Proxy,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
 };
 
-const TEMPLATE: &str = r#"
+use callboard::admin::{Kind, METRICS};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    sync::{Semaphore, oneshot},
+};
+
+use super::support::{
+    PATIENCE,
+    backend::Backend,
+    consul::free_ports,
+    eventually,
+    proxy::{Proxy, endpoints},
+};
+
+const ROUTES: &str = r#"
+[[route]]
+host = "shop.example.com"
+path = "/cart"
+service = "cart"
+
 [[route]]
 path = "/{service}"
 service = "{service}"
 strip_prefix = true
 "#;
 
-#[tokio::test]
-async fn what_registers_is_served_until_it_is_gone() {
-    let proxy = Proxy::start(TEMPLATE).await;
-    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
-    proxy.register("hello", a.address()).await;
-    assert_eq!(proxy.until_served("/hello/x").await, "a");
-    let posted = proxy.http.post(proxy.url("/hello")).body("text");
-    let posted = posted.send().await.unwrap();
-    assert_eq!(posted.headers()[BACKEND], a.id());
-    assert_eq!(a.requests_with(&Method::POST), 1);
-    assert!(a.requests() >= 2);
-    assert!(a.connections() >= 1);
+/// Both need a registry that somebody else is.
+fn with_registry(port: u16, more: &str) -> String {
+    let registry =
+        format!("[registry.main]\nkind = \"consul\"\naddress = \"http://127.0.0.1:{port}\"");
+    format!("{ROUTES}\n{registry}\n{more}")
+}
 
-    proxy.register("hello", b.address()).await;
-    proxy.deregister("hello", a.address()).await;
-    a.close().await;
-    let served = super::support::eventually(
-        "the other serves",
-        async || proxy.until_served("/hello").await,
-        |id| id == "b",
+async fn text(proxy: &Proxy, path: &str) -> (StatusCode, String) {
+    let answer = proxy.page(path).await;
+    (answer.status(), answer.text().await.unwrap())
+}
+
+async fn until_page(proxy: &Proxy, path: &str, status: StatusCode) -> String {
+    let page = async || text(proxy, path).await;
+    let what = format!("{path} answers {status}");
+    eventually(&what, page, |page| page.0 == status).await.1
+}
+
+#[tokio::test]
+async fn it_is_ready_when_everything_was_read_and_names_what_is_missing_until_then() {
+    let [port] = free_ports();
+    let proxy = Proxy::start(&with_registry(port, "")).await;
+    assert_eq!(
+        text(&proxy, "/live").await,
+        (StatusCode::OK, "alive\n".into())
     );
-    served.await;
-    let address = b.address();
-    b.kill().await;
+    let (status, missing) = text(&proxy, "/ready").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        missing,
+        "not ready; not read yet: service cart, catalog of main\n"
+    );
+    let json = proxy.http.get(proxy.admin("/ready"));
+    let json = json.header("accept", "application/json").send();
+    let json: Value = json.await.unwrap().json().await.unwrap();
+    let missing = json!(["service cart", "catalog of main"]);
+    assert_eq!(
+        json,
+        json!({"ready": false, "draining": false, "missing": missing})
+    );
+    let told = proxy.until_service("cart", "an error", |cart| !cart["watch"]["error"].is_null());
+    let told = told.await;
+    assert_eq!(told["watch"]["healthy"], false);
+    let status = proxy.status().await;
+    assert_eq!(status["missing"], missing);
+    assert_eq!(status["registries"][0]["catalog"]["watch"]["read"], false);
+
+    let registry = format!("[registry.embedded]\naddress = \"127.0.0.1:{port}\"\n");
+    let registry = Proxy::start(&registry).await;
+    assert_eq!(
+        until_page(&proxy, "/ready", StatusCode::OK).await,
+        "ready\n"
+    );
+    assert_eq!(proxy.status().await["missing"], json!([]));
+    drop((proxy, registry));
+}
+
+#[tokio::test]
+async fn after_ready_timeout_it_is_ready_all_the_same_and_still_names_what_is_missing() {
+    let [port] = free_ports();
+    let more = "[admin]\naddress = \"127.0.0.1:0\"\nready_timeout = \"50ms\"";
+    let proxy = Proxy::start(&with_registry(port, more)).await;
+    let ready = until_page(&proxy, "/ready", StatusCode::OK).await;
+    assert_eq!(
+        ready,
+        "ready; not read yet: service cart, catalog of main\n"
+    );
+}
+
+#[tokio::test]
+async fn while_it_drains_it_lives_and_is_not_ready_and_then_it_is_gone_with_all_connections() {
+    let drain = "[drain]\nnotice = \"1s\"\ndeadline = \"1s\"\n";
+    let proxy = Proxy::start(&format!("{ROUTES}{drain}")).await;
+    until_page(&proxy, "/ready", StatusCode::OK).await;
+    let (http, url) = (proxy.http.clone(), proxy.admin(""));
+    let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
+    // It says nothing, and must not hold anything up.
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let page = async |path: &str| {
+        let answer = http.get(format!("{url}{path}")).send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    };
+    let draining = tokio::spawn(proxy.drain());
+    let ready = eventually(
+        "it drains",
+        async || page("/ready").await,
+        |ready| ready.0 == StatusCode::SERVICE_UNAVAILABLE,
+    );
+    assert_eq!(ready.await.1, "draining\n");
+    assert_eq!(page("/live").await.0, StatusCode::OK);
+    let metrics = page("/metrics").await.1;
+    assert!(metrics.contains("\ncallboard_draining 1\n"), "{metrics}");
+    assert!(metrics.contains("\ncallboard_ready 0\n"), "{metrics}");
+    tokio::time::timeout(PATIENCE, draining)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// What `/metrics` said, read by the rules of its format.
+#[derive(Debug, Default)]
+struct Metrics {
+    kinds: BTreeMap<String, String>,
+    samples: BTreeMap<(String, BTreeMap<String, String>), f64>,
+}
+
+impl Metrics {
+    async fn get(proxy: &Proxy, accept: &str) -> (String, Self) {
+        let page = proxy.http.get(proxy.admin("/metrics"));
+        let page = page.header("accept", accept).send().await.unwrap();
+        let kind = page.headers()["content-type"].to_str().unwrap().to_owned();
+        (kind, Self::read(&page.text().await.unwrap()))
+    }
+
+    async fn of(proxy: &Proxy) -> Self {
+        Self::get(proxy, "text/plain").await.1
+    }
+
+    fn read(text: &str) -> Self {
+        let mut metrics = Self::default();
+        let mut family = String::new();
+        let lines = text.strip_suffix("# EOF\n").expect("it is whole");
+        for line in lines.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                family = help.split_once(' ').unwrap().0.to_owned();
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert_eq!(name, family, "TYPE follows its HELP");
+                let known = metrics.kinds.insert(name.to_owned(), kind.to_owned());
+                assert_eq!(known, None, "{name} is said once");
+            } else {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                let (name, labels) = series_of(series);
+                assert!(name.starts_with(&family), "{line} is below its own HELP");
+                let known = metrics
+                    .samples
+                    .insert((name, labels), value.parse().unwrap());
+                assert_eq!(known, None, "{series} is there once");
+            }
+        }
+        metrics
+    }
+
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let labels = labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.samples
+            .get(&(name.to_owned(), labels.collect()))
+            .copied()
+    }
+}
+
+/// `name{label="value",…}`, with the values' escapes undone.
+fn series_of(series: &str) -> (String, BTreeMap<String, String>) {
+    let Some((name, labels)) = series.split_once('{') else {
+        return (series.to_owned(), BTreeMap::new());
+    };
+    let mut rest = labels.strip_suffix('}').unwrap();
+    let mut labels = BTreeMap::new();
+    while !rest.is_empty() {
+        let (label, behind) = rest.split_once("=\"").unwrap();
+        let (mut value, mut chars) = (String::new(), behind.char_indices());
+        let end = loop {
+            match chars.next().unwrap() {
+                (at, '"') => break at,
+                (_, '\\') => value.push(match chars.next().unwrap().1 {
+                    'n' => '\n',
+                    other => other,
+                }),
+                (_, other) => value.push(other),
+            }
+        };
+        labels.insert(label.to_owned(), value);
+        rest = behind[end + 1..].trim_start_matches(',');
+    }
+    (name.to_owned(), labels)
+}
+
+#[tokio::test]
+async fn the_metrics_count_what_was_sent() {
+    let proxy = Proxy::start(ROUTES).await;
+    let backend = Backend::named("a")
+        .answering(async |request| match request.uri().path() {
+            "/missing" => StatusCode::NOT_FOUND,
+            _ => StatusCode::OK,
+        })
+        .start()
+        .await;
+    let address = backend.address().to_string();
+    let odd = "o\"dd";
+    proxy.register(odd, backend.address()).await;
+    proxy.register("hello", backend.address()).await;
+    proxy.until_served("/hello").await;
+    proxy.until_served("/o%22dd").await;
+    for _ in 0..4 {
+        proxy.get("/hello/x").await;
+    }
+    proxy.get("/hello/missing").await;
+    proxy.get("/").await;
+    proxy.get("/nobody").await;
+    let trace = proxy.http.request(Method::TRACE, proxy.url("/hello"));
+    assert_eq!(trace.send().await.unwrap().status(), 405);
+
+    // The last answer's end may not have been noted yet.
+    let what = "nothing is in flight";
+    let busy = "callboard_endpoint_requests_in_flight";
+    let hello = [("service", "hello"), ("endpoint", &*address)];
+    let metrics = eventually(
+        what,
+        async || Metrics::of(&proxy).await,
+        |metrics| metrics.value(busy, &hello) == Some(0.0),
+    );
+    let metrics = metrics.await;
+    let value = |name: &str, labels: &[(&str, &str)]| metrics.value(name, labels).unwrap();
+    let service = [("service", "hello")];
+    let served = backend.requests() as f64 - 1.0;
+    assert_eq!(value("callboard_requests_total", &service), served);
+    let status = |status| [("service", "hello"), ("status", status)];
+    assert_eq!(
+        value("callboard_answers_total", &status("2xx")),
+        served - 1.0
+    );
+    assert_eq!(value("callboard_answers_total", &status("4xx")), 1.0);
+    assert_eq!(value("callboard_answers_total", &status("5xx")), 0.0);
+    assert_eq!(value("callboard_requests_total", &[("service", odd)]), 1.0);
+    let duration = "callboard_request_duration_seconds";
+    assert_eq!(value(&format!("{duration}_count"), &service), served);
+    assert!(value(&format!("{duration}_sum"), &service) > 0.0);
+    let bucket = |le| {
+        value(
+            &format!("{duration}_bucket"),
+            &[("service", "hello"), ("le", le)],
+        )
+    };
+    assert_eq!(bucket("+Inf"), served);
+    assert!(bucket("0.0005") <= bucket("10.0"));
+    assert_eq!(value("callboard_requests_unrouted_total", &[]), 2.0);
+    assert_eq!(value("callboard_requests_refused_total", &[]), 1.0);
+    assert_eq!(value("callboard_requests_failed_total", &service), 0.0);
+    assert_eq!(value("callboard_endpoint_attempts_total", &hello), served);
+    assert_eq!(value("callboard_endpoint_failures_total", &hello), 0.0);
+    let opened = value("callboard_endpoint_connections_opened_total", &hello);
+    assert!(1.0 <= opened && opened <= backend.connections() as f64);
+    assert_eq!(
+        value(
+            "callboard_endpoints",
+            &[("service", "hello"), ("state", "serving")]
+        ),
+        1.0
+    );
+    assert_eq!(
+        value(
+            "callboard_endpoints",
+            &[("service", "hello"), ("state", "held")]
+        ),
+        0.0
+    );
+    let watch = |service| [("registry", "embedded"), ("service", service)];
+    assert_eq!(value("callboard_watch_healthy", &watch("hello")), 1.0);
+    assert_eq!(value("callboard_watch_healthy", &watch("")), 1.0);
+    assert_eq!(value("callboard_watch_failures_total", &watch("")), 0.0);
+    assert!(value("callboard_watch_updates_total", &watch("")) >= 1.0);
+    let listed = value("callboard_catalog_services", &[("registry", "embedded")]);
+    assert!(listed >= 2.0, "{listed}");
+    assert!(value("callboard_connections", &[]) >= 1.0);
+    assert_eq!(value("callboard_ready", &[]), 1.0);
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    assert_eq!(value("callboard_build_info", &version), 1.0);
+    assert!(value("process_start_time_seconds", &[]) > 1.7e9);
+
+    backend.kill().await;
     assert_eq!(proxy.get("/hello").await.status(), 502);
-    let again = Backend::named("again")
-        .at(address)
-        .closing_idle_after(Duration::from_secs(1))
-        .answering(async |request| request.uri().to_string())
-        .start();
-    let _again = again.await;
-    assert_eq!(proxy.until_served("/hello/path?q").await, "/path?q");
-    assert_eq!(proxy.url("/"), format!("http://{}/", proxy.address()));
-    proxy.drain().await;
+    let metrics = Metrics::of(&proxy).await;
+    let value = |name: &str, labels: &[(&str, &str)]| metrics.value(name, labels).unwrap();
+    assert_eq!(value("callboard_requests_failed_total", &service), 1.0);
+    assert_eq!(value("callboard_answers_total", &status("5xx")), 1.0);
+    assert!(value("callboard_endpoint_failures_total", &hello) >= 1.0);
+    assert_eq!(
+        value(
+            "callboard_endpoints",
+            &[("service", "hello"), ("state", "doubted")]
+        ),
+        1.0
+    );
+}
+
+#[tokio::test]
+async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
+    let proxy = Proxy::start(ROUTES).await;
+    let backend = Backend::start("a").await;
+    proxy.register("hello", backend.address()).await;
+    proxy.until_served("/hello").await;
+    let (plain, old) = Metrics::get(&proxy, "text/plain;version=0.0.4;q=0.3, */*;q=0.1").await;
+    assert!(plain.starts_with("text/plain; version=0.0.4;"), "{plain}");
+    let (open, new) = Metrics::get(&proxy, "application/openmetrics-text;version=1.0.0").await;
+    assert!(
+        open.starts_with("application/openmetrics-text; version=1.0.0;"),
+        "{open}"
+    );
+    assert_eq!(
+        old.samples.keys().collect::<BTreeSet<_>>(),
+        new.samples.keys().collect::<BTreeSet<_>>()
+    );
+    let mut told = BTreeMap::<_, BTreeSet<_>>::new();
+    for (name, labels) in old.samples.keys() {
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
+            name.strip_suffix(suffix)
+                .filter(|base| old.kinds.get(*base).is_some_and(|kind| kind == "histogram"))
+        });
+        let labels = labels
+            .keys()
+            .map(String::as_str)
+            .filter(|label| *label != "le");
+        told.entry(base.unwrap_or(name)).or_default().extend(labels);
+    }
+    let table: BTreeMap<_, BTreeSet<_>> = METRICS
+        .iter()
+        .map(|metric| (metric.name, metric.labels.iter().copied().collect()))
+        .collect();
+    assert_eq!(table.len(), METRICS.len(), "a name is there twice");
+    assert_eq!(told, table);
+    for metric in METRICS {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        assert_eq!(old.kinds[metric.name], kind);
+        let base = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+        assert_eq!(
+            base != metric.name,
+            metric.kind == Kind::Counter,
+            "{}",
+            metric.name
+        );
+        assert_eq!(new.kinds[base], kind);
+        assert!(metric.help.ends_with('.') && !metric.help.contains(['\\', '\n']));
+    }
+}
+
+#[tokio::test]
+async fn the_status_shows_what_becomes_of_each_endpoint() {
+    let proxy = Proxy::start(ROUTES).await;
+    let (entered, mut entering) = tokio::sync::mpsc::unbounded_channel();
+    let leave = Arc::new(Semaphore::new(0));
+    let mut backends = Vec::new();
+    for id in ["a", "b", "c"] {
+        let (entered, leave) = (entered.clone(), leave.clone());
+        let backend = Backend::named(id).answering(move |request| {
+            let (entered, leave) = (entered.clone(), leave.clone());
+            async move {
+                if request.uri().path() == "/wait" {
+                    entered.send(id).unwrap();
+                    leave.acquire().await.unwrap().forget();
+                }
+                id
+            }
+        });
+        backends.push(backend.start().await);
+    }
+    let [a, b, c] = [0, 1, 2].map(|n: usize| backends[n].address());
+    let more =
+        json!({"Tags": ["v1"], "Meta": {"zone": "east"}, "Weights": {"Passing": 3, "Warning": 1}});
+    proxy.register_with("hello", a, more).await;
+    proxy.register("hello", b).await;
+    let failing = json!({"Check": {"TTL": "10m", "Status": "critical"}});
+    proxy.register_with("hello", c, failing.clone()).await;
+    proxy.until_served("/hello").await;
+    proxy
+        .until_states("hello", &[(a, "serving"), (b, "serving"), (c, "unhealthy")])
+        .await;
+    let service = proxy.service("hello").await;
+    let of_a = endpoints(&service)
+        .find(|endpoint| endpoint["address"] == a.to_string())
+        .unwrap();
+    assert_eq!(of_a["tags"], json!(["v1"]));
+    assert_eq!(of_a["meta"]["zone"], "east");
+    assert_eq!(of_a["weight"], 3);
+    assert!(
+        of_a["instance"]
+            .as_str()
+            .unwrap()
+            .ends_with(&format!("/hello@{a}")),
+        "{of_a}"
+    );
+    assert!(service["last_change"].as_f64().unwrap() > 1.7e9);
+    assert_eq!(service["watch"]["healthy"], true);
+    assert!(service["watch"]["age_seconds"].is_number());
+
+    // One of two that serve is not half of them: it is believed to be gone, and may finish.
+    let url = proxy.url("/hello/wait");
+    let (http, (answered, answer)) = (proxy.http.clone(), oneshot::channel());
+    tokio::spawn(async move {
+        let answer = http.get(url).send().await.unwrap();
+        answered.send(answer.text().await.unwrap()).unwrap();
+    });
+    let waiting = entering.recv().await.unwrap();
+    let (busy, free) = if waiting == "a" { (a, b) } else { (b, a) };
+    let in_flight = |service: &Value| {
+        let of = endpoints(service).find(|endpoint| endpoint["address"] == busy.to_string());
+        of.map_or(0, |endpoint| endpoint["in_flight"].as_u64().unwrap())
+    };
+    assert_eq!(in_flight(&proxy.service("hello").await), 1);
+    proxy.deregister("hello", busy).await;
+    proxy
+        .until_states(
+            "hello",
+            &[(busy, "draining"), (free, "serving"), (c, "unhealthy")],
+        )
+        .await;
+    assert_eq!(in_flight(&proxy.service("hello").await), 1);
+    leave.add_permits(1);
+    assert_eq!(answer.await.unwrap(), waiting);
+    proxy
+        .until_states("hello", &[(free, "serving"), (c, "unhealthy")])
+        .await;
+
+    // The last that serves is doubted to be gone; it answers, and is kept for a while.
+    proxy.deregister("hello", free).await;
+    proxy
+        .until_states("hello", &[(free, "held"), (c, "unhealthy")])
+        .await;
+    assert_eq!(proxy.get("/hello").await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_status_is_one_object_that_has_it_all() {
+    let proxy = Proxy::start(&format!("workers = 2\n{ROUTES}")).await;
+    let backend = Backend::start("a").await;
+    proxy.register("hello", backend.address()).await;
+    proxy.until_served("/hello").await;
+    proxy.get("/").await;
+    until_page(&proxy, "/ready", StatusCode::OK).await;
+    let status = proxy.status().await;
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert!(status["started"].as_f64().unwrap() > 1.7e9);
+    assert!(status["uptime_seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(
+        (&status["ready"], &status["draining"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(status["missing"], json!([]));
+    assert_eq!(status["listeners"], json!([proxy.address()]));
+    assert!(status["connections"].as_u64().unwrap() >= 1);
+    let workers = status["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 2);
+    let unrouted: u64 = workers
+        .iter()
+        .map(|worker| worker["unrouted"].as_u64().unwrap())
+        .sum();
+    assert_eq!(unrouted, 1);
+    assert_eq!(
+        status["routes"],
+        json!([
+            {"host": "shop.example.com", "path": "/cart", "service": "cart",
+             "registry": "embedded", "strip_prefix": false, "line": 3},
+            {"host": null, "path": "/{service}", "service": "{service}",
+             "registry": "embedded", "strip_prefix": true, "line": 8},
+        ])
+    );
+    let services = status["services"].as_array().unwrap();
+    let names: Vec<_> = services.iter().map(|service| &service["name"]).collect();
+    assert_eq!(names, ["cart", "hello"]);
+    assert_eq!(services[1]["requests"], 1);
+    let registry = &status["registries"][0];
+    assert_eq!(
+        (&registry["name"], &registry["kind"]),
+        (&json!("embedded"), &json!("embedded"))
+    );
+    let listed = registry["catalog"]["services"].as_array().unwrap();
+    assert!(listed.contains(&json!("hello")), "{listed:?}");
+
+    let unknown = proxy.page("/api/services/nobody").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    let unknown: Value = unknown.json().await.unwrap();
+    assert!(unknown["error"].as_str().unwrap().contains("`nobody`"));
+}
+
+#[tokio::test]
+async fn a_strangers_page_that_points_its_name_here_is_told_nothing() {
+    let proxy = Proxy::start(ROUTES).await;
+    let port = proxy.admin("").rsplit_once(':').unwrap().1.to_owned();
+    let asked_as = async |host: &str, path: &str| {
+        let request = proxy.http.get(proxy.admin(path)).header("host", host);
+        request.send().await.unwrap().status()
+    };
+    for path in [
+        "/",
+        "/live",
+        "/ready",
+        "/metrics",
+        "/api/status",
+        "/nothing",
+    ] {
+        let status = asked_as(&format!("evil.example:{port}"), path).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+    }
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
+        let status = asked_as(&format!("{host}:{port}"), "/api/status").await;
+        assert_eq!(status, StatusCode::OK, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn where_there_is_a_token_everything_but_the_probes_needs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "s3cret\n").unwrap();
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\ntoken = { file = \"token\" }\n";
+    let proxy = Proxy::start_in(folder, &format!("{ROUTES}{admin}")).await;
+    assert_eq!(proxy.page("/live").await.status(), StatusCode::OK);
+    until_page(&proxy, "/ready", StatusCode::OK).await;
+    for path in [
+        "/",
+        "/metrics",
+        "/api/status",
+        "/api/services/cart",
+        "/nothing",
+    ] {
+        let none = proxy.page(path).await;
+        assert_eq!(none.status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(none.headers()["www-authenticate"], "Bearer");
+        let wrong = proxy.http.get(proxy.admin(path)).bearer_auth("secret");
+        assert_eq!(
+            wrong.send().await.unwrap().status(),
+            StatusCode::UNAUTHORIZED
+        );
+        let right = proxy.http.get(proxy.admin(path)).bearer_auth("s3cret");
+        let right = right.send().await.unwrap().status();
+        let found = if path == "/nothing" {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        };
+        assert_eq!(right, found, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404_and_what_is_not_read_is_405() {
+    let proxy = Proxy::start(ROUTES).await;
+    let (status, index) = text(&proxy, "/").await;
+    assert_eq!(status, StatusCode::OK);
+    for path in [
+        "/live",
+        "/ready",
+        "/metrics",
+        "/api/status",
+        "/api/services/{name}",
+    ] {
+        assert!(index.contains(path), "{path} is not in {index}");
+    }
+    for path in ["/nothing", "/api", "/api/services", "/live/", "/metrics/x"] {
+        let status = proxy.page(path).await.status();
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+    }
+    for path in [
+        "/",
+        "/live",
+        "/ready",
+        "/metrics",
+        "/api/status",
+        "/api/services/x",
+    ] {
+        let posted = proxy.http.post(proxy.admin(path)).send().await.unwrap();
+        assert_eq!(posted.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(posted.headers()["allow"], "GET,HEAD", "{path}");
+    }
+    let head = proxy.http.head(proxy.admin("/live")).send().await.unwrap();
+    assert_eq!(head.status(), StatusCode::OK);
 }

@@ -12,6 +12,8 @@ mod consul_faults;
 mod demo;
 mod embedded;
 mod faults;
+mod health;
 mod provider;
+mod serving;
 mod structure;
 mod support;

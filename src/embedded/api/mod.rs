@@ -18,6 +18,7 @@ use axum::{
 };
 use http::{Method, StatusCode, Uri};
 
+use super::guard;
 pub(super) use query::Context;
 use request::{BODY_MAX, Failure, Params};
 
@@ -70,7 +71,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
 /// Lets nobody in who was sent here by a stranger's page, and no change without the token.
 async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if !context.guard.knows_host(request.uri(), headers) {
+    if !context.gate.knows_host(request.uri(), headers) {
         let text = "Forbidden: the Host header names no address of this registry";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
@@ -78,7 +79,7 @@ async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Ne
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     );
-    if !reads && let Err(reason) = context.guard.allows_change(headers) {
+    if !reads && let Err(reason) = guard::allows_change(&context.gate, headers) {
         return (StatusCode::FORBIDDEN, reason).into_response();
     }
     next.run(request).await

@@ -8,12 +8,14 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::request::{Failure, Params};
-use crate::embedded::{
-    blocking,
-    guard::Guard,
-    render::{DATACENTER, Node},
-    state::{Entry, State, Topic},
-    store::Store,
+use crate::{
+    embedded::{
+        blocking,
+        render::{DATACENTER, Node},
+        state::{Entry, State, Topic},
+        store::Store,
+    },
+    gate::Gate,
 };
 
 /// What every request needs.
@@ -21,7 +23,7 @@ use crate::embedded::{
 pub(in crate::embedded) struct Context {
     pub(in crate::embedded) store: Arc<Store>,
     pub(in crate::embedded) node: Node,
-    pub(in crate::embedded) guard: Guard,
+    pub(in crate::embedded) gate: Gate,
     pub(in crate::embedded) address: SocketAddr,
 }
 

@@ -7,7 +7,7 @@ use callboard::{
     app::{App, StartError},
     config::Config,
 };
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -17,8 +17,9 @@ use super::eventually;
 
 /// Tables that are added to a configuration which does not have them. Relative paths are taken
 /// from a folder of the proxy's own.
-const TABLES: [(&str, &str); 4] = [
-    ("[listen]", "[[listen]]\naddress = \"127.0.0.1:0\""),
+const TABLES: [(&str, &str); 5] = [
+    ("[[route]]", TEMPLATE),
+    ("[[listen]]", "[[listen]]\naddress = \"127.0.0.1:0\""),
     ("[admin]", "[admin]\naddress = \"127.0.0.1:0\""),
     (
         "[registry.",
@@ -26,6 +27,14 @@ const TABLES: [(&str, &str); 4] = [
     ),
     ("[drain]", "[drain]\nnotice = \"0s\"\ndeadline = \"1s\""),
 ];
+
+/// Any service, by the path's first segment, which it does not see.
+const TEMPLATE: &str = r#"
+[[route]]
+path = "/{service}"
+service = "{service}"
+strip_prefix = true
+"#;
 
 /// A proxy that runs on threads of its own. Dropped, it drains.
 pub(crate) struct Proxy {
@@ -131,6 +140,53 @@ impl Proxy {
         assert!(status.is_success(), "PUT {path} {body}: {status} {text}");
     }
 
+    /// Gets a page of its admin server.
+    pub(crate) async fn page(&self, path: &str) -> reqwest::Response {
+        self.http.get(self.admin(path)).send().await.unwrap()
+    }
+
+    /// What its admin server says of everything.
+    pub(crate) async fn status(&self) -> Value {
+        self.page("/api/status").await.json().await.unwrap()
+    }
+
+    /// What its admin server says of one service; null where it knows none.
+    pub(crate) async fn service(&self, name: &str) -> Value {
+        let answer = self.page(&format!("/api/services/{name}")).await;
+        match answer.status() {
+            StatusCode::OK => answer.json().await.unwrap(),
+            _ => Value::Null,
+        }
+    }
+
+    /// Waits until this is what it says of a service.
+    pub(crate) async fn until_service(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
+        eventually(what, async || self.service(name).await, holds).await
+    }
+
+    /// Waits until it knows these endpoints of a service, with their states; in any order.
+    pub(crate) async fn until_states(&self, name: &str, states: &[(SocketAddr, &str)]) {
+        let mut wanted: Vec<_> = states
+            .iter()
+            .map(|(address, state)| (address.to_string(), (*state).to_owned()))
+            .collect();
+        wanted.sort();
+        let what = format!("{name} is {wanted:?}");
+        self.until_service(name, &what, |service| {
+            let mut states = endpoints(service)
+                .map(|endpoint| (text(&endpoint["address"]), text(&endpoint["state"])))
+                .collect::<Vec<_>>();
+            states.sort();
+            states == wanted
+        })
+        .await;
+    }
+
     /// Waits until a path of its first listener is answered with 200, and returns the body.
     pub(crate) async fn until_served(&self, path: &str) -> String {
         let what = format!("{path} is served");
@@ -167,6 +223,15 @@ impl Drop for Proxy {
 /// The registry's id of an instance.
 pub(crate) fn instance(name: &str, address: SocketAddr) -> String {
     format!("{name}@{address}")
+}
+
+/// The endpoints of what `/api/services/…` says.
+pub(crate) fn endpoints(service: &Value) -> impl Iterator<Item = &Value> {
+    service["endpoints"].as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn config(text: &str, folder: &Path) -> Config {

@@ -1,0 +1,297 @@
+//! The table of all metrics: its lines are what is sent, in this order.
+
+use std::fmt;
+
+use super::{
+    process,
+    scrape::{
+        Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_service, per_watch,
+    },
+};
+use crate::{
+    metrics::HistogramSum,
+    service::{EndpointState, StatusClass},
+};
+
+use Kind::{Counter, Gauge, Histogram};
+
+const SERVICE: &[&str] = &["service"];
+const ENDPOINT: &[&str] = &["service", "endpoint"];
+const WATCH: &[&str] = &["registry", "service"];
+
+/// All metrics. Numbers of a service, an endpoint or a watcher go with it; counters begin at 0
+/// with the process. A watcher without a service is that of its registry's catalog.
+pub const METRICS: &[Metric] = &[
+    line(
+        "callboard_requests_total",
+        Counter,
+        SERVICE,
+        "Requests routed to the service.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.requests),
+    ),
+    line(
+        "callboard_answers_total",
+        Counter,
+        &["service", "status"],
+        "Answers, an endpoint's or the proxy's own, by the class of their status.",
+        answers,
+    ),
+    line(
+        "callboard_request_duration_seconds",
+        Histogram,
+        SERVICE,
+        "From a request's arrival to the head of its answer.",
+        durations,
+    ),
+    line(
+        "callboard_retries_total",
+        Counter,
+        SERVICE,
+        "Attempts beyond a request's first.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.retries),
+    ),
+    line(
+        "callboard_retries_refused_total",
+        Counter,
+        SERVICE,
+        "Retries that the retry budget refused.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.budget_refused),
+    ),
+    line(
+        "callboard_requests_failed_total",
+        Counter,
+        SERVICE,
+        "Requests answered by the proxy itself, since no endpoint answered.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.failed),
+    ),
+    line(
+        "callboard_requests_abandoned_total",
+        Counter,
+        SERVICE,
+        "Requests whose client was gone before its answer.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.abandoned),
+    ),
+    line(
+        "callboard_requests_unrouted_total",
+        Counter,
+        &[],
+        "Requests that no route takes, or that name no known service.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.unrouted)),
+    ),
+    line(
+        "callboard_requests_refused_total",
+        Counter,
+        &[],
+        "Requests refused for what they are.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.refused)),
+    ),
+    line(
+        "callboard_endpoints",
+        Gauge,
+        &["service", "state"],
+        "Endpoints, by what becomes of them.",
+        endpoints,
+    ),
+    line(
+        "callboard_endpoint_requests_in_flight",
+        Gauge,
+        ENDPOINT,
+        "Requests that the endpoint works on now.",
+        |scrape, samples| per_endpoint(scrape, samples, |endpoint| endpoint.in_flight),
+    ),
+    line(
+        "callboard_endpoint_attempts_total",
+        Counter,
+        ENDPOINT,
+        "Attempts to have a request answered by the endpoint.",
+        |scrape, samples| per_endpoint(scrape, samples, |endpoint| endpoint.attempts),
+    ),
+    line(
+        "callboard_endpoint_failures_total",
+        Counter,
+        ENDPOINT,
+        "Attempts that failed.",
+        |scrape, samples| per_endpoint(scrape, samples, |endpoint| endpoint.failures),
+    ),
+    line(
+        "callboard_endpoint_connections_opened_total",
+        Counter,
+        ENDPOINT,
+        "Connections opened to the endpoint.",
+        |scrape, samples| per_endpoint(scrape, samples, |endpoint| endpoint.connections_opened),
+    ),
+    line(
+        "callboard_endpoint_connections_idle",
+        Gauge,
+        ENDPOINT,
+        "Idle connections to the endpoint.",
+        |scrape, samples| {
+            per_endpoint(scrape, samples, |endpoint| endpoint.idle_connections as u64)
+        },
+    ),
+    line(
+        "callboard_watch_healthy",
+        Gauge,
+        WATCH,
+        "Whether the registry was read, and the last attempt did not fail.",
+        |scrape, samples| per_watch(scrape, samples, |watch| Some(watch.healthy)),
+    ),
+    line(
+        "callboard_watch_age_seconds",
+        Gauge,
+        WATCH,
+        "Since the registry's last answer. Grows while nothing changes.",
+        |scrape, samples| {
+            let age =
+                |watch: &crate::registry::watch::WatchSnapshot| Some(watch.age?.as_secs_f64());
+            per_watch(scrape, samples, age)
+        },
+    ),
+    line(
+        "callboard_watch_failures_total",
+        Counter,
+        WATCH,
+        "Attempts to read the registry that failed.",
+        |scrape, samples| per_watch(scrape, samples, |watch| Some(watch.failures)),
+    ),
+    line(
+        "callboard_watch_updates_total",
+        Counter,
+        WATCH,
+        "States that the registry gave and that differed from the last.",
+        |scrape, samples| per_watch(scrape, samples, |watch| Some(watch.updates)),
+    ),
+    line(
+        "callboard_watch_skipped_entries",
+        Gauge,
+        WATCH,
+        "Entries of the last state that cannot be called.",
+        |scrape, samples| per_watch(scrape, samples, |watch| Some(watch.skipped.len())),
+    ),
+    line(
+        "callboard_catalog_services",
+        Gauge,
+        &["registry"],
+        "Services that the registry lists.",
+        |scrape, samples| {
+            let mut catalogs = scrape.catalogs.iter();
+            catalogs.try_for_each(|(watch, listed)| samples.add(&[&watch.registry], *listed))
+        },
+    ),
+    line(
+        "callboard_connections",
+        Gauge,
+        &[],
+        "Open client connections.",
+        |scrape, samples| samples.add(&[], (scrape.context.view.connections)()),
+    ),
+    line(
+        "callboard_workers",
+        Gauge,
+        &[],
+        "Worker threads.",
+        |scrape, samples| samples.add(&[], scrape.context.view.workers.len()),
+    ),
+    line(
+        "callboard_ready",
+        Gauge,
+        &[],
+        "Whether the proxy may be sent traffic.",
+        |scrape, samples| samples.add(&[], scrape.readiness.ready),
+    ),
+    line(
+        "callboard_draining",
+        Gauge,
+        &[],
+        "Whether the proxy is on its way out.",
+        |scrape, samples| samples.add(&[], scrape.readiness.draining),
+    ),
+    line(
+        "callboard_unread",
+        Gauge,
+        &[],
+        "Services and catalogs that were never read.",
+        |scrape, samples| samples.add(&[], scrape.readiness.missing.len()),
+    ),
+    line(
+        "callboard_build_info",
+        Gauge,
+        &["version"],
+        "Always 1.",
+        |_, samples| samples.add(&[env!("CARGO_PKG_VERSION")], true),
+    ),
+    // What every Prometheus client calls these.
+    line(
+        "process_start_time_seconds",
+        Gauge,
+        &[],
+        "When the process began, in Unix time.",
+        |scrape, samples| samples.add(&[], scrape.context.started.unix_seconds()),
+    ),
+    line(
+        "process_resident_memory_bytes",
+        Gauge,
+        &[],
+        "Memory in use.",
+        |_, samples| known(samples, process::resident_bytes()),
+    ),
+    line(
+        "process_open_fds",
+        Gauge,
+        &[],
+        "Open file descriptors.",
+        |_, samples| known(samples, process::open_fds()),
+    ),
+];
+
+const fn line(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+    collect: fn(&Scrape<'_>, &mut Samples<'_>) -> fmt::Result,
+) -> Metric {
+    Metric {
+        name,
+        kind,
+        labels,
+        help,
+        collect,
+    }
+}
+
+fn answers(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    for (service, _) in &scrape.services {
+        for (class, name) in StatusClass::NAMES.iter().enumerate() {
+            let lanes = service.lanes();
+            let sum: u64 = lanes.map(|lane| lane.answers[class].value()).sum();
+            samples.add(&[service.name(), name], sum)?;
+        }
+    }
+    Ok(())
+}
+
+fn durations(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    scrape.services.iter().try_for_each(|(service, _)| {
+        let mut sum = HistogramSum::default();
+        for lane in service.lanes() {
+            lane.duration.add_to(&mut sum);
+        }
+        samples.add_histogram(&[service.name()], &sum)
+    })
+}
+
+fn endpoints(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    for (service, status) in &scrape.services {
+        for state in EndpointState::ALL {
+            let endpoints = status.endpoints.iter();
+            let count = endpoints.filter(|endpoint| endpoint.state == state).count();
+            samples.add(&[service.name(), state.as_str()], count)?;
+        }
+    }
+    Ok(())
+}
+
+fn known(samples: &mut Samples<'_>, value: Option<impl Into<Value>>) -> fmt::Result {
+    value.map_or(Ok(()), |value| samples.add(&[], value))
+}

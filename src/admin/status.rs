@@ -1,0 +1,239 @@
+//! How everything stands, as one JSON object for people and programs.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    ready::Readiness,
+    view::{Context, Shown},
+};
+use crate::{
+    config::{self, Goal, HostPattern, PathPattern, RegistryKind, Segment},
+    registry::watch::WatchSnapshot,
+    service::{Directory, Lane, Service, ServiceStatus},
+};
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    /// Unix time in seconds.
+    started: f64,
+    uptime_seconds: f64,
+    #[serde(flatten)]
+    readiness: Readiness,
+    listeners: Vec<SocketAddr>,
+    /// Open client connections.
+    connections: usize,
+    workers: Vec<WorkerStatus>,
+    routes: Vec<RouteStatus>,
+    services: Vec<ServiceTraffic>,
+    registries: Vec<RegistryStatus>,
+}
+
+#[derive(Serialize)]
+struct WorkerStatus {
+    /// Requests that no route took.
+    unrouted: u64,
+    /// Requests that were refused for what they are.
+    refused: u64,
+}
+
+/// A route, as the file has it.
+#[derive(Serialize)]
+struct RouteStatus {
+    /// `None` for any.
+    host: Option<String>,
+    path: String,
+    /// A service's name, or `{service}` where the request names it.
+    service: Arc<str>,
+    registry: Arc<str>,
+    strip_prefix: bool,
+    line: usize,
+}
+
+/// A service and what it was asked.
+#[derive(Serialize)]
+struct ServiceTraffic {
+    #[serde(flatten)]
+    status: ServiceStatus,
+    requests: u64,
+    retries: u64,
+    /// Requests answered by the proxy itself.
+    failed: u64,
+    /// Requests whose client was gone before the answer.
+    abandoned: u64,
+}
+
+#[derive(Serialize)]
+struct RegistryStatus {
+    name: Arc<str>,
+    kind: &'static str,
+    /// `None` where no template route needs it.
+    catalog: Option<CatalogStatus>,
+}
+
+#[derive(Serialize)]
+struct CatalogStatus {
+    watch: WatchSnapshot,
+    /// What it lists; `expose` may hide some of them from template routes.
+    services: Vec<Arc<str>>,
+}
+
+pub(super) async fn status(State(context): Shown) -> Json<impl Serialize> {
+    Json(Status::of(&context))
+}
+
+pub(super) async fn service(State(context): Shown, Path(name): Path<String>) -> Response {
+    let generation = context.view.shared.generation.load();
+    let services = generation.directory.services();
+    match services.iter().find(|service| **service.name() == *name) {
+        Some(service) => Json(ServiceTraffic::of(service)).into_response(),
+        None => {
+            let error = format!("no route and no request has named a service `{name}`");
+            (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+        }
+    }
+}
+
+impl Status {
+    fn of(context: &Context) -> Self {
+        let view = &context.view;
+        let directory = &view.shared.generation.load().directory;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            started: context.started.unix_seconds(),
+            uptime_seconds: context.started.since.elapsed().as_secs_f64(),
+            readiness: Readiness::of(view),
+            listeners: view.listeners.clone(),
+            connections: (view.connections)(),
+            workers: view
+                .workers
+                .iter()
+                .map(|worker| WorkerStatus {
+                    unrouted: worker.unrouted.value(),
+                    refused: worker.refused.value(),
+                })
+                .collect(),
+            routes: view
+                .config
+                .routes
+                .iter()
+                .map(|route| RouteStatus::of(route, &view.config))
+                .collect(),
+            services: directory
+                .services()
+                .iter()
+                .map(|service| ServiceTraffic::of(service))
+                .collect(),
+            registries: view
+                .config
+                .registries
+                .iter()
+                .map(|(name, registry)| RegistryStatus::of(name, &registry.kind, directory))
+                .collect(),
+        }
+    }
+}
+
+impl RouteStatus {
+    fn of(route: &config::Route, config: &config::Config) -> Self {
+        let (service, registry) = match &route.goal {
+            Goal::Service(name) => {
+                let service = config.services.get(name).unwrap_or(&config.defaults);
+                (Arc::clone(name), Arc::clone(&service.registry))
+            }
+            Goal::Template { registry } => ("{service}".into(), Arc::clone(registry)),
+        };
+        Self {
+            host: host(&route.host),
+            path: path(&route.path),
+            service,
+            registry,
+            strip_prefix: route.strip_prefix,
+            line: route.line,
+        }
+    }
+}
+
+impl ServiceTraffic {
+    fn of(service: &Service) -> Self {
+        let sum = |of: fn(&Lane) -> u64| service.lanes().map(of).sum();
+        Self {
+            status: service.status(),
+            requests: sum(|lane| lane.requests.value()),
+            retries: sum(|lane| lane.retries.value()),
+            failed: sum(|lane| lane.failed.value()),
+            abandoned: sum(|lane| lane.abandoned.value()),
+        }
+    }
+}
+
+impl RegistryStatus {
+    fn of(name: &Arc<str>, kind: &RegistryKind, directory: &Directory) -> Self {
+        Self {
+            name: Arc::clone(name),
+            kind: match kind {
+                RegistryKind::Embedded(_) => "embedded",
+                RegistryKind::Consul(_) => "consul",
+            },
+            catalog: directory
+                .catalogs()
+                .find(|(registry, ..)| *registry == name)
+                .map(|(_, watch, services)| CatalogStatus {
+                    watch: watch.snapshot(),
+                    services: services.keys().cloned().collect(),
+                }),
+        }
+    }
+}
+
+/// As the file has it.
+fn host(pattern: &HostPattern) -> Option<String> {
+    match pattern {
+        HostPattern::Any => None,
+        HostPattern::Exact(host) => Some(host.clone()),
+        HostPattern::Wildcard(parent) => Some(format!("*.{parent}")),
+        HostPattern::Template(parent) => Some(format!("{{service}}.{parent}")),
+    }
+}
+
+fn path(pattern: &PathPattern) -> String {
+    let segments: Vec<_> = pattern
+        .segments
+        .iter()
+        .map(|segment| match segment {
+            Segment::Literal(literal) => literal,
+            Segment::Service => "{service}",
+        })
+        .collect();
+    format!("/{}", segments.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_shown_as_they_were_written() {
+        let parsed = |text: &str| {
+            let text = format!("[[route]]\n{text}\nservice = \"{{service}}\"\n");
+            let config = config::Config::parse(&text, std::path::Path::new(".")).unwrap();
+            RouteStatus::of(&config.routes[0], &config)
+        };
+        let shown = parsed("path = \"/v1/{service}\"");
+        assert_eq!((shown.host, &*shown.path), (None, "/v1/{service}"));
+        let shown = parsed("host = \"{service}.internal\"");
+        assert_eq!(shown.host.as_deref(), Some("{service}.internal"));
+        assert_eq!(shown.path, "/");
+        let shown = parsed("host = \"*.example.com\"\npath = \"/{service}\"");
+        assert_eq!(shown.host.as_deref(), Some("*.example.com"));
+    }
+}

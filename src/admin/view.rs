@@ -1,0 +1,63 @@
+//! What the pages are made of.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use axum::extract::State;
+use http::{HeaderMap, header};
+
+use crate::{
+    config::Config,
+    gate::Gate,
+    proxy::{Shared, Worker},
+};
+
+/// What the admin server shows.
+pub struct View {
+    /// The configuration that runs.
+    pub config: Arc<Config>,
+    /// The generation, and whether the proxy is ready or draining.
+    pub shared: Arc<Shared>,
+    /// The workers' own counters.
+    pub workers: Vec<Arc<Worker>>,
+    /// Counts the open client connections.
+    pub connections: Box<dyn Fn() -> usize + Send + Sync>,
+    /// Where the proxy listens.
+    pub listeners: Vec<SocketAddr>,
+}
+
+/// What every request needs.
+pub(super) struct Context {
+    pub(super) view: View,
+    pub(super) gate: Gate,
+    pub(super) started: Started,
+}
+
+/// What a page is made of.
+pub(super) type Shown = State<Arc<Context>>;
+
+/// When the process began, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Started {
+    pub(super) at: SystemTime,
+    pub(super) since: Instant,
+}
+
+impl Started {
+    /// Since 1970, in seconds.
+    pub(super) fn unix_seconds(self) -> f64 {
+        let since = self.at.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0.0, |since| since.as_secs_f64())
+    }
+}
+
+/// Whether the client's `Accept` has this in it.
+pub(super) fn accepts(headers: &HeaderMap, part: &str) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|accept| memchr::memmem::find(accept.as_bytes(), part.as_bytes()).is_some())
+}

@@ -1,0 +1,80 @@
+//! `callboard health`: asks a running proxy whether it is alive, for a container's health check.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use reqwest::StatusCode;
+
+use crate::{config::Config, serve::reachable};
+
+/// Less than a health check usually waits, so that its log has the reason.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the admin server is when no file says otherwise.
+const DEFAULT: &str = "http://127.0.0.1:9900";
+
+#[derive(Args)]
+pub(super) struct Health {
+    /// The admin server's URL
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    admin: Option<String>,
+    /// The configuration file that has the admin server's address [default: proxy.toml, if there
+    /// is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn health(health: &Health) -> anyhow::Result<ExitCode> {
+    let url = match (&health.admin, &health.config) {
+        (Some(url), _) => url.clone(),
+        (None, Some(path)) => url_from(path)?,
+        (None, None) => {
+            let path = Path::new("proxy.toml");
+            if path.exists() {
+                url_from(path)?
+            } else {
+                DEFAULT.to_owned()
+            }
+        }
+    };
+    let url = format!("{}/live", url.trim_end_matches('/'));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let status = runtime
+        .block_on(ask(&url))
+        .with_context(|| format!("no answer from {url}"))?;
+    if status != StatusCode::OK {
+        bail!("{url} answered {status}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn url_from(path: &Path) -> anyhow::Result<String> {
+    let config = Config::load(path);
+    // The report has many lines, and is `check`'s to print.
+    let Ok(config) = config else {
+        bail!(
+            "{0} has errors: see `callboard check --config {0}`",
+            path.display()
+        );
+    };
+    let address = reachable(config.admin.address);
+    if address.port() == 0 {
+        bail!(
+            "{} lets the admin server take any port: say --admin",
+            path.display()
+        );
+    }
+    Ok(format!("http://{address}"))
+}
+
+async fn ask(url: &str) -> reqwest::Result<StatusCode> {
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    Ok(client.build()?.get(url).send().await?.status())
+}

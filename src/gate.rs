@@ -1,0 +1,219 @@
+//! Whom a server of the control plane answers: requests that were meant for it, and where it
+//! matters those who have its token. Knows nothing of what is asked for.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use http::{HeaderMap, Uri, header, uri::Authority};
+
+/// The rules of one listening address.
+#[derive(Clone)]
+pub struct Gate {
+    address: SocketAddr,
+    token: Option<String>,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The server listens beyond loopback, and has no token that could be sent.
+    NoneSet,
+    /// No token was sent.
+    Missing,
+    /// Another token was sent.
+    Wrong,
+}
+
+impl Gate {
+    /// For a server that listens at `address`. Where there is a token it is always needed;
+    /// without one, nobody is let in beyond loopback.
+    pub fn new(address: SocketAddr, token: Option<String>) -> Self {
+        Self { address, token }
+    }
+
+    /// Whether the request was meant for this server. A web page that has its name resolve to
+    /// this machine (DNS rebinding) sends that name as `Host`.
+    pub fn knows_host(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let mut named = headers.get_all(header::HOST).iter();
+        let host = named
+            .next()
+            .and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        if named.next().is_some() {
+            return false;
+        }
+        let Some(authority) = uri.authority().or(host.as_ref()) else {
+            return false;
+        };
+        let host = authority.host();
+        let ip = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host)
+            .parse::<IpAddr>()
+            .ok();
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        // Beyond loopback the address that a client uses is not known here (a published port, a
+        // second interface); an IP address cannot be rebound, whichever it is.
+        if !self.address.ip().is_loopback() {
+            return ip.is_some() || host.eq_ignore_ascii_case("localhost");
+        }
+        let own = match ip {
+            Some(ip) => ip.is_loopback(),
+            None => host.eq_ignore_ascii_case("localhost"),
+        };
+        own && authority.port_u16().unwrap_or(80) == self.address.port()
+    }
+
+    /// Whether who sent this token, or none, may do what needs it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&self, sent: Option<&str>) -> Result<(), Denied> {
+        match (&self.token, sent) {
+            (None, _) if self.address.ip().is_loopback() => Ok(()),
+            (None, _) => Err(Denied::NoneSet),
+            (Some(_), None) => Err(Denied::Missing),
+            (Some(token), Some(sent)) if same(sent.as_bytes(), token.as_bytes()) => Ok(()),
+            (Some(_), Some(_)) => Err(Denied::Wrong),
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Compares in a time that does not tell how much of it was right.
+fn same(sent: &[u8], token: &[u8]) -> bool {
+    if token.is_empty() {
+        return false;
+    }
+    let differing = (0..sent.len()).fold(sent.len() ^ token.len(), |differing, at| {
+        // Every byte that was sent is compared, whatever the token's length.
+        differing | usize::from(sent[at] ^ token[at % token.len()])
+    });
+    differing == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn knows(listens: &str, host: &str) -> bool {
+        let gate = Gate::new(listens.parse().unwrap(), None);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        gate.knows_host(&Uri::from_static("/v1/agent/self"), &headers)
+    }
+
+    #[test]
+    fn on_loopback_only_loopbacks_own_names_are_known() {
+        for host in [
+            "127.0.0.1:8500",
+            "localhost:8500",
+            "LocalHost:8500",
+            "[::1]:8500",
+        ] {
+            assert!(knows("127.0.0.1:8500", host), "{host}");
+        }
+        for host in [
+            "evil.example:8500",
+            "localhost.evil.example:8500",
+            "127.0.0.1:9",
+            "127.0.0.1",
+            "localhost",
+            "10.0.0.1:8500",
+            "user@127.0.0.1:8500",
+            "",
+            "a b",
+        ] {
+            assert!(!knows("127.0.0.1:8500", host), "{host}");
+        }
+        assert!(knows("127.0.0.1:80", "localhost"));
+    }
+
+    #[test]
+    fn beyond_loopback_any_ip_address_is_known_and_no_name() {
+        for host in [
+            "10.0.0.1:8500",
+            "10.0.0.1:18500",
+            "192.0.2.9",
+            "[2001:db8::1]:8500",
+            "localhost:1",
+        ] {
+            assert!(knows("0.0.0.0:8500", host), "{host}");
+        }
+        for host in ["evil.example:8500", "evil.example"] {
+            assert!(!knows("0.0.0.0:8500", host), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_targets_authority_stands_before_host_and_two_hosts_are_none() {
+        let gate = Gate::new("127.0.0.1:8500".parse().unwrap(), None);
+        let mut headers = HeaderMap::new();
+        let evil = Uri::from_static("http://evil.example:8500/v1");
+        let none = Uri::from_static("/v1");
+        assert!(!gate.knows_host(&none, &headers));
+        headers.insert(header::HOST, "127.0.0.1:8500".parse().unwrap());
+        assert!(gate.knows_host(&none, &headers));
+        assert!(!gate.knows_host(&evil, &headers));
+        headers.append(header::HOST, "127.0.0.1:8500".parse().unwrap());
+        assert!(!gate.knows_host(&none, &headers));
+    }
+
+    #[test]
+    fn a_token_is_needed_where_there_is_one_and_beyond_loopback_always() {
+        let gate = |listens: &str, token: Option<&str>| {
+            Gate::new(listens.parse().unwrap(), token.map(str::to_owned))
+        };
+        let (near, far) = ("127.0.0.1:1", "0.0.0.0:1");
+        assert_eq!(gate(near, None).admit(None), Ok(()));
+        assert_eq!(gate(far, None).admit(None), Err(Denied::NoneSet));
+        assert_eq!(gate(far, None).admit(Some("x")), Err(Denied::NoneSet));
+        for address in [near, far] {
+            let gate = gate(address, Some("s3cret"));
+            assert_eq!(gate.admit(Some("s3cret")), Ok(()));
+            assert_eq!(gate.admit(None), Err(Denied::Missing));
+            for wrong in ["", "s3cre", "s3crets", "s3crets3cret", "S3cret"] {
+                assert_eq!(gate.admit(Some(wrong)), Err(Denied::Wrong), "{wrong}");
+            }
+        }
+        assert_eq!(gate(far, Some("")).admit(Some("")), Err(Denied::Wrong));
+    }
+
+    #[test]
+    fn a_bearer_token_is_found_however_the_scheme_is_spelled() {
+        let sent = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(sent("Bearer s3cret").as_deref(), Some("s3cret"));
+        assert_eq!(sent("bearer  s3cret ").as_deref(), Some("s3cret"));
+        assert_eq!(sent("Basic s3cret"), None);
+        assert_eq!(sent("s3cret"), None);
+    }
+
+    #[test]
+    fn the_token_is_never_printed() {
+        let gate = Gate::new("127.0.0.1:1".parse().unwrap(), Some("s3cret".to_owned()));
+        assert!(!format!("{gate:?}").contains("s3cret"));
+    }
+}
