@@ -79,10 +79,10 @@ async fn an_instance_that_is_killed_takes_nothing_with_it_but_posts_in_flight() 
     stage.proxy.until_served("/cart/x").await;
     let load = stage.load().await;
     let mut kills = Vec::new();
-    for dies in 0..4 {
+    for process in &mut processes {
         let_pass(600).await;
         let new = stage.open_process().await;
-        let mut old = std::mem::replace(&mut processes[dies], new);
+        let mut old = std::mem::replace(process, new);
         let began = Instant::now();
         old.kill();
         kills.push(began..Instant::now());

@@ -26,6 +26,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The header of every answer that names the backend.
 pub(crate) const BACKEND: &str = "x-backend";
 
+/// How long one that closes waits for the first request of a connection.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// A backend that serves, on tasks of the test's runtime. Dropped, it is killed.
 pub(crate) struct Backend {
     id: Arc<str>,
@@ -103,7 +106,7 @@ impl Backend {
     }
 
     /// Ends it as a good server does: takes no more connections and closes the idle ones at once;
-    /// the requests that run get their answers.
+    /// the requests that run, and those of the last connections, get their answers.
     pub(crate) async fn close(self) {
         self.closing.cancel();
         self.tasks.wait().await;
@@ -213,14 +216,28 @@ impl Floor {
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(self.setup.idle);
-        let service = service_fn(|request| self.answer(request));
+        let asked = CancellationToken::new();
+        let service = service_fn(|request| {
+            asked.cancel();
+            self.answer(request)
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        let closing = async {
+            self.closing.cancelled().await;
+            // Who has just connected is about to ask.
+            let first = tokio::time::timeout(FIRST_REQUEST, asked.cancelled());
+            if first.await.is_ok() {
+                // Until the runtime has looked at its sockets once more.
+                tokio::task::yield_now().await;
+            }
+        };
         let ended = tokio::select! {
-            // A request that has come already is taken before the end is.
+            // A request that has come already is taken before the end is: a close would throw it
+            // away, and the other side could not tell.
             biased;
             ended = connection.as_mut() => ended,
-            () = self.closing.cancelled() => {
+            () = closing => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

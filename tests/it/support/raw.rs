@@ -102,23 +102,42 @@ impl Wire {
 
     /// The next head; `None` where the connection ends instead.
     pub(crate) async fn head(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = find(&self.read, b"\r\n\r\n") {
-                let head = self.read.drain(..end + 4).collect();
-                return Some(String::from_utf8(head).unwrap());
-            }
-            if self.more().await == 0 {
-                let left = String::from_utf8_lossy(&self.read);
-                assert!(left.is_empty(), "a head was cut short: {left:?}");
-                return None;
-            }
-        }
+        self.try_head().await.unwrap()
     }
 
     /// The next message with its body, by length, chunked or, where an answer says neither, to the
     /// connection's end; `None` where the connection ends instead.
     pub(crate) async fn message(&mut self) -> Option<Message> {
-        let head = self.head().await?;
+        self.try_message().await.unwrap()
+    }
+
+    /// A chunked body, and its trailers.
+    pub(crate) async fn chunks(&mut self) -> (Vec<u8>, String) {
+        self.try_chunks().await.unwrap()
+    }
+
+    /// So many bytes, whatever they are.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        self.try_bytes(count).await.unwrap()
+    }
+
+    async fn try_head(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(end) = find(&self.read, b"\r\n\r\n") {
+                let head = self.read.drain(..end + 4).collect();
+                return Ok(Some(String::from_utf8(head).unwrap()));
+            }
+            match self.more().await {
+                Err(_) if self.read.is_empty() => return Ok(None),
+                more => more?,
+            }
+        }
+    }
+
+    async fn try_message(&mut self) -> io::Result<Option<Message>> {
+        let Some(head) = self.try_head().await? else {
+            return Ok(None);
+        };
         let mut message = Message {
             head,
             body: Vec::new(),
@@ -127,54 +146,52 @@ impl Wire {
         if let Some(coding) = message.field("transfer-encoding") {
             assert_eq!(coding, "chunked", "{}", message.head);
             assert_eq!(message.field("content-length"), None, "{}", message.head);
-            (message.body, message.trailers) = self.chunks().await;
+            (message.body, message.trailers) = self.try_chunks().await?;
         } else if let Some(length) = message.field("content-length") {
-            message.body = self.bytes(length.parse().unwrap()).await;
+            message.body = self.try_bytes(length.parse().unwrap()).await?;
         } else if message.head.starts_with("HTTP/") {
-            message.body = self.rest().await.unwrap();
+            message.body = self.rest().await?;
         }
-        Some(message)
+        Ok(Some(message))
     }
 
-    /// A chunked body, and its trailers.
-    pub(crate) async fn chunks(&mut self) -> (Vec<u8>, String) {
+    async fn try_chunks(&mut self) -> io::Result<(Vec<u8>, String)> {
         let mut body = Vec::new();
         loop {
-            let size = self.line().await;
+            let size = self.try_line().await?;
             let size = usize::from_str_radix(&size, 16).unwrap();
             if size == 0 {
                 break;
             }
-            body.extend(self.bytes(size).await);
-            assert_eq!(self.line().await, "");
+            body.extend(self.try_bytes(size).await?);
+            assert_eq!(self.try_line().await?, "");
         }
         let mut trailers = String::new();
         loop {
-            let line = self.line().await;
+            let line = self.try_line().await?;
             if line.is_empty() {
-                return (body, trailers);
+                return Ok((body, trailers));
             }
             trailers += &format!("{line}\r\n");
         }
     }
 
-    async fn line(&mut self) -> String {
+    async fn try_line(&mut self) -> io::Result<String> {
         loop {
             if let Some(end) = find(&self.read, b"\r\n") {
                 let mut line: Vec<u8> = self.read.drain(..end + 2).collect();
                 line.truncate(end);
-                return String::from_utf8(line).unwrap();
+                return Ok(String::from_utf8(line).unwrap());
             }
-            assert!(self.more().await > 0, "a line was cut short");
+            self.more().await?;
         }
     }
 
-    /// So many bytes, whatever they are.
-    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+    async fn try_bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
         while self.read.len() < count {
-            assert!(self.more().await > 0, "a body was cut short");
+            self.more().await?;
         }
-        self.read.drain(..count).collect()
+        Ok(self.read.drain(..count).collect())
     }
 
     /// All that comes until the connection ends; an error where it ends with a reset.
@@ -198,10 +215,13 @@ impl Wire {
         timeout(Duration::from_millis(100), read).await.is_err()
     }
 
-    async fn more(&mut self) -> usize {
+    /// An error where nothing comes any more.
+    async fn more(&mut self) -> io::Result<()> {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
-        // A reset is an end as well.
-        read.expect("something comes").unwrap_or(0)
+        match read.expect("something comes")? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -254,7 +274,8 @@ impl RawBackend {
         let serve = move |mut wire: Wire| {
             let (answer, notes) = (Arc::clone(&answer), Arc::clone(&notes));
             async move {
-                while let Some(request) = wire.message().await {
+                // A request that is cut short is the end as well, and is not noted.
+                while let Ok(Some(request)) = wire.try_message().await {
                     notes.requests.lock().unwrap().push(request);
                     // The other side may be gone, which is its own affair.
                     let _ = wire.stream.write_all(&answer).await;
