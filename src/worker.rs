@@ -304,7 +304,7 @@ impl Floor {
         } = arrival;
         let connection = Arc::new(Connection::new(Client {
             worker: Arc::clone(&self.worker),
-            peer: Peer::new(peer, &listener),
+            peer: Peer::new(peer, &listener, &self.worker.shared),
             listener,
             activity: Activity::default(),
         }));

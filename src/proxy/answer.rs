@@ -86,10 +86,7 @@ impl Record {
             arrived,
             lane: None,
             answered: false,
-            wants_json: request
-                .headers()
-                .get(header::ACCEPT)
-                .is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"json").is_some()),
+            wants_json: false,
             ending: Some(Ending {
                 client: Arc::clone(client),
                 access,
@@ -202,7 +199,7 @@ impl Access {
             client = %client.peer.ip,
             method = %self.method,
             host = self.host.as_ref().and_then(|host| host.to_str().ok()),
-            target = %self.target,
+            path = %self.target,
             // As nginx has it, for a client that did not wait.
             status = self.status.map_or(499, |status| status.as_u16()),
             bytes = self.bytes,

@@ -53,8 +53,9 @@ pub(super) async fn answer(
     let mut now = record.arrived;
     let mut tried: Vec<Arc<Pool>> = Vec::new();
     let mut failed: Vec<Attempt> = Vec::new();
+    let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
     let out_of_budget = loop {
-        let Some((pool, reuse)) = next(service, worker, &tried, &failed, idempotent, now) else {
+        let Some(pool) = next(service, worker, &tried, &failed, now) else {
             break false;
         };
         if failed.is_empty() || target.host_header == HostHeader::Endpoint {
@@ -62,7 +63,13 @@ pub(super) async fn answer(
             request_head::write(&mut bytes, client, &head, framing, &host, strip);
         }
         let in_flight = pool.enter();
-        let (failure, unsent) = match open(service, worker, &pool, reuse, now).await {
+        let kept = reuse.and_then(|reuse| pool.checkout(now, reuse));
+        let was_kept = kept.is_some();
+        let opened = match kept {
+            Some(connection) => Ok(connection),
+            None => open(service, worker, &pool).await,
+        };
+        let (failure, unsent) = match opened {
             Err(failure) => (failure, (bytes, body)),
             Ok(connection) => {
                 let exchange =
@@ -78,6 +85,13 @@ pub(super) async fn answer(
         };
         (bytes, body) = unsent;
         let may_follow = may_be_repeated(&failure, idempotent);
+        // A connection that died makes a new one of the next. One that was kept says only that it
+        // was kept for too long, and nothing of how endpoints fare: it costs none of the budget.
+        let died = failure.processed == Processed::Perhaps;
+        let was_stale = died && was_kept;
+        if died {
+            reuse = None;
+        }
         if !matches!(failure.kind, FailureKind::Client(_)) {
             pool.failures.add_one();
         }
@@ -95,7 +109,7 @@ pub(super) async fn answer(
         {
             break false;
         }
-        if !lane.budget.withdraw(lane.requests.value(), now) {
+        if !was_stale && !lane.budget.withdraw(lane.requests.value(), now) {
             lane.budget_refused.add_one();
             break true;
         }
@@ -113,38 +127,26 @@ pub(super) async fn answer(
     })
 }
 
-/// Whom to try next, and with which connection.
+/// Whom to try next.
 fn next(
     service: &Service,
     worker: usize,
     tried: &[Arc<Pool>],
     failed: &[Attempt],
-    idempotent: bool,
     now: Instant,
-) -> Option<(Arc<Pool>, Option<Reuse>)> {
-    let reuse = if idempotent { Reuse::Any } else { Reuse::Fresh };
+) -> Option<Arc<Pool>> {
     if let Some(pool) = service.pick(worker, tried, now) {
-        return Some((pool, Some(reuse)));
+        return Some(pool);
     }
     // There is no other. A connection that died may have died of idleness: a new one to the same
     // endpoint may do; one that could not be opened will not.
     let last = failed.last()?;
     let pool = tried.last()?;
-    (last.failure.processed == Processed::Perhaps && !pool.is_retired())
-        .then(|| (Arc::clone(pool), None))
+    (last.failure.processed == Processed::Perhaps && !pool.is_retired()).then(|| Arc::clone(pool))
 }
 
-/// An idle connection where one will do, else a new one.
-async fn open(
-    service: &Service,
-    worker: usize,
-    pool: &Arc<Pool>,
-    reuse: Option<Reuse>,
-    now: Instant,
-) -> Result<Connection, Failure> {
-    if let Some(connection) = reuse.and_then(|reuse| pool.checkout(now, reuse)) {
-        return Ok(connection);
-    }
+/// A new connection.
+async fn open(service: &Service, worker: usize, pool: &Arc<Pool>) -> Result<Connection, Failure> {
     let opened = connect(pool, service.policy().timeout.connect).await;
     service.connected(worker, pool, opened.is_ok(), Instant::now());
     // While it connected the endpoint may have been removed, which is when endpoints close.

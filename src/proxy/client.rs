@@ -113,15 +113,20 @@ pub struct Peer {
     pub ip: String,
     /// Whether its forwarded headers are believed.
     pub trusted: bool,
+    /// The fields that a stranger's requests bear upstream, as they are written there.
+    pub(super) introduction: String,
 }
 
 impl Peer {
     /// A peer of this listener.
-    pub fn new(address: SocketAddr, listener: &config::Listener) -> Self {
-        // An IPv4 client of an IPv6 socket is an IPv4 client.
-        let ip = address.ip().to_canonical();
+    pub fn new(address: SocketAddr, listener: &config::Listener, shared: &Shared) -> Self {
+        let ip = address.ip();
         Self {
             address,
+            introduction: format!(
+                "x-forwarded-for: {ip}\r\nx-forwarded-proto: http\r\nvia: 1.1 {}\r\n",
+                shared.pseudonym
+            ),
             ip: ip.to_string(),
             trusted: listener
                 .trusted_proxies

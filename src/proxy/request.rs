@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, Version, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
 use hyper::body::Incoming;
 
-use super::{Client, Refusal, RequestBody};
+use super::{Client, RequestBody, answer::Record, refusal::Refusal};
 use crate::config::Underscores;
 
 /// A request that may be routed.
@@ -21,6 +21,8 @@ pub(super) struct Admitted {
 pub(super) struct Head {
     pub(super) parts: Parts,
     host: Option<HeaderValue>,
+    /// Whether there is a `Connection`, which may name fields that are not to be passed on.
+    pub(super) connection: bool,
 }
 
 impl Head {
@@ -35,12 +37,17 @@ impl Head {
 }
 
 /// Admits a request, or says why not.
-pub(super) fn admit(client: &Arc<Client>, request: Request<Incoming>) -> Result<Admitted, Refusal> {
+pub(super) fn admit(
+    client: &Arc<Client>,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Admitted, Refusal> {
     let (parts, incoming) = request.into_parts();
+    let fields = Fields::read(client, &parts.headers);
+    record.wants_json = fields.wants_json;
     let limits = &client.listener.limits;
-    match parts.method {
-        Method::CONNECT | Method::TRACE => return Err(Refusal::Method),
-        _ => {}
+    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        return Err(Refusal::Method);
     }
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if target.len() > limits.target_bytes {
@@ -49,15 +56,99 @@ pub(super) fn admit(client: &Arc<Client>, request: Request<Incoming>) -> Result<
     if parts.headers.len() > limits.headers {
         return Err(Refusal::TooManyHeaders);
     }
+    if let Some(refusal) = fields.refusal {
+        return Err(refusal);
+    }
     check_path(parts.uri.path())?;
-    let host = host(&parts)?;
-    check_headers(client, &parts)?;
+    let host = fields.host(&parts)?;
+    let connection = fields.connection;
     let idempotent = is_idempotent(&parts.method);
     Ok(Admitted {
         body: RequestBody::new(incoming, Arc::clone(client), idempotent),
-        head: Head { parts, host },
+        head: Head {
+            parts,
+            host,
+            connection,
+        },
         idempotent,
     })
+}
+
+/// What the header fields say that matters before a request is routed, gathered in one pass.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    codings: usize,
+    connection: bool,
+    wants_json: bool,
+    refusal: Option<Refusal>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(client: &Client, headers: &'a HeaderMap) -> Self {
+        let mut fields = Self::default();
+        let rejects_underscores = client.listener.underscores == Underscores::Reject;
+        for (name, value) in headers {
+            let bytes = value.as_bytes();
+            let refusal = match name.as_str() {
+                "host" => {
+                    fields.host = Some(value);
+                    fields.hosts += 1;
+                    None
+                }
+                "accept" => {
+                    fields.wants_json |= memchr::memmem::find(bytes, b"json").is_some();
+                    None
+                }
+                "connection" => {
+                    fields.connection = true;
+                    None
+                }
+                "transfer-encoding" => {
+                    fields.codings += 1;
+                    // hyper lets other codings before `chunked` pass.
+                    let understood = fields.codings == 1 && bytes.eq_ignore_ascii_case(b"chunked");
+                    (!understood).then_some(Refusal::Coding)
+                }
+                "expect" => {
+                    let understood = bytes.eq_ignore_ascii_case(b"100-continue");
+                    (!understood).then_some(Refusal::Expectation)
+                }
+                "via" => {
+                    let pseudonym = client.worker.shared.pseudonym.as_bytes();
+                    memchr::memmem::find(bytes, pseudonym).map(|_| Refusal::Loop)
+                }
+                name => (rejects_underscores && name.contains('_'))
+                    .then_some(Refusal::Malformed("a header's name has an underscore")),
+            };
+            fields.refusal = fields.refusal.or(refusal);
+        }
+        fields
+    }
+
+    /// The one host of the request: the authority of an absolute target, else `Host`.
+    fn host(&self, parts: &Parts) -> Result<Option<HeaderValue>, Refusal> {
+        if self.hosts > 1 {
+            return Err(Refusal::Malformed("more than one Host"));
+        }
+        let host = match (parts.uri.authority(), self.host) {
+            (Some(authority), _) => Some(
+                HeaderValue::from_str(authority.as_str())
+                    .map_err(|_| Refusal::Malformed("the target's authority is malformed"))?,
+            ),
+            (None, field) => field.cloned(),
+        };
+        match &host {
+            Some(host) if !is_host(host.as_bytes()) => {
+                Err(Refusal::Malformed("the Host is malformed"))
+            }
+            None if parts.version != Version::HTTP_10 => {
+                Err(Refusal::Malformed("there is no Host"))
+            }
+            _ => Ok(host),
+        }
+    }
 }
 
 fn is_idempotent(method: &Method) -> bool {
@@ -75,12 +166,14 @@ fn check_path(path: &str) -> Result<(), Refusal> {
     }
     let bytes = path.as_bytes();
     for (at, byte) in bytes.iter().enumerate() {
+        if !matches!(byte, b'/' | b'\\' | b'%') {
+            continue;
+        }
         let rest = &bytes[at + 1..];
         let refused = match byte {
-            b'\\' => true,
             b'/' => rest.first() == Some(&b'/') || is_dots(rest),
             b'%' => encodes_separator(rest),
-            _ => false,
+            _ => true,
         };
         if refused {
             return Err(Refusal::Malformed(
@@ -103,27 +196,6 @@ fn encodes_separator(rest: &[u8]) -> bool {
         [b'2', b'e' | b'E' | b'f' | b'F', ..] | [b'5', b'c' | b'C', ..] | [b'0', b'0', ..] => true,
         [high, low, ..] => !(high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
         _ => true,
-    }
-}
-
-/// The one host of the request: the authority of an absolute target, else `Host`.
-fn host(parts: &Parts) -> Result<Option<HeaderValue>, Refusal> {
-    let mut fields = parts.headers.get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Refusal::Malformed("more than one Host"));
-    }
-    let host = match (parts.uri.authority(), field) {
-        (Some(authority), _) => Some(
-            HeaderValue::from_str(authority.as_str())
-                .map_err(|_| Refusal::Malformed("the target's authority is malformed"))?,
-        ),
-        (None, field) => field.cloned(),
-    };
-    match &host {
-        Some(host) if !is_host(host.as_bytes()) => Err(Refusal::Malformed("the Host is malformed")),
-        None if parts.version != Version::HTTP_10 => Err(Refusal::Malformed("there is no Host")),
-        _ => Ok(host),
     }
 }
 
@@ -162,35 +234,6 @@ fn is_host(host: &[u8]) -> bool {
             [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
             _ => false,
         }
-}
-
-fn check_headers(client: &Client, parts: &Parts) -> Result<(), Refusal> {
-    for (name, value) in &parts.headers {
-        match name.as_str() {
-            // hyper lets other codings before `chunked` pass.
-            "transfer-encoding" if !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-                return Err(Refusal::Coding);
-            }
-            "expect" if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-                return Err(Refusal::Expectation);
-            }
-            "via" if passed_here(client, value) => return Err(Refusal::Loop),
-            name if client.listener.underscores == Underscores::Reject && name.contains('_') => {
-                return Err(Refusal::Malformed("a header's name has an underscore"));
-            }
-            _ => {}
-        }
-    }
-    let codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if codings.count() > 1 {
-        return Err(Refusal::Coding);
-    }
-    Ok(())
-}
-
-fn passed_here(client: &Client, via: &HeaderValue) -> bool {
-    let pseudonym = client.worker.shared.pseudonym.as_bytes();
-    memchr::memmem::find(via.as_bytes(), pseudonym).is_some()
 }
 
 #[cfg(test)]

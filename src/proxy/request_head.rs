@@ -41,7 +41,7 @@ pub(super) fn write(
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     line(out, "host", host.as_bytes());
-    end_to_end(out, client, &parts.headers);
+    end_to_end(out, client, head);
     forwarded(out, client, head, prefix.as_bytes());
     match framing {
         // A body of no bytes is still one, where the method gives it a meaning.
@@ -69,8 +69,8 @@ fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 /// The client's fields, without those of its connection and those that are written anew.
-fn end_to_end(out: &mut Vec<u8>, client: &Client, headers: &HeaderMap) {
-    let nominates = headers.contains_key(header::CONNECTION);
+fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
+    let headers = &head.parts.headers;
     for (name, value) in headers {
         let keep = match name.as_str() {
             // Written anew.
@@ -91,7 +91,7 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, headers: &HeaderMap) {
             // These may not be taken out by naming them.
             "authorization" | "cookie" => true,
             text => {
-                !(nominates && is_nominated(headers, name))
+                !(head.connection && is_nominated(headers, name))
                     && (client.listener.underscores == Underscores::Allow || !text.contains('_'))
             }
         };
@@ -115,48 +115,48 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Who asked, by what, and through whom. What a trusted proxy says is kept and added to.
+/// Who asked, by what, and through whom.
 fn forwarded(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
-    let peer = &client.peer;
-    let headers = &head.parts.headers;
-    let said = |name: &'static str| {
-        peer.trusted
-            .then(|| headers.get(name))
-            .flatten()
-            .map(HeaderValue::as_bytes)
-    };
-    out.extend_from_slice(b"x-forwarded-for: ");
-    if peer.trusted {
-        for value in headers.get_all("x-forwarded-for") {
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b", ");
-        }
+    if client.peer.trusted {
+        return forwarded_further(out, client, head, stripped);
     }
-    out.extend_from_slice(peer.ip.as_bytes());
+    out.extend_from_slice(client.peer.introduction.as_bytes());
+    if let Some(host) = head.host() {
+        line(out, "x-forwarded-host", host.as_bytes());
+    }
+    if !stripped.is_empty() {
+        line(out, "x-forwarded-prefix", stripped);
+    }
+}
+
+/// The same for a trusted proxy, whose own words are kept and added to.
+fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
+    let headers = &head.parts.headers;
+    let said = |name: &'static str| headers.get(name).map(HeaderValue::as_bytes);
+    let ip = client.peer.ip.as_bytes();
+    out.extend_from_slice(b"x-forwarded-for: ");
+    for value in headers.get_all("x-forwarded-for") {
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(ip);
     out.extend_from_slice(b"\r\n");
-    line(
-        out,
-        "x-forwarded-proto",
-        said("x-forwarded-proto").unwrap_or(b"http"),
-    );
+    let proto = said("x-forwarded-proto").unwrap_or(b"http");
+    line(out, "x-forwarded-proto", proto);
     let host = head.host().map(str::as_bytes);
     if let Some(host) = said("x-forwarded-host").or(host) {
         line(out, "x-forwarded-host", host);
     }
     if let Some(theirs) = said("forwarded") {
-        let colon = peer.ip.contains(':');
-        let (open, close) = if colon { ("\"[", "]\"") } else { ("", "") };
+        let (open, close): (&[u8], &[u8]) = if ip.contains(&b':') {
+            (b"\"[", b"]\"")
+        } else {
+            (b"", b"")
+        };
         line_of(
             out,
             "forwarded",
-            &[
-                theirs,
-                b", for=",
-                open.as_bytes(),
-                peer.ip.as_bytes(),
-                close.as_bytes(),
-                b";proto=http",
-            ],
+            &[theirs, b", for=", open, ip, close, b";proto=http"],
         );
     }
     let prefix = said("x-forwarded-prefix").unwrap_or_default();

@@ -21,7 +21,7 @@ const BURST: u32 = 50;
 const PER_SECOND: u32 = 20;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
-const BACKOFF_CAP: Duration = Duration::from_secs(10);
+const BACKOFF_CAP: Duration = Duration::from_secs(2);
 
 /// The longest that a registry's `Retry-After` is honoured: a day would be a mistake of its.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);

@@ -190,11 +190,19 @@ impl Floor {
         tasks: &TaskTracker,
         killed: &CancellationToken,
     ) {
-        while let Some(accepted) = self.closing.run_until_cancelled(listener.accept()).await {
-            let (stream, _) = accepted.unwrap();
+        let seat = |stream| {
             self.counts.connections.fetch_add(1, Relaxed);
             let (floor, killed) = (Arc::clone(self), killed.clone());
             tasks.spawn(async move { killed.run_until_cancelled(floor.serve(stream)).await });
+        };
+        while let Some(accepted) = self.closing.run_until_cancelled(listener.accept()).await {
+            seat(accepted.unwrap().0);
+        }
+        // Whoever is still in the queue of a listener that closes is reset.
+        let listener = listener.into_std().unwrap();
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true).unwrap();
+            seat(TcpStream::from_std(stream).unwrap());
         }
     }
 
@@ -209,6 +217,8 @@ impl Floor {
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
+            // A request that has come already is taken before the end is.
+            biased;
             ended = connection.as_mut() => ended,
             () = self.closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();

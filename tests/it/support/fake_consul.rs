@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode};
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
 /// One scripted answer.
 #[derive(Clone, Debug)]
@@ -62,17 +62,40 @@ impl Asked {
         let url = url.join(&self.target).unwrap();
         url.query_pairs().into_owned().collect()
     }
+
+    fn index(&self) -> Option<u64> {
+        let mut parameters = self.parameters().into_iter();
+        parameters.find_map(|(key, value)| (key == "index").then(|| value.parse().ok())?)
+    }
 }
 
-#[derive(Default)]
+/// What it does when the script is over.
+#[derive(Clone, Debug)]
+enum Standing {
+    Hang,
+    /// This answer, to everyone and at once.
+    Always(Answer),
+    /// As Consul does: at once, but to those that know this index already.
+    Holds {
+        index: u64,
+        body: String,
+    },
+}
+
 struct Book {
     script: VecDeque<Answer>,
     asked: Vec<Asked>,
+    answered: usize,
+}
+
+struct Shared {
+    book: Mutex<Book>,
+    standing: watch::Sender<Standing>,
 }
 
 pub(crate) struct FakeConsul {
     url: String,
-    book: Arc<Mutex<Book>>,
+    shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
 
@@ -81,13 +104,22 @@ impl FakeConsul {
     pub(crate) async fn start(script: impl IntoIterator<Item = Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let book = Arc::new(Mutex::new(Book {
+        let book = Book {
             script: script.into_iter().collect(),
             asked: Vec::new(),
-        }));
-        let app = Router::new().fallback(answer).with_state(book.clone());
+            answered: 0,
+        };
+        let shared = Arc::new(Shared {
+            book: Mutex::new(book),
+            standing: watch::Sender::new(Standing::Hang),
+        });
+        let app = Router::new().fallback(answer).with_state(shared.clone());
         let server = tokio::spawn(async { axum::serve(listener, app).await.unwrap() });
-        Self { url, book, server }
+        Self {
+            url,
+            shared,
+            server,
+        }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -96,7 +128,28 @@ impl FakeConsul {
 
     /// What it was asked up to now.
     pub(crate) fn asked(&self) -> Vec<Asked> {
-        open(&self.book).asked.clone()
+        open(&self.shared.book).asked.clone()
+    }
+
+    /// How many answers it has given.
+    pub(crate) fn answered(&self) -> usize {
+        open(&self.shared.book).answered
+    }
+
+    /// From now on this is the state, of which those who wait are told.
+    pub(crate) fn holds(&self, index: u64, body: impl ToString) {
+        let body = body.to_string();
+        let standing = Standing::Holds { index, body };
+        self.shared.standing.send_replace(standing);
+    }
+
+    /// From now on everyone is answered so, those who wait too.
+    pub(crate) fn always(&self, answer: Answer) {
+        let standing = match answer {
+            Answer::Hang => Standing::Hang,
+            answer => Standing::Always(answer),
+        };
+        self.shared.standing.send_replace(standing);
     }
 }
 
@@ -106,25 +159,50 @@ impl Drop for FakeConsul {
     }
 }
 
-async fn answer(State(book): State<Arc<Mutex<Book>>>, request: Request) -> Response {
+async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let asked = Asked {
+        target: request.uri().to_string(),
+        headers: request.headers().clone(),
+        at: Instant::now(),
+    };
+    let known = asked.index();
     let answer = {
-        let mut book = open(&book);
-        book.asked.push(Asked {
-            target: request.uri().to_string(),
-            headers: request.headers().clone(),
-            at: Instant::now(),
-        });
+        let mut book = open(&shared.book);
+        book.asked.push(asked);
         book.script.pop_front()
     };
-    let Some(Answer::Send(status, headers, body)) = answer else {
+    let answer = match answer {
+        Some(answer) => answer,
+        None => shared.stand(known).await,
+    };
+    let Answer::Send(status, headers, body) = answer else {
         return std::future::pending().await;
     };
+    open(&shared.book).answered += 1;
     let mut response = (StatusCode::from_u16(status).unwrap(), body).into_response();
     for (name, value) in headers {
         let value = value.parse().unwrap();
         response.headers_mut().insert(name, value);
     }
     response
+}
+
+impl Shared {
+    /// The standing answer to one who knows this index, when it is due.
+    async fn stand(&self, known: Option<u64>) -> Answer {
+        let mut standing = self.standing.subscribe();
+        let due = |standing: &Standing| match standing {
+            Standing::Hang => false,
+            Standing::Always(_) => true,
+            Standing::Holds { index, .. } => known != Some(*index),
+        };
+        // Its sender lives as long as the server does.
+        match &*standing.wait_for(due).await.unwrap() {
+            Standing::Hang => Answer::Hang,
+            Standing::Always(answer) => answer.clone(),
+            Standing::Holds { index, body } => Answer::good(*index, body),
+        }
+    }
 }
 
 fn open(book: &Mutex<Book>) -> MutexGuard<'_, Book> {

@@ -4,6 +4,8 @@ pub(crate) mod authority;
 pub(crate) mod backend;
 pub(crate) mod consul;
 pub(crate) mod fake_consul;
+pub(crate) mod load;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod watched;
 

@@ -1,0 +1,107 @@
+//! Backends that close connections as they please, and ones that take none.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::Method;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use super::{ROUTE, SERVICE, Stage, let_pass};
+use crate::support::{
+    eventually,
+    load::{Client, Ledger, Outcome, Report},
+    proxy::Proxy,
+};
+
+/// So many backends, each with a client of its own that asks again when its connection is about
+/// to be closed.
+const LANES: u64 = 80;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_closes_idle_connections_after_a_second_fails_nobody() {
+    let proxy = Proxy::start(ROUTE).await;
+    let ledger = Ledger::default();
+    let mut backends = Vec::new();
+    let mut lanes = JoinSet::new();
+    for lane in 0..LANES {
+        let name = format!("lane-{lane}");
+        let idle = Duration::from_secs(1);
+        let backend = ledger.backend(&name).closing_idle_after(idle).start().await;
+        proxy.register(&name, backend.address()).await;
+        proxy.until_served(&format!("/{name}/x")).await;
+        backends.push(backend);
+        // Ids differ from lane to lane.
+        let client = Client::new(proxy.address(), &format!("/{name}")).numbered_from(lane * 1_000);
+        // From 0.9 s to 1.1 s, half of the lanes with each method.
+        let gap = Duration::from_micros(900_000 + 200_000 * (lane / 2) / (LANES / 2));
+        let method = [Method::GET, Method::POST][(lane % 2) as usize].clone();
+        lanes.spawn(async move {
+            let mut outcomes = Vec::new();
+            for _ in 0..6 {
+                outcomes.push(client.call(method.clone()).await);
+                tokio::time::sleep(gap).await;
+            }
+            outcomes
+        });
+    }
+    let outcomes = lanes.join_all().await.concat();
+    let report = Report::new(outcomes, &ledger);
+    report.assert_flawless("idle connections closed at 1 s", 6 * LANES as usize);
+    // Otherwise the gaps would be nowhere near the limit.
+    let connections: usize = backends.iter().map(|backend| backend.connections()).sum();
+    let once_a_lane = LANES as usize;
+    assert!(connections > 2 * once_a_lane, "{connections} connections");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_closes_after_each_answer_without_a_word_fails_nobody() {
+    let proxy = Proxy::start(ROUTE).await;
+    let address = closes_after_each_answer().await;
+    proxy.register(SERVICE, address).await;
+    proxy.until_served("/cart/x").await;
+    let mut lanes = JoinSet::new();
+    for lane in 0..4 {
+        let client = Client::new(proxy.address(), "/cart").numbered_from(lane * 1_000);
+        lanes.spawn(async move {
+            let mut outcomes: Vec<Outcome> = Vec::new();
+            for _ in 0..250 {
+                outcomes.push(client.call(Method::GET).await);
+            }
+            outcomes
+        });
+    }
+    let report = Report::new(lanes.join_all().await.concat(), &Ledger::default());
+    report.assert_flawless("closed after each answer", 1_000);
+}
+
+/// Answers with the request's path, and closes.
+async fn closes_after_each_answer() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer_and_close(stream));
+        }
+    });
+    address
+}
+
+async fn answer_and_close(mut stream: TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await.unwrap() == 0 {
+            return;
+        }
+    }
+    let head = String::from_utf8(head).unwrap();
+    let path = head.split(' ').nth(1).unwrap();
+    let length = path.len();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{path}");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    // Sometimes just as the next request is on its way.
+    tokio::time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
+}

@@ -1,0 +1,187 @@
+//! A registry that is away, wrong or empty: the backends are still there, and so nobody notices.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{RATE, SERVICE, Stage, let_pass};
+use crate::support::{
+    backend::Backend,
+    eventually,
+    fake_consul::{Answer, FakeConsul},
+    load::{Ledger, Load},
+    proxy::Proxy,
+};
+
+/// One that signs in serves soon, and one that signs out and closes fails nobody.
+async fn the_set_follows_again(stage: &Stage, leaves: Backend) -> Backend {
+    let new = stage.open("new").await;
+    until_asked(&new).await;
+    stage.sign_out(leaves.address()).await;
+    leaves.close().await;
+    let_pass(200).await;
+    new
+}
+
+async fn until_asked(backend: &Backend) {
+    let serves = eventually(
+        "the new one serves",
+        async || backend.requests(),
+        |n| *n > 0,
+    );
+    serves.await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consul_is_killed_and_comes_back_empty() {
+    let Some(mut stage) = Stage::consul().await else {
+        return;
+    };
+    let mut backends = stage.open_some(&["a", "b", "c"]).await;
+    let load = stage.load().await;
+    let_pass(500).await;
+    stage.consul.as_mut().unwrap().restart_empty().await;
+    let_pass(3_000).await;
+    for backend in &backends {
+        stage.sign_in(backend.address()).await;
+    }
+    let_pass(500).await;
+    let _new = the_set_follows_again(&stage, backends.remove(0)).await;
+    let report = stage.ended(load).await;
+    report.assert_flawless("Consul killed, back empty, registered again", 1_500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_sign_out_of_the_embedded_registry_and_in_again() {
+    let stage = Stage::embedded().await;
+    let mut backends = stage.open_some(&["a", "b", "c"]).await;
+    let load = stage.load().await;
+    for backend in &backends {
+        stage.sign_out(backend.address()).await;
+    }
+    let_pass(5_000).await;
+    for backend in &backends {
+        stage.sign_in(backend.address()).await;
+    }
+    let_pass(300).await;
+    let _new = the_set_follows_again(&stage, backends.remove(0)).await;
+    let report = stage.ended(load).await;
+    report.assert_flawless("the embedded registry empty for 5 s", 1_500);
+}
+
+/// A proxy whose Consul says what the test tells it to.
+struct Told {
+    consul: FakeConsul,
+    index: u64,
+    proxy: Proxy,
+    ledger: Ledger,
+    backends: Vec<Backend>,
+}
+
+impl Told {
+    async fn start() -> Self {
+        let consul = FakeConsul::start([]).await;
+        let config = format!(
+            "[[route]]\npath = \"/{SERVICE}\"\nservice = \"{SERVICE}\"\nstrip_prefix = true\n\
+             [registry.consul]\naddress = \"{}\"\n",
+            consul.url()
+        );
+        let ledger = Ledger::default();
+        let mut backends = Vec::new();
+        for id in ["a", "b", "c"] {
+            backends.push(ledger.backend(id).start().await);
+        }
+        let mut told = Self {
+            proxy: Proxy::start(&config).await,
+            consul,
+            index: 100,
+            ledger,
+            backends,
+        };
+        told.tell();
+        told.proxy.until_served("/cart/x").await;
+        told
+    }
+
+    fn set(&self) -> Value {
+        self.backends
+            .iter()
+            .map(|backend| entry(backend.address()))
+            .collect()
+    }
+
+    /// Consul is well, and lists those that run.
+    fn tell(&mut self) {
+        self.index += 10;
+        self.consul.holds(self.index, self.set());
+    }
+
+    /// Consul is well again: the set is the same, and then one is replaced.
+    async fn recover(&mut self) {
+        self.tell();
+        let old = self.backends.remove(0);
+        let new = self.ledger.backend("new").start().await;
+        self.backends.push(new);
+        self.tell();
+        until_asked(&self.backends[2]).await;
+        old.close().await;
+    }
+
+    async fn load(&self) -> Load {
+        Load::start(self.proxy.address(), "/cart", RATE).await
+    }
+}
+
+fn entry(address: SocketAddr) -> Value {
+    json!({
+        "Node": {"Node": "n", "Address": "127.0.0.1"},
+        "Service": {
+            "ID": address.to_string(), "Service": SERVICE,
+            "Address": address.ip(), "Port": address.port(),
+        },
+        "Checks": [],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consul_answers_with_errors_and_nonsense() {
+    let mut told = Told::start().await;
+    let load = told.load().await;
+    let older = Answer::good(7, told.set());
+    for (what, answer) in [
+        ("500", Answer::error(500, "rpc error: No cluster leader")),
+        (
+            "429",
+            Answer::error(429, "Your IP is issuing too many requests"),
+        ),
+        ("429 with Retry-After", Answer::retry_after(429, 1)),
+        ("garbage", Answer::good(8, "<html>it works</html>")),
+        ("no index", Answer::error(200, "[]")),
+        ("an older index", older),
+        ("nothing", Answer::Hang),
+    ] {
+        let answered = told.consul.answered();
+        told.consul.always(answer);
+        let_pass(700).await;
+        let answered = told.consul.answered() - answered;
+        assert!(answered > 0 || what == "nothing", "{what}: said to nobody");
+        told.recover().await;
+        println!("{what}: said {answered} times, and followed again");
+    }
+    let report = load.stop(&told.ledger).await;
+    report.assert_flawless("Consul wrong in seven ways", 1_500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consul_lists_nobody_for_five_seconds() {
+    let mut told = Told::start().await;
+    let load = told.load().await;
+    let_pass(300).await;
+    told.index += 10;
+    told.consul.holds(told.index, "[]");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    told.recover().await;
+    let_pass(300).await;
+    let report = load.stop(&told.ledger).await;
+    report.assert_flawless("an empty list for 5 s", 1_500);
+}
