@@ -351,7 +351,7 @@ pub enum Balance {
 /// `retry`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
-    /// In all, the first included; at least 1.
+    /// In all, the first included; at least 1. Who takes no connection is not counted.
     pub attempts: u32,
     /// Retries allowed per request, on average: 0.2 is one in five.
     pub budget_ratio: f64,

@@ -53,6 +53,7 @@ pub(super) async fn answer(
     let mut now = record.arrived;
     let mut tried: Vec<Arc<Pool>> = Vec::new();
     let mut failed: Vec<Attempt> = Vec::new();
+    let mut made = 0;
     let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
     let out_of_budget = loop {
         let Some(pool) = next(service, worker, &tried, &failed, now) else {
@@ -95,6 +96,11 @@ pub(super) async fn answer(
         if !matches!(failure.kind, FailureKind::Client(_)) {
             pool.failures.add_one();
         }
+        // Who takes no connection was asked nothing. Where many leave at once, several in a row
+        // may be gone before the registry has said so; what bounds these is the budget.
+        if !matches!(failure.kind, FailureKind::Connect(_) | FailureKind::Removed) {
+            made += 1;
+        }
         failed.push(Attempt {
             endpoint: pool.address().to_string(),
             failure,
@@ -103,7 +109,7 @@ pub(super) async fn answer(
         now = Instant::now();
         tried.push(pool);
         if !may_follow
-            || failed.len() >= policy.retry.attempts as usize
+            || made >= policy.retry.attempts
             || total.is_some_and(|total| now >= total)
             || !body.rewind()
         {

@@ -13,6 +13,7 @@ mod demo;
 mod embedded;
 mod faults;
 mod health;
+mod http;
 mod provider;
 mod serving;
 mod structure;

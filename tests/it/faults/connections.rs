@@ -81,10 +81,7 @@ async fn a_backend_that_closes_after_each_answer_without_a_word_fails_nobody() {
 async fn an_instance_that_takes_no_connection_is_passed_over_and_fails_nobody() {
     let stage = Stage::embedded().await;
     let _backends = stage.open_some(&["a", "b"]).await;
-    let dead = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
-    };
+    let dead = nobody().await;
     stage.sign_in(dead).await;
     let load = stage.load().await;
     let_pass(4_000).await;
@@ -103,6 +100,36 @@ async fn an_instance_that_takes_no_connection_is_passed_over_and_fails_nobody() 
     let attempts = endpoint["attempts"].as_u64().unwrap();
     assert!((1..=10).contains(&attempts), "{endpoint}");
     assert_eq!(endpoint["state"], "doubted");
+}
+
+/// Where nobody listens.
+async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_one_that_lives_is_found_among_many_that_do_not() {
+    let proxy = Proxy::start(ROUTE).await;
+    let ledger = Ledger::default();
+    let mut outcomes = Vec::new();
+    for service in 0..5 {
+        let name = format!("service-{service}");
+        let backend = ledger.backend(&name).start().await;
+        proxy.register(&name, backend.address()).await;
+        proxy.until_served(&format!("/{name}/x")).await;
+        for _ in 0..9 {
+            proxy.register(&name, nobody().await).await;
+        }
+        let_pass(50).await;
+        let client = Client::new(proxy.address(), &format!("/{name}"));
+        let client = client.numbered_from(service * 1_000);
+        for method in [Method::POST, Method::GET, Method::POST, Method::GET] {
+            outcomes.push(client.call(method).await);
+        }
+    }
+    let report = Report::new(outcomes, &ledger);
+    report.assert_flawless("nine dead of ten", 20);
 }
 
 /// Answers with the request's path, and closes.

@@ -7,6 +7,7 @@ pub(crate) mod fake_consul;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod watched;
 
 use std::{fmt::Debug, time::Duration};
