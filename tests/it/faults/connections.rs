@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::Method;
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -11,7 +12,6 @@ use tokio::{
 
 use super::{ROUTE, SERVICE, Stage, let_pass};
 use crate::support::{
-    eventually,
     load::{Client, Ledger, Outcome, Report},
     proxy::Proxy,
 };
@@ -75,6 +75,34 @@ async fn a_backend_that_closes_after_each_answer_without_a_word_fails_nobody() {
     }
     let report = Report::new(lanes.join_all().await.concat(), &Ledger::default());
     report.assert_flawless("closed after each answer", 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_takes_no_connection_is_passed_over_and_fails_nobody() {
+    let stage = Stage::embedded().await;
+    let _backends = stage.open_some(&["a", "b"]).await;
+    let dead = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    stage.sign_in(dead).await;
+    let load = stage.load().await;
+    let_pass(4_000).await;
+    let report = stage.ended(load).await;
+    report.assert_flawless("one dead of three", 1_000);
+    let status = stage.proxy.http.get(stage.proxy.admin("/api/status"));
+    let status: Value = status.send().await.unwrap().json().await.unwrap();
+    let endpoints = status["services"][0]["endpoints"].as_array().unwrap();
+    let endpoint = endpoints
+        .iter()
+        .find(|endpoint| endpoint["address"] == dead.to_string())
+        .unwrap();
+    println!("the dead one: {endpoint}");
+    // Each worker may have had an attempt under way when the first failed; later ones are those
+    // that look whether it lives again, a second apart and then two.
+    let attempts = endpoint["attempts"].as_u64().unwrap();
+    assert!((1..=10).contains(&attempts), "{endpoint}");
+    assert_eq!(endpoint["state"], "doubted");
 }
 
 /// Answers with the request's path, and closes.

@@ -3,6 +3,7 @@
 //! reset, a time-out or a wrong answer.
 
 mod connections;
+mod drain;
 mod instances;
 mod registry;
 

@@ -1,0 +1,88 @@
+//! The proxy's own exit under load.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{ROUTE, SERVICE};
+use crate::support::{
+    load::{Client, Ledger, Outcome, Report},
+    proxy::Proxy,
+};
+
+const NOTICE: Duration = Duration::from_millis(700);
+const LANES: u64 = 30;
+
+/// Asks again and again on a kept connection, until nobody listens any more. That last request
+/// was never sent, and is not among the outcomes; when it was refused is.
+async fn until_refused(client: Client) -> (Vec<Outcome>, Instant) {
+    let mut outcomes = Vec::new();
+    for number in 0.. {
+        let method = if number % 5 == 0 {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        let outcome = client.call(method).await;
+        let failure = outcome.failure.as_deref().unwrap_or_default();
+        if failure.starts_with("connect: ") && failure.contains("refused") {
+            return (outcomes, outcome.sent);
+        }
+        outcomes.push(outcome);
+        tokio::time::sleep(Duration::from_millis(20 + fastrand::u64(..20))).await;
+    }
+    unreachable!("the numbers do not end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proxy_ends_without_losing_a_request() {
+    let config = format!("{ROUTE}\n[drain]\nnotice = \"700ms\"\ndeadline = \"10s\"\n");
+    let proxy = Proxy::start(&config).await;
+    let ledger = Ledger::default();
+    let backend = ledger.backend("a").start().await;
+    let slow = ledger.clone();
+    let slow = crate::support::backend::Backend::named("slow").answering(move |request| {
+        let ledger = slow.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            crate::support::load::process(request, |id| ledger.note(id)).await
+        }
+    });
+    let slow = slow.start().await;
+    proxy.register(SERVICE, backend.address()).await;
+    proxy.register("slow", slow.address()).await;
+    proxy.until_served("/cart/x").await;
+    let address = proxy.address();
+    let mut lanes = JoinSet::new();
+    for lane in 0..LANES {
+        let client = Client::new(address, "/cart").numbered_from(lane * 10_000);
+        lanes.spawn(until_refused(client));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Two that are under way through it all.
+    let under_way = Arc::new(Client::new(address, "/slow").numbered_from(LANES * 10_000));
+    let mut slow_ones = JoinSet::new();
+    for method in [Method::GET, Method::POST] {
+        let client = Arc::clone(&under_way);
+        slow_ones.spawn(async move { client.call(method).await });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    let began = Instant::now();
+    proxy.drain().await;
+    let took = began.elapsed();
+    let mut outcomes = slow_ones.join_all().await;
+    for (of_lane, refused) in lanes.join_all().await {
+        assert!(
+            refused - began >= NOTICE,
+            "refused {:?} early",
+            NOTICE - (refused - began)
+        );
+        outcomes.extend(of_lane);
+    }
+    let report = Report::new(outcomes, &ledger);
+    report.assert_flawless("the proxy drains", 1_000);
+    println!("the drain took {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
