@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -94,7 +95,10 @@ impl Body for RequestBody {
                 None => self.ended = true,
             }
         }
-        polled
+        polled.map_ok(|frame| match frame.into_trailers() {
+            Ok(trailers) => Frame::trailers(without_what_belongs_in_a_head(trailers)),
+            Err(frame) => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -107,6 +111,41 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
     }
+}
+
+/// Some servers take trailers for fields of the head, where these would frame the request, route
+/// it or say who sent it (RFC 9110 6.5.1). What is written there is the proxy's to say.
+fn without_what_belongs_in_a_head(trailers: HeaderMap) -> HeaderMap {
+    let may_trail = |name: &HeaderName| {
+        !matches!(
+            name.as_str(),
+            "host"
+                | "content-length"
+                | "transfer-encoding"
+                | "trailer"
+                | "te"
+                | "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "upgrade"
+                | "expect"
+                | "authorization"
+                | "proxy-authorization"
+                | "cookie"
+                | "forwarded"
+                | "via"
+        ) && !name.as_str().starts_with("x-forwarded-")
+    };
+    // A name is given once for all its values.
+    let mut last = None;
+    trailers
+        .into_iter()
+        .filter_map(|(name, value)| {
+            last = name.or(last.take());
+            let name = last.clone().filter(may_trail)?;
+            Some((name, value))
+        })
+        .collect()
 }
 
 impl Drop for RequestBody {

@@ -1,1 +1,508 @@
-//! requests
+//! What a client asks, and what the backend sees of it.
+
+use serde_json::{Value, json};
+
+use super::{before, cart};
+use crate::support::{
+    eventually,
+    proxy::Proxy,
+    raw::{Message, RawBackend, Then, Wire, ok},
+};
+
+const TRUSTED: &str =
+    "[[listen]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.0/8\"]\n";
+
+async fn well() -> RawBackend {
+    RawBackend::saying(ok("well"), Then::Keep).await
+}
+
+/// What the backend sees of a request that a proxy with this configuration answers with 200.
+async fn seen(config: &str, request: &str) -> Message {
+    let backend = well().await;
+    let proxy = before(backend.address(), config).await;
+    let got = Wire::connect(proxy.address()).await.ask(request).await;
+    assert_eq!((got.status(), got.text()), (200, "well"), "{request}");
+    let mut requests = backend.requests();
+    assert_eq!(requests.len(), 1, "{request}");
+    requests.remove(0)
+}
+
+fn get(fields: &str) -> String {
+    format!("GET /cart HTTP/1.1\r\n{fields}\r\n")
+}
+
+fn path(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+/// The connection ends after each: what follows need not be the next request.
+#[tokio::test]
+async fn what_is_malformed_or_could_be_read_in_two_ways_is_refused_and_goes_nowhere() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let post = |fields: &str, body: &str| {
+        format!("POST /cart HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}")
+    };
+    let mut cases: Vec<(u16, String)> = vec![
+        (400, get("")),
+        (400, get("Host: a\r\nHost: a\r\n")),
+        (400, get("Host: a\r\nHost: b\r\n")),
+        (400, get("Host: \r\n")),
+        (400, get("Host: a b\r\n")),
+        (400, get("Host: a,b\r\n")),
+        (400, get("Host: a/cart\r\n")),
+        (400, get("Host: u@a\r\n")),
+        (400, get("Host: a:http\r\n")),
+        (400, get("Host: a\r\nB: c\r\n d\r\n")),
+        (400, get("Host : a\r\n")),
+        (400, get("Host: a\r\nB c: d\r\n")),
+        (400, get("Host: a\r\n: d\r\n")),
+        (400, get("Host: a\r\nB: c\0d\r\n")),
+        (400, get("Host: a\r\nB: c\rd\r\n")),
+        (
+            400,
+            "GET http://u@a/cart HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        ),
+        (400, "GET cart HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (
+            400,
+            "GET /cart HTTP/1.1\r\nHost: a\r\n nothing\r\n\r\n".to_owned(),
+        ),
+        (400, "GET * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (400, "GET /cart HTTP/3.1\r\nHost: a\r\n\r\n".to_owned()),
+        (400, "GET /cart\r\nHost: a\r\n\r\n".to_owned()),
+        (400, "\u{16}\u{3}\u{1}\r\n\r\n".to_owned()),
+        (405, "TRACE /cart HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (
+            405,
+            "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n".to_owned(),
+        ),
+        (501, post("Transfer-Encoding: gzip, chunked", "0\r\n\r\n")),
+        (
+            501,
+            post("Transfer-Encoding: chunked, chunked", "0\r\n\r\n"),
+        ),
+        (501, post("Transfer-Encoding: , chunked", "0\r\n\r\n")),
+        (
+            501,
+            post(
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                "0\r\n\r\n",
+            ),
+        ),
+        (400, post("Transfer-Encoding: identity", "body")),
+        (400, post("Transfer-Encoding: chunked, gzip", "0\r\n\r\n")),
+        (400, post("Content-Length: 4\r\nContent-Length: 5", "body!")),
+        (400, post("Content-Length: 4, 5", "body!")),
+        (400, post("Content-Length: +4", "body")),
+        (400, post("Content-Length: -4", "body")),
+        (400, post("Content-Length: 0x4", "body")),
+        (400, post("Content-Length: 99999999999999999999", "body")),
+        (417, post("Content-Length: 4\r\nExpect: a-miracle", "body")),
+        (414, path(&format!("/cart/{}", "a".repeat(9_000)))),
+        (431, get(&format!("Host: a\r\n{}", "B: c\r\n".repeat(101)))),
+        (
+            431,
+            get(&format!("Host: a\r\nB: {}\r\n", "c".repeat(200_000))),
+        ),
+        (
+            400,
+            "POST /cart HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        ),
+    ];
+    for dubious in [
+        "/cart/../secret",
+        "/cart/..",
+        "/cart/./x",
+        "/../cart",
+        "/cart/%2e%2e/secret",
+        "/cart/.%2E/secret",
+        "/cart/%2fx",
+        "/cart/%5Cx",
+        "/cart\\x",
+        "//cart",
+        "/cart//x",
+        "/cart/%00",
+        "/cart/%",
+        "/cart/%zz",
+    ] {
+        cases.push((400, path(dubious)));
+    }
+    for (status, request) in cases {
+        let mut client = Wire::connect(proxy.address()).await;
+        let shown: String = request.chars().take(200).collect();
+        // It may be refused, and the connection closed, before all of it was read.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, request.as_bytes()).await;
+        let got = client.message().await;
+        assert_eq!(got.map(|got| got.status()), Some(status), "{shown:?}");
+        if matches!(status, 400 | 501) {
+            client.until_closed().await;
+        }
+        assert_eq!(backend.requests().len(), 0, "{shown:?}");
+    }
+    assert_eq!(cart(&proxy).await["endpoints"][0]["attempts"], 0);
+}
+
+#[tokio::test]
+async fn what_is_legal_though_rare_is_passed_on() {
+    let got = seen(
+        "",
+        "GET http://b.example/cart?q HTTP/1.1\r\nHost: a\r\n\r\n",
+    )
+    .await;
+    assert_eq!(got.start(), "GET /cart?q HTTP/1.1");
+    assert_eq!(got.field("host"), Some("b.example"));
+
+    let got = seen(
+        "",
+        "GET /cart/.well-known/%20%C3%A9;a=b/...?/../%2f HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
+    )
+    .await;
+    assert_eq!(
+        got.start(),
+        "GET /cart/.well-known/%20%C3%A9;a=b/...?/../%2f HTTP/1.1"
+    );
+    assert_eq!(got.field("host"), Some("[::1]:80"));
+
+    // A bare LF ends a line for hyper; what goes on has CRLF.
+    let got = seen("", "GET /cart HTTP/1.1\nHost: a\nB: c\n\n").await;
+    assert_eq!((got.field("host"), got.field("b")), (Some("a"), Some("c")));
+    assert_eq!(
+        got.head.matches('\n').count(),
+        got.head.matches("\r\n").count()
+    );
+
+    let got = seen("", "PURGE /cart HTTP/1.0\r\n\r\n").await;
+    assert_eq!(got.start(), "PURGE /cart HTTP/1.1");
+    assert!(got.field("host").unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(got.field("x-forwarded-host"), None);
+}
+
+#[tokio::test]
+async fn the_body_is_framed_anew_and_whole() {
+    let head = "POST /cart HTTP/1.1\r\nHost: a\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    let got = seen("", &format!("{head}{chunked}")).await;
+    assert_eq!(
+        (got.text(), got.field("transfer-encoding")),
+        ("hello world", Some("chunked"))
+    );
+
+    let got = seen("", &format!("{head}Content-Length: 5\r\n\r\nhello")).await;
+    assert_eq!(
+        (got.text(), got.field("content-length")),
+        ("hello", Some("5"))
+    );
+
+    let got = seen(
+        "",
+        &format!("{head}Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+    )
+    .await;
+    assert_eq!(
+        (got.text(), got.field("content-length")),
+        ("hello", Some("5"))
+    );
+
+    let got = seen("", &format!("{head}\r\n")).await;
+    assert_eq!((got.text(), got.field("content-length")), ("", Some("0")));
+
+    let got = seen(
+        "",
+        "GET /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    )
+    .await;
+    assert_eq!(
+        (got.text(), got.field("content-length")),
+        ("hello", Some("5"))
+    );
+
+    // Nobody takes the one for the other: the chunks count, and the connection ends.
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    let smuggles = "0\r\n\r\nGET /cart/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let both = format!("{head}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{smuggles}");
+    assert_eq!(client.ask(both).await.status(), 200);
+    client.until_closed().await;
+    let requests = backend.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].field("content-length"), None);
+}
+
+/// A backend that takes trailers for fields of the head must not be led by a stranger's.
+#[tokio::test]
+async fn trailers_are_passed_on_but_for_those_that_mean_something_to_others() {
+    let request = "POST /cart HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+                   5\r\nhello\r\n0\r\nX-Sum: 5\r\nX-Forwarded-For: 6.6.6.6\r\nHost: b\r\n\
+                   Content-Length: 9\r\nTransfer-Encoding: chunked\r\nAuthorization: x\r\n\r\n";
+    let got = seen("", request).await;
+    assert_eq!(
+        (got.text(), got.trailers.as_str()),
+        ("hello", "x-sum: 5\r\n")
+    );
+}
+
+/// The backend must never take a part for the whole.
+#[tokio::test]
+async fn a_request_whose_body_breaks_off_is_never_a_whole_one() {
+    for (fields, body) in [
+        ("Content-Length: 11", "hello"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\nx\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\nhelloworld\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "5\nhello\n0\n\n"),
+    ] {
+        let backend = well().await;
+        let proxy = before(backend.address(), "").await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let head = format!("POST /cart HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        client.send(&head).await;
+        let sent = eventually(
+            "sent on",
+            async || backend.connections(),
+            |count| *count == 1,
+        );
+        sent.await;
+        client.send(body).await;
+        tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
+            .await
+            .unwrap();
+        if let Some(got) = client.message().await {
+            assert_eq!(got.status(), 400, "{body:?}");
+        }
+        let over = eventually(
+            "over",
+            async || cart(&proxy).await["endpoints"][0].clone(),
+            |endpoint| endpoint["in_flight"] == 0,
+        );
+        // It is the client's failure.
+        assert_eq!(over.await["failures"], 0, "{body:?}");
+        assert!(backend.requests().is_empty(), "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_the_clients_connection_and_what_a_stranger_says_of_others_stays_here() {
+    let request = get(
+        "Host: shop.example.com:80\r\nConnection: X-Hop, X-Forwarded-For, Authorization, Host\r\n\
+         Connection: keep-alive, cookie\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: x\r\n\
+         Proxy-Authorization: x\r\nTE: gzip, trailers\r\nUpgrade: h2c\r\nX_Under: 1\r\n\
+         X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\n\
+         X-Forwarded-Prefix: /evil\r\nForwarded: for=6.6.6.6\r\nAuthorization: Bearer t\r\n\
+         Cookie: a=1\r\nX-End: first\r\nX-End: second\r\n",
+    );
+    let got = seen("", &request).await;
+    for gone in [
+        "connection",
+        "x-hop",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "upgrade",
+        "x_under",
+        "forwarded",
+        "x-forwarded-prefix",
+        "content-length",
+        "transfer-encoding",
+    ] {
+        assert_eq!(got.field(gone), None, "{}", got.head);
+    }
+    for (kept, value) in [
+        ("host", "shop.example.com:80"),
+        ("te", "trailers"),
+        ("authorization", "Bearer t"),
+        ("cookie", "a=1"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "shop.example.com:80"),
+    ] {
+        assert_eq!(got.field(kept), Some(value), "{}", got.head);
+    }
+    assert_eq!(got.fields("x-end"), ["first", "second"]);
+    assert!(got.field("via").unwrap().starts_with("1.1 callboard-"));
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_says_is_kept_and_added_to() {
+    let request = get(
+        "Host: a\r\nConnection: X-Forwarded-For, X-Forwarded-Proto\r\nX-Forwarded-For: 6.6.6.6\r\n\
+         X-Forwarded-For: 7.7.7.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\n\
+         X-Forwarded-Prefix: /outer\r\nForwarded: for=6.6.6.6\r\nVia: 1.1 front\r\n",
+    );
+    let got = seen(&format!("strip_prefix = true\n{TRUSTED}"), &request).await;
+    for (field, value) in [
+        ("x-forwarded-for", "6.6.6.6, 7.7.7.7, 127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "shop"),
+        ("x-forwarded-prefix", "/outer/cart"),
+        ("forwarded", "for=6.6.6.6, for=127.0.0.1;proto=http"),
+    ] {
+        assert_eq!(got.field(field), Some(value), "{}", got.head);
+    }
+    assert_eq!(got.fields("via").len(), 2, "{}", got.head);
+}
+
+#[tokio::test]
+async fn a_stripped_prefix_is_told_to_the_backend() {
+    for (asked, sees) in [
+        ("/cart", "/"),
+        ("/cart/", "/"),
+        ("/cart/a/b?c=/cart", "/a/b?c=/cart"),
+        ("/cart?c", "/?c"),
+    ] {
+        let got = seen("strip_prefix = true\n", &path(asked)).await;
+        assert_eq!(got.start(), format!("GET {sees} HTTP/1.1"), "{asked}");
+        assert_eq!(got.field("x-forwarded-prefix"), Some("/cart"));
+    }
+}
+
+#[tokio::test]
+async fn the_backend_sees_the_host_that_the_route_says() {
+    let request = get("Host: shop\r\n");
+    let got = seen("host_header = \"name\"\n", &request).await;
+    assert_eq!(got.field("host"), Some("cart"));
+    assert_eq!(got.field("x-forwarded-host"), Some("shop"));
+    let got = seen("host_header = \"endpoint\"\n", &request).await;
+    assert!(got.field("host").unwrap().starts_with("127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn names_with_an_underscore_are_dropped_rejected_or_allowed() {
+    let request = get("Host: a\r\nX_Under: 1\r\n");
+    let listen = |how: &str| {
+        format!("[[listen]]\naddress = \"127.0.0.1:0\"\nunderscore_headers = \"{how}\"\n")
+    };
+    assert_eq!(seen(&listen("drop"), &request).await.field("x_under"), None);
+    assert_eq!(
+        seen(&listen("allow"), &request).await.field("x_under"),
+        Some("1")
+    );
+    let backend = well().await;
+    let proxy = before(backend.address(), &listen("reject")).await;
+    let got = Wire::connect(proxy.address()).await.ask(&request).await;
+    assert_eq!(got.status(), 400);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let backend = RawBackend::serving(async |mut wire: Wire| {
+        while let Some(request) = wire.message().await {
+            let path = request.start().split(' ').nth(1).unwrap().to_owned();
+            // The first takes longest.
+            let wait = 30 / path.len() as u64;
+            tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+            wire.send(ok(path + " " + request.text())).await;
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    let mut all = String::new();
+    for number in 0..5 {
+        all += &path(&format!("/cart/{}", "x".repeat(number)));
+        all += "POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    }
+    client.send(all).await;
+    for number in 0..5 {
+        let got = client.message().await.unwrap();
+        assert_eq!(got.text(), format!("/cart/{} ", "x".repeat(number)));
+        let got = client.message().await.unwrap();
+        assert_eq!(got.text(), "/cart body");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_100_gets_it_from_the_proxy() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    let post = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        )
+    };
+    client.send(post("/cart")).await;
+    assert_eq!(
+        client.head().await.unwrap(),
+        "HTTP/1.1 100 Continue\r\n\r\n"
+    );
+    assert_eq!(client.ask("body").await.text(), "well");
+    let requests = backend.requests();
+    assert_eq!(
+        (requests[0].text(), requests[0].field("expect")),
+        ("body", None)
+    );
+
+    // A body that nobody will take is not asked for.
+    let mut client = Wire::connect(proxy.address()).await;
+    assert_eq!(client.ask(post("/nowhere")).await.status(), 404);
+    assert_eq!(backend.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_comes_round_again_is_508() {
+    let proxy = Proxy::start("[[route]]\npath = \"/cart\"\nservice = \"cart\"\n").await;
+    proxy.register("cart", proxy.address()).await;
+    let known = eventually(
+        "it knows itself",
+        async || cart(&proxy).await["endpoints"].as_array().unwrap().len(),
+        |known| *known == 1,
+    );
+    known.await;
+    let got = Wire::connect(proxy.address())
+        .await
+        .ask(get("Host: a\r\n"))
+        .await;
+    assert_eq!(got.status(), 508);
+    assert_eq!(cart(&proxy).await["requests"], 1);
+}
+
+#[tokio::test]
+async fn errors_are_short_and_json_to_those_who_want_it() {
+    let proxy = Proxy::start(
+        "[[route]]\npath = \"/cart\"\nservice = \"cart\"\n[[route]]\npath = \"/of/{service}\"\nservice = \"{service}\"\n",
+    )
+    .await;
+    for (path, status, says, retry_after) in [
+        ("/", 404, "no route takes this host and path", None),
+        ("/of/nobody", 404, "no service `nobody` is registered", None),
+        (
+            "/cart",
+            503,
+            "service `cart` has no healthy instance",
+            Some("1"),
+        ),
+    ] {
+        let mut client = Wire::connect(proxy.address()).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let got = client.ask(&request).await;
+        assert_eq!(
+            (got.status(), got.field("retry-after")),
+            (status, retry_after),
+            "{path}"
+        );
+        assert_eq!(got.field("content-type"), Some("text/plain; charset=utf-8"));
+        let id = got.field("x-request-id").unwrap();
+        assert!(
+            got.text().contains(says) && got.text().contains(id),
+            "{}",
+            got.text()
+        );
+
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n");
+        let got = client.ask(&request).await;
+        assert_eq!(
+            (got.status(), got.field("retry-after")),
+            (status, retry_after),
+            "{path}"
+        );
+        assert_eq!(got.field("content-type"), Some("application/json"));
+        let error: Value = serde_json::from_slice(&got.body).unwrap();
+        let id = got.field("x-request-id").unwrap();
+        assert_eq!(
+            error,
+            json!({"status": status, "error": says, "request_id": id})
+        );
+    }
+}

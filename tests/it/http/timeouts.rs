@@ -1,1 +1,172 @@
-//! timeouts
+//! Nobody may take as long as they like.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{before, before_all, cart};
+use crate::support::raw::{RawBackend, Then, Wire, ok};
+
+const GET: &str = "GET /cart HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A listener with one time-out at half a second; the others are at theirs.
+fn listen(which: &str) -> String {
+    format!("[[listen]]\naddress = \"127.0.0.1:0\"\ntimeout = {{ {which} = \"500ms\" }}\n")
+}
+
+fn service(which: &str) -> String {
+    format!("[service.cart]\ntimeout = {{ {which} = \"500ms\" }}\n")
+}
+
+/// Time-outs of clients are looked for four times a second; the rest is for a busy machine.
+#[track_caller]
+fn assert_in_time(began: Instant) {
+    let took = began.elapsed();
+    let limits = Duration::from_millis(400)..Duration::from_secs(5);
+    assert!(limits.contains(&took), "{took:?}");
+}
+
+async fn assert_closed_in_time(mut client: Wire, began: Instant) {
+    client.until_closed().await;
+    assert_in_time(began);
+}
+
+async fn well() -> RawBackend {
+    RawBackend::saying(ok("well"), Then::Keep).await
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_with_its_head_is_closed() {
+    let backend = well().await;
+    let proxy = before(backend.address(), &listen("header")).await;
+    let began = Instant::now();
+    let client = Wire::connect(proxy.address()).await;
+    assert_closed_in_time(client, began).await;
+
+    let began = Instant::now();
+    let mut client = Wire::connect(proxy.address()).await;
+    client.send("GET /cart HTTP/1.1\r\n").await;
+    assert_closed_in_time(client, began).await;
+
+    // The second head on a connection has no more time than the first.
+    let mut client = Wire::connect(proxy.address()).await;
+    client.ask(GET).await;
+    let began = Instant::now();
+    client.send("GET /cart").await;
+    assert_closed_in_time(client, began).await;
+
+    // Idle is not slow.
+    let mut client = Wire::connect(proxy.address()).await;
+    for _ in 0..2 {
+        assert_eq!(client.ask(GET).await.status(), 200);
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+    }
+    assert_eq!(client.ask(GET).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_is_idle_is_closed() {
+    let backend = well().await;
+    let proxy = before(backend.address(), &listen("idle")).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    let began = Instant::now();
+    client.ask(GET).await;
+    assert_closed_in_time(client, began).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_with_its_body_is_closed_and_so_is_its_request() {
+    let backend = well().await;
+    let proxy = before(backend.address(), &listen("body")).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    let head = "POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    // Slow, and not stalling.
+    client.send(head).await;
+    for byte in ["a"; 10] {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.send(byte).await;
+    }
+    assert_eq!(client.message().await.unwrap().status(), 200);
+    let began = Instant::now();
+    client.send(head).await;
+    client.send("half ").await;
+    assert_closed_in_time(client, began).await;
+    let endpoint = cart(&proxy).await["endpoints"][0].clone();
+    assert_eq!(
+        (&endpoint["failures"], &endpoint["in_flight"]),
+        (&0.into(), &0.into())
+    );
+    assert_eq!(backend.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_closed() {
+    let backend = RawBackend::saying(ok(vec![b'x'; 32 * 1024 * 1024]), Then::Keep).await;
+    let proxy = before(backend.address(), &listen("write")).await;
+    let mut client = Wire::connect_narrow(proxy.address()).await;
+    let began = Instant::now();
+    client.send(GET).await;
+    client.head().await.unwrap();
+    let closed = crate::support::eventually(
+        "nothing is in flight",
+        async || cart(&proxy).await["endpoints"][0]["in_flight"].clone(),
+        |in_flight| *in_flight == 0,
+    );
+    closed.await;
+    assert_in_time(began);
+    assert!(client.rest().await.unwrap_or_default().len() < 32 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer_in_time_is_504_and_not_asked_again() {
+    for which in ["response", "total"] {
+        let mute = RawBackend::saying("", Then::Keep).await;
+        let other = RawBackend::saying("", Then::Keep).await;
+        let proxy = before_all(&[mute.address(), other.address()], &service(which)).await;
+        let mut client = Wire::connect(proxy.address()).await;
+        for times in 1..=2 {
+            let began = Instant::now();
+            let got = client.ask(GET).await;
+            assert_eq!(got.status(), 504, "{which}");
+            assert!(
+                got.text().contains("did not answer in time"),
+                "{}",
+                got.text()
+            );
+            assert_in_time(began);
+            assert_eq!(mute.requests().len() + other.requests().len(), times);
+        }
+        let cart = cart(&proxy).await;
+        assert_eq!((&cart["failed"], &cart["retries"]), (&2.into(), &0.into()));
+    }
+}
+
+/// The time that a client takes to send is its own, and not the backend's.
+#[tokio::test]
+async fn a_slow_body_does_not_use_up_the_backends_time() {
+    let backend = well().await;
+    let proxy = before(backend.address(), &service("response")).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client
+        .send("POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+        .await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    client.send("b").await;
+    assert_eq!(client.message().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_backend_that_stalls_in_its_answer_is_cut() {
+    for which in ["idle", "total"] {
+        let half = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf ";
+        let backend = RawBackend::saying(half, Then::Keep).await;
+        let proxy = before(backend.address(), &service(which)).await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let began = Instant::now();
+        client.send(GET).await;
+        client.head().await.unwrap();
+        assert_eq!(client.rest().await.unwrap_or_default(), b"half ", "{which}");
+        assert_in_time(began);
+        assert_eq!(cart(&proxy).await["endpoints"][0]["failures"], 1);
+    }
+}

@@ -136,7 +136,8 @@ impl Wire {
         Some(message)
     }
 
-    async fn chunks(&mut self) -> (Vec<u8>, String) {
+    /// A chunked body, and its trailers.
+    pub(crate) async fn chunks(&mut self) -> (Vec<u8>, String) {
         let mut body = Vec::new();
         loop {
             let size = self.line().await;
@@ -168,7 +169,8 @@ impl Wire {
         }
     }
 
-    async fn bytes(&mut self, count: usize) -> Vec<u8> {
+    /// So many bytes, whatever they are.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {
             assert!(self.more().await > 0, "a body was cut short");
         }
