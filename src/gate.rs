@@ -33,9 +33,14 @@ impl Gate {
         Self { address, token }
     }
 
-    /// Whether the request was meant for this server. A web page that has its name resolve to
-    /// this machine (DNS rebinding) sends that name as `Host`.
-    pub fn knows_host(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+    /// Whether the request was meant for this server: it has one of its names as `Host`, or it
+    /// bears the token. A web page that has its name resolve to this machine (DNS rebinding)
+    /// sends that name, and has no token.
+    pub fn is_meant(&self, uri: &Uri, headers: &HeaderMap, sent: Option<&str>) -> bool {
+        self.knows_host(uri, headers) || (self.token.is_some() && self.admit(sent).is_ok())
+    }
+
+    fn knows_host(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let mut named = headers.get_all(header::HOST).iter();
         let host = named
             .next()
@@ -120,6 +125,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         gate.knows_host(&Uri::from_static("/v1/agent/self"), &headers)
+    }
+
+    #[test]
+    fn whoever_has_the_token_may_use_any_name() {
+        let gate = Gate::new("0.0.0.0:9900".parse().unwrap(), Some("secret".to_owned()));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, "callboard:9900".parse().unwrap());
+        let meant = |sent| gate.is_meant(&Uri::from_static("/metrics"), &headers, sent);
+        assert!(meant(Some("secret")));
+        assert!(!meant(Some("other")) && !meant(None));
     }
 
     #[test]

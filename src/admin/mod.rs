@@ -53,8 +53,8 @@ Callboard
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its address cannot be had.
-    #[error("the admin server cannot listen on {0}: {1}")]
-    Bind(SocketAddr, io::Error),
+    #[error("the admin server cannot listen on {0}")]
+    Bind(SocketAddr, #[source] io::Error),
     /// Its token cannot be read, or is empty.
     #[error("the admin server's token: {0}")]
     Token(String),
@@ -134,14 +134,15 @@ fn router(context: Context) -> Router {
 /// is needed.
 async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if !context.gate.knows_host(request.uri(), headers) {
+    let sent = gate::bearer(headers);
+    if !context.gate.is_meant(request.uri(), headers, sent) {
         let text = "the Host header names no address of this server\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let admitted = if OPEN.contains(&request.uri().path()) {
         Ok(())
     } else {
-        context.gate.admit(gate::bearer(headers))
+        context.gate.admit(sent)
     };
     match admitted {
         Ok(()) => next.run(request).await,

@@ -48,6 +48,7 @@ pub(super) fn health(health: &Health) -> anyhow::Result<ExitCode> {
         .build()?;
     let status = runtime
         .block_on(ask(&url))
+        .map_err(reqwest::Error::without_url)
         .with_context(|| format!("no answer from {url}"))?;
     if status != StatusCode::OK {
         bail!("{url} answered {status}");

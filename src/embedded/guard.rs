@@ -18,7 +18,8 @@ pub(super) fn allows_change(gate: &Gate, headers: &HeaderMap) -> Result<(), &'st
         })
 }
 
-fn sent_token(headers: &HeaderMap) -> Option<&str> {
+/// The token that a client of Consul's sends.
+pub(super) fn sent_token(headers: &HeaderMap) -> Option<&str> {
     match headers.get("x-consul-token") {
         Some(token) => token.to_str().ok().filter(|token| !token.is_empty()),
         None => gate::bearer(headers),

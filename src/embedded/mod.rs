@@ -47,7 +47,7 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on; [`io::ErrorKind::AddrInUse`] where it is taken.
-    #[error("the registry cannot listen on {address}: {source}")]
+    #[error("the registry cannot listen on {address}")]
     Listen {
         /// What was configured.
         address: SocketAddr,
@@ -58,7 +58,7 @@ pub enum StartError {
     #[error("the registry's folder {} is used by another process", .0.display())]
     Locked(PathBuf),
     /// The folder or a file in it cannot be read or written.
-    #[error("the registry's folder {} cannot be used: {source}", .folder.display())]
+    #[error("the registry's folder {} cannot be used", .folder.display())]
     Data {
         /// What was configured.
         folder: PathBuf,

@@ -199,7 +199,7 @@ impl Access {
             client = %client.peer.ip,
             method = %self.method,
             host = self.host.as_ref().and_then(|host| host.to_str().ok()),
-            target = %self.target,
+            path = %self.target,
             // As nginx has it, for a client that did not wait.
             status = self.status.map_or(499, |status| status.as_u16()),
             bytes = self.bytes,

@@ -51,104 +51,106 @@ pub(super) async fn answer(
     };
     let mut bytes = Exchange::<RequestBody>::head_buffer();
     let mut now = record.arrived;
-    let mut tried: Vec<Arc<Pool>> = Vec::new();
-    let mut failed: Vec<Attempt> = Vec::new();
-    let mut made = 0;
+    let mut past = Past::default();
     let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
+    let Some(mut pool) = service.pick(worker, &past.tried, now) else {
+        return Err(Refusal::NoEndpoints(Arc::clone(service.name())));
+    };
     let out_of_budget = loop {
-        let Some(pool) = next(service, worker, &tried, &failed, now) else {
-            break false;
-        };
-        if failed.is_empty() || target.host_header == HostHeader::Endpoint {
+        if past.failed.is_empty() || target.host_header == HostHeader::Endpoint {
             let host = host_for(target, service, &head, &pool);
             request_head::write(&mut bytes, client, &head, framing, &host, strip);
         }
         let in_flight = pool.enter();
         let kept = reuse.and_then(|reuse| pool.checkout(now, reuse));
         let was_kept = kept.is_some();
-        let opened = match kept {
+        let connection = match kept {
             Some(connection) => Ok(connection),
             None => open(service, worker, &pool).await,
         };
-        let (failure, unsent) = match opened {
-            Err(failure) => (failure, (bytes, body)),
+        let failure;
+        (failure, bytes, body) = match connection {
+            Err(failure) => (failure, bytes, body),
             Ok(connection) => {
                 let exchange =
                     Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
                 match exchange.answer(&mut head.parts.headers, is_head).await {
                     Ok(answer) => {
-                        record.answered_by(pool.address(), failed.len() + 1);
+                        record.answered_by(pool.address(), past.failed.len() + 1);
                         return Ok(answer);
                     }
-                    Err((failure, bytes, body)) => (failure, (bytes, body)),
+                    Err(unsent) => unsent,
                 }
             }
         };
-        (bytes, body) = unsent;
         let may_follow = may_be_repeated(&failure, idempotent);
         // A connection that died makes a new one of the next. One that was kept says only that it
         // was kept for too long, and nothing of how endpoints fare: it costs none of the budget.
         let died = failure.processed == Processed::Perhaps;
-        let was_stale = died && was_kept;
         if died {
             reuse = None;
         }
-        if !matches!(failure.kind, FailureKind::Client(_)) {
-            pool.failures.add_one();
-        }
-        // Who takes no connection was asked nothing. Where many leave at once, several in a row
-        // may be gone before the registry has said so; what bounds these is the budget.
-        if !matches!(failure.kind, FailureKind::Connect(_) | FailureKind::Removed) {
-            made += 1;
-        }
-        failed.push(Attempt {
-            endpoint: pool.address().to_string(),
-            failure,
-            took: now.elapsed(),
-        });
+        past.note(pool, failure, now);
         now = Instant::now();
-        tried.push(pool);
-        if !may_follow
-            || made >= policy.retry.attempts
+        let over = !may_follow
+            || past.asked >= policy.retry.attempts
             || total.is_some_and(|total| now >= total)
-            || !body.rewind()
-        {
-            break false;
-        }
-        if !was_stale && !lane.budget.withdraw(lane.requests.value(), now) {
+            || !body.rewind();
+        let next = if over {
+            None
+        } else {
+            service
+                .pick(worker, &past.tried, now)
+                // Where there is no other: it may have died of idleness, and a new connection to
+                // the same endpoint may do.
+                .or_else(|| past.last_unless_removed().filter(|_| died))
+        };
+        let Some(next) = next else { break false };
+        let is_free = died && was_kept;
+        if !is_free && !lane.budget.withdraw(lane.requests.value(), now) {
             lane.budget_refused.add_one();
             break true;
         }
         lane.retries.add_one();
+        pool = next;
     };
-    let service = Arc::clone(service.name());
-    Err(if failed.is_empty() {
-        Refusal::NoEndpoints(service)
-    } else {
-        Refusal::Failed {
-            service,
-            attempts: failed,
-            out_of_budget,
-        }
+    Err(Refusal::Failed {
+        service: Arc::clone(service.name()),
+        attempts: past.failed,
+        out_of_budget,
     })
 }
 
-/// Whom to try next.
-fn next(
-    service: &Service,
-    worker: usize,
-    tried: &[Arc<Pool>],
-    failed: &[Attempt],
-    now: Instant,
-) -> Option<Arc<Pool>> {
-    if let Some(pool) = service.pick(worker, tried, now) {
-        return Some(pool);
+/// The attempts that failed.
+#[derive(Default)]
+struct Past {
+    tried: Vec<Arc<Pool>>,
+    failed: Vec<Attempt>,
+    /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
+    /// at once, several in a row may be gone before the registry has said so. What bounds those
+    /// is the budget, and that each is tried once.
+    asked: u32,
+}
+
+impl Past {
+    fn note(&mut self, pool: Arc<Pool>, failure: Failure, began: Instant) {
+        if !matches!(failure.kind, FailureKind::Client(_)) {
+            pool.failures.add_one();
+        }
+        if !matches!(failure.kind, FailureKind::Connect(_) | FailureKind::Removed) {
+            self.asked += 1;
+        }
+        self.failed.push(Attempt {
+            endpoint: pool.address().to_string(),
+            failure,
+            took: began.elapsed(),
+        });
+        self.tried.push(pool);
     }
-    // There is no other. A connection that died may have died of idleness: a new one to the same
-    // endpoint may do; one that could not be opened will not.
-    let last = failed.last()?;
-    let pool = tried.last()?;
-    (last.failure.processed == Processed::Perhaps && !pool.is_retired()).then(|| Arc::clone(pool))
+
+    fn last_unless_removed(&self) -> Option<Arc<Pool>> {
+        self.tried.last().filter(|pool| !pool.is_retired()).cloned()
+    }
 }
 
 /// A new connection.

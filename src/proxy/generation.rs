@@ -33,8 +33,13 @@ pub struct Target {
 pub enum Goal {
     /// To a service that it names.
     Service(Arc<Service>),
-    /// To the service that the request names, of this registry's catalog.
-    Template(Arc<str>),
+    /// To the service that the request names.
+    Template {
+        /// Whose catalog must list it.
+        registry: Arc<str>,
+        /// Whether it is the host that names it, and not the path.
+        by_host: bool,
+    },
 }
 
 impl Generation {
@@ -47,7 +52,10 @@ impl Generation {
                         .declared(name)
                         .expect("the directory has every service that a route names"),
                 )),
-                config::Goal::Template { registry } => Goal::Template(Arc::clone(registry)),
+                config::Goal::Template { registry } => Goal::Template {
+                    registry: Arc::clone(registry),
+                    by_host: matches!(route.host, config::HostPattern::Template(_)),
+                },
             },
             strip_prefix: route.strip_prefix,
             host_header: route.host_header,

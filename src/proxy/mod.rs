@@ -70,8 +70,9 @@ async fn forward(
     let found;
     let service = match &target.goal {
         Goal::Service(service) => service,
-        Goal::Template(registry) => {
-            found = by_name(&generation, registry, matched.service.unwrap_or_default()).await?;
+        Goal::Template { registry, by_host } => {
+            let name = name(matched.service.unwrap_or_default(), *by_host);
+            found = by_name(&generation, registry, &name).await?;
             &found
         }
     };
@@ -87,15 +88,14 @@ async fn forward(
 async fn by_name(
     generation: &Generation,
     registry: &str,
-    named: &str,
+    name: &str,
 ) -> Result<Arc<Service>, Refusal> {
     let directory = &generation.directory;
-    let name = decode(named);
-    let mut lookup = directory.lookup(registry, &name);
+    let mut lookup = directory.lookup(registry, name);
     if matches!(lookup, Lookup::NotRead) {
         let limit = directory.defaults().discovery_timeout;
         directory.wait_for_catalog(registry, limit).await;
-        lookup = directory.lookup(registry, &name);
+        lookup = directory.lookup(registry, name);
     }
     match lookup {
         Lookup::Found(service) => Ok(service),
@@ -104,11 +104,14 @@ async fn by_name(
     }
 }
 
-/// A name as it stands in a path: registries allow spaces and the like in theirs.
-fn decode(named: &str) -> Cow<'_, str> {
-    if named.contains('%') {
-        percent_encoding::percent_decode_str(named).decode_utf8_lossy()
+/// A service's name as a request has it: escaped in a path, for registries allow spaces and the
+/// like, and in any letter case in a host.
+fn name(captured: &str, by_host: bool) -> Cow<'_, str> {
+    if by_host {
+        captured.to_ascii_lowercase().into()
+    } else if captured.contains('%') {
+        percent_encoding::percent_decode_str(captured).decode_utf8_lossy()
     } else {
-        named.into()
+        captured.into()
     }
 }

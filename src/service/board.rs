@@ -70,6 +70,8 @@ impl Board {
     pub(super) fn take_over(&mut self, set: &[Instance], policy: &config::Service) -> bool {
         let before = self.picked_ids();
         self.forget_the_gone();
+        let serves = |place: &&Place| place.state == State::Serving;
+        let served_before = self.places.values().filter(serves).count();
         let mut listed = HashSet::new();
         for instance in set {
             let id = EndpointId {
@@ -79,7 +81,7 @@ impl Board {
             listed.insert(id.clone());
             self.list(id, instance, policy);
         }
-        let doubted = self.drop_unlisted(&listed, policy);
+        let doubted = self.drop_unlisted(&listed, served_before, policy);
         if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
         }
@@ -115,25 +117,28 @@ impl Board {
     }
 
     /// Removes, or holds, what the registry no longer lists.
-    fn drop_unlisted(&mut self, listed: &HashSet<EndpointId>, policy: &config::Service) -> bool {
-        let served = |state: State| state == State::Serving;
+    fn drop_unlisted(
+        &mut self,
+        listed: &HashSet<EndpointId>,
+        served_before: usize,
+        policy: &config::Service,
+    ) -> bool {
         let missing: Vec<_> = self
             .places
             .iter()
             .filter(|(id, place)| {
                 !listed.contains(*id) && matches!(place.state, State::Serving | State::Unhealthy)
             })
-            .map(|(id, place)| (id.clone(), served(place.state)))
+            .map(|(id, place)| (id.clone(), place.state == State::Serving))
             .collect();
         let lost = missing.iter().filter(|(_, served)| *served).count();
-        let left = self
+        let nobody_left = !self
             .places
             .iter()
-            .filter(|(id, place)| listed.contains(*id) && served(place.state))
-            .count();
+            .any(|(id, place)| listed.contains(id) && place.state == State::Serving);
         let now = Instant::now();
         let hold = policy.guard.filter(|guard| {
-            lost > 0 && (left == 0 || lost as f64 > guard.share * (lost + left) as f64)
+            lost > 0 && (nobody_left || lost as f64 > guard.share * served_before as f64)
         });
         for (id, served) in missing {
             match hold {

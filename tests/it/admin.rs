@@ -53,6 +53,16 @@ async fn until_page(proxy: &Proxy, path: &str, status: StatusCode) -> String {
     eventually(&what, page, |page| page.0 == status).await.1
 }
 
+/// Waits until a service is served and all that is said of it has settled.
+async fn until_settled(proxy: &Proxy, service: &str) {
+    proxy.until_served(&format!("/{service}")).await;
+    let healthy = |service: &Value| service["watch"]["healthy"] == true;
+    proxy
+        .until_service(service, "its watcher is healthy", healthy)
+        .await;
+    until_page(proxy, "/ready", StatusCode::OK).await;
+}
+
 #[tokio::test]
 async fn it_is_ready_when_everything_was_read_and_names_what_is_missing_until_then() {
     let [port] = free_ports();
@@ -230,8 +240,11 @@ async fn the_metrics_count_what_was_sent() {
     let odd = "o\"dd";
     proxy.register(odd, backend.address()).await;
     proxy.register("hello", backend.address()).await;
-    proxy.until_served("/hello").await;
-    proxy.until_served("/o%22dd").await;
+    until_settled(&proxy, "hello").await;
+    until_settled(&proxy, "o%22dd").await;
+    // Those that came before the registry's answer were answered too.
+    let before = Metrics::of(&proxy).await;
+    let received = backend.requests();
     for _ in 0..4 {
         proxy.get("/hello/x").await;
     }
@@ -252,49 +265,39 @@ async fn the_metrics_count_what_was_sent() {
     );
     let metrics = metrics.await;
     let value = |name: &str, labels: &[(&str, &str)]| metrics.value(name, labels).unwrap();
-    let service = [("service", "hello")];
-    let served = backend.requests() as f64 - 1.0;
-    assert_eq!(value("callboard_requests_total", &service), served);
-    let status = |status| [("service", "hello"), ("status", status)];
-    assert_eq!(
-        value("callboard_answers_total", &status("2xx")),
-        served - 1.0
-    );
-    assert_eq!(value("callboard_answers_total", &status("4xx")), 1.0);
-    assert_eq!(value("callboard_answers_total", &status("5xx")), 0.0);
-    assert_eq!(value("callboard_requests_total", &[("service", odd)]), 1.0);
-    let duration = "callboard_request_duration_seconds";
-    assert_eq!(value(&format!("{duration}_count"), &service), served);
-    assert!(value(&format!("{duration}_sum"), &service) > 0.0);
-    let bucket = |le| {
-        value(
-            &format!("{duration}_bucket"),
-            &[("service", "hello"), ("le", le)],
-        )
+    let more = |name: &str, labels: &[(&str, &str)]| {
+        value(name, labels) - before.value(name, labels).unwrap()
     };
-    assert_eq!(bucket("+Inf"), served);
+    let service = [("service", "hello")];
+    assert_eq!(backend.requests() - received, 5);
+    assert_eq!(more("callboard_requests_total", &service), 5.0);
+    let status = |status| [("service", "hello"), ("status", status)];
+    assert_eq!(more("callboard_answers_total", &status("2xx")), 4.0);
+    assert_eq!(more("callboard_answers_total", &status("4xx")), 1.0);
+    assert_eq!(more("callboard_answers_total", &status("5xx")), 0.0);
+    assert!(value("callboard_requests_total", &[("service", odd)]) >= 1.0);
+    let duration = "callboard_request_duration_seconds";
+    assert_eq!(more(&format!("{duration}_count"), &service), 5.0);
+    assert!(more(&format!("{duration}_sum"), &service) > 0.0);
+    let bucket = |le| {
+        let labels = [("service", "hello"), ("le", le)];
+        more(&format!("{duration}_bucket"), &labels)
+    };
+    assert_eq!(bucket("+Inf"), 5.0);
     assert!(bucket("0.0005") <= bucket("10.0"));
-    assert_eq!(value("callboard_requests_unrouted_total", &[]), 2.0);
-    assert_eq!(value("callboard_requests_refused_total", &[]), 1.0);
-    assert_eq!(value("callboard_requests_failed_total", &service), 0.0);
-    assert_eq!(value("callboard_endpoint_attempts_total", &hello), served);
-    assert_eq!(value("callboard_endpoint_failures_total", &hello), 0.0);
+    assert_eq!(more("callboard_requests_unrouted_total", &[]), 2.0);
+    assert_eq!(more("callboard_requests_refused_total", &[]), 1.0);
+    assert_eq!(more("callboard_requests_failed_total", &service), 0.0);
+    assert_eq!(more("callboard_endpoint_attempts_total", &hello), 5.0);
+    assert_eq!(more("callboard_endpoint_failures_total", &hello), 0.0);
     let opened = value("callboard_endpoint_connections_opened_total", &hello);
     assert!(1.0 <= opened && opened <= backend.connections() as f64);
-    assert_eq!(
-        value(
-            "callboard_endpoints",
-            &[("service", "hello"), ("state", "serving")]
-        ),
-        1.0
-    );
-    assert_eq!(
-        value(
-            "callboard_endpoints",
-            &[("service", "hello"), ("state", "held")]
-        ),
-        0.0
-    );
+    let endpoints = |metrics: &Metrics, state| {
+        let labels = [("service", "hello"), ("state", state)];
+        metrics.value("callboard_endpoints", &labels).unwrap()
+    };
+    assert_eq!(endpoints(&metrics, "serving"), 1.0);
+    assert_eq!(endpoints(&metrics, "held"), 0.0);
     let watch = |service| [("registry", "embedded"), ("service", service)];
     assert_eq!(value("callboard_watch_healthy", &watch("hello")), 1.0);
     assert_eq!(value("callboard_watch_healthy", &watch("")), 1.0);
@@ -310,18 +313,14 @@ async fn the_metrics_count_what_was_sent() {
 
     backend.kill().await;
     assert_eq!(proxy.get("/hello").await.status(), 502);
-    let metrics = Metrics::of(&proxy).await;
-    let value = |name: &str, labels: &[(&str, &str)]| metrics.value(name, labels).unwrap();
-    assert_eq!(value("callboard_requests_failed_total", &service), 1.0);
-    assert_eq!(value("callboard_answers_total", &status("5xx")), 1.0);
-    assert!(value("callboard_endpoint_failures_total", &hello) >= 1.0);
-    assert_eq!(
-        value(
-            "callboard_endpoints",
-            &[("service", "hello"), ("state", "doubted")]
-        ),
-        1.0
-    );
+    let after = Metrics::of(&proxy).await;
+    let more = |name: &str, labels: &[(&str, &str)]| {
+        after.value(name, labels).unwrap() - value(name, labels)
+    };
+    assert_eq!(more("callboard_requests_failed_total", &service), 1.0);
+    assert_eq!(more("callboard_answers_total", &status("5xx")), 1.0);
+    assert!(more("callboard_endpoint_failures_total", &hello) >= 1.0);
+    assert_eq!(endpoints(&after, "doubted"), 1.0);
 }
 
 #[tokio::test]
@@ -329,7 +328,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     let proxy = Proxy::start(ROUTES).await;
     let backend = Backend::start("a").await;
     proxy.register("hello", backend.address()).await;
-    proxy.until_served("/hello").await;
+    until_settled(&proxy, "hello").await;
     let (plain, old) = Metrics::get(&proxy, "text/plain;version=0.0.4;q=0.3, */*;q=0.1").await;
     assert!(plain.starts_with("text/plain; version=0.0.4;"), "{plain}");
     let (open, new) = Metrics::get(&proxy, "application/openmetrics-text;version=1.0.0").await;
@@ -337,10 +336,10 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         open.starts_with("application/openmetrics-text; version=1.0.0;"),
         "{open}"
     );
-    assert_eq!(
-        old.samples.keys().collect::<BTreeSet<_>>(),
-        new.samples.keys().collect::<BTreeSet<_>>()
-    );
+    let series = |metrics: &Metrics| metrics.samples.keys().cloned().collect::<BTreeSet<_>>();
+    let (old_series, new_series) = (series(&old), series(&new));
+    let differing: Vec<_> = old_series.symmetric_difference(&new_series).collect();
+    assert!(differing.is_empty(), "{differing:?}");
     let mut told = BTreeMap::<_, BTreeSet<_>>::new();
     for (name, labels) in old.samples.keys() {
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
@@ -405,7 +404,7 @@ async fn the_status_shows_what_becomes_of_each_endpoint() {
     proxy.register("hello", b).await;
     let failing = json!({"Check": {"TTL": "10m", "Status": "critical"}});
     proxy.register_with("hello", c, failing.clone()).await;
-    proxy.until_served("/hello").await;
+    until_settled(&proxy, "hello").await;
     proxy
         .until_states("hello", &[(a, "serving"), (b, "serving"), (c, "unhealthy")])
         .await;
@@ -468,10 +467,17 @@ async fn the_status_is_one_object_that_has_it_all() {
     let proxy = Proxy::start(&format!("workers = 2\n{ROUTES}")).await;
     let backend = Backend::start("a").await;
     proxy.register("hello", backend.address()).await;
-    proxy.until_served("/hello").await;
+    until_settled(&proxy, "hello").await;
+    let unrouted = |status: &Value| {
+        let workers = status["workers"].as_array().unwrap();
+        let each = workers.iter().map(|worker| worker["unrouted"].as_u64());
+        (workers.len(), each.sum::<Option<u64>>().unwrap())
+    };
+    let (workers, before) = unrouted(&proxy.status().await);
     proxy.get("/").await;
-    until_page(&proxy, "/ready", StatusCode::OK).await;
     let status = proxy.status().await;
+    assert_eq!((workers, before + 1), unrouted(&status));
+    assert_eq!(workers, 2);
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert!(status["started"].as_f64().unwrap() > 1.7e9);
     assert!(status["uptime_seconds"].as_f64().unwrap() > 0.0);
@@ -482,13 +488,6 @@ async fn the_status_is_one_object_that_has_it_all() {
     assert_eq!(status["missing"], json!([]));
     assert_eq!(status["listeners"], json!([proxy.address()]));
     assert!(status["connections"].as_u64().unwrap() >= 1);
-    let workers = status["workers"].as_array().unwrap();
-    assert_eq!(workers.len(), 2);
-    let unrouted: u64 = workers
-        .iter()
-        .map(|worker| worker["unrouted"].as_u64().unwrap())
-        .sum();
-    assert_eq!(unrouted, 1);
     assert_eq!(
         status["routes"],
         json!([
@@ -501,7 +500,7 @@ async fn the_status_is_one_object_that_has_it_all() {
     let services = status["services"].as_array().unwrap();
     let names: Vec<_> = services.iter().map(|service| &service["name"]).collect();
     assert_eq!(names, ["cart", "hello"]);
-    assert_eq!(services[1]["requests"], 1);
+    assert!(services[1]["requests"].as_u64().unwrap() >= 1);
     let registry = &status["registries"][0];
     assert_eq!(
         (&registry["name"], &registry["kind"]),

@@ -71,7 +71,8 @@ pub(super) fn router(context: Arc<Context>) -> Router {
 /// Lets nobody in who was sent here by a stranger's page, and no change without the token.
 async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if !context.gate.knows_host(request.uri(), headers) {
+    let sent = guard::sent_token(headers);
+    if !context.gate.is_meant(request.uri(), headers, sent) {
         let text = "Forbidden: the Host header names no address of this registry";
         return (StatusCode::FORBIDDEN, text).into_response();
     }

@@ -35,7 +35,7 @@ pub enum BuildError {
         address: String,
     },
     /// A TLS file cannot be read.
-    #[error("registry.{registry}.tls: cannot read {}: {source}", path.display())]
+    #[error("registry.{registry}.tls: cannot read {}", path.display())]
     Read {
         /// The registry's name.
         registry: String,

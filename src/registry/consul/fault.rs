@@ -95,7 +95,7 @@ impl Fault {
 
 fn refused_key(status: StatusCode, text: &str) -> Option<&'static str> {
     let named = [
-        ("datacenter", "datacenter"),
+        ("datacenter", "datacenters"),
         ("partition", "partition"),
         ("namespace", "namespace"),
         ("\"ns\"", "namespace"),

@@ -101,7 +101,7 @@ pub(super) fn parse(
         Err(httparse::Error::Version) => return Err("not HTTP/1"),
         Err(_) => return Err("malformed head"),
     };
-    if !ends_lines_with_crlf(&buffer[..length]) {
+    if !ends_lines_with_crlf(&buffer[..length], response.headers) {
         return Err("a bare LF in the head");
     }
     let code = response.code.ok_or("no status")?;
@@ -153,8 +153,13 @@ pub(super) fn parse(
     ))
 }
 
-fn ends_lines_with_crlf(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r')
+/// httparse takes a bare LF for a line's end. The lines end before the names, and at the end.
+fn ends_lines_with_crlf(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let start = head.as_ptr() as usize;
+    head.ends_with(b"\r\n\r\n")
+        && fields
+            .iter()
+            .all(|field| head[..field.name.as_ptr() as usize - start].ends_with(b"\r\n"))
 }
 
 impl<'a> Connection<'a> {
@@ -333,12 +338,17 @@ mod tests {
             "Content-Length : 5\r\n",
             "A: b\r\n c\r\nContent-Length: 5\r\n",
             "A: b\nContent-Length: 5\r\n",
+            "A: b\r\nContent-Length: 5\n",
             ": x\r\n",
         ] {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             assert!(complete(&text).is_err(), "{fields:?}");
         }
         assert!(complete("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\n").is_err());
+        assert!(complete("HTTP/1.1 200 OK\n\r\n").is_err());
+        assert!(complete("HTTP/1.1 200 OK\r\n\n").is_err());
         assert!(complete("\r\nHTTP/1.1 200 OK\r\n\r\n").is_err());
         assert!(complete("HTTP/2.0 200 OK\r\n\r\n").is_err());
         assert!(complete("HTTP/1.1 099 OK\r\n\r\n").is_err());
