@@ -75,6 +75,7 @@ mod tests {
         };
         Snapshot {
             endpoints: (0..count).map(endpoint).collect(),
+            resting: Box::default(),
         }
     }
 

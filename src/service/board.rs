@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, EndpointState};
+use super::{Endpoint, EndpointId, EndpointState, Snapshot};
 use crate::{config, instance::Instance, upstream::PoolSettings};
 
 /// A service's endpoints and what became of them.
@@ -56,13 +56,19 @@ impl Board {
         }
     }
 
-    /// Those that may be picked, in the order of their identities.
-    pub(super) fn pickable(&self) -> Box<[Arc<Endpoint>]> {
-        self.places
-            .values()
-            .filter(|place| place.state.is_pickable())
-            .map(|place| Arc::clone(&place.endpoint))
-            .collect()
+    /// Who may be picked and who may not, in the order of their identities.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let those = |wanted: fn(State) -> bool| {
+            self.places
+                .values()
+                .filter(|place| wanted(place.state))
+                .map(|place| Arc::clone(&place.endpoint))
+                .collect()
+        };
+        Snapshot {
+            endpoints: those(State::is_pickable),
+            resting: those(|state| state == State::Unhealthy),
+        }
     }
 
     /// Takes over a set. Returns whether the guard doubts it: those that it holds must be

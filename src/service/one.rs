@@ -138,14 +138,15 @@ impl Service {
 
     /// Publishes what the board has, if it differs.
     pub(super) fn publish(&self, board: &Board) {
-        let endpoints = board.pickable();
-        let same = {
-            let current = self.snapshot.load();
-            current.endpoints.len() == endpoints.len()
-                && std::iter::zip(&*current.endpoints, &*endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
+        let snapshot = board.snapshot();
+        let current = self.snapshot.load();
+        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
+            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
         };
-        if !same {
-            self.snapshot.store(Arc::new(Snapshot { endpoints }));
+        if !same(&current.endpoints, &snapshot.endpoints)
+            || !same(&current.resting, &snapshot.resting)
+        {
+            self.snapshot.store(Arc::new(snapshot));
         }
     }
 
@@ -155,7 +156,8 @@ impl Service {
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub fn sweep(&self, worker: usize, now: Instant) {
-        for endpoint in &*self.snapshot.load().endpoints {
+        let snapshot = self.snapshot.load();
+        for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.pool(worker).sweep(now);
         }
     }
