@@ -40,6 +40,9 @@ pub(super) struct Attempt {
     pub(super) took: Duration,
 }
 
+/// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
+pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// How long a client is told to stay away where there is nobody to answer it.
 const RETRY_AFTER: &str = "1";
 
@@ -128,9 +131,7 @@ impl Refusal {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed =
-                    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-                headers.insert(header::ALLOW, allowed);
+                headers.insert(header::ALLOW, HeaderValue::from_static(FORWARDED_METHODS));
             }
             // What follows a request that was not understood need not be the next one.
             StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED => {
