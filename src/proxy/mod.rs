@@ -87,12 +87,14 @@ async fn forward(
             &found
         }
     };
+    let mut began = record.arrived;
     if !service.is_read() {
         let limit = service.policy().discovery_timeout;
         service.wait_until_read(limit).await;
+        began = Instant::now();
     }
     record.routed_to(service, client.worker.index);
-    attempt::answer(client, record, request, service, target, prefix_len).await
+    attempt::answer(client, record, request, service, target, prefix_len, began).await
 }
 
 /// The service that a template route's request names, if its registry lists it.

@@ -18,6 +18,8 @@ use crate::{config, instance::Instance, upstream::PoolSettings};
 pub(super) struct Board {
     workers: usize,
     pub(super) places: BTreeMap<EndpointId, Place>,
+    /// Whether somebody watches over those that are held.
+    pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
     pub(super) changed: Option<SystemTime>,
 }
@@ -52,6 +54,7 @@ impl Board {
         Self {
             workers,
             places: BTreeMap::new(),
+            guarded: false,
             changed: None,
         }
     }
@@ -71,8 +74,8 @@ impl Board {
         }
     }
 
-    /// Takes over a set. Returns whether the guard doubts it: those that it holds must be
-    /// checked.
+    /// Takes over a set. Returns whether the guard doubts it, and nobody watches over those that
+    /// are held yet.
     pub(super) fn take_over(&mut self, set: &[Instance], policy: &config::Service) -> bool {
         let before = self.picked_ids();
         self.forget_the_gone();
@@ -91,7 +94,7 @@ impl Board {
         if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
         }
-        doubted
+        doubted && !std::mem::replace(&mut self.guarded, true)
     }
 
     fn list(&mut self, id: EndpointId, instance: &Instance, policy: &config::Service) {
