@@ -61,17 +61,7 @@ struct Seat {
 }
 
 /// A connection on its way from one worker's runtime to another's.
-struct HandedOver {
-    stream: std::net::TcpStream,
-    arrival: ArrivalRest,
-}
-
-/// An [`Arrival`] without its stream.
-struct ArrivalRest {
-    peer: std::net::SocketAddr,
-    listener: Arc<crate::config::Listener>,
-    permit: tokio::sync::OwnedSemaphorePermit,
-}
+type HandedOver = (std::net::TcpStream, Arrival);
 
 impl Crew {
     /// Starts a thread for each worker, which takes its socket of each listener.
@@ -122,7 +112,11 @@ impl Crew {
                     .build()?;
                 std::thread::Builder::new()
                     .name(format!("worker-{}", worker.index))
-                    .spawn(move || runtime.block_on(floor.run(sockets, handed_over, phase)))
+                    .spawn(move || {
+                        runtime.block_on(floor.run(sockets, handed_over, phase));
+                        // Somebody may still be resolving a name, in vain.
+                        runtime.shutdown_background();
+                    })
             })
             .collect::<io::Result<_>>()?;
         Ok(Self {
@@ -164,7 +158,7 @@ impl Crew {
         if tokio::time::timeout(deadline, &mut joining).await.is_err() {
             cut = count();
             self.phase.send_replace(Phase::Cut);
-            // It ends now: nothing that a worker does blocks.
+            // It ends now: connections that were told so end when they are next polled.
             let _ = joining.await;
         }
         cut
@@ -198,7 +192,7 @@ impl Floor {
             match tokio::net::TcpListener::from_std(socket.socket) {
                 Ok(listener) => {
                     let floor = Arc::clone(&self);
-                    let seat = move |arrival| floor.seat(arrival);
+                    let seat = move |stream, arrival| floor.seat(stream, arrival);
                     let (settings, permits) = (socket.settings, socket.permits);
                     let accepting = accept(listener, settings, permits, stop.clone(), seat);
                     self.tasks.spawn(accepting);
@@ -210,7 +204,7 @@ impl Floor {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0;
-        let mut finishing: Option<Instant> = None;
+        let mut ending: Option<(Order, Instant)> = None;
         loop {
             tokio::select! {
                 Some(handed) = handed_over.recv() => self.take_over(handed),
@@ -222,57 +216,41 @@ impl Floor {
                     if ticks % SWEEP == 0 {
                         self.sweep_pools();
                     }
-                    if let Some(since) = finishing {
-                        self.finish_connections(since.elapsed() >= LAST_CHANCE);
-                    }
+                    self.tell_to_end(ending);
                 }
-                Ok(()) = phase.changed() => match *phase.borrow_and_update() {
-                    Phase::Serve => {}
-                    Phase::Finish => {
-                        stop.cancel();
-                        self.tasks.close();
-                        finishing = Some(Instant::now());
-                        self.finish_connections(false);
-                    }
-                    Phase::Cut => {
-                        stop.cancel();
-                        self.tasks.close();
-                        for connection in self.connections().values() {
-                            connection.order(Order::Cut);
-                        }
-                        finishing = Some(began);
-                    }
-                },
-                () = self.tasks.wait(), if finishing.is_some() => return,
+                Ok(()) = phase.changed() => {
+                    ending = match *phase.borrow_and_update() {
+                        Phase::Serve => continue,
+                        Phase::Finish => Some((Order::Finish, Instant::now())),
+                        Phase::Cut => Some((Order::Cut, Instant::now())),
+                    };
+                    stop.cancel();
+                    self.tasks.close();
+                    self.tell_to_end(ending);
+                }
+                () = self.tasks.wait(), if ending.is_some() => return,
             }
         }
     }
 
     /// Seats a connection here, or hands it to the worker with the fewest where that is notably
     /// fewer: long-lived connections would stay as unevenly as the kernel's hashing put them.
-    fn seat(self: &Arc<Self>, arrival: Arrival) {
+    fn seat(self: &Arc<Self>, stream: TcpStream, arrival: Arrival) {
         let load = |seat: &Seat| seat.connections.load(Relaxed);
         let own = load(&self.seats[self.worker.index]);
+        // On the way out a worker that has none may be gone already.
+        let draining = self.worker.shared.draining.load(Relaxed);
         let least = self.seats.iter().min_by_key(|seat| load(seat));
-        let Arrival {
-            stream,
-            peer,
-            listener,
-            permit,
-        } = arrival;
-        let arrival = ArrivalRest {
-            peer,
-            listener,
-            permit,
-        };
-        match least {
-            Some(least) if own > load(least) + NOTABLY.max(load(least) / 8) => {
-                let handed = stream.into_std().map(|stream| {
-                    // Counted at once, so that a burst is not all handed to the same one.
-                    least.connections.fetch_add(1, Relaxed);
-                    least.handover.send(HandedOver { stream, arrival })
-                });
+        let fewer = least.filter(|least| own > load(least) + NOTABLY.max(load(least) / 8));
+        match fewer {
+            Some(least) if !draining => {
+                // Counted at once, so that a burst is not all handed to the same one.
+                least.connections.fetch_add(1, Relaxed);
+                let handed = stream
+                    .into_std()
+                    .map(|stream| least.handover.send((stream, arrival)));
                 if !matches!(handed, Ok(Ok(()))) {
+                    least.connections.fetch_sub(1, Relaxed);
                     tracing::warn!("a connection was lost on its way to another worker");
                 }
             }
@@ -285,9 +263,9 @@ impl Floor {
         }
     }
 
-    fn take_over(self: &Arc<Self>, handed: HandedOver) {
-        match TcpStream::from_std(handed.stream) {
-            Ok(stream) => self.serve(stream, handed.arrival),
+    fn take_over(self: &Arc<Self>, (stream, arrival): HandedOver) {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => self.serve(stream, arrival),
             Err(error) => {
                 tracing::warn!(%error, "a connection was lost on its way to another worker");
                 self.leave();
@@ -296,8 +274,8 @@ impl Floor {
     }
 
     /// Serves a connection that is counted already.
-    fn serve(self: &Arc<Self>, stream: TcpStream, arrival: ArrivalRest) {
-        let ArrivalRest {
+    fn serve(self: &Arc<Self>, stream: TcpStream, arrival: Arrival) {
+        let Arrival {
             peer,
             listener,
             permit,
@@ -338,11 +316,14 @@ impl Floor {
         }
     }
 
-    /// Tells connections to finish; new ones, whose first request may be on its way, later.
-    fn finish_connections(&self, new_too: bool) {
+    /// Tells connections to end: again and again, for some are seated late. New ones, whose first
+    /// request may be on its way, are given a moment before they are told to finish.
+    fn tell_to_end(&self, ending: Option<(Order, Instant)>) {
+        let Some((order, since)) = ending else { return };
+        let new_too = order == Order::Cut || since.elapsed() >= LAST_CHANCE;
         for connection in self.connections().values() {
             if new_too || !connection.is_new() {
-                connection.order(Order::Finish);
+                connection.order(order);
             }
         }
     }

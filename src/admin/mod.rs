@@ -224,12 +224,12 @@ mod tests {
             );
         }
         let name = "callboard.example:9900";
+        for (sent, status) in [("s3cret", 200), ("", 403), ("other", 403)] {
+            let answered = beyond_loopback(Some("s3cret"), name, sent, "/metrics").await;
+            assert_eq!(answered, status, "{sent:?} under a name");
+        }
         assert_eq!(
-            beyond_loopback(Some("s3cret"), name, "s3cret", "/").await,
-            403
-        );
-        assert_eq!(
-            beyond_loopback(Some("s3cret"), name, "s3cret", "/live").await,
+            beyond_loopback(Some("s3cret"), name, "", "/live").await,
             403
         );
     }

@@ -27,7 +27,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    control.block_on(async {
+    let served = control.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut told_to_end = async || {
@@ -47,8 +47,11 @@ fn serve(config: Config) -> anyhow::Result<()> {
         told_to_end().await;
         tokio::select! {
             () = app.drain() => {}
-            () = told_to_end() => tracing::warn!("a second signal: ended at once"),
+            () = told_to_end() => anyhow::bail!("ended at once by a second signal"),
         }
         Ok(())
-    })
+    });
+    // After a second signal the drain's own thread may wait for requests still: nobody else does.
+    control.shutdown_background();
+    served
 }

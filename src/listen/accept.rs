@@ -13,10 +13,8 @@ use crate::config;
 /// How long the loop rests when the process has run out of something.
 const REST: Duration = Duration::from_millis(50);
 
-/// A connection that was accepted.
+/// What is known of a connection that was accepted.
 pub struct Arrival {
-    /// The connection.
-    pub stream: TcpStream,
     /// Who is at its other end.
     pub peer: SocketAddr,
     /// The settings of the listener that took it.
@@ -32,44 +30,52 @@ pub async fn accept(
     listener: Arc<config::Listener>,
     permits: Arc<Semaphore>,
     stop: CancellationToken,
-    mut seat: impl FnMut(Arrival),
+    mut seat: impl FnMut(TcpStream, Arrival),
 ) {
-    loop {
-        let stopping = stop.is_cancelled();
-        let next = async {
-            // At the limit whoever comes next waits in the queue.
-            let permit = Arc::clone(&permits)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            socket
-                .accept()
-                .await
-                .map(|(stream, peer)| (stream, peer, permit))
-        };
-        let accepted = tokio::select! {
-            biased;
-            accepted = next => accepted,
-            () = std::future::ready(()), if stopping => return,
-            () = stop.cancelled(), if !stopping => continue,
-        };
-        match accepted {
-            Ok((stream, peer, permit)) => {
-                // Without it small answers wait for acknowledgements; it fails only on a
-                // connection that is gone, which serving it will find out.
-                let _ = stream.set_nodelay(true);
-                seat(Arrival {
-                    stream,
-                    peer,
-                    listener: Arc::clone(&listener),
-                    permit,
-                });
+    let mut seat = |stream: TcpStream, peer, permit| {
+        // Without it small answers wait for acknowledgements; it fails only on a connection that
+        // is gone, which serving it will find out.
+        let _ = stream.set_nodelay(true);
+        let listener = Arc::clone(&listener);
+        seat(
+            stream,
+            Arrival {
+                peer,
+                listener,
+                permit,
+            },
+        );
+    };
+    let serving = async {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    // At the limit whoever came waits, and those behind it in the queue.
+                    let permit = Arc::clone(&permits).acquire_owned().await;
+                    seat(stream, peer, permit.expect("the semaphore is never closed"));
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept");
+                    tokio::time::sleep(REST).await;
+                }
             }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot accept");
-                tokio::time::sleep(REST).await;
-            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = stop.cancelled() => {}
+    }
+    // The kernel is asked, and not the runtime, which may not have heard of the last ones.
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    while let Ok((stream, peer)) = socket.accept() {
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        if let (Ok(stream), Ok(permit)) = (stream, Arc::clone(&permits).try_acquire_owned()) {
+            seat(stream, peer, permit);
         }
     }
 }

@@ -15,6 +15,11 @@ use tokio::net::TcpStream;
 use super::{Connection, Order, wire::Wire};
 use crate::proxy;
 
+enum Ended {
+    Done,
+    Cut,
+}
+
 /// Serves a connection until either side ends it.
 pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
     let listener = &connection.client.listener;
@@ -40,11 +45,17 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
                 finishing = true;
                 serving.as_mut().graceful_shutdown();
             }
-            Order::Cut => return Poll::Ready(Ok(())),
+            Order::Cut => return Poll::Ready(Ok(Ended::Cut)),
         }
-        serving.as_mut().poll(cx)
+        serving.as_mut().poll(cx).map_ok(|()| Ended::Done)
     })
     .await;
+    // What is in progress now was cut short; so that an answer which ends with its connection is
+    // not taken for whole, the connection is reset.
+    let unfinished = connection.client.activity.requests.value() > 0;
+    if unfinished && !matches!(served, Ok(Ended::Done)) {
+        connection.broken.store(true, Relaxed);
+    }
     if let Err(error) = served {
         // Mostly clients that went away; what an endpoint did wrong was logged with its request.
         tracing::debug!(client = %connection.client.peer.ip, %error, "a connection ended with an error");

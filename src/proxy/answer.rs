@@ -68,6 +68,7 @@ struct Access {
     request_id: Option<String>,
     bytes: u64,
     whole: bool,
+    abandoned: bool,
 }
 
 impl Record {
@@ -123,6 +124,17 @@ impl Record {
         }
     }
 
+    /// The client broke off its own request: whatever it is told, it is as good as gone.
+    pub(super) fn abandoned(&mut self, request_id: &str) {
+        if let Some(access) = self.access() {
+            access.request_id = Some(request_id.to_owned());
+            access.abandoned = true;
+        }
+        if let Some(lane) = &self.lane {
+            lane.abandoned.add_one();
+        }
+    }
+
     /// Passes an endpoint's answer on.
     pub(super) fn pass_on(self, answer: http1::Answer<RequestBody>) -> Response {
         let (status, headers) = (answer.head.status, answer.head.headers);
@@ -163,7 +175,7 @@ impl Record {
 }
 
 impl Drop for Record {
-    /// A request that was not answered has lost its client: nobody else drops one.
+    /// A request that was not answered has lost its client, or its client was cut for being late.
     fn drop(&mut self) {
         if !self.answered
             && let Some(lane) = &self.lane
@@ -201,7 +213,10 @@ impl Access {
             host = self.host.as_ref().and_then(|host| host.to_str().ok()),
             path = %self.target,
             // As nginx has it, for a client that did not wait.
-            status = self.status.map_or(499, |status| status.as_u16()),
+            status = self
+                .status
+                .filter(|_| !self.abandoned)
+                .map_or(499, |status| status.as_u16()),
             bytes = self.bytes,
             whole = self.whole,
             ms = self.arrived.map(|arrived| arrived.elapsed().as_secs_f64() * 1e3),

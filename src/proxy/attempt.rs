@@ -2,7 +2,7 @@
 //! safe. What is safe: a request that was never handed to an endpoint (class A) may always go
 //! elsewhere; one that may have been processed (class B) only if its method is idempotent.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::Method;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use super::{
     Client, RequestBody, Target,
     answer::Record,
     refusal::{Attempt, Refusal},
-    request::{Admitted, Head},
+    request::{Admitted, Head, is_host},
     request_head,
 };
 use crate::{
@@ -31,6 +31,7 @@ pub(super) async fn answer(
     service: &Service,
     target: &Target,
     prefix_len: usize,
+    began: Instant,
 ) -> Result<Answer<RequestBody>, Refusal> {
     let Admitted {
         mut head,
@@ -50,13 +51,14 @@ pub(super) async fn answer(
         total,
     };
     let mut bytes = Exchange::<RequestBody>::head_buffer();
-    let mut now = record.arrived;
+    let mut now = began;
     let mut past = Past::default();
     let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
     let Some(mut pool) = service.pick(worker, &past.tried, now) else {
         return Err(Refusal::NoEndpoints(Arc::clone(service.name())));
     };
     let out_of_budget = loop {
+        let began = now;
         if past.failed.is_empty() || target.host_header == HostHeader::Endpoint {
             let host = host_for(target, service, &head, &pool);
             request_head::write(&mut bytes, client, &head, framing, &host, strip);
@@ -66,7 +68,12 @@ pub(super) async fn answer(
         let was_kept = kept.is_some();
         let connection = match kept {
             Some(connection) => Ok(connection),
-            None => open(service, worker, &pool).await,
+            None => {
+                let limit = within(policy.timeout.connect, total, now);
+                let opened = open(service, worker, &pool, limit, now).await;
+                now = Instant::now();
+                opened
+            }
         };
         let failure;
         (failure, bytes, body) = match connection {
@@ -86,11 +93,14 @@ pub(super) async fn answer(
         let may_follow = may_be_repeated(&failure, idempotent);
         // A connection that died makes a new one of the next. One that was kept says only that it
         // was kept for too long, and nothing of how endpoints fare: it costs none of the budget.
-        let died = failure.processed == Processed::Perhaps;
+        let died = matches!(failure.kind, FailureKind::Closed | FailureKind::Io(_));
         if died {
             reuse = None;
         }
-        past.note(pool, failure, now);
+        if let FailureKind::Client(error) = failure.kind {
+            return Err(Refusal::BodyBroke(error));
+        }
+        past.note(pool, failure, began);
         now = Instant::now();
         let over = !may_follow
             || past.asked >= policy.retry.attempts
@@ -121,6 +131,13 @@ pub(super) async fn answer(
     })
 }
 
+/// A limit, but no more than what is left of the total.
+fn within(limit: Duration, total: Option<Instant>, now: Instant) -> Duration {
+    total.map_or(limit, |total| {
+        limit.min(total.saturating_duration_since(now))
+    })
+}
+
 /// The attempts that failed.
 #[derive(Default)]
 struct Past {
@@ -134,9 +151,7 @@ struct Past {
 
 impl Past {
     fn note(&mut self, pool: Arc<Pool>, failure: Failure, began: Instant) {
-        if !matches!(failure.kind, FailureKind::Client(_)) {
-            pool.failures.add_one();
-        }
+        pool.failures.add_one();
         if !matches!(failure.kind, FailureKind::Connect(_) | FailureKind::Removed) {
             self.asked += 1;
         }
@@ -154,9 +169,15 @@ impl Past {
 }
 
 /// A new connection.
-async fn open(service: &Service, worker: usize, pool: &Arc<Pool>) -> Result<Connection, Failure> {
-    let opened = connect(pool, service.policy().timeout.connect).await;
-    service.connected(worker, pool, opened.is_ok(), Instant::now());
+async fn open(
+    service: &Service,
+    worker: usize,
+    pool: &Arc<Pool>,
+    limit: Duration,
+    began: Instant,
+) -> Result<Connection, Failure> {
+    let opened = connect(pool, limit).await;
+    service.connected(worker, pool, opened.is_ok(), began);
     // While it connected the endpoint may have been removed, which is when endpoints close.
     if pool.is_retired() {
         return Err(Failure {
@@ -169,14 +190,14 @@ async fn open(service: &Service, worker: usize, pool: &Arc<Pool>) -> Result<Conn
 
 fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
     match (failure.processed, &failure.kind) {
-        (_, FailureKind::Client(_)) => false,
         (Processed::Never, _) => true,
         (Processed::Perhaps, FailureKind::Closed | FailureKind::Io(_)) => idempotent,
         (Processed::Perhaps | Processed::Begun, _) => false,
     }
 }
 
-/// The `Host` that the endpoint sees. A client of HTTP/1.0 may have sent none.
+/// The `Host` that the endpoint sees: its address where a client of HTTP/1.0 sent none, or where
+/// the service's name can be no host.
 fn host_for<'a>(
     target: &Target,
     service: &'a Service,
@@ -185,7 +206,7 @@ fn host_for<'a>(
 ) -> Cow<'a, str> {
     match (target.host_header, head.host()) {
         (HostHeader::Client, Some(host)) => host.into(),
-        (HostHeader::Name, _) => (&**service.name()).into(),
-        (HostHeader::Client | HostHeader::Endpoint, _) => pool.address().to_string().into(),
+        (HostHeader::Name, _) if is_host(service.name().as_bytes()) => (&**service.name()).into(),
+        _ => pool.address().to_string().into(),
     }
 }

@@ -1,5 +1,5 @@
-//! A request's body on its way from the client: counted, watched for a stall, and kept (up to a
-//! limit, and only where the request may be repeated) so that it can be sent again.
+//! A request's body on its way from the client: watched for a stall, and kept, up to a limit, so
+//! that it can be sent again.
 
 use std::{
     pin::Pin,
@@ -21,34 +21,33 @@ const REPLAY_LIMIT: usize = 64 * 1024;
 pub struct RequestBody {
     incoming: Incoming,
     client: Arc<Client>,
-    /// What was read, for another attempt; `None` when that is not wanted or was too much.
+    /// What was read, for another attempt; `None` when it was too much.
     kept: Option<Vec<Bytes>>,
     kept_bytes: usize,
     /// Of `kept`, what this attempt has sent.
     replayed: usize,
     read: bool,
-    /// The trailers came, or the end.
-    ended: bool,
+    /// Trailers came, which are not kept.
+    had_trailers: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, client: Arc<Client>, keep: bool) -> Self {
+    pub(super) fn new(incoming: Incoming, client: Arc<Client>) -> Self {
         Self {
             incoming,
             client,
-            kept: keep.then(Vec::new),
+            kept: Some(Vec::new()),
             kept_bytes: 0,
             replayed: 0,
             read: false,
-            ended: false,
+            had_trailers: false,
         }
     }
 
     /// Gets ready for another attempt; `false` where the body cannot be sent again.
     pub(super) fn rewind(&mut self) -> bool {
         self.replayed = 0;
-        // Trailers are not kept, so a body that had any cannot come again.
-        !self.read || (self.kept.is_some() && !self.ended)
+        !self.read || (self.kept.is_some() && !self.had_trailers)
     }
 
     fn keep(&mut self, data: &Bytes) {
@@ -92,7 +91,7 @@ impl Body for RequestBody {
                     let data = data.clone();
                     self.keep(&data);
                 }
-                None => self.ended = true,
+                None => self.had_trailers = true,
             }
         }
         polled.map_ok(|frame| match frame.into_trailers() {

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use http::{Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -37,6 +37,9 @@ pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response
     if client.listener.health_path.as_deref() == Some(request.uri().path()) {
         return health(&client, record);
     }
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return options(record);
+    }
     match forward(&client, &mut record, request).await {
         Ok(answer) => record.pass_on(answer),
         Err(refusal) => refusal.into_response(&client, record),
@@ -50,6 +53,14 @@ fn health(client: &Client, record: Record) -> Response {
     } else {
         record.reply(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
+}
+
+/// `OPTIONS *` asks what the server itself can do (RFC 9110 9.3.7), and has no route.
+fn options(record: Record) -> Response {
+    let mut response = record.reply(StatusCode::NO_CONTENT, "");
+    let allowed = HeaderValue::from_static(refusal::FORWARDED_METHODS);
+    response.headers_mut().insert(header::ALLOW, allowed);
+    response
 }
 
 async fn forward(
@@ -76,12 +87,14 @@ async fn forward(
             &found
         }
     };
+    let mut began = record.arrived;
     if !service.is_read() {
         let limit = service.policy().discovery_timeout;
         service.wait_until_read(limit).await;
+        began = Instant::now();
     }
     record.routed_to(service, client.worker.index);
-    attempt::answer(client, record, request, service, target, prefix_len).await
+    attempt::answer(client, record, request, service, target, prefix_len, began).await
 }
 
 /// The service that a template route's request names, if its registry lists it.

@@ -1,6 +1,6 @@
 //! The answers that are the proxy's own: why, with which status, and in words that help.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt::Write as _, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
 
@@ -24,6 +24,8 @@ pub(super) enum Refusal {
     UnknownService(Arc<str>),
     CatalogNotRead,
     NoEndpoints(Arc<str>),
+    /// The client's body broke off: mostly the client is gone.
+    BodyBroke(Box<dyn StdError + Send + Sync>),
     /// Every attempt failed.
     Failed {
         service: Arc<str>,
@@ -40,13 +42,16 @@ pub(super) struct Attempt {
     pub(super) took: Duration,
 }
 
+/// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
+pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// How long a client is told to stay away where there is nobody to answer it.
 const RETRY_AFTER: &str = "1";
 
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -59,7 +64,6 @@ impl Refusal {
                 Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
                     StatusCode::GATEWAY_TIMEOUT
                 }
-                Some(FailureKind::Client(_)) => StatusCode::BAD_REQUEST,
                 _ => StatusCode::BAD_GATEWAY,
             },
         }
@@ -77,6 +81,7 @@ impl Refusal {
             Self::Loop => "the request has passed through this proxy before".to_owned(),
             Self::NoRoute => "no route takes this host and path".to_owned(),
             Self::UnknownService(name) => format!("no service `{name}` is registered"),
+            Self::BodyBroke(_) => "the request's body broke off".to_owned(),
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
             Self::NoEndpoints(name) => format!("service `{name}` has no healthy instance"),
             Self::Failed {
@@ -85,7 +90,6 @@ impl Refusal {
                 Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
                     format!("service `{service}` did not answer in time")
                 }
-                Some(FailureKind::Client(_)) => "the request's body broke off".to_owned(),
                 Some(FailureKind::BadAnswer(_)) => {
                     format!("service `{service}` gave an answer that is not sound HTTP")
                 }
@@ -102,7 +106,11 @@ impl Refusal {
             Self::Failed { attempts, .. } => attempts.len(),
             _ => 0,
         };
-        record.refused(&id, attempts);
+        if matches!(self, Self::BodyBroke(_)) {
+            record.abandoned(&id);
+        } else {
+            record.refused(&id, attempts);
+        }
         let json = record.wants_json;
         let body = if json {
             let error = serde_json::json!({
@@ -128,9 +136,7 @@ impl Refusal {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed =
-                    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-                headers.insert(header::ALLOW, allowed);
+                headers.insert(header::ALLOW, HeaderValue::from_static(FORWARDED_METHODS));
             }
             // What follows a request that was not understood need not be the next one.
             StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED => {
@@ -155,6 +161,9 @@ impl Refusal {
             }
             Self::NoEndpoints(service) => {
                 tracing::warn!(status, request_id, %service, "no healthy instance");
+            }
+            Self::BodyBroke(error) => {
+                tracing::debug!(status, request_id, client = %client.peer.ip, %error, message);
             }
             Self::NoRoute | Self::UnknownService(_) | Self::CatalogNotRead => {
                 worker.unrouted.add_one();

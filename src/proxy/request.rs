@@ -64,7 +64,7 @@ pub(super) fn admit(
     let connection = fields.connection;
     let idempotent = is_idempotent(&parts.method);
     Ok(Admitted {
-        body: RequestBody::new(incoming, Arc::clone(client), idempotent),
+        body: RequestBody::new(incoming, Arc::clone(client)),
         head: Head {
             parts,
             host,
@@ -132,22 +132,23 @@ impl<'a> Fields<'a> {
         if self.hosts > 1 {
             return Err(Refusal::Malformed("more than one Host"));
         }
-        let host = match (parts.uri.authority(), self.host) {
-            (Some(authority), _) => Some(
-                HeaderValue::from_str(authority.as_str())
-                    .map_err(|_| Refusal::Malformed("the target's authority is malformed"))?,
-            ),
-            (None, field) => field.cloned(),
-        };
-        match &host {
+        match self.host {
             Some(host) if !is_host(host.as_bytes()) => {
-                Err(Refusal::Malformed("the Host is malformed"))
+                return Err(Refusal::Malformed("the Host is malformed"));
             }
             None if parts.version != Version::HTTP_10 => {
-                Err(Refusal::Malformed("there is no Host"))
+                return Err(Refusal::Malformed("there is no Host"));
             }
-            _ => Ok(host),
+            _ => {}
         }
+        let Some(authority) = parts.uri.authority() else {
+            return Ok(self.host.cloned());
+        };
+        HeaderValue::from_str(authority.as_str())
+            .ok()
+            .filter(|authority| is_host(authority.as_bytes()))
+            .map(Some)
+            .ok_or(Refusal::Malformed("the target's authority is malformed"))
     }
 }
 
@@ -200,7 +201,7 @@ fn encodes_separator(rest: &[u8]) -> bool {
 }
 
 /// `name`, `name:port`, `[ipv6]:port`; no userinfo, no path, no list.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host {
         [b'[', rest @ ..] => match rest.iter().position(|byte| *byte == b']') {
             Some(end) => {

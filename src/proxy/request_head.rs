@@ -131,20 +131,24 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
 
 /// The same for a trusted proxy, whose own words are kept and added to.
 fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
-    let headers = &head.parts.headers;
-    let said = |name: &'static str| headers.get(name).map(HeaderValue::as_bytes);
+    let said = |name: &str| {
+        let values = head.parts.headers.get_all(name).iter();
+        let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
+        (!values.is_empty()).then(|| values.join(&b", "[..]))
+    };
     let ip = client.peer.ip.as_bytes();
-    out.extend_from_slice(b"x-forwarded-for: ");
-    for value in headers.get_all("x-forwarded-for") {
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b", ");
+    match said("x-forwarded-for") {
+        Some(theirs) => line_of(out, "x-forwarded-for", &[&theirs, b", ", ip]),
+        None => line(out, "x-forwarded-for", ip),
     }
-    out.extend_from_slice(ip);
-    out.extend_from_slice(b"\r\n");
-    let proto = said("x-forwarded-proto").unwrap_or(b"http");
-    line(out, "x-forwarded-proto", proto);
-    let host = head.host().map(str::as_bytes);
-    if let Some(host) = said("x-forwarded-host").or(host) {
+    let proto = said("x-forwarded-proto");
+    line(
+        out,
+        "x-forwarded-proto",
+        proto.as_deref().unwrap_or(b"http"),
+    );
+    let theirs = said("x-forwarded-host");
+    if let Some(host) = theirs.as_deref().or(head.host().map(str::as_bytes)) {
         line(out, "x-forwarded-host", host);
     }
     if let Some(theirs) = said("forwarded") {
@@ -153,15 +157,19 @@ fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: 
         } else {
             (b"", b"")
         };
-        line_of(
-            out,
-            "forwarded",
-            &[theirs, b", for=", open, ip, close, b";proto=http"],
-        );
+        let ours = &[
+            &theirs,
+            b", for=".as_slice(),
+            open,
+            ip,
+            close,
+            b";proto=http",
+        ];
+        line_of(out, "forwarded", ours);
     }
     let prefix = said("x-forwarded-prefix").unwrap_or_default();
     if !prefix.is_empty() || !stripped.is_empty() {
-        line_of(out, "x-forwarded-prefix", &[prefix, stripped]);
+        line_of(out, "x-forwarded-prefix", &[&prefix, stripped]);
     }
     let pseudonym = client.worker.shared.pseudonym.as_bytes();
     line_of(out, "via", &[b"1.1 ", pseudonym]);

@@ -75,6 +75,7 @@ mod tests {
         };
         Snapshot {
             endpoints: (0..count).map(endpoint).collect(),
+            resting: Box::default(),
         }
     }
 
@@ -145,7 +146,7 @@ mod tests {
                 .filter(|id| id == doubted.id())
                 .count()
         };
-        doubted.connect_failed(Instant::now());
+        doubted.connect_failed(Instant::now(), Instant::now());
         assert_eq!(times(), 0);
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         assert_eq!(times(), 1);
@@ -157,8 +158,22 @@ mod tests {
     fn where_all_are_doubted_one_is_picked_all_the_same() {
         let (snapshot, balancer) = (snapshot(2), Balancer::new(Balance::RoundRobin));
         for endpoint in &snapshot.endpoints {
-            endpoint.connect_failed(Instant::now());
+            endpoint.connect_failed(Instant::now(), Instant::now());
         }
         assert!(pick(&balancer, &snapshot, &[]).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connects_that_fail_together_count_once() {
+        let snapshot = snapshot(2);
+        let endpoint = &snapshot.endpoints[0];
+        let began = Instant::now();
+        tokio::time::advance(std::time::Duration::from_millis(500)).await;
+        for _ in 0..20 {
+            endpoint.connect_failed(began, Instant::now());
+        }
+        assert!(endpoint.is_doubted(Instant::now()));
+        tokio::time::advance(std::time::Duration::from_millis(1_001)).await;
+        assert!(!endpoint.is_doubted(Instant::now()), "tried after a second");
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, EndpointState};
+use super::{Endpoint, EndpointId, EndpointState, Snapshot};
 use crate::{config, instance::Instance, upstream::PoolSettings};
 
 /// A service's endpoints and what became of them.
@@ -18,6 +18,8 @@ use crate::{config, instance::Instance, upstream::PoolSettings};
 pub(super) struct Board {
     workers: usize,
     pub(super) places: BTreeMap<EndpointId, Place>,
+    /// Whether somebody watches over those that are held.
+    pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
     pub(super) changed: Option<SystemTime>,
 }
@@ -52,21 +54,28 @@ impl Board {
         Self {
             workers,
             places: BTreeMap::new(),
+            guarded: false,
             changed: None,
         }
     }
 
-    /// Those that may be picked, in the order of their identities.
-    pub(super) fn pickable(&self) -> Box<[Arc<Endpoint>]> {
-        self.places
-            .values()
-            .filter(|place| place.state.is_pickable())
-            .map(|place| Arc::clone(&place.endpoint))
-            .collect()
+    /// Who may be picked and who may not, in the order of their identities.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let those = |wanted: fn(State) -> bool| {
+            self.places
+                .values()
+                .filter(|place| wanted(place.state))
+                .map(|place| Arc::clone(&place.endpoint))
+                .collect()
+        };
+        Snapshot {
+            endpoints: those(State::is_pickable),
+            resting: those(|state| state == State::Unhealthy),
+        }
     }
 
-    /// Takes over a set. Returns whether the guard doubts it: those that it holds must be
-    /// checked.
+    /// Takes over a set. Returns whether the guard doubts it, and nobody watches over those that
+    /// are held yet.
     pub(super) fn take_over(&mut self, set: &[Instance], policy: &config::Service) -> bool {
         let before = self.picked_ids();
         self.forget_the_gone();
@@ -85,7 +94,7 @@ impl Board {
         if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
         }
-        doubted
+        doubted && !std::mem::replace(&mut self.guarded, true)
     }
 
     fn list(&mut self, id: EndpointId, instance: &Instance, policy: &config::Service) {
@@ -204,5 +213,131 @@ impl Board {
             };
             (place, state)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::instance::Address;
+
+    fn policy(guard: Option<config::Guard>) -> config::Service {
+        let text = "[[route]]\nservice = \"cart\"\n";
+        let config = config::Config::parse(text, std::path::Path::new(".")).unwrap();
+        config::Service {
+            guard,
+            ..config.defaults
+        }
+    }
+
+    fn guard() -> Option<config::Guard> {
+        Some(config::Guard {
+            share: 0.5,
+            hold: Duration::from_secs(60),
+        })
+    }
+
+    fn instance(number: u16, healthy: bool) -> Instance {
+        Instance {
+            id: format!("i{number}").into(),
+            address: Address::new("10.0.0.1", i64::from(number)).unwrap(),
+            healthy,
+            weight: 1,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
+    fn healthy(numbers: std::ops::Range<u16>) -> Vec<Instance> {
+        numbers.map(|number| instance(number, true)).collect()
+    }
+
+    fn states(board: &mut Board) -> Vec<EndpointState> {
+        board.states().map(|(_, state)| state).collect()
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
+        let (mut board, policy) = (Board::new(1), policy(guard()));
+        board.take_over(&healthy(1..4), &policy);
+        let before = board.snapshot();
+        let mut heavier = healthy(1..5);
+        heavier[0].weight = 7;
+        board.take_over(&heavier, &policy);
+        let after = board.snapshot();
+        assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
+        assert!(
+            std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
+        );
+    }
+
+    #[tokio::test]
+    async fn few_that_leave_are_removed_at_once() {
+        let (mut board, policy) = (Board::new(1), policy(guard()));
+        board.take_over(&healthy(1..5), &policy);
+        let leaves = Arc::clone(&board.snapshot().endpoints[0]);
+        assert!(!board.take_over(&healthy(2..5), &policy));
+        assert_eq!(board.snapshot().endpoints.len(), 3);
+        assert!(leaves.pool(0).is_retired());
+    }
+
+    #[tokio::test]
+    async fn many_that_leave_at_once_are_held() {
+        for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
+            let (mut board, policy) = (Board::new(1), policy(guard()));
+            board.take_over(&healthy(1..5), &policy);
+            assert!(board.take_over(&left, &policy), "{} left", left.len());
+            let pickable = board.snapshot().endpoints;
+            assert!(pickable.len() >= 4);
+            assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_guard_all_that_leave_are_removed() {
+        let (mut board, policy) = (Board::new(1), policy(None));
+        board.take_over(&healthy(1..5), &policy);
+        assert!(!board.take_over(&[], &policy));
+        assert!(board.snapshot().endpoints.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_is_listed_again_serves_again_as_the_same_one() {
+        let (mut board, policy) = (Board::new(1), policy(guard()));
+        board.take_over(&healthy(1..4), &policy);
+        let before = board.snapshot();
+        board.take_over(&[], &policy);
+        assert_eq!(states(&mut board), [EndpointState::Held; 3]);
+        board.take_over(&healthy(1..4), &policy);
+        assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
+        assert!(Arc::ptr_eq(
+            &before.endpoints[0],
+            &board.snapshot().endpoints[0]
+        ));
+    }
+
+    #[tokio::test]
+    async fn whose_checks_fail_is_neither_picked_nor_held() {
+        let (mut board, policy) = (Board::new(1), policy(guard()));
+        board.take_over(&healthy(1..3), &policy);
+        let failing = [instance(1, false), instance(2, false)];
+        assert!(!board.take_over(&failing, &policy));
+        let snapshot = board.snapshot();
+        assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
+        assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
+    }
+
+    #[tokio::test]
+    async fn who_was_removed_and_comes_back_is_a_new_one() {
+        let (mut board, policy) = (Board::new(1), policy(guard()));
+        board.take_over(&healthy(1..5), &policy);
+        let before = Arc::clone(&board.snapshot().endpoints[0]);
+        board.take_over(&healthy(2..5), &policy);
+        board.take_over(&healthy(1..5), &policy);
+        let again = Arc::clone(&board.snapshot().endpoints[0]);
+        assert_eq!(before.id(), again.id());
+        assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
     }
 }

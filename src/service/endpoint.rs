@@ -44,6 +44,8 @@ struct Doubt {
     /// Milliseconds after `epoch` until which it is passed over; 0 when it is trusted.
     until: AtomicU64,
     failures: AtomicU32,
+    /// When the last failure was counted.
+    counted: AtomicU64,
 }
 
 const DOUBT_FIRST: Duration = Duration::from_secs(1);
@@ -98,6 +100,7 @@ impl Endpoint {
                 epoch: Instant::now(),
                 until: AtomicU64::new(0),
                 failures: AtomicU32::new(0),
+                counted: AtomicU64::new(0),
             },
         }
     }
@@ -140,14 +143,18 @@ impl Endpoint {
             .is_err()
     }
 
-    /// Whether it is passed over now; asking changes nothing.
+    /// Whether its last connect failed; asking changes nothing.
     pub fn is_passed_over(&self) -> bool {
         self.doubt.until.load(Relaxed) != 0
     }
 
-    /// A connect failed.
-    pub(super) fn connect_failed(&self, now: Instant) {
-        self.doubt.failures.fetch_add(1, Relaxed);
+    /// A connect failed that began then. Those that were under way when one failed say nothing
+    /// new, however many they are.
+    pub(super) fn connect_failed(&self, began: Instant, now: Instant) {
+        if self.doubt.millis(began) > self.doubt.counted.load(Relaxed) {
+            self.doubt.counted.store(self.doubt.millis(now), Relaxed);
+            self.doubt.failures.fetch_add(1, Relaxed);
+        }
         let until = self.doubt.millis(now) + self.doubt.span().as_millis() as u64;
         self.doubt.until.store(until, Relaxed);
     }

@@ -31,7 +31,12 @@ async fn run(service: Weak<Service>) {
         let Some(service) = service.upgrade() else {
             return;
         };
-        let held = service.board().held();
+        let held = {
+            let mut board = service.board();
+            let held = board.held();
+            board.guarded = !held.is_empty();
+            held
+        };
         if held.is_empty() {
             return;
         }
@@ -50,9 +55,10 @@ async fn run(service: Weak<Service>) {
 /// Removes those that need not be kept.
 fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
     let mut board = service.board();
+    let held = board.held();
     for (id, until, keep) in verdicts {
         // In the meantime it may have been registered again.
-        if !keep && board.held().contains(&(id.clone(), until)) {
+        if !keep && held.contains(&(id.clone(), until)) {
             tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
             board.remove(&id, service.policy());
         }

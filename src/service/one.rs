@@ -1,7 +1,13 @@
 //! One service: its name, its policy, its snapshot and the board behind it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
     time::Duration,
 };
 
@@ -23,7 +29,8 @@ pub struct Service {
     balancer: Balancer,
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
-    /// Whether the registry was ever read.
+    /// Whether the registry was ever read: for requests, and for whoever waits for it.
+    is_read: AtomicBool,
     read: watch::Sender<bool>,
     watch: Arc<WatchStatus>,
 }
@@ -38,6 +45,7 @@ impl Service {
                 .map(|_| Arc::new(Padded(Lane::new(policy.retry, workers))))
                 .collect(),
             board: Mutex::new(Board::new(workers)),
+            is_read: AtomicBool::new(false),
             read: watch::Sender::new(false),
             watch: Arc::new(WatchStatus::new(
                 Arc::clone(&policy.registry),
@@ -80,7 +88,7 @@ impl Service {
 
     /// Whether the registry was ever read.
     pub fn is_read(&self) -> bool {
-        *self.read.borrow()
+        self.is_read.load(Acquire)
     }
 
     /// Whether nobody can be picked.
@@ -110,8 +118,8 @@ impl Service {
             .map(|endpoint| Arc::clone(endpoint.pool(worker)))
     }
 
-    /// Notes how connecting to an endpoint went.
-    pub fn connected(&self, worker: usize, pool: &Arc<Pool>, worked: bool, now: Instant) {
+    /// Notes how connecting to an endpoint went that began then.
+    pub fn connected(&self, worker: usize, pool: &Arc<Pool>, worked: bool, began: Instant) {
         let snapshot = self.snapshot.load();
         let endpoint = snapshot
             .endpoints
@@ -119,7 +127,7 @@ impl Service {
             .find(|endpoint| Arc::ptr_eq(endpoint.pool(worker), pool));
         match endpoint {
             Some(endpoint) if worked => endpoint.connected(),
-            Some(endpoint) => endpoint.connect_failed(now),
+            Some(endpoint) => endpoint.connect_failed(began, Instant::now()),
             None => {}
         }
     }
@@ -132,20 +140,22 @@ impl Service {
         self.publish(&board);
         drop(board);
         self.watch.set_skipped(set.skipped);
+        self.is_read.store(true, Release);
         self.read.send_replace(true);
         doubted
     }
 
     /// Publishes what the board has, if it differs.
     pub(super) fn publish(&self, board: &Board) {
-        let endpoints = board.pickable();
-        let same = {
-            let current = self.snapshot.load();
-            current.endpoints.len() == endpoints.len()
-                && std::iter::zip(&*current.endpoints, &*endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
+        let snapshot = board.snapshot();
+        let current = self.snapshot.load();
+        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
+            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
         };
-        if !same {
-            self.snapshot.store(Arc::new(Snapshot { endpoints }));
+        if !same(&current.endpoints, &snapshot.endpoints)
+            || !same(&current.resting, &snapshot.resting)
+        {
+            self.snapshot.store(Arc::new(snapshot));
         }
     }
 
@@ -155,7 +165,8 @@ impl Service {
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub fn sweep(&self, worker: usize, now: Instant) {
-        for endpoint in &*self.snapshot.load().endpoints {
+        let snapshot = self.snapshot.load();
+        for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.pool(worker).sweep(now);
         }
     }

@@ -9,4 +9,6 @@ use super::Endpoint;
 pub struct Snapshot {
     /// Those that may be picked.
     pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Those that may not, and have not gone: their idle connections want looking after too.
+    pub resting: Box<[Arc<Endpoint>]>,
 }

@@ -1,5 +1,5 @@
-//! One endpoint's connections on one worker. The lock is only ever taken by that worker, but for
-//! the moment in which the endpoint is removed.
+//! One endpoint's connections on one worker. The lock is that worker's own, but for the moment in
+//! which the endpoint is removed, and for whoever looks at the status.
 
 use std::{
     io::ErrorKind,
@@ -115,19 +115,19 @@ impl Pool {
 
     /// The idle connection used last that is still good, if there is one.
     pub fn checkout(&self, now: Instant, reuse: Reuse) -> Option<Connection> {
+        let mut pooled = self.lock();
         loop {
-            let idle = self.lock().pop()?;
-            let age = now.saturating_duration_since(idle.since);
-            let good = match reuse {
-                Reuse::Any => age < idle.keep && idle.connection.is_quiet(),
-                Reuse::Fresh if age > FRESH => {
-                    // It may still serve a request that can be repeated.
-                    self.lock().push(idle);
-                    return None;
-                }
-                Reuse::Fresh => age < idle.keep && idle.connection.is_surely_quiet(),
+            let age = now.saturating_duration_since(pooled.last()?.since);
+            if reuse == Reuse::Fresh && age > FRESH {
+                // It may still serve a request that can be repeated.
+                return None;
+            }
+            let idle = pooled.pop()?;
+            let quiet = match reuse {
+                Reuse::Any => idle.connection.is_quiet(),
+                Reuse::Fresh => idle.connection.is_surely_quiet(),
             };
-            if good {
+            if quiet && age < idle.keep {
                 return Some(idle.connection);
             }
         }

@@ -11,6 +11,7 @@ mod consul;
 mod consul_faults;
 mod demo;
 mod embedded;
+mod exit;
 mod faults;
 mod health;
 mod http;

@@ -219,10 +219,11 @@ where
         let over = !matches!(piece, Ok(Decoded::Data(_))) || reading.is_over();
         if over && let State::Reading(reading) = std::mem::replace(&mut self.0, State::Over) {
             // An exchange that failed is dropped, and its connection with it.
-            if piece.is_ok() {
-                finish(reading.exchange, reading.persistence);
-            } else {
-                reading.exchange.pool().failures.add_one();
+            match &piece {
+                Ok(_) => drop(finish(reading.exchange, reading.persistence)),
+                // Not the endpoint's fault.
+                Err(FailureKind::Client(_)) => {}
+                Err(_) => reading.exchange.pool().failures.add_one(),
             }
         }
         Poll::Ready(match piece {

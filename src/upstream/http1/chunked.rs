@@ -135,6 +135,10 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
         };
     };
     let section = buffer.split_to(end);
+    // httparse takes a bare LF for a line's end, and two for the section's.
+    if !memchr::memchr_iter(b'\n', &section).all(|at| at > 0 && section[at - 1] == b'\r') {
+        return Err("a bare LF in the trailers");
+    }
     let mut slots = [httparse::EMPTY_HEADER; 32];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut slots)
     else {
@@ -202,6 +206,8 @@ mod tests {
             b"11111111111111111\r\nhello\r\n0\r\n\r\n",
             b"0\r\nno field\r\n\r\n",
             b"0\r\n : x\r\n\r\n",
+            b"0\r\nA: b\n\nHTTP/1.1 200 OK\nX: y\r\n\r\n",
+            b"0\r\nA: b\nC: d\r\n\r\n",
         ] {
             let result = decode(wire, 1);
             assert!(

@@ -506,3 +506,13 @@ async fn errors_are_short_and_json_to_those_who_want_it() {
         );
     }
 }
+
+#[tokio::test]
+async fn options_of_the_server_itself_are_answered_by_the_proxy() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let asked = "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let got = Wire::connect(proxy.address()).await.ask(asked).await;
+    assert_eq!(got.status(), 204);
+    assert!(backend.requests().is_empty());
+}
