@@ -211,6 +211,9 @@ impl Floor {
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
+        let stream = stream.into_std().unwrap();
+        let arrivals = stream.try_clone().unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
         let mut builder = http1::Builder::new();
         // hyper's header timeout counts the idle time before a head as well.
         builder
@@ -227,14 +230,16 @@ impl Floor {
             self.closing.cancelled().await;
             // Who has just connected is about to ask.
             let first = tokio::time::timeout(FIRST_REQUEST, asked.cancelled());
-            if first.await.is_ok() {
-                // Until the runtime has looked at its sockets once more.
+            if first.await.is_err() {
+                return;
+            }
+            // A close would throw a request away that has come and was not read yet, and the other
+            // side could not tell. The kernel knows of it before the runtime does.
+            while arrivals.peek(&mut [0]).is_ok_and(|count| count > 0) {
                 tokio::task::yield_now().await;
             }
         };
         let ended = tokio::select! {
-            // A request that has come already is taken before the end is: a close would throw it
-            // away, and the other side could not tell.
             biased;
             ended = connection.as_mut() => ended,
             () = closing => {
