@@ -8,6 +8,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{ROUTE, SERVICE, Stage, let_pass};
@@ -35,14 +36,18 @@ async fn a_backend_that_closes_idle_connections_after_a_second_fails_nobody() {
         backends.push(backend);
         // Ids differ from lane to lane.
         let client = Client::new(proxy.address(), &format!("/{name}")).numbered_from(lane * 1_000);
-        // From 0.9 s to 1.1 s, half of the lanes with each method.
-        let gap = Duration::from_micros(900_000 + 200_000 * (lane / 2) / (LANES / 2));
+        // From 0.9 s to 1.1 s, and most of them where a request and the end may cross on the way.
+        let gap = match lane / 2 % 4 {
+            0 => 900_000 + 200_000 * lane / LANES,
+            _ => 997_000 + 6_000 * lane / LANES,
+        };
+        let gap = Duration::from_micros(gap);
         let method = [Method::GET, Method::POST][(lane % 2) as usize].clone();
         lanes.spawn(async move {
             let mut outcomes = Vec::new();
             for _ in 0..6 {
                 outcomes.push(client.call(method.clone()).await);
-                tokio::time::sleep(gap).await;
+                sleep_exactly(gap).await;
             }
             outcomes
         });
@@ -54,6 +59,15 @@ async fn a_backend_that_closes_idle_connections_after_a_second_fails_nobody() {
     let connections: usize = backends.iter().map(|backend| backend.connections()).sum();
     let once_a_lane = LANES as usize;
     assert!(connections > 2 * once_a_lane, "{connections} connections");
+}
+
+/// The runtime's own sleep is exact to a millisecond.
+async fn sleep_exactly(gap: Duration) {
+    let end = Instant::now() + gap;
+    tokio::time::sleep(gap - Duration::from_millis(2)).await;
+    while Instant::now() < end {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use http::Method;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{net::TcpStream, task::JoinSet, time::Instant};
 
 use super::{ROUTE, SERVICE};
 use crate::support::{
-    load::{Client, Ledger, Outcome, Report},
+    backend::Backend,
+    load::{Client, Ledger, Outcome, Report, process},
     proxy::Proxy,
+    raw::Wire,
 };
 
 const NOTICE: Duration = Duration::from_millis(700);
@@ -42,11 +44,11 @@ async fn the_proxy_ends_without_losing_a_request() {
     let ledger = Ledger::default();
     let backend = ledger.backend("a").start().await;
     let slow = ledger.clone();
-    let slow = crate::support::backend::Backend::named("slow").answering(move |request| {
+    let slow = Backend::named("slow").answering(move |request| {
         let ledger = slow.clone();
         async move {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
-            crate::support::load::process(request, |id| ledger.note(id)).await
+            process(request, |id| ledger.note(id)).await
         }
     });
     let slow = slow.start().await;
@@ -85,4 +87,45 @@ async fn the_proxy_ends_without_losing_a_request() {
     report.assert_flawless("the proxy drains", 1_000);
     println!("the drain took {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// For the whole of the notice, and so that it may be believed.
+#[tokio::test]
+async fn while_the_proxy_drains_every_answer_ends_its_connection() {
+    let config = format!("{ROUTE}\n[drain]\nnotice = \"700ms\"\ndeadline = \"10s\"\n");
+    let proxy = Proxy::start(&config).await;
+    let backend = Ledger::default().backend("a").start().await;
+    proxy.register(SERVICE, backend.address()).await;
+    proxy.until_served("/cart/x").await;
+    let address = proxy.address();
+    let request = "GET /cart/x HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut kept = Wire::connect(address).await;
+    assert_eq!(kept.ask(request).await.field("connection"), None);
+    let draining = tokio::spawn(proxy.drain());
+    // Those that it takes meanwhile are served, each once.
+    let mut served = 0;
+    while let Ok(stream) = TcpStream::connect(address).await {
+        let mut client = Wire::new(stream);
+        let got = client.ask(request).await;
+        assert_eq!(got.status(), 200);
+        if got.field("connection") == Some("close") {
+            served += 1;
+            client.until_closed().await;
+        } else {
+            // It had not begun to drain.
+            assert_eq!(served, 0);
+        }
+        if served == 5 {
+            let got = kept.ask(request).await;
+            assert_eq!(
+                (got.status(), got.field("connection")),
+                (200, Some("close"))
+            );
+            kept.until_closed().await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(served > 20, "{served}");
+    draining.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{before, cart};
 use crate::support::{
-    eventually,
+    PATIENCE, eventually,
     raw::{RawBackend, Wire, ok},
 };
 
@@ -65,6 +65,11 @@ async fn until_stuck(count: &AtomicUsize) -> usize {
     };
     let stuck = |(before, after): &(usize, usize)| *before > 0 && before == after;
     eventually("the sender is held up", twice, stuck).await.1
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let what = tokio::time::timeout(PATIENCE, what);
+    what.await.expect("the backend's connection ends")
 }
 
 fn length() -> String {
@@ -193,7 +198,7 @@ async fn a_client_that_is_gone_ends_its_request_and_counts_against_nobody() {
         } else {
             drop(client);
         }
-        ended.recv().await.unwrap();
+        soon(ended.recv()).await.unwrap();
         let noted = eventually(
             "noted",
             async || cart(&proxy).await["abandoned"].clone(),
@@ -256,7 +261,7 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_ends_it() {
     client.head().await.unwrap();
     client.bytes(5_000).await;
     drop(client);
-    ends.recv().await.unwrap();
+    soon(ends.recv()).await.unwrap();
     let over = eventually(
         "over",
         async || cart(&proxy).await["endpoints"][0].clone(),
