@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::Duration,
@@ -23,8 +23,6 @@ pub struct Connection {
     pub(super) head_began: AtomicU64,
     /// Since when the client takes none of an answer; 0 when it does.
     pub(super) stuck: AtomicU64,
-    /// It ends in the middle of an answer: the client must not take what it got for the whole.
-    pub(super) broken: AtomicBool,
     order: AtomicU8,
     waker: AtomicWaker,
 }
@@ -49,7 +47,6 @@ impl Connection {
             client: Arc::new(client),
             head_began: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
-            broken: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
         }

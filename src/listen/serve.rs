@@ -50,11 +50,10 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
         serving.as_mut().poll(cx).map_ok(|()| Ended::Done)
     })
     .await;
-    // What is in progress now was cut short; so that an answer which ends with its connection is
-    // not taken for whole, the connection is reset.
+    // What is in progress now ends with the connection.
     let unfinished = connection.client.activity.requests.value() > 0;
     if unfinished && !matches!(served, Ok(Ended::Done)) {
-        connection.broken.store(true, Relaxed);
+        connection.client.activity.cut_short.store(true, Relaxed);
     }
     if let Err(error) = served {
         // Mostly clients that went away; what an endpoint did wrong was logged with its request.

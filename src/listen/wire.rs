@@ -141,7 +141,9 @@ impl AsyncWrite for Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.connection.broken.load(Relaxed) {
+        // A reset, so that an answer which ends with its connection is not taken for whole.
+        let activity = &self.connection.client.activity;
+        if activity.cut_short.load(Relaxed) && activity.http10.load(Relaxed) {
             // Fails only on a socket that is gone already.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -74,6 +74,9 @@ struct Access {
 impl Record {
     pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
         client.activity.requests.add_one();
+        if request.version() == Version::HTTP_10 {
+            client.activity.http10.store(true, Relaxed);
+        }
         let access = client.worker.shared.access_log.then(|| {
             Box::new(Access {
                 method: request.method().clone(),
@@ -277,6 +280,7 @@ impl Ending {
     /// What was begun cannot be taken back: the client's connection is cut, so that it sees that
     /// the answer is not whole.
     fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
+        self.client.activity.cut_short.store(true, Relaxed);
         tracing::warn!(client = %self.client.peer.ip, error = %failure, "an answer was cut short");
         failure.into()
     }

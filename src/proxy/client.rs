@@ -146,6 +146,10 @@ pub struct Activity {
     pub body_awaited: AtomicU64,
     /// When the last answer was over.
     pub answered: AtomicU64,
+    /// The client speaks HTTP/1.0, in which an answer may end with its connection.
+    pub http10: AtomicBool,
+    /// An answer was cut short.
+    pub cut_short: AtomicBool,
 }
 
 impl Client {

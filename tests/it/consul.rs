@@ -232,7 +232,7 @@ async fn an_error_names_its_cause_and_the_key_to_look_at() {
                 ..plain.clone()
             },
             "answered 500 for service `cart`: No path to datacenter",
-            "datacenter",
+            "datacenters",
         ),
         (
             config::Consul {

@@ -463,7 +463,9 @@ fn settings_that_cannot_work_are_refused_at_once_and_named() {
             ),
         ),
     ] {
-        let error = Consul::new("main", &wrong).unwrap_err().to_string();
+        // As `run` prints it: with its cause.
+        let error = anyhow::Error::from(Consul::new("main", &wrong).unwrap_err());
+        let error = format!("{error:#}");
         assert!(error.starts_with(&says), "{error}");
     }
 }

@@ -52,6 +52,18 @@ async fn every_framing_is_passed_on_whole() {
     }
 }
 
+/// HTTP/1.0 knows no chunks: a clean end of the connection would be a clean end of the answer.
+#[tokio::test]
+async fn what_is_cut_short_ends_in_a_reset_for_a_client_of_http_1_0() {
+    let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let backend = RawBackend::saying(text, Then::Close).await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client.send("GET /cart HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let rest = client.rest().await;
+    assert!(rest.is_err(), "{rest:?}");
+}
+
 /// The client must be able to tell that it did not get all.
 #[tokio::test]
 async fn what_is_cut_short_upstream_is_cut_short_downstream() {

@@ -516,3 +516,30 @@ async fn options_of_the_server_itself_are_answered_by_the_proxy() {
     assert_eq!(got.status(), 204);
     assert!(backend.requests().is_empty());
 }
+
+/// A limit of one is one client at a time, and not none now and then: whoever waits to accept takes
+/// nobody's place.
+#[tokio::test]
+async fn at_the_limit_of_connections_the_next_is_served_when_one_ends() {
+    let backend = well().await;
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\nlimits = { connections = 1 }\n";
+    let config = "workers = 2\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n";
+    let proxy = Proxy::start(&format!("{config}{listen}")).await;
+    proxy.register("cart", backend.address()).await;
+    for _ in 0..12 {
+        let mut client = Wire::connect(proxy.address()).await;
+        client.send(get("Host: a\r\n")).await;
+        assert!(client.head().await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_looked_at_though_the_target_has_one_too() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    for fields in ["Host: b@c/ d\r\n", ""] {
+        let asked = format!("GET http://a/cart HTTP/1.1\r\n{fields}\r\n");
+        let got = Wire::connect(proxy.address()).await.ask(asked).await;
+        assert_eq!(got.status(), 400, "{fields:?}");
+    }
+}
