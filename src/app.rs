@@ -13,15 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
-    config::{self, Config, RegistryKind},
+    config::{Config, RegistryKind},
     embedded,
     listen::{self, BindError},
     proxy::{Generation, Shared, Worker},
-    registry::{
-        Registry,
-        consul::{BuildError, Consul},
-    },
-    serve::reachable,
+    registry::{self, BuildError, Registry},
     service::{Directory, NoSuchRegistry},
     worker::Crew,
 };
@@ -83,17 +79,14 @@ impl App {
         let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
         let mut registry_address = None;
         for (name, registry) in &config.registries {
-            let client = match &registry.kind {
-                RegistryKind::Consul(consul) => Consul::new(name, consul)?,
-                RegistryKind::Embedded(settings) => {
-                    let server = embedded::Server::bind(settings).await?;
-                    let address = server.address();
-                    registry_address = Some(address);
-                    tasks.push(tokio::spawn(server.run(ending.clone())));
-                    Consul::new(name, &client_of(settings, address))?
-                }
-            };
-            registries.insert(Arc::clone(name), Arc::new(client));
+            let mut kind = registry.kind.clone();
+            if let RegistryKind::Embedded(settings) = &mut kind {
+                let server = embedded::Server::bind(settings).await?;
+                settings.address = server.address();
+                registry_address = Some(server.address());
+                tasks.push(tokio::spawn(server.run(ending.clone())));
+            }
+            registries.insert(Arc::clone(name), registry::open(name, &kind)?);
         }
 
         let directory = Directory::start(&config, registries)?;
@@ -172,22 +165,6 @@ impl App {
             }
         }
         tracing::info!("gone");
-    }
-}
-
-/// How the proxy's own watchers read the embedded registry: as any other client does.
-fn client_of(settings: &config::Embedded, address: SocketAddr) -> config::Consul {
-    config::Consul {
-        address: format!("http://{}", reachable(address)),
-        token: settings.token.clone(),
-        datacenter: None,
-        namespace: None,
-        partition: None,
-        tags: Vec::new(),
-        near: None,
-        filter: None,
-        stale: false,
-        tls: config::ClientTls::default(),
     }
 }
 

@@ -82,6 +82,9 @@ impl fmt::Display for Address {
     }
 }
 
+/// The largest weight that is believed: Consul's own limit.
+pub const MAX_WEIGHT: u32 = 65_535;
+
 /// What a registry says of one provider at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -90,14 +93,31 @@ pub struct Instance {
     pub id: Arc<str>,
     /// Where it is called.
     pub address: Address,
+    /// Whether it speaks TLS there.
+    pub tls: bool,
     /// The registry's verdict: whether every one of its checks passes.
     pub healthy: bool,
-    /// Its share relative to the others; 1 where the registry says nothing.
+    /// Its share relative to the others, from 1 to [`MAX_WEIGHT`]; 1 where the registry says
+    /// nothing.
     pub weight: u32,
     /// The registry's tags, in its order.
     pub tags: Vec<String>,
     /// The registry's metadata.
     pub meta: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// What its metadata says of it, whatever registry it stands in: `scheme = "https"` that it
+    /// speaks TLS, and `weight` its weight. Called once where an entry was read.
+    #[must_use]
+    pub fn heed_meta(mut self) -> Self {
+        let says = |key| self.meta.get(key).map(|value| value.trim());
+        self.tls |= says("scheme").is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+        if let Some(weight) = says("weight").and_then(|weight| weight.parse::<u32>().ok()) {
+            self.weight = weight.clamp(1, MAX_WEIGHT);
+        }
+        self
+    }
 }
 
 /// The complete set of a service's instances as one answer of a registry gave it.
@@ -107,6 +127,32 @@ pub struct InstanceSet {
     pub instances: Vec<Instance>,
     /// Entries that could not be understood: what they are called, and why they were skipped.
     pub skipped: Vec<Skipped>,
+}
+
+impl InstanceSet {
+    /// Brings the entries of one answer into the order of sets. Registries promise none: what is
+    /// the same must look the same.
+    pub fn of(entries: impl IntoIterator<Item = Result<Instance, Skipped>>) -> Self {
+        let mut set = Self::default();
+        for entry in entries {
+            match entry {
+                Ok(instance) => set.instances.push(instance),
+                Err(skipped) => set.skipped.push(skipped),
+            }
+        }
+        set.instances
+            .sort_by(|a, b| (&a.id, &a.address).cmp(&(&b.id, &b.address)));
+        set.instances.dedup_by(|double, kept| {
+            let same = (&double.id, &double.address) == (&kept.id, &kept.address);
+            if same {
+                kept.healthy &= double.healthy;
+            }
+            same
+        });
+        set.skipped
+            .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
+        set
+    }
 }
 
 /// One entry of a registry's answer that cannot be called.

@@ -25,6 +25,7 @@ pub mod instance;
 pub mod listen;
 pub mod metrics;
 pub mod proxy;
+pub mod register;
 pub mod registry;
 pub mod route;
 pub mod serve;

@@ -180,10 +180,7 @@ impl RegistryStatus {
     fn of(name: &Arc<str>, kind: &RegistryKind, directory: &Directory) -> Self {
         Self {
             name: Arc::clone(name),
-            kind: match kind {
-                RegistryKind::Embedded(_) => "embedded",
-                RegistryKind::Consul(_) => "consul",
-            },
+            kind: kind.as_str(),
             catalog: directory
                 .catalogs()
                 .find(|(registry, ..)| *registry == name)

@@ -14,9 +14,12 @@ mod service;
 mod syntax;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod value;
 
+pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind};
 pub use report::{Diagnostic, Place, Report};
+pub use tls::ClientTls;
 
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc,
@@ -171,80 +174,6 @@ impl Secret {
                 .map_err(|_| format!("the environment variable {name} is not set")),
         }
     }
-}
-
-/// One `[registry.NAME]`.
-#[derive(Clone, Debug)]
-pub struct Registry {
-    /// What kind it is, and its settings.
-    pub kind: RegistryKind,
-    /// What template routes may reach.
-    pub expose: Expose,
-}
-
-/// A registry's kind.
-#[derive(Clone, Debug)]
-pub enum RegistryKind {
-    /// The one built in.
-    Embedded(Embedded),
-    /// A Consul agent.
-    Consul(Consul),
-}
-
-/// `[registry.embedded]`
-#[derive(Clone, Debug)]
-pub struct Embedded {
-    /// Where its HTTP API listens.
-    pub address: SocketAddr,
-    /// The folder that keeps its state.
-    pub data: PathBuf,
-    /// Needed for changes where the address is not a loopback one.
-    pub token: Option<Secret>,
-}
-
-/// `[registry.consul]`
-#[derive(Clone, Debug)]
-pub struct Consul {
-    /// The agent's base URL, without a trailing slash.
-    pub address: String,
-    /// The ACL token.
-    pub token: Option<Secret>,
-    /// `dc`
-    pub datacenter: Option<String>,
-    /// `ns` (Enterprise)
-    pub namespace: Option<String>,
-    /// `partition` (Enterprise)
-    pub partition: Option<String>,
-    /// Tags that an instance of any service must have.
-    pub tags: Vec<String>,
-    /// `near`
-    pub near: Option<String>,
-    /// `filter`
-    pub filter: Option<String>,
-    /// Whether any server may answer.
-    pub stale: bool,
-    /// TLS to the agent.
-    pub tls: ClientTls,
-}
-
-/// TLS of a client of ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientTls {
-    /// A PEM file of certificate authorities; the system's where it is left out.
-    pub ca: Option<PathBuf>,
-    /// A PEM certificate chain and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
-}
-
-/// `expose`: which of a registry's services a template route may reach. `consul` never.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Expose {
-    /// Where not empty: only services with one of these tags.
-    pub tags: Vec<String>,
-    /// Where not empty: only these services.
-    pub services: Vec<String>,
-    /// Never these.
-    pub not: Vec<String>,
 }
 
 /// One `[[route]]`.

@@ -281,6 +281,15 @@ impl Table<'_> {
             .unwrap_or(default)
     }
 
+    /// A duration above zero that may be left out, or be `false`, for none.
+    pub(super) fn limit(&mut self, key: &'static str) -> Option<Duration> {
+        let field = self.take(key)?;
+        if field.is_false() {
+            return None;
+        }
+        field.duration(Zero::Refused)
+    }
+
     /// One of several words, each with its meaning.
     pub(super) fn choice<T: Copy>(
         &mut self,

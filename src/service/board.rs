@@ -163,6 +163,15 @@ impl Board {
         hold.is_some()
     }
 
+    /// Removes all that the registry listed, whatever the guard would say: what it said is too old.
+    pub(super) fn give_up(&mut self, policy: &config::Service) {
+        let draining = |place: &Place| matches!(place.state, State::Draining { .. });
+        let listed = self.places.iter().filter(|(_, place)| !draining(place));
+        for id in listed.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.remove(&id, policy);
+        }
+    }
+
     /// The endpoint is gone: no new picks, idle connections closed, the rest may finish.
     pub(super) fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
         if let Some(place) = self.places.get_mut(id) {
@@ -243,6 +252,7 @@ mod tests {
         Instance {
             id: format!("i{number}").into(),
             address: Address::new("10.0.0.1", i64::from(number)).unwrap(),
+            tls: false,
             healthy,
             weight: 1,
             tags: Vec::new(),
@@ -301,6 +311,16 @@ mod tests {
         board.take_over(&healthy(1..5), &policy);
         assert!(!board.take_over(&[], &policy));
         assert!(board.snapshot().endpoints.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_not_held() {
+        let (mut board, policy) = (Board::new(1), policy(guard()));
+        board.take_over(&healthy(1..5), &policy);
+        board.give_up(&policy);
+        assert!(board.snapshot().endpoints.is_empty() && board.held().is_empty());
+        board.take_over(&healthy(1..5), &policy);
+        assert_eq!(board.snapshot().endpoints.len(), 4);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::{
     config,
     registry::{
         Catalog, Registry, ServiceQuery,
-        watch::{self, WatchStatus},
+        watch::{self, Event, WatchStatus},
     },
 };
 
@@ -28,6 +28,7 @@ pub struct Directory {
     workers: usize,
     control: Handle,
     registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+    settings: BTreeMap<Arc<str>, config::Registry>,
     defaults: config::Service,
     described: BTreeMap<Arc<str>, config::Service>,
     /// Those that routes name outright.
@@ -84,6 +85,7 @@ impl Directory {
             workers: config.workers.get(),
             control: Handle::current(),
             registries,
+            settings: config.registries.clone(),
             defaults: config.defaults.clone(),
             described: config.services.clone(),
             declared: BTreeMap::new(),
@@ -103,12 +105,7 @@ impl Directory {
                 config::Goal::Template { registry }
                     if !directory.catalogs.contains_key(registry) =>
                 {
-                    let expose = config
-                        .registries
-                        .get(registry)
-                        .map(|registry| registry.expose.clone())
-                        .ok_or_else(|| NoSuchRegistry(Arc::clone(registry)))?;
-                    let (view, task) = directory.watch_catalog(registry, expose)?;
+                    let (view, task) = directory.watch_catalog(registry)?;
                     tasks.push(task);
                     directory.catalogs.insert(Arc::clone(registry), view);
                 }
@@ -230,7 +227,8 @@ impl Directory {
 
     fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, JoinHandle<()>), NoSuchRegistry> {
         let policy = self.described.get(name).unwrap_or(&self.defaults).clone();
-        let registry = self.registry(&policy.registry)?;
+        let (registry, settings) = self.registry(&policy.registry)?;
+        let max_staleness = settings.max_staleness;
         let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
@@ -238,37 +236,49 @@ impl Directory {
         });
         let status = Arc::clone(service.watch());
         let updated = Arc::clone(&service);
-        let task = self.control.spawn(watch::watch(source, status, move |set| {
-            if updated.update(set) {
-                guard::watch_over(&updated);
+        let watching = watch::watch(source, status, max_staleness, move |event| match event {
+            Event::State(set) => {
+                if updated.update(set) {
+                    guard::watch_over(&updated);
+                }
             }
-        }));
+            Event::Failed => {}
+            Event::Stale => updated.give_up(),
+        });
+        let task = self.control.spawn(watching);
         Ok((service, task))
     }
 
     fn watch_catalog(
         &self,
-        registry: &Arc<str>,
-        expose: config::Expose,
+        name: &Arc<str>,
     ) -> Result<(Arc<CatalogView>, JoinHandle<()>), NoSuchRegistry> {
-        let source = self.registry(registry)?.catalog();
+        let (registry, settings) = self.registry(name)?;
         let view = Arc::new(CatalogView {
-            expose,
+            expose: settings.expose.clone(),
             names: ArcSwap::default(),
             read: state::Sender::new(false),
-            status: Arc::new(WatchStatus::new(Arc::clone(registry), None)),
+            status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
         });
         let read = Arc::clone(&view);
-        let watching = watch::watch(source, Arc::clone(&view.status), move |names| {
-            read.names.store(Arc::new(names));
-            read.read.send_replace(true);
+        // Never given up: that a service is known, and has nobody, says more than a 404.
+        let status = Arc::clone(&view.status);
+        let watching = watch::watch(registry.catalog(), status, None, move |event| {
+            if let Event::State(names) = event {
+                read.names.store(Arc::new(names));
+                read.read.send_replace(true);
+            }
         });
         Ok((view, self.control.spawn(watching)))
     }
 
-    fn registry(&self, name: &Arc<str>) -> Result<&Arc<dyn Registry>, NoSuchRegistry> {
-        self.registries
-            .get(name)
+    fn registry(
+        &self,
+        name: &Arc<str>,
+    ) -> Result<(&dyn Registry, &config::Registry), NoSuchRegistry> {
+        let registry = self.registries.get(name).map(|registry| &**registry);
+        registry
+            .zip(self.settings.get(name))
             .ok_or_else(|| NoSuchRegistry(Arc::clone(name)))
     }
 

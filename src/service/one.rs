@@ -145,6 +145,13 @@ impl Service {
         doubted
     }
 
+    /// What its registry said last is too old to be believed: nobody is left.
+    pub(super) fn give_up(&self) {
+        let mut board = self.board();
+        board.give_up(&self.policy);
+        self.publish(&board);
+    }
+
     /// Publishes what the board has, if it differs.
     pub(super) fn publish(&self, board: &Board) {
         let snapshot = board.snapshot();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use callboard::{
     config::{self, ClientTls, Secret},
     instance::InstanceSet,
-    registry::{Registry, ServiceQuery, Source, SourceError, consul::Consul},
+    registry::{Registry, RegistryError, ServiceQuery, Source, consul::Consul},
 };
 use serde_json::{Value, json};
 
@@ -137,7 +137,7 @@ async fn a_bad_answer_is_an_error_that_says_so_and_never_a_set() {
         let fake = FakeConsul::start([with(7, &["a"]), answer, with(8, &["b"])]).await;
         let mut source = cart(&settings(fake.url()));
         assert_eq!(ids(&source.next().await.unwrap()), ["n/a"]);
-        let SourceError { message, .. } = source.next().await.unwrap_err();
+        let RegistryError { message, .. } = source.next().await.unwrap_err();
         let expected = format!("main at {} {says}", fake.url());
         assert!(message.starts_with(&expected), "{message}\n{expected}");
         assert!(
@@ -246,7 +246,7 @@ async fn next_of_a_silent(
     source: &mut Box<dyn Source<InstanceSet>>,
     fake: &FakeConsul,
     asked: usize,
-) -> (SourceError, Duration) {
+) -> (RegistryError, Duration) {
     let arrived = async {
         until_asked(fake, asked).await;
         tokio::time::pause();

@@ -1,68 +1,22 @@
 //! One exchange with a Consul agent: TLS, token, deadlines and limits. Knows nothing of what the
 //! answers mean.
 
-use std::{num::NonZeroU64, path::Path, path::PathBuf, time::Duration};
+use std::{num::NonZeroU64, time::Duration};
 
-use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
-use reqwest::{Certificate, Identity, Response, Url};
+use http::{HeaderValue, StatusCode};
+use reqwest::{Response, Url};
 
-use super::fault::{Fault, one_line, root_cause};
+use super::fault::Fault;
 use crate::{
-    config::{self, ClientTls, Secret},
-    registry::SourceError,
+    config::{self, Secret},
+    registry::{BuildError, RegistryError, http_api},
 };
-
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take beside what we let the agent wait, its body included.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read: some 50,000 instances of one service.
 const MAX_BODY: usize = 64 << 20;
-
-/// How much of an error's body is looked at.
-const MAX_ERROR_BODY: usize = 4 << 10;
-
-/// Why no client could be made of `[registry.NAME]`.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The address is not an `http://` or `https://` URL.
-    #[error("registry.{registry}.address: `{address}` is not an http:// or https:// URL")]
-    Address {
-        /// The registry's name.
-        registry: String,
-        /// What stands in its place.
-        address: String,
-    },
-    /// A TLS file cannot be read.
-    #[error("registry.{registry}.tls: cannot read {}", path.display())]
-    Read {
-        /// The registry's name.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A TLS file is not what it should be.
-    #[error("registry.{registry}.tls: {} holds no {wanted} in PEM form", path.display())]
-    Pem {
-        /// The registry's name.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// "certificate", or "certificate and key".
-        wanted: &'static str,
-    },
-    /// The certificates and the key cannot be used together, or the system has none.
-    #[error("registry.{registry}.tls: {}", root_cause(source))]
-    Tls {
-        /// The registry's name.
-        registry: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-}
 
 /// What is asked, again and again.
 pub(super) struct Question {
@@ -91,29 +45,11 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(registry: &str, settings: &config::Consul) -> Result<Self, BuildError> {
-        let base = Url::parse(&settings.address)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .ok_or_else(|| BuildError::Address {
-                registry: registry.to_owned(),
-                address: settings.address.clone(),
-            })?;
-        let builder = reqwest::Client::builder()
-            // An agent is asked directly, and its token is sent to nobody else.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            // Finds a machine that is gone while a query waits for it.
-            .tcp_keepalive(Duration::from_secs(15));
-        let http = with_tls(builder, registry, &base, &settings.tls)?
-            .build()
-            .map_err(|source| BuildError::Tls {
-                registry: registry.to_owned(),
-                source,
-            })?;
+        let base = http_api::base_url(registry, &settings.address)?;
+        let http = http_api::client(registry, base.scheme() == "https", &settings.tls)?;
         Ok(Self {
             registry: registry.to_owned(),
-            shown: without_credentials(&base),
+            shown: http_api::without_credentials(&base),
             base,
             token: settings.token.clone(),
             http,
@@ -137,7 +73,7 @@ impl Client {
         question: &Question,
         index: Option<NonZeroU64>,
         wait: Duration,
-    ) -> Result<Answer, SourceError> {
+    ) -> Result<Answer, RegistryError> {
         let mut url = question.url.clone();
         let mut deadline = EXCHANGE;
         if let Some(index) = index {
@@ -157,7 +93,7 @@ impl Client {
         &self,
         question: &Question,
         error: &serde_json::Error,
-    ) -> SourceError {
+    ) -> RegistryError {
         self.explain(question, &Fault::Garbage(error.to_string()))
     }
 
@@ -177,7 +113,7 @@ impl Client {
         };
         let hidden = answer.headers().get("X-Consul-Results-Filtered-By-ACLs");
         let hidden = hidden.is_some_and(|hidden| hidden.as_bytes() == b"true");
-        let (body, whole) = read(&mut answer, MAX_BODY)
+        let (body, whole) = http_api::read(&mut answer, MAX_BODY)
             .await
             .map_err(Fault::connection)?;
         if !whole {
@@ -192,7 +128,7 @@ impl Client {
     }
 
     /// One line: who, what was asked, what came back, and the key to look at.
-    fn explain(&self, question: &Question, fault: &Fault) -> SourceError {
+    fn explain(&self, question: &Question, fault: &Fault) -> RegistryError {
         let Self {
             registry, shown, ..
         } = self;
@@ -200,7 +136,7 @@ impl Client {
         if let Some(key) = fault.key() {
             message += &format!("; check registry.{registry}.{key}");
         }
-        SourceError {
+        RegistryError {
             message,
             retry_after: fault.retry_after(),
         }
@@ -219,92 +155,13 @@ async fn read_token(token: Secret) -> Result<HeaderValue, Fault> {
     Ok(value)
 }
 
-async fn refusal(mut answer: Response) -> Fault {
+async fn refusal(answer: Response) -> Fault {
     let status = answer.status();
-    // In seconds; the form with a date is left to the watcher's own backoff.
-    let retry_after = answer
-        .headers()
-        .get(RETRY_AFTER)
-        .filter(|_| {
-            matches!(
-                status,
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-            )
-        })
-        .and_then(|seconds| seconds.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
-    // A body that breaks off must not hide the status.
-    let body = read(&mut answer, MAX_ERROR_BODY)
-        .await
-        .map_or_else(|_| Vec::new(), |(body, _)| body);
-    let mut text = one_line(&String::from_utf8_lossy(&body));
-    if text.is_empty() {
-        text = status
-            .canonical_reason()
-            .unwrap_or("no reason given")
-            .into();
-    }
+    let retry_after = http_api::retry_after(&answer);
+    let text = http_api::reason(answer).await;
     Fault::Refused {
         status,
         text,
         retry_after,
     }
-}
-
-/// The body up to a limit, and whether that was all of it.
-async fn read(answer: &mut Response, limit: usize) -> reqwest::Result<(Vec<u8>, bool)> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        let room = limit - body.len();
-        if chunk.len() > room {
-            body.extend_from_slice(&chunk[..room]);
-            return Ok((body, false));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok((body, true))
-}
-
-fn without_credentials(url: &Url) -> String {
-    let mut url = url.clone();
-    let plain = url.set_username("").and_then(|()| url.set_password(None));
-    plain.expect("an http URL has a host");
-    url.as_str().trim_end_matches('/').to_owned()
-}
-
-fn with_tls(
-    builder: reqwest::ClientBuilder,
-    registry: &str,
-    base: &Url,
-    tls: &ClientTls,
-) -> Result<reqwest::ClientBuilder, BuildError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| BuildError::Read {
-            registry: registry.to_owned(),
-            path: path.to_owned(),
-            source,
-        })
-    };
-    let pem = |path: &Path, wanted| BuildError::Pem {
-        registry: registry.to_owned(),
-        path: path.to_owned(),
-        wanted,
-    };
-    let mut builder = builder;
-    if let Some(ca) = &tls.ca {
-        let roots = Certificate::from_pem_bundle(&read(ca)?)
-            .ok()
-            .filter(|roots| !roots.is_empty())
-            .ok_or_else(|| pem(ca, "certificate"))?;
-        builder = builder.tls_certs_only(roots);
-    } else if base.scheme() == "http" {
-        // The system's certificates are neither needed nor, in a small image, there to be loaded.
-        builder = builder.tls_certs_only([]);
-    }
-    if let Some((chain, key)) = &tls.identity {
-        let both = [read(chain)?, read(key)?].join(&b'\n');
-        let identity = Identity::from_pem(&both).map_err(|_| pem(chain, "certificate and key"))?;
-        builder = builder.identity(identity);
-    }
-    Ok(builder)
 }

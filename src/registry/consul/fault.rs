@@ -1,11 +1,10 @@
 //! What can go wrong with a question to Consul, in a line that says what to do about it.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 
-/// How much of someone else's text is shown.
-const MAX_TEXT: usize = 240;
+use crate::registry::http_api::root_cause;
 
 /// What can go wrong with a question.
 pub(super) enum Fault {
@@ -111,23 +110,4 @@ fn refused_key(status: StatusCode, text: &str) -> Option<&'static str> {
             .into_iter()
             .find_map(|(word, key)| text.contains(word).then_some(key)),
     }
-}
-
-/// Someone else's text as one line of ours.
-pub(super) fn one_line(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ").replace(char::is_control, "");
-    match line.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
-/// The innermost error, which says what happened; the outer ones say that something did.
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: Option<&dyn std::error::Error> = error.source();
-    while let Some(next) = cause.and_then(|cause| cause.source()) {
-        cause = Some(next);
-    }
-    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }

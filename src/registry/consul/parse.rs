@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    instance::{Address, Instance, InstanceSet, Skipped},
+    instance::{Address, Instance, InstanceSet, MAX_WEIGHT, Skipped},
     registry::Catalog,
 };
 
@@ -15,35 +15,15 @@ use crate::{
 /// that Consul itself puts into a node's.
 const DATACENTER: &str = "consul-datacenter";
 
-/// Consul's own limit of a weight.
-const MAX_WEIGHT: i64 = 65_535;
-
 /// Reads an answer of `/v1/health/service/:name`.
 ///
 /// # Errors
 /// Where the body is not a JSON array.
 pub(super) fn instances(body: &[u8]) -> serde_json::Result<InstanceSet> {
     let entries: Vec<&RawValue> = serde_json::from_slice(body)?;
-    let mut set = InstanceSet::default();
-    for entry in entries {
-        match instance(entry.get()) {
-            Ok(instance) => set.instances.push(instance),
-            Err(skipped) => set.skipped.push(skipped),
-        }
-    }
-    // Consul promises no order: what is the same must look the same.
-    set.instances
-        .sort_by(|a, b| (&a.id, &a.address).cmp(&(&b.id, &b.address)));
-    set.instances.dedup_by(|double, kept| {
-        let same = (&double.id, &double.address) == (&kept.id, &kept.address);
-        if same {
-            kept.healthy &= double.healthy;
-        }
-        same
-    });
-    set.skipped
-        .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
-    Ok(set)
+    Ok(InstanceSet::of(
+        entries.into_iter().map(|entry| instance(entry.get())),
+    ))
 }
 
 /// Reads an answer of `/v1/catalog/services`, without Consul itself and without the services that
@@ -147,6 +127,7 @@ fn instance(entry: &str) -> Result<Instance, Skipped> {
     Ok(Instance {
         id: id.into(),
         address,
+        tls: false,
         healthy: checks
             .unwrap_or_default()
             .iter()
@@ -154,13 +135,16 @@ fn instance(entry: &str) -> Result<Instance, Skipped> {
         weight: weight(service.weights),
         tags: service.tags.unwrap_or_default(),
         meta,
-    })
+    }
+    .heed_meta())
 }
 
 /// Consul refuses a weight of 0 where services register, so one that is read says nothing.
 fn weight(weights: Option<Weights>) -> u32 {
     let passing = weights.and_then(|weights| weights.passing).unwrap_or(1);
-    u32::try_from(passing.clamp(1, MAX_WEIGHT)).expect("between 1 and 65535")
+    u32::try_from(passing)
+        .unwrap_or(if passing < 0 { 1 } else { MAX_WEIGHT })
+        .clamp(1, MAX_WEIGHT)
 }
 
 /// As much of `node/id` as a malformed entry still has.
@@ -204,6 +188,7 @@ mod tests {
             [Instance {
                 id: "n1/cart/1".into(),
                 address: Address::new("10.0.0.1", 80).unwrap(),
+                tls: false,
                 healthy: true,
                 weight: 7,
                 tags: vec!["v2".into(), "blue".into()],

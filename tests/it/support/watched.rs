@@ -10,7 +10,7 @@ use callboard::{
     registry::{
         Registry, ServiceQuery, Source,
         consul::Consul,
-        watch::{WatchSnapshot, WatchStatus, watch},
+        watch::{Event, WatchSnapshot, WatchStatus, watch},
     },
 };
 use tokio::task::JoinHandle;
@@ -64,9 +64,13 @@ impl<T: Clone + Debug + PartialEq + Send + 'static> Watched<T> {
         let published = Arc::<Mutex<Vec<T>>>::default();
         let publish = {
             let published = published.clone();
-            move |state| published.lock().unwrap().push(state)
+            move |event| {
+                if let Event::State(state) = event {
+                    published.lock().unwrap().push(state);
+                }
+            }
         };
-        let task = tokio::spawn(watch(source, status.clone(), publish));
+        let task = tokio::spawn(watch(source, status.clone(), None, publish));
         Self {
             status,
             published,

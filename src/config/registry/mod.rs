@@ -1,17 +1,57 @@
 //! `[registry.NAME]`: where instances are learnt, and which registry is meant where none is
 //! named. Knows nothing of how a registry is asked.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    sync::Arc,
-};
+mod consul;
+mod embedded;
 
-use super::{
-    ClientTls, Consul, Embedded, Expose, Registry, RegistryKind, claims::Claims, field::Field,
-    reader::Table, report::Wrong, value,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
+
+pub use consul::Consul;
+pub use embedded::Embedded;
+
+/// One `[registry.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// What kind it is, and its settings.
+    pub kind: RegistryKind,
+    /// What template routes may reach.
+    pub expose: Expose,
+    /// How long after the first of a row of errors the last good sets are given up; `None` for
+    /// never. go-kit's `InvalidateOnError`.
+    pub max_staleness: Option<Duration>,
+}
+
+/// A registry's kind.
+#[derive(Clone, Debug)]
+pub enum RegistryKind {
+    /// The one built in.
+    Embedded(Embedded),
+    /// A Consul agent.
+    Consul(Consul),
+}
+
+impl RegistryKind {
+    /// As the file has it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "embedded",
+            Self::Consul(_) => "consul",
+        }
+    }
+}
+
+/// `expose`: which of a registry's services a template route may reach. `consul` never.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expose {
+    /// Where not empty: only services with one of these tags.
+    pub tags: Vec<String>,
+    /// Where not empty: only these services.
+    pub services: Vec<String>,
+    /// Never these.
+    pub not: Vec<String>,
+}
 
 /// The registries of the file.
 pub(super) struct Registries {
@@ -26,22 +66,26 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
     let mut embedded_before = false;
     let mut named = top.named("registry", |name, table| {
         let kind = match kind(name, table)? {
-            Kind::Consul => RegistryKind::Consul(consul(table, base)),
+            Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
                     table.wrong(wrong.suggest("keep one of them"));
                 }
-                RegistryKind::Embedded(embedded(table, base, claims))
+                RegistryKind::Embedded(embedded::read(table, base, claims))
             }
         };
-        let expose = table.within("expose", expose);
-        Some(Registry { kind, expose })
+        Some(Registry {
+            kind,
+            expose: table.within("expose", expose),
+            max_staleness: table.limit("max_staleness"),
+        })
     });
     if named.is_empty() {
         let registry = top.within("registry", |table| Registry {
-            kind: RegistryKind::Embedded(embedded(table, base, claims)),
+            kind: RegistryKind::Embedded(embedded::read(table, base, claims)),
             expose: Expose::default(),
+            max_staleness: None,
         });
         named.insert("embedded".into(), Some(registry));
     }
@@ -126,77 +170,6 @@ fn expose(table: &mut Table<'_>) -> Expose {
         services: table.texts("services", "\"cart\"").unwrap_or_default(),
         not: table.texts("not", "\"billing\"").unwrap_or_default(),
     }
-}
-
-fn embedded<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Embedded {
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8500));
-    Embedded {
-        address: claims.server(table, "the embedded registry", default),
-        data: table
-            .file("data", base, "\"callboard-data\"")
-            .unwrap_or_else(|| base.join("callboard-data")),
-        token: table.secret("token", base),
-    }
-}
-
-fn consul(table: &mut Table<'_>, base: &Path) -> Consul {
-    const EXAMPLE: &str = "\"http://127.0.0.1:8500\"";
-    let address = table
-        .take("address")
-        .and_then(|field| field.parse("a URL", EXAMPLE, value::base_url))
-        .unwrap_or_else(|| "http://127.0.0.1:8500".to_owned());
-    Consul {
-        token: table.secret("token", base),
-        datacenter: datacenter(table),
-        namespace: table.text("namespace", "\"team-a\""),
-        partition: table.text("partition", "\"east\""),
-        tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
-        near: table.text("near", "\"_agent\""),
-        filter: table.text("filter", "'Service.Meta.version == \"2\"'"),
-        stale: table.flag("stale", false),
-        tls: tls(table, base, &address),
-        address,
-    }
-}
-
-fn datacenter(table: &mut Table<'_>) -> Option<String> {
-    const EXAMPLE: &str = "\"dc1\"";
-    let field = table.take("datacenters")?;
-    let elements = field.elements(EXAMPLE);
-    if let Some(second) = elements.get(1) {
-        second.wrong(
-            Wrong::new("for now a registry reads one datacenter")
-                .suggest("write one of them here, and another `[registry.NAME]` for each other"),
-        );
-    }
-    elements.first()?.parse("a text", EXAMPLE, value::filled)
-}
-
-fn tls(table: &mut Table<'_>, base: &Path, address: &str) -> ClientTls {
-    if let Some(field) = table.take("tls")
-        && !address.starts_with("https://")
-    {
-        let rest = address.trim_start_matches("http://");
-        field.wrong(
-            Wrong::new("`tls` needs an address of https")
-                .suggest(format!("write `address = \"https://{rest}\"`")),
-        );
-    }
-    table.within("tls", |table| {
-        let ca = table.file("ca", base, "\"ca.pem\"");
-        let certificate = table.file("certificate", base, "\"client.pem\"");
-        let key = table.file("key", base, "\"client-key.pem\"");
-        for (one, other) in [("certificate", "key"), ("key", "certificate")] {
-            if table.has(one) && !table.has(other) {
-                let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
-                table.absent(other, wrong.suggest(format!("add `{other} = \"….pem\"`")));
-            }
-        }
-        ClientTls {
-            ca,
-            identity: certificate.zip(key),
-        }
-    })
 }
 
 #[cfg(test)]

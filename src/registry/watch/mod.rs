@@ -1,27 +1,26 @@
-//! The supervision of every watcher, written once: pace, back off, compare, report. Owns what is
-//! known of a watcher; knows nothing of any registry or of who takes what it publishes.
+//! The supervision of every watcher, written once: pace, back off, compare, report. Knows nothing
+//! of any registry or of who takes what it publishes.
 
-use std::{
-    any::Any,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+mod status;
+
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use serde::{Serialize, Serializer};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::{Source, SourceError, pace::Bucket};
-use crate::{backoff::Backoff, instance::Skipped};
+use super::{RegistryError, Source, pace::Bucket};
+use crate::backoff::Backoff;
+
+pub use status::{WatchSnapshot, WatchStatus};
 
 /// Single changes are never delayed, and one watcher asks no more than this for long.
 const BURST: u32 = 50;
 const PER_SECOND: u32 = 20;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
-const BACKOFF_CAP: Duration = Duration::from_secs(2);
+/// A registry that is back is read again within two seconds.
+const BACKOFF_CAP: Duration = Duration::from_millis(1500);
 
 /// The longest that a registry's `Retry-After` is honoured: a day would be a mistake of its.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -30,31 +29,60 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
 
-/// Runs until it is dropped: publishes the source's first state, and later ones where they differ
-/// from the last. An error publishes nothing; neither errors nor panics of the source end it.
+/// What a watcher has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<T> {
+    /// The first state, or one that differs from the last.
+    State(T),
+    /// An attempt failed: the last state stays.
+    Failed,
+    /// Attempts have failed for `max_staleness`: the last state is given up. Comes once, before
+    /// the next state.
+    Stale,
+}
+
+/// Runs until it is dropped: publishes the source's first state, later ones where they differ
+/// from the last, and that it has failed; neither errors nor panics of the source end it. Where
+/// attempts have failed for `max_staleness`, counted from the first of them, the last state is
+/// given up (go-kit's `InvalidateOnError`).
 pub async fn watch<T: PartialEq + Clone + Send + 'static>(
     source: Box<dyn Source<T>>,
     status: Arc<WatchStatus>,
-    publish: impl FnMut(T) + Send,
+    max_staleness: Option<Duration>,
+    publish: impl FnMut(Event<T>) + Send,
 ) {
     let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
-    supervise(source, &status, publish, backoff).await;
+    supervise(source, &status, max_staleness, publish, backoff).await;
 }
 
 async fn supervise<T: PartialEq + Clone + Send + 'static>(
     mut source: Box<dyn Source<T>>,
     status: &WatchStatus,
-    mut publish: impl FnMut(T) + Send,
+    max_staleness: Option<Duration>,
+    mut publish: impl FnMut(Event<T>) + Send,
     mut backoff: Backoff,
 ) {
     let mut bucket = Bucket::new(BURST, PER_SECOND);
     let mut published: Option<T> = None;
     let mut trouble: Option<Trouble> = None;
+    let mut delay = Duration::ZERO;
     loop {
-        bucket.take().await;
-        let step = AssertUnwindSafe(async { source.next().await });
-        let error = match step.catch_unwind().await {
+        let step = async {
+            sleep(delay).await;
+            bucket.take().await;
+            AssertUnwindSafe(async { source.next().await })
+                .catch_unwind()
+                .await
+        };
+        let given_up = || {
+            if published.take().is_some() {
+                publish(Event::Stale);
+                status.gave_up();
+            }
+        };
+        let error = match unless_stale(step, &mut trouble, given_up).await {
             Ok(Ok(state)) => {
+                delay = Duration::ZERO;
                 backoff.reset();
                 if let Some(trouble) = trouble.take() {
                     trouble.log_end(status);
@@ -62,25 +90,45 @@ async fn supervise<T: PartialEq + Clone + Send + 'static>(
                 let changed = published.as_ref() != Some(&state);
                 if changed {
                     published = Some(state.clone());
-                    publish(state);
+                    publish(Event::State(state));
                 }
                 // After publishing: who sees `read` finds the state in its place.
                 status.succeeded(changed);
                 continue;
             }
             Ok(Err(error)) => error,
-            Err(panic) => SourceError {
+            Err(panic) => RegistryError {
                 message: format!("the watcher panicked: {}", panic_text(&*panic)),
                 retry_after: None,
             },
         };
-        let delay = backoff.delay() + error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        delay = backoff.delay() + error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
         trouble
-            .get_or_insert_with(Trouble::new)
+            .get_or_insert_with(|| Trouble::new(max_staleness))
             .log(status, &error.message);
         status.failed(error.message);
-        sleep(delay).await;
+        publish(Event::Failed);
     }
+}
+
+/// Does something; where the last state gets too old meanwhile, says so and goes on.
+async fn unless_stale<O>(
+    something: impl Future<Output = O>,
+    trouble: &mut Option<Trouble>,
+    stale: impl FnOnce(),
+) -> O {
+    let mut something = pin!(something);
+    if let Some(trouble) = trouble
+        && let Some(at) = trouble.stale_at
+    {
+        tokio::select! {
+            done = &mut something => return done,
+            () = sleep_until(at) => {}
+        }
+        trouble.stale_at = None;
+        stale();
+    }
+    something.await
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -95,12 +143,15 @@ struct Trouble {
     failures: u64,
     next_line: Instant,
     pause: Duration,
+    /// When the last state is given up; `None` where it never is, or was already.
+    stale_at: Option<Instant>,
 }
 
 impl Trouble {
-    fn new() -> Self {
+    fn new(max_staleness: Option<Duration>) -> Self {
         let now = Instant::now();
         Self {
+            stale_at: max_staleness.map(|limit| now + limit),
             since: now,
             failures: 0,
             next_line: now,
@@ -136,124 +187,11 @@ impl Trouble {
     }
 }
 
-/// What is known of one watcher, for people and metrics; no request ever looks at it.
-#[derive(Debug)]
-pub struct WatchStatus {
-    registry: Arc<str>,
-    service: Option<Arc<str>>,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    answered: Option<Instant>,
-    changed: Option<SystemTime>,
-    /// The error of the last attempt; `None` after a success.
-    error: Option<String>,
-    failures: u64,
-    updates: u64,
-    skipped: Vec<Skipped>,
-}
-
-/// A [`WatchStatus`] at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct WatchSnapshot {
-    /// The registry's name in proxy.toml.
-    pub registry: Arc<str>,
-    /// The service's name; `None` where the registry's catalog is watched.
-    pub service: Option<Arc<str>>,
-    /// Whether it was ever read.
-    pub read: bool,
-    /// Whether it was read and the last attempt did not fail. An attempt that still waits for a
-    /// change has not failed.
-    pub healthy: bool,
-    /// Since the last answer; in JSON, seconds. While nothing changes this grows up to the time
-    /// that a query may wait, so it says something only where `healthy` is false.
-    #[serde(rename = "age_seconds", serialize_with = "seconds")]
-    pub age: Option<Duration>,
-    /// When the last state was published; in JSON, Unix time in seconds.
-    #[serde(serialize_with = "unix_seconds")]
-    pub last_change: Option<SystemTime>,
-    /// Why the last attempt failed.
-    pub error: Option<String>,
-    /// Failed attempts, in all.
-    pub failures: u64,
-    /// Published states, in all.
-    pub updates: u64,
-    /// The entries of the last state that could not be understood.
-    pub skipped: Vec<Skipped>,
-}
-
-impl WatchStatus {
-    /// Of a watcher that has not asked yet; without a service, of the registry's catalog.
-    pub fn new(registry: impl Into<Arc<str>>, service: Option<Arc<str>>) -> Self {
-        Self {
-            registry: registry.into(),
-            service,
-            known: Mutex::default(),
-        }
-    }
-
-    /// What is known now.
-    pub fn snapshot(&self) -> WatchSnapshot {
-        let known = self.known();
-        WatchSnapshot {
-            registry: self.registry.clone(),
-            service: self.service.clone(),
-            read: known.answered.is_some(),
-            healthy: known.answered.is_some() && known.error.is_none(),
-            age: known.answered.map(|answered| answered.elapsed()),
-            last_change: known.changed,
-            error: known.error.clone(),
-            failures: known.failures,
-            updates: known.updates,
-            skipped: known.skipped.clone(),
-        }
-    }
-
-    /// Notes what a published state left out; called by whoever publishes it, who alone knows
-    /// what a state is.
-    pub fn set_skipped(&self, skipped: Vec<Skipped>) {
-        self.known().skipped = skipped;
-    }
-
-    fn succeeded(&self, changed: bool) {
-        let mut known = self.known();
-        known.answered = Some(Instant::now());
-        known.error = None;
-        if changed {
-            known.changed = Some(SystemTime::now());
-            known.updates += 1;
-        }
-    }
-
-    fn failed(&self, error: String) {
-        let mut known = self.known();
-        known.error = Some(error);
-        known.failures += 1;
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // Every field is true on its own, whatever a panicking thread left undone.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn seconds<S: Serializer>(age: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    age.map(|age| age.as_secs_f64()).serialize(serializer)
-}
-
-fn unix_seconds<S: Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    at.and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-        .map(|since| since.as_secs_f64())
-        .serialize(serializer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, sync::Mutex};
 
     use futures_util::future::BoxFuture;
     use tokio::task::JoinHandle;
@@ -273,14 +211,14 @@ mod tests {
     }
 
     impl Source<&'static str> for Script {
-        fn next(&mut self) -> BoxFuture<'_, Result<&'static str, SourceError>> {
+        fn next(&mut self) -> BoxFuture<'_, Result<&'static str, RegistryError>> {
             self.asked.lock().unwrap().push(Instant::now());
             Box::pin(async {
                 loop {
                     match self.steps.pop_front() {
                         Some(State(state)) => return Ok(state),
                         Some(Error(retry_after)) => {
-                            return Err(SourceError {
+                            return Err(RegistryError {
                                 message: "no".to_owned(),
                                 retry_after,
                             });
@@ -304,6 +242,13 @@ mod tests {
 
     impl Run {
         fn start(steps: impl IntoIterator<Item = Step>) -> Self {
+            Self::start_with(steps, None)
+        }
+
+        fn start_with(
+            steps: impl IntoIterator<Item = Step>,
+            max_staleness: Option<Duration>,
+        ) -> Self {
             let status = Arc::new(WatchStatus::new("main", Some("cart".into())));
             let published = Arc::<Mutex<Vec<_>>>::default();
             let asked = Arc::<Mutex<Vec<_>>>::default();
@@ -313,14 +258,20 @@ mod tests {
             });
             let publish = {
                 let published = published.clone();
-                move |state| published.lock().unwrap().push(state)
+                move |event| match event {
+                    Event::State(state) => published.lock().unwrap().push(state),
+                    Event::Stale => published.lock().unwrap().push("stale"),
+                    Event::Failed => {}
+                }
             };
             let start = Instant::now();
             let rng = fastrand::Rng::with_seed(4);
             let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, rng);
             let task = {
                 let status = status.clone();
-                tokio::spawn(async move { supervise(source, &status, publish, backoff).await })
+                tokio::spawn(async move {
+                    supervise(source, &status, max_staleness, publish, backoff).await
+                })
             };
             Self {
                 status,
@@ -390,6 +341,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_state_is_given_up_once_that_long_after_the_first_error() {
+        let minute = Duration::from_secs(60);
+        let steps = [
+            State("a"),
+            Pause(HOUR),
+            Error(None),
+            Pause(minute / 2),
+            Error(None),
+            Pause(HOUR),
+            Error(None),
+            State("a"),
+        ];
+        let run = Run::start_with(steps, Some(minute));
+        let status = run.after(HOUR + minute - Duration::from_secs(1)).await;
+        assert!(!status.given_up, "the last state stays for a while");
+        assert_eq!(run.published(), ["a"]);
+        let status = run.after(Duration::from_secs(2)).await;
+        assert!(
+            status.given_up && status.read,
+            "a later error starts no new clock"
+        );
+        assert_eq!(run.published(), ["a", "stale"]);
+        let status = run.after(HOUR * 2).await;
+        assert!(!status.given_up, "the next success recovers");
+        assert_eq!(run.published(), ["a", "stale", "a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_success_stops_the_clock_of_staleness() {
+        let minute = Duration::from_secs(60);
+        let steps = (0..10).flat_map(|_| [State("a"), Error(None), Pause(minute / 2)]);
+        let run = Run::start_with(steps.chain([State("a")]), Some(minute));
+        run.after(HOUR).await;
+        assert_eq!(run.published(), ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn before_the_first_answer_nothing_is_known() {
         let run = Run::start([]);
         let status = run.after(HOUR).await;
@@ -418,8 +406,8 @@ mod tests {
         let run = Run::start((0..1000).map(|_| Error(None)));
         run.after(HOUR / 6).await;
         let asked = run.asked();
-        // Full jitter waits half the cap on average: 600 in ten minutes, and a few to get there.
-        assert!((500..700).contains(&asked.len()), "{}", asked.len());
+        // Full jitter waits half the cap on average: 800 in ten minutes, and a few to get there.
+        assert!((700..900).contains(&asked.len()), "{}", asked.len());
         let gaps = asked.windows(2).map(|pair| pair[1] - pair[0]);
         assert!(gaps.max().unwrap() <= BACKOFF_CAP + Duration::from_millis(2));
     }
@@ -524,7 +512,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_snapshot_reads_well_as_json() {
         let run = Run::start([State("a")]);
-        run.status.set_skipped(vec![Skipped {
+        run.status.set_skipped(vec![crate::instance::Skipped {
             id: "n1/x".to_owned(),
             reason: "port 0 cannot be called".to_owned(),
         }]);

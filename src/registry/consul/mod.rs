@@ -12,10 +12,8 @@ use futures_util::future::BoxFuture;
 use reqwest::Url;
 
 use self::client::{Client, Question};
-use super::{Catalog, Registry, ServiceQuery, Source, SourceError};
-use crate::{config, instance::InstanceSet};
-
-pub use client::BuildError;
+use super::{BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source};
+use crate::{config, instance::InstanceSet, serve::reachable};
 
 /// How long a blocking query may wait, which is also about how long an agent that hangs goes
 /// unnoticed. Far below Consul's default of 5 minutes, and still a query a minute at most.
@@ -58,6 +56,22 @@ impl Consul {
             url.query_pairs_mut().append_key_only("stale");
         }
         url
+    }
+}
+
+/// How the embedded registry is reached as a Consul.
+pub fn of_embedded(settings: &config::Embedded) -> config::Consul {
+    config::Consul {
+        address: format!("http://{}", reachable(settings.address)),
+        token: settings.token.clone(),
+        datacenter: None,
+        namespace: None,
+        partition: None,
+        tags: Vec::new(),
+        near: None,
+        filter: None,
+        stale: false,
+        tls: config::ClientTls::default(),
     }
 }
 
@@ -112,7 +126,7 @@ impl<T, P> Source<T> for Cursor<P>
 where
     P: Fn(&[u8]) -> serde_json::Result<T> + Send + Sync + 'static,
 {
-    fn next(&mut self) -> BoxFuture<'_, Result<T, SourceError>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
             // Taken, so that whatever goes wrong below starts from the beginning.
             let asked = self.index.take();

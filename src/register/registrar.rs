@@ -1,0 +1,251 @@
+//! The supervision of an entry: sign in, keep, sign in again after whatever went wrong, sign out.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::Entry;
+use crate::{backoff::Backoff, registry::RegistryError};
+
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+const BACKOFF_CAP: Duration = Duration::from_secs(2);
+/// The longest that a registry's `Retry-After` is honoured.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Who is on the way out waits no longer than this for a registry.
+const SIGN_OUT: Duration = Duration::from_secs(5);
+/// An entry that stood for this long was a good one: the next trouble begins a new row.
+const STOOD: Duration = Duration::from_secs(10);
+/// Between two log lines about one trouble.
+const LOG_PAUSE: Duration = Duration::from_secs(30);
+
+/// Keeps a provider signed in until it is told to [`deregister`](Self::deregister). Where it is
+/// dropped instead, the entry is left to its lease, session or TTL.
+///
+/// go-kit's `Registrar`; unlike go-kit's it signs in again after a lost lease, an expired session
+/// or a registry that forgot.
+#[derive(Debug)]
+pub struct Registrar {
+    standing: watch::Receiver<Standing>,
+    leave: CancellationToken,
+    task: JoinHandle<Result<(), RegistryError>>,
+}
+
+/// How a provider's entry stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was not written yet, or it is being written again; and why, if something went wrong.
+    Out(Option<String>),
+    /// It was written, and nothing is known to be wrong with it.
+    In,
+}
+
+impl Registrar {
+    /// Begins to sign in. Must be called in a tokio runtime.
+    pub fn start(entry: Box<dyn Entry>) -> Self {
+        let (told, standing) = watch::channel(Standing::Out(None));
+        let leave = CancellationToken::new();
+        let task = tokio::spawn(run(entry, told, leave.clone()));
+        Self {
+            standing,
+            leave,
+            task,
+        }
+    }
+
+    /// How the entry stands, now and whenever that changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Waits until the entry was written.
+    pub async fn registered(&self) {
+        let mut standing = self.standing.clone();
+        // The sender lives until `deregister`, which takes `self`.
+        let _ = standing
+            .wait_for(|standing| *standing == Standing::In)
+            .await;
+    }
+
+    /// Takes the entry away, and ends.
+    ///
+    /// # Errors
+    /// Where the registry could not be told: then the entry is left to its lease, session or TTL.
+    pub async fn deregister(self) -> Result<(), RegistryError> {
+        self.leave.cancel();
+        self.task.await.unwrap_or_else(|error| {
+            Err(RegistryError {
+                message: format!("the registrar failed: {error}"),
+                retry_after: None,
+            })
+        })
+    }
+}
+
+async fn run(
+    mut entry: Box<dyn Entry>,
+    told: watch::Sender<Standing>,
+    leave: CancellationToken,
+) -> Result<(), RegistryError> {
+    tokio::select! {
+        () = leave.cancelled() => {}
+        never = stay(&mut *entry, &told) => match never {},
+    }
+    let signed_out = guarded(entry.sign_out());
+    let signed_out = tokio::time::timeout(SIGN_OUT, signed_out).await;
+    told.send_replace(Standing::Out(None));
+    signed_out.unwrap_or_else(|_| {
+        Err(RegistryError {
+            message: format!("signing out took more than {} s", SIGN_OUT.as_secs()),
+            retry_after: None,
+        })
+    })
+}
+
+async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>) -> std::convert::Infallible {
+    let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
+    let mut next_line = Instant::now();
+    loop {
+        let error = match guarded(entry.sign_in()).await {
+            Ok(()) => {
+                told.send_replace(Standing::In);
+                tracing::info!("signed in");
+                let began = Instant::now();
+                let kept = guarded(entry.keep().map(Ok)).await;
+                if began.elapsed() >= STOOD {
+                    backoff.reset();
+                    next_line = Instant::now();
+                }
+                kept.unwrap_or_else(|error| error)
+            }
+            Err(error) => error,
+        };
+        if Instant::now() >= next_line {
+            next_line = Instant::now() + LOG_PAUSE;
+            tracing::warn!(error = %error, "not signed in; trying again");
+        }
+        told.send_replace(Standing::Out(Some(error.message)));
+        let away = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        tokio::time::sleep(backoff.delay() + away).await;
+    }
+}
+
+/// A panic is an error like any other: the provider behind it is still there.
+async fn guarded<T>(
+    step: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
+    AssertUnwindSafe(step)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| {
+            Err(RegistryError {
+                message: "the registrar panicked: a defect".to_owned(),
+                retry_after: None,
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex},
+    };
+
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+
+    /// Plays what becomes of each signing in, and notes what it was asked.
+    #[derive(Clone, Default)]
+    struct Script {
+        /// How long each entry stands; `None` where signing in fails.
+        stands: Arc<Mutex<VecDeque<Option<Duration>>>>,
+        asked: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    fn error() -> RegistryError {
+        RegistryError {
+            message: "no".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    impl Entry for Script {
+        fn sign_in(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
+            self.asked.lock().unwrap().push("in");
+            let stands = self.stands.lock().unwrap();
+            let fails = stands.front().is_some_and(Option::is_none);
+            drop(stands);
+            Box::pin(async move {
+                if fails {
+                    self.stands.lock().unwrap().pop_front();
+                    return Err(error());
+                }
+                Ok(())
+            })
+        }
+
+        fn keep(&mut self) -> BoxFuture<'_, RegistryError> {
+            let stands = self.stands.lock().unwrap().pop_front();
+            Box::pin(async move {
+                match stands.flatten() {
+                    Some(time) => tokio::time::sleep(time).await,
+                    None => std::future::pending().await,
+                }
+                error()
+            })
+        }
+
+        fn sign_out(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
+            self.asked.lock().unwrap().push("out");
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    fn script(stands: &[Option<u64>]) -> Script {
+        let script = Script::default();
+        *script.stands.lock().unwrap() = stands
+            .iter()
+            .map(|stands| stands.map(Duration::from_secs))
+            .collect();
+        script
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_is_lost_is_written_again() {
+        let script = script(&[None, None, Some(60), Some(60)]);
+        let registrar = Registrar::start(Box::new(script.clone()));
+        registrar.registered().await;
+        assert_eq!(*script.asked.lock().unwrap(), ["in"; 3]);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(*script.asked.lock().unwrap(), ["in"; 5]);
+        assert_eq!(*registrar.standing().borrow(), Standing::In);
+        registrar.deregister().await.unwrap();
+        assert_eq!(script.asked.lock().unwrap().last(), Some(&"out"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_forgets_at_once_is_not_hammered() {
+        let script = script(&[Some(0); 10_000]);
+        let _registrar = Registrar::start(Box::new(script.clone()));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let asked = script.asked.lock().unwrap().len();
+        // Full jitter waits half the cap on average.
+        assert!((400..900).contains(&asked), "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn why_it_is_out_is_said() {
+        let script = script(&[None; 3]);
+        let registrar = Registrar::start(Box::new(script));
+        let mut standing = registrar.standing();
+        let out = Standing::Out(Some("no".to_owned()));
+        standing
+            .wait_for(|standing| *standing == out)
+            .await
+            .unwrap();
+        registrar.registered().await;
+    }
+}

@@ -1,0 +1,156 @@
+//! What every registry with an HTTP API has in common: a client that asks the registry directly
+//! and nobody else, and answers that are read up to a limit. Knows nothing of what is asked.
+
+use std::{error::Error as _, path::Path, time::Duration};
+
+use http::{StatusCode, header::RETRY_AFTER};
+use reqwest::{Certificate, Identity, Response, Url};
+
+use super::BuildError;
+use crate::config::ClientTls;
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How much of an error's body is looked at.
+const MAX_ERROR_BODY: usize = 4 << 10;
+
+/// How much of someone else's text is shown.
+const MAX_TEXT: usize = 240;
+
+/// The base URL of `[registry.NAME]`.
+pub(super) fn base_url(registry: &str, address: &str) -> Result<Url, BuildError> {
+    Url::parse(address)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or_else(|| BuildError::Address {
+            registry: registry.to_owned(),
+            address: address.to_owned(),
+        })
+}
+
+/// A client of `[registry.NAME]`. Reads the TLS files, and connects to nothing yet.
+pub(super) fn client(
+    registry: &str,
+    https: bool,
+    tls: &ClientTls,
+) -> Result<reqwest::Client, BuildError> {
+    let builder = reqwest::Client::builder()
+        // A registry is asked directly, and its token is sent to nobody else.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        // Finds a machine that is gone while a query waits for it.
+        .tcp_keepalive(Duration::from_secs(15));
+    with_tls(builder, registry, https, tls)?
+        .build()
+        .map_err(|source| BuildError::Tls {
+            registry: registry.to_owned(),
+            source,
+        })
+}
+
+fn with_tls(
+    builder: reqwest::ClientBuilder,
+    registry: &str,
+    https: bool,
+    tls: &ClientTls,
+) -> Result<reqwest::ClientBuilder, BuildError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| BuildError::Read {
+            registry: registry.to_owned(),
+            path: path.to_owned(),
+            source,
+        })
+    };
+    let pem = |path: &Path, wanted| BuildError::Pem {
+        registry: registry.to_owned(),
+        path: path.to_owned(),
+        wanted,
+    };
+    let mut builder = builder;
+    if let Some(ca) = &tls.ca {
+        let roots = Certificate::from_pem_bundle(&read(ca)?)
+            .ok()
+            .filter(|roots| !roots.is_empty())
+            .ok_or_else(|| pem(ca, "certificate"))?;
+        builder = builder.tls_certs_only(roots);
+    } else if !https {
+        // The system's certificates are neither needed nor, in a small image, there to be loaded.
+        builder = builder.tls_certs_only([]);
+    }
+    if let Some((chain, key)) = &tls.identity {
+        let both = [read(chain)?, read(key)?].join(&b'\n');
+        let identity = Identity::from_pem(&both).map_err(|_| pem(chain, "certificate and key"))?;
+        builder = builder.identity(identity);
+    }
+    Ok(builder)
+}
+
+/// How long an answer asks us to stay away, in seconds; the form with a date is left to the
+/// watcher's own backoff.
+pub(super) fn retry_after(answer: &Response) -> Option<Duration> {
+    let busy = [
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ];
+    let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = seconds.trim().parse().ok()?;
+    busy.contains(&answer.status())
+        .then(|| Duration::from_secs(seconds))
+}
+
+/// What an answer other than a success says of itself, in a line.
+pub(super) async fn reason(mut answer: Response) -> String {
+    let status = answer.status();
+    // A body that breaks off must not hide the status.
+    let body = read(&mut answer, MAX_ERROR_BODY)
+        .await
+        .map_or_else(|_| Vec::new(), |(body, _)| body);
+    let text = one_line(&String::from_utf8_lossy(&body));
+    if text.is_empty() {
+        let reason = status.canonical_reason();
+        return reason.unwrap_or("no reason given").to_owned();
+    }
+    text
+}
+
+/// The body up to a limit, and whether that was all of it.
+pub(super) async fn read(answer: &mut Response, limit: usize) -> reqwest::Result<(Vec<u8>, bool)> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        let room = limit - body.len();
+        if chunk.len() > room {
+            body.extend_from_slice(&chunk[..room]);
+            return Ok((body, false));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body, true))
+}
+
+/// A URL as it may be shown.
+pub(super) fn without_credentials(url: &Url) -> String {
+    let mut url = url.clone();
+    let plain = url.set_username("").and_then(|()| url.set_password(None));
+    plain.expect("an http URL has a host");
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// Someone else's text as one line of ours.
+pub(super) fn one_line(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let line = words.join(" ").replace(char::is_control, "");
+    match line.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// The innermost error, which says what happened; the outer ones say that something did.
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: Option<&dyn std::error::Error> = error.source();
+    while let Some(next) = cause.and_then(|cause| cause.source()) {
+        cause = Some(next);
+    }
+    cause.map_or_else(|| error.to_string(), ToString::to_string)
+}
