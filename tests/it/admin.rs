@@ -18,9 +18,9 @@ use tokio::{
 use super::support::{
     PATIENCE,
     backend::Backend,
-    consul::free_ports,
     eventually,
     proxy::{Proxy, endpoints},
+    server::free_ports,
 };
 
 const ROUTES: &str = r#"

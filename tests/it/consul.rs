@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::support::{
     authority::Authority,
-    consul::{Consul, free_ports},
+    consul::Consul,
+    server::free_ports,
     watched::{Watched, named, registry, settings},
 };
 

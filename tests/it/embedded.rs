@@ -5,7 +5,6 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -24,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, server::binary};
 
 /// A registry of the test's own, and a client for it.
 struct Registry {
@@ -935,29 +934,12 @@ async fn shutdown_answers_those_who_wait_and_ends_what_idles() {
     let _ = silent.read_to_end(&mut rest).await;
 }
 
-/// The Go client; `None` (said on a line) where `tests/run` has found that it cannot be had.
-fn gokit() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("CALLBOARD_TEST_GOKIT") {
-        return Some(path.into());
-    }
-    let missing = std::env::var("CALLBOARD_TEST_MISSING").unwrap_or_default();
-    if missing.split_whitespace().any(|name| name == "gokit") {
-        println!("left out: there is no gokit on this machine");
-        return None;
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/get-gokit");
-    let got = Command::new(script).output().unwrap();
-    let (path, reason) = (
-        String::from_utf8_lossy(&got.stdout),
-        String::from_utf8_lossy(&got.stderr),
-    );
-    assert!(got.status.success(), "{reason}");
-    Some(path.trim().into())
-}
-
 #[tokio::test]
 async fn go_kit_and_the_official_client_take_it_for_a_consul() {
-    let Some(gokit) = tokio::task::spawn_blocking(gokit).await.unwrap() else {
+    let Some(gokit) = tokio::task::spawn_blocking(|| binary("gokit"))
+        .await
+        .unwrap()
+    else {
         return;
     };
     let registry = Registry::start().await;

@@ -5,7 +5,7 @@ use std::{path::Path, process::Output};
 use http::StatusCode;
 use tokio::process::Command;
 
-use super::support::{backend::Backend, consul::free_ports, proxy::Proxy};
+use super::support::{backend::Backend, proxy::Proxy, server::free_ports};
 
 async fn health(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));

@@ -1,22 +1,14 @@
 //! A real Consul agent of the test's own, gone when the test is.
 
-use std::{
-    fs::File,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{
+    eventually,
+    server::{self, Process, free_ports},
+};
 
 /// Starts are tried again where somebody takes a port in between.
 const STARTS: usize = 5;
@@ -27,7 +19,7 @@ pub(crate) struct Consul {
     folder: TempDir,
     extra: Value,
     port: u16,
-    process: Option<Child>,
+    process: Option<Process>,
     http: reqwest::Client,
 }
 
@@ -41,7 +33,7 @@ impl Consul {
     /// The same, with more configuration.
     pub(crate) async fn start_with(extra: Value) -> Option<Self> {
         let mut consul = Self {
-            binary: binary()?,
+            binary: server::binary("consul")?,
             folder: tempfile::tempdir().unwrap(),
             extra,
             port: 0,
@@ -70,20 +62,17 @@ impl Consul {
 
     /// Stops the process where it stands: its sockets stay open and say nothing.
     pub(crate) fn pause(&self) {
-        self.signal(Signal::SIGSTOP);
+        self.process.as_ref().expect("it runs").pause();
     }
 
     /// Ends a pause.
     pub(crate) fn resume(&self) {
-        self.signal(Signal::SIGCONT);
+        self.process.as_ref().expect("it runs").resume();
     }
 
     /// kill -9.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        self.process = None;
     }
 
     /// Registers a service as its provider would.
@@ -129,29 +118,21 @@ impl Consul {
 
     /// Whether it came up; it has not where its ports were taken.
     async fn run(&mut self) -> bool {
-        let log = File::create(self.folder.path().join("log")).unwrap();
-        let process = Command::new(&self.binary)
-            .args([
-                "agent",
-                "-dev",
-                "-bind",
-                "127.0.0.1",
-                "-config-file",
-                "c.json",
-            ])
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stderr(log.try_clone().unwrap())
-            .stdout(log)
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
+        let mut command = Command::new(&self.binary);
+        command.args([
+            "agent",
+            "-dev",
+            "-bind",
+            "127.0.0.1",
+            "-config-file",
+            "c.json",
+        ]);
+        self.process = Some(Process::start(command, self.folder.path()));
         let leader = format!("{}/v1/status/leader", self.url());
         let started = eventually(
             "Consul has a leader",
             async || {
-                let ended = self.process.as_mut().unwrap().try_wait().unwrap();
-                if ended.is_some() {
+                if self.process.as_mut().unwrap().has_ended() {
                     return Some(false);
                 }
                 let answer = self.http.get(&leader).timeout(Duration::from_secs(1));
@@ -164,19 +145,7 @@ impl Consul {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("it runs");
-        let pid = i32::try_from(process.id()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
-    }
-}
-
-impl Drop for Consul {
-    fn drop(&mut self) {
-        self.kill();
+        server::log(self.folder.path())
     }
 }
 
@@ -189,42 +158,4 @@ fn merge(config: &mut Value, extra: &Value) {
         }
         (config, extra) => *config = extra.clone(),
     }
-}
-
-/// Ports below those that the system hands out by itself, so that an agent which is killed and
-/// restarted finds its own again.
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let mut held = Vec::new();
-    std::array::from_fn(|_| {
-        loop {
-            let port = fastrand::u16(10_000..32_000);
-            let address = (Ipv4Addr::LOCALHOST, port);
-            // Held until all are found, so that no two are the same. Serf takes both kinds.
-            if let (Ok(tcp), Ok(udp)) = (TcpListener::bind(address), UdpSocket::bind(address)) {
-                held.push((tcp, udp));
-                return port;
-            }
-        }
-    })
-}
-
-fn binary() -> Option<PathBuf> {
-    static BINARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    BINARY.get_or_init(find).clone()
-}
-
-fn find() -> Option<PathBuf> {
-    let missing = std::env::var("CALLBOARD_TEST_MISSING").unwrap_or_default();
-    if missing.split_whitespace().any(|name| name == "consul") {
-        println!("left out: this machine has no Consul");
-        return None;
-    }
-    if let Some(path) = std::env::var_os("CALLBOARD_TEST_CONSUL") {
-        return Some(path.into());
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/get-consul");
-    let found = Command::new(script).output().unwrap();
-    let reason = String::from_utf8_lossy(&found.stderr);
-    assert!(found.status.success(), "no Consul for the tests: {reason}");
-    Some(String::from_utf8(found.stdout).unwrap().trim_end().into())
 }

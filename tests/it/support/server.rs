@@ -1,0 +1,100 @@
+//! What the real servers of the tests have in common: where their binaries are, a process of the
+//! test's own that is gone when the test is, and ports for it.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// Where `tests/servers/get-NAME` has put it; `None` (said on a line) where `tests/run` has found
+/// that it cannot be had on this machine.
+pub(crate) fn binary(name: &str) -> Option<PathBuf> {
+    let missing = std::env::var("CALLBOARD_TEST_MISSING").unwrap_or_default();
+    if missing.split_whitespace().any(|missing| missing == name) {
+        println!("left out: this machine has no {name}");
+        return None;
+    }
+    let variable = name.to_uppercase().replace('-', "_");
+    if let Some(path) = std::env::var_os(format!("CALLBOARD_TEST_{variable}")) {
+        return Some(path.into());
+    }
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers");
+    let found = Command::new(format!("{folder}/get-{name}"))
+        .output()
+        .unwrap();
+    let reason = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success(), "no {name} for the tests: {reason}");
+    Some(String::from_utf8(found.stdout).unwrap().trim_end().into())
+}
+
+/// A process that ends, by kill -9, when it is dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Runs in a folder, and writes what it says into the file `log` there.
+    pub(crate) fn start(mut command: Command, folder: &Path) -> Self {
+        let log = File::create(folder.join("log")).unwrap();
+        command
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().unwrap())
+            .stdout(log);
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Stops it where it stands: its sockets stay open and say nothing.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Ends a pause.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.0.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a process in this folder has said.
+pub(crate) fn log(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("log")).unwrap_or_default()
+}
+
+/// Ports below those that the system hands out by itself, so that an agent which is killed and
+/// restarted finds its own again.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let mut held = Vec::new();
+    std::array::from_fn(|_| {
+        loop {
+            let port = fastrand::u16(10_000..32_000);
+            let address = (Ipv4Addr::LOCALHOST, port);
+            // Held until all are found, so that no two are the same. Serf takes both kinds.
+            if let (Ok(tcp), Ok(udp)) = (TcpListener::bind(address), UdpSocket::bind(address)) {
+                held.push((tcp, udp));
+                return port;
+            }
+        }
+    })
+}
