@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr, sync::Arc};
 
+use http::Uri;
+
 /// Where an instance is called: a host (an IP address or a name) and a port that is never 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
@@ -46,6 +48,42 @@ impl Address {
             port,
             ip,
         })
+    }
+
+    /// Reads `host:port`, or an `http://` or `https://` URL without a path; and whether it says
+    /// https.
+    ///
+    /// # Errors
+    /// Why the text cannot be called, as it stands in a sentence.
+    pub fn of_text(text: &str) -> Result<(Self, bool), String> {
+        let shown: String = text.chars().take(60).collect();
+        let neither = || format!("`{shown}` is neither host:port nor a URL");
+        let (scheme, rest) = match text.split_once("://") {
+            None => (None, text),
+            Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        };
+        let (tls, default) = match scheme.as_deref() {
+            None => (false, None),
+            Some("http") => (false, Some(80)),
+            Some("https") => (true, Some(443)),
+            Some(scheme) => return Err(format!("`{scheme}://` cannot be called")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        // A service is called at its root: what stands after it would be lost.
+        if authority.contains(['/', '?', '#', '@']) {
+            return Err(format!("`{shown}` holds more than a host and a port"));
+        }
+        let uri: Uri = authority.parse().map_err(|_| neither())?;
+        let host = uri.host().ok_or_else(neither)?;
+        // The port as it was written: one out of range is no missing one.
+        let port = authority[host.len()..].strip_prefix(':');
+        let port = match (port, default) {
+            (Some(port), _) => port.parse().map_err(|_| neither())?,
+            (None, Some(port)) => port,
+            (None, None) => return Err(format!("`{shown}` has no port")),
+        };
+        let address = Self::new(host, port).map_err(|error| error.to_string())?;
+        Ok((address, tls))
     }
 
     /// The IP address (without brackets) or name.

@@ -54,7 +54,8 @@ struct RouteStatus {
     path: String,
     /// A service's name, or `{service}` where the request names it.
     service: Arc<str>,
-    registry: Arc<str>,
+    /// None where its endpoints stand in the file.
+    registries: Vec<Arc<str>>,
     strip_prefix: bool,
     line: usize,
 }
@@ -145,18 +146,18 @@ impl Status {
 
 impl RouteStatus {
     fn of(route: &config::Route, config: &config::Config) -> Self {
-        let (service, registry) = match &route.goal {
+        let (service, policy) = match &route.goal {
             Goal::Service(name) => {
                 let service = config.services.get(name).unwrap_or(&config.defaults);
-                (Arc::clone(name), Arc::clone(&service.registry))
+                (Arc::clone(name), service)
             }
-            Goal::Template { registry } => ("{service}".into(), Arc::clone(registry)),
+            Goal::Template => ("{service}".into(), &config.defaults),
         };
         Self {
             host: host(&route.host),
             path: path(&route.path),
             service,
-            registry,
+            registries: policy.origin.registries().to_vec(),
             strip_prefix: route.strip_prefix,
             line: route.line,
         }

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(shown.registries.len(), 3);
         assert_eq!(shown.routes.len(), 4);
         let defaults = Service {
-            registry: plain.defaults.registry.clone(),
+            origin: plain.defaults.origin.clone(),
             ..shown.defaults
         };
         assert_eq!(defaults, plain.defaults);

@@ -111,6 +111,11 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Boolean(false))
     }
 
+    /// Whether the value is an array without elements.
+    pub(super) fn is_empty_array(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Array(elements) if elements.is_empty())
+    }
+
     /// Reads true or false.
     pub(super) fn flag(&self) -> Option<bool> {
         match self.value.get_ref() {

@@ -5,6 +5,7 @@ mod claims;
 mod document;
 mod field;
 mod listen;
+mod origin;
 mod pattern;
 mod reader;
 mod registry;
@@ -27,6 +28,8 @@ use std::{
 };
 
 use ipnet::IpNet;
+
+use crate::instance::Instance;
 
 /// The whole file.
 #[derive(Clone, Debug)]
@@ -227,11 +230,8 @@ pub enum Segment {
 pub enum Goal {
     /// A declared service.
     Service(Arc<str>),
-    /// The service that the host or the path names, of this registry's catalog.
-    Template {
-        /// A key of `Config::registries`.
-        registry: Arc<str>,
-    },
+    /// The service that the host or the path names, of the catalogs of `defaults.origin`.
+    Template,
 }
 
 /// `route.host_header`
@@ -248,12 +248,14 @@ pub enum HostHeader {
 /// What a service does with its requests, with the defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// A key of `Config::registries`.
-    pub registry: Arc<str>,
+    /// Where its instances are learnt.
+    pub origin: Origin,
     /// The name in the registry; `None` where it is the service's own.
     pub name: Option<String>,
     /// Tags that an instance must have.
     pub tags: Vec<String>,
+    /// Metadata that an instance must have.
+    pub meta: BTreeMap<String, String>,
     /// How an endpoint is picked.
     pub balance: Balance,
     /// Attempts and their budget.
@@ -268,6 +270,41 @@ pub struct Service {
     pub drain: Duration,
     /// How long the first request for a service waits for its first set.
     pub discovery_timeout: Duration,
+}
+
+/// Where a service's instances are learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// At these registries, at least one: keys of `Config::registries`.
+    Registries {
+        /// In the order of the file.
+        names: Vec<Arc<str>>,
+        /// What several make together.
+        combine: Combine,
+    },
+    /// They stand in the file itself.
+    Inline(Vec<Instance>),
+}
+
+impl Origin {
+    /// The registries' names; none where the instances stand in the file.
+    pub fn registries(&self) -> &[Arc<str>] {
+        match self {
+            Self::Registries { names, .. } => names,
+            Self::Inline(_) => &[],
+        }
+    }
+}
+
+/// `combine`: what the sets of several registries make together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// All of them, merged by address.
+    Union,
+    /// The first that has a healthy instance.
+    Failover,
+    /// The first; how the others differ from it is shown.
+    Shadow,
 }
 
 /// `balance`

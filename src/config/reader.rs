@@ -324,6 +324,26 @@ impl Table<'_> {
         Some(field.elements(example).iter().filter_map(parse).collect())
     }
 
+    /// A table of texts under names of the file's own choice; empty where it is left out.
+    pub(super) fn map(&mut self, key: &'static str, example: &str) -> BTreeMap<String, String> {
+        let Some(field) = self.take(key) else {
+            return BTreeMap::new();
+        };
+        if !field.is_table() {
+            field.expected("a table of texts", Some(example));
+            return BTreeMap::new();
+        }
+        let entries = field.entries().into_iter().flatten();
+        entries
+            .filter_map(|(name, value)| {
+                let path = format!("{}.{}", field.path, name.get_ref());
+                let field = Field::of_key(path, name, value, self.problems);
+                let text = field.parse("a text", "\"…\"", |text| Ok(text.to_owned()))?;
+                Some((name.get_ref().as_ref().to_owned(), text))
+            })
+            .collect()
+    }
+
     /// A secret's whereabouts, if there is one.
     pub(super) fn secret(&mut self, key: &'static str, base: &Path) -> Option<Secret> {
         let field = self.take(key)?;

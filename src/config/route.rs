@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service, field::Field, pattern,
-    reader::Table, registry::Registries, report::Wrong, service,
+    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service, field::Field, origin,
+    pattern, reader::Table, registry::Registries, report::Wrong,
 };
 
 /// Reads all routes, at least one.
@@ -105,16 +105,13 @@ fn template(
             None
         }
         _ => {
-            let registry = registries.default().cloned();
-            if registry.is_none() {
+            if registries.default().is_none() {
                 let wrong = Wrong::new(
                     "there are several registries, and a template's services are in none of them",
                 );
                 field.names_nothing(wrong.suggest("write `registry = \"NAME\"` in `[defaults]`"));
             }
-            Some(Goal::Template {
-                registry: registry?,
-            })
+            Some(Goal::Template)
         }
     }
 }
@@ -136,7 +133,7 @@ fn declared(
         return None;
     }
     if registries.default().is_none() && !services.contains_key(name.as_str()) {
-        let wrong = service::no_registry(&name);
+        let wrong = origin::no_registry(&name);
         field.names_nothing(wrong.suggest(
             "write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own",
         ));
@@ -186,9 +183,7 @@ mod tests {
             "#,
         )
         .routes;
-        let template = Goal::Template {
-            registry: "embedded".into(),
-        };
+        let template = Goal::Template;
         assert_eq!(
             routes.iter().map(|route| route.line).collect::<Vec<_>>(),
             [2, 7, 10]

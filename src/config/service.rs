@@ -4,24 +4,25 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Guard, Pool, Retry, Service, Timeouts, reader::Table, registry::Registries,
-    report::Wrong, value::Zero,
+    Balance, Guard, Pool, Retry, Service, Timeouts, origin, reader::Table, registry::Registries,
+    value::Zero,
 };
 
 /// Reads `[defaults]`, which may name the registry that is meant where none is.
 pub(super) fn defaults(top: &mut Table<'_>, registries: &mut Registries) -> Service {
     top.within("defaults", |table| {
-        if let Some(name) = registry(table, registries) {
-            registries.set_default(name);
+        if let Some(origin) = origin::registries(table, registries) {
+            registries.set_default(origin);
         }
         let built_in = Service {
-            // Where none is meant every service names its own, and the first is as good as any.
-            registry: registries
+            // Where none is meant every service names its own, and any is as good as another.
+            origin: registries
                 .default()
                 .cloned()
-                .unwrap_or_else(|| registries.first()),
+                .unwrap_or_else(|| registries.any()),
             name: None,
             tags: Vec::new(),
+            meta: BTreeMap::new(),
             balance: Balance::RoundRobin,
             retry: Retry {
                 attempts: 3,
@@ -57,32 +58,13 @@ pub(super) fn read(
     defaults: &Service,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
-    top.named("service", |name, table| {
-        let registry = registry(table, registries)
-            .or_else(|| registries.default().cloned())
-            .unwrap_or_else(|| {
-                let wrong = no_registry(name);
-                table.absent("registry", wrong.suggest("write `registry = \"NAME\"`"));
-                defaults.registry.clone()
-            });
-        Service {
-            registry,
-            name: table.text("name", "\"cart-v2\""),
-            tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
-            ..policy(table, defaults)
-        }
+    top.named("service", |name, table| Service {
+        origin: origin::of_service(name, table, registries),
+        name: table.text("name", "\"cart-v2\""),
+        tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
+        meta: table.map("meta", "{ version = \"2\" }"),
+        ..policy(table, defaults)
     })
-}
-
-fn registry(table: &mut Table<'_>, registries: &Registries) -> Option<Arc<str>> {
-    registries.find(&table.take("registry")?)
-}
-
-/// Several registries, and nothing says which one a service is in.
-pub(super) fn no_registry(service: &str) -> Wrong {
-    Wrong::new(format!(
-        "there are several registries, and `{service}` is in none of them"
-    ))
 }
 
 /// What `[service.NAME]` and `[defaults]` have in common. Tables inside are taken over from
@@ -239,9 +221,9 @@ mod tests {
     #[test]
     fn with_several_registries_each_service_says_which() {
         let own = config(&format!("{TWO}[service.cart]\nregistry = \"b\"\n{CART}"));
-        assert_eq!(&*own.services["cart"].registry, "b");
+        assert_eq!(own.services["cart"].origin.registries(), ["b".into()]);
         let all = config(&format!("{TWO}[defaults]\nregistry = \"b\"\n{CART}{ROUTE}"));
-        assert_eq!(&*all.services["cart"].registry, "b");
+        assert_eq!(all.services["cart"].origin.registries(), ["b".into()]);
 
         assert_eq!(
             errors(&format!(

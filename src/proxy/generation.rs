@@ -35,8 +35,6 @@ pub enum Goal {
     Service(Arc<Service>),
     /// To the service that the request names.
     Template {
-        /// Whose catalog must list it.
-        registry: Arc<str>,
         /// Whether it is the host that names it, and not the path.
         by_host: bool,
     },
@@ -52,8 +50,7 @@ impl Generation {
                         .declared(name)
                         .expect("the directory has every service that a route names"),
                 )),
-                config::Goal::Template { registry } => Goal::Template {
-                    registry: Arc::clone(registry),
+                config::Goal::Template => Goal::Template {
                     by_host: matches!(route.host, config::HostPattern::Template(_)),
                 },
             },

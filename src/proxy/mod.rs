@@ -81,9 +81,9 @@ async fn forward(
     let found;
     let service = match &target.goal {
         Goal::Service(service) => service,
-        Goal::Template { registry, by_host } => {
+        Goal::Template { by_host } => {
             let name = name(matched.service.unwrap_or_default(), *by_host);
-            found = by_name(&generation, registry, &name).await?;
+            found = by_name(&generation, &name).await?;
             &found
         }
     };
@@ -97,18 +97,14 @@ async fn forward(
     attempt::answer(client, record, request, service, target, prefix_len, began).await
 }
 
-/// The service that a template route's request names, if its registry lists it.
-async fn by_name(
-    generation: &Generation,
-    registry: &str,
-    name: &str,
-) -> Result<Arc<Service>, Refusal> {
+/// The service that a template route's request names, if a catalog lists it.
+async fn by_name(generation: &Generation, name: &str) -> Result<Arc<Service>, Refusal> {
     let directory = &generation.directory;
-    let mut lookup = directory.lookup(registry, name);
+    let mut lookup = directory.lookup(name);
     if matches!(lookup, Lookup::NotRead) {
         let limit = directory.defaults().discovery_timeout;
-        directory.wait_for_catalog(registry, limit).await;
-        lookup = directory.lookup(registry, name);
+        directory.wait_for_catalogs(limit).await;
+        lookup = directory.lookup(name);
     }
     match lookup {
         Lookup::Found(service) => Ok(service),

@@ -3,14 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use http::Uri;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::instance::{Address, Instance, Skipped};
-
-/// The longest text that is shown where it cannot be understood.
-const SHOWN: usize = 60;
 
 /// Reads the entry with this id.
 pub(super) fn instance(id: &str, text: &[u8]) -> Result<Instance, Skipped> {
@@ -40,7 +36,7 @@ fn read(text: &[u8]) -> Result<Read, String> {
     if text.starts_with('{') {
         return naming(text);
     }
-    let (address, tls) = address(text)?;
+    let (address, tls) = Address::of_text(text)?;
     Ok((address, tls, BTreeMap::new()))
 }
 
@@ -56,7 +52,7 @@ struct Naming {
 fn naming(text: &str) -> Result<Read, String> {
     let naming: Naming = serde_json::from_str(text)
         .map_err(|error| format!("it is not the JSON of gRPC's naming: {error}"))?;
-    let (address, tls) = address(&naming.address)?;
+    let (address, tls) = Address::of_text(&naming.address)?;
     let meta = match naming.metadata {
         Value::Object(fields) => fields
             .into_iter()
@@ -70,38 +66,6 @@ fn naming(text: &str) -> Result<Read, String> {
         other => BTreeMap::from([("metadata".to_owned(), other.to_string())]),
     };
     Ok((address, tls, meta))
-}
-
-/// `host:port`, or a URL without a path; whether it says https.
-fn address(text: &str) -> Result<(Address, bool), String> {
-    let shown: String = text.chars().take(SHOWN).collect();
-    let neither = || format!("`{shown}` is neither host:port nor a URL");
-    let (scheme, rest) = match text.split_once("://") {
-        None => (None, text),
-        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
-    };
-    let (tls, default) = match scheme.as_deref() {
-        None => (false, None),
-        Some("http") => (false, Some(80)),
-        Some("https") => (true, Some(443)),
-        Some(scheme) => return Err(format!("`{scheme}://` cannot be called")),
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    // A service is called at its root: what stands after it would be lost.
-    if authority.contains(['/', '?', '#', '@']) {
-        return Err(format!("`{shown}` holds more than a host and a port"));
-    }
-    let uri: Uri = authority.parse().map_err(|_| neither())?;
-    let host = uri.host().ok_or_else(neither)?;
-    // The port as it was written: one out of range is no missing one.
-    let port = authority[host.len()..].strip_prefix(':');
-    let port = match (port, default) {
-        (Some(port), _) => port.parse().map_err(|_| neither())?,
-        (None, Some(port)) => port,
-        (None, None) => return Err(format!("`{shown}` has no port")),
-    };
-    let address = Address::new(host, port).map_err(|error| error.to_string())?;
-    Ok((address, tls))
 }
 
 #[cfg(test)]

@@ -74,9 +74,14 @@ impl Board {
         }
     }
 
-    /// Takes over a set. Returns whether the guard doubts it, and nobody watches over those that
-    /// are held yet.
-    pub(super) fn take_over(&mut self, set: &[Instance], policy: &config::Service) -> bool {
+    /// Takes over a set; `doubtable` is whether the guard may doubt it. Returns whether it does,
+    /// and nobody watches over those that are held yet.
+    pub(super) fn take_over(
+        &mut self,
+        set: &[Instance],
+        doubtable: bool,
+        policy: &config::Service,
+    ) -> bool {
         let before = self.picked_ids();
         self.forget_the_gone();
         let serves = |place: &&Place| place.state == State::Serving;
@@ -90,7 +95,11 @@ impl Board {
             listed.insert(id.clone());
             self.list(id, instance, policy);
         }
-        let doubted = self.drop_unlisted(&listed, served_before, policy);
+        let guard = policy.guard.filter(|_| doubtable);
+        let doubted = self.drop_unlisted(&listed, served_before, guard, policy);
+        if !doubtable {
+            self.let_go(policy);
+        }
         if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
         }
@@ -130,6 +139,7 @@ impl Board {
         &mut self,
         listed: &HashSet<EndpointId>,
         served_before: usize,
+        guard: Option<config::Guard>,
         policy: &config::Service,
     ) -> bool {
         let missing: Vec<_> = self
@@ -146,7 +156,7 @@ impl Board {
             .iter()
             .any(|(id, place)| listed.contains(id) && place.state == State::Serving);
         let now = Instant::now();
-        let hold = policy.guard.filter(|guard| {
+        let hold = guard.filter(|guard| {
             lost > 0 && (nobody_left || lost as f64 > guard.share * served_before as f64)
         });
         for (id, served) in missing {
@@ -163,11 +173,9 @@ impl Board {
         hold.is_some()
     }
 
-    /// Removes all that the registry listed, whatever the guard would say: what it said is too old.
-    pub(super) fn give_up(&mut self, policy: &config::Service) {
-        let draining = |place: &Place| matches!(place.state, State::Draining { .. });
-        let listed = self.places.iter().filter(|(_, place)| !draining(place));
-        for id in listed.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+    /// Removes those that are held: what they were held for is over.
+    fn let_go(&mut self, policy: &config::Service) {
+        for (id, _) in self.held() {
             self.remove(&id, policy);
         }
     }
@@ -271,11 +279,11 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
         let (mut board, policy) = (Board::new(1), policy(guard()));
-        board.take_over(&healthy(1..4), &policy);
+        board.take_over(&healthy(1..4), true, &policy);
         let before = board.snapshot();
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
-        board.take_over(&heavier, &policy);
+        board.take_over(&heavier, true, &policy);
         let after = board.snapshot();
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
@@ -286,9 +294,9 @@ mod tests {
     #[tokio::test]
     async fn few_that_leave_are_removed_at_once() {
         let (mut board, policy) = (Board::new(1), policy(guard()));
-        board.take_over(&healthy(1..5), &policy);
+        board.take_over(&healthy(1..5), true, &policy);
         let leaves = Arc::clone(&board.snapshot().endpoints[0]);
-        assert!(!board.take_over(&healthy(2..5), &policy));
+        assert!(!board.take_over(&healthy(2..5), true, &policy));
         assert_eq!(board.snapshot().endpoints.len(), 3);
         assert!(leaves.pool(0).is_retired());
     }
@@ -297,8 +305,8 @@ mod tests {
     async fn many_that_leave_at_once_are_held() {
         for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
             let (mut board, policy) = (Board::new(1), policy(guard()));
-            board.take_over(&healthy(1..5), &policy);
-            assert!(board.take_over(&left, &policy), "{} left", left.len());
+            board.take_over(&healthy(1..5), true, &policy);
+            assert!(board.take_over(&left, true, &policy), "{} left", left.len());
             let pickable = board.snapshot().endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
@@ -308,29 +316,31 @@ mod tests {
     #[tokio::test]
     async fn without_the_guard_all_that_leave_are_removed() {
         let (mut board, policy) = (Board::new(1), policy(None));
-        board.take_over(&healthy(1..5), &policy);
-        assert!(!board.take_over(&[], &policy));
+        board.take_over(&healthy(1..5), true, &policy);
+        assert!(!board.take_over(&[], true, &policy));
         assert!(board.snapshot().endpoints.is_empty());
     }
 
     #[tokio::test]
     async fn what_is_given_up_is_not_held() {
         let (mut board, policy) = (Board::new(1), policy(guard()));
-        board.take_over(&healthy(1..5), &policy);
-        board.give_up(&policy);
+        board.take_over(&healthy(1..5), true, &policy);
+        board.take_over(&healthy(4..5), true, &policy);
+        assert_eq!(board.held().len(), 3);
+        board.take_over(&[], false, &policy);
         assert!(board.snapshot().endpoints.is_empty() && board.held().is_empty());
-        board.take_over(&healthy(1..5), &policy);
+        board.take_over(&healthy(1..5), true, &policy);
         assert_eq!(board.snapshot().endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
         let (mut board, policy) = (Board::new(1), policy(guard()));
-        board.take_over(&healthy(1..4), &policy);
+        board.take_over(&healthy(1..4), true, &policy);
         let before = board.snapshot();
-        board.take_over(&[], &policy);
+        board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Held; 3]);
-        board.take_over(&healthy(1..4), &policy);
+        board.take_over(&healthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
@@ -341,9 +351,9 @@ mod tests {
     #[tokio::test]
     async fn whose_checks_fail_is_neither_picked_nor_held() {
         let (mut board, policy) = (Board::new(1), policy(guard()));
-        board.take_over(&healthy(1..3), &policy);
+        board.take_over(&healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
-        assert!(!board.take_over(&failing, &policy));
+        assert!(!board.take_over(&failing, true, &policy));
         let snapshot = board.snapshot();
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
@@ -352,10 +362,10 @@ mod tests {
     #[tokio::test]
     async fn who_was_removed_and_comes_back_is_a_new_one() {
         let (mut board, policy) = (Board::new(1), policy(guard()));
-        board.take_over(&healthy(1..5), &policy);
+        board.take_over(&healthy(1..5), true, &policy);
         let before = Arc::clone(&board.snapshot().endpoints[0]);
-        board.take_over(&healthy(2..5), &policy);
-        board.take_over(&healthy(1..5), &policy);
+        board.take_over(&healthy(2..5), true, &policy);
+        board.take_over(&healthy(1..5), true, &policy);
         let again = Arc::clone(&board.snapshot().endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());

@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle, time::Insta
 
 use super::{Service, guard};
 use crate::{
-    config,
+    config::{self, Origin},
     registry::{
         Catalog, Registry, ServiceQuery,
         watch::{self, Event, WatchStatus},
@@ -45,7 +45,7 @@ pub struct Directory {
 #[derive(Default)]
 struct Founding {
     /// The watchers of services in `found` that are not declared.
-    watchers: HashMap<Arc<str>, JoinHandle<()>>,
+    watchers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
     unlisted: HashMap<Arc<str>, Instant>,
 }
 
@@ -95,25 +95,27 @@ impl Directory {
             tasks: Mutex::default(),
         };
         let mut tasks = Vec::new();
+        let mut needs_catalogs = false;
         for route in &config.routes {
             match &route.goal {
                 config::Goal::Service(name) if !directory.declared.contains_key(name) => {
-                    let (service, task) = directory.make(name)?;
-                    tasks.push(task);
+                    let (service, watchers) = directory.make(name)?;
+                    tasks.extend(watchers);
                     directory.declared.insert(Arc::clone(name), service);
                 }
-                config::Goal::Template { registry }
-                    if !directory.catalogs.contains_key(registry) =>
-                {
-                    let (view, task) = directory.watch_catalog(registry)?;
-                    tasks.push(task);
-                    directory.catalogs.insert(Arc::clone(registry), view);
-                }
-                _ => {}
+                config::Goal::Template => needs_catalogs = true,
+                config::Goal::Service(_) => {}
+            }
+        }
+        for registry in config.defaults.origin.registries() {
+            if needs_catalogs && !directory.catalogs.contains_key(registry) {
+                let (view, task) = directory.watch_catalog(registry)?;
+                tasks.push(task);
+                directory.catalogs.insert(Arc::clone(registry), view);
             }
         }
         let directory = Arc::new(directory);
-        if !directory.catalogs.is_empty() {
+        if needs_catalogs {
             tasks.push(tokio::spawn(forget_unlisted(Arc::downgrade(&directory))));
         }
         *lock(&directory.tasks) = tasks;
@@ -123,7 +125,8 @@ impl Directory {
     /// Ends all watchers.
     pub async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
-        tasks.extend(std::mem::take(&mut lock(&self.founding).watchers).into_values());
+        let found = std::mem::take(&mut lock(&self.founding).watchers);
+        tasks.extend(found.into_values().flatten());
         for task in &tasks {
             task.abort();
         }
@@ -138,31 +141,37 @@ impl Directory {
         self.declared.get(name)
     }
 
-    /// The service that a template route's request names.
-    pub fn lookup(&self, registry: &str, name: &str) -> Lookup {
+    /// The service that a template route's request names: one that some catalog lists and
+    /// exposes.
+    pub fn lookup(&self, name: &str) -> Lookup {
         if let Some(service) = self.found.load().get(name) {
             return Lookup::Found(Arc::clone(service));
         }
-        let Some(catalog) = self.catalogs.get(registry) else {
-            return Lookup::Unknown;
-        };
-        if !*catalog.read.borrow() {
-            return Lookup::NotRead;
+        for catalog in self.catalogs.values() {
+            let names = catalog.names.load();
+            if let Some((name, tags)) = names.get_key_value(name)
+                && catalog.exposes(name, tags)
+            {
+                return self.found_now(name);
+            }
         }
-        let names = catalog.names.load();
-        match names.get_key_value(name) {
-            Some((name, tags)) if catalog.exposes(name, tags) => self.found_now(name),
-            _ => Lookup::Unknown,
+        if self.catalogs.values().all(|catalog| *catalog.read.borrow()) {
+            Lookup::Unknown
+        } else {
+            Lookup::NotRead
         }
     }
 
-    /// Waits until a registry's catalog was read once, but not for longer than `limit`.
-    pub async fn wait_for_catalog(&self, registry: &str, limit: Duration) {
-        if let Some(catalog) = self.catalogs.get(registry) {
-            let mut read = catalog.read.subscribe();
-            // Too late is answered by the next lookup.
-            let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
-        }
+    /// Waits until every catalog was read once, but not for longer than `limit`.
+    pub async fn wait_for_catalogs(&self, limit: Duration) {
+        let all_read = async {
+            for catalog in self.catalogs.values() {
+                // Its sender lives as long as the directory.
+                let _ = catalog.read.subscribe().wait_for(|read| *read).await;
+            }
+        };
+        // Too late is answered by the next lookup.
+        let _ = tokio::time::timeout(limit, all_read).await;
     }
 
     /// What services have where nothing else is said.
@@ -194,7 +203,7 @@ impl Directory {
         let services = self
             .declared
             .values()
-            .filter(|service| !service.is_read())
+            .filter(|service| !service.is_read() || service.is_awaited())
             .map(|service| format!("service {}", service.name()));
         let catalogs = self
             .catalogs
@@ -213,10 +222,10 @@ impl Directory {
         let service = if let Some(declared) = self.declared.get(name) {
             Arc::clone(declared)
         } else {
-            let Ok((service, watcher)) = self.make(name) else {
+            let Ok((service, watchers)) = self.make(name) else {
                 return Lookup::Unknown;
             };
-            founding.watchers.insert(Arc::clone(name), watcher);
+            founding.watchers.insert(Arc::clone(name), watchers);
             service
         };
         let mut found = HashMap::clone(&self.found.load());
@@ -225,28 +234,42 @@ impl Directory {
         Lookup::Found(service)
     }
 
-    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, JoinHandle<()>), NoSuchRegistry> {
+    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), NoSuchRegistry> {
         let policy = self.described.get(name).unwrap_or(&self.defaults).clone();
-        let (registry, settings) = self.registry(&policy.registry)?;
-        let max_staleness = settings.max_staleness;
         let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
+        let origin = &service.policy().origin;
+        if let Origin::Inline(instances) = origin {
+            service.update(instances, false);
+        }
+        let watchers = origin
+            .registries()
+            .iter()
+            .enumerate()
+            .map(|(place, registry)| self.watch(&service, place, registry))
+            .collect::<Result<_, _>>()?;
+        Ok((service, watchers))
+    }
+
+    /// Begins to watch what one of a service's registries says of it.
+    fn watch(
+        &self,
+        service: &Arc<Service>,
+        place: usize,
+        registry: &Arc<str>,
+    ) -> Result<JoinHandle<()>, NoSuchRegistry> {
+        let (registry, settings) = self.registry(registry)?;
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
         });
-        let status = Arc::clone(service.watch());
-        let updated = Arc::clone(&service);
-        let watching = watch::watch(source, status, max_staleness, move |event| match event {
-            Event::State(set) => {
-                if updated.update(set) {
-                    guard::watch_over(&updated);
-                }
+        let status = Arc::clone(&service.watches()[place]);
+        let heard = Arc::clone(service);
+        let watching = watch::watch(source, status, settings.max_staleness, move |event| {
+            if heard.hear(place, event) {
+                guard::watch_over(&heard);
             }
-            Event::Failed => {}
-            Event::Stale => updated.give_up(),
         });
-        let task = self.control.spawn(watching);
-        Ok((service, task))
+        Ok(self.control.spawn(watching))
     }
 
     fn watch_catalog(
@@ -310,7 +333,7 @@ impl Directory {
         for name in gone {
             left.remove(&name);
             founding.unlisted.remove(&name);
-            if let Some(watcher) = founding.watchers.remove(&name) {
+            for watcher in founding.watchers.remove(&name).into_iter().flatten() {
                 watcher.abort();
             }
         }

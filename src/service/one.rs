@@ -14,10 +14,14 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Balancer, Endpoint, Lane, Snapshot, board::Board};
+use super::{Balancer, Endpoint, Lane, Snapshot, board::Board, listing::Listing};
 
 use crate::{
-    config, instance::InstanceSet, metrics::Padded, registry::watch::WatchStatus, upstream::Pool,
+    config,
+    instance::{Instance, InstanceSet},
+    metrics::Padded,
+    registry::watch::{Event, WatchStatus},
+    upstream::Pool,
 };
 
 /// A name, a policy and its endpoints.
@@ -29,10 +33,12 @@ pub struct Service {
     balancer: Balancer,
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
-    /// Whether the registry was ever read: for requests, and for whoever waits for it.
+    /// Whether there is a set: for requests, and for whoever waits for it.
     is_read: AtomicBool,
     read: watch::Sender<bool>,
-    watch: Arc<WatchStatus>,
+    listing: Mutex<Listing>,
+    /// One for each of its registries, in their order.
+    watches: Box<[Arc<WatchStatus>]>,
 }
 
 impl Service {
@@ -47,10 +53,14 @@ impl Service {
             board: Mutex::new(Board::new(workers)),
             is_read: AtomicBool::new(false),
             read: watch::Sender::new(false),
-            watch: Arc::new(WatchStatus::new(
-                Arc::clone(&policy.registry),
-                Some(Arc::clone(&name)),
-            )),
+            listing: Mutex::new(Listing::new(&policy.origin)),
+            watches: policy
+                .origin
+                .registries()
+                .iter()
+                .map(|registry| WatchStatus::new(Arc::clone(registry), Some(Arc::clone(&name))))
+                .map(Arc::new)
+                .collect(),
             name,
             policy,
         }
@@ -81,12 +91,17 @@ impl Service {
         self.lanes.iter().map(|lane| &***lane)
     }
 
-    /// What is known of its watcher.
-    pub fn watch(&self) -> &Arc<WatchStatus> {
-        &self.watch
+    /// What is known of its watchers, one for each of its registries, in their order.
+    pub fn watches(&self) -> &[Arc<WatchStatus>] {
+        &self.watches
     }
 
-    /// Whether the registry was ever read.
+    /// Whether one of its registries has neither answered nor failed yet.
+    pub fn is_awaited(&self) -> bool {
+        self.listing().is_awaited()
+    }
+
+    /// Whether there is a set, be it empty.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Acquire)
     }
@@ -132,24 +147,29 @@ impl Service {
         }
     }
 
-    /// Takes over what the registry says; called by the watcher alone. Returns whether the guard
-    /// doubts it, and holds endpoints that must then be watched over.
-    pub(super) fn update(&self, set: InstanceSet) -> bool {
+    /// Takes over what a registry, by its place in the list, has to say; called by its watcher
+    /// alone. Returns whether the guard doubts it, and holds endpoints that must then be watched
+    /// over.
+    pub(super) fn hear(&self, from: usize, event: Event<InstanceSet>) -> bool {
+        if let Event::State(set) = &event {
+            self.watches[from].set_skipped(set.skipped.clone());
+        }
+        // Held until the board has it: what is heard later is taken over later.
+        let mut listing = self.listing();
+        let update = listing.hear(from, event, &self.policy);
+        update.is_some_and(|update| self.update(&update.instances, update.doubtable))
+    }
+
+    /// Takes over a set. Returns whether the guard doubts it, and holds endpoints that must then
+    /// be watched over.
+    pub(super) fn update(&self, instances: &[Instance], doubtable: bool) -> bool {
         let mut board = self.board();
-        let doubted = board.take_over(&set.instances, &self.policy);
+        let doubted = board.take_over(instances, doubtable, &self.policy);
         self.publish(&board);
         drop(board);
-        self.watch.set_skipped(set.skipped);
         self.is_read.store(true, Release);
         self.read.send_replace(true);
         doubted
-    }
-
-    /// What its registry said last is too old to be believed: nobody is left.
-    pub(super) fn give_up(&self) {
-        let mut board = self.board();
-        board.give_up(&self.policy);
-        self.publish(&board);
     }
 
     /// Publishes what the board has, if it differs.
@@ -168,6 +188,10 @@ impl Service {
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.

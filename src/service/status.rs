@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{EndpointState, Service};
+use super::{Difference, EndpointState, Service};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -18,8 +18,13 @@ pub struct ServiceStatus {
     pub endpoints: Vec<EndpointStatus>,
     /// When the set of those that may be picked last changed, in seconds since 1970.
     pub last_change: Option<f64>,
-    /// Its watcher, with the entries of the registry that cannot be called.
-    pub watch: WatchSnapshot,
+    /// Its watchers, one for each of its registries, with the entries that cannot be called. None
+    /// where its endpoints stand in the file.
+    pub watches: Vec<WatchSnapshot>,
+    /// Where several registries fail over: the one that serves.
+    pub chosen: Option<Arc<str>>,
+    /// How each registry that shadows the first differs from it.
+    pub differences: Vec<Difference>,
 }
 
 /// An endpoint at one moment.
@@ -29,6 +34,8 @@ pub struct EndpointStatus {
     pub instance: Arc<str>,
     /// Where it is called.
     pub address: String,
+    /// Which registries list that address now.
+    pub registries: Vec<Arc<str>>,
     /// What becomes of it.
     pub state: EndpointState,
     /// Requests that it works on now.
@@ -52,6 +59,7 @@ pub struct EndpointStatus {
 impl Service {
     /// How it stands now.
     pub fn status(&self) -> ServiceStatus {
+        let listing = self.listing();
         let mut board = self.board();
         let endpoints = board
             .states()
@@ -60,6 +68,7 @@ impl Service {
                 EndpointStatus {
                     instance: Arc::clone(&place.instance.id),
                     address: place.instance.address.to_string(),
+                    registries: listing.listed_by(&place.instance.address),
                     state,
                     in_flight: place.endpoint.in_flight(),
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
@@ -77,7 +86,13 @@ impl Service {
             registered_name: self.registered_name().to_owned(),
             endpoints,
             last_change: board.changed.map(seconds_since_1970),
-            watch: self.watch().snapshot(),
+            watches: self
+                .watches()
+                .iter()
+                .map(|watch| watch.snapshot())
+                .collect(),
+            chosen: listing.chosen().cloned(),
+            differences: listing.differences(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     metrics::{BOUNDS, Counter, HistogramSum},
     proxy::Worker,
     registry::watch::WatchSnapshot,
-    service::{EndpointStatus, Lane, Service, ServiceStatus},
+    service::{Difference, EndpointStatus, Lane, Service, ServiceStatus},
 };
 
 /// One line of the table.
@@ -99,7 +99,7 @@ impl<'a> Scrape<'a> {
 
     /// All watchers, the services' before the catalogs'.
     fn watches(&self) -> impl Iterator<Item = &WatchSnapshot> {
-        let services = self.services.iter().map(|(_, status)| &status.watch);
+        let services = self.services.iter().flat_map(|(_, status)| &status.watches);
         services.chain(self.catalogs.iter().map(|(watch, _)| watch))
     }
 }
@@ -222,6 +222,20 @@ pub(super) fn per_watch<V: Into<Value>>(
         };
         let service = watch.service.as_deref().unwrap_or_default();
         samples.add(&[&watch.registry, service], number)
+    })
+}
+
+/// For each registry that shadows another.
+pub(super) fn per_shadow(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples<'_>,
+    endpoints: fn(&Difference) -> &Vec<String>,
+) -> fmt::Result {
+    scrape.services.iter().try_for_each(|(service, status)| {
+        status.differences.iter().try_for_each(|shadow| {
+            let labels = [&*shadow.registry, service.name()];
+            samples.add(&labels, endpoints(shadow).len())
+        })
     })
 }
 

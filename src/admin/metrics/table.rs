@@ -5,7 +5,8 @@ use std::fmt;
 use super::{
     process,
     scrape::{
-        Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_service, per_watch,
+        Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_service, per_shadow,
+        per_watch,
     },
 };
 use crate::{
@@ -167,6 +168,27 @@ pub const METRICS: &[Metric] = &[
         WATCH,
         "Entries of the last state that cannot be called.",
         |scrape, samples| per_watch(scrape, samples, |watch| Some(watch.skipped.len())),
+    ),
+    line(
+        "callboard_shadow_missing_endpoints",
+        Gauge,
+        WATCH,
+        "Endpoints of the registry that serves which the registry that shadows it lacks.",
+        |scrape, samples| per_shadow(scrape, samples, |shadow| &shadow.missing),
+    ),
+    line(
+        "callboard_shadow_extra_endpoints",
+        Gauge,
+        WATCH,
+        "Endpoints that only the registry that shadows has.",
+        |scrape, samples| per_shadow(scrape, samples, |shadow| &shadow.extra),
+    ),
+    line(
+        "callboard_shadow_unlike_endpoints",
+        Gauge,
+        WATCH,
+        "Endpoints of both whose health the two see differently.",
+        |scrape, samples| per_shadow(scrape, samples, |shadow| &shadow.unlike),
     ),
     line(
         "callboard_catalog_services",

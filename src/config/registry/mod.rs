@@ -6,7 +6,7 @@ mod embedded;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
+use super::{Combine, Origin, claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
 pub use embedded::Embedded;
@@ -57,8 +57,8 @@ pub struct Expose {
 pub(super) struct Registries {
     /// By name; without settings where its kind is not known.
     named: BTreeMap<Arc<str>, Option<Registry>>,
-    /// The one that is meant where none is named, if there can be no doubt.
-    default: Option<Arc<str>>,
+    /// What is meant where none is named, if there can be no doubt.
+    default: Option<Origin>,
 }
 
 /// Reads all registries; where there is none, the embedded one with its defaults.
@@ -91,7 +91,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
     }
     let mut names = named.keys();
     let default = match (names.next(), names.next()) {
-        (Some(only), None) => Some(only.clone()),
+        (Some(only), None) => Some(only_one(only)),
         _ => None,
     };
     Registries { named, default }
@@ -115,25 +115,37 @@ impl Registries {
     }
 
     /// The first in the order of names.
-    pub(super) fn first(&self) -> Arc<str> {
+    fn first(&self) -> Arc<str> {
         let first = self.named.keys().next();
         first.expect("there is at least one registry").clone()
     }
 
     /// What is meant where none is named: the only one, or what `[defaults]` said.
-    pub(super) fn default(&self) -> Option<&Arc<str>> {
+    pub(super) fn default(&self) -> Option<&Origin> {
         self.default.as_ref()
     }
 
+    /// Something to go on with where none is meant: the first in the order of names.
+    pub(super) fn any(&self) -> Origin {
+        only_one(&self.first())
+    }
+
     /// Takes what `[defaults]` says.
-    pub(super) fn set_default(&mut self, name: Arc<str>) {
-        self.default = Some(name);
+    pub(super) fn set_default(&mut self, origin: Origin) {
+        self.default = Some(origin);
     }
 
     /// Those that could be read.
     pub(super) fn into_map(self) -> BTreeMap<Arc<str>, Registry> {
         let read = |(name, registry)| Some((name, registry?));
         self.named.into_iter().filter_map(read).collect()
+    }
+}
+
+fn only_one(name: &Arc<str>) -> Origin {
+    Origin::Registries {
+        names: vec![Arc::clone(name)],
+        combine: Combine::Union,
     }
 }
 

@@ -1,0 +1,388 @@
+//! What a service's registries say of it, made into the one set that it has: selected by tags and
+//! metadata and, where there are several registries, combined. Knows nothing of endpoints.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    config::{self, Combine, Origin},
+    instance::{Address, Instance, InstanceSet},
+    registry::watch::Event,
+};
+
+/// What each registry said last.
+#[derive(Debug)]
+pub(super) struct Listing {
+    registries: Vec<Arc<str>>,
+    combine: Combine,
+    /// In the order of `registries`.
+    heard: Vec<Heard>,
+    /// Whose set a failover has chosen.
+    chosen: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Heard {
+    Nothing,
+    /// It cannot be read, or what it said is too old; it never said anything that still counts.
+    Failed,
+    Set(InstanceSet),
+}
+
+/// What the service's set is now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Update {
+    pub(super) instances: Vec<Instance>,
+    /// Whether this is one registry's word for a change, which may be its mistake; or our own
+    /// decision, which is not.
+    pub(super) doubtable: bool,
+}
+
+/// How another registry's set differs from the one that serves, by address.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The other registry.
+    pub registry: Arc<str>,
+    /// What it lacks.
+    pub missing: Vec<String>,
+    /// What it has and the serving one has not.
+    pub extra: Vec<String>,
+    /// What both have, one of them healthy and the other not.
+    pub unlike: Vec<String>,
+}
+
+impl Listing {
+    pub(super) fn new(origin: &Origin) -> Self {
+        let (registries, combine) = match origin {
+            Origin::Registries { names, combine } => (names.clone(), *combine),
+            Origin::Inline(_) => (Vec::new(), Combine::Union),
+        };
+        Self {
+            heard: registries.iter().map(|_| Heard::Nothing).collect(),
+            registries,
+            combine,
+            chosen: None,
+        }
+    }
+
+    /// Takes over what a registry, by its place in the list, has to say. Returns the service's
+    /// set, if that may have changed it.
+    pub(super) fn hear(
+        &mut self,
+        from: usize,
+        event: Event<InstanceSet>,
+        policy: &config::Service,
+    ) -> Option<Update> {
+        let given_up = event == Event::Stale;
+        self.heard[from] = match event {
+            Event::State(mut set) => {
+                set.instances.retain(|instance| selects(policy, instance));
+                Heard::Set(set)
+            }
+            Event::Stale => Heard::Failed,
+            Event::Failed if matches!(self.heard[from], Heard::Nothing) => Heard::Failed,
+            Event::Failed => return None,
+        };
+        match self.combine {
+            Combine::Failover if self.registries.len() > 1 => self.fail_over(from, given_up),
+            Combine::Union if self.registries.len() > 1 => self.unite(given_up),
+            Combine::Failover | Combine::Union | Combine::Shadow => {
+                (from == 0).then(|| self.first(given_up)).flatten()
+            }
+        }
+    }
+
+    /// Whether a registry has neither answered nor failed yet.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.heard
+            .iter()
+            .any(|heard| matches!(heard, Heard::Nothing))
+    }
+
+    fn first(&self, given_up: bool) -> Option<Update> {
+        let instances = match self.set(0) {
+            Some(set) => set.instances.clone(),
+            None if given_up => Vec::new(),
+            None => return None,
+        };
+        Some(Update {
+            instances,
+            doubtable: !given_up,
+        })
+    }
+
+    fn unite(&self, given_up: bool) -> Option<Update> {
+        let mut sets = (0..self.heard.len())
+            .filter_map(|of| self.set(of))
+            .peekable();
+        if sets.peek().is_none() && !given_up {
+            return None;
+        }
+        Some(Update {
+            instances: by_address(sets.flat_map(|set| &set.instances)),
+            doubtable: !given_up,
+        })
+    }
+
+    /// Serves from the first that has somebody healthy; where nobody has, from the first that has
+    /// anybody, else from the first that says something.
+    fn fail_over(&mut self, from: usize, given_up: bool) -> Option<Update> {
+        let first = |wanted: fn(&InstanceSet) -> bool| {
+            (0..self.heard.len()).find(|of| self.set(*of).is_some_and(wanted))
+        };
+        let chosen = first(|set| set.instances.iter().any(|instance| instance.healthy))
+            .or_else(|| first(|set| !set.instances.is_empty()))
+            .or_else(|| first(|_| true));
+        let before = std::mem::replace(&mut self.chosen, chosen);
+        if before == chosen && chosen != Some(from) {
+            return None;
+        }
+        let set = chosen.and_then(|chosen| self.set(chosen));
+        Some(Update {
+            instances: by_address(set.into_iter().flat_map(|set| &set.instances)),
+            doubtable: before == chosen && !given_up,
+        })
+    }
+
+    fn set(&self, of: usize) -> Option<&InstanceSet> {
+        match &self.heard[of] {
+            Heard::Set(set) => Some(set),
+            Heard::Nothing | Heard::Failed => None,
+        }
+    }
+
+    /// Which registries list an address.
+    pub(super) fn listed_by(&self, address: &Address) -> Vec<Arc<str>> {
+        let lists = |set: &InstanceSet| set.instances.iter().any(|one| one.address == *address);
+        std::iter::zip(&self.registries, 0..)
+            .filter(|(_, of)| self.set(*of).is_some_and(lists))
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
+    }
+
+    /// The registry that a failover has chosen.
+    pub(super) fn chosen(&self) -> Option<&Arc<str>> {
+        self.chosen.map(|chosen| &self.registries[chosen])
+    }
+
+    /// How each shadow differs from the set that serves; nothing of one that was not read.
+    pub(super) fn differences(&self) -> Vec<Difference> {
+        if self.combine != Combine::Shadow {
+            return Vec::new();
+        }
+        let Some(serving) = self.heard.first().and_then(|_| self.set(0)) else {
+            return Vec::new();
+        };
+        let serving = healths(serving);
+        (1..self.heard.len())
+            .filter_map(|of| Some((of, healths(self.set(of)?))))
+            .map(|(of, other)| {
+                let lacking = |one: &BTreeMap<_, _>, other: &BTreeMap<_, _>| {
+                    let lacking = one.keys().filter(|address| !other.contains_key(*address));
+                    lacking.map(ToString::to_string).collect()
+                };
+                Difference {
+                    registry: Arc::clone(&self.registries[of]),
+                    missing: lacking(&serving, &other),
+                    extra: lacking(&other, &serving),
+                    unlike: serving
+                        .iter()
+                        .filter(|(address, healthy)| {
+                            other.get(*address).is_some_and(|other| other != *healthy)
+                        })
+                        .map(|(address, _)| address.to_string())
+                        .collect(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Whether an instance is one of those that the service wants.
+fn selects(policy: &config::Service, instance: &Instance) -> bool {
+    // Consul compares tags without regard to case; here they are compared alike for all.
+    let has = |wanted: &String| {
+        let mut tags = instance.tags.iter();
+        tags.any(|tag| tag.to_lowercase() == wanted.to_lowercase())
+    };
+    policy.tags.iter().all(has)
+        && policy
+            .meta
+            .iter()
+            .all(|(key, value)| instance.meta.get(key) == Some(value))
+}
+
+/// The instances of several registries as one set. Whoever is at an address is the same, whatever
+/// each registry calls it, so that moving from one registry to another keeps its connections. The
+/// first registry's word for it stands, but for its health: whoever finds fault with it is heard.
+fn by_address<'i>(instances: impl Iterator<Item = &'i Instance>) -> Vec<Instance> {
+    let named = instances.map(|instance| {
+        Ok(Instance {
+            id: instance.address.to_string().into(),
+            ..instance.clone()
+        })
+    });
+    InstanceSet::of(named).instances
+}
+
+fn healths(set: &InstanceSet) -> BTreeMap<&Address, bool> {
+    let instances = set.instances.iter();
+    instances.map(|one| (&one.address, one.healthy)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> config::Service {
+        let text = format!(
+            "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n\
+             [service.cart]\n{text}\n[[route]]\nservice = \"cart\"\n"
+        );
+        let config = config::Config::parse(&text, std::path::Path::new(".")).unwrap();
+        config.services["cart"].clone()
+    }
+
+    fn two(combine: &str) -> (config::Service, Listing) {
+        let policy = policy(&format!(
+            "registry = [\"a\", \"b\"]\ncombine = \"{combine}\""
+        ));
+        let listing = Listing::new(&policy.origin);
+        (policy, listing)
+    }
+
+    fn instance(id: &str, port: i64, healthy: bool) -> Instance {
+        Instance {
+            id: id.into(),
+            address: Address::new("10.0.0.1", port).unwrap(),
+            tls: false,
+            healthy,
+            weight: 1,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
+    fn state(instances: &[(&str, i64, bool)]) -> Event<InstanceSet> {
+        let instances = instances.iter();
+        Event::State(InstanceSet::of(
+            instances.map(|(id, port, healthy)| Ok(instance(id, *port, *healthy))),
+        ))
+    }
+
+    /// Ports, and whether each is healthy; and whether the update can be doubted.
+    fn shown(update: Option<Update>) -> Option<(Vec<(u16, bool)>, bool)> {
+        update.map(|update| {
+            let instances = update.instances.iter();
+            let shown = instances.map(|one| (one.address.port(), one.healthy));
+            (shown.collect(), update.doubtable)
+        })
+    }
+
+    #[test]
+    fn a_union_merges_by_address_and_hears_whoever_finds_fault() {
+        let (policy, mut listing) = two("union");
+        let heard = listing.hear(1, state(&[("x", 1, true), ("y", 2, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], true)));
+        assert!(listing.is_awaited());
+        let heard = listing.hear(0, state(&[("n/1", 2, false), ("n/2", 3, true)]), &policy);
+        let update = heard.unwrap();
+        let ids: Vec<_> = update.instances.iter().map(|one| &*one.id).collect();
+        assert_eq!(ids, ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"]);
+        let expected = vec![(1, true), (2, false), (3, true)];
+        assert_eq!(shown(Some(update)), Some((expected, true)));
+        assert!(!listing.is_awaited());
+        let address = Address::new("10.0.0.1", 2).unwrap();
+        assert_eq!(listing.listed_by(&address), ["a".into(), "b".into()]);
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_read_takes_nothing_from_a_union() {
+        let (policy, mut listing) = two("union");
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let heard = listing.hear(1, state(&[("x", 1, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], true)));
+        listing.hear(0, state(&[("y", 2, true)]), &policy);
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let heard = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], false)));
+    }
+
+    #[test]
+    fn a_failover_takes_the_first_with_somebody_healthy_and_goes_back() {
+        let (policy, mut listing) = two("failover");
+        // The second is heard first, and serves until the first is.
+        let heard = listing.hear(1, state(&[("x", 9, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(9, true)], false)));
+        let heard = listing.hear(0, state(&[("y", 1, true), ("z", 2, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], false)));
+        assert_eq!(listing.hear(1, state(&[("x", 8, true)]), &policy), None);
+        // A loss within the one that serves is that registry's word, and can be doubted.
+        let heard = listing.hear(0, state(&[("y", 1, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], true)));
+        let heard = listing.hear(0, state(&[("y", 1, false)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(8, true)], false)));
+        assert_eq!(listing.chosen().map(|name| &**name), Some("b"));
+        let heard = listing.hear(0, state(&[("y", 1, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], false)));
+        // An error says nothing of the instances; what is too old does.
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let heard = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(shown(heard), Some((vec![(8, true)], false)));
+    }
+
+    #[test]
+    fn where_nobody_is_healthy_a_failover_stays_with_the_first_that_has_anybody() {
+        let (policy, mut listing) = two("failover");
+        listing.hear(0, state(&[("y", 1, false)]), &policy);
+        listing.hear(1, state(&[("x", 9, false)]), &policy);
+        assert_eq!(listing.chosen().map(|name| &**name), Some("a"));
+        listing.hear(0, state(&[]), &policy);
+        assert_eq!(listing.chosen().map(|name| &**name), Some("b"));
+        listing.hear(1, state(&[]), &policy);
+        assert_eq!(listing.chosen().map(|name| &**name), Some("a"));
+    }
+
+    #[test]
+    fn a_shadow_serves_nobody_and_is_compared() {
+        let (policy, mut listing) = two("shadow");
+        assert_eq!(listing.hear(1, state(&[("x", 9, true)]), &policy), None);
+        assert_eq!(listing.differences(), []);
+        let first = state(&[("y", 1, true), ("z", 2, true)]);
+        let heard = listing.hear(0, first, &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], true)));
+        listing.hear(1, state(&[("x", 9, true), ("q", 2, false)]), &policy);
+        let expected = Difference {
+            registry: "b".into(),
+            missing: vec!["10.0.0.1:1".into()],
+            extra: vec!["10.0.0.1:9".into()],
+            unlike: vec!["10.0.0.1:2".into()],
+        };
+        assert_eq!(listing.differences(), [expected]);
+    }
+
+    #[test]
+    fn tags_and_metadata_select() {
+        let policy = policy("registry = \"a\"\ntags = [\"V2\"]\nmeta = { zone = \"a\" }");
+        let mut listing = Listing::new(&policy.origin);
+        let mut instances: Vec<_> = (1..4).map(|port| instance("i", port, true)).collect();
+        instances[1].tags = vec!["v2".into(), "x".into()];
+        instances[2].tags = vec!["v2".into()];
+        instances[2].meta = BTreeMap::from([("zone".into(), "a".into())]);
+        let event = Event::State(InstanceSet::of(instances.into_iter().map(Ok)));
+        let heard = listing.hear(0, event, &policy);
+        assert_eq!(shown(heard), Some((vec![(3, true)], true)));
+    }
+
+    #[test]
+    fn one_registry_alone_is_taken_at_its_word() {
+        let policy = policy("registry = \"a\"");
+        let mut listing = Listing::new(&policy.origin);
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let update = listing.hear(0, state(&[("n/1", 1, true)]), &policy);
+        assert_eq!(&*update.unwrap().instances[0].id, "n/1");
+        let given_up = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(shown(given_up), Some((vec![], false)));
+    }
+}
