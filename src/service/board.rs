@@ -18,6 +18,8 @@ use crate::{config, instance::Instance, upstream::PoolSettings};
 pub(super) struct Board {
     workers: usize,
     pub(super) places: BTreeMap<EndpointId, Place>,
+    /// Removed since the last snapshot was published, and not retired yet.
+    leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// Whether somebody watches over those that are held.
     pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
@@ -54,6 +56,7 @@ impl Board {
         Self {
             workers,
             places: BTreeMap::new(),
+            leaving: Vec::new(),
             guarded: false,
             changed: None,
         }
@@ -180,13 +183,22 @@ impl Board {
         }
     }
 
-    /// The endpoint is gone: no new picks, idle connections closed, the rest may finish.
+    /// The endpoint is gone: no new picks, and once nobody can pick it any more its idle
+    /// connections are closed; the rest may finish.
     pub(super) fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
         if let Some(place) = self.places.get_mut(id) {
             let cut_at = Instant::now() + policy.drain;
             place.state = State::Draining { cut_at };
-            place.endpoint.retire(cut_at);
+            self.leaving.push((Arc::clone(&place.endpoint), cut_at));
             self.changed = Some(SystemTime::now());
+        }
+    }
+
+    /// Retires those that were removed. Called when the snapshot without them is published: a
+    /// request that is turned away by one must find the others.
+    pub(super) fn retire_the_leaving(&mut self) {
+        for (endpoint, cut_at) in self.leaving.drain(..) {
+            endpoint.retire(cut_at);
         }
     }
 
@@ -298,6 +310,8 @@ mod tests {
         let leaves = Arc::clone(&board.snapshot().endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), true, &policy));
         assert_eq!(board.snapshot().endpoints.len(), 3);
+        assert!(!leaves.pool(0).is_retired(), "it may still be picked");
+        board.retire_the_leaving();
         assert!(leaves.pool(0).is_retired());
     }
 

@@ -165,15 +165,15 @@ impl Service {
     pub(super) fn update(&self, instances: &[Instance], doubtable: bool) -> bool {
         let mut board = self.board();
         let doubted = board.take_over(instances, doubtable, &self.policy);
-        self.publish(&board);
+        self.publish(&mut board);
         drop(board);
         self.is_read.store(true, Release);
         self.read.send_replace(true);
         doubted
     }
 
-    /// Publishes what the board has, if it differs.
-    pub(super) fn publish(&self, board: &Board) {
+    /// Publishes what the board has, if it differs, and then retires who is not in it any more.
+    pub(super) fn publish(&self, board: &mut Board) {
         let snapshot = board.snapshot();
         let current = self.snapshot.load();
         let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
@@ -184,6 +184,7 @@ impl Service {
         {
             self.snapshot.store(Arc::new(snapshot));
         }
+        board.retire_the_leaving();
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {

@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod combine;
 mod consul;
 mod consul_faults;
 mod demo;

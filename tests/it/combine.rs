@@ -1,0 +1,304 @@
+//! A service of several registries, one whose endpoints stand in the file, and one whose registry
+//! has been away for too long.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    backend::Backend,
+    consul::Consul,
+    load::{Ledger, Load},
+    proxy::{Proxy, endpoints, instance},
+};
+
+const CART: &str = "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nstrip_prefix = true\n";
+
+/// Two Consuls and a proxy that reads both, as `combine` has it.
+struct Stage {
+    first: Consul,
+    second: Consul,
+    proxy: Proxy,
+}
+
+impl Stage {
+    async fn start(combine: &str) -> Option<Self> {
+        let first = Consul::start().await?;
+        let second = Consul::start().await?;
+        let config = format!(
+            "{CART}[registry.first]\nkind = \"consul\"\naddress = \"{}\"\n\
+             [registry.second]\nkind = \"consul\"\naddress = \"{}\"\n\
+             [defaults]\nregistry = [\"first\", \"second\"]\ncombine = \"{combine}\"\n",
+            first.url(),
+            second.url()
+        );
+        Some(Self {
+            proxy: Proxy::start(&config).await,
+            first,
+            second,
+        })
+    }
+}
+
+async fn sign_in(consul: &Consul, address: SocketAddr) {
+    let service = registration(address, json!([]));
+    consul.register(service).await;
+}
+
+/// With a TTL check that is in this state.
+async fn sign_in_as(consul: &Consul, address: SocketAddr, status: &str) {
+    let checks = json!([{"TTL": "1h", "Status": status}]);
+    consul.register(registration(address, checks)).await;
+}
+
+/// Sets the check of one that signed in with one: "pass" or "fail".
+async fn tell(consul: &Consul, address: SocketAddr, verdict: &str) {
+    let check = format!("service:{}", instance("cart", address)).replace(':', "%3A");
+    let path = format!("/v1/agent/check/{verdict}/{check}");
+    consul.put(&path, json!({})).await;
+}
+
+fn registration(address: SocketAddr, checks: Value) -> Value {
+    json!({
+        "ID": instance("cart", address),
+        "Name": "cart",
+        "Address": address.ip(),
+        "Port": address.port(),
+        "Checks": checks,
+    })
+}
+
+/// A stretch of the scenario itself, during which the load runs; nothing is waited for.
+async fn let_pass(millis: u64) {
+    tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_union_serves_all_and_an_address_in_both_is_one_endpoint() {
+    let Some(mut stage) = Stage::start("union").await else {
+        return;
+    };
+    let ledger = Ledger::default();
+    let [a, b, both] = [
+        ledger.backend("a").start().await,
+        ledger.backend("b").start().await,
+        ledger.backend("both").start().await,
+    ];
+    sign_in(&stage.first, a.address()).await;
+    sign_in(&stage.second, b.address()).await;
+    for consul in [&stage.first, &stage.second] {
+        sign_in(consul, both.address()).await;
+    }
+    let all = [a.address(), b.address(), both.address()].map(|address| (address, "serving"));
+    stage.proxy.until_states("cart", &all).await;
+    let service = stage.proxy.service("cart").await;
+    let shared = endpoints(&service)
+        .find(|endpoint| endpoint["address"] == both.address().to_string())
+        .unwrap();
+    assert_eq!(shared["registries"], json!(["first", "second"]));
+
+    // What leaves one of them stays as it is; one that is away takes nothing.
+    let load = Load::start(stage.proxy.address(), "/cart", 400).await;
+    let_pass(300).await;
+    let attempts = async || {
+        let service = stage.proxy.service("cart").await;
+        let address = both.address().to_string();
+        let mut endpoints = endpoints(&service);
+        let endpoint = endpoints.find(|endpoint| endpoint["address"] == address);
+        endpoint.unwrap()["attempts"].as_u64().unwrap()
+    };
+    let before = attempts().await;
+    let first = instance("cart", both.address());
+    stage.first.deregister(&first).await;
+    let is_listed_once = |service: &Value| {
+        endpoints(service).any(|endpoint| endpoint["registries"] == json!(["second"]))
+    };
+    stage
+        .proxy
+        .until_service("cart", "one lists it still", |service| {
+            is_listed_once(service) && endpoints(service).count() == 3
+        })
+        .await;
+    assert!(attempts().await >= before, "it is the same endpoint");
+    stage.second.kill();
+    stage
+        .proxy
+        .until_service("cart", "the second is away", |service| {
+            service["watches"][1]["healthy"] == false
+        })
+        .await;
+    let_pass(300).await;
+    stage.proxy.until_states("cart", &all).await;
+    let report = load.stop(&ledger).await;
+    report.assert_flawless("a union of which one is away", 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_takes_the_next_when_nobody_is_healthy_and_goes_back() {
+    let Some(stage) = Stage::start("failover").await else {
+        return;
+    };
+    let ledger = Ledger::default();
+    let a = ledger.backend("a").start().await;
+    let b = ledger.backend("b").start().await;
+    sign_in_as(&stage.first, a.address(), "passing").await;
+    sign_in(&stage.second, b.address()).await;
+    let serves = |name: &'static str, address: SocketAddr| {
+        move |service: &Value| {
+            service["chosen"] == name
+                && endpoints(service).any(|endpoint| {
+                    endpoint["address"] == address.to_string() && endpoint["state"] == "serving"
+                })
+        }
+    };
+    let proxy = &stage.proxy;
+    proxy
+        .until_service("cart", "the first serves", serves("first", a.address()))
+        .await;
+    let load = Load::start(proxy.address(), "/cart", 400).await;
+    for _ in 0..20 {
+        tell(&stage.first, a.address(), "fail").await;
+        proxy
+            .until_service("cart", "the second serves", serves("second", b.address()))
+            .await;
+        tell(&stage.first, a.address(), "pass").await;
+        proxy
+            .until_service("cart", "the first again", serves("first", a.address()))
+            .await;
+    }
+    let report = load.stop(&ledger).await;
+    report.assert_flawless("over to the second and back, twenty times", 100);
+    assert!(a.requests() > 0);
+}
+
+#[tokio::test]
+async fn a_shadow_serves_nobody_and_its_differences_are_shown() {
+    let Some(stage) = Stage::start("shadow").await else {
+        return;
+    };
+    let [a, b, c] = [
+        Backend::start("a").await,
+        Backend::start("b").await,
+        Backend::start("c").await,
+    ];
+    for address in [a.address(), b.address()] {
+        sign_in(&stage.first, address).await;
+    }
+    sign_in_as(&stage.second, b.address(), "critical").await;
+    sign_in(&stage.second, c.address()).await;
+    let difference = json!([{
+        "registry": "second",
+        "missing": [a.address().to_string()],
+        "extra": [c.address().to_string()],
+        "unlike": [b.address().to_string()],
+    }]);
+    stage
+        .proxy
+        .until_service("cart", "the difference is known", |service| {
+            service["differences"] == difference
+        })
+        .await;
+    for _ in 0..20 {
+        stage.proxy.get("/cart").await;
+    }
+    assert_eq!((a.requests(), b.requests(), c.requests()), (10, 10, 0));
+    let metrics = stage.proxy.page("/metrics").await.text().await.unwrap();
+    for kind in ["missing", "extra", "unlike"] {
+        let line =
+            format!("callboard_shadow_{kind}_endpoints{{registry=\"second\",service=\"cart\"}} 1");
+        assert!(metrics.contains(&line), "{line} in\n{metrics}");
+    }
+    sign_in(&stage.second, a.address()).await;
+    tell(&stage.second, b.address(), "pass").await;
+    let third = instance("cart", c.address());
+    stage.second.deregister(&third).await;
+    stage
+        .proxy
+        .until_service("cart", "they are alike", |service| {
+            service["differences"][0]
+                == json!({
+                    "registry": "second", "missing": [], "extra": [], "unlike": [],
+                })
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn endpoints_in_the_file_serve_at_once_and_need_no_registry() {
+    let backend = Backend::start("a").await;
+    let proxy = Proxy::start(&format!(
+        "{CART}[service.cart]\nendpoints = [\"{}\"]\n",
+        backend.address()
+    ))
+    .await;
+    assert_eq!(proxy.get("/cart").await.text().await.unwrap(), "a");
+    let service = proxy.service("cart").await;
+    assert_eq!(service["watches"], json!([]));
+    assert_eq!(service["endpoints"][0]["state"], "serving");
+}
+
+#[tokio::test]
+async fn what_a_registry_said_is_given_up_when_it_has_been_away_for_too_long() {
+    let Some(mut consul) = Consul::start().await else {
+        return;
+    };
+    let backend = Backend::start("a").await;
+    sign_in(&consul, backend.address()).await;
+    let proxy = Proxy::start(&format!(
+        "{CART}[registry.consul]\naddress = \"{}\"\nmax_staleness = \"500ms\"\n",
+        consul.url()
+    ))
+    .await;
+    proxy.until_served("/cart").await;
+    consul.kill();
+    proxy
+        .until_service("cart", "its set is given up", |service| {
+            service["watches"][0]["given_up"] == true && endpoints(service).count() == 0
+        })
+        .await;
+    assert_eq!(proxy.get("/cart").await.status(), 503);
+    consul.restart_empty().await;
+    sign_in(&consul, backend.address()).await;
+    proxy.until_served("/cart").await;
+    let service = proxy.service("cart").await;
+    assert_eq!(service["watches"][0]["given_up"], false);
+}
+
+#[tokio::test]
+async fn a_template_reaches_what_any_of_its_registries_lists() {
+    let Some(second) = Consul::start().await else {
+        return;
+    };
+    let proxy = Proxy::start(&format!(
+        "[registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+         [registry.second]\nkind = \"consul\"\naddress = \"{}\"\n\
+         [defaults]\nregistry = [\"embedded\", \"second\"]\n",
+        second.url()
+    ))
+    .await;
+    let [a, b] = [Backend::start("a").await, Backend::start("b").await];
+    proxy.register("hello", a.address()).await;
+    sign_in(&second, b.address()).await;
+    assert_eq!(proxy.until_served("/hello/").await, "a");
+    assert_eq!(proxy.until_served("/cart/").await, "b");
+    assert_eq!(proxy.get("/absent/").await.status(), 404);
+}
+
+#[tokio::test]
+async fn metadata_selects_among_a_services_instances() {
+    let proxy = Proxy::start(&format!(
+        "{CART}[service.cart]\nmeta = {{ version = \"2\" }}\n"
+    ))
+    .await;
+    let [one, two] = [Backend::start("1").await, Backend::start("2").await];
+    for backend in [&one, &two] {
+        let meta = json!({"Meta": {"version": backend.id()}});
+        proxy.register_with("cart", backend.address(), meta).await;
+    }
+    proxy
+        .until_states("cart", &[(two.address(), "serving")])
+        .await;
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/cart").await.text().await.unwrap(), "2");
+    }
+}
