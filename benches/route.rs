@@ -87,7 +87,10 @@ fn main() {
         let sides = [10, 10_000].map(|size| {
             let routes: Vec<Route> = (0..size).map(case.route).collect();
             let requests: Vec<_> = (0..10).map(|i| (case.request)(i * (size / 10))).collect();
-            (Table::new(&routes), requests)
+            (
+                Table::new(routes.iter().map(|route| (&route.host, &route.path))),
+                requests,
+            )
         });
         let mut samples = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {

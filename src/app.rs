@@ -106,6 +106,12 @@ impl App {
             listeners: Vec::clone(&listeners),
         };
         tasks.push(tokio::spawn(admin.run(view, ending.clone())));
+        tasks.push(tokio::spawn(follow_tags(
+            Arc::clone(&shared),
+            Arc::clone(&config),
+            Arc::clone(&directory),
+            ending.clone(),
+        )));
         tasks.push(tokio::spawn(become_ready(
             Arc::clone(&shared),
             directory,
@@ -165,6 +171,25 @@ impl App {
             }
         }
         tracing::info!("gone");
+    }
+}
+
+/// Makes a new generation whenever the routes that tags make have changed.
+async fn follow_tags(
+    shared: Arc<Shared>,
+    config: Arc<Config>,
+    directory: Arc<Directory>,
+    ending: CancellationToken,
+) {
+    let mut changes = directory.tagged_changes();
+    loop {
+        // Once at the beginning, too: something may have changed before this began to listen.
+        let generation = Generation::new(&config, Arc::clone(&directory));
+        shared.generation.store(Arc::new(generation));
+        tokio::select! {
+            () = ending.cancelled() => return,
+            Ok(()) = changes.changed() => {}
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{self, Goal, HostPattern, PathPattern, RegistryKind, Segment},
     registry::watch::WatchSnapshot,
-    service::{Directory, Lane, Service, ServiceStatus},
+    service::{Directory, Lane, Quarantined, Service, ServiceStatus, TaggedRoute},
 };
 
 #[derive(Serialize)]
@@ -34,6 +34,8 @@ struct Status {
     connections: usize,
     workers: Vec<WorkerStatus>,
     routes: Vec<RouteStatus>,
+    /// Tags that make no route.
+    quarantined: Vec<Quarantined>,
     services: Vec<ServiceTraffic>,
     registries: Vec<RegistryStatus>,
 }
@@ -46,7 +48,7 @@ struct WorkerStatus {
     refused: u64,
 }
 
-/// A route, as the file has it.
+/// A route, as the file or a tag has it.
 #[derive(Serialize)]
 struct RouteStatus {
     /// `None` for any.
@@ -57,7 +59,10 @@ struct RouteStatus {
     /// None where its endpoints stand in the file.
     registries: Vec<Arc<str>>,
     strip_prefix: bool,
-    line: usize,
+    /// Its line in the file; none of a route that tags have made.
+    line: Option<usize>,
+    /// The services whose tags have made it.
+    tagged_by: Vec<Arc<str>>,
 }
 
 /// A service and what it was asked.
@@ -108,6 +113,7 @@ impl Status {
     fn of(context: &Context) -> Self {
         let view = &context.view;
         let directory = &view.shared.generation.load().directory;
+        let tagged = directory.tagged();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             started: context.started.unix_seconds(),
@@ -128,7 +134,9 @@ impl Status {
                 .routes
                 .iter()
                 .map(|route| RouteStatus::of(route, &view.config))
+                .chain(tagged.routes.iter().map(RouteStatus::of_tags))
                 .collect(),
+            quarantined: tagged.quarantined.clone(),
             services: directory
                 .services()
                 .iter()
@@ -159,7 +167,21 @@ impl RouteStatus {
             service,
             registries: policy.origin.registries().to_vec(),
             strip_prefix: route.strip_prefix,
-            line: route.line,
+            line: Some(route.line),
+            tagged_by: Vec::new(),
+        }
+    }
+
+    fn of_tags(route: &TaggedRoute) -> Self {
+        let policy = route.service.policy();
+        Self {
+            host: host(&route.host),
+            path: path(&route.path),
+            service: Arc::clone(route.service.name()),
+            registries: policy.origin.registries().to_vec(),
+            strip_prefix: route.strip > 0,
+            line: None,
+            tagged_by: route.tagged_by.clone(),
         }
     }
 }

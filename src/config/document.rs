@@ -75,10 +75,10 @@ fn config(top: &mut Table<'_>, base: &Path) -> Config {
     let mut claims = Claims::default();
     let listeners = listen::read(top, &mut claims);
     let admin = top.within("admin", |table| admin(table, base, &mut claims));
-    let mut registries = registry::read(top, base, &mut claims);
-    let defaults = service::defaults(top, &mut registries);
-    let mut services = service::read(top, &defaults, &registries);
-    let routes = route::read(top, &services, &registries);
+    let registries = registry::read(top, base, &mut claims);
+    let (defaults, default) = service::defaults(top, &registries);
+    let mut services = service::read(top, &defaults, default.as_ref(), &registries);
+    let routes = route::read(top, &services, default.is_some(), &registries);
     for route in &routes {
         if let Goal::Service(name) = &route.goal {
             services

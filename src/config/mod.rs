@@ -11,25 +11,25 @@ mod reader;
 mod registry;
 mod report;
 mod route;
+mod secret;
 mod service;
 mod syntax;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod urlprefix;
 mod value;
 
-pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind};
+pub use origin::{Combine, Origin};
+pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind, TagRoutes};
 pub use report::{Diagnostic, Place, Report};
+pub use secret::Secret;
 pub use tls::ClientTls;
+pub use urlprefix::TagRoute;
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-
-use crate::instance::Instance;
 
 /// The whole file.
 #[derive(Clone, Debug)]
@@ -154,31 +154,6 @@ pub struct Admin {
     pub ready_timeout: Duration,
 }
 
-/// Where a secret comes from. Its text is read when it is used, and never printed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Secret {
-    /// A file's content, without the white space around it.
-    File(PathBuf),
-    /// An environment variable.
-    Env(String),
-}
-
-impl Secret {
-    /// Reads the secret now.
-    ///
-    /// # Errors
-    /// One line that names the file or the variable, and why it could not be read.
-    pub fn read(&self) -> Result<String, String> {
-        match self {
-            Self::File(path) => std::fs::read_to_string(path)
-                .map(|text| text.trim().to_owned())
-                .map_err(|error| format!("cannot read {}: {error}", path.display())),
-            Self::Env(name) => std::env::var(name)
-                .map_err(|_| format!("the environment variable {name} is not set")),
-        }
-    }
-}
-
 /// One `[[route]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -270,41 +245,6 @@ pub struct Service {
     pub drain: Duration,
     /// How long the first request for a service waits for its first set.
     pub discovery_timeout: Duration,
-}
-
-/// Where a service's instances are learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// At these registries, at least one: keys of `Config::registries`.
-    Registries {
-        /// In the order of the file.
-        names: Vec<Arc<str>>,
-        /// What several make together.
-        combine: Combine,
-    },
-    /// They stand in the file itself.
-    Inline(Vec<Instance>),
-}
-
-impl Origin {
-    /// The registries' names; none where the instances stand in the file.
-    pub fn registries(&self) -> &[Arc<str>] {
-        match self {
-            Self::Registries { names, .. } => names,
-            Self::Inline(_) => &[],
-        }
-    }
-}
-
-/// `combine`: what the sets of several registries make together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Combine {
-    /// All of them, merged by address.
-    Union,
-    /// The first that has a healthy instance.
-    Failover,
-    /// The first; how the others differ from it is shown.
-    Shadow,
 }
 
 /// `balance`

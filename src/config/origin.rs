@@ -1,10 +1,53 @@
 //! `registry`, `combine` and `endpoints`: where a service's instances are learnt. Knows nothing of
 //! what becomes of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Combine, Origin, reader::Table, registry::Registries, report::Wrong};
+use super::{reader::Table, registry::Registries, report::Wrong};
 use crate::instance::{Address, Instance};
+
+/// Where a service's instances are learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// At these registries, at least one: keys of `Config::registries`.
+    Registries {
+        /// In the order of the file.
+        names: Vec<Arc<str>>,
+        /// What several make together.
+        combine: Combine,
+    },
+    /// They stand in the file itself.
+    Inline(Vec<Instance>),
+}
+
+impl Origin {
+    /// One registry and no other.
+    pub(super) fn only(name: Arc<str>) -> Self {
+        Self::Registries {
+            names: vec![name],
+            combine: Combine::Union,
+        }
+    }
+
+    /// The registries' names; none where the instances stand in the file.
+    pub fn registries(&self) -> &[Arc<str>] {
+        match self {
+            Self::Registries { names, .. } => names,
+            Self::Inline(_) => &[],
+        }
+    }
+}
+
+/// `combine`: what the sets of several registries make together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// All of them, merged by address.
+    Union,
+    /// The first that has a healthy instance.
+    Failover,
+    /// The first; how the others differ from it is shown.
+    Shadow,
+}
 
 const COMBINE: [(&str, Combine); 3] = [
     ("union", Combine::Union),
@@ -46,21 +89,25 @@ pub(super) fn registries(table: &mut Table<'_>, registries: &Registries) -> Opti
     })
 }
 
-/// Reads where the instances of `[service.NAME]` are learnt.
-pub(super) fn of_service(name: &str, table: &mut Table<'_>, known: &Registries) -> Origin {
+/// Reads where the instances of `[service.NAME]` are learnt; `default` is what is meant where it
+/// does not say, if there can be no doubt.
+pub(super) fn of_service(
+    name: &str,
+    table: &mut Table<'_>,
+    known: &Registries,
+    default: Option<&Origin>,
+) -> Origin {
     let inline = table.take("endpoints");
     let named = table.has("registry");
     let registries = registries(table, known);
     let Some(field) = inline else {
-        return registries
-            .or_else(|| known.default().cloned())
-            .unwrap_or_else(|| {
-                if !named {
-                    let wrong = no_registry(name);
-                    table.absent("registry", wrong.suggest("write `registry = \"NAME\"`"));
-                }
-                known.any()
-            });
+        return registries.or_else(|| default.cloned()).unwrap_or_else(|| {
+            if !named {
+                let wrong = no_registry(name);
+                table.absent("registry", wrong.suggest("write `registry = \"NAME\"`"));
+            }
+            Origin::only(known.first())
+        });
     };
     if named {
         field.wrong(

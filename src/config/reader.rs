@@ -16,9 +16,9 @@ use toml::{
 };
 
 use super::{
-    Secret,
     field::Field,
     report::{Problems, Wrong},
+    secret::Secret,
     value::{self, Zero},
 };
 

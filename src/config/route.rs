@@ -15,11 +15,12 @@ use super::{
 pub(super) fn read(
     top: &mut Table<'_>,
     services: &BTreeMap<Arc<str>, Service>,
+    has_default: bool,
     registries: &Registries,
 ) -> Vec<Route> {
     let mut lines = HashMap::new();
     let routes = top.each("route", |table| {
-        let route = one(table, services, registries)?;
+        let route = one(table, services, has_default)?;
         let first = *lines.entry(match_key(&route)).or_insert(route.line);
         if first != route.line {
             let wrong = Wrong::new(format!("the route of line {first} takes the same requests"));
@@ -27,7 +28,7 @@ pub(super) fn read(
         }
         Some(route)
     });
-    if routes.is_empty() {
+    if routes.is_empty() && !registries.make_routes() {
         top.absent_from_file(
             "route",
             Wrong::new("there is no route, so nothing would be served").suggest(
@@ -47,7 +48,7 @@ fn match_key(route: &Route) -> String {
 fn one(
     table: &mut Table<'_>,
     services: &BTreeMap<Arc<str>, Service>,
-    registries: &Registries,
+    has_default: bool,
 ) -> Option<Route> {
     let host = match table.take("host") {
         None => Some(HostPattern::Any),
@@ -73,9 +74,9 @@ fn one(
     let name = field.parse("a service's name", "\"cart\"", pattern::service)?;
     let (host, path) = host.zip(path)?;
     let goal = if name == pattern::TEMPLATE {
-        template(&field, &host, &path, registries)
+        template(&field, &host, &path, has_default)
     } else {
-        declared(&field, name, &host, &path, services, registries)
+        declared(&field, name, &host, &path, services, has_default)
     }?;
     Some(Route {
         host,
@@ -91,7 +92,7 @@ fn template(
     field: &Field<'_>,
     host: &HostPattern,
     path: &PathPattern,
-    registries: &Registries,
+    has_default: bool,
 ) -> Option<Goal> {
     match (in_host(host), in_path(path)) {
         (true, true) => {
@@ -105,7 +106,7 @@ fn template(
             None
         }
         _ => {
-            if registries.default().is_none() {
+            if !has_default {
                 let wrong = Wrong::new(
                     "there are several registries, and a template's services are in none of them",
                 );
@@ -122,7 +123,7 @@ fn declared(
     host: &HostPattern,
     path: &PathPattern,
     services: &BTreeMap<Arc<str>, Service>,
-    registries: &Registries,
+    has_default: bool,
 ) -> Option<Goal> {
     if in_host(host) || in_path(path) {
         let place = if in_host(host) { "host" } else { "path" };
@@ -132,7 +133,7 @@ fn declared(
         field.wrong(wrong.suggest("write `service = \"{service}\"`"));
         return None;
     }
-    if registries.default().is_none() && !services.contains_key(name.as_str()) {
+    if !has_default && !services.contains_key(name.as_str()) {
         let wrong = origin::no_registry(&name);
         field.names_nothing(wrong.suggest(
             "write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own",

@@ -4,22 +4,23 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Guard, Pool, Retry, Service, Timeouts, origin, reader::Table, registry::Registries,
+    Balance, Guard, Pool, Retry, Service, Timeouts,
+    origin::{self, Origin},
+    reader::Table,
+    registry::Registries,
     value::Zero,
 };
 
-/// Reads `[defaults]`, which may name the registry that is meant where none is.
-pub(super) fn defaults(top: &mut Table<'_>, registries: &mut Registries) -> Service {
+/// Reads `[defaults]`; and what is meant where no registry is named, if there can be no doubt.
+pub(super) fn defaults(top: &mut Table<'_>, registries: &Registries) -> (Service, Option<Origin>) {
     top.within("defaults", |table| {
-        if let Some(origin) = origin::registries(table, registries) {
-            registries.set_default(origin);
-        }
+        let origin =
+            origin::registries(table, registries).or_else(|| registries.only().map(Origin::only));
         let built_in = Service {
             // Where none is meant every service names its own, and any is as good as another.
-            origin: registries
-                .default()
-                .cloned()
-                .unwrap_or_else(|| registries.any()),
+            origin: origin
+                .clone()
+                .unwrap_or_else(|| Origin::only(registries.first())),
             name: None,
             tags: Vec::new(),
             meta: BTreeMap::new(),
@@ -43,7 +44,7 @@ pub(super) fn defaults(top: &mut Table<'_>, registries: &mut Registries) -> Serv
             drain: Duration::from_secs(30),
             discovery_timeout: Duration::from_secs(2),
         };
-        policy(table, &built_in)
+        (policy(table, &built_in), origin)
     })
 }
 
@@ -56,10 +57,11 @@ const GUARD: Guard = Guard {
 pub(super) fn read(
     top: &mut Table<'_>,
     defaults: &Service,
+    default: Option<&Origin>,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
     top.named("service", |name, table| Service {
-        origin: origin::of_service(name, table, registries),
+        origin: origin::of_service(name, table, registries, default),
         name: table.text("name", "\"cart-v2\""),
         tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
         meta: table.map("meta", "{ version = \"2\" }"),

@@ -43,7 +43,7 @@ pub(super) async fn answer(
     let lane = service.lane(worker);
     let is_head = head.parts.method == Method::HEAD;
     let framing = request_head::framing(&body);
-    let strip = if target.strip_prefix { prefix_len } else { 0 };
+    let strip = target.strip.bytes(prefix_len);
     let total = policy.timeout.total.map(|total| record.arrived + total);
     let limits = Limits {
         response: policy.timeout.response,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     config::{self, HostHeader},
     route::Table,
-    service::{Directory, Service},
+    service::{Directory, Service, TaggedRoute},
 };
 
 /// The routes and where they lead.
@@ -23,10 +23,32 @@ pub struct Generation {
 pub struct Target {
     /// To whom.
     pub goal: Goal,
-    /// Whether the matched prefix is taken off.
-    pub strip_prefix: bool,
+    /// What is taken off the path.
+    pub strip: Strip,
     /// The `Host` that the endpoint sees.
     pub host_header: HostHeader,
+}
+
+/// What a route takes off the path of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strip {
+    /// Nothing.
+    Nothing,
+    /// The prefix that was matched.
+    Matched,
+    /// So many bytes, which every path that is matched has at least.
+    First(usize),
+}
+
+impl Strip {
+    /// Bytes that are taken off, where the matched prefix has that many.
+    pub fn bytes(self, matched: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Matched => matched,
+            Self::First(bytes) => bytes,
+        }
+    }
 }
 
 /// To whom a route leads.
@@ -41,9 +63,11 @@ pub enum Goal {
 }
 
 impl Generation {
-    /// Joins the routes to the services of the directory that was started from the same config.
+    /// Joins the routes of the file, and then those that tags make now, to the services of the
+    /// directory that was started from the same config. Of two routes that take the same requests
+    /// the file's counts.
     pub fn new(config: &config::Config, directory: Arc<Directory>) -> Self {
-        let target = |route: &config::Route| Target {
+        let written = |route: &config::Route| Target {
             goal: match &route.goal {
                 config::Goal::Service(name) => Goal::Service(Arc::clone(
                     directory
@@ -54,12 +78,25 @@ impl Generation {
                     by_host: matches!(route.host, config::HostPattern::Template(_)),
                 },
             },
-            strip_prefix: route.strip_prefix,
+            strip: if route.strip_prefix {
+                Strip::Matched
+            } else {
+                Strip::Nothing
+            },
             host_header: route.host_header,
         };
+        let by_tags = |route: &TaggedRoute| Target {
+            goal: Goal::Service(Arc::clone(&route.service)),
+            strip: Strip::First(route.strip),
+            host_header: route.host_header,
+        };
+        let tagged = directory.tagged();
+        let in_file = config.routes.iter().map(|route| (&route.host, &route.path));
+        let in_tags = tagged.routes.iter().map(|route| (&route.host, &route.path));
+        let targets = config.routes.iter().map(written);
         Self {
-            routes: Table::new(&config.routes),
-            targets: config.routes.iter().map(target).collect(),
+            routes: Table::new(in_file.chain(in_tags)),
+            targets: targets.chain(tagged.routes.iter().map(by_tags)).collect(),
             directory,
         }
     }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 pub use answer::{AnswerBody, Response};
 pub use body::RequestBody;
 pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
-pub use generation::{Generation, Goal, Target};
+pub use generation::{Generation, Goal, Strip, Target};
 
 use crate::{
     service::{Lookup, Service},

@@ -2,16 +2,15 @@
 //! is written is what go-kit's registrar of that registry writes, or another layout that is asked
 //! for. Knows nothing of the proxy, or of who reads the entry.
 
+mod open;
 mod provider;
 mod registrar;
 
 use futures_util::future::BoxFuture;
 
-use crate::{
-    config::RegistryKind,
-    registry::{BuildError, RegistryError},
-};
+use crate::registry::RegistryError;
 
+pub use open::entry;
 pub use provider::{Check, Layout, Provider};
 pub use registrar::{Registrar, Standing};
 
@@ -27,23 +26,4 @@ pub trait Entry: Send + 'static {
 
     /// Takes the entry away. One that is gone already is no error.
     fn sign_out(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
-}
-
-/// The entry of a provider in the registry that `[registry.NAME]` describes. Connects to nothing
-/// yet.
-///
-/// # Errors
-/// Where the registry's settings cannot be used, or it has no such layout or check.
-pub fn entry(
-    name: &str,
-    kind: &RegistryKind,
-    provider: Provider,
-) -> Result<Box<dyn Entry>, BuildError> {
-    let _ = provider;
-    match kind {
-        RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
-            registry: name.to_owned(),
-            reason: "nobody can sign in there yet".to_owned(),
-        }),
-    }
 }

@@ -1,21 +1,18 @@
 //! What every registry with an HTTP API has in common: a client that asks the registry directly
 //! and nobody else, and answers that are read up to a limit. Knows nothing of what is asked.
 
-use std::{error::Error as _, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use http::{StatusCode, header::RETRY_AFTER};
 use reqwest::{Certificate, Identity, Response, Url};
 
-use super::BuildError;
+use super::error::{BuildError, one_line};
 use crate::config::ClientTls;
 
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// How much of an error's body is looked at.
 const MAX_ERROR_BODY: usize = 4 << 10;
-
-/// How much of someone else's text is shown.
-const MAX_TEXT: usize = 240;
 
 /// The base URL of `[registry.NAME]`.
 pub(super) fn base_url(registry: &str, address: &str) -> Result<Url, BuildError> {
@@ -134,23 +131,4 @@ pub(super) fn without_credentials(url: &Url) -> String {
     let plain = url.set_username("").and_then(|()| url.set_password(None));
     plain.expect("an http URL has a host");
     url.as_str().trim_end_matches('/').to_owned()
-}
-
-/// Someone else's text as one line of ours.
-pub(super) fn one_line(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ").replace(char::is_control, "");
-    match line.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
-/// The innermost error, which says what happened; the outer ones say that something did.
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: Option<&dyn std::error::Error> = error.source();
-    while let Some(next) = cause.and_then(|cause| cause.source()) {
-        cause = Some(next);
-    }
-    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -3,30 +3,22 @@
 //! Knows nothing of services, balancing or routes.
 
 pub mod consul;
+mod error;
 mod http_api;
+mod kinds;
+pub mod merged;
 mod pace;
 mod text;
 pub mod watch;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-use crate::{config::RegistryKind, instance::InstanceSet};
+use crate::instance::InstanceSet;
 
-/// The registry that `[registry.NAME]` describes. Connects to nothing yet.
-///
-/// # Errors
-/// Where its settings cannot be used, such as a TLS file that cannot be read.
-pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildError> {
-    Ok(match kind {
-        RegistryKind::Consul(settings) => Arc::new(consul::Consul::new(name, settings)?),
-        // Read as any other client reads it.
-        RegistryKind::Embedded(settings) => {
-            Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)
-        }
-    })
-}
+pub use error::{BuildError, RegistryError};
+pub use kinds::open;
 
 /// One registry, as the watchers see it.
 pub trait Registry: Send + Sync + 'static {
@@ -55,63 +47,4 @@ pub trait Source<T>: Send + 'static {
     /// differ. May answer the same state again; the watcher compares. After an error it starts
     /// from the beginning. Must be cancel-safe: a dropped future loses nothing.
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>>;
-}
-
-/// Why a registry did not do what it was asked. Never means "no instances".
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct RegistryError {
-    /// One line for a person, naming the registry's address, what was asked and what came back.
-    pub message: String,
-    /// How long the registry asked us to stay away (429 or 503 with `Retry-After`).
-    pub retry_after: Option<Duration>,
-}
-
-/// Why no client could be made of `[registry.NAME]`.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The address is not an `http://` or `https://` URL.
-    #[error("registry.{registry}.address: `{address}` is not an http:// or https:// URL")]
-    Address {
-        /// The registry's name.
-        registry: String,
-        /// What stands in its place.
-        address: String,
-    },
-    /// A TLS file cannot be read.
-    #[error("registry.{registry}.tls: cannot read {}", path.display())]
-    Read {
-        /// The registry's name.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A TLS file is not what it should be.
-    #[error("registry.{registry}.tls: {} holds no {wanted} in PEM form", path.display())]
-    Pem {
-        /// The registry's name.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// "certificate", or "certificate and key".
-        wanted: &'static str,
-    },
-    /// The certificates and the key cannot be used together, or the system has none.
-    #[error("registry.{registry}.tls: {}", http_api::root_cause(source))]
-    Tls {
-        /// The registry's name.
-        registry: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// What is wanted of the registry is not to be had there.
-    #[error("registry.{registry}: {reason}")]
-    Unsuited {
-        /// The registry's name.
-        registry: String,
-        /// What, and what to do instead.
-        reason: String,
-    },
 }

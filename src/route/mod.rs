@@ -1,4 +1,4 @@
-//! Which route takes a request: host and path in, an index into `Config::routes` out. Owns the
+//! Which route takes a request: host and path in, an index into the list of routes out. Owns the
 //! order in which patterns are tried; knows nothing of services, requests or the proxy, and of
 //! the config only its pattern types.
 //!
@@ -19,7 +19,7 @@ mod tests;
 
 pub use self::path::Match;
 use self::path::{Map, Prefixes};
-use crate::config::{HostPattern, Route};
+use crate::config::{HostPattern, PathPattern};
 
 /// All routes of one generation, immutable.
 #[derive(Debug, Default)]
@@ -35,11 +35,11 @@ pub struct Table {
 }
 
 impl Table {
-    /// Builds the table. Of two routes with the same host and path, the first in the list counts.
-    pub fn new(routes: &[Route]) -> Self {
+    /// Builds the table of what routes take. Of two with the same host and path, the first counts.
+    pub fn new<'r>(routes: impl IntoIterator<Item = (&'r HostPattern, &'r PathPattern)>) -> Self {
         let mut table = Self::default();
-        for (index, route) in routes.iter().enumerate() {
-            table.paths_of(&route.host).insert(&route.path, index);
+        for (index, (host, path)) in routes.into_iter().enumerate() {
+            table.paths_of(host).insert(path, index);
         }
         table
     }

@@ -10,18 +10,19 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle, time::Instant};
 
-use super::{Service, guard};
+use super::{
+    LINGER, Service, Tagged, guard,
+    tagged::{Made, Plan, Running, Wanted},
+};
 use crate::{
     config::{self, Origin},
+    instance::InstanceSet,
     registry::{
-        Catalog, Registry, ServiceQuery,
+        Catalog, Registry, ServiceQuery, Source,
+        merged::{Merged, Part},
         watch::{self, Event, WatchStatus},
     },
 };
-
-/// A service of a template route that the catalog no longer lists, and that has no endpoint, is
-/// still known (503, not 404) for this long: a deploy may leave a moment without any.
-const LINGER: Duration = Duration::from_secs(60);
 
 /// All services of a proxy, and their watchers.
 pub struct Directory {
@@ -33,12 +34,16 @@ pub struct Directory {
     described: BTreeMap<Arc<str>, config::Service>,
     /// Those that routes name outright.
     declared: BTreeMap<Arc<str>, Arc<Service>>,
-    /// The catalogs that template routes need, by registry.
+    /// The catalogs that template routes and tags need, by registry.
     catalogs: BTreeMap<Arc<str>, Arc<CatalogView>>,
     /// Those that template routes have reached.
     found: ArcSwap<HashMap<Arc<str>, Arc<Service>>>,
     /// Serialises changes of `found`.
     founding: Mutex<Founding>,
+    /// Serialises changes of `tagged`.
+    running: Mutex<Running>,
+    tagged: ArcSwap<Tagged>,
+    tagged_changed: state::Sender<()>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -50,6 +55,10 @@ struct Founding {
 }
 
 struct CatalogView {
+    /// Whether template routes reach what it lists.
+    for_templates: bool,
+    /// Whether its tags make routes.
+    for_tags: bool,
     expose: config::Expose,
     names: ArcSwap<Catalog>,
     read: state::Sender<bool>,
@@ -92,10 +101,12 @@ impl Directory {
             catalogs: BTreeMap::new(),
             found: ArcSwap::default(),
             founding: Mutex::default(),
+            running: Mutex::default(),
+            tagged: ArcSwap::default(),
+            tagged_changed: state::Sender::new(()),
             tasks: Mutex::default(),
         };
         let mut tasks = Vec::new();
-        let mut needs_catalogs = false;
         for route in &config.routes {
             match &route.goal {
                 config::Goal::Service(name) if !directory.declared.contains_key(name) => {
@@ -103,20 +114,30 @@ impl Directory {
                     tasks.extend(watchers);
                     directory.declared.insert(Arc::clone(name), service);
                 }
-                config::Goal::Template => needs_catalogs = true,
-                config::Goal::Service(_) => {}
+                config::Goal::Service(_) | config::Goal::Template => {}
             }
         }
-        for registry in config.defaults.origin.registries() {
-            if needs_catalogs && !directory.catalogs.contains_key(registry) {
-                let (view, task) = directory.watch_catalog(registry)?;
+        let has_templates = config
+            .routes
+            .iter()
+            .any(|route| route.goal == config::Goal::Template);
+        for (registry, settings) in &config.registries {
+            let is_default = config.defaults.origin.registries().contains(registry);
+            let for_templates = has_templates && is_default;
+            let for_tags = settings.routes.is_some();
+            if for_templates || for_tags {
+                let (view, task) = directory.watch_catalog(registry, for_templates, for_tags)?;
                 tasks.push(task);
                 directory.catalogs.insert(Arc::clone(registry), view);
             }
         }
         let directory = Arc::new(directory);
-        if needs_catalogs {
+        if !directory.catalogs.is_empty() {
             tasks.push(tokio::spawn(forget_unlisted(Arc::downgrade(&directory))));
+        }
+        for view in directory.catalogs.values().filter(|view| view.for_tags) {
+            let follow = follow_tags(Arc::downgrade(&directory), view.read.subscribe());
+            tasks.push(tokio::spawn(follow));
         }
         *lock(&directory.tasks) = tasks;
         Ok(directory)
@@ -127,6 +148,7 @@ impl Directory {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         let found = std::mem::take(&mut lock(&self.founding).watchers);
         tasks.extend(found.into_values().flatten());
+        tasks.extend(lock(&self.running).stop());
         for task in &tasks {
             task.abort();
         }
@@ -147,7 +169,7 @@ impl Directory {
         if let Some(service) = self.found.load().get(name) {
             return Lookup::Found(Arc::clone(service));
         }
-        for catalog in self.catalogs.values() {
+        for catalog in self.template_catalogs() {
             let names = catalog.names.load();
             if let Some((name, tags)) = names.get_key_value(name)
                 && catalog.exposes(name, tags)
@@ -155,7 +177,10 @@ impl Directory {
                 return self.found_now(name);
             }
         }
-        if self.catalogs.values().all(|catalog| *catalog.read.borrow()) {
+        if self
+            .template_catalogs()
+            .all(|catalog| *catalog.read.borrow())
+        {
             Lookup::Unknown
         } else {
             Lookup::NotRead
@@ -165,13 +190,30 @@ impl Directory {
     /// Waits until every catalog was read once, but not for longer than `limit`.
     pub async fn wait_for_catalogs(&self, limit: Duration) {
         let all_read = async {
-            for catalog in self.catalogs.values() {
+            for catalog in self.template_catalogs() {
                 // Its sender lives as long as the directory.
                 let _ = catalog.read.subscribe().wait_for(|read| *read).await;
             }
         };
         // Too late is answered by the next lookup.
         let _ = tokio::time::timeout(limit, all_read).await;
+    }
+
+    /// The catalogs that template routes look into.
+    fn template_catalogs(&self) -> impl Iterator<Item = &Arc<CatalogView>> {
+        self.catalogs
+            .values()
+            .filter(|catalog| catalog.for_templates)
+    }
+
+    /// The routes that tags make now.
+    pub fn tagged(&self) -> Arc<Tagged> {
+        self.tagged.load_full()
+    }
+
+    /// Wakes whenever the routes that tags make have changed.
+    pub fn tagged_changes(&self) -> state::Receiver<()> {
+        self.tagged_changed.subscribe()
     }
 
     /// What services have where nothing else is said.
@@ -188,7 +230,10 @@ impl Directory {
             .map(|(_, service)| Arc::clone(service))
             .collect();
         made.sort_by(|a, b| a.name().cmp(b.name()));
-        self.declared.values().cloned().chain(made).collect()
+        let tagged = self.tagged.load();
+        let tagged = tagged.routes.iter().map(|route| Arc::clone(&route.service));
+        let declared = self.declared.values().cloned();
+        declared.chain(made).chain(tagged).collect()
     }
 
     /// The catalogs that are watched: the registry's name, its watcher and the services it lists.
@@ -235,7 +280,7 @@ impl Directory {
     }
 
     fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), NoSuchRegistry> {
-        let policy = self.described.get(name).unwrap_or(&self.defaults).clone();
+        let policy = self.policy(name).clone();
         let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
@@ -262,6 +307,17 @@ impl Directory {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
         });
+        Ok(self.take_over(service, place, source, settings))
+    }
+
+    /// Lets a service have what a source says, as the registry at that place of its list.
+    fn take_over(
+        &self,
+        service: &Arc<Service>,
+        place: usize,
+        source: Box<dyn Source<InstanceSet>>,
+        settings: &config::Registry,
+    ) -> JoinHandle<()> {
         let status = Arc::clone(&service.watches()[place]);
         let heard = Arc::clone(service);
         let watching = watch::watch(source, status, settings.max_staleness, move |event| {
@@ -269,15 +325,66 @@ impl Directory {
                 guard::watch_over(&heard);
             }
         });
-        Ok(self.control.spawn(watching))
+        self.control.spawn(watching)
+    }
+
+    fn policy(&self, name: &str) -> &config::Service {
+        self.described.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// Makes the routes that the catalogs' tags ask for now, and says so where they differ.
+    fn follow_tags(&self, now: Instant) {
+        let mut plan = Plan::default();
+        let views = self.catalogs.iter().filter(|(_, view)| view.for_tags);
+        for (registry, view) in views {
+            let mut names = Catalog::clone(&view.names.load());
+            names.retain(|name, tags| view.exposes(name, tags));
+            plan.add(registry, &names);
+        }
+        let mut running = lock(&self.running);
+        running.follow(&plan, now, |name, wanted, parts| {
+            self.make_tagged(name, wanted, parts)
+        });
+        let tagged = running.tagged(&plan);
+        let before = self.tagged.swap(Arc::new(tagged));
+        if !before.routes_like(&self.tagged.load()) {
+            self.tagged_changed.send_replace(());
+        }
+    }
+
+    fn make_tagged(
+        &self,
+        name: &Arc<str>,
+        wanted: &Wanted,
+        parts: state::Receiver<Vec<Part>>,
+    ) -> Option<Made> {
+        let registry = self.registries.get(&wanted.registry)?;
+        let settings = self.settings.get(&wanted.registry)?;
+        let policy = config::Service {
+            origin: Origin::Registries {
+                names: vec![Arc::clone(&wanted.registry)],
+                combine: config::Combine::Union,
+            },
+            // What is asked for has them already.
+            tags: Vec::new(),
+            ..self.policy(wanted.first_service()?).clone()
+        };
+        let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
+        let source = Box::new(Merged::new(Arc::clone(registry), parts));
+        let watcher = self.take_over(&service, 0, source, settings);
+        Some(Made { service, watcher })
     }
 
     fn watch_catalog(
         &self,
         name: &Arc<str>,
+        for_templates: bool,
+        for_tags: bool,
     ) -> Result<(Arc<CatalogView>, JoinHandle<()>), NoSuchRegistry> {
         let (registry, settings) = self.registry(name)?;
         let view = Arc::new(CatalogView {
+            for_templates,
+            for_tags,
             expose: settings.expose.clone(),
             names: ArcSwap::default(),
             read: state::Sender::new(false),
@@ -342,7 +449,7 @@ impl Directory {
 
     fn listing(&self, name: &str) -> Listing {
         let mut listing = Listing::Absent;
-        for catalog in self.catalogs.values() {
+        for catalog in self.template_catalogs() {
             if let Some(tags) = catalog.names.load().get(name) {
                 if catalog.exposes(name, tags) {
                     return Listing::Exposed;
@@ -381,6 +488,20 @@ async fn forget_unlisted(directory: std::sync::Weak<Directory>) {
             return;
         };
         directory.forget(Instant::now());
+        if !lock(&directory.running).is_empty() {
+            directory.follow_tags(Instant::now());
+        }
+    }
+}
+
+/// Makes the routes of the tags anew whenever a catalog was read.
+async fn follow_tags(directory: std::sync::Weak<Directory>, mut read: state::Receiver<bool>) {
+    // Its sender lives as long as the directory.
+    while read.changed().await.is_ok() {
+        let Some(directory) = directory.upgrade() else {
+            return;
+        };
+        directory.follow_tags(Instant::now());
     }
 }
 

@@ -13,6 +13,7 @@ mod listing;
 mod one;
 mod snapshot;
 mod status;
+mod tagged;
 
 pub use balance::Balancer;
 pub use budget::Budget;
@@ -23,3 +24,10 @@ pub use listing::Difference;
 pub use one::Service;
 pub use snapshot::Snapshot;
 pub use status::{EndpointStatus, ServiceStatus};
+pub use tagged::{Quarantined, Tagged, TaggedRoute};
+
+use std::time::Duration;
+
+/// A service that nobody lists any more, and that has no endpoint, is still known (503, not 404)
+/// for this long: a deploy may leave a moment without any.
+const LINGER: Duration = Duration::from_secs(60);

@@ -19,6 +19,7 @@ use super::support::{
     PATIENCE,
     backend::Backend,
     eventually,
+    fake_consul::FakeConsul,
     proxy::{Proxy, endpoints},
     server::free_ports,
 };
@@ -56,7 +57,7 @@ async fn until_page(proxy: &Proxy, path: &str, status: StatusCode) -> String {
 /// Waits until a service is served and all that is said of it has settled.
 async fn until_settled(proxy: &Proxy, service: &str) {
     proxy.until_served(&format!("/{service}")).await;
-    let healthy = |service: &Value| service["watch"]["healthy"] == true;
+    let healthy = |service: &Value| service["watches"][0]["healthy"] == true;
     proxy
         .until_service(service, "its watcher is healthy", healthy)
         .await;
@@ -85,9 +86,11 @@ async fn it_is_ready_when_everything_was_read_and_names_what_is_missing_until_th
         json,
         json!({"ready": false, "draining": false, "missing": missing})
     );
-    let told = proxy.until_service("cart", "an error", |cart| !cart["watch"]["error"].is_null());
+    let told = proxy.until_service("cart", "an error", |cart| {
+        !cart["watches"][0]["error"].is_null()
+    });
     let told = told.await;
-    assert_eq!(told["watch"]["healthy"], false);
+    assert_eq!(told["watches"][0]["healthy"], false);
     let status = proxy.status().await;
     assert_eq!(status["missing"], missing);
     assert_eq!(status["registries"][0]["catalog"]["watch"]["read"], false);
@@ -325,10 +328,25 @@ async fn the_metrics_count_what_was_sent() {
 
 #[tokio::test]
 async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
-    let proxy = Proxy::start(ROUTES).await;
+    // Some metrics are of services that have a shadow.
+    let shadow = FakeConsul::start([]).await;
+    shadow.holds(7, json!([]));
+    let proxy = Proxy::start(&format!(
+        "{ROUTES}\n[registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+         [registry.shadow]\nkind = \"consul\"\naddress = \"{}\"\n\
+         [defaults]\nregistry = \"embedded\"\n\
+         [service.cart]\nregistry = [\"embedded\", \"shadow\"]\ncombine = \"shadow\"\n",
+        shadow.url()
+    ))
+    .await;
     let backend = Backend::start("a").await;
     proxy.register("hello", backend.address()).await;
     until_settled(&proxy, "hello").await;
+    proxy
+        .until_service("cart", "its shadow was read", |cart| {
+            cart["differences"][0]["registry"] == "shadow"
+        })
+        .await;
     let (plain, old) = Metrics::get(&proxy, "text/plain;version=0.0.4;q=0.3, */*;q=0.1").await;
     assert!(plain.starts_with("text/plain; version=0.0.4;"), "{plain}");
     let (open, new) = Metrics::get(&proxy, "application/openmetrics-text;version=1.0.0").await;
@@ -423,8 +441,8 @@ async fn the_status_shows_what_becomes_of_each_endpoint() {
         "{of_a}"
     );
     assert!(service["last_change"].as_f64().unwrap() > 1.7e9);
-    assert_eq!(service["watch"]["healthy"], true);
-    assert!(service["watch"]["age_seconds"].is_number());
+    assert_eq!(service["watches"][0]["healthy"], true);
+    assert!(service["watches"][0]["age_seconds"].is_number());
 
     // One of two that serve is not half of them: it is believed to be gone, and may finish.
     let url = proxy.url("/hello/wait");
@@ -492,9 +510,9 @@ async fn the_status_is_one_object_that_has_it_all() {
         status["routes"],
         json!([
             {"host": "shop.example.com", "path": "/cart", "service": "cart",
-             "registry": "embedded", "strip_prefix": false, "line": 3},
+             "registries": ["embedded"], "strip_prefix": false, "line": 3, "tagged_by": []},
             {"host": null, "path": "/{service}", "service": "{service}",
-             "registry": "embedded", "strip_prefix": true, "line": 8},
+             "registries": ["embedded"], "strip_prefix": true, "line": 8, "tagged_by": []},
         ])
     );
     let services = status["services"].as_array().unwrap();

@@ -20,3 +20,4 @@ mod provider;
 mod serving;
 mod structure;
 mod support;
+mod urlprefix;

@@ -6,7 +6,7 @@ mod embedded;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use super::{Combine, Origin, claims::Claims, field::Field, reader::Table, report::Wrong, value};
+use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
 pub use embedded::Embedded;
@@ -18,9 +18,18 @@ pub struct Registry {
     pub kind: RegistryKind,
     /// What template routes may reach.
     pub expose: Expose,
+    /// Whether its instances' tags make routes.
+    pub routes: Option<TagRoutes>,
     /// How long after the first of a row of errors the last good sets are given up; `None` for
     /// never. go-kit's `InvalidateOnError`.
     pub max_staleness: Option<Duration>,
+}
+
+/// `routes`: which tags of its instances make routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagRoutes {
+    /// fabio's: see [`TagRoute`](super::TagRoute).
+    UrlPrefix,
 }
 
 /// A registry's kind.
@@ -40,6 +49,13 @@ impl RegistryKind {
             Self::Consul(_) => "consul",
         }
     }
+
+    /// Whether its catalog says which tags a service's instances have.
+    fn has_tags(&self) -> bool {
+        match self {
+            Self::Embedded(_) | Self::Consul(_) => true,
+        }
+    }
 }
 
 /// `expose`: which of a registry's services a template route may reach. `consul` never.
@@ -57,8 +73,6 @@ pub struct Expose {
 pub(super) struct Registries {
     /// By name; without settings where its kind is not known.
     named: BTreeMap<Arc<str>, Option<Registry>>,
-    /// What is meant where none is named, if there can be no doubt.
-    default: Option<Origin>,
 }
 
 /// Reads all registries; where there is none, the embedded one with its defaults.
@@ -76,6 +90,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
             }
         };
         Some(Registry {
+            routes: kind.has_tags().then(|| routes(table)).flatten(),
             kind,
             expose: table.within("expose", expose),
             max_staleness: table.limit("max_staleness"),
@@ -85,16 +100,12 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
         let registry = top.within("registry", |table| Registry {
             kind: RegistryKind::Embedded(embedded::read(table, base, claims)),
             expose: Expose::default(),
+            routes: None,
             max_staleness: None,
         });
         named.insert("embedded".into(), Some(registry));
     }
-    let mut names = named.keys();
-    let default = match (names.next(), names.next()) {
-        (Some(only), None) => Some(only_one(only)),
-        _ => None,
-    };
-    Registries { named, default }
+    Registries { named }
 }
 
 impl Registries {
@@ -115,37 +126,26 @@ impl Registries {
     }
 
     /// The first in the order of names.
-    fn first(&self) -> Arc<str> {
+    pub(super) fn first(&self) -> Arc<str> {
         let first = self.named.keys().next();
         first.expect("there is at least one registry").clone()
     }
 
-    /// What is meant where none is named: the only one, or what `[defaults]` said.
-    pub(super) fn default(&self) -> Option<&Origin> {
-        self.default.as_ref()
+    /// The only one, if there is no other.
+    pub(super) fn only(&self) -> Option<Arc<str>> {
+        (self.named.len() == 1).then(|| self.first())
     }
 
-    /// Something to go on with where none is meant: the first in the order of names.
-    pub(super) fn any(&self) -> Origin {
-        only_one(&self.first())
-    }
-
-    /// Takes what `[defaults]` says.
-    pub(super) fn set_default(&mut self, origin: Origin) {
-        self.default = Some(origin);
+    /// Whether some registry's tags make routes.
+    pub(super) fn make_routes(&self) -> bool {
+        let mut named = self.named.values().flatten();
+        named.any(|registry| registry.routes.is_some())
     }
 
     /// Those that could be read.
     pub(super) fn into_map(self) -> BTreeMap<Arc<str>, Registry> {
         let read = |(name, registry)| Some((name, registry?));
         self.named.into_iter().filter_map(read).collect()
-    }
-}
-
-fn only_one(name: &Arc<str>) -> Origin {
-    Origin::Registries {
-        names: vec![Arc::clone(name)],
-        combine: Combine::Union,
     }
 }
 
@@ -174,6 +174,11 @@ fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
         table.ignore_rest();
     }
     kind
+}
+
+fn routes(table: &mut Table<'_>) -> Option<TagRoutes> {
+    let field = table.take("routes")?;
+    field.choice(&[("urlprefix", TagRoutes::UrlPrefix)])
 }
 
 fn expose(table: &mut Table<'_>) -> Expose {
@@ -282,6 +287,20 @@ mod tests {
         let text = "[registry.embedded]\nexpose = { not = [\"billing\"] }\n";
         let registries = config(&format!("{text}{ROUTE}")).registries;
         assert_eq!(registries["embedded"].expose.not, ["billing"]);
+    }
+
+    #[test]
+    fn tags_may_make_all_the_routes() {
+        let config = config("[registry.consul]\nroutes = \"urlprefix\"\n");
+        assert_eq!(
+            config.registries["consul"].routes,
+            Some(TagRoutes::UrlPrefix)
+        );
+        assert!(config.routes.is_empty());
+        assert_eq!(
+            error(&format!("[registry.consul]\nroutes = \"tags\"\n{ROUTE}")),
+            "2:1 registry.consul.routes: `tags` is not known here; for now it may be `urlprefix`"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::registry::http_api::root_cause;
+use crate::registry::error::root_cause;
 
 /// What can go wrong with a question.
 pub(super) enum Fault {

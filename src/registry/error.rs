@@ -1,0 +1,84 @@
+//! What goes wrong with registries, in lines that say what to do about it.
+
+use std::{error::Error as _, path::PathBuf, time::Duration};
+
+/// How much of someone else's text is shown.
+const MAX_TEXT: usize = 240;
+
+/// Why a registry did not do what it was asked. Never means "no instances".
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct RegistryError {
+    /// One line for a person, naming the registry's address, what was asked and what came back.
+    pub message: String,
+    /// How long the registry asked us to stay away (429 or 503 with `Retry-After`).
+    pub retry_after: Option<Duration>,
+}
+
+/// Why no client could be made of `[registry.NAME]`.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The address is not an `http://` or `https://` URL.
+    #[error("registry.{registry}.address: `{address}` is not an http:// or https:// URL")]
+    Address {
+        /// The registry's name.
+        registry: String,
+        /// What stands in its place.
+        address: String,
+    },
+    /// A TLS file cannot be read.
+    #[error("registry.{registry}.tls: cannot read {}", path.display())]
+    Read {
+        /// The registry's name.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A TLS file is not what it should be.
+    #[error("registry.{registry}.tls: {} holds no {wanted} in PEM form", path.display())]
+    Pem {
+        /// The registry's name.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// "certificate", or "certificate and key".
+        wanted: &'static str,
+    },
+    /// The certificates and the key cannot be used together, or the system has none.
+    #[error("registry.{registry}.tls: {}", root_cause(source))]
+    Tls {
+        /// The registry's name.
+        registry: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// What is wanted of the registry is not to be had there.
+    #[error("registry.{registry}: {reason}")]
+    Unsuited {
+        /// The registry's name.
+        registry: String,
+        /// What, and what to do instead.
+        reason: String,
+    },
+}
+
+/// Someone else's text as one line of ours.
+pub(super) fn one_line(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let line = words.join(" ").replace(char::is_control, "");
+    match line.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// The innermost error, which says what happened; the outer ones say that something did.
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: Option<&dyn std::error::Error> = error.source();
+    while let Some(next) = cause.and_then(|cause| cause.source()) {
+        cause = Some(next);
+    }
+    cause.map_or_else(|| error.to_string(), ToString::to_string)
+}

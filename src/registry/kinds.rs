@@ -1,0 +1,20 @@
+//! Which code reads which kind of registry.
+
+use std::sync::Arc;
+
+use super::{BuildError, Registry, consul};
+use crate::config::RegistryKind;
+
+/// The registry that `[registry.NAME]` describes. Connects to nothing yet.
+///
+/// # Errors
+/// Where its settings cannot be used, such as a TLS file that cannot be read.
+pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildError> {
+    Ok(match kind {
+        RegistryKind::Consul(settings) => Arc::new(consul::Consul::new(name, settings)?),
+        // Read as any other client reads it.
+        RegistryKind::Embedded(settings) => {
+            Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)
+        }
+    })
+}

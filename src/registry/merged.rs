@@ -1,0 +1,316 @@
+//! Several questions to one registry as one [`Source`]: their instances are one set. Which questions
+//! they are may change while it runs. Knows nothing of why they belong together.
+
+use std::{future, sync::Arc};
+
+use futures_util::future::{BoxFuture, select_all};
+use tokio::sync::watch;
+
+use super::{Registry, RegistryError, ServiceQuery, Source};
+use crate::instance::{Instance, InstanceSet, MAX_WEIGHT};
+
+/// One question, and what is made of its instances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// What is asked.
+    pub query: ServiceQuery,
+    /// Whether its instances speak TLS, whatever the registry says.
+    pub tls: bool,
+    /// The part of all requests that each of its instances gets; `None` for a share of the rest.
+    pub weight: Option<f64>,
+}
+
+/// The instances of all parts.
+pub struct Merged {
+    registry: Arc<dyn Registry>,
+    wanted: watch::Receiver<Vec<Part>>,
+    parts: Vec<Asked>,
+}
+
+struct Asked {
+    part: Part,
+    source: Box<dyn Source<InstanceSet>>,
+    last: Option<InstanceSet>,
+    /// It failed before it answered: the others do not wait for it.
+    failed: bool,
+}
+
+impl Merged {
+    /// Asks what is `wanted`, and follows its changes.
+    pub fn new(registry: Arc<dyn Registry>, wanted: watch::Receiver<Vec<Part>>) -> Self {
+        Self {
+            registry,
+            wanted,
+            parts: Vec::new(),
+        }
+    }
+
+    /// Makes the parts those that are wanted; those that stay keep what they know. Returns whether
+    /// that changed anything.
+    fn follow(&mut self) -> bool {
+        let wanted = self.wanted.borrow_and_update().clone();
+        if wanted.iter().eq(self.parts.iter().map(|asked| &asked.part)) {
+            return false;
+        }
+        let mut before = std::mem::take(&mut self.parts);
+        for part in wanted {
+            let known = before.iter().position(|asked| asked.part == part);
+            self.parts.push(match known {
+                Some(known) => before.swap_remove(known),
+                None => Asked {
+                    source: self.registry.service(part.query.clone()),
+                    part,
+                    last: None,
+                    failed: false,
+                },
+            });
+        }
+        true
+    }
+
+    /// The set, once every part has answered or failed.
+    fn set(&self) -> Option<InstanceSet> {
+        let settled = |asked: &Asked| asked.last.is_some() || asked.failed;
+        if !self.parts.iter().all(settled) || self.parts.iter().all(|asked| asked.last.is_none()) {
+            return None;
+        }
+        let weights = Weights::of(&self.parts);
+        let entries = self.parts.iter().flat_map(|asked| {
+            let set = asked.last.iter();
+            set.flat_map(|set| {
+                let skipped = set.skipped.iter().cloned().map(Err);
+                let instances = set.instances.iter().map(|instance| {
+                    Ok(Instance {
+                        tls: instance.tls || asked.part.tls,
+                        weight: weights.weigh(asked.part.weight, instance.weight),
+                        ..instance.clone()
+                    })
+                });
+                instances.chain(skipped)
+            })
+        });
+        Some(InstanceSet::of(entries))
+    }
+}
+
+impl Source<InstanceSet> for Merged {
+    fn next(&mut self) -> BoxFuture<'_, Result<InstanceSet, RegistryError>> {
+        Box::pin(async move {
+            let mut changed = self.follow();
+            loop {
+                if changed && let Some(set) = self.set() {
+                    return Ok(set);
+                }
+                let answers = async {
+                    if self.parts.is_empty() {
+                        return future::pending().await;
+                    }
+                    let asked = self.parts.iter_mut().map(|asked| asked.source.next());
+                    let (answer, of, _) = select_all(asked).await;
+                    (answer, of)
+                };
+                // A future that is dropped here loses nothing, as sources promise.
+                tokio::select! {
+                    Ok(()) = self.wanted.changed() => changed = self.follow(),
+                    (answer, of) = answers => {
+                        let asked = &mut self.parts[of];
+                        asked.failed = answer.is_err();
+                        asked.last = Some(answer?);
+                        changed = true;
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// How parts of all requests become weights: by fabio's rule those that ask for more than there is
+/// are scaled down together, and what they leave is shared by the others.
+struct Weights {
+    asked: bool,
+    /// By what a wanted part is divided.
+    scale: f64,
+    /// What each of the others gets.
+    rest: f64,
+}
+
+impl Weights {
+    /// A part of one in ten thousand is the smallest.
+    const WHOLE: f64 = 10_000.0;
+
+    fn of(parts: &[Asked]) -> Self {
+        let healthy = |asked: &Asked| {
+            let instances = asked.last.iter().flat_map(|set| &set.instances);
+            instances.filter(|instance| instance.healthy).count() as f64
+        };
+        let wanted: f64 = parts
+            .iter()
+            .filter_map(|asked| Some(asked.part.weight? * healthy(asked)))
+            .sum();
+        let others: f64 = parts
+            .iter()
+            .filter(|asked| asked.part.weight.is_none())
+            .map(healthy)
+            .sum();
+        let whole = if others > 0.0 {
+            wanted.max(1.0)
+        } else {
+            wanted
+        };
+        Self {
+            asked: parts.iter().any(|asked| asked.part.weight.is_some()),
+            scale: whole.max(f64::MIN_POSITIVE),
+            rest: (1.0 - wanted).max(0.0) / others.max(1.0),
+        }
+    }
+
+    fn weigh(&self, wanted: Option<f64>, own: u32) -> u32 {
+        if !self.asked {
+            return own;
+        }
+        let part = wanted.map_or(self.rest, |wanted| wanted / self.scale);
+        // Between 0 and 10,000, which a u32 holds; a float that is not is cut to it.
+        ((part * Self::WHOLE).round() as u32).clamp(1, MAX_WEIGHT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, VecDeque},
+        sync::Mutex,
+    };
+
+    use super::*;
+    use crate::{instance::Address, registry::Catalog};
+
+    type Answers = VecDeque<Result<Vec<u16>, ()>>;
+
+    /// Answers each name's questions from its list, then waits for ever.
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<BTreeMap<String, Answers>>>);
+
+    impl Told {
+        fn tell(&self, name: &str, answers: &[Result<&[u16], ()>]) {
+            let answers = answers.iter().map(|answer| answer.map(<[u16]>::to_vec));
+            self.0
+                .lock()
+                .unwrap()
+                .insert(name.to_owned(), answers.collect());
+        }
+    }
+
+    struct Cursor(Told, String);
+
+    impl Registry for Told {
+        fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
+            Box::new(Cursor(self.clone(), query.name))
+        }
+        fn catalog(&self) -> Box<dyn Source<Catalog>> {
+            unreachable!("nobody asks for it")
+        }
+    }
+
+    impl Source<InstanceSet> for Cursor {
+        fn next(&mut self) -> BoxFuture<'_, Result<InstanceSet, RegistryError>> {
+            Box::pin(async move {
+                let answer = {
+                    let mut all = self.0.0.lock().unwrap();
+                    all.entry(self.1.clone()).or_default().pop_front()
+                };
+                match answer {
+                    None => future::pending().await,
+                    Some(Err(())) => Err(RegistryError {
+                        message: "no".to_owned(),
+                        retry_after: None,
+                    }),
+                    Some(Ok(ports)) => Ok(InstanceSet::of(ports.into_iter().map(|port| {
+                        Ok(Instance {
+                            id: format!("{}-{port}", self.1).into(),
+                            address: Address::new("10.0.0.1", i64::from(port)).unwrap(),
+                            tls: false,
+                            healthy: true,
+                            weight: 1,
+                            tags: Vec::new(),
+                            meta: BTreeMap::new(),
+                        })
+                    }))),
+                }
+            })
+        }
+    }
+
+    fn part(name: &str, weight: Option<f64>) -> Part {
+        Part {
+            query: ServiceQuery {
+                name: name.to_owned(),
+                tags: Vec::new(),
+            },
+            tls: false,
+            weight,
+        }
+    }
+
+    fn shown(set: &InstanceSet) -> Vec<(&str, u32)> {
+        let instances = set.instances.iter();
+        instances.map(|one| (&*one.id, one.weight)).collect()
+    }
+
+    fn merged(told: &Told, parts: &[Part]) -> (Merged, watch::Sender<Vec<Part>>) {
+        let (sender, wanted) = watch::channel(parts.to_vec());
+        (Merged::new(Arc::new(told.clone()), wanted), sender)
+    }
+
+    #[tokio::test]
+    async fn all_parts_are_one_set_and_follow_what_is_wanted() {
+        let told = Told::default();
+        told.tell("a", &[Ok(&[1])]);
+        told.tell("b", &[Ok(&[2])]);
+        told.tell("c", &[Ok(&[3])]);
+        let (mut merged, wanted) = merged(&told, &[part("a", None), part("b", None)]);
+        let set = merged.next().await.unwrap();
+        assert_eq!(shown(&set), [("a-1", 1), ("b-2", 1)]);
+        wanted.send_replace(vec![part("b", None), part("c", None)]);
+        let set = merged.next().await.unwrap();
+        assert_eq!(shown(&set), [("b-2", 1), ("c-3", 1)]);
+        wanted.send_replace(vec![part("b", None)]);
+        let set = merged.next().await.unwrap();
+        assert_eq!(shown(&set), [("b-2", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_fails_takes_nothing_from_the_others() {
+        let told = Told::default();
+        told.tell("a", &[Ok(&[1]), Ok(&[1, 5])]);
+        told.tell("b", &[Err(()), Err(()), Ok(&[2])]);
+        let (mut merged, _wanted) = merged(&told, &[part("b", None), part("a", None)]);
+        assert!(merged.next().await.is_err());
+        let mut seen = Vec::new();
+        while seen.last() != Some(&3) {
+            if let Ok(set) = merged.next().await {
+                seen.push(set.instances.len());
+            }
+        }
+        assert!(seen[0] < 3, "the first served without the second: {seen:?}");
+    }
+
+    #[tokio::test]
+    async fn parts_of_all_requests_become_weights() {
+        for (weights, expected) in [
+            ([Some(0.25), None], [2500, 7500]),
+            ([Some(0.5), Some(0.5)], [5000, 5000]),
+            ([Some(0.2), Some(0.2)], [5000, 5000]),
+            ([Some(1.0), None], [10_000, 1]),
+            ([None, None], [1, 1]),
+        ] {
+            let told = Told::default();
+            told.tell("a", &[Ok(&[1])]);
+            told.tell("b", &[Ok(&[2])]);
+            let parts = [part("a", weights[0]), part("b", weights[1])];
+            let (mut merged, _wanted) = merged(&told, &parts);
+            let set = merged.next().await.unwrap();
+            let weights: Vec<_> = set.instances.iter().map(|one| one.weight).collect();
+            assert_eq!(weights, expected);
+        }
+    }
+}
