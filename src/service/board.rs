@@ -18,6 +18,9 @@ use crate::{config, instance::Instance, upstream::PoolSettings};
 pub(super) struct Board {
     workers: usize,
     pub(super) places: BTreeMap<EndpointId, Place>,
+    /// Those that were removed, and are still picked until the next snapshot is out; each with
+    /// its drain deadline.
+    leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// Whether somebody watches over those that are held.
     pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
@@ -54,6 +57,7 @@ impl Board {
         Self {
             workers,
             places: BTreeMap::new(),
+            leaving: Vec::new(),
             guarded: false,
             changed: None,
         }
@@ -172,13 +176,21 @@ impl Board {
         }
     }
 
-    /// The endpoint is gone: no new picks, idle connections closed, the rest may finish.
+    /// The endpoint is gone: no new picks, and then it is seen off.
     pub(super) fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
         if let Some(place) = self.places.get_mut(id) {
             let cut_at = Instant::now() + policy.drain;
             place.state = State::Draining { cut_at };
-            place.endpoint.retire(cut_at);
+            self.leaving.push((Arc::clone(&place.endpoint), cut_at));
             self.changed = Some(SystemTime::now());
+        }
+    }
+
+    /// Closes the idle connections of those that were removed; the rest may finish. Only when
+    /// the snapshot without them is out: whoever finds one of them gone must find the others.
+    pub(super) fn see_off(&mut self) {
+        for (endpoint, cut_at) in self.leaving.drain(..) {
+            endpoint.retire(cut_at);
         }
     }
 
@@ -290,6 +302,8 @@ mod tests {
         let leaves = Arc::clone(&board.snapshot().endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), &policy));
         assert_eq!(board.snapshot().endpoints.len(), 3);
+        assert!(!leaves.pool(0).is_retired());
+        board.see_off();
         assert!(leaves.pool(0).is_retired());
     }
 
@@ -299,6 +313,7 @@ mod tests {
             let (mut board, policy) = (Board::new(1), policy(guard()));
             board.take_over(&healthy(1..5), &policy);
             assert!(board.take_over(&left, &policy), "{} left", left.len());
+            board.see_off();
             let pickable = board.snapshot().endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
@@ -355,7 +370,9 @@ mod tests {
         board.take_over(&healthy(1..5), &policy);
         let before = Arc::clone(&board.snapshot().endpoints[0]);
         board.take_over(&healthy(2..5), &policy);
+        board.see_off();
         board.take_over(&healthy(1..5), &policy);
+        board.see_off();
         let again = Arc::clone(&board.snapshot().endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());

@@ -63,7 +63,7 @@ fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
             board.remove(&id, service.policy());
         }
     }
-    service.publish(&board);
+    service.publish(&mut board);
 }
 
 async fn answers(id: &EndpointId, limit: Duration) -> bool {

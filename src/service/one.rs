@@ -137,7 +137,7 @@ impl Service {
     pub(super) fn update(&self, set: InstanceSet) -> bool {
         let mut board = self.board();
         let doubted = board.take_over(&set.instances, &self.policy);
-        self.publish(&board);
+        self.publish(&mut board);
         drop(board);
         self.watch.set_skipped(set.skipped);
         self.is_read.store(true, Release);
@@ -149,11 +149,11 @@ impl Service {
     pub(super) fn give_up(&self) {
         let mut board = self.board();
         board.give_up(&self.policy);
-        self.publish(&board);
+        self.publish(&mut board);
     }
 
-    /// Publishes what the board has, if it differs.
-    pub(super) fn publish(&self, board: &Board) {
+    /// Publishes what the board has, if it differs, and sees those off that were removed.
+    pub(super) fn publish(&self, board: &mut Board) {
         let snapshot = board.snapshot();
         let current = self.snapshot.load();
         let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
@@ -164,6 +164,7 @@ impl Service {
         {
             self.snapshot.store(Arc::new(snapshot));
         }
+        board.see_off();
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
