@@ -19,7 +19,7 @@ mod value;
 
 pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind};
 pub use report::{Diagnostic, Place, Report};
-pub use tls::ClientTls;
+pub use tls::{ClientTls, EndpointTls};
 
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc,
@@ -262,6 +262,8 @@ pub struct Service {
     pub timeout: Timeouts,
     /// Idle connections.
     pub pool: Pool,
+    /// How the endpoints that speak TLS are called.
+    pub tls: EndpointTls,
     /// The shrink guard; `None` where it is off.
     pub guard: Option<Guard>,
     /// How long a removed endpoint's requests may go on.

@@ -1,15 +1,15 @@
 //! `[service.NAME]` and `[defaults]`: what becomes of a service's requests. Knows nothing of
 //! routes or instances.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Guard, Pool, Retry, Service, Timeouts, reader::Table, registry::Registries,
-    report::Wrong, value::Zero,
+    Balance, EndpointTls, Guard, Pool, Retry, Service, Timeouts, reader::Table,
+    registry::Registries, report::Wrong, tls, value::Zero,
 };
 
 /// Reads `[defaults]`, which may name the registry that is meant where none is.
-pub(super) fn defaults(top: &mut Table<'_>, registries: &mut Registries) -> Service {
+pub(super) fn defaults(top: &mut Table<'_>, folder: &Path, registries: &mut Registries) -> Service {
     top.within("defaults", |table| {
         if let Some(name) = registry(table, registries) {
             registries.set_default(name);
@@ -38,11 +38,12 @@ pub(super) fn defaults(top: &mut Table<'_>, registries: &mut Registries) -> Serv
                 idle: Duration::from_secs(4),
                 connections: 256,
             },
+            tls: EndpointTls::default(),
             guard: Some(GUARD),
             drain: Duration::from_secs(30),
             discovery_timeout: Duration::from_secs(2),
         };
-        policy(table, &built_in)
+        policy(table, folder, &built_in)
     })
 }
 
@@ -54,6 +55,7 @@ const GUARD: Guard = Guard {
 /// Reads every `[service.NAME]`.
 pub(super) fn read(
     top: &mut Table<'_>,
+    folder: &Path,
     defaults: &Service,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
@@ -69,7 +71,7 @@ pub(super) fn read(
             registry,
             name: table.text("name", "\"cart-v2\""),
             tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
-            ..policy(table, defaults)
+            ..policy(table, folder, defaults)
         }
     })
 }
@@ -87,7 +89,7 @@ pub(super) fn no_registry(service: &str) -> Wrong {
 
 /// What `[service.NAME]` and `[defaults]` have in common. Tables inside are taken over from
 /// `base` key by key.
-fn policy(table: &mut Table<'_>, base: &Service) -> Service {
+fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     Service {
         balance: table.choice(
             "balance",
@@ -100,6 +102,7 @@ fn policy(table: &mut Table<'_>, base: &Service) -> Service {
             idle: table.wait("idle", base.pool.idle),
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
+        tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
         guard: guard(table, base.guard),
         drain: table.wait("drain", base.drain),
         discovery_timeout: table.wait("discovery_timeout", base.discovery_timeout),
@@ -155,6 +158,8 @@ fn guard(table: &mut Table<'_>, base: Option<Guard>) -> Option<Guard> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::ServerName;
+
     use super::*;
     use crate::config::testing::{ROUTE, config, error, errors};
 
@@ -266,6 +271,46 @@ mod tests {
         assert!(
             error.starts_with("2:1 defaults.tags: unknown key `tags`"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn tls_is_taken_over_from_the_defaults_key_by_key() {
+        let config = config(&format!(
+            r#"
+            [defaults]
+            tls = {{ ca = "ca.pem", certificate = "/own.pem", key = "key.pem" }}
+            [service.cart]
+            tls = {{ ca = "other.pem", server_name = "cart.internal" }}
+            [service.hat]
+            tls = {{ certificate = "hat.pem", key = "hat-key.pem" }}
+            {CART}"#
+        ));
+        let folder = Path::new("/etc/callboard");
+        let own = ("/own.pem".into(), folder.join("key.pem"));
+        let cart = &config.services["cart"].tls;
+        assert_eq!(cart.client.ca, Some(folder.join("other.pem")));
+        assert_eq!(cart.client.identity, Some(own));
+        let name = ServerName::try_from("cart.internal").unwrap();
+        assert_eq!(cart.server_name, Some(name));
+        let hat = &config.services["hat"].tls;
+        assert_eq!(hat.client.ca, Some(folder.join("ca.pem")));
+        let identity = (folder.join("hat.pem"), folder.join("hat-key.pem"));
+        assert_eq!(hat.client.identity, Some(identity));
+        assert_eq!(hat.server_name, None);
+    }
+
+    #[test]
+    fn tls_that_cannot_be_is_named() {
+        let text = "[service.cart]\n\
+            tls = { server_name = \"https://cart:443\", certificate = \"cart.pem\", verify = false }\n";
+        assert_eq!(
+            errors(&format!("{text}{CART}")),
+            [
+                "2:1 service.cart.tls.key: `certificate` is of no use without `key`; add `key = \"….pem\"`",
+                "2:9 service.cart.tls.server_name: `https://cart:443` is neither a host name nor an IP address; write it without a scheme and a port",
+                "2:69 service.cart.tls.verify: unknown key `verify`; it may be `ca`, `certificate`, `key` or `server_name`",
+            ]
         );
     }
 

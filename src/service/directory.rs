@@ -17,6 +17,7 @@ use crate::{
         Catalog, Registry, ServiceQuery,
         watch::{self, Event, WatchStatus},
     },
+    upstream::{Tls, TlsError},
 };
 
 /// A service of a template route that the catalog no longer lists, and that has no endpoint, is
@@ -31,6 +32,8 @@ pub struct Directory {
     settings: BTreeMap<Arc<str>, config::Registry>,
     defaults: config::Service,
     described: BTreeMap<Arc<str>, config::Service>,
+    /// One for all services with the same settings.
+    tls: HashMap<config::EndpointTls, Arc<Tls>>,
     /// Those that routes name outright.
     declared: BTreeMap<Arc<str>, Arc<Service>>,
     /// The catalogs that template routes need, by registry.
@@ -71,16 +74,32 @@ pub enum Lookup {
 #[error("there is no registry `{0}`")]
 pub struct NoSuchRegistry(Arc<str>);
 
+/// Why the services cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A registry does not exist.
+    #[error(transparent)]
+    NoSuchRegistry(#[from] NoSuchRegistry),
+    /// A service's `tls` cannot be used.
+    #[error("{table}.tls: {error}")]
+    Tls {
+        /// Where it stands in the file.
+        table: String,
+        /// Why.
+        error: TlsError,
+    },
+}
+
 impl Directory {
     /// Makes the services that routes name outright and begins to watch them, and the catalogs
     /// of template routes. Must be called on the control plane's runtime.
     ///
     /// # Errors
-    /// Where a registry is missing.
+    /// Where a registry is missing, or a service's TLS files cannot be used.
     pub fn start(
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
-    ) -> Result<Arc<Self>, NoSuchRegistry> {
+    ) -> Result<Arc<Self>, StartError> {
         let mut directory = Self {
             workers: config.workers.get(),
             control: Handle::current(),
@@ -88,6 +107,7 @@ impl Directory {
             settings: config.registries.clone(),
             defaults: config.defaults.clone(),
             described: config.services.clone(),
+            tls: open_tls(config)?,
             declared: BTreeMap::new(),
             catalogs: BTreeMap::new(),
             found: ArcSwap::default(),
@@ -229,7 +249,9 @@ impl Directory {
         let policy = self.described.get(name).unwrap_or(&self.defaults).clone();
         let (registry, settings) = self.registry(&policy.registry)?;
         let max_staleness = settings.max_staleness;
-        let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
+        let tls = self.tls.get(&policy.tls);
+        let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
+        let service = Arc::new(Service::new(Arc::clone(name), policy, tls, self.workers));
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
@@ -329,6 +351,21 @@ impl Directory {
         }
         listing
     }
+}
+
+/// Reads the TLS files of all services, each once.
+fn open_tls(config: &config::Config) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
+    let defaults = ("defaults".to_owned(), &config.defaults);
+    let services = config.services.iter();
+    let services = services.map(|(name, service)| (format!("service.{name}"), service));
+    let mut opened = HashMap::new();
+    for (table, service) in std::iter::once(defaults).chain(services) {
+        if !opened.contains_key(&service.tls) {
+            let tls = Tls::open(&service.tls).map_err(|error| StartError::Tls { table, error })?;
+            opened.insert(service.tls.clone(), Arc::new(tls));
+        }
+    }
+    Ok(opened)
 }
 
 enum Listing {

@@ -29,6 +29,8 @@ pub struct EndpointStatus {
     pub instance: Arc<str>,
     /// Where it is called.
     pub address: String,
+    /// Whether it is called over TLS.
+    pub tls: bool,
     /// What becomes of it.
     pub state: EndpointState,
     /// Requests that it works on now.
@@ -60,6 +62,7 @@ impl Service {
                 EndpointStatus {
                     instance: Arc::clone(&place.instance.id),
                     address: place.instance.address.to_string(),
+                    tls: place.instance.tls,
                     state,
                     in_flight: place.endpoint.in_flight(),
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
