@@ -18,7 +18,7 @@ use crate::{
     listen::{self, BindError},
     proxy::{Generation, Shared, Worker},
     registry::{self, BuildError, Registry},
-    service::{Directory, NoSuchRegistry},
+    service::{self, Directory},
     worker::Crew,
 };
 
@@ -50,9 +50,9 @@ pub enum StartError {
     /// A registry's settings cannot be used.
     #[error(transparent)]
     Registry(#[from] BuildError),
-    /// A service's registry does not exist.
+    /// A service's settings cannot be used.
     #[error(transparent)]
-    NoSuchRegistry(#[from] NoSuchRegistry),
+    Service(#[from] service::StartError),
     /// The system gives no thread.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),

@@ -76,8 +76,8 @@ fn config(top: &mut Table<'_>, base: &Path) -> Config {
     let listeners = listen::read(top, &mut claims);
     let admin = top.within("admin", |table| admin(table, base, &mut claims));
     let registries = registry::read(top, base, &mut claims);
-    let (defaults, default) = service::defaults(top, &registries);
-    let mut services = service::read(top, &defaults, default.as_ref(), &registries);
+    let (defaults, default) = service::defaults(top, base, &registries);
+    let mut services = service::read(top, base, &defaults, default.as_ref(), &registries);
     let routes = route::read(top, &services, default.is_some(), &registries);
     for route in &routes {
         if let Goal::Service(name) = &route.goal {
@@ -218,7 +218,7 @@ mod tests {
             listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
             registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
             registry.embedded={?=1}\n\
-            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},guard={?=1}}\n\
+            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1}}\n\
             service.a={?=1}\n\
             route=[{service='a',?=1}]\n"
             .replace('?', "zzzzzzzzzzzzzzzzzzzz");
@@ -230,7 +230,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 20, "{tables:#?}");
+        assert_eq!(tables.len(), 21, "{tables:#?}");
         tables
     }
 

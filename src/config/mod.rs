@@ -24,7 +24,7 @@ pub use origin::{Combine, Origin};
 pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind, TagRoutes};
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;
-pub use tls::ClientTls;
+pub use tls::{ClientTls, EndpointTls};
 pub use urlprefix::TagRoute;
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -239,6 +239,8 @@ pub struct Service {
     pub timeout: Timeouts,
     /// Idle connections.
     pub pool: Pool,
+    /// How the endpoints that speak TLS are called.
+    pub tls: EndpointTls,
     /// The shrink guard; `None` where it is off.
     pub guard: Option<Guard>,
     /// How long a removed endpoint's requests may go on.

@@ -1,18 +1,23 @@
 //! `[service.NAME]` and `[defaults]`: what becomes of a service's requests. Knows nothing of
 //! routes or instances.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Guard, Pool, Retry, Service, Timeouts,
+    Balance, EndpointTls, Guard, Pool, Retry, Service, Timeouts,
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
+    tls,
     value::Zero,
 };
 
 /// Reads `[defaults]`; and what is meant where no registry is named, if there can be no doubt.
-pub(super) fn defaults(top: &mut Table<'_>, registries: &Registries) -> (Service, Option<Origin>) {
+pub(super) fn defaults(
+    top: &mut Table<'_>,
+    folder: &Path,
+    registries: &Registries,
+) -> (Service, Option<Origin>) {
     top.within("defaults", |table| {
         let origin =
             origin::registries(table, registries).or_else(|| registries.only().map(Origin::only));
@@ -40,11 +45,12 @@ pub(super) fn defaults(top: &mut Table<'_>, registries: &Registries) -> (Service
                 idle: Duration::from_secs(4),
                 connections: 256,
             },
+            tls: EndpointTls::default(),
             guard: Some(GUARD),
             drain: Duration::from_secs(30),
             discovery_timeout: Duration::from_secs(2),
         };
-        (policy(table, &built_in), origin)
+        (policy(table, folder, &built_in), origin)
     })
 }
 
@@ -56,6 +62,7 @@ const GUARD: Guard = Guard {
 /// Reads every `[service.NAME]`.
 pub(super) fn read(
     top: &mut Table<'_>,
+    folder: &Path,
     defaults: &Service,
     default: Option<&Origin>,
     registries: &Registries,
@@ -65,13 +72,13 @@ pub(super) fn read(
         name: table.text("name", "\"cart-v2\""),
         tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
         meta: table.map("meta", "{ version = \"2\" }"),
-        ..policy(table, defaults)
+        ..policy(table, folder, defaults)
     })
 }
 
 /// What `[service.NAME]` and `[defaults]` have in common. Tables inside are taken over from
 /// `base` key by key.
-fn policy(table: &mut Table<'_>, base: &Service) -> Service {
+fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     Service {
         balance: table.choice(
             "balance",
@@ -84,6 +91,7 @@ fn policy(table: &mut Table<'_>, base: &Service) -> Service {
             idle: table.wait("idle", base.pool.idle),
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
+        tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
         guard: guard(table, base.guard),
         drain: table.wait("drain", base.drain),
         discovery_timeout: table.wait("discovery_timeout", base.discovery_timeout),
@@ -139,6 +147,8 @@ fn guard(table: &mut Table<'_>, base: Option<Guard>) -> Option<Guard> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::ServerName;
+
     use super::*;
     use crate::config::testing::{ROUTE, config, error, errors};
 
@@ -250,6 +260,46 @@ mod tests {
         assert!(
             error.starts_with("2:1 defaults.tags: unknown key `tags`"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn tls_is_taken_over_from_the_defaults_key_by_key() {
+        let config = config(&format!(
+            r#"
+            [defaults]
+            tls = {{ ca = "ca.pem", certificate = "/own.pem", key = "key.pem" }}
+            [service.cart]
+            tls = {{ ca = "other.pem", server_name = "cart.internal" }}
+            [service.hat]
+            tls = {{ certificate = "hat.pem", key = "hat-key.pem" }}
+            {CART}"#
+        ));
+        let folder = Path::new("/etc/callboard");
+        let own = ("/own.pem".into(), folder.join("key.pem"));
+        let cart = &config.services["cart"].tls;
+        assert_eq!(cart.client.ca, Some(folder.join("other.pem")));
+        assert_eq!(cart.client.identity, Some(own));
+        let name = ServerName::try_from("cart.internal").unwrap();
+        assert_eq!(cart.server_name, Some(name));
+        let hat = &config.services["hat"].tls;
+        assert_eq!(hat.client.ca, Some(folder.join("ca.pem")));
+        let identity = (folder.join("hat.pem"), folder.join("hat-key.pem"));
+        assert_eq!(hat.client.identity, Some(identity));
+        assert_eq!(hat.server_name, None);
+    }
+
+    #[test]
+    fn tls_that_cannot_be_is_named() {
+        let text = "[service.cart]\n\
+            tls = { server_name = \"https://cart:443\", certificate = \"cart.pem\", verify = false }\n";
+        assert_eq!(
+            errors(&format!("{text}{CART}")),
+            [
+                "2:1 service.cart.tls.key: `certificate` is of no use without `key`; add `key = \"….pem\"`",
+                "2:9 service.cart.tls.server_name: `https://cart:443` is neither a host name nor an IP address; write it without a scheme and a port",
+                "2:69 service.cart.tls.verify: unknown key `verify`; it may be `ca`, `certificate`, `key` or `server_name`",
+            ]
         );
     }
 

@@ -86,7 +86,13 @@ pub(super) async fn answer(
                         record.answered_by(pool.address(), past.failed.len() + 1);
                         return Ok(answer);
                     }
-                    Err(unsent) => unsent,
+                    Err(unsent) => {
+                        // Its side of the handshake came to nothing after ours was over.
+                        if matches!(unsent.0.kind, FailureKind::Handshake(_)) {
+                            service.connected(worker, &pool, false, began);
+                        }
+                        unsent
+                    }
                 }
             }
         };
@@ -152,7 +158,11 @@ struct Past {
 impl Past {
     fn note(&mut self, pool: Arc<Pool>, failure: Failure, began: Instant) {
         pool.failures.add_one();
-        if !matches!(failure.kind, FailureKind::Connect(_) | FailureKind::Removed) {
+        let unasked = matches!(
+            failure.kind,
+            FailureKind::Connect(_) | FailureKind::Handshake(_) | FailureKind::Removed
+        );
+        if !unasked {
             self.asked += 1;
         }
         self.failed.push(Attempt {

@@ -71,7 +71,7 @@ mod tests {
                 instance: n.to_string().into(),
                 address: Address::new("10.0.0.1", n as i64 + 1).unwrap(),
             };
-            Arc::new(Endpoint::new(id, settings, 1))
+            Arc::new(Endpoint::new(id, None, settings, 1))
         };
         Snapshot {
             endpoints: (0..count).map(endpoint).collect(),

@@ -11,12 +11,17 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Endpoint, EndpointId, EndpointState, Snapshot};
-use crate::{config, instance::Instance, upstream::PoolSettings};
+use crate::{
+    config,
+    instance::Instance,
+    upstream::{PoolSettings, Tls},
+};
 
 /// A service's endpoints and what became of them.
 #[derive(Debug)]
 pub(super) struct Board {
     workers: usize,
+    tls: Arc<Tls>,
     pub(super) places: BTreeMap<EndpointId, Place>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
@@ -52,9 +57,10 @@ impl State {
 }
 
 impl Board {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, tls: Arc<Tls>) -> Self {
         Self {
             workers,
+            tls,
             places: BTreeMap::new(),
             leaving: Vec::new(),
             guarded: false,
@@ -119,7 +125,9 @@ impl Board {
             .places
             .get_mut(&id)
             // One that was removed has closed its pools for good; it comes back as a new one.
-            .filter(|place| !matches!(place.state, State::Draining { .. }));
+            .filter(|place| !matches!(place.state, State::Draining { .. }))
+            // Its connections are of no use to one that now speaks TLS, or no longer does.
+            .filter(|place| place.instance.tls == instance.tls);
         if let Some(place) = known {
             place.state = state;
             place.instance = instance.clone();
@@ -129,12 +137,18 @@ impl Board {
             idle: policy.pool.idle,
             connections: policy.pool.connections,
         };
+        let handshake = instance.tls.then(|| self.tls.handshake(&id.address));
+        let endpoint = Endpoint::new(id.clone(), handshake, settings, self.workers);
         let place = Place {
-            endpoint: Arc::new(Endpoint::new(id.clone(), settings, self.workers)),
+            endpoint: Arc::new(endpoint),
             instance: instance.clone(),
             state,
         };
-        self.places.insert(id, place);
+        if let Some(replaced) = self.places.insert(id, place) {
+            let cut_at = Instant::now() + policy.drain;
+            self.leaving.push((replaced.endpoint, cut_at));
+            self.changed = Some(SystemTime::now());
+        }
     }
 
     /// Removes, or holds, what the registry no longer lists.
@@ -268,6 +282,13 @@ mod tests {
         })
     }
 
+    fn board() -> Board {
+        Board::new(
+            1,
+            Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
+        )
+    }
+
     fn instance(number: u16, healthy: bool) -> Instance {
         Instance {
             id: format!("i{number}").into(),
@@ -290,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
-        let (mut board, policy) = (Board::new(1), policy(guard()));
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
         let before = board.snapshot();
         let mut heavier = healthy(1..5);
@@ -305,7 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn few_that_leave_are_removed_at_once() {
-        let (mut board, policy) = (Board::new(1), policy(guard()));
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
         let leaves = Arc::clone(&board.snapshot().endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), true, &policy));
@@ -318,7 +339,7 @@ mod tests {
     #[tokio::test]
     async fn many_that_leave_at_once_are_held() {
         for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
-            let (mut board, policy) = (Board::new(1), policy(guard()));
+            let (mut board, policy) = (board(), policy(guard()));
             board.take_over(&healthy(1..5), true, &policy);
             assert!(board.take_over(&left, true, &policy), "{} left", left.len());
             let pickable = board.snapshot().endpoints;
@@ -329,7 +350,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_guard_all_that_leave_are_removed() {
-        let (mut board, policy) = (Board::new(1), policy(None));
+        let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..5), true, &policy);
         assert!(!board.take_over(&[], true, &policy));
         assert!(board.snapshot().endpoints.is_empty());
@@ -337,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_given_up_is_not_held() {
-        let (mut board, policy) = (Board::new(1), policy(guard()));
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
         board.take_over(&healthy(4..5), true, &policy);
         assert_eq!(board.held().len(), 3);
@@ -349,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
-        let (mut board, policy) = (Board::new(1), policy(guard()));
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
         let before = board.snapshot();
         board.take_over(&[], true, &policy);
@@ -364,7 +385,7 @@ mod tests {
 
     #[tokio::test]
     async fn whose_checks_fail_is_neither_picked_nor_held() {
-        let (mut board, policy) = (Board::new(1), policy(guard()));
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
         assert!(!board.take_over(&failing, true, &policy));
@@ -375,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_was_removed_and_comes_back_is_a_new_one() {
-        let (mut board, policy) = (Board::new(1), policy(guard()));
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
         let before = Arc::clone(&board.snapshot().endpoints[0]);
         board.take_over(&healthy(2..5), true, &policy);
@@ -383,5 +404,24 @@ mod tests {
         let again = Arc::clone(&board.snapshot().endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
+    }
+
+    #[tokio::test]
+    async fn who_changes_to_tls_or_back_is_a_new_one_and_the_guard_holds_nobody() {
+        let (mut board, policy) = (board(), policy(guard()));
+        let mut set = healthy(1..5);
+        for tls in [false, true, false] {
+            let before = board.snapshot().endpoints;
+            for instance in &mut set {
+                instance.tls = tls;
+            }
+            assert!(!board.take_over(&set, true, &policy));
+            board.retire_the_leaving();
+            let after = board.snapshot().endpoints;
+            assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
+            assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
+            assert!(before.iter().all(|gone| gone.pool(0).is_retired()));
+            assert!(after.iter().all(|there| !there.pool(0).is_retired()));
+        }
     }
 }

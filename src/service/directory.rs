@@ -22,6 +22,7 @@ use crate::{
         merged::{Merged, Part},
         watch::{self, Event, WatchStatus},
     },
+    upstream::{Tls, TlsError},
 };
 
 /// All services of a proxy, and their watchers.
@@ -32,6 +33,8 @@ pub struct Directory {
     settings: BTreeMap<Arc<str>, config::Registry>,
     defaults: config::Service,
     described: BTreeMap<Arc<str>, config::Service>,
+    /// One for all services with the same settings.
+    tls: HashMap<config::EndpointTls, Arc<Tls>>,
     /// Those that routes name outright.
     declared: BTreeMap<Arc<str>, Arc<Service>>,
     /// The catalogs that template routes and tags need, by registry.
@@ -80,16 +83,32 @@ pub enum Lookup {
 #[error("there is no registry `{0}`")]
 pub struct NoSuchRegistry(Arc<str>);
 
+/// Why the services cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A registry does not exist.
+    #[error(transparent)]
+    NoSuchRegistry(#[from] NoSuchRegistry),
+    /// A service's `tls` cannot be used.
+    #[error("{table}.tls: {error}")]
+    Tls {
+        /// Where it stands in the file.
+        table: String,
+        /// Why.
+        error: TlsError,
+    },
+}
+
 impl Directory {
     /// Makes the services that routes name outright and begins to watch them, and the catalogs
     /// of template routes. Must be called on the control plane's runtime.
     ///
     /// # Errors
-    /// Where a registry is missing.
+    /// Where a registry is missing, or a service's TLS files cannot be used.
     pub fn start(
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
-    ) -> Result<Arc<Self>, NoSuchRegistry> {
+    ) -> Result<Arc<Self>, StartError> {
         let mut directory = Self {
             workers: config.workers.get(),
             control: Handle::current(),
@@ -97,6 +116,7 @@ impl Directory {
             settings: config.registries.clone(),
             defaults: config.defaults.clone(),
             described: config.services.clone(),
+            tls: open_tls(config)?,
             declared: BTreeMap::new(),
             catalogs: BTreeMap::new(),
             found: ArcSwap::default(),
@@ -280,8 +300,7 @@ impl Directory {
     }
 
     fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), NoSuchRegistry> {
-        let policy = self.policy(name).clone();
-        let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
+        let service = Arc::new(self.service(name, self.policy(name).clone()));
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
             service.update(instances, false);
@@ -328,6 +347,12 @@ impl Directory {
         self.control.spawn(watching)
     }
 
+    fn service(&self, name: &Arc<str>, policy: config::Service) -> Service {
+        let tls = self.tls.get(&policy.tls);
+        let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
+        Service::new(Arc::clone(name), policy, tls, self.workers)
+    }
+
     fn policy(&self, name: &str) -> &config::Service {
         self.described.get(name).unwrap_or(&self.defaults)
     }
@@ -369,7 +394,7 @@ impl Directory {
             tags: Vec::new(),
             ..self.policy(wanted.first_service()?).clone()
         };
-        let service = Arc::new(Service::new(Arc::clone(name), policy, self.workers));
+        let service = Arc::new(self.service(name, policy));
         let source = Box::new(Merged::new(Arc::clone(registry), parts));
         let watcher = self.take_over(&service, 0, source, settings);
         Some(Made { service, watcher })
@@ -459,6 +484,21 @@ impl Directory {
         }
         listing
     }
+}
+
+/// Reads the TLS files of all services, each once.
+fn open_tls(config: &config::Config) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
+    let defaults = ("defaults".to_owned(), &config.defaults);
+    let services = config.services.iter();
+    let services = services.map(|(name, service)| (format!("service.{name}"), service));
+    let mut opened = HashMap::new();
+    for (table, service) in std::iter::once(defaults).chain(services) {
+        if !opened.contains_key(&service.tls) {
+            let tls = Tls::open(&service.tls).map_err(|error| StartError::Tls { table, error })?;
+            opened.insert(service.tls.clone(), Arc::new(tls));
+        }
+    }
+    Ok(opened)
 }
 
 enum Listing {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     instance::Address,
-    upstream::{Pool, PoolSettings},
+    upstream::{Handshake, Pool, PoolSettings},
 };
 
 /// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
@@ -90,11 +90,17 @@ impl EndpointState {
 }
 
 impl Endpoint {
-    pub(super) fn new(id: EndpointId, settings: PoolSettings, workers: usize) -> Self {
+    /// One that is called over TLS where there is a handshake for it.
+    pub(super) fn new(
+        id: EndpointId,
+        handshake: Option<Handshake>,
+        settings: PoolSettings,
+        workers: usize,
+    ) -> Self {
+        let handshake = handshake.map(Arc::new);
+        let pool = |_| Pool::new(id.address.clone(), handshake.clone(), settings);
         Self {
-            pools: (0..workers)
-                .map(|_| Arc::new(Pool::new(id.address.clone(), settings)))
-                .collect(),
+            pools: (0..workers).map(pool).map(Arc::new).collect(),
             id,
             doubt: Doubt {
                 epoch: Instant::now(),

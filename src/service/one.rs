@@ -21,7 +21,7 @@ use crate::{
     instance::{Instance, InstanceSet},
     metrics::Padded,
     registry::watch::{Event, WatchStatus},
-    upstream::Pool,
+    upstream::{Pool, Tls},
 };
 
 /// A name, a policy and its endpoints.
@@ -42,15 +42,16 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service of which nothing is known yet, for `workers` workers.
-    pub fn new(name: Arc<str>, policy: config::Service, workers: usize) -> Self {
+    /// A service of which nothing is known yet, for `workers` workers. `tls` is what its policy
+    /// says of it.
+    pub fn new(name: Arc<str>, policy: config::Service, tls: Arc<Tls>, workers: usize) -> Self {
         Self {
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(policy.balance),
             lanes: (0..workers)
                 .map(|_| Arc::new(Padded(Lane::new(policy.retry, workers))))
                 .collect(),
-            board: Mutex::new(Board::new(workers)),
+            board: Mutex::new(Board::new(workers, tls)),
             is_read: AtomicBool::new(false),
             read: watch::Sender::new(false),
             listing: Mutex::new(Listing::new(&policy.origin)),

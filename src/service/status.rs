@@ -36,6 +36,8 @@ pub struct EndpointStatus {
     pub address: String,
     /// Which registries list that address now.
     pub registries: Vec<Arc<str>>,
+    /// Whether it is called over TLS.
+    pub tls: bool,
     /// What becomes of it.
     pub state: EndpointState,
     /// Requests that it works on now.
@@ -69,6 +71,7 @@ impl Service {
                     instance: Arc::clone(&place.instance.id),
                     address: place.instance.address.to_string(),
                     registries: listing.listed_by(&place.instance.address),
+                    tls: place.instance.tls,
                     state,
                     in_flight: place.endpoint.in_flight(),
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),

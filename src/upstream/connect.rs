@@ -1,31 +1,38 @@
 //! Opening a connection.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::{Connection, Failure, FailureKind, Pool, Processed};
+use super::{Connection, Failure, FailureKind, Pool, Processed, stream::Stream};
 
-/// Opens a connection to the pool's endpoint; `limit` covers the resolving of a name too.
+/// Opens a connection to the pool's endpoint; `limit` covers the resolving of a name and the
+/// handshake of TLS too.
 ///
 /// # Errors
 /// Always [`Processed::Never`].
 pub async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure> {
     let opening = async {
         let address = pool.address();
-        let stream = match address.socket() {
-            Some(socket) => TcpStream::connect(socket).await?,
-            None => TcpStream::connect((address.host(), address.port())).await?,
+        let socket = match address.socket() {
+            Some(socket) => TcpStream::connect(socket).await,
+            None => TcpStream::connect((address.host(), address.port())).await,
         };
-        stream.set_nodelay(true)?;
-        Ok::<_, io::Error>(stream)
+        let socket = socket.map_err(FailureKind::Connect)?;
+        socket.set_nodelay(true).map_err(FailureKind::Connect)?;
+        let Some(handshake) = pool.handshake() else {
+            return Ok(Stream::Plain(socket));
+        };
+        // Boxed: it is large, and would make every request's future so.
+        let secured = Box::pin(handshake.over(socket)).await;
+        secured.map(Stream::secured).map_err(FailureKind::Handshake)
     };
     let kind = match tokio::time::timeout(limit, opening).await {
         Ok(Ok(stream)) => {
             pool.opened.add_one();
             return Ok(Connection::new(stream));
         }
-        Ok(Err(error)) => FailureKind::Connect(error),
+        Ok(Err(kind)) => kind,
         Err(_) => FailureKind::ConnectTimeout,
     };
     Err(Failure {

@@ -33,6 +33,10 @@ pub enum FailureKind {
     /// No connection in time.
     #[error("connect: timed out")]
     ConnectTimeout,
+    /// A connection, but no TLS over it: one side does not take the other for who it is, or they
+    /// do not understand each other.
+    #[error("tls: {0}")]
+    Handshake(io::Error),
     /// The endpoint was removed while a connection to it was being opened.
     #[error("removed from the registry")]
     Removed,
@@ -54,4 +58,16 @@ pub enum FailureKind {
     /// The client's side ended before the request was whole.
     #[error("the client's request broke off: {0}")]
     Client(Box<dyn StdError + Send + Sync>),
+}
+
+impl FailureKind {
+    /// What an error of reading says.
+    pub(super) fn of_read(error: io::Error) -> Self {
+        match error.kind() {
+            // Over TLS: whoever ends a connection says so, and nobody said it. It may be an end,
+            // or a cut.
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
 }

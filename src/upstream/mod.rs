@@ -6,8 +6,11 @@ mod connect;
 mod failure;
 pub mod http1;
 mod pool;
+mod stream;
 mod timer;
+mod tls;
 
 pub use connect::connect;
 pub use failure::{Failure, FailureKind, Processed};
 pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
+pub use tls::{Handshake, Tls, TlsError};

@@ -2,8 +2,6 @@
 //! which the endpoint is removed, and for whoever looks at the status.
 
 use std::{
-    io::ErrorKind,
-    mem::MaybeUninit,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use socket2::SockRef;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
-use super::timer::Timer;
+use super::{
+    stream::{Ask, Stream},
+    timer::Timer,
+    tls::Handshake,
+};
 use crate::{instance::Address, metrics::Counter};
 
 /// How long and how many idle connections are kept.
@@ -30,6 +31,8 @@ pub struct PoolSettings {
 #[derive(Debug)]
 pub struct Pool {
     address: Address,
+    /// Where it is called over TLS.
+    handshake: Option<Arc<Handshake>>,
     settings: PoolSettings,
     idle: Mutex<Vec<Idle>>,
     retired: AtomicBool,
@@ -53,29 +56,16 @@ struct Idle {
 /// A connection to an endpoint, between two requests or in one.
 #[derive(Debug)]
 pub struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) timer: Timer,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self {
             stream,
             timer: Timer::default(),
         }
-    }
-
-    /// Whether nothing came on the idle connection: neither bytes nor an end. Asks the readiness
-    /// that the runtime already has; only where that says that something came is there a call.
-    fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock)
-    }
-
-    /// The same, asked of the kernel itself: what it has seen, and the runtime not yet.
-    fn is_surely_quiet(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        matches!(SockRef::from(&self.stream).peek(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 }
 
@@ -93,10 +83,15 @@ pub enum Reuse {
 const FRESH: Duration = Duration::from_millis(500);
 
 impl Pool {
-    /// An empty pool for `address`.
-    pub fn new(address: Address, settings: PoolSettings) -> Self {
+    /// An empty pool for `address`, which is called over TLS where there is a handshake for it.
+    pub fn new(
+        address: Address,
+        handshake: Option<Arc<Handshake>>,
+        settings: PoolSettings,
+    ) -> Self {
         Self {
             address,
+            handshake,
             settings,
             idle: Mutex::default(),
             retired: AtomicBool::new(false),
@@ -113,6 +108,10 @@ impl Pool {
         &self.address
     }
 
+    pub(super) fn handshake(&self) -> Option<&Handshake> {
+        self.handshake.as_deref()
+    }
+
     /// The idle connection used last that is still good, if there is one.
     pub fn checkout(&self, now: Instant, reuse: Reuse) -> Option<Connection> {
         let mut pooled = self.lock();
@@ -122,12 +121,12 @@ impl Pool {
                 // It may still serve a request that can be repeated.
                 return None;
             }
-            let idle = pooled.pop()?;
-            let quiet = match reuse {
-                Reuse::Any => idle.connection.is_quiet(),
-                Reuse::Fresh => idle.connection.is_surely_quiet(),
+            let mut idle = pooled.pop()?;
+            let ask = match reuse {
+                Reuse::Any => Ask::Runtime,
+                Reuse::Fresh => Ask::Kernel,
             };
-            if quiet && age < idle.keep {
+            if idle.connection.stream.is_quiet(ask) && age < idle.keep {
                 return Some(idle.connection);
             }
         }
@@ -156,8 +155,9 @@ impl Pool {
 
     /// Closes what has been idle for too long, or was closed by the endpoint.
     pub fn sweep(&self, now: Instant) {
-        self.lock().retain(|idle| {
-            now.saturating_duration_since(idle.since) < idle.keep && idle.connection.is_quiet()
+        self.lock().retain_mut(|idle| {
+            now.saturating_duration_since(idle.since) < idle.keep
+                && idle.connection.stream.is_quiet(Ask::Runtime)
         });
     }
 

@@ -20,4 +20,5 @@ mod provider;
 mod serving;
 mod structure;
 mod support;
+mod upstream_tls;
 mod urlprefix;

@@ -184,7 +184,7 @@ where
                 }
                 Ok(0) => return Poll::Ready(Err(FailureKind::Closed)),
                 Ok(_) => self.late = Instant::now() + self.exchange.limits.idle,
-                Err(error) => return Poll::Ready(Err(FailureKind::Io(error))),
+                Err(error) => return Poll::Ready(Err(FailureKind::of_read(error))),
             }
         }
     }

@@ -19,7 +19,7 @@ use super::{
     head::{self, Parsed},
     send::{Framing, SendError, Sender},
 };
-use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers};
+use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers, tls};
 
 /// How long an exchange may take.
 #[derive(Clone, Copy, Debug)]
@@ -103,18 +103,9 @@ where
                 }
             }
             match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) => {
-                    // What broke the sending says more than the end that followed.
-                    let kind = match self.send_error.take() {
-                        Some(SendError::Socket(error)) => FailureKind::Io(error),
-                        _ => FailureKind::Closed,
-                    };
-                    return Poll::Ready(Err(self.failed(kind)));
-                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.ended())),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => {
-                    return Poll::Ready(Err(self.failed(FailureKind::Io(error))));
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(error))),
                 Poll::Pending => {
                     let since = if self.sender.is_starved() {
                         Instant::now()
@@ -182,6 +173,30 @@ where
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
         self.in_flight.pool()
+    }
+
+    /// The endpoint closed the connection where its answer was due.
+    fn ended(&mut self) -> Failure {
+        // What broke the sending says more than the end that followed.
+        let kind = match self.send_error.take() {
+            Some(SendError::Socket(error)) => FailureKind::Io(error),
+            _ => FailureKind::Closed,
+        };
+        self.failed(kind)
+    }
+
+    /// Reading failed where the answer was due.
+    fn broken(&mut self, error: io::Error) -> Failure {
+        if self.connection.stream.is_turned_away(&error) {
+            return Failure {
+                kind: FailureKind::Handshake(tls::with_hint(error)),
+                processed: Processed::Never,
+            };
+        }
+        match FailureKind::of_read(error) {
+            FailureKind::Closed => self.ended(),
+            kind => self.failed(kind),
+        }
     }
 
     fn failed(&self, kind: FailureKind) -> Failure {

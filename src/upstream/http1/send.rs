@@ -10,7 +10,9 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::io::AsyncWrite;
+
+use crate::upstream::stream::Stream;
 
 /// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) struct Sender<B> {
     /// The body was asked last, and had nothing yet.
     starved: bool,
     written: u64,
+    /// Nothing of what was written is held back by TLS.
+    flushed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,7 @@ where
             },
             starved: false,
             written: 0,
+            flushed: true,
         }
     }
 
@@ -88,15 +93,18 @@ where
 
     /// Whether all of the request went out.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Finished && self.sent == self.out.len() && self.data.is_empty()
+        self.state == State::Finished
+            && self.sent == self.out.len()
+            && self.data.is_empty()
+            && self.flushed
     }
 
     /// Whether all that the client sent so far went out, and more is to come.
     pub(super) fn is_starved(&self) -> bool {
-        self.starved && self.sent == self.out.len()
+        self.starved && self.sent == self.out.len() && self.flushed
     }
 
-    /// Bytes that were handed to the kernel.
+    /// Bytes that were handed to the kernel, or to TLS.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
@@ -105,7 +113,7 @@ where
     pub(super) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
     ) -> Poll<Result<(), SendError>> {
         loop {
             // The body is asked before the first write, so that its start goes with the head.
@@ -114,10 +122,13 @@ where
                 && self.poll_fill(cx).map_err(SendError::Source)?.is_pending();
             if self.sent < self.out.len() || !self.data.is_empty() {
                 ready!(self.poll_write(cx, stream)).map_err(SendError::Socket)?;
-            } else if self.state == State::Finished {
-                return Poll::Ready(Ok(()));
-            } else if self.starved {
-                return Poll::Pending;
+            } else {
+                ready!(self.poll_flush(cx, stream)).map_err(SendError::Socket)?;
+                if self.state == State::Finished {
+                    return Poll::Ready(Ok(()));
+                } else if self.starved {
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -185,7 +196,7 @@ where
         Ok(())
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
         let head = &self.out[self.sent..];
         let written = if self.data.is_empty() {
             ready!(Pin::new(stream).poll_write(cx, head))?
@@ -197,6 +208,7 @@ where
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.written += written as u64;
+        self.flushed = false;
         let of_head = written.min(self.out.len() - self.sent);
         self.sent += of_head;
         self.data.advance(written - of_head);
@@ -204,6 +216,14 @@ where
         if self.sent == self.out.len() && self.sent > self.head_len {
             self.out.truncate(self.head_len);
             self.sent = self.head_len;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+        if !self.flushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.flushed = true;
         }
         Poll::Ready(Ok(()))
     }

@@ -30,9 +30,20 @@ impl Authority {
 
     /// A certificate for this machine, and its key.
     pub(crate) fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_for(name, &["localhost", "127.0.0.1"], |_| {})
+    }
+
+    /// The same for these hosts, and changed in other ways too.
+    pub(crate) fn issue_for(
+        &self,
+        name: &str,
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
-        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(hosts).unwrap();
+        let hosts: Vec<_> = hosts.iter().copied().map(str::to_owned).collect();
+        let mut certificate = CertificateParams::new(hosts).unwrap();
+        change(&mut certificate);
         let certificate = certificate.signed_by(&key, &self.issuer).unwrap();
         let file = |kind| self.folder.join(format!("{name}-{kind}.pem"));
         let (chain, secret) = (file("certificate"), file("key"));

@@ -1,0 +1,239 @@
+//! TLS towards endpoints: who they must be, as whom we come, and the handshake. Knows nothing of
+//! services and instances.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
+    client::Resumption,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    config::{ClientTls, EndpointTls},
+    instance::Address,
+};
+
+/// What is spoken within.
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// Sessions that are kept of an endpoint: as many as rustls keeps of one server.
+const SESSIONS: usize = 8;
+
+/// Why a service's `tls` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} holds no {wanted} in PEM form", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// "certificate" or "private key".
+        wanted: &'static str,
+    },
+    /// The certificate and the key cannot be used together.
+    #[error("the certificate {} cannot be used with its key: {source}", path.display())]
+    Identity {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        source: Error,
+    },
+    /// The system trusts nobody.
+    #[error("the system has no certificate authorities; set tls.ca")]
+    NoAuthorities,
+}
+
+/// The TLS of services that have the same settings.
+#[derive(Debug)]
+pub struct Tls {
+    settings: EndpointTls,
+    config: OnceLock<Result<ClientConfig, TlsError>>,
+}
+
+impl Tls {
+    /// Reads the files of the settings. Where nothing is set, the system's authorities are read
+    /// when the first endpoint needs them: most services have none that does, and a small image
+    /// has no authorities.
+    ///
+    /// # Errors
+    /// Where a file cannot be used, or the system's authorities are wanted and there are none.
+    pub fn open(settings: &EndpointTls) -> Result<Self, TlsError> {
+        let tls = Self {
+            settings: settings.clone(),
+            config: OnceLock::new(),
+        };
+        if *settings != EndpointTls::default() {
+            let config = client_config(&settings.client)?;
+            // Nobody else has it yet.
+            let _ = tls.config.set(Ok(config));
+        }
+        Ok(tls)
+    }
+
+    /// What a handshake with the endpoint at `address` needs.
+    pub fn handshake(&self, address: &Address) -> Handshake {
+        let init = || client_config(&self.settings.client);
+        let config = match self.config.get_or_init(init) {
+            Ok(config) => config,
+            Err(error) => return Handshake(Err(error.to_string())),
+        };
+        let host = address.host();
+        let name = match &self.settings.server_name {
+            Some(name) => Ok(name.clone()),
+            None => ServerName::try_from(host.to_owned()),
+        };
+        let Ok(name) = name else {
+            let reason = format!("no certificate can be for `{host}`; set tls.server_name");
+            return Handshake(Err(reason));
+        };
+        let mut config = config.clone();
+        // A session of one endpoint is of no use at another, though both go by one name.
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Handshake(Ok((Arc::new(config).into(), name)))
+    }
+}
+
+/// What a handshake with one endpoint needs, or why there can be none.
+pub struct Handshake(Result<(TlsConnector, ServerName<'static>), String>);
+
+impl Handshake {
+    /// Makes the endpoint prove who it is.
+    pub(super) async fn over(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let (connector, name) = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
+        let connecting = connector.connect(name.clone(), socket);
+        connecting.await.map_err(with_hint)
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handshake")
+    }
+}
+
+/// The same error, and what to look at.
+pub(super) fn with_hint(error: io::Error) -> io::Error {
+    use CertificateError as Certificate;
+
+    let hint = match cause(&error) {
+        _ if is_of_our_certificate(&error) => "check tls.certificate",
+        Some(Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        )) => "check tls.server_name",
+        // Of an authority that only calls itself by the name of one that is known.
+        Some(Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature)) => {
+            "check tls.ca"
+        }
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "does it speak TLS there?"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {hint}"))
+}
+
+/// Whether the other side does not take our certificate, or misses it.
+pub(super) fn is_of_our_certificate(error: &io::Error) -> bool {
+    matches!(
+        cause(error),
+        Some(Error::AlertReceived(
+            AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+        ))
+    )
+}
+
+fn cause(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn client_config(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
+    let authorities = match &settings.ca {
+        Some(path) => authorities_in(path)?,
+        None => authorities_of_the_system()?,
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for them")
+        .with_root_certificates(authorities);
+    let mut config = match &settings.identity {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => {
+            let identity = |source| TlsError::Identity {
+                path: chain.clone(),
+                source,
+            };
+            config
+                .with_client_auth_cert(certificates_in(chain)?, key_in(key)?)
+                .map_err(identity)?
+        }
+    };
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Ok(config)
+}
+
+fn authorities_in(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates_in(path)? {
+        let added = authorities.add(certificate);
+        added.map_err(|_| no_pem(path, "certificate"))?;
+    }
+    Ok(authorities)
+}
+
+fn authorities_of_the_system() -> Result<RootCertStore, TlsError> {
+    let mut authorities = RootCertStore::empty();
+    // Some that cannot be read, of the many that a system has, do no harm.
+    authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if authorities.is_empty() {
+        return Err(TlsError::NoAuthorities);
+    }
+    Ok(authorities)
+}
+
+fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()
+        .filter(|certificates| !certificates.is_empty())
+        .ok_or_else(|| no_pem(path, "certificate"))
+}
+
+fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| no_pem(path, "private key"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn no_pem(path: &Path, wanted: &'static str) -> TlsError {
+    TlsError::Pem {
+        path: path.to_owned(),
+        wanted,
+    }
+}
