@@ -4,6 +4,7 @@
 
 mod provider;
 mod registrar;
+mod zookeeper;
 
 use futures_util::future::BoxFuture;
 
@@ -39,8 +40,10 @@ pub fn entry(
     kind: &RegistryKind,
     provider: Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
-    let _ = provider;
     match kind {
+        RegistryKind::ZooKeeper(settings) => Ok(Box::new(zookeeper::ZooKeeper::new(
+            name, settings, provider,
+        )?)),
         RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
             registry: name.to_owned(),
             reason: "nobody can sign in there yet".to_owned(),

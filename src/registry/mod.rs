@@ -7,6 +7,7 @@ mod http_api;
 mod pace;
 mod text;
 pub mod watch;
+pub mod zookeeper;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildE
         RegistryKind::Embedded(settings) => {
             Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)
         }
+        RegistryKind::ZooKeeper(settings) => Arc::new(zookeeper::ZooKeeper::new(name, settings)),
     })
 }
 
