@@ -19,3 +19,4 @@ mod provider;
 mod serving;
 mod structure;
 mod support;
+mod zookeeper;

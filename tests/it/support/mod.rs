@@ -10,6 +10,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod server;
 pub(crate) mod watched;
+pub(crate) mod zookeeper;
 
 use std::{fmt::Debug, time::Duration};
 
