@@ -27,7 +27,8 @@ pub(super) fn instances<'a>(nodes: impl Iterator<Item = (&'a str, &'a Data)>) ->
 /// instance that stands beside its service's node.
 pub(super) fn catalog<'a>(names: impl Iterator<Item = &'a str>, of_root: bool) -> Catalog {
     names
-        .filter(|name| !name.starts_with(PROTECTED) && !(of_root && *name == "zookeeper"))
+        .filter(|name| !name.starts_with(PROTECTED))
+        .filter(|name| !of_root || *name != "zookeeper")
         .map(|name| (name.into(), Vec::new()))
         .collect()
 }
