@@ -8,6 +8,10 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::Subs
 
 use crate::config::{Log, LogFormat};
 
+/// ZooKeeper's client tells of every attempt, which the watchers do at a slowing pace. A level for
+/// it in `log.level` stands before this.
+const QUIET: &str = "zookeeper_client=off";
+
 /// Sends the log to stdout from now on. What is still in the buffer is written when the guard
 /// goes, so it is kept until the process ends.
 ///
@@ -33,7 +37,8 @@ pub(super) fn start(log: &Log) -> anyhow::Result<WorkerGuard> {
         let colours = terminal && std::env::var_os("NO_COLOR").is_none();
         lines.with_ansi(colours).boxed()
     };
-    let filter = EnvFilter::try_new(&log.level).context("the log level")?;
+    let filter = format!("{QUIET},{}", log.level);
+    let filter = EnvFilter::try_new(filter).context("the log level")?;
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .try_init()

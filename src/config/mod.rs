@@ -21,7 +21,9 @@ mod urlprefix;
 mod value;
 
 pub use origin::{Combine, Origin};
-pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind, TagRoutes};
+pub use registry::{
+    Consul, Digest, Embedded, Expose, Registry, RegistryKind, TagRoutes, ZooKeeper,
+};
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;
 pub use tls::{ClientTls, EndpointTls};

@@ -5,6 +5,7 @@
 mod open;
 mod provider;
 mod registrar;
+mod zookeeper;
 
 use futures_util::future::BoxFuture;
 

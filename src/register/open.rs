@@ -1,6 +1,6 @@
 //! Which code signs in at which kind of registry.
 
-use super::{Entry, Provider};
+use super::{Entry, Provider, zookeeper};
 use crate::{config::RegistryKind, registry::BuildError};
 
 /// The entry of a provider in the registry that `[registry.NAME]` describes. Connects to nothing
@@ -13,8 +13,10 @@ pub fn entry(
     kind: &RegistryKind,
     provider: Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
-    let _ = provider;
     match kind {
+        RegistryKind::ZooKeeper(settings) => Ok(Box::new(zookeeper::ZooKeeper::new(
+            name, settings, provider,
+        )?)),
         RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
             registry: name.to_owned(),
             reason: "nobody can sign in there yet".to_owned(),

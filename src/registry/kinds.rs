@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BuildError, Registry, consul};
+use super::{BuildError, Registry, consul, zookeeper};
 use crate::config::RegistryKind;
 
 /// The registry that `[registry.NAME]` describes. Connects to nothing yet.
@@ -12,6 +12,7 @@ use crate::config::RegistryKind;
 pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildError> {
     Ok(match kind {
         RegistryKind::Consul(settings) => Arc::new(consul::Consul::new(name, settings)?),
+        RegistryKind::ZooKeeper(settings) => Arc::new(zookeeper::ZooKeeper::new(name, settings)),
         // Read as any other client reads it.
         RegistryKind::Embedded(settings) => {
             Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)

@@ -10,6 +10,7 @@ pub mod merged;
 mod pace;
 mod text;
 pub mod watch;
+pub mod zookeeper;
 
 use std::{collections::BTreeMap, sync::Arc};
 

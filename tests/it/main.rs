@@ -22,3 +22,4 @@ mod structure;
 mod support;
 mod upstream_tls;
 mod urlprefix;
+mod zookeeper;

@@ -3,6 +3,7 @@
 
 mod consul;
 mod embedded;
+mod zookeeper;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
 pub use embedded::Embedded;
+pub use zookeeper::{Digest, ZooKeeper};
 
 /// One `[registry.NAME]`.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub enum RegistryKind {
     Embedded(Embedded),
     /// A Consul agent.
     Consul(Consul),
+    /// A ZooKeeper ensemble.
+    ZooKeeper(ZooKeeper),
 }
 
 impl RegistryKind {
@@ -47,6 +51,7 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::ZooKeeper(_) => "zookeeper",
         }
     }
 
@@ -54,6 +59,7 @@ impl RegistryKind {
     fn has_tags(&self) -> bool {
         match self {
             Self::Embedded(_) | Self::Consul(_) => true,
+            Self::ZooKeeper(_) => false,
         }
     }
 }
@@ -81,6 +87,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
     let mut named = top.named("registry", |name, table| {
         let kind = match kind(name, table)? {
             Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
+            Kind::ZooKeeper => RegistryKind::ZooKeeper(zookeeper::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -153,10 +160,15 @@ impl Registries {
 enum Kind {
     Consul,
     Embedded,
+    ZooKeeper,
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 2] = [("consul", Kind::Consul), ("embedded", Kind::Embedded)];
+    const KINDS: [(&str, Kind); 3] = [
+        ("consul", Kind::Consul),
+        ("embedded", Kind::Embedded),
+        ("zookeeper", Kind::ZooKeeper),
+    ];
     let kind = match table.take("kind") {
         Some(field) => field.choice(&KINDS),
         None => {
@@ -240,7 +252,7 @@ mod tests {
             error(&format!(
                 "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul` or `embedded`"
+            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `embedded` or `zookeeper`"
         );
     }
 

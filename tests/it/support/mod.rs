@@ -11,6 +11,7 @@ pub(crate) mod raw;
 pub(crate) mod server;
 pub(crate) mod tls;
 pub(crate) mod watched;
+pub(crate) mod zookeeper;
 
 use std::{fmt::Debug, time::Duration};
 
