@@ -41,7 +41,10 @@ pub fn entry(
 ) -> Result<Box<dyn Entry>, BuildError> {
     let _ = provider;
     match kind {
-        RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
+        RegistryKind::Consul(_)
+        | RegistryKind::Embedded(_)
+        | RegistryKind::Etcd(_)
+        | RegistryKind::Etcd2(_) => Err(BuildError::Unsuited {
             registry: name.to_owned(),
             reason: "nobody can sign in there yet".to_owned(),
         }),

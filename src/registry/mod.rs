@@ -3,6 +3,8 @@
 //! Knows nothing of services, balancing or routes.
 
 pub mod consul;
+pub mod etcd;
+pub mod etcd2;
 mod http_api;
 mod pace;
 mod text;
@@ -21,6 +23,8 @@ use crate::{config::RegistryKind, instance::InstanceSet};
 pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildError> {
     Ok(match kind {
         RegistryKind::Consul(settings) => Arc::new(consul::Consul::new(name, settings)?),
+        RegistryKind::Etcd(settings) => Arc::new(etcd::Etcd::new(name, settings)?),
+        RegistryKind::Etcd2(settings) => Arc::new(etcd2::Etcd2::new(name, settings)?),
         // Read as any other client reads it.
         RegistryKind::Embedded(settings) => {
             Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)

@@ -3,6 +3,7 @@
 
 mod consul;
 mod embedded;
+mod etcd;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 
 /// One `[registry.NAME]`.
 #[derive(Clone, Debug)]
@@ -30,6 +32,10 @@ pub enum RegistryKind {
     Embedded(Embedded),
     /// A Consul agent.
     Consul(Consul),
+    /// An etcd cluster, by its API v3.
+    Etcd(Etcd),
+    /// An etcd cluster, by its API v2.
+    Etcd2(Etcd),
 }
 
 impl RegistryKind {
@@ -38,6 +44,8 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::Etcd(_) => "etcd",
+            Self::Etcd2(_) => "etcd2",
         }
     }
 }
@@ -67,6 +75,8 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
     let mut named = top.named("registry", |name, table| {
         let kind = match kind(name, table)? {
             Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
+            Kind::Etcd => RegistryKind::Etcd(etcd::read(table, base)),
+            Kind::Etcd2 => RegistryKind::Etcd2(etcd::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -141,10 +151,17 @@ impl Registries {
 enum Kind {
     Consul,
     Embedded,
+    Etcd,
+    Etcd2,
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 2] = [("consul", Kind::Consul), ("embedded", Kind::Embedded)];
+    const KINDS: [(&str, Kind); 4] = [
+        ("consul", Kind::Consul),
+        ("embedded", Kind::Embedded),
+        ("etcd", Kind::Etcd),
+        ("etcd2", Kind::Etcd2),
+    ];
     let kind = match table.take("kind") {
         Some(field) => field.choice(&KINDS),
         None => {
@@ -223,7 +240,7 @@ mod tests {
             error(&format!(
                 "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul` or `embedded`"
+            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `embedded`, `etcd` or `etcd2`"
         );
     }
 
