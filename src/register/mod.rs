@@ -2,6 +2,8 @@
 //! is written is what go-kit's registrar of that registry writes, or another layout that is asked
 //! for. Knows nothing of the proxy, or of who reads the entry.
 
+mod etcd;
+mod etcd2;
 mod provider;
 mod registrar;
 
@@ -39,12 +41,12 @@ pub fn entry(
     kind: &RegistryKind,
     provider: Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
-    let _ = provider;
     match kind {
-        RegistryKind::Consul(_)
-        | RegistryKind::Embedded(_)
-        | RegistryKind::Etcd(_)
-        | RegistryKind::Etcd2(_) => Err(BuildError::Unsuited {
+        RegistryKind::Etcd(settings) => Ok(Box::new(etcd::Etcd::new(name, settings, &provider)?)),
+        RegistryKind::Etcd2(settings) => {
+            Ok(Box::new(etcd2::Etcd2::new(name, settings, &provider)?))
+        }
+        RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
             registry: name.to_owned(),
             reason: "nobody can sign in there yet".to_owned(),
         }),
