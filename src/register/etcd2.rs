@@ -41,9 +41,13 @@ impl Entry for Etcd2 {
     fn sign_in(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         // Before it is: an answer may be lost on its way.
         self.written = true;
-        let Text { key, value, .. } = &self.text;
-        let ttl = self.text.ttl_seconds();
-        Box::pin(self.client.put(key, value, ttl, &self.subject))
+        let Text { key, value, ttl } = &self.text;
+        let seconds = self.text.ttl_seconds();
+        // Where one member hangs, there is time for another before the TTL is over.
+        let put = self
+            .client
+            .put(key, value, seconds, *ttl / 3, &self.subject);
+        Box::pin(put)
     }
 
     fn keep(&mut self) -> BoxFuture<'_, RegistryError> {

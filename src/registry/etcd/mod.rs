@@ -106,7 +106,7 @@ enum Position {
     Nowhere,
     /// It was read at this revision.
     Read(Arc<Link>, i64),
-    Watching(Arc<Connection>, Watcher),
+    Watching(Arc<Link>, Watcher),
 }
 
 impl<G: Gather> Cursor<G> {
@@ -116,7 +116,10 @@ impl<G: Gather> Cursor<G> {
         let read = read.map_err(|fault| link.connection.explain(fault, &self.subject))?;
         self.gather.clear();
         for entry in read.entries {
-            self.gather.put(&entry.key[self.skip..], &entry.value);
+            // All keys of a range begin with what it is about.
+            if let Some(key) = entry.key.get(self.skip..) {
+                self.gather.put(key, &entry.value);
+            }
         }
         self.position = Position::Read(link, read.revision);
         Ok(())
@@ -125,7 +128,6 @@ impl<G: Gather> Cursor<G> {
     fn follow(&mut self, changes: Vec<Event>) {
         for change in changes {
             let entry = change.kv.unwrap_or_default();
-            // All keys of a range begin with what it is about.
             let Some(key) = entry.key.get(self.skip..) else {
                 continue;
             };
@@ -141,22 +143,22 @@ impl<G: Gather + Sync> Source<G::State> for Cursor<G> {
     fn next(&mut self) -> BoxFuture<'_, Result<G::State, RegistryError>> {
         Box::pin(async move {
             loop {
-                let (connection, fault) = match &mut self.position {
+                let (link, fault) = match &mut self.position {
                     Position::Nowhere => {
                         self.read().await?;
                         return Ok(self.gather.state());
                     }
                     Position::Read(link, revision) => {
-                        let connection = Arc::clone(&link.connection);
+                        let link = Arc::clone(link);
                         match link.watch(&self.keys, *revision).await {
                             Ok(watcher) => {
-                                self.position = Position::Watching(connection, watcher);
+                                self.position = Position::Watching(link, watcher);
                                 continue;
                             }
-                            Err(fault) => (connection, fault),
+                            Err(fault) => (link, fault),
                         }
                     }
-                    Position::Watching(connection, watcher) => {
+                    Position::Watching(link, watcher) => {
                         match timeout(SAY_AGAIN, watcher.changes()).await {
                             Err(_) => return Ok(self.gather.state()),
                             Ok(Ok(changes)) => {
@@ -167,12 +169,12 @@ impl<G: Gather + Sync> Source<G::State> for Cursor<G> {
                                 self.position = Position::Nowhere;
                                 continue;
                             }
-                            Ok(Err(Ended::Fault(fault))) => (Arc::clone(connection), fault),
+                            Ok(Err(Ended::Fault(fault))) => (Arc::clone(link), fault),
                         }
                     }
                 };
                 self.position = Position::Nowhere;
-                return Err(connection.explain(fault, &self.subject));
+                return Err(link.connection.explain(fault, &self.subject));
             }
         })
     }

@@ -1,16 +1,16 @@
 //! All watches of a connection, on one stream, as etcd means it: thousands cost little more than
-//! one. Also finds out that the stream has died without a word. Knows nothing of what the keys
+//! one. Also finds out that a connection has died without a word. Knows nothing of what the keys
 //! mean.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) connection: Arc<Connection>,
     /// Where new watches go; older ones may stand on streams of their own, see [`Link::watch`].
     stream: Mutex<Option<Arc<Stream>>>,
+    /// Begun with the first watch.
+    probe: OnceLock<Probe>,
 }
 
 impl Link {
@@ -41,10 +43,12 @@ impl Link {
         Self {
             connection: Arc::new(connection),
             stream: Mutex::default(),
+            probe: OnceLock::new(),
         }
     }
 
-    /// Watches a range for what happens after a revision that was read here.
+    /// Watches a range for what happens after a revision that was read here. A watch is worth
+    /// something for as long as its link is kept.
     pub(super) async fn watch(&self, keys: &Keys, after: i64) -> Result<Watcher, Fault> {
         let stream = self.stream(keys).await;
         let opened = match open(&stream, keys, after).await {
@@ -65,8 +69,10 @@ impl Link {
         if let Some(stream) = &*stream {
             return Arc::clone(stream);
         }
+        let probe = || Probe::begin(&self.connection, keys.clone());
+        let dead = self.probe.get_or_init(probe).dead.clone();
         let token = self.connection.token().await;
-        let new = Arc::new(Stream::begin(&self.connection, token, keys.clone()));
+        let new = Arc::new(Stream::begin(&self.connection, token, dead));
         *stream = Some(Arc::clone(&new));
         new
     }
@@ -157,15 +163,14 @@ async fn open(stream: &Arc<Stream>, keys: &Keys, after: i64) -> Result<Watcher, 
 }
 
 impl Stream {
-    /// `probed` is a range that may be read.
-    fn begin(connection: &Arc<Connection>, token: Token, probed: Keys) -> Self {
+    fn begin(connection: &Arc<Connection>, token: Token, dead: Dead) -> Self {
         let (commands, commanded) = mpsc::unbounded_channel();
         let (connection, first) = (Arc::clone(connection), token.clone());
         let driver = tokio::spawn(async move {
             let mut watches = Watches::default();
             let fault = tokio::select! {
                 fault = drive(&connection, first, commanded, &mut watches) => fault,
-                fault = probe(&connection, &probed) => fault,
+                fault = death(dead) => fault,
             };
             watches.end(&connection.note(fault));
         });
@@ -173,6 +178,32 @@ impl Stream {
             token,
             commands,
             _driver: AbortOnDropHandle::new(driver),
+        }
+    }
+}
+
+/// Asks again and again whether a connection still lives.
+#[derive(Debug)]
+struct Probe {
+    dead: Dead,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What a connection has died of, once it has.
+type Dead = watch::Receiver<Option<Fault>>;
+
+impl Probe {
+    /// `keys` is a range that may be read.
+    fn begin(connection: &Arc<Connection>, keys: Keys) -> Self {
+        let (dies, dead) = watch::channel(None);
+        let connection = Arc::clone(connection);
+        let task = tokio::spawn(async move {
+            let fault = probe(&connection, &keys).await;
+            dies.send_replace(Some(connection.note(fault)));
+        });
+        Self {
+            dead,
+            _task: AbortOnDropHandle::new(task),
         }
     }
 }
@@ -187,6 +218,15 @@ async fn probe(connection: &Connection, keys: &Keys) -> Fault {
             Err(fault) if fault.is_the_members() => return fault,
             _ => {}
         }
+    }
+}
+
+async fn death(mut dead: Dead) -> Fault {
+    let died = dead.wait_for(Option::is_some).await;
+    match died.ok().and_then(|fault| fault.clone()) {
+        Some(fault) => fault,
+        // Nobody asks any longer, since nobody watches.
+        None => future::pending().await,
     }
 }
 

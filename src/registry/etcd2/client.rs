@@ -133,17 +133,20 @@ impl Client {
         waited.map_err(|fault| self.failed(number, &fault, subject))
     }
 
-    /// Writes a key, which goes away by itself after so many seconds.
+    /// Writes a key, which goes away by itself after so many seconds. No member is waited for
+    /// longer than `deadline`.
     pub(crate) async fn put(
         &self,
         key: &str,
         value: &str,
         ttl: u64,
+        deadline: Duration,
         subject: &str,
     ) -> Result<(), RegistryError> {
         let ttl = ttl.to_string();
         let request = Request {
             form: &[("value", value), ("ttl", &ttl)],
+            deadline: deadline.min(EXCHANGE),
             ..Request::of(Method::PUT, key)
         };
         self.try_each(&request, subject, |_| Ok(())).await
@@ -165,7 +168,7 @@ impl Client {
         let first = self.current.load(Relaxed);
         let mut messages = Vec::new();
         for number in first..first + self.members.len() {
-            let answer = within(EXCHANGE, self.exchange(number, request)).await;
+            let answer = within(request.deadline, self.exchange(number, request)).await;
             let fault = match answer.and_then(&read) {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
@@ -239,6 +242,8 @@ struct Request<'a> {
     key: &'a str,
     query: &'a [(&'a str, &'a str)],
     form: &'a [(&'a str, &'a str)],
+    /// For one member's answer.
+    deadline: Duration,
 }
 
 impl<'a> Request<'a> {
@@ -248,6 +253,7 @@ impl<'a> Request<'a> {
             key,
             query: &[],
             form: &[],
+            deadline: EXCHANGE,
         }
     }
 }
