@@ -178,7 +178,7 @@ mod tests {
     fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
-        assert_eq!(shown.registries.len(), 4);
+        assert_eq!(shown.registries.len(), 6);
         assert_eq!(shown.routes.len(), 4);
         let defaults = Service {
             origin: plain.defaults.origin.clone(),
@@ -219,6 +219,7 @@ mod tests {
             registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
             registry.embedded={?=1}\n\
             registry.zookeeper={?=1}\n\
+            registry.etcd={?=1,tls={?=1},password={?=1},user='u',address='https://a'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1}}\n\
             service.a={?=1}\n\
             route=[{service='a',?=1}]\n"
@@ -231,7 +232,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 21, "{tables:#?}");
+        assert_eq!(tables.len(), 24, "{tables:#?}");
         tables
     }
 

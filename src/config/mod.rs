@@ -22,7 +22,7 @@ mod value;
 
 pub use origin::{Combine, Origin};
 pub use registry::{
-    Consul, Digest, Embedded, Expose, Registry, RegistryKind, TagRoutes, ZooKeeper,
+    Consul, Digest, Embedded, Etcd, Expose, Registry, RegistryKind, TagRoutes, ZooKeeper,
 };
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;

@@ -2,6 +2,8 @@
 //! is written is what go-kit's registrar of that registry writes, or another layout that is asked
 //! for. Knows nothing of the proxy, or of who reads the entry.
 
+mod etcd;
+mod etcd2;
 mod open;
 mod provider;
 mod registrar;

@@ -3,8 +3,8 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::Entry;
 use crate::{backoff::Backoff, registry::RegistryError};
@@ -29,7 +29,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(30);
 pub struct Registrar {
     standing: watch::Receiver<Standing>,
     leave: CancellationToken,
-    task: JoinHandle<Result<(), RegistryError>>,
+    /// Who lets go of a registrar wants its entry to lapse.
+    task: AbortOnDropHandle<Result<(), RegistryError>>,
 }
 
 /// How a provider's entry stands.
@@ -50,7 +51,7 @@ impl Registrar {
         Self {
             standing,
             leave,
-            task,
+            task: AbortOnDropHandle::new(task),
         }
     }
 

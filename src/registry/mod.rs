@@ -4,6 +4,8 @@
 
 pub mod consul;
 mod error;
+pub mod etcd;
+pub mod etcd2;
 mod http_api;
 mod kinds;
 pub mod merged;

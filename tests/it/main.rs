@@ -12,6 +12,8 @@ mod consul;
 mod consul_faults;
 mod demo;
 mod embedded;
+mod etcd;
+mod etcd_faults;
 mod exit;
 mod faults;
 mod health;

@@ -3,6 +3,7 @@
 
 mod consul;
 mod embedded;
+mod etcd;
 mod zookeeper;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -11,6 +12,7 @@ use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 pub use zookeeper::{Digest, ZooKeeper};
 
 /// One `[registry.NAME]`.
@@ -43,6 +45,10 @@ pub enum RegistryKind {
     Consul(Consul),
     /// A ZooKeeper ensemble.
     ZooKeeper(ZooKeeper),
+    /// An etcd cluster, by its API v3.
+    Etcd(Etcd),
+    /// An etcd cluster, by its API v2.
+    Etcd2(Etcd),
 }
 
 impl RegistryKind {
@@ -51,6 +57,8 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::Etcd2(_) => "etcd2",
+            Self::Etcd(_) => "etcd",
             Self::ZooKeeper(_) => "zookeeper",
         }
     }
@@ -59,7 +67,7 @@ impl RegistryKind {
     fn has_tags(&self) -> bool {
         match self {
             Self::Embedded(_) | Self::Consul(_) => true,
-            Self::ZooKeeper(_) => false,
+            Self::ZooKeeper(_) | Self::Etcd(_) | Self::Etcd2(_) => false,
         }
     }
 }
@@ -88,6 +96,8 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
         let kind = match kind(name, table)? {
             Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
             Kind::ZooKeeper => RegistryKind::ZooKeeper(zookeeper::read(table, base)),
+            Kind::Etcd => RegistryKind::Etcd(etcd::read(table, base)),
+            Kind::Etcd2 => RegistryKind::Etcd2(etcd::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -160,13 +170,17 @@ impl Registries {
 enum Kind {
     Consul,
     Embedded,
+    Etcd2,
+    Etcd,
     ZooKeeper,
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 3] = [
+    const KINDS: [(&str, Kind); 5] = [
         ("consul", Kind::Consul),
         ("embedded", Kind::Embedded),
+        ("etcd", Kind::Etcd),
+        ("etcd2", Kind::Etcd2),
         ("zookeeper", Kind::ZooKeeper),
     ];
     let kind = match table.take("kind") {
@@ -252,7 +266,7 @@ mod tests {
             error(&format!(
                 "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `embedded` or `zookeeper`"
+            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `embedded`, `etcd`, `etcd2` or `zookeeper`"
         );
     }
 

@@ -1,0 +1,316 @@
+//! One exchange with a member of an etcd by its API v2: credentials, deadlines and limits, and
+//! the next member where one fails. Knows nothing of what keys and values mean.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use http::StatusCode;
+use reqwest::{Method, Response, Url};
+use tokio::time::timeout;
+
+use super::{
+    fault::Fault,
+    node::{Change, Content, Node, Refusal},
+};
+use crate::{
+    config::{self, Secret},
+    registry::{BuildError, RegistryError, error::one_line, http_api},
+};
+
+/// How long an answer may take beside what we let etcd wait. A little more than etcd itself takes
+/// to say that it has no majority (7 s), so that it can say so.
+const EXCHANGE: Duration = Duration::from_secs(8);
+
+/// The largest answer that is read: some 200,000 keys.
+const MAX_BODY: usize = 64 << 20;
+
+/// A cluster, and how to talk to it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    registry: String,
+    /// At least one.
+    members: Vec<Url>,
+    /// The member that answered last.
+    current: AtomicUsize,
+    credentials: Option<(String, Secret)>,
+    http: reqwest::Client,
+}
+
+/// A moment in a cluster's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) cluster: String,
+    pub(super) index: u64,
+}
+
+/// A directory's content, and when it was that.
+pub(super) struct Read {
+    pub(super) position: Position,
+    /// `None` where there is no such directory.
+    pub(super) node: Option<Node>,
+}
+
+/// What came of waiting.
+pub(super) enum Waited {
+    Change(Change),
+    /// Nothing that could be followed: the directory must be read.
+    Nothing,
+}
+
+impl Client {
+    /// Reads the TLS files, and connects to nothing yet.
+    pub(crate) fn new(registry: &str, settings: &config::Etcd) -> Result<Self, BuildError> {
+        let members = settings.addresses.iter();
+        let members = members
+            .map(|address| http_api::base_url(registry, address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let https = members.iter().any(|member| member.scheme() == "https");
+        Ok(Self {
+            registry: registry.to_owned(),
+            members,
+            current: AtomicUsize::default(),
+            credentials: settings.credentials.clone(),
+            http: http_api::client(registry, https, &settings.tls)?,
+        })
+    }
+
+    /// All that is in a directory now, and nothing older than what anyone was told before.
+    pub(super) async fn read(&self, key: &str, subject: &str) -> Result<Read, RegistryError> {
+        let request = Request {
+            query: &[("recursive", "true"), ("quorum", "true")],
+            ..Request::of(Method::GET, key)
+        };
+        let read = |answer: Answer| {
+            Ok(Read {
+                position: answer.position.ok_or(Fault::Index)?,
+                node: match answer.body {
+                    Some(body) => Some(parse::<Content>(&body)?.node),
+                    None => None,
+                },
+            })
+        };
+        self.try_each(&request, subject, read).await
+    }
+
+    /// The first change in a directory after a moment, for which etcd waits no longer than `wait`.
+    pub(super) async fn wait(
+        &self,
+        key: &str,
+        after: &Position,
+        wait: Duration,
+        subject: &str,
+    ) -> Result<Waited, RegistryError> {
+        let index = (after.index + 1).to_string();
+        let request = Request {
+            query: &[
+                ("recursive", "true"),
+                ("wait", "true"),
+                ("waitIndex", index.as_str()),
+            ],
+            ..Request::of(Method::GET, key)
+        };
+        let number = self.current.load(Relaxed);
+        let waited = async {
+            // Its head comes at once, and says where in which history the member is.
+            let head = within(EXCHANGE, self.send(number, &request)).await?;
+            let now = position(&head);
+            let is_another =
+                |now: Position| now.cluster != after.cluster || now.index < after.index;
+            if head.status().is_success() && now.is_none_or(is_another) {
+                return Ok(Waited::Nothing);
+            }
+            match timeout(wait, body(head)).await {
+                Err(_) => Ok(Waited::Nothing),
+                Ok(Err(fault)) if fault.is(Refusal::CLEARED) => Ok(Waited::Nothing),
+                // A server that goes down ends it so.
+                Ok(Ok(body)) if body.trim_ascii().is_empty() => Ok(Waited::Nothing),
+                Ok(body) => parse(&body?).map(Waited::Change),
+            }
+        };
+        let waited: Result<Waited, Fault> = waited.await;
+        waited.map_err(|fault| self.failed(number, &fault, subject))
+    }
+
+    /// Writes a key, which goes away by itself after so many seconds. No member is waited for
+    /// longer than `deadline`.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: u64,
+        deadline: Duration,
+        subject: &str,
+    ) -> Result<(), RegistryError> {
+        let ttl = ttl.to_string();
+        let request = Request {
+            form: &[("value", value), ("ttl", &ttl)],
+            deadline: deadline.min(EXCHANGE),
+            ..Request::of(Method::PUT, key)
+        };
+        self.try_each(&request, subject, |_| Ok(())).await
+    }
+
+    /// Takes a key away, if it is there.
+    pub(crate) async fn delete(&self, key: &str, subject: &str) -> Result<(), RegistryError> {
+        let request = Request::of(Method::DELETE, key);
+        self.try_each(&request, subject, |_| Ok(())).await
+    }
+
+    /// Asks the member that answered last, then the others, until one is not at fault itself.
+    async fn try_each<T>(
+        &self,
+        request: &Request<'_>,
+        subject: &str,
+        read: impl Fn(Answer) -> Result<T, Fault>,
+    ) -> Result<T, RegistryError> {
+        let first = self.current.load(Relaxed);
+        let mut messages = Vec::new();
+        for number in first..first + self.members.len() {
+            let answer = within(request.deadline, self.exchange(number, request)).await;
+            let fault = match answer.and_then(&read) {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            let error = self.failed(number, &fault, subject);
+            if !fault.is_the_members() {
+                return Err(error);
+            }
+            messages.push(error.message);
+        }
+        Err(RegistryError {
+            message: messages.join("; "),
+            retry_after: None,
+        })
+    }
+
+    fn member(&self, number: usize) -> &Url {
+        &self.members[number % self.members.len()]
+    }
+
+    /// The error, and the next member's turn where this one is at fault.
+    fn failed(&self, number: usize, fault: &Fault, subject: &str) -> RegistryError {
+        if fault.is_the_members() {
+            // Unless somebody has passed it on already.
+            let _ = self
+                .current
+                .compare_exchange(number, number + 1, Relaxed, Relaxed);
+        }
+        let member = http_api::without_credentials(self.member(number));
+        fault.explain(&self.registry, &member, subject)
+    }
+
+    async fn exchange(&self, number: usize, request: &Request<'_>) -> Result<Answer, Fault> {
+        let head = self.send(number, request).await?;
+        let position = position(&head);
+        let body = match body(head).await {
+            Err(fault) if fault.is(Refusal::NOT_FOUND) => None,
+            body => Some(body?),
+        };
+        Ok(Answer { position, body })
+    }
+
+    async fn send(&self, number: usize, request: &Request<'_>) -> Result<Response, Fault> {
+        let mut url = self.member(number).clone();
+        url.path_segments_mut()
+            .expect("an http URL has a path")
+            .pop_if_empty()
+            .extend(["v2", "keys"])
+            .extend(request.key.split('/').filter(|segment| !segment.is_empty()));
+        let mut send = self.http.request(request.method.clone(), url);
+        send = send.query(request.query);
+        if !request.form.is_empty() {
+            send = send.form(request.form);
+        }
+        if let Some((name, password)) = &self.credentials {
+            // Read anew, off the runtime's threads: a file may lie on a slow disk.
+            let password = password.clone();
+            let password = tokio::task::spawn_blocking(move || password.read())
+                .await
+                .map_err(|error| Fault::Password(error.to_string()))?
+                .map_err(Fault::Password)?;
+            send = send.basic_auth(name, Some(password));
+        }
+        send.send().await.map_err(Fault::connection)
+    }
+}
+
+/// What is asked of any member.
+struct Request<'a> {
+    method: Method,
+    key: &'a str,
+    query: &'a [(&'a str, &'a str)],
+    form: &'a [(&'a str, &'a str)],
+    /// For one member's answer.
+    deadline: Duration,
+}
+
+impl<'a> Request<'a> {
+    fn of(method: Method, key: &'a str) -> Self {
+        Self {
+            method,
+            key,
+            query: &[],
+            form: &[],
+            deadline: EXCHANGE,
+        }
+    }
+}
+
+struct Answer {
+    position: Option<Position>,
+    /// `None` where there is no such key.
+    body: Option<Vec<u8>>,
+}
+
+async fn within<T>(
+    deadline: Duration,
+    exchange: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    timeout(deadline, exchange)
+        .await
+        .unwrap_or(Err(Fault::Silent(deadline)))
+}
+
+fn position(answer: &Response) -> Option<Position> {
+    let header = |name| answer.headers().get(name)?.to_str().ok();
+    Some(Position {
+        cluster: header("X-Etcd-Cluster-Id")?.to_owned(),
+        index: header("X-Etcd-Index")?.parse().ok()?,
+    })
+}
+
+/// The body of a good answer.
+async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
+    let status = answer.status();
+    let (body, whole) = http_api::read(&mut answer, MAX_BODY)
+        .await
+        .map_err(Fault::connection)?;
+    if status.is_success() {
+        return whole.then_some(body).ok_or(Fault::TooLarge(MAX_BODY));
+    }
+    Err(refusal(status, &body))
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Fault {
+    let (code, text) = match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => {
+            let text = match refusal.cause.as_str() {
+                "" => refusal.message,
+                cause => format!("{} ({cause})", refusal.message),
+            };
+            (Some(refusal.code), text)
+        }
+        Err(_) => (None, String::from_utf8_lossy(body).into_owned()),
+    };
+    let text = match one_line(&text) {
+        text if text.is_empty() => status.canonical_reason().unwrap_or("no reason").to_owned(),
+        text => text,
+    };
+    Fault::Refused { status, code, text }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| Fault::Garbage(error.to_string()))
+}

@@ -1,0 +1,316 @@
+//! Whatever becomes of an etcd, nobody who asks the proxy notices; once it is back it is followed
+//! again within two seconds, and providers of ours stand there again within five.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use callboard::{
+    config::{self, ClientTls, RegistryKind},
+    instance::{Address, InstanceSet},
+    register::{self, Check, Layout, Provider, Registrar},
+    registry::{self, Registry},
+};
+
+use crate::support::{
+    backend::Backend,
+    etcd::Etcd,
+    eventually,
+    load::{Ledger, Load},
+    proxy::Proxy,
+    server::free_ports,
+    watched::{Watched, named},
+};
+
+/// Requests a second.
+const RATE: u32 = 300;
+/// Once it is back.
+const FOLLOWED: Duration = Duration::from_secs(2);
+/// Once it is back without its data.
+const SIGNED_IN: Duration = Duration::from_secs(5);
+
+fn kind(api: &str, addresses: Vec<String>) -> RegistryKind {
+    let settings = config::Etcd {
+        addresses,
+        credentials: None,
+        prefix: "/services/".to_owned(),
+        tls: ClientTls::default(),
+    };
+    match api {
+        "etcd" => RegistryKind::Etcd(settings),
+        _ => RegistryKind::Etcd2(settings),
+    }
+}
+
+fn opened(api: &str, addresses: Vec<String>) -> Arc<dyn Registry> {
+    registry::open("main", &kind(api, addresses)).unwrap()
+}
+
+fn sign_in(api: &str, etcd: &Etcd, address: SocketAddr) -> Registrar {
+    let provider = Provider {
+        service: "cart".to_owned(),
+        id: address.to_string(),
+        address: Address::new(&address.ip().to_string(), address.port().into()).unwrap(),
+        tls: false,
+        tags: Vec::new(),
+        meta: Default::default(),
+        weight: 1,
+        check: Check::Ttl(Duration::from_secs(10)),
+        layout: Layout::GoKit,
+    };
+    let entry = register::entry("main", &kind(api, vec![etcd.url()]), provider);
+    Registrar::start(entry.unwrap())
+}
+
+fn ids(set: &InstanceSet) -> Vec<&str> {
+    set.instances.iter().map(|instance| &*instance.id).collect()
+}
+
+/// A proxy with a template route to an etcd, and providers that are signed in there.
+struct Stage {
+    api: &'static str,
+    etcd: Etcd,
+    proxy: Proxy,
+    ledger: Ledger,
+    providers: Vec<(Backend, Registrar)>,
+}
+
+impl Stage {
+    async fn start(api: &'static str) -> Option<Self> {
+        let etcd = Etcd::start().await?;
+        let config = format!("[registry.{api}]\naddress = \"{}\"\n", etcd.url());
+        let mut stage = Self {
+            api,
+            proxy: Proxy::start(&config).await,
+            etcd,
+            ledger: Ledger::default(),
+            providers: Vec::new(),
+        };
+        for id in ["a", "b", "c"] {
+            let provider = stage.open(id).await;
+            stage.providers.push(provider);
+        }
+        stage.proxy.until_served("/cart/x").await;
+        Some(stage)
+    }
+
+    async fn open(&self, id: &str) -> (Backend, Registrar) {
+        let backend = self.ledger.backend(id).start().await;
+        let registrar = sign_in(self.api, &self.etcd, backend.address());
+        registrar.registered().await;
+        (backend, registrar)
+    }
+
+    /// A new one serves in time, and an old one leaves without failing anyone.
+    async fn is_followed_again(&mut self) {
+        let back = Instant::now();
+        let new = self.open("new").await;
+        let asked = async || new.0.requests();
+        eventually("the new one serves", asked, |asked| *asked > 0).await;
+        let took = back.elapsed();
+        println!("{}: followed again after {took:.0?}", self.api);
+        assert!(took < FOLLOWED, "{took:?}");
+        self.providers.push(new);
+        let (backend, registrar) = self.providers.remove(0);
+        registrar.deregister().await.unwrap();
+        let gone = backend.address().to_string();
+        let what = "one that has left is no longer picked";
+        self.proxy
+            .until_service("cart", what, |service| {
+                let mut endpoints = crate::support::proxy::endpoints(service);
+                !endpoints.any(|one| one["address"] == *gone && one["state"] == "serving")
+            })
+            .await;
+        backend.close().await;
+    }
+
+    /// Waits until everyone is signed in, with or without the proxy.
+    async fn all_are_signed_in_again(&self, since: Instant) {
+        let watched =
+            Watched::start(opened(self.api, vec![self.etcd.url()]).service(named("cart")));
+        let all = self.providers.len();
+        watched
+            .until("all are signed in", |set| set.instances.len() == all)
+            .await;
+        let took = since.elapsed();
+        println!("{}: signed in again after {took:.0?}", self.api);
+        assert!(took < SIGNED_IN, "{took:?}");
+    }
+
+    async fn load(&self) -> Load {
+        Load::start(self.proxy.address(), "/cart", RATE).await
+    }
+
+    async fn flawless(&self, load: Load, what: &str) {
+        let report = load.stop(&self.ledger).await;
+        let scenario = format!("{}: {what}", self.api);
+        report.assert_flawless(&scenario, 500);
+    }
+}
+
+async fn let_pass(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+async fn killed_and_back_with_its_data(api: &'static str) {
+    let Some(mut stage) = Stage::start(api).await else {
+        return;
+    };
+    let load = stage.load().await;
+    stage.etcd.kill();
+    let_pass(1_500).await;
+    stage.etcd.restart().await;
+    stage.is_followed_again().await;
+    let since = Instant::now();
+    stage.all_are_signed_in_again(since).await;
+    stage.flawless(load, "killed, back with its data").await;
+}
+
+async fn killed_and_back_empty(api: &'static str) {
+    let Some(mut stage) = Stage::start(api).await else {
+        return;
+    };
+    let load = stage.load().await;
+    stage.etcd.kill();
+    let_pass(1_500).await;
+    stage.etcd.restart_empty().await;
+    let since = Instant::now();
+    stage.all_are_signed_in_again(since).await;
+    stage.is_followed_again().await;
+    stage.flawless(load, "killed, back empty").await;
+}
+
+async fn stands_still(api: &'static str) {
+    let Some(mut stage) = Stage::start(api).await else {
+        return;
+    };
+    let load = stage.load().await;
+    stage.etcd.pause();
+    // Longer than a watch goes without a sign of life, and than a lease.
+    let_pass(12_000).await;
+    stage.etcd.resume();
+    stage.is_followed_again().await;
+    let since = Instant::now();
+    stage.all_are_signed_in_again(since).await;
+    stage.flawless(load, "stood still for 12 s").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_is_killed_and_comes_back_with_its_data() {
+    killed_and_back_with_its_data("etcd").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_is_killed_and_comes_back_empty() {
+    killed_and_back_empty("etcd").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_stands_still() {
+    stands_still("etcd").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_v2_is_killed_and_comes_back_with_its_data() {
+    killed_and_back_with_its_data("etcd2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_v2_is_killed_and_comes_back_empty() {
+    killed_and_back_empty("etcd2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_v2_stands_still() {
+    stands_still("etcd2").await;
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_data_between_a_read_and_a_watch_is_noticed() {
+    let Some(mut etcd) = Etcd::start().await else {
+        return;
+    };
+    for api in ["etcd", "etcd2"] {
+        for number in 0..20 {
+            match api {
+                "etcd" => etcd.put("/other", "x").await,
+                _ => etcd.put2(&format!("/other/{number}"), "x").await,
+            }
+        }
+        let mut cart = opened(api, vec![etcd.url()]).service(named("cart"));
+        cart.next().await.unwrap();
+        etcd.restart_empty().await;
+        match api {
+            "etcd" => etcd.put("/services/cart/a", "10.0.0.1:80").await,
+            _ => etcd.put2("/services/cart/a", "10.0.0.1:80").await,
+        }
+        // Whoever waits for what comes after the old read waits for ever.
+        let told = eventually(
+            "the new history",
+            async || cart.next().await,
+            |told| told.as_ref().is_ok_and(|set| ids(set) == ["a"]),
+        );
+        told.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_member_is_enough_whichever_it_is() {
+    let (Some(mut one), Some(other)) = (Etcd::start().await, Etcd::start().await) else {
+        return;
+    };
+    // Two that hold the same stand for two members of one cluster.
+    for etcd in [&one, &other] {
+        etcd.put("/services/cart/a", "10.0.0.1:80").await;
+        etcd.put2("/services/cart/a", "10.0.0.1:80").await;
+    }
+    let [nobody] = free_ports();
+    let nobody = format!("http://127.0.0.1:{nobody}");
+    let mut all = Vec::new();
+    for api in ["etcd", "etcd2"] {
+        let members = vec![nobody.clone(), one.url(), other.url()];
+        let cart = Watched::start(opened(api, members).service(named("cart")));
+        cart.until("the first is dead", |set| ids(set) == ["a"])
+            .await;
+        assert_eq!(cart.status().failures, 0, "that is no failure");
+        all.push((api, cart));
+    }
+    one.kill();
+    for (api, cart) in &all {
+        match *api {
+            "etcd" => other.put("/services/cart/b", "10.0.0.1:80").await,
+            _ => other.put2("/services/cart/b", "10.0.0.1:80").await,
+        }
+        cart.until("the last is followed", |set| ids(set) == ["a", "b"])
+            .await;
+    }
+    let dead = vec![nobody.clone(), one.url()];
+    for api in ["etcd", "etcd2"] {
+        let error = Watched::start(opened(api, dead.clone()).service(named("cart")));
+        let error = error.error().await;
+        assert!(
+            error.contains(&nobody) && error.contains(&one.url()),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_stands_still_is_left_for_another() {
+    let (Some(one), Some(other)) = (Etcd::start().await, Etcd::start().await) else {
+        return;
+    };
+    for etcd in [&one, &other] {
+        etcd.put("/services/cart/a", "10.0.0.1:80").await;
+    }
+    let members = vec![one.url(), other.url()];
+    let cart = Watched::start(opened("etcd", members).service(named("cart")));
+    cart.until("the first", |set| ids(set) == ["a"]).await;
+    one.pause();
+    let since = Instant::now();
+    other.put("/services/cart/b", "10.0.0.1:80").await;
+    cart.until("the second", |set| ids(set) == ["a", "b"]).await;
+    println!("left after {:.1?}", since.elapsed());
+}
