@@ -18,7 +18,7 @@ use crate::{
     listen::{self, BindError},
     proxy::{Generation, Shared, Worker},
     registry::{self, BuildError, Registry},
-    service::{Directory, NoSuchRegistry},
+    service::{Directory, DirectoryError},
     worker::Crew,
 };
 
@@ -50,9 +50,9 @@ pub enum StartError {
     /// A registry's settings cannot be used.
     #[error(transparent)]
     Registry(#[from] BuildError),
-    /// A service's registry does not exist.
+    /// A service's registry does not exist, or lists no services for a template.
     #[error(transparent)]
-    NoSuchRegistry(#[from] NoSuchRegistry),
+    Directory(#[from] DirectoryError),
     /// The system gives no thread.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),

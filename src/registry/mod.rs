@@ -33,8 +33,9 @@ pub trait Registry: Send + Sync + 'static {
     /// A cursor over one service's instances. Costs nothing until it is asked.
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>>;
 
-    /// A cursor over the names of all services, each with its tags.
-    fn catalog(&self) -> Box<dyn Source<Catalog>>;
+    /// A cursor over the names of all services, each with its tags; `None` where the registry
+    /// keeps no list of them.
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>>;
 }
 
 /// Which instances are wanted.

@@ -66,21 +66,27 @@ pub enum Lookup {
     NotRead,
 }
 
-/// The registry that a service or a route names does not exist; `Config` rules it out.
+/// A service or a route names a registry that it cannot have; `Config` rules it out.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no registry `{0}`")]
-pub struct NoSuchRegistry(Arc<str>);
+pub enum DirectoryError {
+    /// There is none of that name.
+    #[error("there is no registry `{0}`")]
+    NoSuchRegistry(Arc<str>),
+    /// A template route needs the list of its services, and it keeps none.
+    #[error("the registry `{0}` does not list its services, as a template route needs it")]
+    NoCatalog(Arc<str>),
+}
 
 impl Directory {
     /// Makes the services that routes name outright and begins to watch them, and the catalogs
     /// of template routes. Must be called on the control plane's runtime.
     ///
     /// # Errors
-    /// Where a registry is missing.
+    /// Where a registry is missing, or lists no services for a template.
     pub fn start(
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
-    ) -> Result<Arc<Self>, NoSuchRegistry> {
+    ) -> Result<Arc<Self>, DirectoryError> {
         let mut directory = Self {
             workers: config.workers.get(),
             control: Handle::current(),
@@ -225,7 +231,7 @@ impl Directory {
         Lookup::Found(service)
     }
 
-    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, JoinHandle<()>), NoSuchRegistry> {
+    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, JoinHandle<()>), DirectoryError> {
         let policy = self.described.get(name).unwrap_or(&self.defaults).clone();
         let (registry, settings) = self.registry(&policy.registry)?;
         let max_staleness = settings.max_staleness;
@@ -252,8 +258,11 @@ impl Directory {
     fn watch_catalog(
         &self,
         name: &Arc<str>,
-    ) -> Result<(Arc<CatalogView>, JoinHandle<()>), NoSuchRegistry> {
+    ) -> Result<(Arc<CatalogView>, JoinHandle<()>), DirectoryError> {
         let (registry, settings) = self.registry(name)?;
+        let catalog = registry
+            .catalog()
+            .ok_or_else(|| DirectoryError::NoCatalog(Arc::clone(name)))?;
         let view = Arc::new(CatalogView {
             expose: settings.expose.clone(),
             names: ArcSwap::default(),
@@ -263,7 +272,7 @@ impl Directory {
         let read = Arc::clone(&view);
         // Never given up: that a service is known, and has nobody, says more than a 404.
         let status = Arc::clone(&view.status);
-        let watching = watch::watch(registry.catalog(), status, None, move |event| {
+        let watching = watch::watch(catalog, status, None, move |event| {
             if let Event::State(names) = event {
                 read.names.store(Arc::new(names));
                 read.read.send_replace(true);
@@ -275,11 +284,11 @@ impl Directory {
     fn registry(
         &self,
         name: &Arc<str>,
-    ) -> Result<(&dyn Registry, &config::Registry), NoSuchRegistry> {
+    ) -> Result<(&dyn Registry, &config::Registry), DirectoryError> {
         let registry = self.registries.get(name).map(|registry| &**registry);
         registry
             .zip(self.settings.get(name))
-            .ok_or_else(|| NoSuchRegistry(Arc::clone(name)))
+            .ok_or_else(|| DirectoryError::NoSuchRegistry(Arc::clone(name)))
     }
 
     /// Forgets services that no catalog lists, at once where they may no longer be reached, and

@@ -15,7 +15,7 @@ mod status;
 
 pub use balance::Balancer;
 pub use budget::Budget;
-pub use directory::{Directory, Lookup, NoSuchRegistry};
+pub use directory::{Directory, DirectoryError, Lookup};
 pub use endpoint::{Endpoint, EndpointId, EndpointState};
 pub use lane::{Lane, StatusClass};
 pub use one::Service;
