@@ -17,7 +17,9 @@ mod testing;
 mod tls;
 mod value;
 
-pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind};
+pub use registry::{
+    Consul, Dns, DnsRecord, Embedded, Expose, File, FileFormat, Registry, RegistryKind, Resolvers,
+};
 pub use report::{Diagnostic, Place, Report};
 pub use tls::ClientTls;
 

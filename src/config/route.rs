@@ -106,17 +106,41 @@ fn template(
         }
         _ => {
             let registry = registries.default().cloned();
-            if registry.is_none() {
-                let wrong = Wrong::new(
-                    "there are several registries, and a template's services are in none of them",
-                );
-                field.names_nothing(wrong.suggest("write `registry = \"NAME\"` in `[defaults]`"));
+            match &registry {
+                None => {
+                    let wrong = Wrong::new(
+                        "there are several registries, and a template's services are in none of them",
+                    );
+                    field.names_nothing(
+                        wrong.suggest("write `registry = \"NAME\"` in `[defaults]`"),
+                    );
+                }
+                Some(name) => must_list_services(field, name, registries),
             }
             Some(Goal::Template {
                 registry: registry?,
             })
         }
     }
+}
+
+/// A template finds its services in the registry's list of them.
+fn must_list_services(field: &Field<'_>, name: &str, registries: &Registries) {
+    let kind = registries.kind(name);
+    let Some(kind) = kind.filter(|kind| !kind.lists_services()) else {
+        return;
+    };
+    let wrong = Wrong::new(format!(
+        "the registry `{name}` is of the kind `{}`, which cannot list its services, so a template \
+         finds none",
+        kind.as_str()
+    ));
+    field.wrong(match registries.listing() {
+        Some(other) => wrong.suggest(format!(
+            "name a service here, or write `registry = \"{other}\"` in `[defaults]`"
+        )),
+        None => wrong.suggest("name a service here, in a route for each"),
+    });
 }
 
 fn declared(
@@ -229,6 +253,28 @@ mod tests {
         for (text, expected) in suggestions {
             assert_eq!(error(&format!("[[route]]\n{text}\n")), expected);
         }
+    }
+
+    #[test]
+    fn a_template_needs_a_registry_that_lists_its_services() {
+        let template = "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
+        let said = "registry `names` is of the kind `dns`, which cannot list its services, so a template finds none";
+        let dns = "[registry.names]\nkind = \"dns\"\n";
+        assert_eq!(
+            error(&format!("{template}{dns}")),
+            format!("3:1 route.service: the {said}; name a service here, in a route for each")
+        );
+        let both = format!("{dns}[registry.consul]\n[defaults]\nregistry = \"names\"\n");
+        assert_eq!(
+            error(&format!("{template}{both}")),
+            format!(
+                "3:1 route.service: the {said}; name a service here, or write `registry = \"consul\"` in `[defaults]`"
+            )
+        );
+        config(&format!(
+            "{template}{}",
+            both.replace("\"names\"", "\"consul\"")
+        ));
     }
 
     #[test]

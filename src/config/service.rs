@@ -66,12 +66,29 @@ pub(super) fn read(
                 defaults.registry.clone()
             });
         Service {
-            registry,
             name: table.text("name", "\"cart-v2\""),
-            tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
+            tags: tags(table, &registry, registries),
+            registry,
             ..policy(table, defaults)
         }
     })
+}
+
+fn tags(table: &mut Table<'_>, registry: &str, registries: &Registries) -> Vec<String> {
+    let tags = table.texts("tags", "\"v2\"").unwrap_or_default();
+    let kind = registries.kind(registry);
+    if let (Some(field), Some(kind)) = (table.take("tags"), kind)
+        && !(tags.is_empty() || kind.has_tags())
+    {
+        let kind = kind.as_str();
+        field.wrong(
+            Wrong::new(format!("instances of the kind `{kind}` have no tags")).suggest(
+                "leave `tags` out, and let the name that is asked for tell them apart: \
+                 `name = \"…\"`",
+            ),
+        );
+    }
+    tags
 }
 
 fn registry(table: &mut Table<'_>, registries: &Registries) -> Option<Arc<str>> {
@@ -253,6 +270,18 @@ mod tests {
                 "10:1 service.hat.registry: there are several registries, and `hat` is in none of them; write `registry = \"NAME\"`",
             ]
         );
+    }
+
+    #[test]
+    fn tags_need_a_registry_that_has_them() {
+        let text =
+            "[service.cart]\ntags = [\"v2\"]\n[registry.dns]\n[[route]]\nservice = \"cart\"\n";
+        assert_eq!(
+            error(text),
+            "2:1 service.cart.tags: instances of the kind `dns` have no tags; leave `tags` out, and let the name that is asked for tell them apart: `name = \"…\"`"
+        );
+        config(&text.replace("\"v2\"", ""));
+        config(&text.replace("registry.dns]", "registry.file]\npath = \"a.toml\""));
     }
 
     #[test]

@@ -45,5 +45,19 @@ pub fn entry(
             registry: name.to_owned(),
             reason: "nobody can sign in there yet".to_owned(),
         }),
+        RegistryKind::Dns(_) => Err(BuildError::Unsuited {
+            registry: name.to_owned(),
+            reason: "nobody can sign in at the DNS; put the record into its zone, or sign in at \
+                     another registry"
+                .to_owned(),
+        }),
+        RegistryKind::File(file) => Err(BuildError::Unsuited {
+            registry: name.to_owned(),
+            reason: format!(
+                "nobody can sign in at a file; write the endpoint into {}, or sign in at another \
+                 registry",
+                file.path.display()
+            ),
+        }),
     }
 }

@@ -3,6 +3,8 @@
 //! Knows nothing of services, balancing or routes.
 
 pub mod consul;
+pub mod dns;
+pub mod file;
 mod http_api;
 mod pace;
 mod text;
@@ -21,6 +23,8 @@ use crate::{config::RegistryKind, instance::InstanceSet};
 pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildError> {
     Ok(match kind {
         RegistryKind::Consul(settings) => Arc::new(consul::Consul::new(name, settings)?),
+        RegistryKind::Dns(settings) => Arc::new(dns::Dns::new(name, settings)),
+        RegistryKind::File(settings) => Arc::new(file::File::new(name, settings)),
         // Read as any other client reads it.
         RegistryKind::Embedded(settings) => {
             Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)
@@ -34,7 +38,7 @@ pub trait Registry: Send + Sync + 'static {
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>>;
 
     /// A cursor over the names of all services, each with its tags; `None` where the registry
-    /// keeps no list of them.
+    /// keeps no list of them ([`RegistryKind::lists_services`]).
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>>;
 }
 

@@ -2,14 +2,18 @@
 //! named. Knows nothing of how a registry is asked.
 
 mod consul;
+mod dns;
 mod embedded;
+mod file;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
+pub use dns::{Dns, DnsRecord, Resolvers};
 pub use embedded::Embedded;
+pub use file::{File, FileFormat};
 
 /// One `[registry.NAME]`.
 #[derive(Clone, Debug)]
@@ -30,6 +34,10 @@ pub enum RegistryKind {
     Embedded(Embedded),
     /// A Consul agent.
     Consul(Consul),
+    /// Names in the DNS.
+    Dns(Dns),
+    /// A file of endpoints.
+    File(File),
 }
 
 impl RegistryKind {
@@ -38,7 +46,19 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::Dns(_) => "dns",
+            Self::File(_) => "file",
         }
+    }
+
+    /// Whether it can say which services there are, as template routes need it.
+    pub fn lists_services(&self) -> bool {
+        !matches!(self, Self::Dns(_))
+    }
+
+    /// Whether its instances can have tags.
+    pub fn has_tags(&self) -> bool {
+        !matches!(self, Self::Dns(_))
     }
 }
 
@@ -67,6 +87,8 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
     let mut named = top.named("registry", |name, table| {
         let kind = match kind(name, table)? {
             Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
+            Kind::Dns => RegistryKind::Dns(dns::read(table)),
+            Kind::File => RegistryKind::File(file::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -125,6 +147,17 @@ impl Registries {
         self.default.as_ref()
     }
 
+    /// What kind a registry is, where that is known.
+    pub(super) fn kind(&self, name: &str) -> Option<&RegistryKind> {
+        Some(&self.named.get(name)?.as_ref()?.kind)
+    }
+
+    /// The first that can say which services there are.
+    pub(super) fn listing(&self) -> Option<&Arc<str>> {
+        let lists = |name: &&Arc<str>| self.kind(name).is_some_and(RegistryKind::lists_services);
+        self.named.keys().find(lists)
+    }
+
     /// Takes what `[defaults]` says.
     pub(super) fn set_default(&mut self, name: Arc<str>) {
         self.default = Some(name);
@@ -140,11 +173,18 @@ impl Registries {
 #[derive(Clone, Copy)]
 enum Kind {
     Consul,
+    Dns,
     Embedded,
+    File,
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 2] = [("consul", Kind::Consul), ("embedded", Kind::Embedded)];
+    const KINDS: [(&str, Kind); 4] = [
+        ("consul", Kind::Consul),
+        ("dns", Kind::Dns),
+        ("embedded", Kind::Embedded),
+        ("file", Kind::File),
+    ];
     let kind = match table.take("kind") {
         Some(field) => field.choice(&KINDS),
         None => {
@@ -223,7 +263,7 @@ mod tests {
             error(&format!(
                 "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul` or `embedded`"
+            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `dns`, `embedded` or `file`"
         );
     }
 
