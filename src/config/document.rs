@@ -78,7 +78,7 @@ fn config(top: &mut Table<'_>, base: &Path) -> Config {
     let registries = registry::read(top, base, &mut claims);
     let (defaults, default) = service::defaults(top, base, &registries);
     let mut services = service::read(top, base, &defaults, default.as_ref(), &registries);
-    let routes = route::read(top, &services, default.is_some(), &registries);
+    let routes = route::read(top, &services, default.as_ref(), &registries);
     for route in &routes {
         if let Goal::Service(name) = &route.goal {
             services
@@ -178,7 +178,7 @@ mod tests {
     fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
-        assert_eq!(shown.registries.len(), 6);
+        assert_eq!(shown.registries.len(), 8);
         assert_eq!(shown.routes.len(), 4);
         let defaults = Service {
             origin: plain.defaults.origin.clone(),
@@ -220,6 +220,8 @@ mod tests {
             registry.embedded={?=1}\n\
             registry.zookeeper={?=1}\n\
             registry.etcd={?=1,tls={?=1},password={?=1},user='u',address='https://a'}\n\
+            registry.dns={?=1,ttl={?=1}}\n\
+            registry.file={?=1,path='a.toml'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1}}\n\
             service.a={?=1}\n\
             route=[{service='a',?=1}]\n"
@@ -232,7 +234,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 24, "{tables:#?}");
+        assert_eq!(tables.len(), 27, "{tables:#?}");
         tables
     }
 

@@ -106,14 +106,14 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Table(_))
     }
 
-    /// Whether the value is false, which turns some things off.
-    pub(super) fn is_false(&self) -> bool {
-        matches!(self.value.get_ref(), DeValue::Boolean(false))
-    }
-
     /// Whether the value is an array without elements.
     pub(super) fn is_empty_array(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Array(elements) if elements.is_empty())
+    }
+
+    /// Whether the value is false, which turns some things off.
+    pub(super) fn is_false(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Boolean(false))
     }
 
     /// Reads true or false.

@@ -7,20 +7,25 @@ use std::{
 };
 
 use super::{
-    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service, field::Field, origin,
-    pattern, reader::Table, registry::Registries, report::Wrong,
+    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service,
+    field::Field,
+    origin::{self, Origin},
+    pattern,
+    reader::Table,
+    registry::Registries,
+    report::Wrong,
 };
 
 /// Reads all routes, at least one.
 pub(super) fn read(
     top: &mut Table<'_>,
     services: &BTreeMap<Arc<str>, Service>,
-    has_default: bool,
+    default: Option<&Origin>,
     registries: &Registries,
 ) -> Vec<Route> {
     let mut lines = HashMap::new();
     let routes = top.each("route", |table| {
-        let route = one(table, services, has_default)?;
+        let route = one(table, services, default, registries)?;
         let first = *lines.entry(match_key(&route)).or_insert(route.line);
         if first != route.line {
             let wrong = Wrong::new(format!("the route of line {first} takes the same requests"));
@@ -48,7 +53,8 @@ fn match_key(route: &Route) -> String {
 fn one(
     table: &mut Table<'_>,
     services: &BTreeMap<Arc<str>, Service>,
-    has_default: bool,
+    default: Option<&Origin>,
+    registries: &Registries,
 ) -> Option<Route> {
     let host = match table.take("host") {
         None => Some(HostPattern::Any),
@@ -74,9 +80,9 @@ fn one(
     let name = field.parse("a service's name", "\"cart\"", pattern::service)?;
     let (host, path) = host.zip(path)?;
     let goal = if name == pattern::TEMPLATE {
-        template(&field, &host, &path, has_default)
+        template(&field, &host, &path, default, registries)
     } else {
-        declared(&field, name, &host, &path, services, has_default)
+        declared(&field, name, &host, &path, services, default.is_some())
     }?;
     Some(Route {
         host,
@@ -92,7 +98,8 @@ fn template(
     field: &Field<'_>,
     host: &HostPattern,
     path: &PathPattern,
-    has_default: bool,
+    default: Option<&Origin>,
+    registries: &Registries,
 ) -> Option<Goal> {
     match (in_host(host), in_path(path)) {
         (true, true) => {
@@ -106,15 +113,45 @@ fn template(
             None
         }
         _ => {
-            if !has_default {
-                let wrong = Wrong::new(
-                    "there are several registries, and a template's services are in none of them",
-                );
-                field.names_nothing(wrong.suggest("write `registry = \"NAME\"` in `[defaults]`"));
+            match default {
+                None => {
+                    let wrong = Wrong::new(
+                        "there are several registries, and a template's services are in none of them",
+                    );
+                    field.names_nothing(
+                        wrong.suggest("write `registry = \"NAME\"` in `[defaults]`"),
+                    );
+                }
+                Some(origin) => must_list_services(field, origin, registries),
             }
             Some(Goal::Template)
         }
     }
+}
+
+/// A template finds its services in the registries' lists of them.
+fn must_list_services(field: &Field<'_>, origin: &Origin, registries: &Registries) {
+    let mut silent = Vec::new();
+    for name in origin.registries() {
+        match registries.kind(name) {
+            Some(kind) if !kind.lists_services() => silent.push((name, kind)),
+            _ => return,
+        }
+    }
+    let Some((name, kind)) = silent.first() else {
+        return;
+    };
+    let wrong = Wrong::new(format!(
+        "the registry `{name}` is of the kind `{}`, which cannot list its services, so a template \
+         finds none",
+        kind.as_str()
+    ));
+    field.wrong(match registries.listing() {
+        Some(other) => wrong.suggest(format!(
+            "name a service here, or write `registry = \"{other}\"` in `[defaults]`"
+        )),
+        None => wrong.suggest("name a service here, in a route for each"),
+    });
 }
 
 fn declared(
@@ -225,6 +262,28 @@ mod tests {
         for (text, expected) in suggestions {
             assert_eq!(error(&format!("[[route]]\n{text}\n")), expected);
         }
+    }
+
+    #[test]
+    fn a_template_needs_a_registry_that_lists_its_services() {
+        let template = "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
+        let said = "registry `names` is of the kind `dns`, which cannot list its services, so a template finds none";
+        let dns = "[registry.names]\nkind = \"dns\"\n";
+        assert_eq!(
+            error(&format!("{template}{dns}")),
+            format!("3:1 route.service: the {said}; name a service here, in a route for each")
+        );
+        let both = format!("{dns}[registry.consul]\n[defaults]\nregistry = \"names\"\n");
+        assert_eq!(
+            error(&format!("{template}{both}")),
+            format!(
+                "3:1 route.service: the {said}; name a service here, or write `registry = \"consul\"` in `[defaults]`"
+            )
+        );
+        config(&format!(
+            "{template}{}",
+            both.replace("\"names\"", "\"consul\"")
+        ));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
+    report::Wrong,
     tls,
     value::Zero,
 };
@@ -67,13 +68,34 @@ pub(super) fn read(
     default: Option<&Origin>,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
-    top.named("service", |name, table| Service {
-        origin: origin::of_service(name, table, registries, default),
-        name: table.text("name", "\"cart-v2\""),
-        tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
-        meta: table.map("meta", "{ version = \"2\" }"),
-        ..policy(table, folder, defaults)
+    top.named("service", |name, table| {
+        let origin = origin::of_service(name, table, registries, default);
+        Service {
+            name: table.text("name", "\"cart-v2\""),
+            tags: tags(table, &origin, registries),
+            meta: table.map("meta", "{ version = \"2\" }"),
+            origin,
+            ..policy(table, folder, defaults)
+        }
     })
+}
+
+fn tags(table: &mut Table<'_>, origin: &Origin, registries: &Registries) -> Vec<String> {
+    let tags = table.texts("tags", "\"v2\"").unwrap_or_default();
+    let mut kinds = origin.registries().iter();
+    let without = kinds.find_map(|name| registries.kind(name).filter(|kind| !kind.has_tags()));
+    if let (Some(field), Some(kind)) = (table.take("tags"), without)
+        && !tags.is_empty()
+    {
+        let kind = kind.as_str();
+        field.wrong(
+            Wrong::new(format!("instances of the kind `{kind}` have no tags")).suggest(
+                "leave `tags` out, and let the name that is asked for tell them apart: \
+                 `name = \"…\"`",
+            ),
+        );
+    }
+    tags
 }
 
 /// What `[service.NAME]` and `[defaults]` have in common. Tables inside are taken over from
@@ -247,6 +269,18 @@ mod tests {
                 "10:1 service.hat.registry: there are several registries, and `hat` is in none of them; write `registry = \"NAME\"`",
             ]
         );
+    }
+
+    #[test]
+    fn tags_need_a_registry_that_has_them() {
+        let text =
+            "[service.cart]\ntags = [\"v2\"]\n[registry.dns]\n[[route]]\nservice = \"cart\"\n";
+        assert_eq!(
+            error(text),
+            "2:1 service.cart.tags: instances of the kind `dns` have no tags; leave `tags` out, and let the name that is asked for tell them apart: `name = \"…\"`"
+        );
+        config(&text.replace("\"v2\"", ""));
+        config(&text.replace("registry.dns]", "registry.file]\npath = \"a.toml\""));
     }
 
     #[test]

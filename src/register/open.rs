@@ -21,6 +21,20 @@ pub fn entry(
         RegistryKind::ZooKeeper(settings) => Ok(Box::new(zookeeper::ZooKeeper::new(
             name, settings, provider,
         )?)),
+        RegistryKind::Dns(_) => Err(BuildError::Unsuited {
+            registry: name.to_owned(),
+            reason: "nobody can sign in at the DNS; put the record into its zone, or sign in at \
+                     another registry"
+                .to_owned(),
+        }),
+        RegistryKind::File(file) => Err(BuildError::Unsuited {
+            registry: name.to_owned(),
+            reason: format!(
+                "nobody can sign in at a file; write the endpoint into {}, or sign in at another \
+                 registry",
+                file.path.display()
+            ),
+        }),
         RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
             registry: name.to_owned(),
             reason: "nobody can sign in there yet".to_owned(),

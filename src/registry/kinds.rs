@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BuildError, Registry, consul, etcd, etcd2, zookeeper};
+use super::{BuildError, Registry, consul, dns, etcd, etcd2, file, zookeeper};
 use crate::config::RegistryKind;
 
 /// The registry that `[registry.NAME]` describes. Connects to nothing yet.
@@ -15,6 +15,8 @@ pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildE
         RegistryKind::ZooKeeper(settings) => Arc::new(zookeeper::ZooKeeper::new(name, settings)),
         RegistryKind::Etcd(settings) => Arc::new(etcd::Etcd::new(name, settings)?),
         RegistryKind::Etcd2(settings) => Arc::new(etcd2::Etcd2::new(name, settings)?),
+        RegistryKind::Dns(settings) => Arc::new(dns::Dns::new(name, settings)),
+        RegistryKind::File(settings) => Arc::new(file::File::new(name, settings)),
         // Read as any other client reads it.
         RegistryKind::Embedded(settings) => {
             Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)

@@ -3,9 +3,11 @@
 //! Knows nothing of services, balancing or routes.
 
 pub mod consul;
+pub mod dns;
 mod error;
 pub mod etcd;
 pub mod etcd2;
+pub mod file;
 mod http_api;
 mod kinds;
 pub mod merged;
@@ -28,8 +30,9 @@ pub trait Registry: Send + Sync + 'static {
     /// A cursor over one service's instances. Costs nothing until it is asked.
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>>;
 
-    /// A cursor over the names of all services, each with its tags.
-    fn catalog(&self) -> Box<dyn Source<Catalog>>;
+    /// A cursor over the names of all services, each with its tags; `None` where the registry
+    /// keeps no list of them ([`RegistryKind::lists_services`]).
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>>;
 }
 
 /// Which instances are wanted.

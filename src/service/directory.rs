@@ -78,17 +78,15 @@ pub enum Lookup {
     NotRead,
 }
 
-/// The registry that a service or a route names does not exist; `Config` rules it out.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no registry `{0}`")]
-pub struct NoSuchRegistry(Arc<str>);
-
-/// Why the services cannot be made.
+/// Why the services cannot be made. `Config` rules out all but the last.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A registry does not exist.
-    #[error(transparent)]
-    NoSuchRegistry(#[from] NoSuchRegistry),
+    /// There is no registry of that name.
+    #[error("there is no registry `{0}`")]
+    NoSuchRegistry(Arc<str>),
+    /// Tags make routes of the list of services, and the registry keeps none.
+    #[error("the registry `{0}` does not list its services")]
+    NoCatalog(Arc<str>),
     /// A service's `tls` cannot be used.
     #[error("{table}.tls: {error}")]
     Tls {
@@ -143,7 +141,7 @@ impl Directory {
             .any(|route| route.goal == config::Goal::Template);
         for (registry, settings) in &config.registries {
             let is_default = config.defaults.origin.registries().contains(registry);
-            let for_templates = has_templates && is_default;
+            let for_templates = has_templates && is_default && settings.kind.lists_services();
             let for_tags = settings.routes.is_some();
             if for_templates || for_tags {
                 let (view, task) = directory.watch_catalog(registry, for_templates, for_tags)?;
@@ -299,7 +297,7 @@ impl Directory {
         Lookup::Found(service)
     }
 
-    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), NoSuchRegistry> {
+    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
         let service = Arc::new(self.service(name, self.policy(name).clone()));
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
@@ -320,7 +318,7 @@ impl Directory {
         service: &Arc<Service>,
         place: usize,
         registry: &Arc<str>,
-    ) -> Result<JoinHandle<()>, NoSuchRegistry> {
+    ) -> Result<JoinHandle<()>, StartError> {
         let (registry, settings) = self.registry(registry)?;
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
@@ -405,8 +403,11 @@ impl Directory {
         name: &Arc<str>,
         for_templates: bool,
         for_tags: bool,
-    ) -> Result<(Arc<CatalogView>, JoinHandle<()>), NoSuchRegistry> {
+    ) -> Result<(Arc<CatalogView>, JoinHandle<()>), StartError> {
         let (registry, settings) = self.registry(name)?;
+        let catalog = registry
+            .catalog()
+            .ok_or_else(|| StartError::NoCatalog(Arc::clone(name)))?;
         let view = Arc::new(CatalogView {
             for_templates,
             for_tags,
@@ -418,7 +419,7 @@ impl Directory {
         let read = Arc::clone(&view);
         // Never given up: that a service is known, and has nobody, says more than a 404.
         let status = Arc::clone(&view.status);
-        let watching = watch::watch(registry.catalog(), status, None, move |event| {
+        let watching = watch::watch(catalog, status, None, move |event| {
             if let Event::State(names) = event {
                 read.names.store(Arc::new(names));
                 read.read.send_replace(true);
@@ -427,14 +428,11 @@ impl Directory {
         Ok((view, self.control.spawn(watching)))
     }
 
-    fn registry(
-        &self,
-        name: &Arc<str>,
-    ) -> Result<(&dyn Registry, &config::Registry), NoSuchRegistry> {
+    fn registry(&self, name: &Arc<str>) -> Result<(&dyn Registry, &config::Registry), StartError> {
         let registry = self.registries.get(name).map(|registry| &**registry);
         registry
             .zip(self.settings.get(name))
-            .ok_or_else(|| NoSuchRegistry(Arc::clone(name)))
+            .ok_or_else(|| StartError::NoSuchRegistry(Arc::clone(name)))
     }
 
     /// Forgets services that no catalog lists, at once where they may no longer be reached, and

@@ -17,7 +17,7 @@ mod tagged;
 
 pub use balance::Balancer;
 pub use budget::Budget;
-pub use directory::{Directory, Lookup, NoSuchRegistry, StartError};
+pub use directory::{Directory, Lookup, StartError};
 pub use endpoint::{Endpoint, EndpointId, EndpointState};
 pub use lane::{Lane, StatusClass};
 pub use listing::Difference;

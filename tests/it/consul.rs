@@ -185,7 +185,7 @@ async fn tags_of_the_registry_and_of_the_query_must_all_be_there() {
     };
     let cart = Watched::start(public.service(v2));
     cart.until("both tags", |set| ids(set) == ["b"]).await;
-    let catalog = Watched::start(public.catalog());
+    let catalog = Watched::start(public.catalog().unwrap());
     catalog
         .until("only cart has public instances", |names| {
             names.keys().map(|name| &**name).eq(["cart"])
@@ -198,7 +198,7 @@ async fn the_catalog_follows_and_never_lists_consul() {
     let Some(consul) = Consul::start().await else {
         return;
     };
-    let catalog = Watched::start(registry(&settings(&consul.url())).catalog());
+    let catalog = Watched::start(registry(&settings(&consul.url())).catalog().unwrap());
     let names = |names: &[&'static str]| {
         let names = names.to_vec();
         move |catalog: &callboard::registry::Catalog| {
@@ -287,7 +287,7 @@ async fn the_token_is_read_anew_for_each_query() {
         ..settings(&consul.url())
     };
     std::fs::write(file.path(), "an-old-one\n").unwrap();
-    let catalog = Watched::start(registry(&with_token).catalog());
+    let catalog = Watched::start(registry(&with_token).catalog().unwrap());
     assert_eq!(
         catalog.error().await,
         format!(

@@ -313,7 +313,7 @@ async fn every_setting_is_sent_where_it_means_something() {
         tags: vec!["v&2".to_owned()],
     };
     registry.service(query).next().await.unwrap();
-    registry.catalog().next().await.unwrap();
+    registry.catalog().unwrap().next().await.unwrap();
     let [service, catalog] = &fake.asked()[..] else {
         panic!("{:?}", fake.asked());
     };

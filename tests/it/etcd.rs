@@ -151,7 +151,7 @@ async fn every_form_of_a_value_is_understood_and_garbage_costs_itself_only() {
         other
             .until("a name that is a prefix", |set| ids(set) == ["x"])
             .await;
-        let catalog = Watched::start(opened(api, &plain).catalog());
+        let catalog = Watched::start(opened(api, &plain).catalog().unwrap());
         catalog
             .until("what has something below it", |names| {
                 lists(names, &["cart", "carts"])
@@ -208,7 +208,7 @@ async fn a_prefix_may_be_anything_or_nothing() {
             };
             let cart = watched(api, &with, "cart");
             cart.until(prefix, |set| ids(set) == ["a"]).await;
-            let catalog = Watched::start(opened(api, &with).catalog());
+            let catalog = Watched::start(opened(api, &with).catalog().unwrap());
             catalog
                 .until(prefix, |names| names.contains_key("cart"))
                 .await;

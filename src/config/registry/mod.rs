@@ -2,8 +2,10 @@
 //! named. Knows nothing of how a registry is asked.
 
 mod consul;
+mod dns;
 mod embedded;
 mod etcd;
+mod file;
 mod zookeeper;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -11,8 +13,10 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
+pub use dns::{Dns, DnsRecord, Resolvers};
 pub use embedded::Embedded;
 pub use etcd::Etcd;
+pub use file::{File, FileFormat};
 pub use zookeeper::{Digest, ZooKeeper};
 
 /// One `[registry.NAME]`.
@@ -49,6 +53,10 @@ pub enum RegistryKind {
     Etcd(Etcd),
     /// An etcd cluster, by its API v2.
     Etcd2(Etcd),
+    /// Names in the DNS.
+    Dns(Dns),
+    /// A file of endpoints.
+    File(File),
 }
 
 impl RegistryKind {
@@ -57,6 +65,8 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::File(_) => "file",
+            Self::Dns(_) => "dns",
             Self::Etcd2(_) => "etcd2",
             Self::Etcd(_) => "etcd",
             Self::ZooKeeper(_) => "zookeeper",
@@ -64,11 +74,26 @@ impl RegistryKind {
     }
 
     /// Whether its catalog says which tags a service's instances have.
-    fn has_tags(&self) -> bool {
+    fn lists_tags(&self) -> bool {
         match self {
             Self::Embedded(_) | Self::Consul(_) => true,
-            Self::ZooKeeper(_) | Self::Etcd(_) | Self::Etcd2(_) => false,
+            Self::ZooKeeper(_) | Self::Etcd(_) | Self::Etcd2(_) | Self::Dns(_) | Self::File(_) => {
+                false
+            }
         }
+    }
+
+    /// Whether it can say which services there are, as template routes need it.
+    pub fn lists_services(&self) -> bool {
+        !matches!(self, Self::Dns(_))
+    }
+
+    /// Whether its instances can have tags.
+    pub fn has_tags(&self) -> bool {
+        !matches!(
+            self,
+            Self::Dns(_) | Self::Etcd(_) | Self::Etcd2(_) | Self::ZooKeeper(_)
+        )
     }
 }
 
@@ -98,6 +123,8 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
             Kind::ZooKeeper => RegistryKind::ZooKeeper(zookeeper::read(table, base)),
             Kind::Etcd => RegistryKind::Etcd(etcd::read(table, base)),
             Kind::Etcd2 => RegistryKind::Etcd2(etcd::read(table, base)),
+            Kind::Dns => RegistryKind::Dns(dns::read(table)),
+            Kind::File => RegistryKind::File(file::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -107,7 +134,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
             }
         };
         Some(Registry {
-            routes: kind.has_tags().then(|| routes(table)).flatten(),
+            routes: kind.lists_tags().then(|| routes(table)).flatten(),
             kind,
             expose: table.within("expose", expose),
             max_staleness: table.limit("max_staleness"),
@@ -153,6 +180,17 @@ impl Registries {
         (self.named.len() == 1).then(|| self.first())
     }
 
+    /// What kind a registry is, where that is known.
+    pub(super) fn kind(&self, name: &str) -> Option<&RegistryKind> {
+        Some(&self.named.get(name)?.as_ref()?.kind)
+    }
+
+    /// The first that can say which services there are.
+    pub(super) fn listing(&self) -> Option<&Arc<str>> {
+        let lists = |name: &&Arc<str>| self.kind(name).is_some_and(RegistryKind::lists_services);
+        self.named.keys().find(lists)
+    }
+
     /// Whether some registry's tags make routes.
     pub(super) fn make_routes(&self) -> bool {
         let mut named = self.named.values().flatten();
@@ -170,17 +208,21 @@ impl Registries {
 enum Kind {
     Consul,
     Embedded,
+    File,
+    Dns,
     Etcd2,
     Etcd,
     ZooKeeper,
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 5] = [
+    const KINDS: [(&str, Kind); 7] = [
         ("consul", Kind::Consul),
+        ("dns", Kind::Dns),
         ("embedded", Kind::Embedded),
         ("etcd", Kind::Etcd),
         ("etcd2", Kind::Etcd2),
+        ("file", Kind::File),
         ("zookeeper", Kind::ZooKeeper),
     ];
     let kind = match table.take("kind") {
@@ -266,7 +308,7 @@ mod tests {
             error(&format!(
                 "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `embedded`, `etcd`, `etcd2` or `zookeeper`"
+            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `dns`, `embedded`, `etcd`, `etcd2`, `file` or `zookeeper`"
         );
     }
 

@@ -99,9 +99,9 @@ impl Registry for Consul {
         })
     }
 
-    fn catalog(&self) -> Box<dyn Source<Catalog>> {
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
         let tags = self.settings.tags.clone();
-        Box::new(Cursor {
+        Some(Box::new(Cursor {
             client: self.client.clone(),
             question: Question {
                 url: self.url(&["v1", "catalog", "services"]),
@@ -109,7 +109,7 @@ impl Registry for Consul {
             },
             index: None,
             parse: move |body: &[u8]| parse::catalog(body, &tags),
-        })
+        }))
     }
 }
 

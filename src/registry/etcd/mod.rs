@@ -81,9 +81,14 @@ impl Registry for Etcd {
         Box::new(self.cursor(subject, &below, false, Instances::default()))
     }
 
-    fn catalog(&self) -> Box<dyn Source<Catalog>> {
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
         let subject = "the catalog".to_owned();
-        Box::new(self.cursor(subject, &self.prefix, true, Names::default()))
+        Some(Box::new(self.cursor(
+            subject,
+            &self.prefix,
+            true,
+            Names::default(),
+        )))
     }
 }
 

@@ -73,9 +73,13 @@ impl Registry for Etcd2 {
         Box::new(self.cursor(subject, &below, Instances::default()))
     }
 
-    fn catalog(&self) -> Box<dyn Source<Catalog>> {
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
         let subject = "the catalog".to_owned();
-        Box::new(self.cursor(subject, &self.prefix, Names::default()))
+        Some(Box::new(self.cursor(
+            subject,
+            &self.prefix,
+            Names::default(),
+        )))
     }
 }
 

@@ -79,17 +79,17 @@ impl Registry for ZooKeeper {
         })
     }
 
-    fn catalog(&self) -> Box<dyn Source<Catalog>> {
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
         let node = services(&self.settings);
         let of_root = node == "/";
-        Box::new(Cursor {
+        Some(Box::new(Cursor {
             ensemble: self.ensemble.clone(),
             wanted: "cannot be asked for the catalog".to_owned(),
             session: None,
             below: Folder::new(node, |_| false),
             beside: None,
             parse: move |below: &Folder, _: Option<&Folder>| parse::catalog(below.names(), of_root),
-        })
+        }))
     }
 }
 

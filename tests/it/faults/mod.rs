@@ -3,7 +3,9 @@
 //! reset, a time-out or a wrong answer.
 
 mod connections;
+mod dns;
 mod drain;
+mod file;
 mod instances;
 mod registry;
 

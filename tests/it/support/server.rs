@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use nix::{
@@ -56,11 +57,26 @@ impl Process {
     /// Stops it where it stands: its sockets stay open and say nothing.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // On a busy machine its threads go on for a while.
+        while !self.is_stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()));
+        // After the name, which may hold anything, stands the state.
+        stat.unwrap().rsplit(") ").next().unwrap().starts_with('T')
     }
 
     /// Ends a pause.
     pub(crate) fn resume(&self) {
         self.signal(Signal::SIGCONT);
+    }
+
+    /// SIGHUP: it reads its configuration again.
+    pub(crate) fn reload(&self) {
+        self.signal(Signal::SIGHUP);
     }
 
     fn signal(&self, signal: Signal) {

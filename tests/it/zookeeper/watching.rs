@@ -233,7 +233,7 @@ async fn a_path_that_is_missing_is_nobody_yet_and_is_watched() {
     let client = server.client().await;
     let settings = settings(&[server.address()]);
     let cart = watch(&settings, "cart");
-    let catalog = Watched::start(registry(&settings).catalog());
+    let catalog = Watched::start(registry(&settings).catalog().unwrap());
     cart.until("no instance", |set| set.instances.is_empty())
         .await;
     catalog.until("no service", |names| names.is_empty()).await;
@@ -269,7 +269,7 @@ async fn below_a_chroot_everything_is_as_it_is_below_the_root() {
     };
     let cart = watch(&below, "cart");
     let whole = watch(&below, "/other/place");
-    let catalog = Watched::start(registry(&below).catalog());
+    let catalog = Watched::start(registry(&below).catalog().unwrap());
     make(&client, "/services/hat/a", b"10.0.0.9:80").await;
     make(&client, "/prod/eu/services/cart/a", b"10.0.0.1:80").await;
     make(&client, "/prod/eu/other/place/a", b"10.0.0.2:80").await;

@@ -1,0 +1,324 @@
+//! The file's text → services and their endpoints, entry by entry, so that one malformed entry
+//! costs itself and nothing else. Knows nothing of where the text stands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    config::FileFormat,
+    instance::{Instance, InstanceSet, MAX_WEIGHT, Skipped},
+    registry::{Catalog, text},
+};
+
+/// What stands in the file, by service; or what is wrong with that service.
+pub(super) type Services = BTreeMap<Arc<str>, Result<InstanceSet, String>>;
+
+/// Reads a whole file.
+///
+/// # Errors
+/// Where it is not what its ending says, with the place; and where it holds no service at all,
+/// which is what an emptied file looks like before it is written.
+pub(super) fn services(bytes: &[u8], format: FileFormat) -> Result<Services, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let (line, column) = place(&String::from_utf8_lossy(&bytes[..error.valid_up_to()]));
+        format!("it is not UTF-8 at line {line} column {column}")
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let tables: BTreeMap<Arc<str>, Value> = match format {
+        FileFormat::Toml => toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(text.len(), |span| span.start);
+            let (line, column) = place(text.get(..at).unwrap_or(text));
+            format!("{} at line {line} column {column}", error.message())
+        })?,
+        FileFormat::Json => serde_json::from_str(text).map_err(|error| error.to_string())?,
+    };
+    if tables.is_empty() {
+        return Err(
+            "it holds no service; one that has no endpoints is `[NAME]` with `endpoints = []`"
+                .to_owned(),
+        );
+    }
+    Ok(tables
+        .into_iter()
+        .map(|(name, table)| {
+            let service = service(table);
+            (name, service)
+        })
+        .collect())
+}
+
+/// The line and column after a text.
+fn place(before: &str) -> (usize, usize) {
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (1 + before.matches('\n').count(), 1 + line.chars().count())
+}
+
+/// One service's instances with all of `tags`; none where it is not in the file.
+pub(super) fn set(services: &Services, name: &str, tags: &[String]) -> Result<InstanceSet, String> {
+    let Some(service) = services.get(name) else {
+        return Ok(InstanceSet::default());
+    };
+    let mut set = service.clone()?;
+    set.instances
+        .retain(|instance| tags.iter().all(|tag| instance.tags.contains(tag)));
+    Ok(set)
+}
+
+/// All services, each with the tags of its instances.
+pub(super) fn catalog(services: &Services) -> Catalog {
+    let tags = |service: &Result<InstanceSet, String>| {
+        let instances = service.iter().flat_map(|set| &set.instances);
+        let tags: BTreeSet<_> = instances.flat_map(|instance| &instance.tags).collect();
+        tags.into_iter().cloned().collect()
+    };
+    services
+        .iter()
+        .map(|(name, service)| (Arc::clone(name), tags(service)))
+        .collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    endpoints: Vec<Value>,
+}
+
+/// An endpoint that says more than its address.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Endpoint {
+    address: String,
+    id: Option<String>,
+    weight: Option<u32>,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    meta: BTreeMap<String, String>,
+    #[serde(default)]
+    tls: bool,
+}
+
+fn service(table: Value) -> Result<InstanceSet, String> {
+    let service: Service = serde_json::from_value(table).map_err(|error| error.to_string())?;
+    let entries = service.endpoints.into_iter().enumerate();
+    Ok(InstanceSet::of(
+        entries.map(|(index, entry)| instance(index, entry)),
+    ))
+}
+
+fn instance(index: usize, entry: Value) -> Result<Instance, Skipped> {
+    let endpoint = match entry {
+        Value::String(address) => Endpoint {
+            address,
+            id: None,
+            weight: None,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            tls: false,
+        },
+        table => {
+            let id = ["id", "address"].iter().find_map(|key| table[key].as_str());
+            let id = id.map_or_else(|| format!("endpoints[{index}]"), str::to_owned);
+            serde_json::from_value(table).map_err(|error| Skipped {
+                id,
+                reason: error.to_string(),
+            })?
+        }
+    };
+    let Endpoint {
+        address,
+        id,
+        weight,
+        tags,
+        meta,
+        tls,
+    } = endpoint;
+    let shown = id.as_ref().unwrap_or(&address);
+    let mut instance = text::instance(shown, address.as_bytes())?;
+    if let Some(weight) = weight.filter(|weight| !(1..=MAX_WEIGHT).contains(weight)) {
+        let reason = format!("its weight {weight} is not from 1 to {MAX_WEIGHT}");
+        return Err(Skipped {
+            id: shown.clone(),
+            reason,
+        });
+    }
+    instance.id = match id {
+        Some(id) => id.into(),
+        None => instance.address.to_string().into(),
+    };
+    instance.tags = tags;
+    instance.meta.extend(meta);
+    let mut instance = instance.heed_meta();
+    instance.tls |= tls;
+    instance.weight = weight.unwrap_or(instance.weight);
+    Ok(instance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toml(text: &str) -> Result<Services, String> {
+        services(text.as_bytes(), FileFormat::Toml)
+    }
+
+    fn all(services: &Services, name: &str) -> InstanceSet {
+        set(services, name, &[]).unwrap()
+    }
+
+    const TOML: &str = r#"
+        [cart]
+        endpoints = [
+          "10.0.0.7:8080",
+          "https://h:8443",
+          { address = "10.0.0.8:8080", id = "cart-8", weight = 3, tags = ["v2"], meta = { zone = "a", weight = "9" }, tls = true },
+          { address = "[::1]:80", meta = { weight = "9", scheme = "https" } },
+        ]
+        [shop]
+        endpoints = []
+    "#;
+
+    const JSON: &str = r#"{
+        "cart": {"endpoints": [
+          {"address": "[::1]:80", "meta": {"weight": "9", "scheme": "https"}},
+          "https://h:8443",
+          "10.0.0.7:8080",
+          {"address": "10.0.0.8:8080", "id": "cart-8", "weight": 3, "tags": ["v2"],
+           "meta": {"zone": "a", "weight": "9"}, "tls": true}
+        ]},
+        "shop": {"endpoints": []}
+    }"#;
+
+    #[test]
+    fn both_formats_say_the_same_in_any_order() {
+        let read = toml(TOML).unwrap();
+        assert_eq!(services(JSON.as_bytes(), FileFormat::Json).unwrap(), read);
+        let cart = all(&read, "cart");
+        let shown = cart.instances.iter().map(|one| {
+            let address = one.address.to_string();
+            (one.id.to_string(), address, one.tls, one.weight)
+        });
+        let own =
+            |address: &str, tls, weight| (address.to_owned(), address.to_owned(), tls, weight);
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            [
+                own("10.0.0.7:8080", false, 1),
+                own("[::1]:80", true, 9),
+                ("cart-8".to_owned(), "10.0.0.8:8080".to_owned(), true, 3),
+                own("h:8443", true, 1),
+            ]
+        );
+        assert_eq!(cart.instances[2].meta["zone"], "a");
+        assert_eq!(cart.skipped, []);
+        assert_eq!(all(&read, "shop"), InstanceSet::default());
+        assert_eq!(all(&read, "elsewhere"), InstanceSet::default());
+    }
+
+    #[test]
+    fn tags_select_and_the_catalog_has_them() {
+        let read = toml(TOML).unwrap();
+        let v2 = set(&read, "cart", &["v2".to_owned()]).unwrap();
+        assert_eq!(v2.instances.len(), 1);
+        let v3 = set(&read, "cart", &["v2".to_owned(), "v3".to_owned()]).unwrap();
+        assert_eq!(v3.instances, []);
+        let catalog = catalog(&read);
+        assert_eq!(catalog["cart"], ["v2"]);
+        assert_eq!(catalog["shop"], [""; 0]);
+    }
+
+    #[test]
+    fn a_malformed_entry_is_skipped_and_named() {
+        let read = toml(
+            r#"cart.endpoints = ["good:1", "bad", 7, { id = "x" }, { address = "a:1", wieght = 2 },
+            { address = "b:1", weight = 0 }, { address = "c:1", weight = -1 }, { address = "d:0" }]"#,
+        );
+        let cart = all(&read.unwrap(), "cart");
+        assert_eq!(cart.instances.len(), 1);
+        let skipped: Vec<_> = cart
+            .skipped
+            .iter()
+            .map(|skipped| (&*skipped.id, &*skipped.reason))
+            .collect();
+        let expected = [
+            ("a:1", "unknown field `wieght`"),
+            ("b:1", "its weight 0 is not from 1 to 65535"),
+            ("bad", "`bad` has no port"),
+            ("c:1", "invalid value: integer `-1`"),
+            ("d:0", "port 0 cannot be called"),
+            ("endpoints[2]", "invalid type: integer `7`"),
+            ("x", "missing field `address`"),
+        ];
+        assert_eq!(skipped.len(), expected.len(), "{skipped:#?}");
+        for ((id, reason), (expected_id, says)) in skipped.iter().zip(expected) {
+            assert_eq!(*id, expected_id);
+            assert!(reason.contains(says), "{id}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_service_is_an_error_of_its_own() {
+        let read =
+            toml("hat = 1\n[cart]\nendpoints = [\"a:1\"]\n[shop]\nendpionts = []\n").unwrap();
+        assert_eq!(all(&read, "cart").instances.len(), 1);
+        let says = |name| set(&read, name, &[]).unwrap_err();
+        assert!(
+            says("shop").contains("unknown field `endpionts`"),
+            "{}",
+            says("shop")
+        );
+        assert!(
+            says("hat").contains("invalid type: integer `1`"),
+            "{}",
+            says("hat")
+        );
+        assert_eq!(catalog(&read).len(), 3, "known, if in trouble");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_names_the_place_and_is_never_empty() {
+        for (text, says) in [
+            ("", "it holds no service"),
+            ("\n# nobody yet\n", "it holds no service"),
+            ("[cart]\nendpoints = [\"a:1\",\n", "at line 2 column 20"),
+            ("[cart]\nendpoints = [é\"]\n", "at line 2 column 14"),
+            ("[cart]\n[cart]\n", "duplicate key at line 2 column 2"),
+        ] {
+            let error = toml(text).unwrap_err();
+            assert!(error.contains(says), "{text:?}: {error}");
+        }
+        for (text, says) in [
+            ("", "EOF while parsing a value at line 1 column 0"),
+            ("{}", "it holds no service"),
+            (
+                "{\"cart\": {\"endpoints\": [\n\"a:1\"",
+                "EOF while parsing a list at line 2 column 5",
+            ),
+            ("[]", "invalid type"),
+        ] {
+            let error = services(text.as_bytes(), FileFormat::Json).unwrap_err();
+            assert!(error.contains(says), "{text:?}: {error}");
+        }
+        let error = services(b"[cart]\n# \xff\n", FileFormat::Toml).unwrap_err();
+        assert_eq!(error, "it is not UTF-8 at line 2 column 3");
+    }
+
+    #[test]
+    fn no_part_of_a_file_of_one_service_is_taken_for_less() {
+        let whole = JSON.replace(",\n        \"shop\": {\"endpoints\": []}", "");
+        let read = services(whole.as_bytes(), FileFormat::Json).unwrap();
+        assert_eq!(all(&read, "cart").instances.len(), 4);
+        let end = whole.trim_end().len();
+        for cut in 0..end {
+            assert!(
+                services(&whole.as_bytes()[..cut], FileFormat::Json).is_err(),
+                "{cut}"
+            );
+        }
+    }
+}
