@@ -178,7 +178,7 @@ mod tests {
     fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
-        assert_eq!(shown.registries.len(), 3);
+        assert_eq!(shown.registries.len(), 4);
         assert_eq!(shown.routes.len(), 4);
         let defaults = Service {
             registry: plain.defaults.registry.clone(),
@@ -218,6 +218,7 @@ mod tests {
             listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
             registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
             registry.embedded={?=1}\n\
+            registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},guard={?=1}}\n\
             service.a={?=1}\n\
             route=[{service='a',?=1}]\n"
@@ -230,7 +231,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 20, "{tables:#?}");
+        assert_eq!(tables.len(), 23, "{tables:#?}");
         tables
     }
 

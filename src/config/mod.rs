@@ -17,7 +17,7 @@ mod testing;
 mod tls;
 mod value;
 
-pub use registry::{Consul, Embedded, Expose, Registry, RegistryKind};
+pub use registry::{Consul, Embedded, Eureka, Expose, NamedBy, Registry, RegistryKind};
 pub use report::{Diagnostic, Place, Report};
 pub use tls::ClientTls;
 

@@ -41,9 +41,11 @@ pub fn entry(
 ) -> Result<Box<dyn Entry>, BuildError> {
     let _ = provider;
     match kind {
-        RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
-            registry: name.to_owned(),
-            reason: "nobody can sign in there yet".to_owned(),
-        }),
+        RegistryKind::Consul(_) | RegistryKind::Embedded(_) | RegistryKind::Eureka(_) => {
+            Err(BuildError::Unsuited {
+                registry: name.to_owned(),
+                reason: "nobody can sign in there yet".to_owned(),
+            })
+        }
     }
 }

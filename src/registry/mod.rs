@@ -3,6 +3,7 @@
 //! Knows nothing of services, balancing or routes.
 
 pub mod consul;
+pub mod eureka;
 mod http_api;
 mod pace;
 mod text;
@@ -21,6 +22,7 @@ use crate::{config::RegistryKind, instance::InstanceSet};
 pub fn open(name: &str, kind: &RegistryKind) -> Result<Arc<dyn Registry>, BuildError> {
     Ok(match kind {
         RegistryKind::Consul(settings) => Arc::new(consul::Consul::new(name, settings)?),
+        RegistryKind::Eureka(settings) => Arc::new(eureka::Eureka::new(name, settings)?),
         // Read as any other client reads it.
         RegistryKind::Embedded(settings) => {
             Arc::new(consul::Consul::new(name, &consul::of_embedded(settings))?)

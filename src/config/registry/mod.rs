@@ -3,6 +3,7 @@
 
 mod consul;
 mod embedded;
+mod eureka;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
 pub use consul::Consul;
 pub use embedded::Embedded;
+pub use eureka::{Eureka, NamedBy};
 
 /// One `[registry.NAME]`.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub enum RegistryKind {
     Embedded(Embedded),
     /// A Consul agent.
     Consul(Consul),
+    /// Eureka's servers.
+    Eureka(Eureka),
 }
 
 impl RegistryKind {
@@ -38,6 +42,7 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::Eureka(_) => "eureka",
         }
     }
 }
@@ -67,6 +72,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
     let mut named = top.named("registry", |name, table| {
         let kind = match kind(name, table)? {
             Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
+            Kind::Eureka => RegistryKind::Eureka(eureka::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -141,10 +147,15 @@ impl Registries {
 enum Kind {
     Consul,
     Embedded,
+    Eureka,
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 2] = [("consul", Kind::Consul), ("embedded", Kind::Embedded)];
+    const KINDS: [(&str, Kind); 3] = [
+        ("consul", Kind::Consul),
+        ("embedded", Kind::Embedded),
+        ("eureka", Kind::Eureka),
+    ];
     let kind = match table.take("kind") {
         Some(field) => field.choice(&KINDS),
         None => {
@@ -221,9 +232,9 @@ mod tests {
         );
         assert_eq!(
             error(&format!(
-                "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
+                "[registry.legacy]\nkind = \"nacos\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul` or `embedded`"
+            "2:1 registry.legacy.kind: `nacos` is not known here; for now it may be `consul`, `embedded` or `eureka`"
         );
     }
 
