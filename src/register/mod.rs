@@ -2,6 +2,7 @@
 //! is written is what go-kit's registrar of that registry writes, or another layout that is asked
 //! for. Knows nothing of the proxy, or of who reads the entry.
 
+mod eureka;
 mod provider;
 mod registrar;
 
@@ -39,13 +40,11 @@ pub fn entry(
     kind: &RegistryKind,
     provider: Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
-    let _ = provider;
     match kind {
-        RegistryKind::Consul(_) | RegistryKind::Embedded(_) | RegistryKind::Eureka(_) => {
-            Err(BuildError::Unsuited {
-                registry: name.to_owned(),
-                reason: "nobody can sign in there yet".to_owned(),
-            })
-        }
+        RegistryKind::Eureka(settings) => eureka::entry(name, settings, &provider),
+        RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
+            registry: name.to_owned(),
+            reason: "nobody can sign in there yet".to_owned(),
+        }),
     }
 }
