@@ -11,6 +11,8 @@ mod consul;
 mod consul_faults;
 mod demo;
 mod embedded;
+mod eureka;
+mod eureka_faults;
 mod exit;
 mod faults;
 mod health;

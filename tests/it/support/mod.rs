@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod backend;
 pub(crate) mod consul;
+pub(crate) mod eureka;
 pub(crate) mod fake_consul;
 pub(crate) mod load;
 pub(crate) mod process;
