@@ -178,7 +178,7 @@ mod tests {
     fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
-        assert_eq!(shown.registries.len(), 8);
+        assert_eq!(shown.registries.len(), 9);
         assert_eq!(shown.routes.len(), 4);
         let defaults = Service {
             origin: plain.defaults.origin.clone(),
@@ -222,6 +222,7 @@ mod tests {
             registry.etcd={?=1,tls={?=1},password={?=1},user='u',address='https://a'}\n\
             registry.dns={?=1,ttl={?=1}}\n\
             registry.file={?=1,path='a.toml'}\n\
+            registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1}}\n\
             service.a={?=1}\n\
             route=[{service='a',?=1}]\n"
@@ -234,7 +235,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 27, "{tables:#?}");
+        assert_eq!(tables.len(), 30, "{tables:#?}");
         tables
     }
 

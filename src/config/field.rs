@@ -111,6 +111,11 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Array(elements) if elements.is_empty())
     }
 
+    /// Whether the value is an array.
+    pub(super) fn is_array(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Array(_))
+    }
+
     /// Whether the value is false, which turns some things off.
     pub(super) fn is_false(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Boolean(false))

@@ -22,8 +22,8 @@ mod value;
 
 pub use origin::{Combine, Origin};
 pub use registry::{
-    Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Expose, File, FileFormat, Registry,
-    RegistryKind, Resolvers, TagRoutes, ZooKeeper,
+    Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat, NamedBy,
+    Registry, RegistryKind, Resolvers, TagRoutes, ZooKeeper,
 };
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;

@@ -4,6 +4,7 @@
 
 mod etcd;
 mod etcd2;
+mod eureka;
 mod open;
 mod provider;
 mod registrar;

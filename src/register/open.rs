@@ -1,6 +1,6 @@
 //! Which code signs in at which kind of registry.
 
-use super::{Entry, Provider, etcd, etcd2, zookeeper};
+use super::{Entry, Provider, etcd, etcd2, eureka, zookeeper};
 use crate::{config::RegistryKind, registry::BuildError};
 
 /// The entry of a provider in the registry that `[registry.NAME]` describes. Connects to nothing
@@ -14,6 +14,7 @@ pub fn entry(
     provider: Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
     match kind {
+        RegistryKind::Eureka(settings) => eureka::entry(name, settings, &provider),
         RegistryKind::Etcd(settings) => Ok(Box::new(etcd::Etcd::new(name, settings, &provider)?)),
         RegistryKind::Etcd2(settings) => {
             Ok(Box::new(etcd2::Etcd2::new(name, settings, &provider)?))

@@ -7,6 +7,7 @@ pub mod dns;
 mod error;
 pub mod etcd;
 pub mod etcd2;
+pub mod eureka;
 pub mod file;
 mod http_api;
 mod kinds;

@@ -16,6 +16,8 @@ mod dns_faults;
 mod embedded;
 mod etcd;
 mod etcd_faults;
+mod eureka;
+mod eureka_faults;
 mod exit;
 mod faults;
 mod file;

@@ -5,6 +5,7 @@ mod consul;
 mod dns;
 mod embedded;
 mod etcd;
+mod eureka;
 mod file;
 mod zookeeper;
 
@@ -16,6 +17,7 @@ pub use consul::Consul;
 pub use dns::{Dns, DnsRecord, Resolvers};
 pub use embedded::Embedded;
 pub use etcd::Etcd;
+pub use eureka::{Eureka, NamedBy};
 pub use file::{File, FileFormat};
 pub use zookeeper::{Digest, ZooKeeper};
 
@@ -57,6 +59,8 @@ pub enum RegistryKind {
     Dns(Dns),
     /// A file of endpoints.
     File(File),
+    /// Eureka's servers.
+    Eureka(Eureka),
 }
 
 impl RegistryKind {
@@ -65,6 +69,7 @@ impl RegistryKind {
         match self {
             Self::Embedded(_) => "embedded",
             Self::Consul(_) => "consul",
+            Self::Eureka(_) => "eureka",
             Self::File(_) => "file",
             Self::Dns(_) => "dns",
             Self::Etcd2(_) => "etcd2",
@@ -75,12 +80,7 @@ impl RegistryKind {
 
     /// Whether its catalog says which tags a service's instances have.
     fn lists_tags(&self) -> bool {
-        match self {
-            Self::Embedded(_) | Self::Consul(_) => true,
-            Self::ZooKeeper(_) | Self::Etcd(_) | Self::Etcd2(_) | Self::Dns(_) | Self::File(_) => {
-                false
-            }
-        }
+        matches!(self, Self::Embedded(_) | Self::Consul(_))
     }
 
     /// Whether it can say which services there are, as template routes need it.
@@ -125,6 +125,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
             Kind::Etcd2 => RegistryKind::Etcd2(etcd::read(table, base)),
             Kind::Dns => RegistryKind::Dns(dns::read(table)),
             Kind::File => RegistryKind::File(file::read(table, base)),
+            Kind::Eureka => RegistryKind::Eureka(eureka::read(table, base)),
             Kind::Embedded => {
                 if std::mem::replace(&mut embedded_before, true) {
                     let wrong = Wrong::new("there is an embedded registry already");
@@ -208,6 +209,7 @@ impl Registries {
 enum Kind {
     Consul,
     Embedded,
+    Eureka,
     File,
     Dns,
     Etcd2,
@@ -216,12 +218,13 @@ enum Kind {
 }
 
 fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 7] = [
+    const KINDS: [(&str, Kind); 8] = [
         ("consul", Kind::Consul),
         ("dns", Kind::Dns),
         ("embedded", Kind::Embedded),
         ("etcd", Kind::Etcd),
         ("etcd2", Kind::Etcd2),
+        ("eureka", Kind::Eureka),
         ("file", Kind::File),
         ("zookeeper", Kind::ZooKeeper),
     ];
@@ -306,9 +309,9 @@ mod tests {
         );
         assert_eq!(
             error(&format!(
-                "[registry.legacy]\nkind = \"eureka\"\nport = 1\n{ROUTE}"
+                "[registry.legacy]\nkind = \"nacos\"\nport = 1\n{ROUTE}"
             )),
-            "2:1 registry.legacy.kind: `eureka` is not known here; for now it may be `consul`, `dns`, `embedded`, `etcd`, `etcd2`, `file` or `zookeeper`"
+            "2:1 registry.legacy.kind: `nacos` is not known here; for now it may be `consul`, `dns`, `embedded`, `etcd`, `etcd2`, `eureka`, `file` or `zookeeper`"
         );
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod backend;
 pub(crate) mod consul;
 pub(crate) mod dns;
 pub(crate) mod etcd;
+pub(crate) mod eureka;
 pub(crate) mod fake_consul;
 pub(crate) mod load;
 pub(crate) mod process;

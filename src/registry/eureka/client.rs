@@ -1,0 +1,220 @@
+//! One exchange with one of a registry's Eureka servers: TLS, credentials, deadlines, limits, and
+//! which server's turn it is. Knows nothing of what the answers mean.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{ACCEPT, ETAG, IF_NONE_MATCH},
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{RequestBuilder, Url};
+use serde_json::Value;
+
+use super::fault::Fault;
+use crate::{
+    config::{self, Secret},
+    registry::{BuildError, RegistryError, http_api},
+};
+
+/// How long an answer may take, its body included.
+const EXCHANGE: Duration = Duration::from_secs(10);
+
+/// The largest answer that is read: some 80,000 instances.
+const MAX_BODY: usize = 64 << 20;
+
+/// JSON where the server has a choice.
+const FORMATS: HeaderValue = HeaderValue::from_static("application/json, application/xml;q=0.5");
+
+/// What is encoded in a path's segment: all that RFC 3986 does not call unreserved.
+const NAME: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A registry's servers, and how to talk to them.
+#[derive(Debug)]
+pub(crate) struct Client {
+    registry: String,
+    servers: Vec<Server>,
+    /// The server whose turn it is: the same until it fails, and then the next.
+    turn: AtomicUsize,
+    login: Option<(String, Secret)>,
+    http: reqwest::Client,
+}
+
+#[derive(Debug)]
+struct Server {
+    base: Url,
+    /// `base` without what may be secret in it.
+    shown: String,
+}
+
+/// What a server is asked.
+pub(crate) struct Question<'a> {
+    pub(crate) method: Method,
+    /// Below the base URL; its segments are encoded.
+    pub(crate) path: &'a [&'a str],
+    /// What need not be sent again where it is this still.
+    pub(crate) known: Option<HeaderValue>,
+    pub(crate) body: Option<&'a Value>,
+    /// What is an answer besides the 200s.
+    pub(crate) also: &'a [StatusCode],
+}
+
+/// An answer as it was asked for.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) tag: Option<HeaderValue>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Client {
+    /// A client of `[registry.NAME]`. Reads the TLS files, and connects to nothing yet.
+    pub(crate) fn new(registry: &str, settings: &config::Eureka) -> Result<Self, BuildError> {
+        let server = |address: &String| {
+            let base = http_api::base_url(registry, address)?;
+            let shown = http_api::without_credentials(&base);
+            Ok(Server { base, shown })
+        };
+        let servers: Result<Vec<_>, _> = settings.addresses.iter().map(server).collect();
+        let servers = servers?;
+        let https = servers.iter().any(|server| server.base.scheme() == "https");
+        Ok(Self {
+            registry: registry.to_owned(),
+            login: settings.login.clone(),
+            http: http_api::client(registry, https, &settings.tls)?,
+            servers,
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// The registry, and the server whose turn it is.
+    pub(crate) fn shown(&self) -> String {
+        let server = &self.servers[self.turn.load(Relaxed)];
+        format!("{} at {}", self.registry, server.shown)
+    }
+
+    /// Asks the server whose turn it is.
+    pub(crate) async fn ask(&self, question: Question<'_>) -> Result<Reply, Fault> {
+        let server = &self.servers[self.turn.load(Relaxed)];
+        tokio::time::timeout(EXCHANGE, self.exchange(server, question))
+            .await
+            .unwrap_or(Err(Fault::Silent(EXCHANGE)))
+    }
+
+    async fn exchange(&self, server: &Server, question: Question<'_>) -> Result<Reply, Fault> {
+        let url = below(&server.base, question.path);
+        let request = self.http.request(question.method, url);
+        let mut request = self.signed(request).await?.header(ACCEPT, FORMATS);
+        if let Some(tag) = question.known {
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        if let Some(body) = question.body {
+            request = request.json(body);
+        }
+        let mut answer = request.send().await.map_err(Fault::connection)?;
+        let status = answer.status();
+        if !status.is_success() && !question.also.contains(&status) {
+            return Err(Fault::Refused {
+                status,
+                retry_after: http_api::retry_after(&answer),
+                text: http_api::reason(answer).await,
+            });
+        }
+        let tag = answer.headers().get(ETAG).cloned();
+        let (body, whole) = http_api::read(&mut answer, MAX_BODY)
+            .await
+            .map_err(Fault::connection)?;
+        if !whole {
+            return Err(Fault::TooLarge(MAX_BODY));
+        }
+        Ok(Reply { status, tag, body })
+    }
+
+    /// Reads the password off the runtime's threads: a file may lie on a slow disk.
+    async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, Fault> {
+        let Some((user, password)) = self.login.clone() else {
+            return Ok(request);
+        };
+        let password = tokio::task::spawn_blocking(move || password.read())
+            .await
+            .map_err(|error| Fault::Password(error.to_string()))?
+            .map_err(Fault::Password)?;
+        Ok(request.basic_auth(user, Some(password)))
+    }
+
+    /// Notes that the server whose turn it is failed, and passes the turn on.
+    pub(crate) fn failed(&self, fault: Fault, failures: &mut Failures) {
+        let server = self.turn.load(Relaxed);
+        self.turn.store((server + 1) % self.servers.len(), Relaxed);
+        failures.0.push((server, fault));
+    }
+
+    /// One line: who, what was asked, what came back from each server, and the key to look at.
+    pub(crate) fn explain(&self, subject: &str, failures: &Failures) -> RegistryError {
+        let said: Vec<_> = failures
+            .0
+            .iter()
+            .map(|(server, fault)| {
+                format!("{} {}", self.servers[*server].shown, fault.says(subject))
+            })
+            .collect();
+        let mut message = format!("{} at {}", self.registry, said.join("; at "));
+        let faults = || failures.0.iter().map(|(_, fault)| fault);
+        if let Some(key) = faults().find_map(Fault::key) {
+            message += &format!("; check registry.{}.{key}", self.registry);
+        }
+        RegistryError {
+            message,
+            retry_after: faults().filter_map(Fault::retry_after).max(),
+        }
+    }
+}
+
+/// The URL of a path below another's. Every letter that could mean something is encoded: to a
+/// server in Java what follows a `;` is no part of a name.
+fn below(base: &Url, path: &[&str]) -> Url {
+    let mut whole = base.path().trim_end_matches('/').to_owned();
+    for segment in path {
+        whole.push('/');
+        whole.extend(utf8_percent_encode(segment, NAME));
+    }
+    let mut url = base.clone();
+    url.set_path(&whole);
+    url
+}
+
+/// What went wrong with each server that was asked.
+#[derive(Default)]
+pub(crate) struct Failures(Vec<(usize, Fault)>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_segment_whatever_is_in_it() {
+        for base in ["http://h:1/eureka", "http://h:1/eureka/"] {
+            let url = below(
+                &Url::parse(base).unwrap(),
+                &["apps", "a b;c%?#/:@", "Wä-._~"],
+            );
+            assert_eq!(
+                url.as_str(),
+                "http://h:1/eureka/apps/a%20b%3Bc%25%3F%23%2F%3A%40/W%C3%A4-._~"
+            );
+        }
+        let root = Url::parse("http://h:1").unwrap();
+        assert_eq!(below(&root, &["apps"]).as_str(), "http://h:1/apps");
+    }
+}

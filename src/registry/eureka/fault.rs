@@ -1,0 +1,85 @@
+//! What can go wrong with a question to a Eureka server, in a line that says what to do about it.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::registry::error::root_cause;
+
+/// What can go wrong with a question.
+pub(crate) enum Fault {
+    /// The password cannot be read.
+    Password(String),
+    /// No connection, or one that broke; made by [`Fault::connection`].
+    Connection(reqwest::Error),
+    /// No answer within this time.
+    Silent(Duration),
+    /// A status that is no answer to what was asked.
+    Refused {
+        status: StatusCode,
+        /// The body, in a line.
+        text: String,
+        retry_after: Option<Duration>,
+    },
+    /// It has more bytes than this.
+    TooLarge(usize),
+    /// The body is not Eureka's JSON or XML.
+    Garbage(String),
+}
+
+impl Fault {
+    /// The URL is left out of the error: it may hold credentials.
+    pub(super) fn connection(error: reqwest::Error) -> Self {
+        Self::Connection(error.without_url())
+    }
+
+    /// What happened, as the rest of a sentence about a server.
+    pub(super) fn says(&self, subject: &str) -> String {
+        match self {
+            Self::Password(error) => format!("was not asked for {subject}: {error}"),
+            Self::Connection(error) => {
+                format!("cannot be asked for {subject}: {}", root_cause(error))
+            }
+            Self::Silent(deadline) => {
+                let seconds = deadline.as_secs();
+                format!("gave no answer for {subject} within {seconds} s")
+            }
+            Self::Refused { status, text, .. } => {
+                format!("answered {} for {subject}: {text}", status.as_u16())
+            }
+            Self::TooLarge(limit) => format!("answered more than {limit} bytes for {subject}"),
+            Self::Garbage(error) => {
+                format!("answered something else than Eureka's JSON or XML for {subject}: {error}")
+            }
+        }
+    }
+
+    /// How long the server asked us to stay away.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The key of the registry's table that is likely to be wrong.
+    pub(super) fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Password(_) => Some("password"),
+            Self::Connection(error) => {
+                let cause = root_cause(error).to_lowercase();
+                let tls = ["certificate", "tls", "alert", "handshake"];
+                let tls = tls.iter().any(|word| cause.contains(word));
+                Some(if tls { "tls" } else { "address" })
+            }
+            Self::Refused { status, .. } => match *status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some("user and password"),
+                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Some("address"),
+                status if status.is_redirection() => Some("address"),
+                _ => None,
+            },
+            Self::Garbage(_) => Some("address"),
+            Self::Silent(_) | Self::TooLarge(_) => None,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Eureka, as a [`Registry`]: one question at a time over its REST API, whose answer serves every
+//! service. Owns when it is asked; what is asked is in `poll`, the exchange in `client`, its
+//! errors in `fault`, the answers in `wire`, `entry` and `applications`. Knows nothing of retrying,
+//! which [`watch`](super::watch) does for every registry.
+
+mod applications;
+mod client;
+mod entry;
+mod fault;
+mod poll;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, sleep_until},
+};
+
+use self::{applications::Services, poll::Poller};
+use super::{BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source};
+use crate::{config, instance::InstanceSet};
+
+pub(crate) use self::{
+    client::{Client, Failures, Question},
+    entry::TAGS,
+};
+
+/// Between a failure and the next question, where the interval is not shorter: each service's
+/// watcher backs off by itself, and all of them together ask no more than this.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// The longest that a server's `Retry-After` is honoured, as by the watchers.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// A registry of Eureka's.
+#[derive(Debug)]
+pub struct Eureka {
+    shared: Arc<Shared>,
+    zones: Arc<[String]>,
+}
+
+/// What all sources of a registry have in common. There is no task: whoever waits first asks, for
+/// all who wait, and while nobody waits nobody asks.
+#[derive(Debug)]
+struct Shared {
+    interval: Duration,
+    poller: Mutex<Poller>,
+    latest: watch::Sender<Latest>,
+}
+
+/// The last answer.
+#[derive(Clone, Debug)]
+struct Latest {
+    /// Counts the answers, from 1; 0 before the first.
+    number: u64,
+    /// When the next is asked for.
+    due: Instant,
+    answer: Result<Arc<Services>, RegistryError>,
+}
+
+impl Eureka {
+    /// Prepares a client for `[registry.NAME]`; reads the TLS files, and connects to nothing yet.
+    ///
+    /// # Errors
+    /// Where an address is no URL, or a TLS file cannot be read or used.
+    pub fn new(name: &str, settings: &config::Eureka) -> Result<Self, BuildError> {
+        let before = Latest {
+            number: 0,
+            due: Instant::now(),
+            answer: Err(RegistryError {
+                message: format!("{name} was not asked yet"),
+                retry_after: None,
+            }),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                interval: settings.poll,
+                poller: Mutex::new(Poller::new(name, settings)?),
+                latest: watch::Sender::new(before),
+            }),
+            zones: settings.zones.clone().into(),
+        })
+    }
+}
+
+impl Registry for Eureka {
+    fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
+        let zones = Arc::clone(&self.zones);
+        Box::new(Cursor {
+            shared: Arc::clone(&self.shared),
+            seen: 0,
+            read: move |services: &Services| services.instances(&query.name, &query.tags, &zones),
+        })
+    }
+
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
+        let zones = Arc::clone(&self.zones);
+        Some(Box::new(Cursor {
+            shared: Arc::clone(&self.shared),
+            seen: 0,
+            read: move |services: &Services| services.catalog(&zones),
+        }))
+    }
+}
+
+impl Shared {
+    /// The next answer after the one of this number, or a present one to whoever has seen none.
+    async fn after(&self, seen: &mut u64) -> Result<Arc<Services>, RegistryError> {
+        let mut latest = self.latest.subscribe();
+        let last = latest.borrow().clone();
+        // Whoever comes back after an error is not told an older one.
+        if last.number > *seen && last.answer.is_ok() && Instant::now() < last.due {
+            *seen = last.number;
+            return last.answer;
+        }
+        let answered = async {
+            // It cannot end before the registry does, which this borrows.
+            let _ = latest.wait_for(|latest| latest.number > last.number).await;
+        };
+        tokio::select! {
+            biased;
+            () = answered => {}
+            mut poller = self.poller.lock() => self.poll(&mut poller, &last).await,
+        }
+        let latest = self.latest.borrow();
+        *seen = latest.number;
+        latest.answer.clone()
+    }
+
+    /// Asks when it is time, unless somebody has since.
+    async fn poll(&self, poller: &mut Poller, last: &Latest) {
+        if self.latest.borrow().number > last.number {
+            return;
+        }
+        sleep_until(last.due).await;
+        let answer = poller.poll().await;
+        let pause = match &answer {
+            Ok(_) => self.interval,
+            Err(error) => {
+                let away = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+                self.interval.min(AFTER_FAILURE).max(away)
+            }
+        };
+        self.latest.send_replace(Latest {
+            number: last.number + 1,
+            due: Instant::now() + pause,
+            answer,
+        });
+    }
+}
+
+/// What each answer says of one thing.
+struct Cursor<R> {
+    shared: Arc<Shared>,
+    /// The number of the last answer.
+    seen: u64,
+    read: R,
+}
+
+impl<T, R> Source<T> for Cursor<R>
+where
+    R: Fn(&Services) -> T + Send + Sync + 'static,
+{
+    fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
+        Box::pin(async move {
+            let services = self.shared.after(&mut self.seen).await?;
+            Ok((self.read)(&services))
+        })
+    }
+}
