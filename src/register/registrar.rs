@@ -3,8 +3,9 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument as _;
 
 use super::Entry;
 use crate::{backoff::Backoff, registry::RegistryError};
@@ -17,19 +18,65 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const SIGN_OUT: Duration = Duration::from_secs(5);
 /// An entry that stood for this long was a good one: the next trouble begins a new row.
 const STOOD: Duration = Duration::from_secs(10);
-/// Between two log lines about one trouble.
-const LOG_PAUSE: Duration = Duration::from_secs(30);
+/// Between two log lines about one trouble: the first pause, doubled up to the last.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
 
 /// Keeps a provider signed in until it is told to [`deregister`](Self::deregister). Where it is
 /// dropped instead, the entry is left to its lease, session or TTL.
 ///
 /// go-kit's `Registrar`; unlike go-kit's it signs in again after a lost lease, an expired session
-/// or a registry that forgot.
+/// or a registry that forgot. What it logs stands in the span in which it was started.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use callboard::{
+///     config::{Embedded, RegistryKind},
+///     embedded,
+///     instance::Address,
+///     register::{self, Provider, Registrar},
+/// };
+/// use tokio_util::sync::CancellationToken;
+///
+/// // A registry, for the example: the embedded one, on a port of its own.
+/// let folder = tempfile::tempdir()?;
+/// let mut settings = Embedded {
+///     address: "127.0.0.1:0".parse()?,
+///     data: folder.path().to_owned(),
+///     token: None,
+/// };
+/// let server = embedded::Server::bind(&settings).await?;
+/// settings.address = server.address();
+/// let closing = CancellationToken::new();
+/// let served = tokio::spawn(server.run(closing.clone()));
+///
+/// // What this program is, for whoever asks there. It listens already: who signs in is called.
+/// let provider = Provider {
+///     tags: vec!["v2".to_owned()],
+///     ..Provider::new("cart", Address::new("127.0.0.1", 8080)?)
+/// };
+/// let registry = RegistryKind::Embedded(settings.clone());
+/// let registrar = Registrar::start(register::entry("embedded", &registry, provider)?);
+/// registrar.registered().await;
+///
+/// let url = format!("http://{}/v1/agent/services", settings.address);
+/// let services = reqwest::get(url).await?.text().await?;
+/// assert!(services.contains("cart-127.0.0.1:8080"));
+///
+/// // On the way out: first this, then no more requests, then the end.
+/// registrar.deregister().await?;
+/// closing.cancel();
+/// served.await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Registrar {
     standing: watch::Receiver<Standing>,
     leave: CancellationToken,
-    task: JoinHandle<Result<(), RegistryError>>,
+    /// Who lets go of a registrar wants its entry to lapse.
+    task: AbortOnDropHandle<Result<(), RegistryError>>,
 }
 
 /// How a provider's entry stands.
@@ -42,15 +89,15 @@ pub enum Standing {
 }
 
 impl Registrar {
-    /// Begins to sign in. Must be called in a tokio runtime.
+    /// Begins to sign in, and goes on in the background. Must be called in a tokio runtime.
     pub fn start(entry: Box<dyn Entry>) -> Self {
         let (told, standing) = watch::channel(Standing::Out(None));
         let leave = CancellationToken::new();
-        let task = tokio::spawn(run(entry, told, leave.clone()));
+        let task = tokio::spawn(run(entry, told, leave.clone()).in_current_span());
         Self {
             standing,
             leave,
-            task,
+            task: AbortOnDropHandle::new(task),
         }
     }
 
@@ -105,24 +152,30 @@ async fn run(
 
 async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>) -> std::convert::Infallible {
     let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
-    let mut next_line = Instant::now();
+    let (mut next_line, mut pause) = (Instant::now(), LOG_PAUSE);
+    let mut said_in = false;
     loop {
         let error = match guarded(entry.sign_in()).await {
             Ok(()) => {
                 told.send_replace(Standing::In);
-                tracing::info!("signed in");
+                // A registry that forgets again and again does not fill the log either.
+                if !std::mem::replace(&mut said_in, true) {
+                    tracing::info!("signed in");
+                }
                 let began = Instant::now();
                 let kept = guarded(entry.keep().map(Ok)).await;
                 if began.elapsed() >= STOOD {
                     backoff.reset();
-                    next_line = Instant::now();
+                    (next_line, pause) = (Instant::now(), LOG_PAUSE);
                 }
                 kept.unwrap_or_else(|error| error)
             }
             Err(error) => error,
         };
         if Instant::now() >= next_line {
-            next_line = Instant::now() + LOG_PAUSE;
+            next_line = Instant::now() + pause;
+            pause = (pause * 2).min(MAX_LOG_PAUSE);
+            said_in = false;
             tracing::warn!(error = %error, "not signed in; trying again");
         }
         told.send_replace(Standing::Out(Some(error.message)));
@@ -224,6 +277,16 @@ mod tests {
         assert_eq!(*registrar.standing().borrow(), Standing::In);
         registrar.deregister().await.unwrap();
         assert_eq!(script.asked.lock().unwrap().last(), Some(&"out"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_dropped_leaves_its_entry_alone() {
+        let script = script(&[Some(1); 60]);
+        let registrar = Registrar::start(Box::new(script.clone()));
+        registrar.registered().await;
+        drop(registrar);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(*script.asked.lock().unwrap(), ["in"]);
     }
 
     #[tokio::test(start_paused = true)]
