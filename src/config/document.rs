@@ -95,6 +95,7 @@ fn config(top: &mut Table<'_>, base: &Path) -> Config {
         }),
         listeners,
         admin,
+        default_registry: registries.default().cloned(),
         registries: registries.into_map(),
         routes,
         defaults,
