@@ -16,6 +16,7 @@ mod faults;
 mod health;
 mod http;
 mod provider;
+mod register;
 mod serving;
 mod structure;
 mod support;
