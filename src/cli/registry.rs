@@ -11,7 +11,7 @@ use crate::config::{Config, Log, RegistryKind};
 const ROUTE: &str = "[[route]]\nservice = \"any\"\n";
 
 /// Where Consul's own tools look for a token.
-const CONSUL_TOKEN: &str = "CONSUL_HTTP_TOKEN";
+pub(super) const CONSUL_TOKEN: &str = "CONSUL_HTTP_TOKEN";
 
 /// A registry, and the log that goes with it.
 #[derive(Debug)]

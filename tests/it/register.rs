@@ -261,6 +261,7 @@ async fn its_status_is_its_commands() {
     ] {
         let mut cart = cart(&registry, &port, &["--", "sh", "-c", script]);
         assert_eq!(cart.ended().await.code(), Some(status), "{script}");
+        cart.until_said("somebody is at 127.0.0.1").await;
         until_none_is_left(&registry).await;
     }
 }

@@ -76,10 +76,10 @@ impl Command {
         let signals = Signals::take(ENDING.into_iter().chain(OTHERS))?;
         let (program, arguments) = words.split_first().expect("a command has a first word");
         let name = program.display().to_string();
-        let port = port.to_string();
+        let text = port.to_string();
         let child = tokio::process::Command::new(program)
             .args(arguments)
-            .envs([("PORT", &port), ("CALLBOARD_PORT", &port)])
+            .envs([("PORT", &text), ("CALLBOARD_PORT", &text)])
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start `{name}`"))?;

@@ -6,7 +6,12 @@ mod command;
 mod probe;
 
 use std::{
-    ffi::OsString, io::stderr, net::Ipv4Addr, path::PathBuf, process::ExitCode, time::Duration,
+    ffi::OsString,
+    io::stderr,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{ExitCode, ExitStatus},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -31,6 +36,9 @@ use crate::{
     instance::{Address, MAX_WEIGHT},
     register::{self, Check, Layout, Provider, Registrar},
 };
+
+/// How long it is looked, before a command is started, whether its place is taken.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// How long a command that was not healthy in time may take to end.
 const END: Duration = Duration::from_secs(10);
@@ -155,6 +163,11 @@ async fn run(args: Register, chosen: Chosen) -> anyhow::Result<ExitCode> {
         let probe = (args.check != CheckOf::Ttl).then_some(probe);
         return alone(probe, args.start_timeout, sign_in).await;
     }
+    if probe.passes_within(GLANCE).await.is_ok() {
+        tracing::warn!(
+            "somebody is at {address} already: it may not be the command that is called"
+        );
+    }
     let command = Command::start(&args.command, address.port())?;
     with_command(command, &args, &probe, sign_in).await
 }
@@ -168,7 +181,9 @@ async fn alone(
     let mut signals = Signals::take(ENDING.into_iter().chain([Signal::SIGHUP]))?;
     if let Some(probe) = probe {
         tokio::select! {
-            healthy = probe.passes_within(limit) => healthy.map_err(|reason| unhealthy(limit, &reason))?,
+            healthy = probe.passes_within(limit) => {
+                healthy.map_err(|reason| unhealthy(limit, &reason))?;
+            }
             _ = signals.next() => return Ok(ExitCode::SUCCESS),
         }
     }
@@ -211,13 +226,24 @@ async fn with_command(
         },
     }
     let registrar = sign_in();
-    let signal = match command.next().await? {
+    let status = match command.next().await? {
         Event::Ended(status) => {
             sign_out(registrar).await;
-            return Ok(exit_code(status));
+            status
         }
-        Event::Told(signal) => signal,
+        Event::Told(signal) => leave(&mut command, registrar, signal, args.drain).await?,
     };
+    Ok(exit_code(status))
+}
+
+/// Signs the command out, and only then passes on the signal that ends it; a second signal does
+/// not wait for that.
+async fn leave(
+    command: &mut Command,
+    registrar: Registrar,
+    signal: Signal,
+    drain: Duration,
+) -> anyhow::Result<ExitStatus> {
     let signed_out = CancellationToken::new();
     let leaving = async {
         sign_out(registrar).await;
@@ -227,7 +253,7 @@ async fn with_command(
         // Until those who watch the registry know, it goes on serving.
         let drained = async {
             signed_out.cancelled().await;
-            sleep(args.drain).await;
+            sleep(drain).await;
         };
         let signal = tokio::select! {
             () = drained => signal,
@@ -239,8 +265,7 @@ async fn with_command(
         command.send(signal);
         command.end().await
     };
-    let ((), status) = tokio::join!(leaving, ending);
-    status.map(exit_code)
+    tokio::join!(leaving, ending).1
 }
 
 async fn sign_out(registrar: Registrar) {
