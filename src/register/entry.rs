@@ -8,6 +8,7 @@ use crate::registry::RegistryError;
 /// and the order of things are written once, in [`Registrar`](super::Registrar).
 pub trait Entry: Send + 'static {
     /// Writes the entry. Done again after whatever went wrong, also where it may stand already.
+    /// Has a deadline: it is not broken off, since it might take effect after the signing out.
     fn sign_in(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
 
     /// Keeps a written entry (its lease, session, TTL or heartbeat) for as long as it stands, and

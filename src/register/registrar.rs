@@ -135,26 +135,32 @@ async fn run(
     told: watch::Sender<Standing>,
     leave: CancellationToken,
 ) -> Result<(), RegistryError> {
-    tokio::select! {
-        () = leave.cancelled() => {}
-        never = stay(&mut *entry, &told) => match never {},
-    }
-    let signed_out = guarded(entry.sign_out());
-    let signed_out = tokio::time::timeout(SIGN_OUT, signed_out).await;
-    told.send_replace(Standing::Out(None));
-    signed_out.unwrap_or_else(|_| {
-        Err(RegistryError {
+    let signed_out = async {
+        stay(&mut *entry, &told, &leave).await;
+        guarded(entry.sign_out()).await
+    };
+    let too_late = async {
+        leave.cancelled().await;
+        tokio::time::sleep(SIGN_OUT).await;
+    };
+    let signed_out = tokio::select! {
+        signed_out = signed_out => signed_out,
+        () = too_late => Err(RegistryError {
             message: format!("signing out took more than {} s", SIGN_OUT.as_secs()),
             retry_after: None,
-        })
-    })
+        }),
+    };
+    told.send_replace(Standing::Out(None));
+    signed_out
 }
 
-async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>) -> std::convert::Infallible {
+/// Signs in again and again until it is time to leave.
+async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &CancellationToken) {
     let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
     let (mut next_line, mut pause) = (Instant::now(), LOG_PAUSE);
     let mut said_in = false;
     loop {
+        // Never broken off: it might reach the registry after the signing out.
         let error = match guarded(entry.sign_in()).await {
             Ok(()) => {
                 told.send_replace(Standing::In);
@@ -163,7 +169,10 @@ async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>) -> std::con
                     tracing::info!("signed in");
                 }
                 let began = Instant::now();
-                let kept = guarded(entry.keep().map(Ok)).await;
+                let keeping = guarded(entry.keep().map(Ok));
+                let Some(kept) = leave.run_until_cancelled(keeping).await else {
+                    return;
+                };
                 if began.elapsed() >= STOOD {
                     backoff.reset();
                     (next_line, pause) = (Instant::now(), LOG_PAUSE);
@@ -180,7 +189,10 @@ async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>) -> std::con
         }
         told.send_replace(Standing::Out(Some(error.message)));
         let away = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        tokio::time::sleep(backoff.delay() + away).await;
+        let pause = tokio::time::sleep(backoff.delay() + away);
+        if leave.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -216,6 +228,8 @@ mod tests {
         /// How long each entry stands; `None` where signing in fails.
         stands: Arc<Mutex<VecDeque<Option<Duration>>>>,
         asked: Arc<Mutex<Vec<&'static str>>>,
+        /// How long the registry takes to write it.
+        slow: Duration,
     }
 
     fn error() -> RegistryError {
@@ -235,6 +249,10 @@ mod tests {
                 if fails {
                     self.stands.lock().unwrap().pop_front();
                     return Err(error());
+                }
+                if !self.slow.is_zero() {
+                    tokio::time::sleep(self.slow).await;
+                    self.asked.lock().unwrap().push("written");
                 }
                 Ok(())
             })
@@ -277,6 +295,23 @@ mod tests {
         assert_eq!(*registrar.standing().borrow(), Standing::In);
         registrar.deregister().await.unwrap();
         assert_eq!(script.asked.lock().unwrap().last(), Some(&"out"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_while_it_signs_in_lets_that_come_to_its_end_first() {
+        for (seconds, asked) in [(4, &["in", "written", "out"][..]), (6, &["in"])] {
+            let script = Script {
+                slow: Duration::from_secs(seconds),
+                ..script(&[])
+            };
+            let registrar = Registrar::start(Box::new(script.clone()));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let began = Instant::now();
+            let gone = registrar.deregister().await;
+            assert_eq!(*script.asked.lock().unwrap(), asked);
+            assert_eq!(gone.is_ok(), asked.ends_with(&["out"]));
+            assert!(began.elapsed() < SIGN_OUT + Duration::from_millis(10));
+        }
     }
 
     #[tokio::test(start_paused = true)]
