@@ -2,7 +2,7 @@
 //! registry, and leaves before it ends.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use crate::support::{
     consul::Consul,
     eventually,
     fake_consul::{Answer, FakeConsul},
-    load::{Ledger, Load},
+    load::{Ledger, Load, Report},
     proxy::{Proxy, instance},
     registered::Registered,
     server,
@@ -51,6 +51,11 @@ async fn until_one_is(registry: &str, wanted: &str) -> Value {
 async fn until_none_is_left(registry: &str) {
     let ask = async || carts(registry).await;
     eventually("no cart is registered", ask, Vec::is_empty).await;
+}
+
+/// A pause takes a moment to begin. Who says nothing names no cart.
+async fn until_nothing_is_said(registry: &str) {
+    until_none_is_left(registry).await;
 }
 
 fn port(cart: &Value) -> u64 {
@@ -169,6 +174,7 @@ async fn an_agent_that_says_nothing_for_a_while_holds_up_nothing() {
     until_one_is(&consul.url(), "passing").await;
     assert!(back.elapsed() < AGAIN, "{:?}", back.elapsed());
     consul.pause();
+    until_nothing_is_said(&consul.url()).await;
     cart.send(Signal::SIGTERM);
     let status = cart.ended().await;
     consul.resume();
@@ -212,23 +218,22 @@ async fn leaves_without_losing_a_request(proxy: &Proxy, registry: &str) {
     let mut stays = Registered::serving(&args, &ledger);
     // A service that nobody has asked for is not watched.
     proxy.until_served("/cart/7").await;
-    let first = SocketAddr::from(([127, 0, 0, 1], u16::try_from(first).unwrap()));
     let both = async || proxy.service("cart").await["endpoints"].clone();
     let two = |endpoints: &Value| endpoints.as_array().is_some_and(|all| all.len() == 2);
     eventually("both are known", both, two).await;
     let load = Load::start(proxy.address(), "/cart", 200).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     leaves.send(Signal::SIGTERM);
-    assert_eq!(leaves.ended().await.code(), Some(128 + 15));
+    assert_eq!(leaves.gone().await.code(), Some(128 + 15));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let report = load.stop(&ledger).await;
-    report.assert_flawless("a provider is told to end", 500);
+    let outcomes = load.end().await;
     assert!(!stays.has_ended());
-    let left = carts(registry).await;
-    assert!(
-        left.len() == 1 && port(&left[0]) != u64::from(first.port()),
-        "{left:?}"
-    );
+    let left = until_one_is(registry, "passing").await;
+    assert_ne!(port(&left), first);
+    stays.send(Signal::SIGTERM);
+    stays.gone().await;
+    let report = Report::new(outcomes, &ledger);
+    report.assert_flawless("a provider is told to end", 500);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

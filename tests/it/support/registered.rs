@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use nix::{
@@ -24,6 +24,7 @@ use super::{
 pub(crate) struct Registered {
     child: Child,
     said: Arc<Mutex<String>>,
+    listening: Vec<JoinHandle<()>>,
     tie: Option<ChildStdin>,
     /// Where it runs: there is no proxy.toml but what a test puts there.
     _folder: TempDir,
@@ -68,9 +69,12 @@ impl Registered {
                 ledger.note(id);
             }
         };
-        listen(child.stdout.take().unwrap(), &said, note);
-        listen(child.stderr.take().unwrap(), &said, |_| {});
+        let listening = vec![
+            listen(child.stdout.take().unwrap(), &said, note),
+            listen(child.stderr.take().unwrap(), &said, |_| {}),
+        ];
         Self {
+            listening,
             tie: child.stdin.take(),
             child,
             said,
@@ -101,6 +105,15 @@ impl Registered {
             .unwrap()
     }
 
+    /// Waits for its end and that of its command. All that this has processed is noted then.
+    pub(crate) async fn gone(&mut self) -> ExitStatus {
+        let status = self.ended().await;
+        for listening in self.listening.drain(..) {
+            listening.join().unwrap();
+        }
+        status
+    }
+
     /// Ends what its command can read.
     pub(crate) fn close_input(&mut self) {
         self.tie = None;
@@ -126,7 +139,7 @@ fn listen(
     output: impl Read + Send + 'static,
     said: &Arc<Mutex<String>>,
     note: impl Fn(&str) + Send + 'static,
-) {
+) -> JoinHandle<()> {
     let said = Arc::clone(said);
     // It ends with the last process that can write there.
     thread::spawn(move || {
@@ -136,5 +149,5 @@ fn listen(
             said.push_str(&line);
             said.push('\n');
         }
-    });
+    })
 }
