@@ -1,6 +1,6 @@
 //! Where the log goes and how its lines look.
 
-use std::io::{IsTerminal, stdout};
+use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -12,24 +12,27 @@ use crate::config::{Log, LogFormat};
 /// it in `log.level` stands before this.
 const QUIET: &str = "zookeeper_client=off";
 
-/// Sends the log to stdout from now on. What is still in the buffer is written when the guard
+/// Sends the log there from now on. What is still in the buffer is written when the guard
 /// goes, so it is kept until the process ends.
 ///
 /// # Errors
 /// Where there is a log already.
-pub(super) fn start(log: &Log) -> anyhow::Result<WorkerGuard> {
-    let terminal = stdout().is_terminal();
+pub(super) fn start(
+    log: &Log,
+    out: impl Write + IsTerminal + Send + 'static,
+) -> anyhow::Result<WorkerGuard> {
+    let terminal = out.is_terminal();
     let json = match log.format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    // Lines go through a buffer to a thread of their own: a stdout that nobody reads loses lines,
+    // Lines go through a buffer to a thread of their own: one that nobody reads loses lines,
     // but never holds up a request.
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("log")
-        .finish(stdout());
+        .finish(out);
     let lines = fmt::layer().with_writer(writer);
     let lines = if json {
         lines.json().flatten_event(true).boxed()

@@ -3,8 +3,11 @@
 mod check;
 mod config_file;
 mod demo;
+mod duration;
 mod health;
 mod logging;
+mod register;
+mod registry;
 mod run;
 
 use std::process::ExitCode;
@@ -32,6 +35,8 @@ enum Command {
     Check(check::Check),
     /// Ask whether a proxy on this machine is alive: the status says so
     Health(health::Health),
+    /// Keep a provider signed in at a registry, and run the command that is it
+    Register(Box<register::Register>),
     /// Show it all on this machine: the proxy, a registry, five providers and a steady load
     Demo(demo::Demo),
     /// One of the demo's providers
@@ -40,13 +45,14 @@ enum Command {
 }
 
 /// Does what the command line says. The status is 0 where all went well, 1 where it did not, and
-/// 2 where the command line is wrong.
+/// 2 where the command line is wrong; that of a command which `register` ran is the command's own.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(file) => run::run(&file.config),
         Command::Check(check) => check::check(&check),
         Command::Health(health) => health::health(&health),
+        Command::Register(register) => register::register(*register),
         Command::Demo(demo) => demo::demo(demo),
         Command::Provider(provider) => demo::provide(provider),
     };

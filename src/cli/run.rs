@@ -1,6 +1,6 @@
 //! `callboard run`: the configuration, the log, and then the proxy until it ends.
 
-use std::{path::Path, process::ExitCode};
+use std::{io::stdout, path::Path, process::ExitCode};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,7 +15,7 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let _flushed_at_exit = logging::start(&config.log)?;
+    let _flushed_at_exit = logging::start(&config.log, stdout())?;
     serve(config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -95,6 +95,9 @@ fn config(top: &mut Table<'_>, base: &Path) -> Config {
         }),
         listeners,
         admin,
+        default_registry: default
+            .as_ref()
+            .and_then(|origin| origin.registries().first().cloned()),
         registries: registries.into_map(),
         routes,
         defaults,

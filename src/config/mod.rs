@@ -49,6 +49,8 @@ pub struct Config {
     pub admin: Admin,
     /// By name; at least one.
     pub registries: BTreeMap<Arc<str>, Registry>,
+    /// A key of `registries`: the one that is meant where none is named, if there can be no doubt.
+    pub default_registry: Option<Arc<str>>,
     /// In the order of the file.
     pub routes: Vec<Route>,
     /// What a service has where `services` does not name it.
@@ -300,4 +302,15 @@ pub struct Guard {
     pub share: f64,
     /// How long endpoints that still answer are kept.
     pub hold: Duration,
+}
+
+/// Reads a duration as the file has it (`500ms`, `30s`, `1m30s`); it may be nothing.
+///
+/// # Errors
+/// What is wrong with the text, in a line.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    value::duration(text, value::Zero::Allowed).map_err(|wrong| match wrong.suggestion {
+        Some(suggestion) => format!("{}; {suggestion}", wrong.message),
+        None => wrong.message,
+    })
 }

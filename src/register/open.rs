@@ -1,7 +1,10 @@
 //! Which code signs in at which kind of registry.
 
-use super::{Entry, Provider, etcd, etcd2, eureka, zookeeper};
-use crate::{config::RegistryKind, registry::BuildError};
+use super::{Entry, Provider, consul, etcd, etcd2, eureka, zookeeper};
+use crate::{
+    config::RegistryKind,
+    registry::{BuildError, consul::of_embedded},
+};
 
 /// The entry of a provider in the registry that `[registry.NAME]` describes. Connects to nothing
 /// yet.
@@ -36,9 +39,12 @@ pub fn entry(
                 file.path.display()
             ),
         }),
-        RegistryKind::Consul(_) | RegistryKind::Embedded(_) => Err(BuildError::Unsuited {
-            registry: name.to_owned(),
-            reason: "nobody can sign in there yet".to_owned(),
-        }),
+        RegistryKind::Consul(settings) => {
+            Ok(Box::new(consul::Entry::new(name, settings, provider)?))
+        }
+        RegistryKind::Embedded(settings) => {
+            let settings = of_embedded(settings);
+            Ok(Box::new(consul::Entry::new(name, &settings, provider)?))
+        }
     }
 }

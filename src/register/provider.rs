@@ -27,6 +27,24 @@ pub struct Provider {
     pub layout: Layout,
 }
 
+impl Provider {
+    /// An instance of `service` that is called at `address`, without TLS, tags or metadata; its id
+    /// is made of the two. Ten seconds without a sign of life and it is taken to be gone.
+    pub fn new(service: &str, address: Address) -> Self {
+        Self {
+            service: service.to_owned(),
+            id: format!("{service}-{address}"),
+            address,
+            tls: false,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            weight: 1,
+            check: Check::Ttl(Duration::from_secs(10)),
+            layout: Layout::default(),
+        }
+    }
+}
+
 /// How a registry finds out that a provider is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {

@@ -5,6 +5,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures_util::FutureExt as _;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument as _;
 
 use super::Entry;
 use crate::{backoff::Backoff, registry::RegistryError};
@@ -17,14 +18,59 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const SIGN_OUT: Duration = Duration::from_secs(5);
 /// An entry that stood for this long was a good one: the next trouble begins a new row.
 const STOOD: Duration = Duration::from_secs(10);
-/// Between two log lines about one trouble.
-const LOG_PAUSE: Duration = Duration::from_secs(30);
+/// Between two log lines about one trouble: the first pause, doubled up to the last.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
 
 /// Keeps a provider signed in until it is told to [`deregister`](Self::deregister). Where it is
 /// dropped instead, the entry is left to its lease, session or TTL.
 ///
 /// go-kit's `Registrar`; unlike go-kit's it signs in again after a lost lease, an expired session
-/// or a registry that forgot.
+/// or a registry that forgot. What it logs stands in the span in which it was started.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use callboard::{
+///     config::{Embedded, RegistryKind},
+///     embedded,
+///     instance::Address,
+///     register::{self, Provider, Registrar},
+/// };
+/// use tokio_util::sync::CancellationToken;
+///
+/// // A registry, for the example: the embedded one, on a port of its own.
+/// let folder = tempfile::tempdir()?;
+/// let mut settings = Embedded {
+///     address: "127.0.0.1:0".parse()?,
+///     data: folder.path().to_owned(),
+///     token: None,
+/// };
+/// let server = embedded::Server::bind(&settings).await?;
+/// settings.address = server.address();
+/// let closing = CancellationToken::new();
+/// let served = tokio::spawn(server.run(closing.clone()));
+///
+/// // What this program is, for whoever asks there. It listens already: who signs in is called.
+/// let provider = Provider {
+///     tags: vec!["v2".to_owned()],
+///     ..Provider::new("cart", Address::new("127.0.0.1", 8080)?)
+/// };
+/// let registry = RegistryKind::Embedded(settings.clone());
+/// let registrar = Registrar::start(register::entry("embedded", &registry, provider)?);
+/// registrar.registered().await;
+///
+/// let url = format!("http://{}/v1/agent/services", settings.address);
+/// let services = reqwest::get(url).await?.text().await?;
+/// assert!(services.contains("cart-127.0.0.1:8080"));
+///
+/// // On the way out: first this, then no more requests, then the end.
+/// registrar.deregister().await?;
+/// closing.cancel();
+/// served.await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Registrar {
     standing: watch::Receiver<Standing>,
@@ -43,11 +89,11 @@ pub enum Standing {
 }
 
 impl Registrar {
-    /// Begins to sign in. Must be called in a tokio runtime.
+    /// Begins to sign in, and goes on in the background. Must be called in a tokio runtime.
     pub fn start(entry: Box<dyn Entry>) -> Self {
         let (told, standing) = watch::channel(Standing::Out(None));
         let leave = CancellationToken::new();
-        let task = tokio::spawn(run(entry, told, leave.clone()));
+        let task = tokio::spawn(run(entry, told, leave.clone()).in_current_span());
         Self {
             standing,
             leave,
@@ -89,46 +135,64 @@ async fn run(
     told: watch::Sender<Standing>,
     leave: CancellationToken,
 ) -> Result<(), RegistryError> {
-    tokio::select! {
-        () = leave.cancelled() => {}
-        never = stay(&mut *entry, &told) => match never {},
-    }
-    let signed_out = guarded(entry.sign_out());
-    let signed_out = tokio::time::timeout(SIGN_OUT, signed_out).await;
-    told.send_replace(Standing::Out(None));
-    signed_out.unwrap_or_else(|_| {
-        Err(RegistryError {
+    let signed_out = async {
+        stay(&mut *entry, &told, &leave).await;
+        guarded(entry.sign_out()).await
+    };
+    let too_late = async {
+        leave.cancelled().await;
+        tokio::time::sleep(SIGN_OUT).await;
+    };
+    let signed_out = tokio::select! {
+        signed_out = signed_out => signed_out,
+        () = too_late => Err(RegistryError {
             message: format!("signing out took more than {} s", SIGN_OUT.as_secs()),
             retry_after: None,
-        })
-    })
+        }),
+    };
+    told.send_replace(Standing::Out(None));
+    signed_out
 }
 
-async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>) -> std::convert::Infallible {
+/// Signs in again and again until it is time to leave.
+async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &CancellationToken) {
     let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
-    let mut next_line = Instant::now();
+    let (mut next_line, mut pause) = (Instant::now(), LOG_PAUSE);
+    let mut said_in = false;
     loop {
+        // Never broken off: it might reach the registry after the signing out.
         let error = match guarded(entry.sign_in()).await {
             Ok(()) => {
                 told.send_replace(Standing::In);
-                tracing::info!("signed in");
+                // A registry that forgets again and again does not fill the log either.
+                if !std::mem::replace(&mut said_in, true) {
+                    tracing::info!("signed in");
+                }
                 let began = Instant::now();
-                let kept = guarded(entry.keep().map(Ok)).await;
+                let keeping = guarded(entry.keep().map(Ok));
+                let Some(kept) = leave.run_until_cancelled(keeping).await else {
+                    return;
+                };
                 if began.elapsed() >= STOOD {
                     backoff.reset();
-                    next_line = Instant::now();
+                    (next_line, pause) = (Instant::now(), LOG_PAUSE);
                 }
                 kept.unwrap_or_else(|error| error)
             }
             Err(error) => error,
         };
         if Instant::now() >= next_line {
-            next_line = Instant::now() + LOG_PAUSE;
+            next_line = Instant::now() + pause;
+            pause = (pause * 2).min(MAX_LOG_PAUSE);
+            said_in = false;
             tracing::warn!(error = %error, "not signed in; trying again");
         }
         told.send_replace(Standing::Out(Some(error.message)));
         let away = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        tokio::time::sleep(backoff.delay() + away).await;
+        let pause = tokio::time::sleep(backoff.delay() + away);
+        if leave.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -164,6 +228,8 @@ mod tests {
         /// How long each entry stands; `None` where signing in fails.
         stands: Arc<Mutex<VecDeque<Option<Duration>>>>,
         asked: Arc<Mutex<Vec<&'static str>>>,
+        /// How long the registry takes to write it.
+        slow: Duration,
     }
 
     fn error() -> RegistryError {
@@ -183,6 +249,10 @@ mod tests {
                 if fails {
                     self.stands.lock().unwrap().pop_front();
                     return Err(error());
+                }
+                if !self.slow.is_zero() {
+                    tokio::time::sleep(self.slow).await;
+                    self.asked.lock().unwrap().push("written");
                 }
                 Ok(())
             })
@@ -225,6 +295,33 @@ mod tests {
         assert_eq!(*registrar.standing().borrow(), Standing::In);
         registrar.deregister().await.unwrap();
         assert_eq!(script.asked.lock().unwrap().last(), Some(&"out"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_while_it_signs_in_lets_that_come_to_its_end_first() {
+        for (seconds, asked) in [(4, &["in", "written", "out"][..]), (6, &["in"])] {
+            let script = Script {
+                slow: Duration::from_secs(seconds),
+                ..script(&[])
+            };
+            let registrar = Registrar::start(Box::new(script.clone()));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let began = Instant::now();
+            let gone = registrar.deregister().await;
+            assert_eq!(*script.asked.lock().unwrap(), asked);
+            assert_eq!(gone.is_ok(), asked.ends_with(&["out"]));
+            assert!(began.elapsed() < SIGN_OUT + Duration::from_millis(10));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_dropped_leaves_its_entry_alone() {
+        let script = script(&[Some(1); 60]);
+        let registrar = Registrar::start(Box::new(script.clone()));
+        registrar.registered().await;
+        drop(registrar);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(*script.asked.lock().unwrap(), ["in"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ mod file;
 mod health;
 mod http;
 mod provider;
+mod register;
 mod serving;
 mod structure;
 mod support;

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use axum::{
     Json, Router,
     extract::{Path, State},
     http::StatusCode,
-    routing::put,
+    routing::{get, put},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -31,18 +32,23 @@ enum Told {
 }
 
 async fn registry() -> (SocketAddr, UnboundedReceiver<Told>) {
-    type Ear = State<UnboundedSender<Told>>;
-    let register = |State(ear): Ear, Json(body): Json<Value>| async move {
+    type Ear = State<(UnboundedSender<Told>, Arc<Mutex<Value>>)>;
+    let register = |State((ear, entry)): Ear, Json(body): Json<Value>| async move {
+        *entry.lock().unwrap() = json!({
+            "Service": body["Name"], "Address": body["Address"], "Port": body["Port"],
+        });
         ear.send(Told::Register(body)).unwrap();
     };
-    let deregister = |State(ear): Ear, Path(id): Path<String>| async move {
+    let look = |State((_, entry)): Ear| async move { Json(entry.lock().unwrap().clone()) };
+    let deregister = |State((ear, _)): Ear, Path(id): Path<String>| async move {
         ear.send(Told::Deregister(id)).unwrap();
     };
     let (ear, told) = unbounded_channel();
     let router = Router::new()
         .route("/v1/agent/service/register", put(register))
+        .route("/v1/agent/service/{id}", get(look))
         .route("/v1/agent/service/deregister/{id}", put(deregister))
-        .with_state(ear);
+        .with_state((ear, Arc::default()));
     (serve(router).await, told)
 }
 

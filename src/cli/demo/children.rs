@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{cast::CAST, provider};
+use crate::cli::registry::CONSUL_TOKEN;
 
 /// A provider that takes longer to start and register has failed.
 const START: Duration = Duration::from_secs(10);
@@ -191,6 +192,8 @@ async fn start(
     let mut process = Command::new(program)
         .args(["provider", "--tied", "--name", service, "--id", id])
         .args(["--registry", &format!("http://{registry}")])
+        // Its registry asks for none, and is no place for one that is meant for Consul.
+        .env_remove(CONSUL_TOKEN)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -26,6 +26,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::duration;
+
 use self::{
     cast::CAST,
     children::Children,
@@ -50,7 +52,7 @@ pub(super) use provider::Provider;
 #[derive(Args)]
 pub(super) struct Demo {
     /// Go through add, drain and kill unattended in this time, as "20s"; fail if a request fails
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration::wait)]
     lasting: Option<Duration>,
 
     /// Requests a second
@@ -194,37 +196,4 @@ async fn signals(stop: &CancellationToken) -> anyhow::Result<()> {
     stop.cancel();
     next().await;
     bail!("ended by a second signal")
-}
-
-/// A whole number with its unit: `500ms`, `20s`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || String::from("write a whole number with its unit, such as 20s or 2m");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    number
-        .parse::<u32>()
-        .map(|number| Duration::from_millis(u64::from(number) * unit))
-        .map_err(|_| wrong())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_needs_a_number_and_a_unit() {
-        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "20", "s", "1.5s", "-1s", "20 s", "99999999999s"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! One provider of the demo, as a deployment of any service would be: it listens, signs in at the
-//! registry over its HTTP API, answers, and on SIGTERM signs out before it closes. Knows nothing
-//! of the proxy.
+//! registry, answers, and on SIGTERM signs out before it closes. Knows nothing of the proxy.
 
 use std::{
     convert::Infallible,
@@ -11,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -20,8 +19,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use reqwest::Url;
-use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -29,8 +26,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A registry that takes longer is away.
-const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::{
+    cli::registry,
+    instance::Address,
+    register::{self, Check},
+};
+
+/// How often the registry asks whether it is well.
+const PROBED: Duration = Duration::from_secs(1);
 
 /// Nobody has connected for this long after the sign-out: the accept queue is empty, and who
 /// watches the registry knows.
@@ -46,13 +49,13 @@ pub(in crate::cli) struct Provider {
     #[arg(long)]
     name: String,
 
-    /// Its id at the registry; the name and the port where it is left out
+    /// Its id at the registry; the name and the address where it is left out
     #[arg(long)]
     id: Option<String>,
 
-    /// The registry's base URL
+    /// The registry's URL
     #[arg(long)]
-    registry: Url,
+    registry: String,
 
     /// Where it listens on 127.0.0.1; 0 takes a free port
     #[arg(long, default_value_t = 0)]
@@ -79,14 +82,25 @@ impl Provider {
             .await
             .with_context(|| format!("cannot listen on 127.0.0.1:{}", self.port))?;
         let address = listener.local_addr()?;
-        let id = self
-            .id
-            .unwrap_or_else(|| format!("{}-{}", self.name, address.port()));
-        let registry = Registry::new(self.registry)?;
+        let usual = register::Provider::new(
+            &self.name,
+            Address::new(&address.ip().to_string(), address.port().into())?,
+        );
+        let id = self.id.unwrap_or_else(|| usual.id.clone());
+        let provider = register::Provider {
+            id: id.clone(),
+            check: Check::Http {
+                url: format!("http://{address}/health"),
+                interval: PROBED,
+            },
+            ..usual
+        };
+        let registry = registry::choose(Some(&self.registry), None)?;
+        let mut entry = register::entry(&registry.name, &registry.kind, provider)?;
 
         let leaving = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, id.clone(), leaving.clone()));
-        registry.register(&self.name, &id, address).await?;
+        entry.sign_in().await?;
         writeln!(io::stdout(), "{}", ready_line(&id, address))?;
 
         tokio::select! {
@@ -94,8 +108,8 @@ impl Provider {
             _ = interrupt.recv() => {}
         }
         // It goes on accepting until the registry knows: until then it is sent requests.
-        if let Err(error) = registry.deregister(&id).await {
-            eprintln!("{id}: {error:#}");
+        if let Err(error) = entry.sign_out().await {
+            eprintln!("{id}: {error}");
         }
         leaving.cancel();
         serving.await.context("the server ended badly")
@@ -109,66 +123,6 @@ fn ready_line(id: &str, address: SocketAddr) -> String {
 /// The address in the line that a provider prints when it is registered.
 pub(super) fn address_of(ready_line: &str) -> Option<SocketAddr> {
     ready_line.trim_end().rsplit(' ').next()?.parse().ok()
-}
-
-struct Registry {
-    base: Url,
-    client: reqwest::Client,
-}
-
-impl Registry {
-    fn new(base: Url) -> anyhow::Result<Self> {
-        if base.cannot_be_a_base() {
-            bail!("`{base}` is not the base URL of a registry");
-        }
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(REGISTRY_TIMEOUT)
-            .build()?;
-        Ok(Self { base, client })
-    }
-
-    /// It listens already, so it says that it is passing rather than wait for the first check.
-    async fn register(&self, name: &str, id: &str, address: SocketAddr) -> anyhow::Result<()> {
-        let body = json!({
-            "ID": id,
-            "Name": name,
-            "Address": address.ip(),
-            "Port": address.port(),
-            "Check": {
-                "HTTP": format!("http://{address}/health"),
-                "Interval": "1s",
-                "Timeout": "1s",
-                "Status": "passing",
-                "DeregisterCriticalServiceAfter": "1m",
-            },
-        });
-        self.put(&["register"], Some(&body)).await
-    }
-
-    async fn deregister(&self, id: &str) -> anyhow::Result<()> {
-        self.put(&["deregister", id], None).await
-    }
-
-    async fn put(&self, action: &[&str], body: Option<&Value>) -> anyhow::Result<()> {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .expect("a base URL has a path")
-            .pop_if_empty()
-            .extend(["v1", "agent", "service"])
-            .extend(action);
-        let mut request = self.client.put(url.clone());
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = request.send().await?;
-        let status = answer.status();
-        if !status.is_success() {
-            let why = answer.text().await.unwrap_or_default();
-            bail!("PUT {url} was answered {status}: {}", why.trim());
-        }
-        Ok(())
-    }
 }
 
 /// Accepts until it leaves, then until the accept queue has stayed empty, then lets the requests

@@ -127,24 +127,13 @@ impl Client {
         Ok(Answer { index, body })
     }
 
-    /// One line: who, what was asked, what came back, and the key to look at.
     fn explain(&self, question: &Question, fault: &Fault) -> RegistryError {
-        let Self {
-            registry, shown, ..
-        } = self;
-        let mut message = format!("{registry} at {shown} {}", fault.says(&question.subject));
-        if let Some(key) = fault.key() {
-            message += &format!("; check registry.{registry}.{key}");
-        }
-        RegistryError {
-            message,
-            retry_after: fault.retry_after(),
-        }
+        fault.explain(&self.registry, &self.shown, &question.subject)
     }
 }
 
 /// Reads the token off the runtime's threads: a file may lie on a slow disk.
-async fn read_token(token: Secret) -> Result<HeaderValue, Fault> {
+pub(super) async fn read_token(token: Secret) -> Result<HeaderValue, Fault> {
     let text = tokio::task::spawn_blocking(move || token.read())
         .await
         .map_err(|error| Fault::Token(error.to_string()))?
@@ -155,7 +144,7 @@ async fn read_token(token: Secret) -> Result<HeaderValue, Fault> {
     Ok(value)
 }
 
-async fn refusal(answer: Response) -> Fault {
+pub(super) async fn refusal(answer: Response) -> Fault {
     let status = answer.status();
     let retry_after = http_api::retry_after(&answer);
     let text = http_api::reason(answer).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::registry::error::root_cause;
+use crate::registry::{RegistryError, error::root_cause};
 
 /// What can go wrong with a question.
 pub(super) enum Fault {
@@ -37,8 +37,25 @@ impl Fault {
         Self::Connection(error.without_url())
     }
 
+    /// One line: who, what was asked, what came back, and the key to look at.
+    pub(super) fn explain(&self, registry: &str, shown: &str, subject: &str) -> RegistryError {
+        let mut message = format!("{registry} at {shown} {}", self.says(subject));
+        if let Some(key) = self.key() {
+            message += &format!("; check registry.{registry}.{key}");
+        }
+        RegistryError {
+            message,
+            retry_after: self.retry_after(),
+        }
+    }
+
+    /// Whether the agent does not know what it was asked for.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+
     /// What happened, as the rest of a sentence about the registry.
-    pub(super) fn says(&self, subject: &str) -> String {
+    fn says(&self, subject: &str) -> String {
         match self {
             Self::Token(error) => format!("was not asked for {subject}: {error}"),
             Self::Connection(error) => {
@@ -68,7 +85,7 @@ impl Fault {
     }
 
     /// How long the registry asked us to stay away.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             _ => None,
@@ -76,7 +93,7 @@ impl Fault {
     }
 
     /// The key of the registry's table that is likely to be wrong.
-    pub(super) fn key(&self) -> Option<&'static str> {
+    fn key(&self) -> Option<&'static str> {
         match self {
             Self::Token(_) | Self::Hidden => Some("token"),
             Self::Connection(error) => {

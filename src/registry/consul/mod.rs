@@ -1,7 +1,9 @@
 //! Consul, as a [`Registry`]: blocking queries over its HTTP API. Owns what is asked and the rules
-//! of the index; the exchange is in `client`, its errors in `fault`, the JSON in `parse`. Knows nothing of pacing
-//! or retrying, which [`watch`](super::watch) does for every registry.
+//! of the index; the exchange is in `client`, its errors in `fault`, the JSON in `parse`; what an agent
+//! is told stands in `agent`. Knows nothing of pacing or retrying, which [`watch`](super::watch) does
+//! for every registry.
 
+mod agent;
 mod client;
 mod fault;
 mod parse;
@@ -10,6 +12,8 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use reqwest::Url;
+
+pub(crate) use self::agent::{Agent, Registered};
 
 use self::client::{Client, Question};
 use super::{BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source};

@@ -124,8 +124,13 @@ impl Load {
 
     /// Sends no more, waits for the answers that are due, and says what came of all.
     pub(crate) async fn stop(self, ledger: &Ledger) -> Report {
+        Report::new(self.end().await, ledger)
+    }
+
+    /// The same, for a ledger that is not whole yet.
+    pub(crate) async fn end(self) -> Vec<Outcome> {
         self.stop.cancel();
-        Report::new(self.sending.await.unwrap(), ledger)
+        self.sending.await.unwrap()
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod registered;
 pub(crate) mod server;
 pub(crate) mod tls;
 pub(crate) mod watched;

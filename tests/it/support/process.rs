@@ -2,8 +2,9 @@
 //! again, with one test to run.
 
 use std::{
+    ffi::OsString,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::{Child, ChildStdin, Command, Stdio},
     thread::JoinHandle,
 };
@@ -14,9 +15,24 @@ use super::{
 };
 
 /// Set for the child alone.
-const MARK: &str = "CALLBOARD_TEST_BACKEND_PROCESS";
+pub(crate) const MARK: &str = "CALLBOARD_TEST_BACKEND_PROCESS";
 const LISTENS: &str = "listens at ";
 const PROCESSED: &str = "processed ";
+/// Where `callboard register` says on which port it is to listen.
+const PORT: &str = "CALLBOARD_PORT";
+
+/// The command that is one, for who has set [`MARK`].
+pub(crate) fn words() -> Vec<OsString> {
+    let mut words = vec![std::env::current_exe().unwrap().into()];
+    words.extend(["--exact", "--ignored", "--nocapture"].map(OsString::from));
+    words.push("support::process::a_backend_that_another_test_kills".into());
+    words
+}
+
+/// The POST that a line of its output says it has processed.
+pub(crate) fn processed(line: &str) -> Option<u64> {
+    line.strip_prefix(PROCESSED)?.parse().ok()
+}
 
 /// Killed when it is dropped; and it ends by itself when this process does.
 pub(crate) struct BackendProcess {
@@ -30,9 +46,9 @@ pub(crate) struct BackendProcess {
 impl BackendProcess {
     /// One that behaves as [`Ledger::backend`] does.
     pub(crate) fn start(ledger: &Ledger) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "--nocapture"])
-            .arg("support::process::a_backend_that_another_test_kills")
+        let words = words();
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .env(MARK, "")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -47,7 +63,7 @@ impl BackendProcess {
             .expect("it says where it listens");
         let ledger = ledger.clone();
         let reading = std::thread::spawn(move || {
-            let ids = lines.filter_map(|line| line.strip_prefix(PROCESSED)?.parse().ok());
+            let ids = lines.filter_map(|line| processed(&line));
             ids.for_each(|id| ledger.note(id));
         });
         Self {
@@ -92,7 +108,10 @@ fn a_backend_that_another_test_kills() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let answer = |request| process(request, |id| println!("{PROCESSED}{id}"));
-        let backend = Backend::named("process").answering(answer).start().await;
+        let port = std::env::var(PORT).map_or(0, |port| port.parse().unwrap());
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let backend = Backend::named("process").answering(answer).at(address);
+        let backend = backend.start().await;
         println!("\n{LISTENS}{}", backend.address());
         std::future::pending::<()>().await;
     });
