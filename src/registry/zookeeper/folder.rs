@@ -120,10 +120,9 @@ impl Folder {
                 Err(Error::NoNode) => {}
                 Err(error) => return Err(error),
             }
-            match client.check_and_watch_stat(&self.path).await? {
-                (None, watch) => break (None, watch),
-                // It was made in between.
-                (Some(_), _) => {}
+            // Else it was made in between.
+            if let (None, watch) = client.check_and_watch_stat(&self.path).await? {
+                break (None, watch);
             }
         };
         self.exists = names.is_some();

@@ -27,7 +27,8 @@ pub(super) fn instances<'a>(nodes: impl Iterator<Item = (&'a str, &'a Data)>) ->
 /// instance that stands beside its service's node.
 pub(super) fn catalog<'a>(names: impl Iterator<Item = &'a str>, of_root: bool) -> Catalog {
     names
-        .filter(|name| !name.starts_with(PROTECTED) && !(of_root && *name == "zookeeper"))
+        .filter(|name| !name.starts_with(PROTECTED))
+        .filter(|name| !of_root || *name != "zookeeper")
         .map(|name| (name.into(), Vec::new()))
         .collect()
 }
@@ -61,17 +62,27 @@ fn entry(name: &str, data: &Data) -> Option<Result<Instance, Skipped>> {
         return None;
     }
     if !bytes.starts_with(b"{") {
-        return Some(text::instance(name, bytes));
+        return Some(plain(name, bytes));
     }
     Some(
         match serde_json::from_slice::<BTreeMap<String, Value>>(bytes) {
             Ok(fields) if ["Addr", "addr"].iter().any(|key| fields.contains_key(*key)) => {
-                text::instance(name, bytes)
+                plain(name, bytes)
             }
             Ok(_) => curator(name, bytes).map_err(skipped),
             Err(error) => Err(skipped(format!("it is not JSON: {error}"))),
         },
     )
+}
+
+/// A text is known by where it is called, as go-kit has it: the name of its node is another with
+/// each session, and the provider the same.
+fn plain(name: &str, bytes: &[u8]) -> Result<Instance, Skipped> {
+    let instance = text::instance(name, bytes)?;
+    Ok(Instance {
+        id: instance.address.to_string().into(),
+        ..instance
+    })
 }
 
 /// An instance of Curator's service discovery (`ServiceInstance`).
@@ -158,6 +169,11 @@ mod tests {
                 "_c_0123456789abcdef0123456789abcdef-0000000003",
                 b"10.0.2.10:80",
             ),
+            // Left by its last session, and gone with it.
+            (
+                "_c_fedcba9876543210fedcba9876543210-0000000002",
+                b"10.0.2.10:80",
+            ),
             ("folder", b""),
             ("blank", b" \n"),
             ("url", b"https://[::1]:8443"),
@@ -175,16 +191,12 @@ mod tests {
         assert_eq!(
             read,
             [
-                (
-                    "_c_0123456789abcdef0123456789abcdef-0000000003",
-                    "10.0.2.10:80".to_owned(),
-                    false
-                ),
-                ("naming", "1.2.3.4:80".to_owned(), false),
-                ("url", "[::1]:8443".to_owned(), true),
+                ("1.2.3.4:80", "1.2.3.4:80".to_owned(), false),
+                ("10.0.2.10:80", "10.0.2.10:80".to_owned(), false),
+                ("[::1]:8443", "[::1]:8443".to_owned(), true),
             ]
         );
-        assert_eq!(set.instances[1].weight, 7);
+        assert_eq!(set.instances[0].weight, 7);
     }
 
     #[test]
