@@ -198,6 +198,9 @@ impl Entry for ZooKeeper {
     fn sign_in(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
             self.enter().await.map_err(|fault| {
+                if fault.is_of_the_session() {
+                    self.session = None;
+                }
                 let wanted = format!("does not take the entry `{}`", self.id);
                 self.ensemble.explain(&wanted, &fault)
             })

@@ -34,6 +34,13 @@ pub(crate) enum Fault {
     },
     /// Tags were asked for.
     Tags,
+    /// No node can have this path.
+    Path {
+        /// The path.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// Anything else that was asked about this node.
     Other {
         /// The node's path.
@@ -57,6 +64,7 @@ impl Fault {
             | Error::SessionExpired
             | Error::SessionMoved
             | Error::ClientClosed => Self::Lost,
+            Error::BadArguments(reason) => Self::Path { path, reason },
             error => Self::Other { path, error },
         }
     }
@@ -71,6 +79,12 @@ impl Fault {
             message,
             retry_after: self.retry_after(),
         }
+    }
+
+    /// Whether a new session may have another answer: the password may have been put right, or
+    /// the client's own state may be wrong.
+    pub(crate) fn is_of_the_session(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Other { .. })
     }
 
     fn cause(&self) -> String {
@@ -90,6 +104,7 @@ impl Fault {
             Self::Tags => {
                 "instances in ZooKeeper have no tags; take `tags` out of [service.NAME]".to_owned()
             }
+            Self::Path { path, reason } => format!("{path} can be no node: {reason}"),
             Self::Other { path, error } => format!("{path}: {error}"),
         }
     }
@@ -101,11 +116,16 @@ impl Fault {
             }
             Self::Denied { user: None, .. } => Some("user"),
             Self::Away(_) => Some("address"),
-            Self::Lost | Self::Gone { .. } | Self::Tags | Self::Other { .. } => None,
+            Self::Lost
+            | Self::Gone { .. }
+            | Self::Tags
+            | Self::Path { .. }
+            | Self::Other { .. } => None,
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// How long nobody need ask again.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unknown | Self::Denied { .. } => Some(LET_IN),
             Self::Tags => Some(LET_IN * 60),

@@ -113,12 +113,15 @@ where
 {
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
-            self.step().await.map_err(|fault| {
+            if let Err(fault) = self.step().await {
                 self.session = None;
                 self.below.forget();
                 self.beside.iter_mut().for_each(Folder::forget);
-                self.ensemble.explain(&self.wanted, &fault)
-            })?;
+                if fault.is_of_the_session() {
+                    self.ensemble.doubt().await;
+                }
+                return Err(self.ensemble.explain(&self.wanted, &fault));
+            }
             Ok((self.parse)(&self.below, self.beside.as_ref()))
         })
     }

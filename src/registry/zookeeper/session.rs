@@ -19,8 +19,12 @@ use crate::{
     registry::RegistryError,
 };
 
-/// An attempt that failed stands for this long for all who ask, however many services there are.
+/// An attempt that failed stands for this long for all who ask, however many services there are;
+/// longer where the fault says so.
 const FAILED: Duration = Duration::from_millis(200);
+
+/// A session that is doubted is shared for so long before another is tried.
+const DOUBTED: Duration = Duration::from_secs(4);
 
 /// How long a server may take to accept a connection, where we look for what is wrong.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -41,8 +45,15 @@ pub(crate) struct Ensemble {
 enum Shared {
     #[default]
     None,
-    Open(Client),
-    Failed(Instant, Fault),
+    Open {
+        since: Instant,
+        client: Client,
+        doubted: bool,
+    },
+    Failed {
+        until: Instant,
+        fault: Fault,
+    },
 }
 
 impl Ensemble {
@@ -65,23 +76,47 @@ impl Ensemble {
     pub(super) async fn shared(&self) -> Result<Session, Fault> {
         let mut shared = self.shared.lock().await;
         match &*shared {
-            Shared::Open(client) if client.state() == SessionState::SyncConnected => {
+            Shared::Open {
+                since,
+                client,
+                doubted,
+            } if client.state() == SessionState::SyncConnected
+                && !(*doubted && since.elapsed() >= DOUBTED) =>
+            {
                 return Ok(Session::of(client.clone()));
             }
-            Shared::Failed(at, fault) if at.elapsed() < FAILED => return Err(fault.clone()),
+            Shared::Failed { until, fault } if Instant::now() < *until => {
+                return Err(fault.clone());
+            }
             _ => {}
         }
         // Lets go of a lost one; so does whoever gives up while a new one is opened.
         *shared = Shared::None;
         match self.open().await {
             Ok(session) => {
-                *shared = Shared::Open(session.client.clone());
+                *shared = Shared::Open {
+                    since: Instant::now(),
+                    client: session.client.clone(),
+                    doubted: false,
+                };
                 Ok(session)
             }
             Err(fault) => {
-                *shared = Shared::Failed(Instant::now(), fault.clone());
+                let stands = fault.retry_after().unwrap_or(FAILED);
+                *shared = Shared::Failed {
+                    until: Instant::now() + stands,
+                    fault: fault.clone(),
+                };
                 Err(fault)
             }
+        }
+    }
+
+    /// After a fault that another session may not have: whoever asks next gets a new one, unless
+    /// this one is new itself. Those who have it keep it.
+    pub(super) async fn doubt(&self) {
+        if let Shared::Open { doubted, .. } = &mut *self.shared.lock().await {
+            *doubted = true;
         }
     }
 

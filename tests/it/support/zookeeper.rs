@@ -30,8 +30,9 @@ use super::{
     watched::{Watched, named},
 };
 
-/// The shortest session that [`ZooKeeper`] grants, twice its tick.
-pub(crate) const SESSION: Duration = Duration::from_secs(1);
+/// A session that ends soon. The shortest that [`ZooKeeper`] grants is 1 s, twice its tick, in which
+/// a busy machine may well say nothing.
+pub(crate) const SESSION: Duration = Duration::from_secs(2);
 
 const LOGGING: &str = r#"<configuration>
 <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><encoder><pattern>%msg%n</pattern></encoder></appender>
@@ -216,7 +217,7 @@ pub(crate) async fn make(client: &Client, path: &str, data: &[u8]) {
     client.create(path, data, &persistent).await.unwrap();
 }
 
-/// `[registry.main]` with nothing but addresses, and sessions that end soon.
+/// `[registry.main]` with nothing but addresses, and sessions that a busy machine does not lose.
 pub(crate) fn settings(addresses: &[SocketAddr]) -> config::ZooKeeper {
     let address = |address: &SocketAddr| {
         Address::new(&address.ip().to_string(), address.port().into()).unwrap()
@@ -226,7 +227,7 @@ pub(crate) fn settings(addresses: &[SocketAddr]) -> config::ZooKeeper {
         chroot: String::new(),
         path: "/services".to_owned(),
         digest: None,
-        session_timeout: SESSION,
+        session_timeout: SESSION * 2,
     }
 }
 

@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use callboard::{
+    config,
     instance::InstanceSet,
-    register::{Check, Layout, Registrar},
+    register::{Layout, Registrar},
 };
 use zookeeper_client::{Acls, CreateMode};
 
@@ -58,8 +59,7 @@ impl Stage {
     }
 
     async fn sign_in(&self, id: &str, backend: &Backend) -> Registrar {
-        let mut provider = provider(id, backend.address(), Layout::GoKit);
-        provider.check = Check::Ttl(Duration::from_secs(2));
+        let provider = provider(id, backend.address(), Layout::GoKit);
         sign_in(&settings(&[self.server.address()]), provider).await
     }
 
@@ -187,7 +187,11 @@ async fn a_watchers_session_expires() {
     };
     let relay = Relay::start(server.address()).await;
     let client = server.client().await;
-    let cart = watch(&settings(&[relay.address()]), "cart");
+    let settings = config::ZooKeeper {
+        session_timeout: SESSION,
+        ..settings(&[relay.address()])
+    };
+    let cart = watch(&settings, "cart");
     make(&client, "/services/cart/a", b"10.0.0.1:80").await;
     cart.until("it is read", |set| set.instances.len() == 1)
         .await;

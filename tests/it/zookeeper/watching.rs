@@ -420,6 +420,11 @@ async fn who_has_the_password_reads_and_who_has_not_is_told_so_and_asks_rarely()
     let packets = server.figure("zk_packets_received").await - before;
     assert!(packets < 40, "{packets} packets in 3 s");
     assert!(wrong.published().is_empty() && stranger.published().is_empty());
+
+    digest(&folder, "secret");
+    wrong
+        .until("it was put right", |set| addresses(set) == ["10.0.0.1:80"])
+        .await;
 }
 
 #[tokio::test]
@@ -482,7 +487,7 @@ async fn a_name_that_can_be_no_node_is_an_error_of_its_own() {
     let odd = Watched::start(main.service(named("a/../b")));
     let error = odd.error().await;
     assert!(
-        error.contains("service `a/../b`: /services/a/../b: bad arguments"),
+        error.contains("service `a/../b`: /services/a/../b can be no node: relative path"),
         "{error}"
     );
     let good = Watched::start(main.service(named("cart")));
