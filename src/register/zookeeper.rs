@@ -101,19 +101,21 @@ impl ZooKeeper {
         })
     }
 
-    /// The session, whose connection stands; a new one where there is none.
-    async fn session(&mut self) -> Result<&mut Session, Fault> {
-        if !self.session.as_ref().is_some_and(Session::stands) {
-            self.node = None;
-            // The old one first: where it still can, it is closed, and its node goes with it.
-            self.session = None;
-            self.session = Some(self.ensemble.open().await?);
+    /// Sees to a session whose connection stands. Hands over the one that it takes the place of:
+    /// where that still can, it is closed when it goes, and its node goes with it.
+    async fn connect(&mut self) -> Result<Option<Session>, Fault> {
+        if self.session.as_ref().is_some_and(Session::stands) {
+            return Ok(None);
         }
-        Ok(self.session.as_mut().expect("it is there by now"))
+        // Where no server is to be had, the old one may come back yet.
+        let new = self.ensemble.open().await?;
+        self.node = None;
+        Ok(self.session.replace(new))
     }
 
     async fn enter(&mut self) -> Result<(), Fault> {
-        self.session().await?;
+        // Kept until the new node is there.
+        let _former = self.connect().await?;
         let Self {
             ensemble,
             acls,
@@ -124,7 +126,7 @@ impl ZooKeeper {
             node,
             ..
         } = self;
-        let session = session.as_mut().expect("it was asked for");
+        let session = session.as_mut().expect("it is connected");
         let client = session.client.clone();
         let entering = async {
             make(&client, folder, *acls).await?;
@@ -166,7 +168,7 @@ impl ZooKeeper {
     }
 
     async fn leave(&mut self) -> Result<(), Fault> {
-        self.session().await?;
+        self.connect().await?;
         let Self {
             ensemble,
             folder,
@@ -174,7 +176,7 @@ impl ZooKeeper {
             session,
             ..
         } = self;
-        let session = session.as_mut().expect("it was asked for");
+        let session = session.as_mut().expect("it is connected");
         let client = session.client.clone();
         let leaving = async {
             let nodes = match name {

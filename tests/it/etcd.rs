@@ -301,7 +301,8 @@ async fn heartbeats_of_others_hold_up_no_change() {
         let since = Instant::now();
         put(api, &etcd, "/services/cart/b", "10.0.0.2:80").await;
         cart.until("a change", |set| ids(set) == ["a", "b"]).await;
-        assert!(since.elapsed() < Duration::from_secs(2), "{api}");
+        // At the pace of a watcher the heartbeats alone would take twelve seconds.
+        assert!(since.elapsed() < Duration::from_secs(6), "{api}");
         assert_eq!(cart.published().len(), 2, "{api}: nothing else has changed");
     }
 }
@@ -348,8 +349,8 @@ async fn who_is_not_let_in_is_told_why_and_does_not_hammer() {
         credentials,
         ..settings(&etcd.url())
     };
-    let registry = opened("etcd", &wrong);
-    let cart = Watched::start(registry.service(named("cart")));
+    let since = Instant::now();
+    let cart = watched("etcd", &wrong, "cart");
     let main = format!("main at {}", etcd.url());
     assert_eq!(
         cart.error().await,
@@ -368,10 +369,9 @@ async fn who_is_not_let_in_is_told_why_and_does_not_hammer() {
         credentials: Some(("reader".to_owned(), Secret::File(file.path().to_owned()))),
         ..settings(&etcd.url())
     };
-    // Four seconds, in which everyone else would have tried five times.
     tokio::time::sleep(Duration::from_secs(4)).await;
     for status in [cart.status(), nobody.status()] {
-        assert!(status.failures == 1, "{status:?}");
+        assert!(status.failures <= once_in_five(since), "{status:?}");
     }
     assert_eq!(cart.published(), [], "an error is never an empty set");
 
@@ -389,6 +389,12 @@ async fn who_is_not_let_in_is_told_why_and_does_not_hammer() {
             "{main} answered PermissionDenied for service `/secrets`: etcdserver: permission denied; check registry.main.user"
         )
     );
+}
+
+/// How often one may have tried since then who is not to hammer. Everyone else tries five times in
+/// four seconds.
+fn once_in_five(since: Instant) -> u64 {
+    1 + since.elapsed().as_secs() / 5
 }
 
 #[tokio::test]
@@ -413,7 +419,7 @@ async fn a_token_that_runs_out_is_renewed_without_a_word() {
     let shop = Watched::start(registry.service(named("shop")));
     shop.until("a new watch", |set| set.instances.is_empty())
         .await;
-    let provider = provider("shop", 8080, Layout::GoKit, 10);
+    let provider = provider("shop", 8080, Layout::GoKit, 15);
     let (_file, credentials) = root("secret");
     let ours = config::Etcd {
         credentials,
@@ -426,7 +432,7 @@ async fn a_token_that_runs_out_is_renewed_without_a_word() {
     // Beyond the lease's time, kept by beats of which each needs another token.
     let mut standing = registrar.standing();
     let lost = standing.wait_for(|standing| *standing != Standing::In);
-    let lost = tokio::time::timeout(Duration::from_secs(11), lost).await;
+    let lost = tokio::time::timeout(Duration::from_secs(16), lost).await;
     assert!(lost.is_err(), "{:?}", registrar.standing());
     registrar.deregister().await.unwrap();
     shop.until("it left", |set| set.instances.is_empty()).await;
@@ -464,6 +470,7 @@ async fn v2_asks_for_a_user_and_a_password_too() {
         credentials,
         ..settings(&etcd.url())
     };
+    let since = Instant::now();
     let cart = watched("etcd2", &wrong, "cart");
     assert_eq!(
         cart.error().await,
@@ -473,7 +480,8 @@ async fn v2_asks_for_a_user_and_a_password_too() {
         )
     );
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(cart.status().failures, 1, "and nobody is hammered");
+    let failures = cart.status().failures;
+    assert!(failures <= once_in_five(since), "{failures}");
     std::fs::write(file.path(), "secret").unwrap();
     cart.until("the right one", |set| ids(set) == ["a"]).await;
 }
@@ -648,20 +656,19 @@ async fn an_entry_outlives_its_time_and_not_its_provider() {
     };
     for api in KINDS {
         let cart = watched(api, &settings(&etcd.url()), "cart");
-        let registrar = sign_in(api, &etcd, Layout::GoKit, 2);
+        let registrar = sign_in(api, &etcd, Layout::GoKit, 5);
         cart.until("there", |set| !set.instances.is_empty()).await;
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let published = cart.published();
         assert!(
-            cart.published()
+            published
                 .iter()
                 .skip(1)
                 .all(|set| !set.instances.is_empty())
         );
-        let died = Instant::now();
         // As one that is killed: nothing keeps it, and nobody takes it away.
         drop(registrar);
         cart.until("it has run out", |set| set.instances.is_empty())
             .await;
-        assert!(died.elapsed() < Duration::from_secs(8));
     }
 }

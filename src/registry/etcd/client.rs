@@ -90,6 +90,11 @@ impl Client {
                 if let Some(link) = self.try_next(&mut state).await {
                     return Ok(link);
                 }
+                // A password that is wrong for one is wrong for all.
+                let last = state.failure.0.last();
+                if last.is_some_and(|(_, fault)| !fault.is_the_members()) {
+                    break;
+                }
             }
         }
         Err(state.failure.explain(&self.user.registry, subject))

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     pub(super) member: String,
     channel: Channel,
     token: Mutex<Token>,
+    /// Whether anything was ever answered here.
+    answered: AtomicBool,
     /// Why it is not to be used for anything new.
     broken: OnceLock<Fault>,
     /// The cluster that answers here.
@@ -91,6 +93,7 @@ impl Connection {
             member: member.to_owned(),
             channel,
             token: Mutex::default(),
+            answered: AtomicBool::default(),
             broken: OnceLock::new(),
             cluster: OnceLock::new(),
             seen: AtomicI64::default(),
@@ -109,7 +112,7 @@ impl Connection {
         let fault = match fault {
             // The last that one sees of an etcd that did not get the certificate it asks for.
             Fault::Connection(cause)
-                if self.member.starts_with("https://") && self.cluster.get().is_none() =>
+                if self.member.starts_with("https://") && !self.answered.load(Relaxed) =>
             {
                 Fault::BrokenOff(cause)
             }
@@ -196,9 +199,12 @@ impl Connection {
             answers.trailers().await.map_err(|s| Fault::call(&s))?;
             answer.ok_or_else(|| Fault::Connection("the answer broke off".to_owned()))
         };
-        timeout(EXCHANGE, exchange)
-            .await
-            .unwrap_or(Err(Fault::Silent(EXCHANGE)))
+        let answered = timeout(EXCHANGE, exchange).await;
+        let answered = answered.unwrap_or(Err(Fault::Silent(EXCHANGE)));
+        if matches!(answered, Ok(_) | Err(Fault::Refused { .. })) {
+            self.answered.store(true, Relaxed);
+        }
+        answered
     }
 
     /// A call with a message each way whenever there is one to send.

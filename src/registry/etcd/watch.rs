@@ -24,8 +24,8 @@ use super::{
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
-/// How often a connection with watches is asked whether it still lives, and how long it may take
-/// to say so. A watch itself says nothing while nothing changes, nor when its server is gone.
+/// How often a connection with watches is asked whether it still lives. A watch itself says
+/// nothing while nothing changes, nor when its server is gone.
 const PROBE: Duration = Duration::from_secs(4);
 
 /// A connection, with its watches.
@@ -212,8 +212,7 @@ impl Probe {
 async fn probe(connection: &Connection, keys: &Keys) -> Fault {
     loop {
         tokio::time::sleep(PROBE).await;
-        let probed = timeout(PROBE, connection.probe(keys)).await;
-        match probed.unwrap_or(Err(Fault::Silent(PROBE))) {
+        match connection.probe(keys).await {
             // A right that was taken away is the business of those who read.
             Err(fault) if fault.is_the_members() => return fault,
             _ => {}

@@ -26,6 +26,12 @@ const FAILED: Duration = Duration::from_millis(200);
 /// A session that is doubted is shared for so long before another is tried.
 const DOUBTED: Duration = Duration::from_secs(4);
 
+/// How long a server may take to open a session before the next is tried. One that is asked while it
+/// starts may take the connection and never answer, which must not be what one waits for.
+const QUICK: Duration = Duration::from_millis(300);
+/// The same once all were tried, or a tenth of the session where that is more.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// How long a server may take to accept a connection, where we look for what is wrong.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -34,8 +40,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 pub(crate) struct Ensemble {
     registry: String,
     addresses: Vec<Address>,
-    /// All of them, as the client and a person read them.
-    cluster: String,
+    /// All of them, for errors.
+    shown: String,
     digest: Option<Digest>,
     timeout: Duration,
     shared: Mutex<Shared>,
@@ -64,7 +70,7 @@ impl Ensemble {
         Self {
             registry: registry.to_owned(),
             addresses: settings.addresses.clone(),
-            cluster: addresses.join(","),
+            shown: addresses.join(","),
             digest: settings.digest.clone(),
             timeout,
             shared: Mutex::default(),
@@ -120,24 +126,42 @@ impl Ensemble {
         }
     }
 
-    /// A session of one's own. It is closed when nobody has it any more.
+    /// A session of one's own, with one of the servers. It is closed when nobody has it any more.
     pub(crate) async fn open(&self) -> Result<Session, Fault> {
-        let mut connector = Client::connector()
-            .with_session_timeout(self.timeout)
-            // Each server once: trying again is somebody else's.
-            .with_fail_eagerly();
-        if let Some(digest) = &self.digest {
-            let password = read(digest.password.clone()).await?;
-            let both = format!("{}:{password}", digest.user);
-            connector = connector.with_auth("digest", both.as_bytes());
-        }
-        let client = match connector.connect(&self.cluster).await {
-            Ok(client) => client,
-            Err(Error::AuthFailed) => return Err(Fault::Unknown),
-            Err(_) => return Err(Fault::Away(self.diagnosis().await)),
+        let digest = match &self.digest {
+            Some(digest) => {
+                let password = read(digest.password.clone()).await?;
+                Some(format!("{}:{password}", digest.user))
+            }
+            None => None,
         };
+        // All share the load of who asks.
+        let mut addresses = self.addresses.clone();
+        fastrand::shuffle(&mut addresses);
+        let slow = (self.timeout / 10).max(SLOW);
+        for limit in [QUICK, slow] {
+            for address in &addresses {
+                let mut connector = Client::connector()
+                    .with_session_timeout(self.timeout)
+                    // Trying again is somebody else's.
+                    .with_fail_eagerly();
+                if let Some(digest) = &digest {
+                    connector = connector.with_auth("digest", digest.as_bytes());
+                }
+                let server = address.to_string();
+                match timeout(limit, connector.connect(&server)).await {
+                    Ok(Ok(client)) => return self.up_to_date(client).await,
+                    Ok(Err(Error::AuthFailed)) => return Err(Fault::Unknown),
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+        }
+        Err(Fault::Away(self.diagnosis().await))
+    }
+
+    /// A server may lag behind what another has told us before.
+    async fn up_to_date(&self, client: Client) -> Result<Session, Fault> {
         let mut session = Session::of(client.clone());
-        // This server may lag behind what another has told us before.
         let caught_up = session.during(client.sync("/")).await?;
         caught_up.map_err(|error| self.fault("/", error))?;
         Ok(session)
@@ -151,7 +175,7 @@ impl Ensemble {
 
     /// The error of whoever wanted something: "cannot be asked for service `cart`".
     pub(crate) fn explain(&self, wanted: &str, fault: &Fault) -> RegistryError {
-        fault.explain(&self.registry, &self.cluster, wanted)
+        fault.explain(&self.registry, &self.shown, wanted)
     }
 
     /// What each server does instead of opening a session.

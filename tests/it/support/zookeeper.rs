@@ -141,7 +141,7 @@ impl ZooKeeper {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let ready = tokio::time::timeout(PATIENCE, ready).await;
+        let ready = tokio::time::timeout(PATIENCE * 3, ready).await;
         assert!(ready.is_ok(), "ZooKeeper does not serve:\n{}", self.log());
     }
 
