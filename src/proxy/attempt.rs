@@ -86,13 +86,7 @@ pub(super) async fn answer(
                         record.answered_by(pool.address(), past.failed.len() + 1);
                         return Ok(answer);
                     }
-                    Err(unsent) => {
-                        // Its side of the handshake came to nothing after ours was over.
-                        if matches!(unsent.0.kind, FailureKind::Handshake(_)) {
-                            service.connected(worker, &pool, false, began);
-                        }
-                        unsent
-                    }
+                    Err(unsent) => unsent,
                 }
             }
         };
@@ -105,6 +99,10 @@ pub(super) async fn answer(
         }
         if let FailureKind::Client(error) = failure.kind {
             return Err(Refusal::BodyBroke(error));
+        }
+        if matches!(failure.kind, FailureKind::Handshake(_)) {
+            // It may have come to nothing after our side of it was over.
+            service.connected(worker, &pool, false, began);
         }
         past.note(pool, failure, began);
         now = Instant::now();

@@ -134,7 +134,8 @@ impl Service {
             .map(|endpoint| Arc::clone(endpoint.pool(worker)))
     }
 
-    /// Notes how connecting to an endpoint went that began then.
+    /// Notes how connecting to an endpoint went that began then. Rare, where connections are kept.
+    #[cold]
     pub fn connected(&self, worker: usize, pool: &Arc<Pool>, worked: bool, began: Instant) {
         let snapshot = self.snapshot.load();
         let endpoint = snapshot

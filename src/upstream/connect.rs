@@ -23,8 +23,7 @@ pub async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure
         let Some(handshake) = pool.handshake() else {
             return Ok(Stream::Plain(socket));
         };
-        // Boxed: it is large, and would make every request's future so.
-        let secured = Box::pin(handshake.over(socket)).await;
+        let secured = handshake.over(socket).await;
         secured.map(Stream::secured).map_err(FailureKind::Handshake)
     };
     let kind = match tokio::time::timeout(limit, opening).await {

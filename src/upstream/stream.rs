@@ -73,9 +73,37 @@ impl Stream {
     }
 }
 
+/// Never inlined: in the midst of what a request in the clear runs through, it would cost that one.
 impl Secure {
+    #[inline(never)]
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.answered |= buffer.filled().len() > before;
+        read
+    }
+
+    #[inline(never)]
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    #[inline(never)]
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
     /// Takes in what came: session tickets, which servers of TLS 1.3 send when they like, are
     /// kept for the next handshake and disturb nobody.
+    #[inline(never)]
     fn is_quiet(&mut self, ask: Ask) -> bool {
         let (socket, session) = self.stream.get_mut();
         let socket = &*socket;
@@ -117,12 +145,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Self::Tls(secure) => {
-                let before = buffer.filled().len();
-                let read = Pin::new(&mut secure.stream).poll_read(cx, buffer);
-                secure.answered |= buffer.filled().len() > before;
-                read
-            }
+            Self::Tls(secure) => secure.poll_read(cx, buffer),
         }
     }
 }
@@ -136,7 +159,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Self::Tls(secure) => Pin::new(&mut secure.stream).poll_write(cx, bytes),
+            Self::Tls(secure) => secure.poll_write(cx, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -148,7 +171,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Self::Tls(secure) => Pin::new(&mut secure.stream).poll_write_vectored(cx, slices),
+            Self::Tls(secure) => secure.poll_write(cx, slices),
         }
     }
 
@@ -162,7 +185,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(_) => Poll::Ready(Ok(())),
-            Self::Tls(secure) => Pin::new(&mut secure.stream).poll_flush(cx),
+            Self::Tls(secure) => secure.poll_flush(cx),
         }
     }
 

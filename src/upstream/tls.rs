@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use futures_util::future::BoxFuture;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
     client::Resumption,
@@ -113,11 +114,16 @@ impl Tls {
 pub struct Handshake(Result<(TlsConnector, ServerName<'static>), String>);
 
 impl Handshake {
-    /// Makes the endpoint prove who it is.
-    pub(super) async fn over(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let (connector, name) = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
-        let connecting = connector.connect(name.clone(), socket);
-        connecting.await.map_err(with_hint)
+    /// Makes the endpoint prove who it is. Boxed, so that no request's future is larger for it.
+    pub(super) fn over(
+        &self,
+        socket: TcpStream,
+    ) -> BoxFuture<'_, io::Result<TlsStream<TcpStream>>> {
+        Box::pin(async move {
+            let (connector, name) = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
+            let connecting = connector.connect(name.clone(), socket);
+            connecting.await.map_err(with_hint)
+        })
     }
 }
 

@@ -176,6 +176,7 @@ where
     }
 
     /// The endpoint closed the connection where its answer was due.
+    #[cold]
     fn ended(&mut self) -> Failure {
         // What broke the sending says more than the end that followed.
         let kind = match self.send_error.take() {
@@ -186,6 +187,7 @@ where
     }
 
     /// Reading failed where the answer was due.
+    #[cold]
     fn broken(&mut self, error: io::Error) -> Failure {
         if self.connection.stream.is_turned_away(&error) {
             return Failure {
