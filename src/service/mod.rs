@@ -14,7 +14,7 @@ mod one;
 mod snapshot;
 mod status;
 
-pub use balance::Balancer;
+pub use balance::{Balancer, Turn};
 pub use budget::Budget;
 pub use directory::{Directory, Lookup, NoSuchRegistry};
 pub use endpoint::{Endpoint, EndpointId, EndpointState};

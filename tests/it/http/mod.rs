@@ -5,6 +5,7 @@
 mod answers;
 mod bodies;
 mod requests;
+mod retries;
 mod timeouts;
 
 use std::net::SocketAddr;
