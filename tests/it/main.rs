@@ -11,6 +11,7 @@ mod combine;
 mod consul;
 mod consul_faults;
 mod demo;
+mod docker;
 mod embedded;
 mod exit;
 mod faults;
