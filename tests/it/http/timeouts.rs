@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
-use super::{before, before_all, cart};
+use super::{
+    before, before_all, cart,
+    removal::{endless, read_slowly},
+};
 use crate::support::{
-    eventually,
+    PATIENCE, eventually,
     raw::{RawBackend, Then, Wire, ok},
 };
 
@@ -173,5 +176,40 @@ async fn a_backend_that_stalls_in_its_answer_is_cut() {
         assert_eq!(client.rest().await.unwrap_or_default(), b"half ", "{which}");
         assert_in_time(began);
         assert_eq!(cart(&proxy).await["endpoints"][0]["failures"], 1);
+    }
+}
+
+/// There is always something to read, and the client takes it slowly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_never_pauses_ends_at_its_total_time() {
+    let (backend, mut ends) = endless().await;
+    let proxy = before(backend.address(), &service("total")).await;
+    let mut client = Wire::connect_narrow(proxy.address()).await;
+    let began = Instant::now();
+    client.send(GET).await;
+    client.head().await.unwrap();
+    let reading = tokio::spawn(read_slowly(client));
+    let ended = tokio::time::timeout(PATIENCE, ends.recv()).await;
+    ended.expect("it is cut").unwrap();
+    assert_in_time(began);
+    assert_eq!(cart(&proxy).await["endpoints"][0]["failures"], 1);
+    reading.abort();
+}
+
+/// Interim answers are no answer, and do not put off the time for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_says_wait_for_ever_is_504() {
+    for which in ["response", "total"] {
+        let backend = RawBackend::serving(async |mut wire: Wire| {
+            wire.head().await.unwrap();
+            let waits = "HTTP/1.1 102 Processing\r\n\r\n".repeat(4_000);
+            while wire.stream.write_all(waits.as_bytes()).await.is_ok() {}
+        });
+        let backend = backend.await;
+        let proxy = before(backend.address(), &service(which)).await;
+        let began = Instant::now();
+        let got = Wire::connect(proxy.address()).await.ask(GET).await;
+        assert_eq!(got.status(), 504, "{which}");
+        assert_in_time(began);
     }
 }
