@@ -70,6 +70,62 @@ async fn a_client_that_is_slow_with_its_head_is_closed() {
     assert_eq!(client.ask(GET).await.status(), 200);
 }
 
+/// Nor has one of which the start has come along with the request before it.
+#[tokio::test]
+async fn a_head_that_begins_behind_another_request_has_no_more_time_than_any() {
+    let backend = well().await;
+    let proxy = before(backend.address(), &listen("header")).await;
+    let post = |fields: &str| format!("POST /cart HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+    let length = post("Content-Length: 4");
+    let chunked = post("Transfer-Encoding: chunked");
+    let pieces = |pieces: &[&str]| pieces.iter().map(|piece| (*piece).to_owned()).collect();
+    let cases: [Vec<String>; 6] = [
+        pieces(&[&(GET.to_owned() + "GET /cart")]),
+        pieces(&[&(GET.to_owned() + GET + "G")]),
+        pieces(&[&format!("{length}bodyGET /cart HTTP/1.1\r\n")]),
+        pieces(&[&length, "bodyGET /cart"]),
+        pieces(&[&format!("{length}bo"), "dyGET /cart"]),
+        pieces(&[&chunked, "4\r\nbody\r\n", "0\r\n\r\nGET /cart"]),
+    ];
+    for pieces in cases {
+        let mut client = Wire::connect(proxy.address()).await;
+        let began = Instant::now();
+        for piece in &pieces {
+            client.send(piece).await;
+            // So that it is read by itself.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let answers = pieces.concat().matches("Host").count();
+        for _ in 0..answers {
+            assert_eq!(client.message().await.unwrap().text(), "well", "{pieces:?}");
+        }
+        assert_closed_in_time(client, began).await;
+    }
+
+    // Whoever has sent a whole request is idle, and not slow.
+    for pieces in [
+        vec![format!("{length}body")],
+        vec![format!("{length}\r\n\r\n")],
+        vec![length.clone(), "body".to_owned()],
+        vec![format!("{length}bo"), "dy".to_owned()],
+        vec![format!("{chunked}4\r\nbody\r\n0\r\n\r\n")],
+        vec![chunked.clone(), "4\r\nbody\r\n0\r\n\r\n".to_owned()],
+        vec![GET.to_owned() + GET],
+    ] {
+        let mut client = Wire::connect(proxy.address()).await;
+        for piece in &pieces {
+            client.send(piece).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let answers = pieces.concat().matches("Host").count();
+        for _ in 0..answers {
+            assert_eq!(client.message().await.unwrap().text(), "well", "{pieces:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        assert_eq!(client.ask(GET).await.status(), 200, "{pieces:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_is_idle_is_closed() {
     let backend = well().await;
