@@ -47,8 +47,8 @@ pub struct Worker {
     pub index: usize,
     /// What all workers share.
     pub shared: Arc<Shared>,
-    /// Milliseconds since the worker began, as of its last tick: exact enough for time-outs of
-    /// seconds, and free.
+    /// Milliseconds since the worker began, as of its last tick, and fewer where it was held up:
+    /// exact enough for time-outs of seconds, and free.
     pub clock: AtomicU64,
     /// Requests that no route takes.
     pub unrouted: Counter,
