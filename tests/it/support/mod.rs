@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod backend;
+pub(crate) mod callboard;
 pub(crate) mod consul;
 pub(crate) mod fake_consul;
 pub(crate) mod load;
