@@ -18,6 +18,7 @@ async fn before(folder: &Path, backend: SocketAddr) -> (Callboard, SocketAddr) {
     let text = format!(
         "[log]\nformat = \"text\"\n[drain]\nnotice = \"10ms\"\ndeadline = \"1h\"\n\
          [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [service.cart]\nendpoints = [\"{backend}\"]\n[[route]]\nservice = \"cart\"\n"
     );
     let mut callboard = Callboard::run(folder, &text);

@@ -20,6 +20,7 @@ async fn start(folder: &Path, log: &str, backends: &[SocketAddr]) -> (Callboard,
     let text = format!(
         "[log]\n{log}\n[drain]\nnotice = \"0s\"\n\
          [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [service.cart]\nendpoints = {backends:?}\n[[route]]\nservice = \"cart\"\n"
     );
     let mut callboard = Callboard::run(folder, &text);

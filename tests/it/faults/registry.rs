@@ -125,7 +125,7 @@ async fn comes_back_empty_with_checks(mut stage: Stage, check: Check) {
     let report = stage.ended(load).await;
     report.assert_flawless(
         &format!("lost, and signed in again with {check:?} checks"),
-        800,
+        500,
     );
 }
 
