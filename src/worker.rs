@@ -187,20 +187,20 @@ impl Floor {
         mut handed_over: mpsc::UnboundedReceiver<HandedOver>,
         mut phase: watch::Receiver<Phase>,
     ) {
-        let stop = CancellationToken::new();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         for socket in sockets {
             match tokio::net::TcpListener::from_std(socket.socket) {
                 Ok(listener) => {
                     let floor = Arc::clone(&self);
                     let seat = move |stream, arrival| floor.seat(stream, arrival);
                     let (settings, permits) = (socket.settings, socket.permits);
-                    let accepting = accept(listener, settings, permits, stop.clone(), seat);
-                    self.tasks.spawn(accepting);
+                    let (stop, cut) = (stop.clone(), cut.clone());
+                    self.tasks
+                        .spawn(accept(listener, settings, permits, stop, cut, seat));
                 }
                 Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
             }
         }
-        let began = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0;
@@ -209,10 +209,11 @@ impl Floor {
             tokio::select! {
                 Some(handed) = handed_over.recv() => self.take_over(handed),
                 _ = tick.tick() => {
-                    ticks += 1;
-                    let now = began.elapsed().as_millis();
-                    self.worker.clock.store(u64::try_from(now).unwrap_or(u64::MAX), Relaxed);
+                    // By the last tick's time, for what was noted since then began up to a tick
+                    // later than the clock said: nobody is cut before their time is over.
                     self.cut_the_late();
+                    ticks += 1;
+                    self.worker.clock.store(ticks * TICK.as_millis() as u64, Relaxed);
                     if ticks % SWEEP == 0 {
                         self.sweep_pools();
                     }
@@ -222,7 +223,10 @@ impl Floor {
                     ending = match *phase.borrow_and_update() {
                         Phase::Serve => continue,
                         Phase::Finish => Some((Order::Finish, Instant::now())),
-                        Phase::Cut => Some((Order::Cut, Instant::now())),
+                        Phase::Cut => {
+                            cut.cancel();
+                            Some((Order::Cut, Instant::now()))
+                        }
                     };
                     stop.cancel();
                     self.tasks.close();

@@ -1,6 +1,6 @@
 //! The accept loop of one socket.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,12 +24,13 @@ pub struct Arrival {
 }
 
 /// Accepts until `stop`, and then whoever is in the socket's queue still: what was queued on a
-/// socket that closes is reset.
+/// socket that closes is reset. Those that find no place wait for one until `cut`.
 pub async fn accept(
     socket: TcpListener,
     listener: Arc<config::Listener>,
     permits: Arc<Semaphore>,
     stop: CancellationToken,
+    cut: CancellationToken,
     mut seat: impl FnMut(TcpStream, Arrival),
 ) {
     let mut seat = |stream: TcpStream, peer, permit| {
@@ -46,13 +47,21 @@ pub async fn accept(
             },
         );
     };
+    let permit = async || {
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        permit.expect("the semaphore is never closed")
+    };
+    let mut waiting = VecDeque::new();
     let serving = async {
         loop {
             match socket.accept().await {
-                Ok((stream, peer)) => {
+                Ok(arrived) => {
                     // At the limit whoever came waits, and those behind it in the queue.
-                    let permit = Arc::clone(&permits).acquire_owned().await;
-                    seat(stream, peer, permit.expect("the semaphore is never closed"));
+                    waiting.push_back(arrived);
+                    let permit = permit().await;
+                    if let Some((stream, peer)) = waiting.pop_front() {
+                        seat(stream, peer, permit);
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -74,9 +83,14 @@ pub async fn accept(
         let stream = stream
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream));
-        if let (Ok(stream), Ok(permit)) = (stream, Arc::clone(&permits).try_acquire_owned()) {
-            seat(stream, peer, permit);
-        }
+        waiting.extend(stream.map(|stream| (stream, peer)));
+    }
+    drop(socket);
+    for (stream, peer) in waiting {
+        let Some(permit) = cut.run_until_cancelled(permit()).await else {
+            return;
+        };
+        seat(stream, peer, permit);
     }
 }
 

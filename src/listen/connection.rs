@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::Duration,
@@ -21,6 +21,12 @@ pub struct Connection {
     accepted: u64,
     /// When the head that is being read began; 0 when none is.
     pub(super) head_began: AtomicU64,
+    /// What was read behind the end of the head that was read last: its request's body, and
+    /// perhaps the start of the next head.
+    pub(super) beyond: AtomicU64,
+    /// What was read last ends with an empty line, as whole requests without a body do, and
+    /// chunked ones.
+    pub(super) at_end: AtomicBool,
     /// Since when the client takes none of an answer; 0 when it does.
     pub(super) stuck: AtomicU64,
     order: AtomicU8,
@@ -46,6 +52,8 @@ impl Connection {
             accepted: client.now(),
             client: Arc::new(client),
             head_began: AtomicU64::new(0),
+            beyond: AtomicU64::new(0),
+            at_end: AtomicBool::new(true),
             stuck: AtomicU64::new(0),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
@@ -84,9 +92,18 @@ impl Connection {
             activity.answered.load(Relaxed),
         ) {
             (0, 0) => passed(self.accepted, limits.header),
+            (0, answered) if self.has_begun_another() => passed(answered, limits.header),
             (0, answered) => passed(answered, limits.idle),
             (began, _) => passed(began, limits.header),
         }
+    }
+
+    /// Whether the start of a head was read along with the request before it, which is over. Of
+    /// several requests that were read at once only the first is known in length: should the last
+    /// of them have a body, the next is taken to have begun.
+    pub(super) fn has_begun_another(&self) -> bool {
+        let body = self.client.activity.body_length.load(Relaxed);
+        !self.at_end.load(Relaxed) && self.beyond.load(Relaxed) > body
     }
 
     /// What it was told last, and by whom it is woken when it is told more.

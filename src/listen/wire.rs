@@ -28,6 +28,8 @@ pub(super) struct Wire {
     connection: Arc<Connection>,
     /// Bytes of the next request lie in the socket: the client is not gone.
     pipelined: bool,
+    /// The last four bytes that were read.
+    tail: u32,
 }
 
 impl Wire {
@@ -36,6 +38,7 @@ impl Wire {
             stream,
             connection,
             pipelined: false,
+            tail: 0,
         }
     }
 
@@ -56,6 +59,30 @@ impl Wire {
                 false
             }
         }
+    }
+
+    /// Notes when a head began, and whether one begins behind the request that these bytes end.
+    fn note_read(&mut self, read: &[u8]) {
+        self.tail = with(self.tail, read);
+        let at_end = is_an_empty_line(self.tail);
+        let connection = &*self.connection;
+        let activity = &connection.client.activity;
+        if activity.requests.value() > 0 {
+            connection.beyond.fetch_add(read.len() as u64, Relaxed);
+        } else {
+            if connection.head_began.load(Relaxed) == 0 {
+                let since = if connection.has_begun_another() {
+                    activity.answered.load(Relaxed)
+                } else {
+                    connection.client.now()
+                };
+                connection.head_began.store(since, Relaxed);
+            }
+            // Most heads come alone and whole, and are not looked through.
+            let beyond = if at_end { 0 } else { beyond_the_head(read) };
+            connection.beyond.store(beyond as u64, Relaxed);
+        }
+        connection.at_end.store(at_end, Relaxed);
     }
 
     fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
@@ -81,13 +108,8 @@ impl AsyncRead for Wire {
         self.pipelined = false;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let connection = &self.connection;
-        if buffer.filled().len() > before
-            && connection.client.activity.requests.value() == 0
-            && connection.head_began.load(Relaxed) == 0
-        {
-            let now = connection.client.now();
-            connection.head_began.store(now, Relaxed);
+        if let Some(read @ [_, ..]) = buffer.filled().get(before..) {
+            self.note_read(read);
         }
         polled
     }
@@ -139,6 +161,32 @@ impl AsyncWrite for Wire {
     }
 }
 
+/// The last four bytes when these are read too.
+fn with(tail: u32, read: &[u8]) -> u32 {
+    let last = &read[read.len().saturating_sub(4)..];
+    last.iter()
+        .fold(tail, |tail, byte| tail << 8 | u32::from(*byte))
+}
+
+/// Whether the end of a line is followed by an empty one.
+fn is_an_empty_line(tail: u32) -> bool {
+    let [_, third, second, first] = tail.to_be_bytes();
+    first == b'\n' && (second == b'\n' || [third, second] == *b"\n\r")
+}
+
+/// How many bytes follow the empty line that ends a head; none where it does not end here.
+fn beyond_the_head(bytes: &[u8]) -> usize {
+    // Those before it are left over from what came earlier, and are passed over.
+    let mut rest = bytes.trim_ascii_start();
+    while let Some(end) = memchr::memchr(b'\n', rest) {
+        rest = &rest[end + 1..];
+        if let Some(beyond) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
+            return beyond.len();
+        }
+    }
+    0
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
         // A reset, so that an answer which ends with its connection is not taken for whole.
@@ -146,6 +194,46 @@ impl Drop for Wire {
         if activity.cut_short.load(Relaxed) && activity.http10.load(Relaxed) {
             // Fails only on a socket that is gone already.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_head_is_counted() {
+        for (bytes, beyond) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nbody", 4),
+            ("GET / HTTP/1.1\nHost: a\n\nbody", 4),
+            ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nG", 1),
+            ("POST / HTTP/1.1\r\nHost: a\r\n\r\na\r\n\r\nb", 6),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", 0),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0),
+            ("G", 0),
+            ("\r\n\r\n", 0),
+        ] {
+            assert_eq!(beyond_the_head(bytes.as_bytes()), beyond, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_line_is_seen_however_it_comes() {
+        for (pieces, is_end) in [
+            (&["a\r\n\r\n"][..], true),
+            (&["a\n\n"], true),
+            (&["a\r\n", "\r\n"], true),
+            (&["a\r\n\r", "\n"], true),
+            (&["a", "\n", "\n"], true),
+            (&["a\r\n"], false),
+            (&["\r\n"], false),
+            (&["a\r\n\r\n", "a"], false),
+            (&["abcdefg"], false),
+        ] {
+            let read = |tail, piece: &&str| with(tail, piece.as_bytes());
+            let tail = pieces.iter().fold(0, read);
+            assert_eq!(is_an_empty_line(tail), is_end, "{pieces:?}");
         }
     }
 }

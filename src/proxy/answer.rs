@@ -73,9 +73,14 @@ struct Access {
 
 impl Record {
     pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
-        client.activity.requests.add_one();
+        let activity = &client.activity;
+        activity.requests.add_one();
+        let length = request.body().size_hint().exact();
+        activity
+            .body_length
+            .store(length.unwrap_or_default(), Relaxed);
         if request.version() == Version::HTTP_10 {
-            client.activity.http10.store(true, Relaxed);
+            activity.http10.store(true, Relaxed);
         }
         let access = client.worker.shared.access_log.then(|| {
             Box::new(Access {

@@ -54,7 +54,8 @@ pub(super) async fn answer(
     let mut now = began;
     let mut past = Past::default();
     let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
-    let Some(mut pool) = service.pick(worker, &past.tried, now) else {
+    let turn = service.turn();
+    let Some(mut pool) = service.pick(worker, turn, now) else {
         return Err(Refusal::NoEndpoints(Arc::clone(service.name())));
     };
     let out_of_budget = loop {
@@ -106,25 +107,25 @@ pub(super) async fn answer(
         }
         past.note(pool, failure, began);
         now = Instant::now();
+        // Where there is no other: it may have died of idleness, and a new connection to the same
+        // endpoint may do.
+        let again = past.last_unless_removed().filter(|_| died);
         let over = !may_follow
             || past.asked >= policy.retry.attempts
             || total.is_some_and(|total| now >= total)
-            || !body.rewind();
-        let next = if over {
-            None
-        } else {
-            service
-                .pick(worker, &past.tried, now)
-                // Where there is no other: it may have died of idleness, and a new connection to
-                // the same endpoint may do.
-                .or_else(|| past.last_unless_removed().filter(|_| died))
-        };
-        let Some(next) = next else { break false };
+            || !body.rewind()
+            // Nothing is paid where nobody is left.
+            || (again.is_none() && !service.has_other(worker, &past.tried));
+        if over {
+            break false;
+        }
         let is_free = died && was_kept;
         if !is_free && !lane.budget.withdraw(lane.requests.value(), now) {
             lane.budget_refused.add_one();
             break true;
         }
+        let next = service.pick_other(worker, turn, &past.tried, now).or(again);
+        let Some(next) = next else { break false };
         lane.retries.add_one();
         pool = next;
     };

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Client;
+use crate::config::Underscores;
 
 /// The most bytes that are kept.
 const REPLAY_LIMIT: usize = 64 * 1024;
@@ -94,8 +95,10 @@ impl Body for RequestBody {
                 None => self.had_trailers = true,
             }
         }
+        // A trailer comes too late for its request to be rejected.
+        let underscores = self.client.listener.underscores == Underscores::Allow;
         polled.map_ok(|frame| match frame.into_trailers() {
-            Ok(trailers) => Frame::trailers(without_what_belongs_in_a_head(trailers)),
+            Ok(trailers) => Frame::trailers(those_that_may_trail(trailers, underscores)),
             Err(frame) => frame,
         })
     }
@@ -114,7 +117,7 @@ impl Body for RequestBody {
 
 /// Some servers take trailers for fields of the head, where these would frame the request, route
 /// it or say who sent it (RFC 9110 6.5.1). What is written there is the proxy's to say.
-fn without_what_belongs_in_a_head(trailers: HeaderMap) -> HeaderMap {
+fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
     let may_trail = |name: &HeaderName| {
         !matches!(
             name.as_str(),
@@ -134,6 +137,7 @@ fn without_what_belongs_in_a_head(trailers: HeaderMap) -> HeaderMap {
                 | "forwarded"
                 | "via"
         ) && !name.as_str().starts_with("x-forwarded-")
+            && (underscores || !name.as_str().contains('_'))
     };
     // A name is given once for all its values.
     let mut last = None;

@@ -47,8 +47,8 @@ pub struct Worker {
     pub index: usize,
     /// What all workers share.
     pub shared: Arc<Shared>,
-    /// Milliseconds since the worker began, as of its last tick: exact enough for time-outs of
-    /// seconds, and free.
+    /// Milliseconds since the worker began, as of its last tick, and fewer where it was held up:
+    /// exact enough for time-outs of seconds, and free.
     pub clock: AtomicU64,
     /// Requests that no route takes.
     pub unrouted: Counter,
@@ -142,6 +142,8 @@ impl Peer {
 pub struct Activity {
     /// Requests whose answers are not over.
     pub requests: Counter,
+    /// How long the body of the last request is; 0 where its end is seen in another way.
+    pub body_length: AtomicU64,
     /// Since when a request's body is waited for.
     pub body_awaited: AtomicU64,
     /// When the last answer was over.

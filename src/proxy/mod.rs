@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -30,15 +30,21 @@ use crate::{
 };
 use answer::Record;
 use refusal::Refusal;
+use request::Admitted;
 
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
     let mut record = Record::new(&client, Instant::now(), &request);
-    if client.listener.health_path.as_deref() == Some(request.uri().path()) {
-        return health(&client, record);
-    }
-    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
-        return options(record);
+    let request = match request::admit(&client, &mut record, request) {
+        Ok(request) => request,
+        Err(refusal) => return refusal.into_response(&client, record),
+    };
+    match request.head.path() {
+        path if client.listener.health_path.as_deref() == Some(path) => {
+            return health(&client, record);
+        }
+        request::ASTERISK => return options(record),
+        _ => {}
     }
     match forward(&client, &mut record, request).await {
         Ok(answer) => record.pass_on(answer),
@@ -66,9 +72,8 @@ fn options(record: Record) -> Response {
 async fn forward(
     client: &Arc<Client>,
     record: &mut Record,
-    request: Request<Incoming>,
+    request: Admitted,
 ) -> Result<Answer<RequestBody>, Refusal> {
-    let request = request::admit(client, record, request)?;
     // One generation for the whole request.
     let generation = client.worker.generation();
     let host = request.head.host().unwrap_or_default();

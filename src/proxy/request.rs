@@ -9,7 +9,10 @@ use hyper::body::Incoming;
 use super::{Client, RequestBody, answer::Record, refusal::Refusal};
 use crate::config::Underscores;
 
-/// A request that may be routed.
+/// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
+pub(super) const ASTERISK: &str = "*";
+
+/// A request that may be answered.
 pub(super) struct Admitted {
     pub(super) head: Head,
     pub(super) body: RequestBody,
@@ -59,7 +62,9 @@ pub(super) fn admit(
     if let Some(refusal) = fields.refusal {
         return Err(refusal);
     }
-    check_path(parts.uri.path())?;
+    if !(parts.method == Method::OPTIONS && parts.uri.path() == ASTERISK) {
+        check_path(parts.uri.path())?;
+    }
     let host = fields.host(&parts)?;
     let connection = fields.connection;
     let idempotent = is_idempotent(&parts.method);

@@ -91,7 +91,7 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
             // These may not be taken out by naming them.
             "authorization" | "cookie" => true,
             text => {
-                !(head.connection && is_nominated(headers, name))
+                !(head.connection && !says_who_asked(text) && is_nominated(headers, name))
                     && (client.listener.underscores == Underscores::Allow || !text.contains('_'))
             }
         };
@@ -99,6 +99,12 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
             line(out, name.as_str(), value.as_bytes());
         }
     }
+}
+
+/// Whether a proxy in front may have written it: a client that could take it out, by naming it in
+/// `Connection`, would pass for that proxy.
+fn says_who_asked(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || name == "x-real-ip"
 }
 
 fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {

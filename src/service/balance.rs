@@ -1,5 +1,7 @@
 //! Who is next on the board. One counter per service, which an update does not touch: over an
-//! unchanged snapshot any N picks in a row, by whatever threads, hit each of N endpoints once.
+//! unchanged snapshot any N requests in a row, on whatever threads, go to each of N endpoints once.
+//! A request has one turn, however often it is tried: were a retry a turn of its own, the requests
+//! after it would fall in step with the endpoint that fails.
 
 use std::sync::{
     Arc,
@@ -18,6 +20,10 @@ pub enum Balancer {
     RoundRobin(Padded<AtomicUsize>),
 }
 
+/// A request's place in the order.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn(usize);
+
 impl Balancer {
     pub(super) fn new(balance: Balance) -> Self {
         match balance {
@@ -28,30 +34,55 @@ impl Balancer {
         }
     }
 
-    /// An endpoint of the snapshot that was not tried; one that is doubted only where there is no
-    /// other.
+    /// The next turn.
+    pub(super) fn turn(&self) -> Turn {
+        let Self::RoundRobin(next) = self;
+        Turn(next.0.fetch_add(1, Relaxed))
+    }
+
+    /// The endpoint whose turn it is; one that is doubted only where there is no other.
     pub(super) fn pick<'s>(
         &self,
         snapshot: &'s Snapshot,
+        turn: Turn,
+        now: Instant,
+    ) -> Option<&'s Arc<Endpoint>> {
+        first_trusted(&snapshot.endpoints, turn.0, |_| true, now)
+    }
+
+    /// The same for a request that was tried before, among those that were not.
+    pub(super) fn pick_other<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        turn: Turn,
         tried: impl Fn(&Endpoint) -> bool,
         now: Instant,
     ) -> Option<&'s Arc<Endpoint>> {
-        let endpoints = &*snapshot.endpoints;
-        let Self::RoundRobin(turn) = self;
-        if endpoints.is_empty() {
-            return None;
-        }
-        let first = turn.0.fetch_add(1, Relaxed) % endpoints.len();
-        let in_turn = || {
-            let (before, from) = endpoints.split_at(first);
-            from.iter()
-                .chain(before)
-                .filter(|endpoint| !tried(endpoint))
-        };
-        in_turn()
-            .find(|endpoint| !endpoint.is_doubted(now))
-            .or_else(|| in_turn().next())
+        // Those that one endpoint has failed are spread over all the others: from round to round
+        // they begin with another, and not all with its neighbour.
+        let count = snapshot.endpoints.len().max(2);
+        let start = turn.0.wrapping_add(1 + turn.0 / count % (count - 1));
+        first_trusted(&snapshot.endpoints, start, |endpoint| !tried(endpoint), now)
     }
+}
+
+/// The first in a row, which begins at `start` and goes round once, that is wanted and not
+/// doubted; where all are doubted the first that is wanted.
+fn first_trusted(
+    endpoints: &[Arc<Endpoint>],
+    start: usize,
+    wanted: impl Fn(&Endpoint) -> bool,
+    now: Instant,
+) -> Option<&Arc<Endpoint>> {
+    let (before, from) = endpoints.split_at(start.checked_rem(endpoints.len())?);
+    let in_turn = || {
+        from.iter()
+            .chain(before)
+            .filter(|endpoint| wanted(endpoint))
+    };
+    in_turn()
+        .find(|endpoint| !endpoint.is_doubted(now))
+        .or_else(|| in_turn().next())
 }
 
 #[cfg(test)]
@@ -79,14 +110,26 @@ mod tests {
         }
     }
 
-    fn pick(balancer: &Balancer, snapshot: &Snapshot, tried: &[EndpointId]) -> Option<EndpointId> {
-        balancer
-            .pick(
-                snapshot,
-                |endpoint| tried.contains(endpoint.id()),
-                Instant::now(),
-            )
-            .map(|endpoint| endpoint.id().clone())
+    fn pick(balancer: &Balancer, snapshot: &Snapshot) -> Option<EndpointId> {
+        let picked = balancer.pick(snapshot, balancer.turn(), Instant::now());
+        picked.map(|endpoint| endpoint.id().clone())
+    }
+
+    /// All that a request is sent to which every endpoint fails, in their order.
+    fn walk(balancer: &Balancer, snapshot: &Snapshot) -> Vec<EndpointId> {
+        let (turn, now) = (balancer.turn(), Instant::now());
+        let mut walked: Vec<EndpointId> = Vec::new();
+        let first = balancer.pick(snapshot, turn, now);
+        walked.extend(first.map(|endpoint| endpoint.id().clone()));
+        while let Some(next) = balancer.pick_other(
+            snapshot,
+            turn,
+            |endpoint| walked.contains(endpoint.id()),
+            now,
+        ) {
+            walked.push(next.id().clone());
+        }
+        walked
     }
 
     #[test]
@@ -98,7 +141,7 @@ mod tests {
                     .map(|_| {
                         scope.spawn(|| -> Vec<_> {
                             (0..1000 / threads)
-                                .filter_map(|_| pick(&balancer, &snapshot, &[]))
+                                .filter_map(|_| pick(&balancer, &snapshot))
                                 .collect()
                         })
                     })
@@ -121,19 +164,41 @@ mod tests {
         let balancer = Balancer::new(Balance::RoundRobin);
         let Balancer::RoundRobin(turn) = &balancer;
         turn.0.store(0, Relaxed);
-        let first = pick(&balancer, &snapshot(3), &[]).unwrap();
-        let second = pick(&balancer, &snapshot(3), &[]).unwrap();
+        let first = pick(&balancer, &snapshot(3)).unwrap();
+        let second = pick(&balancer, &snapshot(3)).unwrap();
         assert_eq!((&*first.instance, &*second.instance), ("0", "1"));
     }
 
     #[test]
-    fn whoever_was_tried_is_not_picked_again() {
-        let (snapshot, balancer) = (snapshot(3), Balancer::new(Balance::RoundRobin));
-        let mut tried = Vec::new();
-        for _ in 0..3 {
-            tried.push(pick(&balancer, &snapshot, &tried).unwrap());
+    fn a_request_goes_to_each_endpoint_once_and_takes_one_turn() {
+        for count in 0..5 {
+            let (snapshot, balancer) = (snapshot(count), Balancer::new(Balance::RoundRobin));
+            let mut firsts = HashMap::new();
+            for _ in 0..count * 10 {
+                let walked = walk(&balancer, &snapshot);
+                let distinct: std::collections::HashSet<_> = walked.iter().collect();
+                assert_eq!((walked.len(), distinct.len()), (count, count));
+                *firsts.entry(walked[0].clone()).or_insert(0) += 1;
+            }
+            assert_eq!(firsts.len(), count);
+            assert!(firsts.values().all(|first| *first == 10), "{firsts:?}");
+            assert_eq!(walk(&balancer, &snapshot).len(), count);
         }
-        assert_eq!(pick(&balancer, &snapshot, &tried), None);
+    }
+
+    #[test]
+    fn what_one_endpoint_fails_is_spread_over_all_the_others() {
+        let (snapshot, balancer) = (snapshot(4), Balancer::new(Balance::RoundRobin));
+        let bad = snapshot.endpoints[2].id();
+        let mut seconds = HashMap::new();
+        for _ in 0..4 * 30 {
+            let walked = walk(&balancer, &snapshot);
+            if walked[0] == *bad {
+                *seconds.entry(walked[1].clone()).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(seconds.len(), 3);
+        assert!(seconds.values().all(|second| *second == 10), "{seconds:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -142,7 +207,7 @@ mod tests {
         let doubted = &snapshot.endpoints[0];
         let times = || {
             (0..20)
-                .filter_map(|_| pick(&balancer, &snapshot, &[]))
+                .filter_map(|_| pick(&balancer, &snapshot))
                 .filter(|id| id == doubted.id())
                 .count()
         };
@@ -160,7 +225,7 @@ mod tests {
         for endpoint in &snapshot.endpoints {
             endpoint.connect_failed(Instant::now(), Instant::now());
         }
-        assert!(pick(&balancer, &snapshot, &[]).is_some());
+        assert!(pick(&balancer, &snapshot).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,10 +44,15 @@ pub(super) enum State {
     Serving,
     /// Registered; its checks do not pass.
     Unhealthy,
-    /// No longer registered, and doubted to be gone: picked until the guard lets go of it.
-    Held { until: Instant },
-    /// Removed; what is in flight finishes, at the latest at `cut_at`.
-    Draining { cut_at: Instant },
+    /// The registry dropped it, and is doubted: picked until the guard lets go of it.
+    Held {
+        until: Instant,
+        /// It has signed in again, and its checks have not passed yet. A new check fails until it
+        /// has run, which says nothing of whoever is checked.
+        listed: bool,
+    },
+    /// Removed; what is in flight finishes.
+    Draining,
 }
 
 impl State {
@@ -107,7 +112,10 @@ impl Board {
         let guard = policy.guard.filter(|_| doubtable);
         let doubted = self.drop_unlisted(&listed, served_before, guard, policy);
         if !doubtable {
-            self.let_go(policy);
+            // What they were held for is over.
+            for (id, _) in self.held() {
+                self.let_go(&id, policy);
+            }
         }
         if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
@@ -125,11 +133,17 @@ impl Board {
             .places
             .get_mut(&id)
             // One that was removed has closed its pools for good; it comes back as a new one.
-            .filter(|place| !matches!(place.state, State::Draining { .. }))
+            .filter(|place| place.state != State::Draining)
             // Its connections are of no use to one that now speaks TLS, or no longer does.
             .filter(|place| place.instance.tls == instance.tls);
         if let Some(place) = known {
-            place.state = state;
+            place.state = match place.state {
+                State::Held { until, .. } if !instance.healthy => State::Held {
+                    until,
+                    listed: true,
+                },
+                _ => state,
+            };
             place.instance = instance.clone();
             return;
         }
@@ -159,6 +173,11 @@ impl Board {
         guard: Option<config::Guard>,
         policy: &config::Service,
     ) -> bool {
+        for (id, place) in &mut self.places {
+            if let State::Held { listed: is, .. } = &mut place.state {
+                *is = listed.contains(id);
+            }
+        }
         let missing: Vec<_> = self
             .places
             .iter()
@@ -181,7 +200,10 @@ impl Board {
                 Some(guard) if served => {
                     let until = now + guard.hold;
                     if let Some(place) = self.places.get_mut(&id) {
-                        place.state = State::Held { until };
+                        place.state = State::Held {
+                            until,
+                            listed: false,
+                        };
                     }
                 }
                 _ => self.remove(&id, policy),
@@ -190,19 +212,23 @@ impl Board {
         hold.is_some()
     }
 
-    /// Removes those that are held: what they were held for is over.
-    fn let_go(&mut self, policy: &config::Service) {
-        for (id, _) in self.held() {
-            self.remove(&id, policy);
+    /// Holds an endpoint no longer: what the registry says of it now is believed.
+    pub(super) fn let_go(&mut self, id: &EndpointId, policy: &config::Service) {
+        match self.places.get_mut(id) {
+            Some(place) if matches!(place.state, State::Held { listed: true, .. }) => {
+                place.state = State::Unhealthy;
+                self.changed = Some(SystemTime::now());
+            }
+            _ => self.remove(id, policy),
         }
     }
 
     /// The endpoint is gone: no new picks, and once nobody can pick it any more its idle
     /// connections are closed; the rest may finish.
-    pub(super) fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
+    fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
         if let Some(place) = self.places.get_mut(id) {
             let cut_at = Instant::now() + policy.drain;
-            place.state = State::Draining { cut_at };
+            place.state = State::Draining;
             self.leaving.push((Arc::clone(&place.endpoint), cut_at));
             self.changed = Some(SystemTime::now());
         }
@@ -221,18 +247,15 @@ impl Board {
         self.places
             .iter()
             .filter_map(|(id, place)| match place.state {
-                State::Held { until } => Some((id.clone(), until)),
+                State::Held { until, .. } => Some((id.clone(), until)),
                 _ => None,
             })
             .collect()
     }
 
     fn forget_the_gone(&mut self) {
-        let now = Instant::now();
-        self.places.retain(|_, place| match place.state {
-            State::Draining { cut_at } => now < cut_at && place.endpoint.in_flight() > 0,
-            _ => true,
-        });
+        self.places
+            .retain(|_, place| place.state != State::Draining || place.endpoint.in_flight() > 0);
     }
 
     fn picked_ids(&self) -> Vec<EndpointId> {
@@ -252,7 +275,7 @@ impl Board {
                 State::Serving => EndpointState::Serving,
                 State::Unhealthy => EndpointState::Unhealthy,
                 State::Held { .. } => EndpointState::Held,
-                State::Draining { .. } => EndpointState::Draining,
+                State::Draining => EndpointState::Draining,
             };
             (place, state)
         })
@@ -381,6 +404,68 @@ mod tests {
             &before.endpoints[0],
             &board.snapshot().endpoints[0]
         ));
+    }
+
+    fn unhealthy(numbers: std::ops::Range<u16>) -> Vec<Instance> {
+        numbers.map(|number| instance(number, false)).collect()
+    }
+
+    #[tokio::test]
+    async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
+        let (mut board, policy) = (board(), policy(guard()));
+        board.take_over(&healthy(1..4), true, &policy);
+        let before = board.snapshot();
+        board.take_over(&[], true, &policy);
+        let held = board.held();
+        for signed_in in 2..5 {
+            board.take_over(&unhealthy(1..signed_in), true, &policy);
+            assert_eq!(states(&mut board), [EndpointState::Held; 3]);
+            assert_eq!(board.held(), held, "for no longer than before");
+        }
+        let mut set = unhealthy(1..4);
+        set[1].healthy = true;
+        board.take_over(&set, true, &policy);
+        let (held, serving) = (EndpointState::Held, EndpointState::Serving);
+        assert_eq!(states(&mut board), [held, serving, held]);
+        assert!(Arc::ptr_eq(
+            &before.endpoints[1],
+            &board.snapshot().endpoints[1]
+        ));
+        // Its check has passed, and is believed from then on.
+        board.take_over(&unhealthy(1..4), true, &policy);
+        assert_eq!(states(&mut board), [held, EndpointState::Unhealthy, held]);
+    }
+
+    #[tokio::test]
+    async fn who_is_let_go_rests_if_it_has_signed_in_again_and_is_removed_if_not() {
+        for doubtable in [true, false] {
+            let (mut board, policy) = (board(), policy(guard()));
+            board.take_over(&healthy(1..4), true, &policy);
+            board.take_over(&[], true, &policy);
+            board.take_over(&unhealthy(1..4), true, &policy);
+            // One that has signed out again is not listed any more.
+            board.take_over(&unhealthy(1..3), doubtable, &policy);
+            for (id, _) in board.held() {
+                assert!(doubtable, "not held any more");
+                board.let_go(&id, &policy);
+            }
+            let snapshot = board.snapshot();
+            assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
+            assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
+        let (mut board, policy) = (board(), policy(None));
+        board.take_over(&healthy(1..3), true, &policy);
+        let works = board.snapshot().endpoints[0].pool(0).enter();
+        board.take_over(&[], true, &policy);
+        assert_eq!(states(&mut board), [EndpointState::Draining]);
+        tokio::time::advance(policy.drain * 2).await;
+        assert_eq!(states(&mut board), [EndpointState::Draining]);
+        drop(works);
+        assert_eq!(states(&mut board), []);
     }
 
     #[tokio::test]

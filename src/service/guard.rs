@@ -15,7 +15,7 @@ use super::{EndpointId, Service};
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Checks the service's held endpoints until none is held any more: one that does not take a
-/// connection is removed at once, one that does at the guard's deadline.
+/// connection is let go at once, one that does at the guard's deadline.
 pub(super) fn watch_over(service: &Arc<Service>) {
     tracing::warn!(
         service = %service.name(),
@@ -52,7 +52,7 @@ async fn run(service: Weak<Service>) {
     }
 }
 
-/// Removes those that need not be kept.
+/// Lets go of those that need not be kept.
 fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
     let mut board = service.board();
     let held = board.held();
@@ -60,7 +60,7 @@ fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
         // In the meantime it may have been registered again.
         if !keep && held.contains(&(id.clone(), until)) {
             tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
-            board.remove(&id, service.policy());
+            board.let_go(&id, service.policy());
         }
     }
     service.publish(&mut board);

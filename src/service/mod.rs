@@ -15,7 +15,7 @@ mod snapshot;
 mod status;
 mod tagged;
 
-pub use balance::Balancer;
+pub use balance::{Balancer, Turn};
 pub use budget::Budget;
 pub use directory::{Directory, Lookup, StartError};
 pub use endpoint::{Endpoint, EndpointId, EndpointState};

@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Balancer, Endpoint, Lane, Snapshot, board::Board, listing::Listing};
+use super::{Balancer, Endpoint, Lane, Snapshot, Turn, board::Board, listing::Listing};
 
 use crate::{
     config,
@@ -119,19 +119,38 @@ impl Service {
         let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
     }
 
-    /// Picks an endpoint other than those of `tried`, without a lock, and returns its pool on
-    /// this worker. `None` where there is no other.
-    pub fn pick(&self, worker: usize, tried: &[Arc<Pool>], now: Instant) -> Option<Arc<Pool>> {
-        let snapshot = self.snapshot.load();
-        let was_tried = |endpoint: &Endpoint| {
-            tried
-                .iter()
-                .any(|pool| Arc::ptr_eq(pool, endpoint.pool(worker)))
-        };
+    /// Takes a request's turn.
+    pub fn turn(&self) -> Turn {
+        self.balancer.turn()
+    }
+
+    /// Picks the endpoint whose turn it is, without a lock, and returns its pool on this worker.
+    pub fn pick(&self, worker: usize, turn: Turn, now: Instant) -> Option<Arc<Pool>> {
         // The pool's count of references is this worker's alone; the endpoint's would be shared.
         self.balancer
-            .pick(&snapshot, was_tried, now)
+            .pick(&self.snapshot.load(), turn, now)
             .map(|endpoint| Arc::clone(endpoint.pool(worker)))
+    }
+
+    /// The same for a request that was tried with these already; `None` where there is no other.
+    pub fn pick_other(
+        &self,
+        worker: usize,
+        turn: Turn,
+        tried: &[Arc<Pool>],
+        now: Instant,
+    ) -> Option<Arc<Pool>> {
+        let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.pool(worker));
+        self.balancer
+            .pick_other(&self.snapshot.load(), turn, was_tried, now)
+            .map(|endpoint| Arc::clone(endpoint.pool(worker)))
+    }
+
+    /// Whether there is somebody other than these to pick.
+    pub fn has_other(&self, worker: usize, tried: &[Arc<Pool>]) -> bool {
+        let snapshot = self.snapshot.load();
+        let mut endpoints = snapshot.endpoints.iter();
+        endpoints.any(|endpoint| !is_among(tried, endpoint.pool(worker)))
     }
 
     /// Notes how connecting to an endpoint went that began then. Rare, where connections are kept.
@@ -204,4 +223,8 @@ impl Service {
             endpoint.pool(worker).sweep(now);
         }
     }
+}
+
+fn is_among(tried: &[Arc<Pool>], pool: &Arc<Pool>) -> bool {
+    tried.iter().any(|one| Arc::ptr_eq(one, pool))
 }

@@ -1,125 +1,101 @@
-//! SIGTERM drains; a second signal ends the process at once, whatever is still running.
+//! SIGTERM and SIGINT drain; a second signal ends the process at once, whatever is still running.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::Stdio,
-    thread,
-    time::Duration,
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::support::{
+    callboard::Callboard,
+    raw::{RawBackend, Then, Wire, ok},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
-    time::timeout,
-};
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-use crate::support::PATIENCE;
-
-/// A backend whose one answer never ends.
-fn endless() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = [0; 4096];
-        assert!(stream.read(&mut head).unwrap() > 0);
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        while stream.write_all(b"and so on\n").is_ok() {
-            thread::sleep(Duration::from_millis(10));
-        }
-    });
-    address
-}
-
-struct Running {
-    child: Child,
-    log: Lines<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    async fn until_logged(&mut self, what: &str) -> String {
-        let searching = async {
-            loop {
-                let line = self.log.next_line().await.unwrap();
-                let line = line.unwrap_or_else(|| panic!("the log ended before {what:?}"));
-                if line.contains(what) {
-                    return line;
-                }
-            }
-        };
-        timeout(PATIENCE, searching).await.unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
-    }
+/// A proxy that sends everything to this backend, and where it listens.
+async fn before(folder: &Path, backend: SocketAddr) -> (Callboard, SocketAddr) {
+    let text = format!(
+        "[log]\nformat = \"text\"\n[drain]\nnotice = \"10ms\"\ndeadline = \"1h\"\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+         [service.cart]\nendpoints = [\"{backend}\"]\n[[route]]\nservice = \"cart\"\n"
+    );
+    let mut callboard = Callboard::run(folder, &text);
+    let line = callboard.until_logged("listening on").await;
+    let address = line.rsplit(' ').next().unwrap().parse().unwrap();
+    (callboard, address)
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_it_though_a_stream_runs_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let consul = TcpListener::bind("127.0.0.1:0").unwrap();
-    let backend = endless();
-    let entry = format!(
-        r#"[{{"Node":{{"Node":"n"}},"Service":{{"ID":"a","Address":"127.0.0.1","Port":{}}},"Checks":[]}}]"#,
-        backend.port()
-    );
-    let registry = consul.local_addr().unwrap();
-    // A Consul that says one thing once, and then nothing.
-    thread::spawn(move || {
-        let mut kept = Vec::new();
-        for stream in consul.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = [0; 4096];
-            assert!(stream.read(&mut head).unwrap() > 0);
-            let length = entry.len();
-            write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: {length}\r\n\r\n{entry}"
-            )
-            .unwrap();
-            kept.push(stream);
+    let backend = RawBackend::serving(async |mut wire: Wire| {
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\n\r\n").await;
+        loop {
+            wire.send("and so on\n").await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    let config = folder.path().join("proxy.toml");
-    let text = format!(
-        "[log]\nformat = \"text\"\n[drain]\nnotice = \"10ms\"\ndeadline = \"1h\"\n\
-         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-         [registry.consul]\naddress = \"http://{registry}\"\n\
-         [[route]]\nservice = \"cart\"\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_callboard"))
-        .args(["run", "--config"])
-        .arg(&config)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut running = Running { child, log };
-    let line = running.until_logged("listening on").await;
-    let address = line.rsplit(' ').next().unwrap();
+    let backend = backend.await;
+    let folder = TempDir::new().unwrap();
+    let (mut callboard, address) = before(folder.path(), backend.address()).await;
+    let mut client = Wire::connect(address).await;
+    client.send(GET).await;
+    client.head().await.unwrap();
 
-    let mut client = TcpStream::connect(address).unwrap();
-    client
-        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        .unwrap();
-    let mut some = [0; 64];
-    assert!(client.read(&mut some).unwrap() > 0);
-
-    running.signal(Signal::SIGTERM);
-    running.until_logged("draining").await;
+    callboard.signal(Signal::SIGTERM);
+    callboard.until_logged("draining").await;
     // The stream keeps it from ending by itself, also once the notice is over.
-    let ended = timeout(Duration::from_millis(300), running.child.wait()).await;
-    assert!(ended.is_err(), "it waits for the stream: {ended:?}");
-    running.signal(Signal::SIGTERM);
-    let status = timeout(PATIENCE, running.child.wait()).await.unwrap();
-    assert_eq!(status.unwrap().code(), Some(1));
+    let gone = timeout(Duration::from_millis(300), callboard.until_logged("gone")).await;
+    assert!(gone.is_err(), "it waits for the stream: {gone:?}");
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(1));
+}
+
+#[tokio::test]
+async fn either_signal_lets_what_runs_come_to_its_end() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, may_answer) = tokio::sync::watch::channel(false);
+        let backend = RawBackend::serving(move |mut wire: Wire| {
+            let (asked, mut may_answer) = (asked.clone(), may_answer.clone());
+            async move {
+                wire.head().await;
+                asked.send(()).unwrap();
+                may_answer.wait_for(|may| *may).await.unwrap();
+                wire.send(ok("late")).await;
+                wire.head().await;
+            }
+        });
+        let backend = backend.await;
+        let folder = TempDir::new().unwrap();
+        let (mut callboard, address) = before(folder.path(), backend.address()).await;
+        let mut client = Wire::connect(address).await;
+        client.send(GET).await;
+        is_asked.recv().await.unwrap();
+
+        callboard.signal(signal);
+        callboard.until_logged("draining").await;
+        answer.send_replace(true);
+        let got = client.message().await.expect("an answer");
+        assert_eq!((got.status(), got.text()), (200, "late"), "{signal}");
+        let (status, lines) = callboard.ended().await;
+        assert_eq!(status, Some(0), "{signal}");
+        let last = lines.last().unwrap();
+        assert!(last.ends_with("gone"), "{signal}: {last}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_keeps_it_from_nothing() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let folder = TempDir::new().unwrap();
+    let (callboard, address) = before(folder.path(), backend.address()).await;
+    let mut client = Wire::connect(address).await;
+    assert_eq!(client.ask(GET).await.text(), "well");
+    callboard.signal(Signal::SIGINT);
+    // The deadline is an hour.
+    assert_eq!(callboard.ended().await.0, Some(0));
+    client.until_closed().await;
 }

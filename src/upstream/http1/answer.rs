@@ -183,7 +183,13 @@ where
                     return Poll::Ready(Ok(Decoded::End(None)));
                 }
                 Ok(0) => return Poll::Ready(Err(FailureKind::Closed)),
-                Ok(_) => self.late = Instant::now() + self.exchange.limits.idle,
+                Ok(_) => {
+                    let now = Instant::now();
+                    self.late = now + self.exchange.limits.idle;
+                    if let Some(kind) = self.exchange.over(now, self.late) {
+                        return Poll::Ready(Err(kind));
+                    }
+                }
                 Err(error) => return Poll::Ready(Err(FailureKind::of_read(error))),
             }
         }

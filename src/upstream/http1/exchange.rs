@@ -95,7 +95,11 @@ where
                     Ok(Parsed::Complete(head, length, persistence)) => {
                         return Poll::Ready(Ok((head, length, persistence)));
                     }
-                    Ok(Parsed::Interim) => continue,
+                    // Whoever says for ever that an answer will come is late too.
+                    Ok(Parsed::Interim) => match self.over(Instant::now(), self.due()) {
+                        Some(kind) => return Poll::Ready(Err(self.failed(kind))),
+                        None => continue,
+                    },
                     Ok(Parsed::Partial) => {}
                     Err(reason) => {
                         return Poll::Ready(Err(self.failed(FailureKind::BadAnswer(reason))));
@@ -107,15 +111,8 @@ where
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(error))),
                 Poll::Pending => {
-                    let since = if self.sender.is_starved() {
-                        Instant::now()
-                    } else {
-                        self.taken
-                    };
-                    let deadline = since + self.limits.response;
-                    return self
-                        .poll_late(cx, deadline)
-                        .map(|kind| Err(self.failed(kind)));
+                    let due = self.due();
+                    return self.poll_late(cx, due).map(|kind| Err(self.failed(kind)));
                 }
             }
         }
@@ -154,6 +151,28 @@ where
         poll_read_buf(Pin::new(&mut self.connection.stream), cx, &mut self.read)
     }
 
+    /// When the answer's head is due.
+    fn due(&self) -> Instant {
+        let since = if self.sender.is_starved() {
+            Instant::now()
+        } else {
+            self.taken
+        };
+        since + self.limits.response
+    }
+
+    /// What ends the exchange at this moment, whatever there is still to read: where there is
+    /// always something, nobody ever waits in [`Self::poll_late`].
+    pub(super) fn over(&self, now: Instant, deadline: Instant) -> Option<FailureKind> {
+        if self.pool().is_cut() {
+            Some(FailureKind::Drained)
+        } else if now >= self.earliest(deadline) {
+            Some(FailureKind::Timeout)
+        } else {
+            None
+        }
+    }
+
     /// Ready when `deadline`, the exchange's total time or its endpoint's drain has passed.
     pub(super) fn poll_late(
         &mut self,
@@ -163,12 +182,14 @@ where
         if self.pool().is_cut() {
             return Poll::Ready(FailureKind::Drained);
         }
-        let deadline = self
-            .limits
-            .total
-            .map_or(deadline, |total| deadline.min(total));
+        let deadline = self.earliest(deadline);
         ready!(self.connection.timer.poll_late(cx, deadline));
         Poll::Ready(FailureKind::Timeout)
+    }
+
+    fn earliest(&self, deadline: Instant) -> Instant {
+        let total = self.limits.total;
+        total.map_or(deadline, |total| deadline.min(total))
     }
 
     pub(super) fn pool(&self) -> &Arc<Pool> {

@@ -15,6 +15,7 @@ use super::{ROUTE, SERVICE, Stage, let_pass};
 use crate::support::{
     load::{Client, Ledger, Outcome, Report},
     proxy::Proxy,
+    raw::{RawBackend, Then, Wire, ok},
 };
 
 /// So many backends, each with a client of its own that asks again when its connection is about
@@ -144,6 +145,83 @@ async fn the_only_one_that_lives_is_found_among_many_that_do_not() {
     }
     let report = Report::new(outcomes, &ledger);
     report.assert_flawless("nine dead of ten", 20);
+}
+
+/// What came of GETs, one after the other, to two instances, one of which takes connections, reads
+/// and closes.
+#[derive(Debug)]
+struct OneCloses {
+    failed: usize,
+    asked_of_the_bad: usize,
+    asked_of_the_good: usize,
+    retries: u64,
+    /// Retries that the budget refused.
+    refused: f64,
+}
+
+impl OneCloses {
+    async fn count(budget: &str, requests: usize) -> Self {
+        let bad = RawBackend::saying("", Then::Close).await;
+        let good = RawBackend::saying(ok("well"), Then::Keep).await;
+        let route = format!("[[route]]\npath = \"/cart\"\nservice = \"{SERVICE}\"\n");
+        let retry = format!("[defaults]\nretry = {{ budget = {{ {budget} }} }}\n");
+        let proxy = Proxy::start(&(route + &retry)).await;
+        let both = [bad.address(), good.address()];
+        for address in both {
+            proxy.register(SERVICE, address).await;
+        }
+        let states = both.map(|address| (address, "serving"));
+        proxy.until_states(SERVICE, &states).await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let mut failed = 0;
+        for _ in 0..requests {
+            let got = client.ask("GET /cart HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            match got.status() {
+                200 => assert_eq!(got.text(), "well"),
+                502 => failed += 1,
+                other => panic!("{other}: {}", got.text()),
+            }
+        }
+        let status = proxy.status().await;
+        let metrics = proxy.page("/metrics").await.text().await.unwrap();
+        let refused = metrics
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("callboard_retries_refused_total{service=\"cart\"} ")
+            })
+            .unwrap_or("0");
+        let counts = Self {
+            failed,
+            asked_of_the_bad: bad.requests().len(),
+            asked_of_the_good: good.requests().len(),
+            retries: status["services"][0]["retries"].as_u64().unwrap(),
+            refused: refused.parse().unwrap(),
+        };
+        println!("one of two closes, {budget}, {requests} sent: {counts:?}");
+        assert_eq!(failed + counts.asked_of_the_good, requests);
+        counts
+    }
+}
+
+/// A retry takes nobody's turn: the next request does not begin with the bad one again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_closes_connections_gets_no_more_than_its_turns() {
+    let counts = OneCloses::count("", 3_000).await;
+    assert_eq!(counts.asked_of_the_bad, 1_500);
+    // 20 % of the requests, and a few a second besides.
+    assert!((500..1_500).contains(&counts.retries), "{counts:?}");
+    assert_eq!(counts.failed as u64 + counts.retries, 1_500);
+    assert_eq!(counts.refused, counts.failed as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_that_is_empty_stops_retries_and_one_that_is_not_lets_nobody_notice() {
+    let counts = OneCloses::count("ratio = 0, per_second = 0", 400).await;
+    assert_eq!((counts.failed, counts.asked_of_the_bad), (200, 200));
+    assert_eq!((counts.retries, counts.refused), (0, 200.0));
+    let counts = OneCloses::count("ratio = 1", 400).await;
+    assert_eq!((counts.failed, counts.asked_of_the_bad), (0, 200));
+    assert_eq!((counts.retries, counts.refused), (200, 0.0));
 }
 
 /// Answers with the request's path, and closes.

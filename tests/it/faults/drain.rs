@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use http::Method;
-use tokio::{net::TcpStream, task::JoinSet, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet, time::Instant};
 
 use super::{ROUTE, SERVICE};
 use crate::support::{
     backend::Backend,
+    eventually,
     load::{Client, Ledger, Outcome, Report, process},
     proxy::Proxy,
-    raw::Wire,
+    raw::{RawBackend, Then, Wire, ok},
 };
 
 const NOTICE: Duration = Duration::from_millis(700);
@@ -128,4 +129,71 @@ async fn while_the_proxy_drains_every_answer_ends_its_connection() {
     assert!(served > 20, "{served}");
     draining.await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// The deadline is hard: whatever still runs then is cut, and does not look whole.
+#[tokio::test]
+async fn at_the_deadline_what_is_left_is_cut() {
+    let config = format!("{ROUTE}\n[drain]\nnotice = \"0s\"\ndeadline = \"700ms\"\n");
+    let proxy = Proxy::start(&config).await;
+    let backend = RawBackend::serving(async |mut wire: Wire| {
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        while wire.stream.write_all(b"4\r\nmore\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let backend = backend.await;
+    // Another that never says a word.
+    let mute = RawBackend::saying("", Then::Keep).await;
+    proxy.register("stream", backend.address()).await;
+    proxy.register("mute", mute.address()).await;
+    let request = |name: &str| format!("GET /{name}/x HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut streams = Wire::connect(proxy.address()).await;
+    streams.send(request("stream")).await;
+    assert!(streams.head().await.unwrap().contains("chunked"));
+    let mut waits = Wire::connect(proxy.address()).await;
+    waits.send(request("mute")).await;
+    let asked = async || mute.requests().len();
+    eventually("it is asked", asked, |asked| *asked == 1).await;
+
+    let began = Instant::now();
+    proxy.drain().await;
+    let took = began.elapsed();
+    let limits = Duration::from_millis(700)..Duration::from_secs(5);
+    assert!(limits.contains(&took), "{took:?}");
+    let rest = streams.rest().await.unwrap_or_default();
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
+    waits.until_closed().await;
+}
+
+/// At the limit of connections, more clients wait: one that was accepted, and those in the queue.
+#[tokio::test]
+async fn who_waits_for_a_place_when_the_proxy_ends_is_served_first() {
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\nlimits = { connections = 1 }\n";
+    let drain = "[drain]\nnotice = \"0s\"\ndeadline = \"10s\"\n";
+    let proxy = Proxy::start(&format!("workers = 2\n{ROUTE}{listen}{drain}")).await;
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    proxy.register(SERVICE, backend.address()).await;
+    let address = proxy.address();
+    let request = "GET /cart/x HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut first = Wire::connect(address).await;
+    let served = async || first.ask(request).await.status();
+    eventually("it is served", served, |status| *status == 200).await;
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        let mut client = Wire::connect(address).await;
+        client.send(request).await;
+        waiting.push(client);
+    }
+    let began = Instant::now();
+    proxy.drain().await;
+    for mut client in waiting {
+        let got = client.message().await.expect("an answer");
+        assert_eq!((got.status(), got.text()), (200, "well"));
+        client.until_closed().await;
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

@@ -11,14 +11,15 @@ mod registry;
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     backend::Backend,
-    consul::Consul,
+    consul::{Consul, merge},
     load::{Ledger, Load, Report},
     process::BackendProcess,
     proxy::{Proxy, instance},
+    server::free_ports,
 };
 
 const ROUTE: &str = r#"
@@ -36,8 +37,20 @@ const RATE: u32 = 400;
 /// A proxy, the registry that it reads, and the backends' common ledger.
 struct Stage {
     proxy: Proxy,
-    consul: Option<Consul>,
+    registry: Registry,
     ledger: Ledger,
+}
+
+/// Whom a stage's proxy reads.
+enum Registry {
+    /// The one that it brings.
+    Own,
+    Consul(Consul),
+    /// The one that another Callboard brings, which can be killed without it.
+    Others {
+        port: u16,
+        other: Option<Proxy>,
+    },
 }
 
 impl Stage {
@@ -45,7 +58,7 @@ impl Stage {
     async fn embedded() -> Self {
         Self {
             proxy: Proxy::start(ROUTE).await,
-            consul: None,
+            registry: Registry::Own,
             ledger: Ledger::default(),
         }
     }
@@ -53,15 +66,25 @@ impl Stage {
     /// With a real Consul, where there is one.
     async fn consul() -> Option<Self> {
         let consul = Consul::start().await?;
-        let config = format!(
-            "{ROUTE}\n[registry.consul]\naddress = \"{}\"\n",
-            consul.url()
-        );
-        Some(Self {
+        let url = consul.url();
+        Some(Self::reading(&url, Registry::Consul(consul)).await)
+    }
+
+    /// With an embedded registry that is another proxy's.
+    async fn others() -> Self {
+        let [port] = free_ports();
+        let other = Some(empty_registry(port).await);
+        let url = format!("http://127.0.0.1:{port}");
+        Self::reading(&url, Registry::Others { port, other }).await
+    }
+
+    async fn reading(url: &str, registry: Registry) -> Self {
+        let config = format!("{ROUTE}\n[registry.consul]\naddress = \"{url}\"\n");
+        Self {
             proxy: Proxy::start(&config).await,
-            consul: Some(consul),
+            registry,
             ledger: Ledger::default(),
-        })
+        }
     }
 
     /// Starts a backend and signs it in.
@@ -91,25 +114,58 @@ impl Stage {
     }
 
     async fn sign_in(&self, address: SocketAddr) {
-        match &self.consul {
-            None => self.proxy.register(SERVICE, address).await,
-            Some(consul) => {
-                let service = json!({
-                    "ID": instance(SERVICE, address),
-                    "Name": SERVICE,
-                    "Address": address.ip(),
-                    "Port": address.port(),
-                });
-                consul.register(service).await;
+        self.sign_in_with(address, json!({})).await;
+    }
+
+    /// The same, with more fields in Consul's spelling.
+    async fn sign_in_with(&self, address: SocketAddr, more: Value) {
+        let mut service = json!({
+            "ID": instance(SERVICE, address),
+            "Name": SERVICE,
+            "Address": address.ip(),
+            "Port": address.port(),
+        });
+        merge(&mut service, &more);
+        self.tell("/v1/agent/service/register", service).await;
+    }
+
+    async fn sign_out(&self, address: SocketAddr) {
+        let id = instance(SERVICE, address);
+        let path = format!("/v1/agent/service/deregister/{id}");
+        self.tell(&path, Value::Null).await;
+    }
+
+    /// Any change of the registry.
+    async fn tell(&self, path: &str, body: Value) {
+        match &self.registry {
+            Registry::Own => self.proxy.tell(path, body).await,
+            Registry::Consul(consul) => consul.put(path, body).await,
+            Registry::Others { other, .. } => {
+                let other = other.as_ref().expect("it runs");
+                other.tell(path, body).await;
             }
         }
     }
 
-    async fn sign_out(&self, address: SocketAddr) {
-        match &self.consul {
-            None => self.proxy.deregister(SERVICE, address).await,
-            Some(consul) => consul.deregister(&instance(SERVICE, address)).await,
+    /// The registry ends, and is there again without its data.
+    async fn restart_empty(&mut self) {
+        match &mut self.registry {
+            Registry::Own => unreachable!("it would end with the proxy"),
+            Registry::Consul(consul) => consul.restart_empty().await,
+            Registry::Others { port, other } => {
+                if let Some(other) = other.take() {
+                    other.drain().await;
+                }
+                *other = Some(empty_registry(*port).await);
+            }
         }
+    }
+
+    /// Waits until this is the state of all of these, and of nobody else.
+    async fn until_all(&self, backends: &[Backend], state: &str) {
+        let addresses = backends.iter().map(Backend::address);
+        let states: Vec<_> = addresses.map(|address| (address, state)).collect();
+        self.proxy.until_states(SERVICE, &states).await;
     }
 
     async fn load(&self) -> Load {
@@ -119,6 +175,11 @@ impl Stage {
     async fn ended(&self, load: Load) -> Report {
         load.stop(&self.ledger).await
     }
+}
+
+async fn empty_registry(port: u16) -> Proxy {
+    let registry = format!("[registry.embedded]\naddress = \"127.0.0.1:{port}\"\n");
+    Proxy::start(&registry).await
 }
 
 /// A stretch of the scenario itself, during which the load runs; nothing is waited for.

@@ -10,7 +10,7 @@ use crate::support::{
     eventually,
     fake_consul::{Answer, FakeConsul},
     load::{Ledger, Load},
-    proxy::Proxy,
+    proxy::{Proxy, instance},
 };
 
 /// One that signs in serves soon, and one that signs out and closes fails nobody.
@@ -40,7 +40,7 @@ async fn consul_is_killed_and_comes_back_empty() {
     let mut backends = stage.open_some(&["a", "b", "c"]).await;
     let load = stage.load().await;
     let_pass(500).await;
-    stage.consul.as_mut().unwrap().restart_empty().await;
+    stage.restart_empty().await;
     let_pass(3_000).await;
     for backend in &backends {
         stage.sign_in(backend.address()).await;
@@ -67,6 +67,82 @@ async fn all_sign_out_of_the_embedded_registry_and_in_again() {
     let _new = the_set_follows_again(&stage, backends.remove(0)).await;
     let report = stage.ended(load).await;
     report.assert_flawless("the embedded registry empty for 5 s", 1_500);
+}
+
+/// How the registry finds out that an instance is well. Each begins critical, in Consul as in the
+/// embedded registry.
+#[derive(Clone, Copy, Debug)]
+enum Check {
+    Http,
+    /// The provider says so itself, a moment after it has signed in.
+    Ttl,
+}
+
+impl Check {
+    async fn sign_in(self, stage: &Stage, address: SocketAddr) {
+        let check = match self {
+            Self::Http => json!({"HTTP": format!("http://{address}/well"), "Interval": "2s"}),
+            Self::Ttl => json!({"TTL": "60s"}),
+        };
+        let check = json!({"Check": check});
+        stage.sign_in_with(address, check).await;
+    }
+
+    async fn pass(self, stage: &Stage, backends: &[Backend]) {
+        if matches!(self, Self::Ttl) {
+            for backend in backends {
+                let id = instance(SERVICE, backend.address());
+                let path = format!("/v1/agent/check/pass/service:{id}");
+                stage.tell(&path, Value::Null).await;
+            }
+        }
+    }
+}
+
+/// The registry loses its data, and everyone signs in again with a check that has not run yet.
+async fn comes_back_empty_with_checks(mut stage: Stage, check: Check) {
+    let mut backends = Vec::new();
+    for id in ["a", "b", "c"] {
+        let backend = stage.ledger.backend(id).start().await;
+        check.sign_in(&stage, backend.address()).await;
+        backends.push(backend);
+    }
+    check.pass(&stage, &backends).await;
+    stage.proxy.until_served("/cart/x").await;
+    stage.until_all(&backends, "serving").await;
+    let load = stage.load().await;
+    let_pass(300).await;
+    stage.restart_empty().await;
+    stage.until_all(&backends, "held").await;
+    let_pass(500).await;
+    for backend in &backends {
+        check.sign_in(&stage, backend.address()).await;
+    }
+    let_pass(700).await;
+    check.pass(&stage, &backends).await;
+    stage.until_all(&backends, "serving").await;
+    let _new = the_set_follows_again(&stage, backends.remove(0)).await;
+    let report = stage.ended(load).await;
+    report.assert_flawless(
+        &format!("lost, and signed in again with {check:?} checks"),
+        500,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consul_comes_back_empty_and_all_sign_in_with_checks() {
+    for check in [Check::Http, Check::Ttl] {
+        if let Some(stage) = Stage::consul().await {
+            comes_back_empty_with_checks(stage, check).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_registry_comes_back_empty_and_all_sign_in_with_checks() {
+    for check in [Check::Http, Check::Ttl] {
+        comes_back_empty_with_checks(Stage::others().await, check).await;
+    }
 }
 
 /// A proxy whose Consul says what the test tells it to.

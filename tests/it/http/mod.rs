@@ -4,7 +4,10 @@
 
 mod answers;
 mod bodies;
+mod own;
+mod removal;
 mod requests;
+mod retries;
 mod timeouts;
 
 use std::net::SocketAddr;

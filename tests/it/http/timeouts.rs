@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
-use super::{before, before_all, cart};
+use super::{
+    before, before_all, cart,
+    removal::{endless, read_slowly},
+};
 use crate::support::{
-    eventually,
+    PATIENCE, eventually,
     raw::{RawBackend, Then, Wire, ok},
 };
 
@@ -65,6 +68,62 @@ async fn a_client_that_is_slow_with_its_head_is_closed() {
         tokio::time::sleep(Duration::from_millis(1_200)).await;
     }
     assert_eq!(client.ask(GET).await.status(), 200);
+}
+
+/// Nor has one of which the start has come along with the request before it.
+#[tokio::test]
+async fn a_head_that_begins_behind_another_request_has_no_more_time_than_any() {
+    let backend = well().await;
+    let proxy = before(backend.address(), &listen("header")).await;
+    let post = |fields: &str| format!("POST /cart HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+    let length = post("Content-Length: 4");
+    let chunked = post("Transfer-Encoding: chunked");
+    let pieces = |pieces: &[&str]| pieces.iter().map(|piece| (*piece).to_owned()).collect();
+    let cases: [Vec<String>; 6] = [
+        pieces(&[&(GET.to_owned() + "GET /cart")]),
+        pieces(&[&(GET.to_owned() + GET + "G")]),
+        pieces(&[&format!("{length}bodyGET /cart HTTP/1.1\r\n")]),
+        pieces(&[&length, "bodyGET /cart"]),
+        pieces(&[&format!("{length}bo"), "dyGET /cart"]),
+        pieces(&[&chunked, "4\r\nbody\r\n", "0\r\n\r\nGET /cart"]),
+    ];
+    for pieces in cases {
+        let mut client = Wire::connect(proxy.address()).await;
+        let began = Instant::now();
+        for piece in &pieces {
+            client.send(piece).await;
+            // So that it is read by itself.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let answers = pieces.concat().matches("Host").count();
+        for _ in 0..answers {
+            assert_eq!(client.message().await.unwrap().text(), "well", "{pieces:?}");
+        }
+        assert_closed_in_time(client, began).await;
+    }
+
+    // Whoever has sent a whole request is idle, and not slow.
+    for pieces in [
+        vec![format!("{length}body")],
+        vec![format!("{length}\r\n\r\n")],
+        vec![length.clone(), "body".to_owned()],
+        vec![format!("{length}bo"), "dy".to_owned()],
+        vec![format!("{chunked}4\r\nbody\r\n0\r\n\r\n")],
+        vec![chunked.clone(), "4\r\nbody\r\n0\r\n\r\n".to_owned()],
+        vec![GET.to_owned() + GET],
+    ] {
+        let mut client = Wire::connect(proxy.address()).await;
+        for piece in &pieces {
+            client.send(piece).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let answers = pieces.concat().matches("Host").count();
+        for _ in 0..answers {
+            assert_eq!(client.message().await.unwrap().text(), "well", "{pieces:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        assert_eq!(client.ask(GET).await.status(), 200, "{pieces:?}");
+    }
 }
 
 #[tokio::test]
@@ -173,5 +232,40 @@ async fn a_backend_that_stalls_in_its_answer_is_cut() {
         assert_eq!(client.rest().await.unwrap_or_default(), b"half ", "{which}");
         assert_in_time(began);
         assert_eq!(cart(&proxy).await["endpoints"][0]["failures"], 1);
+    }
+}
+
+/// There is always something to read, and the client takes it slowly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_never_pauses_ends_at_its_total_time() {
+    let (backend, mut ends) = endless().await;
+    let proxy = before(backend.address(), &service("total")).await;
+    let mut client = Wire::connect_narrow(proxy.address()).await;
+    let began = Instant::now();
+    client.send(GET).await;
+    client.head().await.unwrap();
+    let reading = tokio::spawn(read_slowly(client));
+    let ended = tokio::time::timeout(PATIENCE, ends.recv()).await;
+    ended.expect("it is cut").unwrap();
+    assert_in_time(began);
+    assert_eq!(cart(&proxy).await["endpoints"][0]["failures"], 1);
+    reading.abort();
+}
+
+/// Interim answers are no answer, and do not put off the time for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_says_wait_for_ever_is_504() {
+    for which in ["response", "total"] {
+        let backend = RawBackend::serving(async |mut wire: Wire| {
+            wire.head().await.unwrap();
+            let waits = "HTTP/1.1 102 Processing\r\n\r\n".repeat(4_000);
+            while wire.stream.write_all(waits.as_bytes()).await.is_ok() {}
+        });
+        let backend = backend.await;
+        let proxy = before(backend.address(), &service(which)).await;
+        let began = Instant::now();
+        let got = Wire::connect(proxy.address()).await.ask(GET).await;
+        assert_eq!(got.status(), 504, "{which}");
+        assert_in_time(began);
     }
 }

@@ -149,7 +149,8 @@ impl Consul {
     }
 }
 
-fn merge(config: &mut Value, extra: &Value) {
+/// Adds fields to an object, or puts others in their place.
+pub(crate) fn merge(config: &mut Value, extra: &Value) {
     match (config, extra) {
         (Value::Object(config), Value::Object(extra)) => {
             for (key, value) in extra {

@@ -1,0 +1,117 @@
+//! What becomes of the connections to an endpoint that is removed, as its backend sees it.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{before, before_all};
+use crate::support::{
+    PATIENCE, eventually,
+    proxy::endpoints,
+    raw::{RawBackend, Then, Wire, ok},
+};
+
+const GET: &str = "GET /cart HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test]
+async fn its_idle_connections_are_closed_at_once() {
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let leaves = RawBackend::serving(move |mut wire: Wire| {
+        let ended = ended.clone();
+        async move {
+            while wire.message().await.is_some() {
+                // So that each request of a burst has a connection of its own.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                wire.send(ok("well")).await;
+            }
+            ended.send(Instant::now()).unwrap();
+        }
+    });
+    let leaves = leaves.await;
+    let stays = RawBackend::saying(ok("well"), Then::Keep).await;
+    // Nothing else would close them within the test.
+    let pool = "[service.cart]\npool = { idle = \"1h\" }\n";
+    let proxy = before_all(&[leaves.address(), stays.address()], pool).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = Wire::connect(proxy.address()).await;
+        client.send(GET).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.message().await.unwrap().text(), "well");
+    }
+    assert_eq!(leaves.connections(), 4);
+    assert!(ends.try_recv().is_err(), "they are kept");
+
+    let began = Instant::now();
+    proxy.deregister("cart", leaves.address()).await;
+    for _ in 0..4 {
+        let ended = tokio::time::timeout(PATIENCE, ends.recv()).await;
+        let took = ended.expect("it is closed").unwrap() - began;
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+    // The clients' own connections are not touched.
+    for client in &mut clients {
+        assert_eq!(client.ask(GET).await.text(), "well");
+    }
+    assert_eq!(leaves.connections(), 4);
+}
+
+/// Also where there is always something to read, and the client takes it slowly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_drain_deadline_a_stream_is_cut_and_until_then_it_is_shown() {
+    let (backend, mut ends) = endless().await;
+    let settings = "[service.cart]\ndrain = \"700ms\"\nguard = false\n";
+    let proxy = before(backend.address(), settings).await;
+    let mut client = Wire::connect_narrow(proxy.address()).await;
+    client.send(GET).await;
+    client.head().await.unwrap();
+    let reading = tokio::spawn(read_slowly(client));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let began = Instant::now();
+    proxy.deregister("cart", backend.address()).await;
+    let draining = proxy.until_service("cart", "it drains", |cart| {
+        endpoints(cart).all(|endpoint| endpoint["state"] == "draining")
+    });
+    assert_eq!(draining.await["endpoints"][0]["in_flight"], 1);
+    let ended = tokio::time::timeout(PATIENCE, ends.recv()).await;
+    ended.expect("it is cut").unwrap();
+    let took = began.elapsed();
+    let limits = Duration::from_millis(650)..Duration::from_secs(5);
+    assert!(limits.contains(&took), "{took:?}");
+    let gone = async || proxy.service("cart").await["endpoints"].clone();
+    eventually("it is gone", gone, |left| *left == serde_json::json!([])).await;
+    reading.abort();
+}
+
+/// A backend that always has more to say; the receiver is told when nobody listens any more.
+pub(super) async fn endless() -> (RawBackend, mpsc::UnboundedReceiver<()>) {
+    let (ended, ends) = mpsc::unbounded_channel();
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let ended = ended.clone();
+        async move {
+            wire.head().await.unwrap();
+            wire.send("HTTP/1.1 200 OK\r\n\r\n").await;
+            let piece = [b'x'; 64 * 1024];
+            while tokio::io::AsyncWriteExt::write_all(&mut wire.stream, &piece)
+                .await
+                .is_ok()
+            {}
+            ended.send(()).unwrap();
+        }
+    });
+    (backend.await, ends)
+}
+
+/// Takes a little at a time, for as long as something comes.
+pub(super) async fn read_slowly(mut client: Wire) {
+    let mut some = [0; 16 * 1024];
+    while tokio::io::AsyncReadExt::read(&mut client.stream, &mut some)
+        .await
+        .is_ok_and(|count| count > 0)
+    {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,157 @@
+//! What the log says of requests, and in which form.
+
+use std::{net::SocketAddr, path::Path};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::support::{
+    callboard::Callboard,
+    raw::{RawBackend, Then, Wire, ok},
+};
+
+const GET: &str = "GET /cart?a=b HTTP/1.1\r\nHost: shop\r\nUser-Agent: x\r\n\r\n";
+
+/// A proxy that logs as `log` says and sends everything to these backends, and where it listens.
+async fn start(folder: &Path, log: &str, backends: &[SocketAddr]) -> (Callboard, SocketAddr) {
+    let backends: Vec<_> = backends.iter().map(ToString::to_string).collect();
+    let text = format!(
+        "[log]\n{log}\n[drain]\nnotice = \"0s\"\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+         [service.cart]\nendpoints = {backends:?}\n[[route]]\nservice = \"cart\"\n"
+    );
+    let mut callboard = Callboard::run(folder, &text);
+    let line = callboard.until_logged("listening on").await;
+    let address = line.split("listening on ").nth(1).unwrap();
+    let address = address.split('"').next().unwrap().parse().unwrap();
+    (callboard, address)
+}
+
+/// All that is logged from now on until it has drained.
+async fn ended(callboard: Callboard) -> Vec<String> {
+    callboard.signal(Signal::SIGTERM);
+    let (status, lines) = callboard.ended().await;
+    assert_eq!(status, Some(0));
+    lines
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// Where nobody listens.
+async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_is_one_line_with_every_attempt() {
+    let folder = TempDir::new().unwrap();
+    let closes = RawBackend::saying("", Then::Close).await;
+    let backends = [nobody().await, closes.address()];
+    let (callboard, address) = start(folder.path(), "format = \"json\"", &backends).await;
+    let got = Wire::connect(address).await.ask(GET).await;
+    assert_eq!(got.status(), 502);
+    let lines = ended(callboard).await;
+    let lines: Vec<_> = lines.iter().map(|line| json(line)).collect();
+    let mut failures = lines.iter().filter(|line| line["message"] == "no answer");
+    let line = failures.next().expect("a line");
+    assert!(failures.next().is_none(), "{lines:?}");
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(
+        (&line["status"], &line["service"]),
+        (&502.into(), &"cart".into())
+    );
+    assert_eq!(line["request_id"], got.field("x-request-id").unwrap());
+    assert_eq!(line["out_of_budget"], false);
+    let attempts = line["attempts"].as_str().unwrap();
+    let [refuses, closes] = backends;
+    for part in [
+        format!("{refuses}: connect: Connection refused"),
+        "processed: Never, after ".to_owned(),
+        format!("{closes}: closed by the endpoint, processed: Perhaps, after "),
+    ] {
+        assert!(attempts.contains(&part), "{part}: {attempts}");
+    }
+    assert_eq!(
+        attempts.matches("; ").count() + 1,
+        attempts.matches(" ms").count()
+    );
+}
+
+#[tokio::test]
+async fn lines_are_json_where_nobody_sits_before_them_or_the_file_says_so_and_else_text() {
+    for (log, is_json) in [
+        ("format = \"json\"", true),
+        ("format = \"auto\"", true),
+        ("", true),
+        ("format = \"text\"", false),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let (callboard, _) = start(folder.path(), log, &[nobody().await]).await;
+        let lines = ended(callboard).await;
+        assert!(lines.last().unwrap().contains("gone"), "{lines:?}");
+        for line in lines {
+            if is_json {
+                let line = json(&line);
+                for key in ["timestamp", "level", "target", "message"] {
+                    assert!(line[key].is_string(), "{key}: {line}");
+                }
+            } else {
+                assert!(line.contains(" INFO callboard"), "{line}");
+                assert!(!line.contains('\u{1b}'), "no colours in a pipe: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    for (log, count) in [("access = true", 3), ("access = false", 0), ("", 0)] {
+        let folder = TempDir::new().unwrap();
+        let (callboard, address) = start(folder.path(), log, &[backend.address()]).await;
+        let mut client = Wire::connect(address).await;
+        for _ in 0..2 {
+            assert_eq!(client.ask(GET).await.text(), "well");
+        }
+        let refused = "TRACE /cart HTTP/1.1\r\nHost: shop\r\n\r\n";
+        let refused = client.ask(refused).await;
+        assert_eq!(refused.status(), 405);
+        drop(client);
+        let lines = ended(callboard).await;
+        let lines = lines.iter().map(|line| json(line));
+        let lines: Vec<_> = lines
+            .filter(|line| line["target"] == "callboard::access")
+            .collect();
+        assert_eq!(lines.len(), count, "{log}: {lines:?}");
+        let Some(line) = lines.first() else { continue };
+        for (key, value) in [
+            ("level", "INFO".into()),
+            ("client", "127.0.0.1".into()),
+            ("method", "GET".into()),
+            ("host", "shop".into()),
+            ("path", "/cart?a=b".into()),
+            ("status", 200.into()),
+            ("bytes", 4.into()),
+            ("whole", true.into()),
+            ("service", "cart".into()),
+            ("endpoint", Value::from(backend.address().to_string())),
+            ("attempts", 1.into()),
+            ("request_id", Value::Null),
+        ] {
+            assert_eq!(line[key], value, "{key}: {line}");
+        }
+        assert!(line["ms"].as_f64().unwrap() > 0.0, "{line}");
+        let line = &lines[2];
+        assert_eq!(
+            (&line["status"], &line["service"]),
+            (&405.into(), &Value::Null)
+        );
+        assert_eq!(line["request_id"], refused.field("x-request-id").unwrap());
+    }
+}

@@ -1,0 +1,168 @@
+//! `callboard run` as a person starts it: with the file that comes with it, on ports that may be
+//! taken, and again after it was killed.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Output,
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::{
+    backend::Backend,
+    callboard::{Callboard, command},
+    eventually,
+    server::free_ports,
+};
+
+/// proxy.toml as it comes, but on ports of the test's own.
+struct Shipped {
+    folder: TempDir,
+    text: String,
+    proxy: u16,
+    registry: u16,
+    admin: u16,
+    http: reqwest::Client,
+}
+
+impl Shipped {
+    fn new() -> Self {
+        let [proxy, registry, admin] = free_ports();
+        let mut text = include_str!("../../proxy.toml").to_owned();
+        for (theirs, ours) in [
+            ("\naddress = \"0.0.0.0:8080\"\n", proxy),
+            ("\naddress = \"127.0.0.1:8500\"\n", registry),
+            ("\naddress = \"127.0.0.1:9900\"\n", admin),
+        ] {
+            assert_eq!(text.matches(theirs).count(), 1, "{theirs}");
+            text = text.replace(theirs, &format!("\naddress = \"127.0.0.1:{ours}\"\n"));
+        }
+        Self {
+            folder: TempDir::new().unwrap(),
+            text,
+            proxy,
+            registry,
+            admin,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+
+    async fn run(&self) -> Callboard {
+        let mut callboard = Callboard::run(self.folder.path(), &self.text);
+        callboard.until_logged("the admin server is at").await;
+        callboard
+    }
+
+    async fn register(&self, name: &str, address: SocketAddr) {
+        let url = format!(
+            "http://127.0.0.1:{}/v1/agent/service/register",
+            self.registry
+        );
+        let service = json!({"Name": name, "Address": address.ip(), "Port": address.port()});
+        let answer = self.http.put(url).json(&service).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
+    async fn get(&self, port: u16, path: &str) -> (u16, String) {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let answer = self.http.get(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    async fn until_served(&self, path: &str) -> String {
+        let ask = async || self.get(self.proxy, path).await;
+        let served = eventually("it is served", ask, |(status, _)| *status == 200);
+        served.await.1
+    }
+}
+
+fn echo(id: &'static str) -> crate::support::backend::Setup {
+    Backend::named(id).answering(move |request| async move {
+        let prefix = request.headers().get("x-forwarded-prefix").unwrap();
+        format!("{id} {} {}", request.uri(), prefix.to_str().unwrap())
+    })
+}
+
+#[tokio::test]
+async fn the_file_that_comes_with_callboard_serves_as_its_comments_say() {
+    let shipped = Shipped::new();
+    let _callboard = shipped.run().await;
+    assert_eq!(shipped.get(shipped.proxy, "/hello").await.0, 404);
+    let hello = echo("hello").start().await;
+    shipped.register("hello", hello.address()).await;
+    let got = shipped.until_served("/hello/world?x").await;
+    assert_eq!(got, "hello /world?x /hello");
+    assert_eq!(shipped.get(shipped.admin, "/live").await.0, 200);
+    let ready = async || shipped.get(shipped.admin, "/ready").await;
+    eventually("it is ready", ready, |(status, _)| *status == 200).await;
+}
+
+/// Nobody signs in a second time.
+#[tokio::test]
+async fn what_was_registered_is_served_again_after_kill_9() {
+    let shipped = Shipped::new();
+    let (hello, cart) = (echo("hello").start().await, echo("cart").start().await);
+    let callboard = shipped.run().await;
+    shipped.register("hello", hello.address()).await;
+    shipped.until_served("/hello").await;
+    // The answer is all that is waited for.
+    shipped.register("cart", cart.address()).await;
+    callboard.kill().await;
+
+    let _callboard = shipped.run().await;
+    assert_eq!(shipped.until_served("/hello/1").await, "hello /1 /hello");
+    assert_eq!(shipped.until_served("/cart/2").await, "cart /2 /cart");
+}
+
+/// It must end, with 1, and with one line that names the address.
+#[track_caller]
+fn assert_taken(output: &Output, says: &str) {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    let wanted = format!("error: {says}: Address already in use");
+    assert!(said.starts_with(&wanted), "{wanted:?}: {said:?}");
+    assert_eq!(said.lines().count(), 1, "{said:?}");
+}
+
+#[tokio::test]
+async fn it_refuses_to_start_on_a_port_that_is_taken() {
+    for workers in [1, 2] {
+        let shipped = Shipped::new();
+        let text = shipped
+            .text
+            .replace("#workers = 4", &format!("workers = {workers}"));
+        assert_ne!(text, shipped.text);
+        std::fs::write(shipped.folder.path().join("proxy.toml"), text).unwrap();
+        for (port, says) in [
+            (shipped.proxy, "cannot listen on"),
+            (shipped.registry, "the registry cannot listen on"),
+            (shipped.admin, "the admin server cannot listen on"),
+        ] {
+            let _taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+            let output = command(shipped.folder.path()).output().await.unwrap();
+            assert_taken(&output, &format!("{says} 127.0.0.1:{port}"));
+        }
+    }
+}
+
+/// The kernel would let two share a port, and give each half of the connections.
+#[tokio::test]
+async fn it_refuses_to_share_a_port_with_another_callboard() {
+    let first = Shipped::new();
+    let hello = echo("hello").start().await;
+    let _first = first.run().await;
+    first.register("hello", hello.address()).await;
+    first.until_served("/hello").await;
+    let second = Shipped::new();
+    let theirs = format!("127.0.0.1:{}", first.proxy);
+    let text = second
+        .text
+        .replace(&format!("127.0.0.1:{}", second.proxy), &theirs);
+    std::fs::write(second.folder.path().join("proxy.toml"), text).unwrap();
+    let output = command(second.folder.path()).output().await.unwrap();
+    assert_taken(&output, &format!("cannot listen on {theirs}"));
+    for _ in 0..20 {
+        assert_eq!(first.get(first.proxy, "/hello").await.0, 200);
+    }
+}

@@ -1,0 +1,79 @@
+//! `callboard` as a process of its own, in a folder of the test's, with its log read line by line.
+//! Gone, by kill -9, when it is dropped.
+
+use std::{path::Path, process::Stdio};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+use super::PATIENCE;
+
+pub(crate) struct Callboard {
+    child: Child,
+    log: Lines<BufReader<ChildStdout>>,
+}
+
+impl Callboard {
+    /// `callboard run` with this text as the folder's proxy.toml.
+    pub(crate) fn run(folder: &Path, text: &str) -> Self {
+        std::fs::write(folder.join("proxy.toml"), text).unwrap();
+        let mut child = command(folder)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, log }
+    }
+
+    /// Reads the log up to a line with this in it.
+    pub(crate) async fn until_logged(&mut self, what: &str) -> String {
+        let searching = async {
+            loop {
+                let line = self.log.next_line().await.unwrap();
+                let line = line.unwrap_or_else(|| panic!("the log ended before {what:?}"));
+                if line.contains(what) {
+                    return line;
+                }
+            }
+        };
+        let found = timeout(PATIENCE, searching).await;
+        found.unwrap_or_else(|_| panic!("{what:?} is not logged"))
+    }
+
+    /// Waits for its end; the status that it ended with, and what it has still logged.
+    pub(crate) async fn ended(mut self) -> (Option<i32>, Vec<String>) {
+        let ending = async {
+            let mut lines = Vec::new();
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                lines.push(line);
+            }
+            (self.child.wait().await.unwrap().code(), lines)
+        };
+        timeout(PATIENCE, ending).await.expect("it ends")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// kill -9. It is gone when this returns.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+/// `callboard run` in a folder that has a proxy.toml.
+pub(crate) fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+    command.arg("run").current_dir(folder);
+    command
+}
