@@ -238,7 +238,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 30, "{tables:#?}");
+        assert_eq!(tables.len(), 31, "{tables:#?}");
         tables
     }
 
