@@ -6,11 +6,14 @@ pub mod consul;
 mod http_api;
 mod pace;
 mod text;
+mod usage;
 pub mod watch;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+
+pub use usage::Usage;
 
 use crate::{config::RegistryKind, instance::InstanceSet};
 
@@ -35,15 +38,34 @@ pub trait Registry: Send + Sync + 'static {
 
     /// A cursor over the names of all services, each with its tags.
     fn catalog(&self) -> Box<dyn Source<Catalog>>;
+
+    /// How its watches stand, where it cannot hold any number of them at once.
+    fn watches(&self) -> Option<Watches> {
+        None
+    }
+}
+
+/// The watches of a registry that holds a limited number at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Watches {
+    /// As many can be held at once.
+    pub limit: usize,
+    /// Those that are held: a change is seen at once.
+    pub held: usize,
+    /// The others, which are read one after the other.
+    pub in_turn: usize,
 }
 
 /// Which instances are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ServiceQuery {
     /// The name in the registry.
     pub name: String,
     /// Tags that each must have.
     pub tags: Vec<String>,
+    /// Whether the service is called: a registry that cannot watch everything at once watches
+    /// what is.
+    pub usage: Arc<Usage>,
 }
 
 /// A registry's service names, each with the tags of its instances.

@@ -14,7 +14,7 @@ use super::{Service, guard};
 use crate::{
     config,
     registry::{
-        Catalog, Registry, ServiceQuery,
+        Catalog, Registry, ServiceQuery, Watches,
         watch::{self, Event, WatchStatus},
     },
 };
@@ -189,6 +189,12 @@ impl Directory {
             .map(|(name, view)| (name, &*view.status, view.names.load_full()))
     }
 
+    /// How the watches of each registry stand that cannot hold any number of them.
+    pub fn watches(&self) -> impl Iterator<Item = (&Arc<str>, Watches)> {
+        let registries = self.registries.iter();
+        registries.filter_map(|(name, registry)| Some((name, registry.watches()?)))
+    }
+
     /// What was never read: declared services by name, catalogs by their registry's.
     pub fn unread(&self) -> Vec<String> {
         let services = self
@@ -233,6 +239,7 @@ impl Directory {
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
+            usage: Arc::clone(service.usage()),
         });
         let status = Arc::clone(service.watch());
         let updated = Arc::clone(&service);

@@ -17,7 +17,11 @@ use tokio::{sync::watch, time::Instant};
 use super::{Balancer, Endpoint, Lane, Snapshot, board::Board};
 
 use crate::{
-    config, instance::InstanceSet, metrics::Padded, registry::watch::WatchStatus, upstream::Pool,
+    config,
+    instance::InstanceSet,
+    metrics::Padded,
+    registry::{Usage, watch::WatchStatus},
+    upstream::Pool,
 };
 
 /// A name, a policy and its endpoints.
@@ -33,6 +37,7 @@ pub struct Service {
     is_read: AtomicBool,
     read: watch::Sender<bool>,
     watch: Arc<WatchStatus>,
+    usage: Arc<Usage>,
 }
 
 impl Service {
@@ -51,6 +56,7 @@ impl Service {
                 Arc::clone(&policy.registry),
                 Some(Arc::clone(&name)),
             )),
+            usage: Arc::default(),
             name,
             policy,
         }
@@ -79,6 +85,11 @@ impl Service {
     /// All workers' counters.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.iter().map(|lane| &***lane)
+    }
+
+    /// When it was last called: for its registry, and noted by each request.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
     }
 
     /// What is known of its watcher.
