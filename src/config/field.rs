@@ -212,6 +212,11 @@ impl<'a> Field<'a> {
         elements.iter().map(|value| self.element(value)).collect()
     }
 
+    /// Whether the value is an array without elements.
+    pub(super) fn is_empty_array(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Array(elements) if elements.is_empty())
+    }
+
     /// The elements of an array, or the one value that stands for an array of itself.
     pub(super) fn one_or_more(&self, example: &str) -> Vec<Field<'a>> {
         match self.value.get_ref() {

@@ -8,7 +8,10 @@
 mod admin;
 mod check;
 mod consul;
+mod consul_agents;
+mod consul_datacenters;
 mod consul_faults;
+mod consul_scale;
 mod demo;
 mod embedded;
 mod exit;
