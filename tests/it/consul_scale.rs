@@ -193,11 +193,15 @@ fn established(process: u32, port: u16) -> usize {
         })
         .collect();
     let remote = format!(":{port:04X}");
-    let lines = list.lines().skip(1).filter(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        fields[2].ends_with(&remote) && fields[3] == "01" && sockets.contains(fields[9])
-    });
-    lines.count()
+    let connections: HashSet<_> = list
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[2].ends_with(&remote) && fields[3] == "01")
+        .map(|fields| fields[9].to_owned())
+        .collect();
+    // By their inodes: the system's list may name one twice where it changes while it is read.
+    connections.intersection(&sockets).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
