@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{self, Goal, HostPattern, PathPattern, RegistryKind, Segment},
-    registry::watch::WatchSnapshot,
+    registry::{Watches, watch::WatchSnapshot},
     service::{Directory, Lane, Quarantined, Service, ServiceStatus, TaggedRoute},
 };
 
@@ -84,6 +84,8 @@ struct RegistryStatus {
     kind: &'static str,
     /// `None` where no template route needs it.
     catalog: Option<CatalogStatus>,
+    /// `None` where any number of services can be watched at once.
+    watches: Option<Watches>,
 }
 
 #[derive(Serialize)]
@@ -211,6 +213,10 @@ impl RegistryStatus {
                     watch: watch.snapshot(),
                     services: services.keys().cloned().collect(),
                 }),
+            watches: directory
+                .watches()
+                .find(|(registry, _)| *registry == name)
+                .map(|(_, watches)| watches),
         }
     }
 }

@@ -107,7 +107,7 @@ mod tests {
         let (scheme, rest) = url.split_once("://").unwrap();
         let chosen = of_url(scheme, rest, token).unwrap();
         match chosen.kind {
-            RegistryKind::Consul(consul) => (chosen.name, consul.address, consul.token),
+            RegistryKind::Consul(consul) => (chosen.name, consul.addresses.join(","), consul.token),
             other => panic!("{other:?}"),
         }
     }

@@ -93,6 +93,7 @@ async fn forward(
         }
     };
     let mut began = record.arrived;
+    service.usage().note(began);
     if !service.is_read() {
         let limit = service.policy().discovery_timeout;
         service.wait_until_read(limit).await;

@@ -20,7 +20,7 @@ pub async fn local_ip(registry: &RegistryKind) -> io::Result<IpAddr> {
     let unknown = || io::Error::other("the registry's address has no host");
     let authority = match registry {
         RegistryKind::Embedded(settings) => Some(reachable(settings.address).to_string()),
-        RegistryKind::Consul(settings) => of_url(&settings.address),
+        RegistryKind::Consul(settings) => settings.addresses.first().and_then(|url| of_url(url)),
         RegistryKind::Etcd(settings) | RegistryKind::Etcd2(settings) => {
             settings.addresses.first().and_then(|url| of_url(url))
         }

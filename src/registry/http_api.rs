@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use http::{StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use reqwest::{Certificate, Identity, Response, Url};
 
 use super::error::{BuildError, one_line};
@@ -86,14 +86,18 @@ fn with_tls(
 /// How long an answer asks us to stay away, in seconds; the form with a date is left to the
 /// watcher's own backoff.
 pub(super) fn retry_after(answer: &Response) -> Option<Duration> {
+    retry_after_in(answer.status(), answer.headers())
+}
+
+/// The same, of an answer's head.
+pub(super) fn retry_after_in(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     let busy = [
         StatusCode::TOO_MANY_REQUESTS,
         StatusCode::SERVICE_UNAVAILABLE,
     ];
-    let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
     let seconds = seconds.trim().parse().ok()?;
-    busy.contains(&answer.status())
-        .then(|| Duration::from_secs(seconds))
+    busy.contains(&status).then(|| Duration::from_secs(seconds))
 }
 
 /// What an answer other than a success says of itself, in a line.
@@ -103,7 +107,12 @@ pub(super) async fn reason(mut answer: Response) -> String {
     let body = read(&mut answer, MAX_ERROR_BODY)
         .await
         .map_or_else(|_| Vec::new(), |(body, _)| body);
-    let text = one_line(&String::from_utf8_lossy(&body));
+    reason_in(status, &body)
+}
+
+/// The same, of its status and as much of its body as there is.
+pub(super) fn reason_in(status: StatusCode, body: &[u8]) -> String {
+    let text = one_line(&String::from_utf8_lossy(body));
     if text.is_empty() {
         let reason = status.canonical_reason();
         return reason.unwrap_or("no reason given").to_owned();

@@ -6,14 +6,16 @@ use std::{future, sync::Arc};
 use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::watch;
 
-use super::{Registry, RegistryError, ServiceQuery, Source};
+use super::{Registry, RegistryError, ServiceQuery, Source, Usage};
 use crate::instance::{Instance, InstanceSet, MAX_WEIGHT};
 
 /// One question, and what is made of its instances.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// What is asked.
-    pub query: ServiceQuery,
+    /// The name in the registry of the service that is asked for.
+    pub service: String,
+    /// Tags that its instances must have.
+    pub tags: Vec<String>,
     /// Whether its instances speak TLS, whatever the registry says.
     pub tls: bool,
     /// The part of all requests that each of its instances gets; `None` for a share of the rest.
@@ -23,6 +25,7 @@ pub struct Part {
 /// The instances of all parts.
 pub struct Merged {
     registry: Arc<dyn Registry>,
+    usage: Arc<Usage>,
     wanted: watch::Receiver<Vec<Part>>,
     parts: Vec<Asked>,
 }
@@ -36,10 +39,15 @@ struct Asked {
 }
 
 impl Merged {
-    /// Asks what is `wanted`, and follows its changes.
-    pub fn new(registry: Arc<dyn Registry>, wanted: watch::Receiver<Vec<Part>>) -> Self {
+    /// Asks what is `wanted`, and follows its changes. `usage` is when the set was last called for.
+    pub fn new(
+        registry: Arc<dyn Registry>,
+        wanted: watch::Receiver<Vec<Part>>,
+        usage: Arc<Usage>,
+    ) -> Self {
         Self {
             registry,
+            usage,
             wanted,
             parts: Vec::new(),
         }
@@ -58,7 +66,11 @@ impl Merged {
             self.parts.push(match known {
                 Some(known) => before.swap_remove(known),
                 None => Asked {
-                    source: self.registry.service(part.query.clone()),
+                    source: self.registry.service(ServiceQuery {
+                        name: part.service.clone(),
+                        tags: part.tags.clone(),
+                        usage: Arc::clone(&self.usage),
+                    }),
                     part,
                     last: None,
                     failed: false,
@@ -242,10 +254,8 @@ mod tests {
 
     fn part(name: &str, weight: Option<f64>) -> Part {
         Part {
-            query: ServiceQuery {
-                name: name.to_owned(),
-                tags: Vec::new(),
-            },
+            service: name.to_owned(),
+            tags: Vec::new(),
             tls: false,
             weight,
         }
@@ -258,7 +268,10 @@ mod tests {
 
     fn merged(told: &Told, parts: &[Part]) -> (Merged, watch::Sender<Vec<Part>>) {
         let (sender, wanted) = watch::channel(parts.to_vec());
-        (Merged::new(Arc::new(told.clone()), wanted), sender)
+        (
+            Merged::new(Arc::new(told.clone()), wanted, Arc::default()),
+            sender,
+        )
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod kinds;
 pub mod merged;
 mod pace;
 mod text;
+mod usage;
 pub mod watch;
 pub mod zookeeper;
 
@@ -25,6 +26,7 @@ use crate::instance::InstanceSet;
 
 pub use error::{BuildError, RegistryError};
 pub use kinds::open;
+pub use usage::Usage;
 
 /// One registry, as the watchers see it.
 pub trait Registry: Send + Sync + 'static {
@@ -32,17 +34,36 @@ pub trait Registry: Send + Sync + 'static {
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>>;
 
     /// A cursor over the names of all services, each with its tags; `None` where the registry
-    /// keeps no list of them ([`RegistryKind::lists_services`]).
+    /// keeps no list of them.
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>>;
+
+    /// How its watches stand, where it cannot hold any number of them at once.
+    fn watches(&self) -> Option<Watches> {
+        None
+    }
+}
+
+/// The watches of a registry that holds a limited number at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Watches {
+    /// As many can be held at once.
+    pub limit: usize,
+    /// Those that are held: a change is seen at once.
+    pub held: usize,
+    /// The others, which are read one after the other.
+    pub in_turn: usize,
 }
 
 /// Which instances are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ServiceQuery {
     /// The name in the registry.
     pub name: String,
     /// Tags that each must have.
     pub tags: Vec<String>,
+    /// Whether the service is called: a registry that cannot watch everything at once watches
+    /// what is.
+    pub usage: Arc<Usage>,
 }
 
 /// A registry's service names, each with the tags of its instances.

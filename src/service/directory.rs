@@ -18,7 +18,7 @@ use crate::{
     config::{self, Origin},
     instance::InstanceSet,
     registry::{
-        Catalog, Registry, ServiceQuery, Source,
+        Catalog, Registry, ServiceQuery, Source, Watches,
         merged::{Merged, Part},
         watch::{self, Event, WatchStatus},
     },
@@ -261,6 +261,12 @@ impl Directory {
             .map(|(name, view)| (name, &*view.status, view.names.load_full()))
     }
 
+    /// How the watches of each registry stand that cannot hold any number of them.
+    pub fn watches(&self) -> impl Iterator<Item = (&Arc<str>, Watches)> {
+        let registries = self.registries.iter();
+        registries.filter_map(|(name, registry)| Some((name, registry.watches()?)))
+    }
+
     /// What was never read: declared services by name, catalogs by their registry's.
     pub fn unread(&self) -> Vec<String> {
         let services = self
@@ -323,6 +329,7 @@ impl Directory {
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
+            usage: Arc::clone(service.usage()),
         });
         Ok(self.take_over(service, place, source, settings))
     }
@@ -393,7 +400,11 @@ impl Directory {
             ..self.policy(wanted.first_service()?).clone()
         };
         let service = Arc::new(self.service(name, policy));
-        let source = Box::new(Merged::new(Arc::clone(registry), parts));
+        let source = Box::new(Merged::new(
+            Arc::clone(registry),
+            parts,
+            Arc::clone(service.usage()),
+        ));
         let watcher = self.take_over(&service, 0, source, settings);
         Some(Made { service, watcher })
     }

@@ -20,7 +20,10 @@ use crate::{
     config,
     instance::{Instance, InstanceSet},
     metrics::Padded,
-    registry::watch::{Event, WatchStatus},
+    registry::{
+        Usage,
+        watch::{Event, WatchStatus},
+    },
     upstream::{Pool, Tls},
 };
 
@@ -39,6 +42,7 @@ pub struct Service {
     listing: Mutex<Listing>,
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
+    usage: Arc<Usage>,
 }
 
 impl Service {
@@ -62,6 +66,7 @@ impl Service {
                 .map(|registry| WatchStatus::new(Arc::clone(registry), Some(Arc::clone(&name))))
                 .map(Arc::new)
                 .collect(),
+            usage: Arc::default(),
             name,
             policy,
         }
@@ -90,6 +95,11 @@ impl Service {
     /// All workers' counters.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.iter().map(|lane| &***lane)
+    }
+
+    /// When it was last called: for its registries, and noted by each request.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
     }
 
     /// What is known of its watchers, one for each of its registries, in their order.

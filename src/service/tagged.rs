@@ -10,7 +10,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use super::{LINGER, Service};
 use crate::{
     config::{HostHeader, HostPattern, PathPattern, Segment, TagRoute},
-    registry::{Catalog, ServiceQuery, merged::Part},
+    registry::{Catalog, merged::Part},
 };
 
 /// The routes that tags make now.
@@ -98,13 +98,11 @@ impl Plan {
         tag: TagRoute,
     ) -> Result<(), String> {
         let part = Part {
-            query: ServiceQuery {
-                name: service.to_string(),
-                tags: [text.to_owned()]
-                    .into_iter()
-                    .chain(tag.tags.clone())
-                    .collect(),
-            },
+            service: service.to_string(),
+            tags: [text.to_owned()]
+                .into_iter()
+                .chain(tag.tags.clone())
+                .collect(),
             tls: tag.tls,
             weight: tag.weight,
         };
@@ -303,7 +301,7 @@ mod tests {
         assert_eq!(wanted.tagged_by, ["canary".into(), "cart".into()]);
         let parts = wanted.parts.iter();
         let parts: Vec<_> = parts
-            .map(|part| (&*part.query.name, part.query.tags.join("|"), part.weight))
+            .map(|part| (&*part.service, part.tags.join("|"), part.weight))
             .collect();
         assert_eq!(
             parts,

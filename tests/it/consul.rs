@@ -229,10 +229,10 @@ async fn an_error_names_its_cause_and_the_key_to_look_at() {
     for (wrong, says, key) in [
         (
             config::Consul {
-                datacenter: text("nowhere"),
+                datacenters: vec!["nowhere".to_owned()],
                 ..plain.clone()
             },
-            "answered 500 for service `cart`: No path to datacenter",
+            "answered 500 for service `cart` in nowhere: No path to datacenter",
             "datacenters",
         ),
         (
@@ -253,7 +253,7 @@ async fn an_error_names_its_cause_and_the_key_to_look_at() {
         ),
         (
             config::Consul {
-                address: consul.url() + "/wrong",
+                addresses: vec![consul.url() + "/wrong"],
                 ..plain.clone()
             },
             "answered 404 for service `cart`: ",
@@ -262,7 +262,7 @@ async fn an_error_names_its_cause_and_the_key_to_look_at() {
     ] {
         let cart = Watched::service(&wrong, "cart");
         let error = cart.error().await;
-        let starts = format!("main at {} {says}", wrong.address);
+        let starts = format!("main at {} {says}", wrong.addresses[0]);
         let ends = format!("; check registry.main.{key}");
         assert!(
             error.starts_with(&starts) && error.ends_with(&ends),

@@ -68,7 +68,7 @@ async fn a_bad_answer_is_an_error_that_says_so_and_never_a_set() {
         ("X-Consul-Results-Filtered-By-ACLs", "true".to_owned()),
     ];
     let long = Answer::error(500, &"long ".repeat(500));
-    for (answer, says) in [
+    let all = [
         (
             Answer::error(500, "rpc error:\n no leader \n"),
             "answered 500 for service `cart`: rpc error: no leader",
@@ -133,28 +133,33 @@ async fn a_bad_answer_is_an_error_that_says_so_and_never_a_set() {
             Answer::Send(200, hidden, "[]\n".to_owned()),
             "has an answer for service `cart`, but the token's policies hide all of it; check registry.main.token",
         ),
-    ] {
-        let fake = FakeConsul::start([with(7, &["a"]), answer, with(8, &["b"])]).await;
-        let mut source = cart(&settings(fake.url()));
-        assert_eq!(ids(&source.next().await.unwrap()), ["n/a"]);
-        let RegistryError { message, .. } = source.next().await.unwrap_err();
-        let expected = format!("main at {} {says}", fake.url());
-        assert!(message.starts_with(&expected), "{message}\n{expected}");
-        assert!(
-            message.len() < 400 && !message.contains('\n'),
-            "one line: {message}"
-        );
-        assert_eq!(
-            ids(&source.next().await.unwrap()),
-            ["n/b"],
-            "the next one counts"
-        );
-        assert_eq!(
-            indexes(&fake),
-            ["-", "7", "-"],
-            "{says}: from the beginning"
-        );
-    }
+    ];
+    // At once: what is denied is asked again only after a while.
+    let all = all.map(|(answer, says)| one_bad_answer(answer, says));
+    futures_util::future::join_all(all).await;
+}
+
+async fn one_bad_answer(answer: Answer, says: &str) {
+    let fake = FakeConsul::start([with(7, &["a"]), answer, with(8, &["b"])]).await;
+    let mut source = cart(&settings(fake.url()));
+    assert_eq!(ids(&source.next().await.unwrap()), ["n/a"]);
+    let RegistryError { message, .. } = source.next().await.unwrap_err();
+    let expected = format!("main at {} {says}", fake.url());
+    assert!(message.starts_with(&expected), "{message}\n{expected}");
+    assert!(
+        message.len() < 400 && !message.contains('\n'),
+        "one line: {message}"
+    );
+    assert_eq!(
+        ids(&source.next().await.unwrap()),
+        ["n/b"],
+        "the next one counts"
+    );
+    assert_eq!(
+        indexes(&fake),
+        ["-", "7", "-"],
+        "{says}: from the beginning"
+    );
 }
 
 #[tokio::test]
@@ -297,20 +302,22 @@ async fn every_setting_is_sent_where_it_means_something() {
     let fake = FakeConsul::start([with(7, &[]), Answer::good(7, "{}")]).await;
     let text = |text: &str| Some(text.to_owned());
     let registry = registry(&config::Consul {
-        address: fake.url().to_owned() + "/behind/a/prefix",
+        addresses: vec![fake.url().to_owned() + "/behind/a/prefix"],
         token: Some(Secret::File(token.path().to_owned())),
-        datacenter: text("dc2"),
+        datacenters: vec!["dc2".to_owned()],
         namespace: text("team"),
         partition: text("part"),
         tags: vec!["public".to_owned()],
         near: text("_agent"),
         filter: text(r#"Service.Meta.zone == "a b" and Node.Meta.x != 1"#),
         stale: true,
+        max_watches: 100,
         tls: ClientTls::default(),
     });
     let query = ServiceQuery {
         name: "my cart/1".to_owned(),
         tags: vec!["v&2".to_owned()],
+        ..ServiceQuery::default()
     };
     registry.service(query).next().await.unwrap();
     registry.catalog().unwrap().next().await.unwrap();

@@ -11,7 +11,7 @@ use crate::{
     admin::{ready::Readiness, view::Context},
     metrics::{BOUNDS, Counter, HistogramSum},
     proxy::Worker,
-    registry::watch::WatchSnapshot,
+    registry::{Watches, watch::WatchSnapshot},
     service::{Difference, EndpointStatus, Lane, Service, ServiceStatus},
 };
 
@@ -75,6 +75,8 @@ pub(super) struct Scrape<'a> {
     pub(super) services: Vec<(Arc<Service>, ServiceStatus)>,
     /// The catalogs' watchers, and how many services each lists.
     pub(super) catalogs: Vec<(WatchSnapshot, usize)>,
+    /// Of each registry that holds a limited number.
+    pub(super) watches: Vec<(Arc<str>, Watches)>,
 }
 
 impl<'a> Scrape<'a> {
@@ -94,11 +96,15 @@ impl<'a> Scrape<'a> {
             catalogs: catalogs
                 .map(|(_, watch, listed)| (watch.snapshot(), listed.len()))
                 .collect(),
+            watches: directory
+                .watches()
+                .map(|(registry, watches)| (Arc::clone(registry), watches))
+                .collect(),
         }
     }
 
     /// All watchers, the services' before the catalogs'.
-    fn watches(&self) -> impl Iterator<Item = &WatchSnapshot> {
+    fn watchers(&self) -> impl Iterator<Item = &WatchSnapshot> {
         let services = self.services.iter().flat_map(|(_, status)| &status.watches);
         services.chain(self.catalogs.iter().map(|(watch, _)| watch))
     }
@@ -216,7 +222,7 @@ pub(super) fn per_watch<V: Into<Value>>(
     samples: &mut Samples<'_>,
     number: fn(&WatchSnapshot) -> Option<V>,
 ) -> fmt::Result {
-    scrape.watches().try_for_each(|watch| {
+    scrape.watchers().try_for_each(|watch| {
         let Some(number) = number(watch) else {
             return Ok(());
         };

@@ -191,6 +191,18 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| per_shadow(scrape, samples, |shadow| &shadow.unlike),
     ),
     line(
+        "callboard_registry_watches",
+        Gauge,
+        &["registry", "state"],
+        "Watches of a registry that holds a limited number at once: held, or read in turn.",
+        |scrape, samples| {
+            scrape.watches.iter().try_for_each(|(registry, watches)| {
+                samples.add(&[registry, "held"], watches.held)?;
+                samples.add(&[registry, "in_turn"], watches.in_turn)
+            })
+        },
+    ),
+    line(
         "callboard_catalog_services",
         Gauge,
         &["registry"],

@@ -1,18 +1,22 @@
-//! `kind = "consul"`: an agent, and what it is asked.
+//! `kind = "consul"`: its agents, and what they are asked.
 
 use std::path::Path;
 
-use crate::config::{ClientTls, Secret, reader::Table, report::Wrong, tls, value};
+use crate::config::{ClientTls, Secret, field::Field, reader::Table, report::Wrong, tls, value};
+
+/// Far below what an agent allows a client, which is 200 connections.
+const MAX_WATCHES: usize = 100;
 
 /// `[registry.consul]`
 #[derive(Clone, Debug)]
 pub struct Consul {
-    /// The agent's base URL, without a trailing slash.
-    pub address: String,
+    /// The agents' base URLs, without a trailing slash, in the order in which they are asked; at
+    /// least one.
+    pub addresses: Vec<String>,
     /// The ACL token.
     pub token: Option<Secret>,
-    /// `dc`
-    pub datacenter: Option<String>,
+    /// `dc`, in the order in which they are preferred; empty for the agent's own.
+    pub datacenters: Vec<String>,
     /// `ns` (Enterprise)
     pub namespace: Option<String>,
     /// `partition` (Enterprise)
@@ -25,39 +29,72 @@ pub struct Consul {
     pub filter: Option<String>,
     /// Whether any server may answer.
     pub stale: bool,
-    /// TLS to the agent.
+    /// Blocking queries at once; at least 1.
+    pub max_watches: usize,
+    /// TLS to the agents.
     pub tls: ClientTls,
 }
 
 pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Consul {
-    const EXAMPLE: &str = "\"http://127.0.0.1:8500\"";
-    let address = table
-        .take("address")
-        .and_then(|field| field.parse("a URL", EXAMPLE, value::base_url))
-        .unwrap_or_else(|| "http://127.0.0.1:8500".to_owned());
+    let addresses = addresses(table);
+    // `tls` is for all of them: one that is not https stands for the rest.
+    let plain = addresses.iter().find(|url| !url.starts_with("https://"));
+    let tls = tls::of_url(table, base, plain.unwrap_or(&addresses[0]));
     Consul {
         token: table.secret("token", base),
-        datacenter: datacenter(table),
+        datacenters: datacenters(table),
         namespace: table.text("namespace", "\"team-a\""),
         partition: table.text("partition", "\"east\""),
         tags: table.texts("tags", "\"v2\"").unwrap_or_default(),
         near: table.text("near", "\"_agent\""),
         filter: table.text("filter", "'Service.Meta.version == \"2\"'"),
         stale: table.flag("stale", false),
-        tls: tls::of_url(table, base, &address),
-        address,
+        max_watches: table.size("max_watches", 1..=10_000, MAX_WATCHES),
+        tls,
+        addresses,
     }
 }
 
-fn datacenter(table: &mut Table<'_>) -> Option<String> {
-    const EXAMPLE: &str = "\"dc1\"";
-    let field = table.take("datacenters")?;
-    let elements = field.elements(EXAMPLE);
-    if let Some(second) = elements.get(1) {
-        second.wrong(
-            Wrong::new("for now a registry reads one datacenter")
-                .suggest("write one of them here, and another `[registry.NAME]` for each other"),
-        );
+fn addresses(table: &mut Table<'_>) -> Vec<String> {
+    const DEFAULT: &str = "http://127.0.0.1:8500";
+    let example = format!("\"{DEFAULT}\"");
+    let field = table.take("address");
+    let written = field.iter().flat_map(|field| field.one_or_more(&example));
+    let mut addresses = distinct(written, |field| {
+        field.parse("a URL", &example, value::base_url)
+    });
+    if addresses.is_empty() {
+        if let Some(field) = field.filter(Field::is_empty_array) {
+            let wrong = Wrong::new("there is no address");
+            field.wrong(wrong.suggest(format!("write `address = {example}`, or leave it out")));
+        }
+        addresses.push(DEFAULT.to_owned());
     }
-    elements.first()?.parse("a text", EXAMPLE, value::filled)
+    addresses
+}
+
+fn datacenters(table: &mut Table<'_>) -> Vec<String> {
+    const EXAMPLE: &str = "\"dc1\"";
+    let field = table.take("datacenters");
+    let written = field.iter().flat_map(|field| field.elements(EXAMPLE));
+    distinct(written, |field| {
+        field.parse("a text", EXAMPLE, value::filled)
+    })
+}
+
+/// What can be read of an array in which nothing may stand twice.
+fn distinct<'a>(
+    fields: impl Iterator<Item = Field<'a>>,
+    read: impl Fn(&Field<'a>) -> Option<String>,
+) -> Vec<String> {
+    let mut distinct = Vec::new();
+    for field in fields {
+        let Some(text) = read(&field) else { continue };
+        if distinct.contains(&text) {
+            field.wrong(Wrong::new(format!("`{text}` is here twice")));
+        } else {
+            distinct.push(text);
+        }
+    }
+    distinct
 }

@@ -320,37 +320,82 @@ mod tests {
         let consul = consul(
             r#"
             [registry.consul]
-            address = "https://consul.example.com:8501/"
+            address = ["https://consul.example.com:8501/", "https://other.example.com:8501"]
             token = { file = "token" }
-            datacenters = ["dc2"]
+            datacenters = ["dc2", "dc1"]
             namespace = "team"
             partition = "east"
             tags = ["a", "b"]
             near = "_agent"
             filter = "x == y"
             stale = true
+            max_watches = 7
             tls = { ca = "ca.pem", certificate = "/c.pem", key = "k.pem" }
             expose = { tags = ["public"], services = ["cart"], not = ["billing"] }
             "#,
         );
-        assert_eq!(consul.address, "https://consul.example.com:8501");
+        assert_eq!(
+            consul.addresses,
+            [
+                "https://consul.example.com:8501",
+                "https://other.example.com:8501"
+            ]
+        );
         assert_eq!(
             consul.token,
             Some(Secret::File("/etc/callboard/token".into()))
         );
-        assert_eq!(consul.datacenter.as_deref(), Some("dc2"));
+        assert_eq!(consul.datacenters, ["dc2", "dc1"]);
         assert_eq!(consul.namespace.as_deref(), Some("team"));
         assert_eq!(consul.partition.as_deref(), Some("east"));
         assert_eq!(consul.tags, ["a", "b"]);
         assert_eq!(consul.near.as_deref(), Some("_agent"));
         assert_eq!(consul.filter.as_deref(), Some("x == y"));
         assert!(consul.stale);
+        assert_eq!(consul.max_watches, 7);
         assert_eq!(
             consul.tls.ca.as_deref(),
             Some(Path::new("/etc/callboard/ca.pem"))
         );
         let identity = ("/c.pem".into(), "/etc/callboard/k.pem".into());
         assert_eq!(consul.tls.identity, Some(identity));
+    }
+
+    #[test]
+    fn consul_alone_is_the_agent_of_this_machine() {
+        let consul = consul("[registry.consul]");
+        assert_eq!(consul.addresses, ["http://127.0.0.1:8500"]);
+        assert_eq!(consul.datacenters, [""; 0]);
+        assert_eq!(consul.max_watches, 100);
+    }
+
+    #[test]
+    fn each_of_several_agents_is_read_by_itself() {
+        let one = |address: &str| format!("[registry.consul]\naddress = {address}\n{ROUTE}");
+        let two = consul("[registry.consul]\naddress = [\"http://a:1\", \"http://b:2/\"]");
+        assert_eq!(two.addresses, ["http://a:1", "http://b:2"]);
+        assert_eq!(
+            error(&one("[]")),
+            "2:1 registry.consul.address: there is no address; write `address = \"http://127.0.0.1:8500\"`, or leave it out"
+        );
+        assert_eq!(
+            error(&one("[\"http://a:1\", \"b:2\"]")),
+            "2:26 registry.consul.address: `b:2` is not the URL of an HTTP API; did you mean \"http://b:2\"?"
+        );
+        assert_eq!(
+            error(&one("[\"http://a:1\", \"http://a:1/\"]")),
+            "2:26 registry.consul.address: `http://a:1` is here twice"
+        );
+        assert_eq!(
+            error(&one(
+                "[\"https://a:1\", \"http://b:2\"]\ntls = { ca = \"x\" }"
+            )),
+            "3:1 registry.consul.tls: `tls` needs an address of https; write `address = \"https://b:2\"`"
+        );
+        assert_eq!(
+            error(&one("\"http://a:1\"\nmax_watches = 0")),
+            "3:1 registry.consul.max_watches: 0 is out of range; write a number from 1 to 10000"
+        );
     }
 
     #[test]
@@ -380,7 +425,7 @@ mod tests {
             address = \"127.0.0.1:8500\"\n\
             token = \"hunter2\"\n\
             datacenter = \"dc1\"\n\
-            datacenters = [\"dc1\", \"dc2\"]\n\
+            datacenters = [\"dc1\", \"dc2\", \"dc1\"]\n\
             namespace = \"\"\n\
             tls = { certificate = \"c.pem\" }\n\
             [registry.a]\nkind = \"embedded\"\ntoken = { file = \"x\", env = \"Y\" }\n\
@@ -393,7 +438,7 @@ mod tests {
                 "2:1 registry.consul.address: `127.0.0.1:8500` is not the URL of an HTTP API; did you mean \"http://127.0.0.1:8500\"?".to_owned(),
                 format!("3:1 registry.consul.token: a secret does not stand in this file; {secret}"),
                 "4:1 registry.consul.datacenter: unknown key `datacenter`; did you mean `datacenters`?".to_owned(),
-                "5:23 registry.consul.datacenters: for now a registry reads one datacenter; write one of them here, and another `[registry.NAME]` for each other".to_owned(),
+                "5:30 registry.consul.datacenters: `dc1` is here twice".to_owned(),
                 "6:1 registry.consul.namespace: this text is empty; fill it in, or leave the key out".to_owned(),
                 "7:1 registry.consul.tls: `tls` needs an address of https; write `address = \"https://127.0.0.1:8500\"`".to_owned(),
                 "7:1 registry.consul.tls.key: `certificate` is of no use without `key`; add `key = \"….pem\"`".to_owned(),

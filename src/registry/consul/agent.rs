@@ -8,12 +8,9 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    client::{read_token, refusal},
-    fault::Fault,
-};
+use super::{fault::Fault, token::Token, wire::Broken};
 use crate::{
-    config::{self, Secret},
+    config,
     registry::{BuildError, RegistryError, http_api},
 };
 
@@ -30,7 +27,7 @@ pub(crate) struct Agent {
     base: Url,
     /// `base` without what may be secret in it.
     shown: String,
-    token: Option<Secret>,
+    token: Token,
     /// `ns` and `partition`
     tenancy: Vec<(&'static str, String)>,
     http: reqwest::Client,
@@ -50,9 +47,11 @@ pub(crate) struct Registered {
 
 impl Agent {
     /// Prepares a client for `[registry.NAME]`; reads the TLS files, and connects to nothing yet.
+    /// The first of several agents is told: each keeps what it is told, and no other knows of it.
     /// The datacenter plays no part: an agent keeps what it is told in its own.
     pub(crate) fn new(registry: &str, settings: &config::Consul) -> Result<Self, BuildError> {
-        let base = http_api::base_url(registry, &settings.address)?;
+        let address = settings.addresses.first().map_or("", String::as_str);
+        let base = http_api::base_url(registry, address)?;
         let http = http_api::client(registry, base.scheme() == "https", &settings.tls)?;
         let tenancy = [
             ("ns", &settings.namespace),
@@ -65,7 +64,7 @@ impl Agent {
             registry: registry.to_owned(),
             shown: http_api::without_credentials(&base),
             base,
-            token: settings.token.clone(),
+            token: Token::new(settings.token.clone()),
             tenancy: tenancy.collect(),
             http,
         })
@@ -86,7 +85,7 @@ impl Agent {
     pub(crate) async fn deregister(&self, id: &str) -> Result<(), RegistryError> {
         let url = self.url(&["service", "deregister", id]);
         match self.exchange(Method::PUT, url, None).await {
-            Err(fault) if !fault.is_unknown() => {
+            Err(fault) if !fault.is_absent() => {
                 Err(self.explain(&fault, &format!("the deregistration of `{id}`")))
             }
             _ => Ok(()),
@@ -101,7 +100,7 @@ impl Agent {
         };
         match self.exchange(Method::GET, url, None).await.and_then(read) {
             Ok(registered) => Ok(Some(registered)),
-            Err(fault) if fault.is_unknown() => Ok(None),
+            Err(fault) if fault.is_absent() => Ok(None),
             Err(fault) => Err(self.explain(&fault, &format!("the entry `{id}`"))),
         }
     }
@@ -111,7 +110,7 @@ impl Agent {
         let url = self.url(&["check", "pass", &format!("service:{id}")]);
         match self.exchange(Method::PUT, url, None).await {
             Ok(_) => Ok(()),
-            Err(fault) if fault.is_unknown() => {
+            Err(fault) if fault.is_absent() => {
                 Err(self.error(&format!("no longer has the check of `{id}`")))
             }
             Err(fault) => Err(self.explain(&fault, &format!("a sign of life of `{id}`"))),
@@ -155,23 +154,37 @@ impl Agent {
         if let Some(body) = body {
             request = request.json(body);
         }
-        if let Some(token) = &self.token {
-            request = request.header("X-Consul-Token", read_token(token.clone()).await?);
+        if let Some(bearer) = self.token.read().await? {
+            request = request.header("X-Consul-Token", bearer);
         }
-        let mut answer = request.send().await.map_err(Fault::connection)?;
-        if !answer.status().is_success() {
-            return Err(refusal(answer).await);
+        let broken = |error: reqwest::Error| Fault::Connection(Broken::Change(error.without_url()));
+        let mut answer = request.send().await.map_err(broken)?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(Fault::Refused {
+                status,
+                retry_after: http_api::retry_after(&answer),
+                text: http_api::reason(answer).await,
+            });
         }
         let (body, whole) = http_api::read(&mut answer, MAX_BODY)
             .await
-            .map_err(Fault::connection)?;
+            .map_err(broken)?;
         if !whole {
             return Err(Fault::TooLarge(MAX_BODY));
         }
         Ok(body)
     }
 
+    /// One line: who, what was asked, what came back, and the key to look at.
     fn explain(&self, fault: &Fault, subject: &str) -> RegistryError {
-        fault.explain(&self.registry, &self.shown, subject)
+        let mut error = self.error(&fault.says(subject));
+        if let Some(key) = fault.key() {
+            error.message += &format!("; check registry.{}.{key}", self.registry);
+        }
+        RegistryError {
+            retry_after: fault.retry_after(),
+            ..error
+        }
     }
 }

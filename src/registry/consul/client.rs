@@ -1,156 +1,444 @@
-//! One exchange with a Consul agent: TLS, token, deadlines and limits. Knows nothing of what the
-//! answers mean.
+//! The agents of one Consul, and how one of them is asked: in their order, the next where one
+//! fails, sticking to the one that answers; with the token, deadlines, limits, and a bound on the
+//! questions that are under way at once. Knows nothing of what the answers mean.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{
+    num::NonZeroU64,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use http::{HeaderValue, StatusCode};
-use reqwest::{Response, Url};
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::Empty;
+use reqwest::Url;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::sync::{Notify, Semaphore};
 
-use super::fault::Fault;
+use super::{
+    fault::{Failed, Fault},
+    gate::{Gate, Subject},
+    tls,
+    token::{Bearer, Token},
+    wire::{MAX_BODY, Reply, Wire},
+};
 use crate::{
-    config::{self, Secret},
+    config,
     registry::{BuildError, RegistryError, http_api},
 };
+
+/// How long a blocking query may wait, which is also about how long an agent that hangs goes
+/// unnoticed. Far below Consul's default of 5 minutes, and still a query a minute at most.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// How long an answer may take beside what we let the agent wait, its body included.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
-/// The largest answer that is read: some 50,000 instances of one service.
-const MAX_BODY: usize = 64 << 20;
+/// Questions that may be under way at once beside those that wait for a change.
+const SHORT: usize = 2;
 
 /// What is asked, again and again.
 pub(super) struct Question {
-    /// Without `index` and `wait`.
-    pub(super) url: Url,
+    /// Path and query, without `index` and `wait`.
+    target: String,
     /// What it is about, for errors: "service `cart`".
-    pub(super) subject: String,
+    subject: String,
 }
 
-/// A 200 with a valid index.
-pub(super) struct Answer {
-    pub(super) index: NonZeroU64,
-    pub(super) body: Vec<u8>,
-}
-
-/// An agent, and how to talk to it.
-#[derive(Debug)]
-pub(super) struct Client {
-    registry: String,
-    base: Url,
-    /// `base` without what may be secret in it.
-    shown: String,
-    token: Option<Secret>,
-    http: reqwest::Client,
-}
-
-impl Client {
-    pub(super) fn new(registry: &str, settings: &config::Consul) -> Result<Self, BuildError> {
-        let base = http_api::base_url(registry, &settings.address)?;
-        let http = http_api::client(registry, base.scheme() == "https", &settings.tls)?;
-        Ok(Self {
-            registry: registry.to_owned(),
-            shown: http_api::without_credentials(&base),
-            base,
-            token: settings.token.clone(),
-            http,
-        })
-    }
-
-    /// The agent's URL for this path, whose segments are encoded.
-    pub(super) fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
+impl Question {
+    /// The question at this path, whose segments are encoded, with these parameters; one without
+    /// a value is a flag.
+    pub(super) fn new<'a>(
+        subject: String,
+        path: &[&str],
+        parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Self {
+        let mut url = Url::parse("http://agent").expect("it is a URL");
         url.path_segments_mut()
             .expect("an http URL has a path")
             .pop_if_empty()
             .extend(path);
-        url
+        for (key, value) in parameters {
+            match value {
+                Some(value) => url.query_pairs_mut().append_pair(key, value),
+                None => url.query_pairs_mut().append_key_only(key),
+            };
+        }
+        Self {
+            target: match url.query() {
+                Some(query) => format!("{}?{query}", url.path()),
+                None => url.path().to_owned(),
+            },
+            subject,
+        }
+    }
+}
+
+/// A 200 with a valid index.
+pub(super) struct Answer {
+    pub(super) index: Index,
+    pub(super) body: Vec<u8>,
+}
+
+/// How far the state is known. Each agent has indexes of its own: it may belong to another
+/// datacenter, or have lost its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Index {
+    agent: usize,
+    at: NonZeroU64,
+}
+
+impl Index {
+    /// Whether this one follows what was known before. One that went backwards belongs to another
+    /// history, which is read from its start.
+    pub(super) fn follows(self, before: Option<Self>) -> bool {
+        before.is_none_or(|before| before.agent != self.agent || before.at <= self.at)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: RegistryError,
+    /// The token that has no right to this answer, or is not known at all.
+    pub(super) denied: Option<Bearer>,
+}
+
+/// The agents, and how to talk to them.
+#[derive(Debug)]
+pub(super) struct Client {
+    registry: String,
+    agents: Vec<Agent>,
+    /// The one that is asked first.
+    current: AtomicUsize,
+    /// Another one became the first, since one said nothing.
+    moved: Notify,
+    token: Token,
+    gate: Gate,
+    /// Who has a line may ask. Nobody has a connection without one.
+    lines: Semaphore,
+}
+
+#[derive(Debug)]
+struct Agent {
+    wire: Wire,
+    /// What stands before each target.
+    prefix: String,
+    /// The `Host` of each question.
+    authority: HeaderValue,
+    /// Its URL without what may be secret in it.
+    shown: String,
+}
+
+impl Client {
+    pub(super) fn new(registry: &str, settings: &config::Consul) -> Result<Self, BuildError> {
+        let mut config = None;
+        let mut agents = Vec::new();
+        for address in &settings.addresses {
+            let url = http_api::base_url(registry, address)?;
+            if url.scheme() == "https" && config.is_none() {
+                config = Some(Arc::new(tls::client_config(registry, &settings.tls)?));
+            }
+            let config = config.as_ref().filter(|_| url.scheme() == "https");
+            agents.push(Agent::new(registry, &url, config)?);
+        }
+        if agents.is_empty() {
+            return Err(BuildError::Unsuited {
+                registry: registry.to_owned(),
+                reason: "there is no address; give it one".to_owned(),
+            });
+        }
+        Ok(Self {
+            registry: registry.to_owned(),
+            agents,
+            current: AtomicUsize::new(0),
+            moved: Notify::new(),
+            token: Token::new(settings.token.clone()),
+            gate: Gate::default(),
+            lines: Semaphore::new(settings.max_watches + SHORT),
+        })
     }
 
-    /// Asks for the present state, or with an index for the next one, which the agent may keep
-    /// for `wait` (and a sixteenth more, as Consul does).
+    /// Asks for the present state, or where it is known up to an index for the next one. That is
+    /// cut short where another agent or another token is better asked: then for the present state.
     pub(super) async fn ask(
         &self,
         question: &Question,
-        index: Option<NonZeroU64>,
-        wait: Duration,
-    ) -> Result<Answer, RegistryError> {
-        let mut url = question.url.clone();
-        let mut deadline = EXCHANGE;
-        if let Some(index) = index {
-            url.query_pairs_mut()
-                .append_pair("index", &index.to_string())
-                .append_pair("wait", &format!("{}ms", wait.as_millis()));
-            deadline += wait + wait / 16;
+        mut known: Option<Index>,
+    ) -> Result<Answer, Failure> {
+        // In the order in which they came: who waits for a change does so after all that were
+        // there before have been read.
+        let line = self.lines.acquire().await;
+        let _line = line.expect("the lines are never closed");
+        loop {
+            self.gate.rested().await;
+            let bearer = self.token.read().await;
+            let bearer = bearer.map_err(|fault| self.explain_token(question, &fault))?;
+            if let Some(failed) = self.gate.verdict(&bearer) {
+                return Err(self.explain(question, &failed, bearer));
+            }
+            let first = self.current.load(Relaxed);
+            let asked = known.take().filter(|index| index.agent == first);
+            let disturbed = async {
+                match asked {
+                    None => std::future::pending().await,
+                    Some(_) => tokio::select! {
+                        () = self.token.changes(&bearer) => {}
+                        () = self.is_no_longer_first(first) => {}
+                    },
+                }
+            };
+            let asking = self.ask_in_order(question, first, asked, &bearer);
+            let answer = tokio::select! {
+                biased;
+                answer = asking => answer,
+                () = disturbed => continue,
+            };
+            return answer.map_err(|failed| self.heed(question, failed.into(), bearer));
         }
-        tokio::time::timeout(deadline, self.exchange(url))
-            .await
-            .unwrap_or(Err(Fault::Silent(deadline)))
-            .map_err(|fault| self.explain(question, &fault))
     }
 
     /// The error for an answer whose body is not what it should be.
     pub(super) fn misunderstood(
         &self,
         question: &Question,
+        answer: &Answer,
         error: &serde_json::Error,
     ) -> RegistryError {
-        self.explain(question, &Fault::Garbage(error.to_string()))
+        let failed = Failed {
+            agent: answer.index.agent,
+            fault: Fault::Garbage(error.to_string()),
+        };
+        self.explain(question, &[failed], None).error
     }
 
-    async fn exchange(&self, url: Url) -> Result<Answer, Fault> {
-        let mut request = self.http.get(url);
-        if let Some(token) = &self.token {
-            request = request.header("X-Consul-Token", read_token(token.clone()).await?);
+    /// Waits until a token is another one, which may be known or have more rights.
+    pub(super) async fn token_changes(&self, from: &Bearer) {
+        self.token.changes(from).await;
+    }
+
+    async fn ask_in_order(
+        &self,
+        question: &Question,
+        first: usize,
+        known: Option<Index>,
+        bearer: &Bearer,
+    ) -> Result<Answer, Vec<Failed>> {
+        let mut failed = Vec::new();
+        for step in 0..self.agents.len() {
+            let agent = (first + step) % self.agents.len();
+            let index = known.filter(|index| index.agent == agent);
+            let fault = match self.ask_agent(question, agent, index, bearer).await {
+                Ok(answer) => {
+                    self.gate.open();
+                    if step > 0 {
+                        self.stick_to(agent, first, &failed);
+                    }
+                    return Ok(answer);
+                }
+                Err(fault) => fault,
+            };
+            let next_may_know = fault.may_be_the_agents();
+            failed.push(Failed { agent, fault });
+            if !next_may_know {
+                break;
+            }
         }
-        let mut answer = request.send().await.map_err(Fault::connection)?;
-        if answer.status() != StatusCode::OK {
-            return Err(refusal(answer).await);
+        Err(failed)
+    }
+
+    async fn ask_agent(
+        &self,
+        question: &Question,
+        agent: usize,
+        index: Option<Index>,
+        bearer: &Bearer,
+    ) -> Result<Answer, Fault> {
+        let Agent {
+            wire,
+            prefix,
+            authority,
+            ..
+        } = &self.agents[agent];
+        let mut target = format!("{prefix}{}", question.target);
+        let mut deadline = EXCHANGE;
+        if let Some(index) = index {
+            let joint = if target.contains('?') { '&' } else { '?' };
+            let (at, wait) = (index.at, WAIT.as_millis());
+            target += &format!("{joint}index={at}&wait={wait}ms");
+            // The agent adds up to a sixteenth.
+            deadline += WAIT + WAIT / 16;
         }
-        let index = answer.headers().get("X-Consul-Index");
-        let index = index.map(|index| String::from_utf8_lossy(index.as_bytes()).into_owned());
-        let Some(index) = index.as_deref().and_then(|index| index.parse().ok()) else {
-            return Err(Fault::Index(index));
-        };
-        let hidden = answer.headers().get("X-Consul-Results-Filtered-By-ACLs");
-        let hidden = hidden.is_some_and(|hidden| hidden.as_bytes() == b"true");
-        let (body, whole) = http_api::read(&mut answer, MAX_BODY)
+        let mut request = Request::get(target).header(header::HOST, authority);
+        if let Some(token) = bearer {
+            request = request.header("X-Consul-Token", token);
+        }
+        let request = request.body(Empty::<Bytes>::new());
+        let request = request.expect("an encoded path and query, and headers that are values");
+        let reply = tokio::time::timeout(deadline, wire.exchange(request))
             .await
-            .map_err(Fault::connection)?;
-        if !whole {
-            return Err(Fault::TooLarge(MAX_BODY));
-        }
-        // Nothing is left of what there is: the token lost its rights, not the service its
-        // instances.
-        if hidden && matches!(body.trim_ascii(), b"[]" | b"{}") {
-            return Err(Fault::Hidden);
-        }
+            .map_err(|_| Fault::Silent(deadline))?
+            .map_err(Fault::Connection)?;
+        let (at, body) = read(reply)?;
+        let index = Index { agent, at };
         Ok(Answer { index, body })
     }
 
-    fn explain(&self, question: &Question, fault: &Fault) -> RegistryError {
-        fault.explain(&self.registry, &self.shown, &question.subject)
+    /// This agent answered where those before did not: it is asked first from now on.
+    fn stick_to(&self, agent: usize, first: usize, failed: &[Failed]) {
+        let moved = self
+            .current
+            .compare_exchange(first, agent, Relaxed, Relaxed)
+            .is_ok();
+        if !moved {
+            return;
+        }
+        for failed in failed {
+            self.agents[failed.agent].wire.close_idle();
+        }
+        tracing::info!(
+            registry = self.registry,
+            agent = self.agents[agent].shown,
+            instead_of = self.agents[first].shown,
+            "another agent is asked from now on"
+        );
+        // What waits at one that says nothing waits in vain; one that refused a question may be
+        // right about the others.
+        if failed.iter().any(|failed| failed.fault.says_nothing()) {
+            self.moved.notify_waiters();
+        }
+    }
+
+    async fn is_no_longer_first(&self, agent: usize) {
+        loop {
+            let mut moved = pin!(self.moved.notified());
+            // Before looking, so that no move is missed.
+            moved.as_mut().enable();
+            if self.current.load(Relaxed) != agent {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// What a failure says of other questions.
+    fn heed(&self, question: &Question, failed: Arc<[Failed]>, bearer: Bearer) -> Failure {
+        let rest = failed
+            .iter()
+            .filter_map(|failed| failed.fault.retry_after());
+        if let Some(rest) = rest.max() {
+            self.gate.rest(rest);
+        }
+        if failed.iter().all(|failed| failed.fault.is_away()) {
+            self.gate.close(Subject::Agents, Arc::clone(&failed));
+        }
+        if failed.iter().any(|failed| failed.fault.is_unknown_token()) {
+            let on = Subject::Token(bearer.clone());
+            self.gate.close(on, Arc::clone(&failed));
+        }
+        self.explain(question, &failed, bearer)
+    }
+
+    /// One line: who, what was asked, what came back, and the key to look at.
+    fn explain(&self, question: &Question, failed: &[Failed], bearer: Bearer) -> Failure {
+        let said: Vec<_> = failed
+            .iter()
+            .map(|Failed { agent, fault }| {
+                let says = fault.says(&question.subject);
+                format!("at {} {says}", self.agents[*agent].shown)
+            })
+            .collect();
+        let mut message = format!("{} {}", self.registry, said.join(", and "));
+        let faults = || failed.iter().map(|failed| &failed.fault);
+        if let Some(key) = faults().find_map(Fault::key) {
+            message += &format!("; check registry.{}.{key}", self.registry);
+        }
+        Failure {
+            error: RegistryError {
+                message,
+                retry_after: faults().filter_map(Fault::retry_after).max(),
+            },
+            denied: faults().any(Fault::is_denied).then_some(bearer),
+        }
+    }
+
+    /// The same where nobody was asked, for want of a token.
+    fn explain_token(&self, question: &Question, fault: &Fault) -> Failure {
+        let Self { registry, .. } = self;
+        let says = fault.says(&question.subject);
+        let error = RegistryError {
+            message: format!("{registry} {says}; check registry.{registry}.token"),
+            retry_after: None,
+        };
+        Failure {
+            error,
+            denied: None,
+        }
     }
 }
 
-/// Reads the token off the runtime's threads: a file may lie on a slow disk.
-pub(super) async fn read_token(token: Secret) -> Result<HeaderValue, Fault> {
-    let text = tokio::task::spawn_blocking(move || token.read())
-        .await
-        .map_err(|error| Fault::Token(error.to_string()))?
-        .map_err(Fault::Token)?;
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|_| Fault::Token("the token is not one line of plain text".to_owned()))?;
-    value.set_sensitive(true);
-    Ok(value)
+impl Agent {
+    fn new(registry: &str, url: &Url, tls: Option<&Arc<ClientConfig>>) -> Result<Self, BuildError> {
+        let wrong = || BuildError::Address {
+            registry: registry.to_owned(),
+            address: http_api::without_credentials(url),
+        };
+        let host = url.host_str().ok_or_else(wrong)?;
+        let authority = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        // A socket's address, and a certificate's name, have no brackets.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let tls = match tls {
+            Some(config) => Some((
+                Arc::clone(config),
+                ServerName::try_from(host.to_owned()).map_err(|_| wrong())?,
+            )),
+            None => None,
+        };
+        let port = url.port_or_known_default().ok_or_else(wrong)?;
+        Ok(Self {
+            wire: Wire::new(host.to_owned(), port, tls),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            authority: authority.parse().map_err(|_| wrong())?,
+            shown: http_api::without_credentials(url),
+        })
+    }
 }
 
-pub(super) async fn refusal(answer: Response) -> Fault {
-    let status = answer.status();
-    let retry_after = http_api::retry_after(&answer);
-    let text = http_api::reason(answer).await;
-    Fault::Refused {
+/// The index and the body of a 200; everything else is a fault.
+fn read(reply: Reply) -> Result<(NonZeroU64, Vec<u8>), Fault> {
+    let Reply {
         status,
-        text,
-        retry_after,
+        headers,
+        body,
+        whole,
+    } = reply;
+    if status != StatusCode::OK {
+        return Err(Fault::Refused {
+            status,
+            text: http_api::reason_in(status, &body),
+            retry_after: http_api::retry_after_in(status, &headers),
+        });
     }
+    let index = headers.get("X-Consul-Index");
+    let index = index.map(|index| String::from_utf8_lossy(index.as_bytes()).into_owned());
+    let Some(index) = index.as_deref().and_then(|index| index.parse().ok()) else {
+        return Err(Fault::Index(index));
+    };
+    if !whole {
+        return Err(Fault::TooLarge(MAX_BODY));
+    }
+    let hidden = headers.get("X-Consul-Results-Filtered-By-ACLs");
+    let hidden = hidden.is_some_and(|hidden| hidden.as_bytes() == b"true");
+    // Nothing is left of what there is: the token lost its rights, not the service its instances.
+    if hidden && matches!(body.trim_ascii(), b"[]" | b"{}") {
+        return Err(Fault::Hidden);
+    }
+    Ok((index, body))
 }

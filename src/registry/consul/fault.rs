@@ -1,17 +1,30 @@
-//! What can go wrong with a question to Consul, in a line that says what to do about it.
+//! What can go wrong with a question to Consul, in a line that says what to do about it, and what
+//! it says of the next question. Knows nothing of how a question is asked.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::registry::{RegistryError, error::root_cause};
+use super::wire::Broken;
+
+/// How long an agent that is busy is left alone where it does not say.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// An agent that gave no answer, and why.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// Its place in the list.
+    pub(super) agent: usize,
+    pub(super) fault: Fault,
+}
 
 /// What can go wrong with a question.
+#[derive(Debug)]
 pub(super) enum Fault {
     /// The token cannot be read or sent.
     Token(String),
-    /// No connection, or one that broke; made by [`Fault::connection`].
-    Connection(reqwest::Error),
+    /// No connection, or one that broke.
+    Connection(Broken),
     /// No answer within this time.
     Silent(Duration),
     /// Any status but 200.
@@ -32,34 +45,12 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// The URL is left out of the error: it may hold credentials.
-    pub(super) fn connection(error: reqwest::Error) -> Self {
-        Self::Connection(error.without_url())
-    }
-
-    /// One line: who, what was asked, what came back, and the key to look at.
-    pub(super) fn explain(&self, registry: &str, shown: &str, subject: &str) -> RegistryError {
-        let mut message = format!("{registry} at {shown} {}", self.says(subject));
-        if let Some(key) = self.key() {
-            message += &format!("; check registry.{registry}.{key}");
-        }
-        RegistryError {
-            message,
-            retry_after: self.retry_after(),
-        }
-    }
-
-    /// Whether the agent does not know what it was asked for.
-    pub(super) fn is_unknown(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
-    }
-
     /// What happened, as the rest of a sentence about the registry.
-    fn says(&self, subject: &str) -> String {
+    pub(super) fn says(&self, subject: &str) -> String {
         match self {
             Self::Token(error) => format!("was not asked for {subject}: {error}"),
             Self::Connection(error) => {
-                format!("cannot be asked for {subject}: {}", root_cause(error))
+                format!("cannot be asked for {subject}: {error}")
             }
             Self::Silent(deadline) => {
                 format!(
@@ -84,20 +75,77 @@ impl Fault {
         }
     }
 
-    /// How long the registry asked us to stay away.
-    fn retry_after(&self) -> Option<Duration> {
+    /// How long the agent is to be left alone, by whatever question.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused { retry_after, .. } if retry_after.is_some() => *retry_after,
+            Self::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS => Some(BUSY),
             _ => None,
         }
     }
 
+    /// Whether another agent may have the answer. What is wrong with the question, or with whoever
+    /// asks, is wrong everywhere, and an agent that is busy is not passed on to its neighbours.
+    pub(super) fn may_be_the_agents(&self) -> bool {
+        match self {
+            Self::Connection(_) | Self::Silent(_) | Self::Index(_) => true,
+            Self::Refused { status, .. } => {
+                let ours = ["filter", "namespace", "partition"];
+                let ours = self.key().is_some_and(|key| ours.contains(&key));
+                let status_of_an_agent = status.is_server_error()
+                    || status.is_redirection()
+                    || *status == StatusCode::NOT_FOUND;
+                status_of_an_agent && !ours && self.retry_after().is_none()
+            }
+            Self::Token(_) | Self::Hidden | Self::TooLarge(_) | Self::Garbage(_) => false,
+        }
+    }
+
+    /// Whether the agent itself is away, whatever it is asked.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Self::Connection(Broken::Connect(_) | Broken::Late | Broken::Tls(_))
+        )
+    }
+
+    /// Whether the agent does not know what it was asked for.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+
+    /// Whether the agent stands still, or is away.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.is_away() || matches!(self, Self::Silent(_))
+    }
+
+    /// Whether it is the token that is refused, or sees nothing.
+    pub(super) fn is_denied(&self) -> bool {
+        let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        match self {
+            Self::Refused { status, .. } => denied.contains(status),
+            Self::Hidden => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the token is no token at all there, for this question or another.
+    pub(super) fn is_unknown_token(&self) -> bool {
+        let unknown = |text: &str| text.to_lowercase().contains("acl not found");
+        match self {
+            Self::Refused { status, text, .. } => {
+                *status == StatusCode::UNAUTHORIZED || (self.is_denied() && unknown(text))
+            }
+            _ => false,
+        }
+    }
+
     /// The key of the registry's table that is likely to be wrong.
-    fn key(&self) -> Option<&'static str> {
+    pub(super) fn key(&self) -> Option<&'static str> {
         match self {
             Self::Token(_) | Self::Hidden => Some("token"),
             Self::Connection(error) => {
-                let cause = root_cause(error).to_lowercase();
+                let cause = error.to_string().to_lowercase();
                 let tls = ["certificate", "tls", "alert", "handshake"];
                 let tls = tls.iter().any(|word| cause.contains(word));
                 Some(if tls { "tls" } else { "address" })

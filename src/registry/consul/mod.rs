@@ -1,146 +1,177 @@
-//! Consul, as a [`Registry`]: blocking queries over its HTTP API. Owns what is asked and the rules
-//! of the index; the exchange is in `client`, its errors in `fault`, the JSON in `parse`; what an agent
-//! is told stands in `agent`. Knows nothing of pacing or retrying, which [`watch`](super::watch) does
-//! for every registry.
+//! Consul, as a [`Registry`]: blocking queries over its HTTP API. Owns what is asked. How it is
+//! asked is in `client` (over the connections of `wire`, with the `token`, heeding the `gate`), who
+//! may wait for a change in `seats`, the rules of the index in `cursor`, several datacenters in
+//! `datacenters`, errors in `fault`, the JSON in `parse`. Knows nothing of pacing or retrying, which
+//! [`watch`](super::watch) does for every registry.
 
 mod agent;
 mod client;
+mod cursor;
+mod datacenters;
 mod fault;
+mod gate;
 mod parse;
+mod seats;
+mod tls;
+mod token;
+mod wire;
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
-
-use futures_util::future::BoxFuture;
-use reqwest::Url;
+use std::sync::Arc;
 
 pub(crate) use self::agent::{Agent, Registered};
 
-use self::client::{Client, Question};
-use super::{BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source};
+use self::{
+    client::{Client, Question},
+    cursor::Cursor,
+    datacenters::{First, Leg, Union},
+    seats::Seats,
+};
+use super::{BuildError, Catalog, Registry, ServiceQuery, Source, Watches};
 use crate::{config, instance::InstanceSet, serve::reachable};
 
-/// How long a blocking query may wait, which is also about how long an agent that hangs goes
-/// unnoticed. Far below Consul's default of 5 minutes, and still a query a minute at most.
-const WAIT: Duration = Duration::from_secs(60);
-
-/// A Consul agent.
-#[derive(Debug)]
+/// The agents of a Consul.
+#[derive(Clone, Debug)]
 pub struct Consul {
     client: Arc<Client>,
-    settings: config::Consul,
+    seats: Arc<Seats>,
+    settings: Arc<config::Consul>,
 }
 
 impl Consul {
     /// Prepares a client for `[registry.NAME]`; reads the TLS files, and connects to nothing yet.
     ///
     /// # Errors
-    /// Where the address is no URL, or a TLS file cannot be read or used.
+    /// Where an address is no URL, or a TLS file cannot be read or used.
     pub fn new(name: &str, settings: &config::Consul) -> Result<Self, BuildError> {
         Ok(Self {
             client: Arc::new(Client::new(name, settings)?),
-            settings: settings.clone(),
+            seats: Seats::new(settings.max_watches),
+            settings: Arc::new(settings.clone()),
         })
     }
 
-    /// The agent's URL for this path, with the parameters that every query has.
-    fn url(&self, path: &[&str]) -> Url {
-        let settings = &self.settings;
-        let mut url = self.client.url(path);
+    /// The parameters that every query has.
+    fn parameters<'a>(&'a self, datacenter: Option<&'a str>) -> Parameters<'a> {
+        let settings = &*self.settings;
         let named = [
-            ("dc", &settings.datacenter),
-            ("ns", &settings.namespace),
-            ("partition", &settings.partition),
+            ("dc", datacenter),
+            ("ns", settings.namespace.as_deref()),
+            ("partition", settings.partition.as_deref()),
         ];
-        for (key, value) in named {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(key, value);
-            }
-        }
-        if settings.stale {
-            url.query_pairs_mut().append_key_only("stale");
-        }
-        url
+        let stale = settings.stale.then_some(("stale", None));
+        named
+            .into_iter()
+            .filter(|(_, value)| value.is_some())
+            .chain(stale)
+            .collect()
+    }
+
+    fn service_in(
+        &self,
+        query: &ServiceQuery,
+        datacenter: Option<&str>,
+    ) -> Box<dyn Source<InstanceSet>> {
+        let settings = &*self.settings;
+        let mut parameters = self.parameters(datacenter);
+        // These speak of instances: the catalog would not understand them.
+        let named = [("near", &settings.near), ("filter", &settings.filter)];
+        parameters.extend(
+            named
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, Some(value.as_deref()?)))),
+        );
+        let tags = settings.tags.iter().chain(&query.tags);
+        parameters.extend(tags.map(|tag| ("tag", Some(&**tag))));
+        let subject = subject(format!("service `{}`", query.name), datacenter);
+        Box::new(Cursor::new(
+            Arc::clone(&self.client),
+            Question::new(
+                subject,
+                &["v1", "health", "service", &query.name],
+                parameters,
+            ),
+            self.seats.join(Some(Arc::clone(&query.usage))),
+            parse::instances,
+        ))
+    }
+
+    fn catalog_in(&self, datacenter: Option<&str>) -> Box<dyn Source<Catalog>> {
+        let tags = self.settings.tags.clone();
+        let subject = subject("the catalog".to_owned(), datacenter);
+        let path = ["v1", "catalog", "services"];
+        Box::new(Cursor::new(
+            Arc::clone(&self.client),
+            Question::new(subject, &path, self.parameters(datacenter)),
+            self.seats.join(None),
+            move |body: &[u8]| parse::catalog(body, &tags),
+        ))
+    }
+
+    /// One leg for each datacenter, of which `open` asks.
+    fn legs<T: Send + 'static>(
+        &self,
+        open: impl Fn(&Self, &str) -> Box<dyn Source<T>> + Clone + Send + Sync + 'static,
+    ) -> Vec<Leg<T>> {
+        let leg = |datacenter: &String| {
+            let (consul, named, open) = (self.clone(), datacenter.clone(), open.clone());
+            Leg::new(datacenter, move || open(&consul, &named))
+        };
+        self.settings.datacenters.iter().map(leg).collect()
+    }
+}
+
+/// Parameters of a query; one without a value is a flag.
+type Parameters<'a> = Vec<(&'a str, Option<&'a str>)>;
+
+/// What a question is about, where it may be about one of several datacenters.
+fn subject(what: String, datacenter: Option<&str>) -> String {
+    match datacenter {
+        Some(datacenter) => format!("{what} in {datacenter}"),
+        None => what,
     }
 }
 
 /// How the embedded registry is reached as a Consul.
 pub fn of_embedded(settings: &config::Embedded) -> config::Consul {
     config::Consul {
-        address: format!("http://{}", reachable(settings.address)),
+        addresses: vec![format!("http://{}", reachable(settings.address))],
         token: settings.token.clone(),
-        datacenter: None,
+        datacenters: Vec::new(),
         namespace: None,
         partition: None,
         tags: Vec::new(),
         near: None,
         filter: None,
         stale: false,
+        // Nobody counts connections there.
+        max_watches: 100_000,
         tls: config::ClientTls::default(),
     }
 }
 
 impl Registry for Consul {
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
-        let mut url = self.url(&["v1", "health", "service", &query.name]);
-        // These speak of instances: the catalog would not understand them.
-        for (key, value) in [
-            ("near", &self.settings.near),
-            ("filter", &self.settings.filter),
-        ] {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(key, value);
-            }
+        match &self.settings.datacenters[..] {
+            [] => self.service_in(&query, None),
+            [only] => self.service_in(&query, Some(only)),
+            _ => Box::new(First::new(self.legs(move |consul, datacenter| {
+                consul.service_in(&query, Some(datacenter))
+            }))),
         }
-        for tag in self.settings.tags.iter().chain(&query.tags) {
-            url.query_pairs_mut().append_pair("tag", tag);
-        }
-        let subject = format!("service `{}`", query.name);
-        Box::new(Cursor {
-            client: self.client.clone(),
-            question: Question { url, subject },
-            index: None,
-            parse: parse::instances,
-        })
     }
 
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
-        let tags = self.settings.tags.clone();
-        Some(Box::new(Cursor {
-            client: self.client.clone(),
-            question: Question {
-                url: self.url(&["v1", "catalog", "services"]),
-                subject: "the catalog".to_owned(),
-            },
-            index: None,
-            parse: move |body: &[u8]| parse::catalog(body, &tags),
-        }))
+        let catalog: Box<dyn Source<Catalog>> = match &self.settings.datacenters[..] {
+            [] => self.catalog_in(None),
+            [only] => self.catalog_in(Some(only)),
+            _ => Box::new(Union::new(
+                self.legs(|consul, datacenter| consul.catalog_in(Some(datacenter))),
+            )),
+        };
+        Some(catalog)
     }
-}
 
-/// One question, asked again each time its answer may have changed.
-struct Cursor<P> {
-    client: Arc<Client>,
-    question: Question,
-    /// The last answer's index; `None` asks for the present state at once.
-    index: Option<NonZeroU64>,
-    parse: P,
-}
-
-impl<T, P> Source<T> for Cursor<P>
-where
-    P: Fn(&[u8]) -> serde_json::Result<T> + Send + Sync + 'static,
-{
-    fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
-        Box::pin(async move {
-            // Taken, so that whatever goes wrong below starts from the beginning.
-            let asked = self.index.take();
-            let answer = self.client.ask(&self.question, asked, WAIT).await?;
-            let state = (self.parse)(&answer.body)
-                .map_err(|error| self.client.misunderstood(&self.question, &error))?;
-            // An index that went backwards belongs to another history, which is read from its
-            // start.
-            self.index = Some(answer.index).filter(|index| Some(*index) >= asked);
-            Ok(state)
-        })
+    fn watches(&self) -> Option<Watches> {
+        Some(self.seats.watches())
     }
 }

@@ -23,7 +23,7 @@ const BACKOFF_BASE: Duration = Duration::from_millis(100);
 const BACKOFF_CAP: Duration = Duration::from_millis(1500);
 
 /// The longest that a registry's `Retry-After` is honoured: a day would be a mistake of its.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Between two log lines about one trouble: the first pause, doubled up to the last.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
@@ -51,8 +51,13 @@ pub async fn watch<T: PartialEq + Clone + Send + 'static>(
     max_staleness: Option<Duration>,
     publish: impl FnMut(Event<T>) + Send,
 ) {
-    let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
-    supervise(source, &status, max_staleness, publish, backoff).await;
+    supervise(source, &status, max_staleness, publish, backoff()).await;
+}
+
+/// The pace at which what failed is tried again; for a source of several parts too, one of which
+/// may fail by itself.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new())
 }
 
 async fn supervise<T: PartialEq + Clone + Send + 'static>(

@@ -239,6 +239,7 @@ mod tests {
             .service(ServiceQuery {
                 name: "cart".to_owned(),
                 tags: vec!["v2".to_owned()],
+                ..ServiceQuery::default()
             })
             .next()
             .await

@@ -19,6 +19,8 @@ pub(crate) struct Consul {
     folder: TempDir,
     extra: Value,
     port: u16,
+    /// The port of the WAN, where the agent has been given one.
+    wan: u16,
     process: Option<Process>,
     http: reqwest::Client,
 }
@@ -37,6 +39,7 @@ impl Consul {
             folder: tempfile::tempdir().unwrap(),
             extra,
             port: 0,
+            wan: 0,
             process: None,
             http: reqwest::Client::new(),
         };
@@ -52,6 +55,37 @@ impl Consul {
     /// The base URL of its HTTP API.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// One that stands in a datacenter of this name, and can be joined to another's.
+    pub(crate) async fn start_in(datacenter: &str) -> Option<Self> {
+        // 0 is replaced by a port of its own.
+        Self::start_with(json!({"datacenter": datacenter, "ports": {"serf_wan": 0}})).await
+    }
+
+    /// Joins the datacenter of another agent over the WAN, and waits until each knows the other.
+    pub(crate) async fn join_wan(&self, other: &Self) {
+        let join = format!("/v1/agent/join/127.0.0.1:{}?wan=1", other.wan);
+        self.put(&join, json!({})).await;
+        for consul in [self, other] {
+            eventually(
+                "both datacenters are known",
+                async || consul.get("/v1/catalog/datacenters").await,
+                |known| known.as_array().is_some_and(|known| known.len() == 2),
+            )
+            .await;
+        }
+    }
+
+    /// What it says of something, where it says it in JSON.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let answer = self.http.get(self.url() + path).send().await.unwrap();
+        answer.json().await.unwrap_or_default()
+    }
+
+    /// The port of its HTTP API.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Kills it and starts it again on the same ports; it remembers nothing.
@@ -97,8 +131,9 @@ impl Consul {
     }
 
     fn configure(&mut self) {
-        let [http, server, serf] = free_ports();
+        let [http, server, serf, wan] = free_ports();
         self.port = http;
+        self.wan = wan;
         let mut config = json!({
             "ports": {
                 "http": http, "server": server, "serf_lan": serf,
@@ -113,6 +148,9 @@ impl Consul {
             config["ports"].as_object_mut().unwrap().remove("grpc_tls");
         }
         merge(&mut config, &self.extra);
+        if config["ports"]["serf_wan"] == 0 {
+            config["ports"]["serf_wan"] = json!(wan);
+        }
         std::fs::write(self.folder.path().join("c.json"), config.to_string()).unwrap();
     }
 

@@ -54,6 +54,10 @@ impl Process {
         self.0.try_wait().unwrap().is_some()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Stops it where it stands: its sockets stay open and say nothing.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);

@@ -20,15 +20,16 @@ use super::eventually;
 /// `[registry.main]` with nothing but an address.
 pub(crate) fn settings(address: &str) -> config::Consul {
     config::Consul {
-        address: address.to_owned(),
+        addresses: vec![address.to_owned()],
         token: None,
-        datacenter: None,
+        datacenters: Vec::new(),
         namespace: None,
         partition: None,
         tags: Vec::new(),
         near: None,
         filter: None,
         stale: false,
+        max_watches: 100,
         tls: config::ClientTls::default(),
     }
 }
@@ -42,7 +43,7 @@ pub(crate) fn registry(settings: &config::Consul) -> Consul {
 pub(crate) fn named(name: &str) -> ServiceQuery {
     ServiceQuery {
         name: name.to_owned(),
-        tags: Vec::new(),
+        ..ServiceQuery::default()
     }
 }
 

@@ -1,0 +1,154 @@
+//! What one question has learnt and all others of the registry heed: that it is to be left alone,
+//! that nobody is there, that the token is unknown. Without it each of a thousand watchers would
+//! find out by itself, again and again. Knows nothing of what is asked.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{fault::Failed, token::Bearer};
+use crate::registry::watch::MAX_RETRY_AFTER;
+
+/// An unknown token is tried again, whether it is known now, by one question in this time.
+pub(super) const DENIED: Duration = Duration::from_secs(15);
+
+/// Agents that are away are tried by one question in this time.
+const AWAY: Duration = Duration::from_millis(100);
+
+/// What all questions heed.
+#[derive(Debug, Default)]
+pub(super) struct Gate(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    rest: Option<Instant>,
+    verdict: Option<Verdict>,
+}
+
+/// Why nothing need be asked for a while.
+#[derive(Debug)]
+struct Verdict {
+    on: Subject,
+    until: Instant,
+    failed: Arc<[Failed]>,
+}
+
+/// What a verdict is on.
+#[derive(Debug, PartialEq)]
+pub(super) enum Subject {
+    /// All agents.
+    Agents,
+    /// This token.
+    Token(Bearer),
+}
+
+impl Gate {
+    /// Waits for as long as the registry is to be left alone.
+    pub(super) async fn rested(&self) {
+        loop {
+            let rest = self.state().rest;
+            match rest.filter(|until| *until > Instant::now()) {
+                Some(until) => sleep_until(until).await,
+                None => return,
+            }
+        }
+    }
+
+    /// From now on nobody asks for so long, within reason.
+    pub(super) fn rest(&self, time: Duration) {
+        let until = Instant::now() + time.min(MAX_RETRY_AFTER);
+        let mut state = self.state();
+        state.rest = state.rest.max(Some(until));
+    }
+
+    /// Why there is no need to ask with this token. Where that was long enough ago there is one,
+    /// and for the others it goes on being true until the answer is there.
+    pub(super) fn verdict(&self, bearer: &Bearer) -> Option<Arc<[Failed]>> {
+        let mut state = self.state();
+        let verdict = state.verdict.as_mut()?;
+        let pause = match &verdict.on {
+            Subject::Agents => AWAY,
+            Subject::Token(token) if token == bearer => DENIED,
+            Subject::Token(_) => return None,
+        };
+        let now = Instant::now();
+        if verdict.until <= now {
+            verdict.until = now + pause;
+            return None;
+        }
+        Some(Arc::clone(&verdict.failed))
+    }
+
+    /// Lets the others know.
+    pub(super) fn close(&self, on: Subject, failed: Arc<[Failed]>) {
+        let pause = match on {
+            Subject::Agents => AWAY,
+            Subject::Token(_) => DENIED,
+        };
+        self.state().verdict = Some(Verdict {
+            until: Instant::now() + pause,
+            on,
+            failed,
+        });
+    }
+
+    /// An agent has answered.
+    pub(super) fn open(&self) {
+        self.state().verdict = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use http::HeaderValue;
+
+    fn bearer(text: &'static str) -> Bearer {
+        Some(HeaderValue::from_static(text))
+    }
+
+    fn nothing() -> Arc<[Failed]> {
+        Arc::new([])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_question_tries_again_when_the_time_is_over() {
+        let gate = Gate::default();
+        assert!(gate.verdict(&None).is_none());
+        gate.close(Subject::Token(bearer("a")), nothing());
+        assert!(gate.verdict(&bearer("a")).is_some());
+        assert!(
+            gate.verdict(&bearer("b")).is_none(),
+            "another token is another matter"
+        );
+        tokio::time::advance(DENIED).await;
+        assert!(gate.verdict(&bearer("a")).is_none(), "one tries");
+        assert!(gate.verdict(&bearer("a")).is_some(), "the others wait");
+        gate.open();
+        assert!(gate.verdict(&bearer("a")).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_never_shortened_and_never_longer_than_is_reasonable() {
+        let gate = Gate::default();
+        let start = Instant::now();
+        gate.rested().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        gate.rest(Duration::from_secs(9));
+        gate.rest(Duration::from_secs(2));
+        gate.rested().await;
+        assert!(start.elapsed() >= Duration::from_secs(9));
+        let start = Instant::now();
+        gate.rest(Duration::from_secs(86_400));
+        gate.rested().await;
+        assert!(start.elapsed() <= MAX_RETRY_AFTER + Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,296 @@
+//! Who may have a question wait at the agent. An agent allows a client so many connections, and a
+//! question that waits for a change holds one: where more is watched than may wait, those services
+//! that are called have the seats, and the others are read one after the other, at a pace that
+//! costs little. Knows nothing of what is asked.
+//!
+//! What it costs while nothing changes, with 2,000 services and 100 seats: each seat's question is
+//! asked anew once a minute, 1.6 a second; the other 1,900 are read at [`QUIET`] a second, each of
+//! them every 95 s. Some 22 small answers a second, at about 0.1 ms each, are about 0.2 % of a
+//! core. A signal that *something* has changed (`/v1/health/state/any`, `/v1/catalog/services`)
+//! would save that in a cluster where nothing ever changes, and cost the agent an answer over all
+//! services with each change in any other, without a word on which service it is about.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use crate::registry::{Usage, Watches, pace::Bucket};
+
+/// A service is called if it was within this time.
+const CALLED: Duration = Duration::from_secs(60);
+
+/// Reads in a second of those without a seat that are not called.
+const QUIET: u32 = 20;
+
+/// Reads in a second of those without a seat that are called: there are more of them than seats.
+const BUSY: u32 = 50;
+
+/// Nobody without a seat is read again before this is over.
+const QUIET_PAUSE: Duration = Duration::from_secs(10);
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The seats of a registry.
+#[derive(Debug)]
+pub(super) struct Seats {
+    limit: usize,
+    members: AtomicUsize,
+    holders: Mutex<Vec<Arc<Holder>>>,
+    quiet: Turn,
+    busy: Turn,
+}
+
+/// Those without a seat, in the order in which they came.
+#[derive(Debug)]
+struct Turn(tokio::sync::Mutex<Bucket>);
+
+#[derive(Debug)]
+struct Holder {
+    usage: Option<Arc<Usage>>,
+    /// Somebody else needs the seat more.
+    taken: Notify,
+}
+
+/// Who wants a seat.
+#[derive(Debug)]
+pub(super) struct Member {
+    seats: Arc<Seats>,
+    /// `None` for what is always wanted, such as the catalog.
+    usage: Option<Arc<Usage>>,
+}
+
+/// The right to wait for a change.
+#[derive(Debug)]
+pub(super) struct Seat {
+    seats: Arc<Seats>,
+    holder: Arc<Holder>,
+}
+
+impl Seats {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        let turn = |per_second| Turn(Bucket::new(1, per_second).into());
+        Arc::new(Self {
+            limit,
+            members: AtomicUsize::new(0),
+            holders: Mutex::default(),
+            quiet: turn(QUIET),
+            busy: turn(BUSY),
+        })
+    }
+
+    /// One more who wants a seat; without a usage it wants one always.
+    pub(super) fn join(self: &Arc<Self>, usage: Option<Arc<Usage>>) -> Member {
+        self.members.fetch_add(1, Relaxed);
+        Member {
+            seats: Arc::clone(self),
+            usage,
+        }
+    }
+
+    pub(super) fn watches(&self) -> Watches {
+        let held = self.holders().len();
+        Watches {
+            limit: self.limit,
+            held,
+            in_turn: self.members.load(Relaxed).saturating_sub(held),
+        }
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Vec<Arc<Holder>>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    /// A seat, if there is one: a free one, or for one that is called the one that has been
+    /// without a call for the longest time.
+    pub(super) fn claim(&self) -> Option<Seat> {
+        let mut holders = self.seats.holders();
+        if holders.len() >= self.seats.limit {
+            if !is_called(self.usage.as_ref()) {
+                return None;
+            }
+            let quietest = (0..holders.len())
+                .filter(|at| !is_called(holders[*at].usage.as_ref()))
+                .max_by_key(|at| idle(holders[*at].usage.as_ref()))?;
+            holders.swap_remove(quietest).taken.notify_one();
+        }
+        let holder = Arc::new(Holder {
+            usage: self.usage.clone(),
+            taken: Notify::new(),
+        });
+        holders.push(Arc::clone(&holder));
+        Some(Seat {
+            seats: Arc::clone(&self.seats),
+            holder,
+        })
+    }
+
+    /// Waits until there is reason to try and claim a seat again, or to read without one what was
+    /// read last at that time.
+    pub(super) async fn turn(&self, read: Instant) -> Turned {
+        let called = is_called(self.usage.as_ref());
+        let (turn, pause) = if called {
+            (&self.seats.busy, BUSY_PAUSE)
+        } else {
+            (&self.seats.quiet, QUIET_PAUSE)
+        };
+        let becomes_called = async {
+            match &self.usage {
+                Some(usage) if !called => usage.becomes_recent(CALLED).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let comes = async {
+            sleep_until(read + pause).await;
+            // Whoever waits for the lock is served in the order in which they came.
+            turn.0.lock().await.take().await;
+        };
+        tokio::select! {
+            biased;
+            () = becomes_called => Turned::Called,
+            () = comes => Turned::Read,
+        }
+    }
+}
+
+/// What a member without a seat is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turned {
+    /// It is called, as it was not before: it has a claim to a seat.
+    Called,
+    /// It is its turn.
+    Read,
+}
+
+impl Seat {
+    /// Waits until somebody else has it.
+    pub(super) async fn is_taken(&self) {
+        self.holder.taken.notified().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut holders = self.seats.holders();
+        holders.retain(|holder| !Arc::ptr_eq(holder, &self.holder));
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.seats.members.fetch_sub(1, Relaxed);
+    }
+}
+
+fn is_called(usage: Option<&Arc<Usage>>) -> bool {
+    usage.is_none_or(|usage| usage.is_recent(CALLED))
+}
+
+/// How long it was not called.
+fn idle(usage: Option<&Arc<Usage>>) -> Duration {
+    usage.map_or(Duration::ZERO, |usage| {
+        usage.idle().unwrap_or(Duration::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(seats: &Arc<Seats>) -> (Member, Arc<Usage>) {
+        let usage = Arc::new(Usage::default());
+        (seats.join(Some(Arc::clone(&usage))), usage)
+    }
+
+    fn counts(seats: &Seats) -> (usize, usize) {
+        let watches = seats.watches();
+        (watches.held, watches.in_turn)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn seats_are_given_while_there_are_any_and_come_back() {
+        let seats = Seats::new(2);
+        let [(a, _), (b, _), (c, _)] = std::array::from_fn(|_| service(&seats));
+        let (first, second) = (a.claim().unwrap(), b.claim().unwrap());
+        assert!(c.claim().is_none());
+        assert_eq!(counts(&seats), (2, 1));
+        drop(first);
+        let third = c.claim().unwrap();
+        assert_eq!(counts(&seats), (2, 1));
+        drop((second, third, a, b));
+        assert_eq!(counts(&seats), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_called_takes_the_seat_of_the_one_that_was_not_for_the_longest_time() {
+        let seats = Seats::new(3);
+        let catalog = seats.join(None);
+        let [(never, _), (long_ago, usage), (called, calls)] =
+            std::array::from_fn(|_| service(&seats));
+        let _catalog = catalog.claim().unwrap();
+        let (of_never, of_long_ago) = (never.claim().unwrap(), long_ago.claim().unwrap());
+        usage.note(Instant::now());
+        tokio::time::advance(CALLED * 2).await;
+        assert!(called.claim().is_none(), "it is not called");
+
+        calls.note(Instant::now());
+        let _first = called.claim().unwrap();
+        of_never.is_taken().await;
+        drop(of_never);
+        assert_eq!(counts(&seats), (3, 1), "the seat is the other's now");
+        let (another, calls) = service(&seats);
+        calls.note(Instant::now());
+        let _second = another.claim().unwrap();
+        of_long_ago.is_taken().await;
+
+        let (late, calls) = service(&seats);
+        calls.note(Instant::now());
+        assert!(late.claim().is_none(), "all seats are of those in use");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_without_a_seat_have_their_turns_at_a_bounded_rate() {
+        let seats = Seats::new(1);
+        let start = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let (member, _) = service(&seats);
+            tasks.spawn(async move { member.turn(Instant::now()).await });
+        }
+        assert_eq!(tasks.join_next().await.unwrap().unwrap(), Turned::Read);
+        assert!(start.elapsed() >= QUIET_PAUSE);
+        tasks.join_all().await;
+        let took = start.elapsed() - QUIET_PAUSE;
+        let round = Duration::from_secs(100) / QUIET;
+        assert!(
+            took.abs_diff(round) < Duration::from_millis(200),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_the_wait_for_a_turn_at_once() {
+        let seats = Seats::new(1);
+        let (member, usage) = service(&seats);
+        let start = Instant::now();
+        let turn = tokio::spawn(async move { (member.turn(Instant::now()).await, member) });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        usage.note(Instant::now());
+        let (turned, member) = turn.await.unwrap();
+        assert_eq!(turned, Turned::Called);
+        assert!(start.elapsed() < Duration::from_millis(10));
+        // It has found no seat, and goes on being called.
+        let read = Instant::now();
+        assert_eq!(member.turn(read).await, Turned::Read);
+        assert!(read.elapsed() >= BUSY_PAUSE && read.elapsed() < QUIET_PAUSE);
+    }
+}
