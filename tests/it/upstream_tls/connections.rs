@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{CA, authority, proxy, register, serve};
+use super::{CA, DEFAULTS, authority, proxy, register, serve};
 use crate::support::{
     backend::Backend,
     eventually,
@@ -125,7 +125,7 @@ async fn a_backend_that_closes_idle_connections_fails_nobody_with_and_without_a_
     const LANES: u64 = 40;
     let (folder, authority) = authority();
     let config = server(&authority.issue("cart"), &VERSIONS, None);
-    let proxy = Proxy::start_in(folder, &format!("[defaults]\ntls = {{ {CA} }}\n")).await;
+    let proxy = Proxy::start_in(folder, &format!("{DEFAULTS}tls = {{ {CA} }}\n")).await;
     let ledger = Ledger::default();
     let mut backends = Vec::new();
     let mut lanes = JoinSet::new();
