@@ -243,3 +243,35 @@ fn no_pem(path: &Path, wanted: &'static str) -> TlsError {
         wanted,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_no_certificate_can_be_for_needs_a_server_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+        std::fs::write(&ca, authority.cert.pem()).unwrap();
+        let mut settings = EndpointTls {
+            client: ClientTls {
+                ca: Some(ca),
+                identity: None,
+            },
+            server_name: None,
+        };
+        let address = Address::new("cart..internal", 443).unwrap();
+        let handshake = |settings: &EndpointTls| {
+            let tls = Tls::open(settings).unwrap();
+            tls.handshake(&address).0
+        };
+        assert_eq!(
+            handshake(&settings).err().as_deref(),
+            Some("no certificate can be for `cart..internal`; set tls.server_name")
+        );
+        settings.server_name = ServerName::try_from("cart.internal").ok();
+        let name = handshake(&settings).map(|(_, name)| name).ok();
+        assert_eq!(name, settings.server_name);
+    }
+}

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{CA, authority, proxy, register, serve};
+use super::{CA, DEFAULTS, authority, proxy, register, serve};
 use crate::support::{
     backend::Backend,
     eventually,
@@ -125,7 +125,7 @@ async fn a_backend_that_closes_idle_connections_fails_nobody_with_and_without_a_
     const LANES: u64 = 40;
     let (folder, authority) = authority();
     let config = server(&authority.issue("cart"), &VERSIONS, None);
-    let proxy = Proxy::start_in(folder, &format!("[defaults]\ntls = {{ {CA} }}\n")).await;
+    let proxy = Proxy::start_in(folder, &format!("{DEFAULTS}tls = {{ {CA} }}\n")).await;
     let ledger = Ledger::default();
     let mut backends = Vec::new();
     let mut lanes = JoinSet::new();
@@ -173,10 +173,13 @@ async fn says_and_ends(answer: &str, end: End) -> (RawBackend, TlsBackend, Proxy
     let backend = RawBackend::saying(answer, Then::Close).await;
     let config = server(&authority.issue("cart"), &VERSIONS, None);
     let tls = TlsBackend::before(backend.address(), config, end).await;
-    let proxy = proxy(folder, CA).await;
+    // Named outright, so that it is known before the one request.
+    let route = "[[route]]\npath = \"/cart\"\nservice = \"cart\"\n";
+    let config = format!("{DEFAULTS}tls = {{ {CA} }}\n{route}");
+    let proxy = Proxy::start_in(folder, &config).await;
     register(&proxy, "cart", tls.address()).await;
-    let known = async || proxy.get("/nobody").await.status();
-    eventually("the catalog is read", known, |status| *status == 404).await;
+    let states = [(tls.address(), "serving")];
+    proxy.until_states("cart", &states).await;
     (backend, tls, proxy)
 }
 

@@ -14,6 +14,9 @@ use crate::support::{authority::Authority, proxy::Proxy, tls::TlsBackend};
 /// A service's `tls` that knows the test's authority.
 const CA: &str = "ca = \"ca.pem\"";
 
+/// A handshake of a debug build on a busy machine takes its time.
+const DEFAULTS: &str = "[defaults]\ntimeout = { connect = \"10s\" }\n";
+
 /// A folder with an authority's certificate in it.
 fn authority() -> (TempDir, Authority) {
     let folder = tempfile::tempdir().unwrap();
@@ -24,9 +27,7 @@ fn authority() -> (TempDir, Authority) {
 /// A proxy in that folder with one worker, so that it is known which pool a connection goes back
 /// to; `tls` is that of the service `cart`.
 async fn proxy(folder: TempDir, tls: &str) -> Proxy {
-    // A handshake of a debug build on a busy machine takes its time.
-    let defaults = "[defaults]\ntimeout = { connect = \"10s\" }\n";
-    let config = format!("workers = 1\n{defaults}[service.cart]\ntls = {{ {tls} }}\n");
+    let config = format!("workers = 1\n{DEFAULTS}[service.cart]\ntls = {{ {tls} }}\n");
     Proxy::start_in(folder, &config).await
 }
 

@@ -10,7 +10,7 @@ use rcgen::date_time_ymd;
 use rustls::ProtocolVersion;
 use serde_json::{Value, json};
 
-use super::{CA, authority, proxy, register, serve};
+use super::{CA, DEFAULTS, authority, proxy, register, serve};
 use crate::support::{
     authority::Authority,
     backend::Backend,
@@ -232,8 +232,7 @@ async fn who_is_another_is_sent_nothing_and_the_log_says_why() {
     let ca = authority.ca();
     let mut backends = Vec::new();
     let mut expected = Vec::new();
-    // A handshake of a debug build on a busy machine takes its time.
-    let mut services = "[defaults]\ntimeout = { connect = \"10s\" }\n".to_owned();
+    let mut services = DEFAULTS.to_owned();
     for (name, config, tls, words) in [
         (
             "stranger",
@@ -328,7 +327,7 @@ async fn without_an_authority_of_the_services_own_the_systems_are_believed() {
         ),
     ] {
         std::fs::write(folder.path().join("none.pem"), "").unwrap();
-        let proxy = Running::start(folder.path(), "", |command| {
+        let proxy = Running::start(folder.path(), DEFAULTS, |command| {
             command.env("SSL_CERT_FILE", folder.path().join(file));
             command.env_remove("SSL_CERT_DIR");
         });
