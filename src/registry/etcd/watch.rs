@@ -293,7 +293,7 @@ impl Watches {
     /// Takes an answer to whom it concerns.
     ///
     /// # Errors
-    /// Where a watch was begun for somebody who waits no longer.
+    /// The watch that nobody waits for any longer, where it concerns nobody.
     fn hear(&mut self, connection: &Connection, answer: WatchResponse) -> Result<(), WatchCancel> {
         let watch_id = answer.watch_id;
         if answer.created {
@@ -325,15 +325,16 @@ impl Watches {
                 .canceled
                 .then(|| Ended::Fault(Fault::canceled(&answer.cancel_reason)))
         };
-        // One that is not there was closed a moment ago, and one that does not hear is closing.
+        let Some(tells) = self.by_id.get(&watch_id) else {
+            // It was closed a moment ago.
+            return Ok(());
+        };
         if let Some(ended) = ended {
-            if let Some(tells) = self.by_id.remove(&watch_id) {
-                let _ = tells.send(Err(ended));
-            }
-        } else if let Some(tells) = self.by_id.get(&watch_id)
-            && !answer.events.is_empty()
-        {
-            let _ = tells.send(Ok(answer.events));
+            let _ = tells.send(Err(ended));
+            self.by_id.remove(&watch_id);
+        } else if !answer.events.is_empty() && tells.send(Ok(answer.events)).is_err() {
+            self.by_id.remove(&watch_id);
+            return Err(WatchCancel { watch_id });
         }
         Ok(())
     }
