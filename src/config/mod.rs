@@ -259,6 +259,8 @@ pub struct Service {
 pub enum Balance {
     /// Each in turn.
     RoundRobin,
+    /// Each in turn, and as often as its weight asks.
+    Weighted,
 }
 
 /// `retry`

@@ -104,7 +104,10 @@ fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     Service {
         balance: table.choice(
             "balance",
-            &[("round_robin", Balance::RoundRobin)],
+            &[
+                ("round_robin", Balance::RoundRobin),
+                ("weighted", Balance::Weighted),
+            ],
             base.balance,
         ),
         retry: table.within("retry", |table| retry(table, base.retry)),
@@ -351,7 +354,7 @@ mod tests {
             errors(&format!("{text}{CART}")),
             [
                 "2:1 service.cart.registry: expected a registry's name, found the number 7; write `registry = \"consul\"`",
-                "3:1 service.cart.balance: `least_request` is not known here; for now it may be `round_robin`",
+                "3:1 service.cart.balance: `least_request` is not known here; for now it may be `round_robin` or `weighted`",
                 "4:11 service.cart.retry.attempts: 0 is out of range; write a number from 1 to 100",
                 "4:36 service.cart.retry.budget.ratio: expected a number from 0 to 10, found the number -1; write `ratio = 0.2`",
                 "4:48 service.cart.retry.budget.per_second: expected a whole number, found the number 1.5; write `per_second = 10`",

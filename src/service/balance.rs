@@ -16,7 +16,7 @@ use crate::{config::Balance, metrics::Padded};
 /// How an endpoint is picked.
 #[derive(Debug)]
 pub enum Balancer {
-    /// Each in turn.
+    /// Each in turn; where the snapshot has an order, in that.
     RoundRobin(Padded<AtomicUsize>),
 }
 
@@ -28,7 +28,7 @@ impl Balancer {
     pub(super) fn new(balance: Balance) -> Self {
         match balance {
             // Proxies that start together should not all start with the same endpoint.
-            Balance::RoundRobin => {
+            Balance::RoundRobin | Balance::Weighted => {
                 Self::RoundRobin(Padded(AtomicUsize::new(fastrand::usize(..usize::MAX / 2))))
             }
         }
@@ -47,7 +47,7 @@ impl Balancer {
         turn: Turn,
         now: Instant,
     ) -> Option<&'s Arc<Endpoint>> {
-        first_trusted(&snapshot.endpoints, turn.0, |_| true, now)
+        first_trusted(snapshot, turn.0, |_| true, now)
     }
 
     /// The same for a request that was tried before, among those that were not.
@@ -60,24 +60,26 @@ impl Balancer {
     ) -> Option<&'s Arc<Endpoint>> {
         // Those that one endpoint has failed are spread over all the others: from round to round
         // they begin with another, and not all with its neighbour.
-        let count = snapshot.endpoints.len().max(2);
+        let count = snapshot.turns().max(2);
         let start = turn.0.wrapping_add(1 + turn.0 / count % (count - 1));
-        first_trusted(&snapshot.endpoints, start, |endpoint| !tried(endpoint), now)
+        first_trusted(snapshot, start, |endpoint| !tried(endpoint), now)
     }
 }
 
 /// The first in a row, which begins at `start` and goes round once, that is wanted and not
 /// doubted; where all are doubted the first that is wanted.
 fn first_trusted(
-    endpoints: &[Arc<Endpoint>],
+    snapshot: &Snapshot,
     start: usize,
     wanted: impl Fn(&Endpoint) -> bool,
     now: Instant,
 ) -> Option<&Arc<Endpoint>> {
-    let (before, from) = endpoints.split_at(start.checked_rem(endpoints.len())?);
+    let turns = snapshot.turns();
+    let first = start.checked_rem(turns)?;
     let in_turn = || {
-        from.iter()
-            .chain(before)
+        (first..turns)
+            .chain(0..first)
+            .map(|turn| snapshot.at(turn))
             .filter(|endpoint| wanted(endpoint))
     };
     in_turn()
@@ -106,6 +108,7 @@ mod tests {
         };
         Snapshot {
             endpoints: (0..count).map(endpoint).collect(),
+            order: Box::default(),
             resting: Box::default(),
         }
     }
@@ -184,6 +187,21 @@ mod tests {
             assert!(firsts.values().all(|first| *first == 10), "{firsts:?}");
             assert_eq!(walk(&balancer, &snapshot).len(), count);
         }
+    }
+
+    #[test]
+    fn where_weights_differ_each_has_its_share_and_a_request_goes_to_each_once() {
+        let mut snapshot = snapshot(3);
+        snapshot.order = crate::service::order::order(&[5, 3, 2]);
+        let balancer = Balancer::new(Balance::Weighted);
+        let mut firsts = HashMap::new();
+        for _ in 0..1000 {
+            let walked = walk(&balancer, &snapshot);
+            assert_eq!(walked.len(), 3);
+            *firsts.entry(walked[0].instance.to_string()).or_insert(0) += 1;
+        }
+        let shares = ["0", "1", "2"].map(|id| firsts[id]);
+        assert_eq!(shares, [500, 300, 200]);
     }
 
     #[test]

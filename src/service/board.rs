@@ -10,9 +10,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, EndpointState, Snapshot};
+use super::{Endpoint, EndpointId, EndpointState, Snapshot, order};
 use crate::{
-    config,
+    config::{self, Balance},
     instance::Instance,
     upstream::{PoolSettings, Tls},
 };
@@ -74,7 +74,7 @@ impl Board {
     }
 
     /// Who may be picked and who may not, in the order of their identities.
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self, balance: Balance) -> Snapshot {
         let those = |wanted: fn(State) -> bool| {
             self.places
                 .values()
@@ -82,8 +82,19 @@ impl Board {
                 .map(|place| Arc::clone(&place.endpoint))
                 .collect()
         };
+        let weights = || {
+            let places = self.places.values();
+            let pickable = places.filter(|place| place.state.is_pickable());
+            pickable
+                .map(|place| place.instance.weight)
+                .collect::<Vec<_>>()
+        };
         Snapshot {
             endpoints: those(State::is_pickable),
+            order: match balance {
+                Balance::RoundRobin => Box::default(),
+                Balance::Weighted => order::order(&weights()),
+            },
             resting: those(|state| state == State::Unhealthy),
         }
     }
@@ -336,11 +347,11 @@ mod tests {
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot();
+        let before = board.snapshot(Balance::RoundRobin);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
         board.take_over(&heavier, true, &policy);
-        let after = board.snapshot();
+        let after = board.snapshot(Balance::RoundRobin);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
             std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -351,9 +362,9 @@ mod tests {
     async fn few_that_leave_are_removed_at_once() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let leaves = Arc::clone(&board.snapshot().endpoints[0]);
+        let leaves = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), true, &policy));
-        assert_eq!(board.snapshot().endpoints.len(), 3);
+        assert_eq!(board.snapshot(Balance::RoundRobin).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
         board.retire_the_leaving();
         assert!(leaves.pool(0).is_retired());
@@ -365,7 +376,7 @@ mod tests {
             let (mut board, policy) = (board(), policy(guard()));
             board.take_over(&healthy(1..5), true, &policy);
             assert!(board.take_over(&left, true, &policy), "{} left", left.len());
-            let pickable = board.snapshot().endpoints;
+            let pickable = board.snapshot(Balance::RoundRobin).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
         }
@@ -376,7 +387,7 @@ mod tests {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..5), true, &policy);
         assert!(!board.take_over(&[], true, &policy));
-        assert!(board.snapshot().endpoints.is_empty());
+        assert!(board.snapshot(Balance::RoundRobin).endpoints.is_empty());
     }
 
     #[tokio::test]
@@ -386,23 +397,25 @@ mod tests {
         board.take_over(&healthy(4..5), true, &policy);
         assert_eq!(board.held().len(), 3);
         board.take_over(&[], false, &policy);
-        assert!(board.snapshot().endpoints.is_empty() && board.held().is_empty());
+        assert!(
+            board.snapshot(Balance::RoundRobin).endpoints.is_empty() && board.held().is_empty()
+        );
         board.take_over(&healthy(1..5), true, &policy);
-        assert_eq!(board.snapshot().endpoints.len(), 4);
+        assert_eq!(board.snapshot(Balance::RoundRobin).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot();
+        let before = board.snapshot(Balance::RoundRobin);
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Held; 3]);
         board.take_over(&healthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
-            &board.snapshot().endpoints[0]
+            &board.snapshot(Balance::RoundRobin).endpoints[0]
         ));
     }
 
@@ -414,7 +427,7 @@ mod tests {
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot();
+        let before = board.snapshot(Balance::RoundRobin);
         board.take_over(&[], true, &policy);
         let held = board.held();
         for signed_in in 2..5 {
@@ -429,7 +442,7 @@ mod tests {
         assert_eq!(states(&mut board), [held, serving, held]);
         assert!(Arc::ptr_eq(
             &before.endpoints[1],
-            &board.snapshot().endpoints[1]
+            &board.snapshot(Balance::RoundRobin).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
         board.take_over(&unhealthy(1..4), true, &policy);
@@ -449,7 +462,7 @@ mod tests {
                 assert!(doubtable, "not held any more");
                 board.let_go(&id, &policy);
             }
-            let snapshot = board.snapshot();
+            let snapshot = board.snapshot(Balance::RoundRobin);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
             assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
         }
@@ -459,7 +472,9 @@ mod tests {
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..3), true, &policy);
-        let works = board.snapshot().endpoints[0].pool(0).enter();
+        let works = board.snapshot(Balance::RoundRobin).endpoints[0]
+            .pool(0)
+            .enter();
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Draining]);
         tokio::time::advance(policy.drain * 2).await;
@@ -474,7 +489,7 @@ mod tests {
         board.take_over(&healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
         assert!(!board.take_over(&failing, true, &policy));
-        let snapshot = board.snapshot();
+        let snapshot = board.snapshot(Balance::RoundRobin);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
     }
@@ -483,10 +498,10 @@ mod tests {
     async fn who_was_removed_and_comes_back_is_a_new_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let before = Arc::clone(&board.snapshot().endpoints[0]);
+        let before = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
         board.take_over(&healthy(2..5), true, &policy);
         board.take_over(&healthy(1..5), true, &policy);
-        let again = Arc::clone(&board.snapshot().endpoints[0]);
+        let again = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
     }
@@ -496,13 +511,13 @@ mod tests {
         let (mut board, policy) = (board(), policy(guard()));
         let mut set = healthy(1..5);
         for tls in [false, true, false] {
-            let before = board.snapshot().endpoints;
+            let before = board.snapshot(Balance::RoundRobin).endpoints;
             for instance in &mut set {
                 instance.tls = tls;
             }
             assert!(!board.take_over(&set, true, &policy));
             board.retire_the_leaving();
-            let after = board.snapshot().endpoints;
+            let after = board.snapshot(Balance::RoundRobin).endpoints;
             assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
             assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
             assert!(before.iter().all(|gone| gone.pool(0).is_retired()));

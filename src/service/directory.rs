@@ -390,6 +390,7 @@ impl Directory {
     ) -> Option<Made> {
         let registry = self.registries.get(&wanted.registry)?;
         let settings = self.settings.get(&wanted.registry)?;
+        let own = self.policy(wanted.first_service()?);
         let policy = config::Service {
             origin: Origin::Registries {
                 names: vec![Arc::clone(&wanted.registry)],
@@ -397,7 +398,12 @@ impl Directory {
             },
             // What is asked for has them already.
             tags: Vec::new(),
-            ..self.policy(wanted.first_service()?).clone()
+            balance: if wanted.is_weighted() {
+                config::Balance::Weighted
+            } else {
+                own.balance
+            },
+            ..own.clone()
         };
         let service = Arc::new(self.service(name, policy));
         let source = Box::new(Merged::new(

@@ -11,6 +11,7 @@ mod guard;
 mod lane;
 mod listing;
 mod one;
+mod order;
 mod snapshot;
 mod status;
 mod tagged;

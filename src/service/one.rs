@@ -205,13 +205,14 @@ impl Service {
 
     /// Publishes what the board has, if it differs, and then retires who is not in it any more.
     pub(super) fn publish(&self, board: &mut Board) {
-        let snapshot = board.snapshot();
+        let snapshot = board.snapshot(self.policy.balance);
         let current = self.snapshot.load();
         let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
             a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
         };
         if !same(&current.endpoints, &snapshot.endpoints)
             || !same(&current.resting, &snapshot.resting)
+            || current.order != snapshot.order
         {
             self.snapshot.store(Arc::new(snapshot));
         }

@@ -156,7 +156,7 @@ async fn a_failover_takes_the_next_when_nobody_is_healthy_and_goes_back() {
         .until_service("cart", "the first serves", serves("first", a.address()))
         .await;
     let load = Load::start(proxy.address(), "/cart", 400).await;
-    for _ in 0..20 {
+    for _ in 0..40 {
         tell(&stage.first, a.address(), "fail").await;
         proxy
             .until_service("cart", "the second serves", serves("second", b.address()))
@@ -167,7 +167,7 @@ async fn a_failover_takes_the_next_when_nobody_is_healthy_and_goes_back() {
             .await;
     }
     let report = load.stop(&ledger).await;
-    report.assert_flawless("over to the second and back, twenty times", 100);
+    report.assert_flawless("over to the second and back, forty times", 60);
     assert!(a.requests() > 0);
 }
 

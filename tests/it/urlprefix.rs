@@ -165,3 +165,29 @@ async fn a_registry_that_comes_back_empty_takes_no_route_away() {
     let report = load.stop(&ledger).await;
     report.assert_flawless("a Consul with tags, back empty", 300);
 }
+
+#[tokio::test]
+async fn a_weight_is_the_part_of_a_routes_requests_that_an_instance_gets() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    let proxy = proxy(&consul, "").await;
+    let [a, b, c] = [
+        Backend::start("a").await,
+        Backend::start("b").await,
+        Backend::start("c").await,
+    ];
+    sign_in(&consul, "canary", &a, &["urlprefix-/cart weight=0.2"]).await;
+    for backend in [&b, &c] {
+        sign_in(&consul, "cart", backend, &["urlprefix-/cart"]).await;
+    }
+    let all = [&a, &b, &c].map(|backend| (backend.address(), "serving"));
+    proxy.until_states("/cart", &all).await;
+    let before = [&a, &b, &c].map(Backend::requests);
+    for _ in 0..100 {
+        assert_eq!(proxy.get("/cart").await.status(), 200);
+    }
+    let after = [&a, &b, &c].map(Backend::requests);
+    let got: Vec<_> = std::iter::zip(before, after).map(|(b, a)| a - b).collect();
+    assert_eq!(got, [20, 40, 40]);
+}
