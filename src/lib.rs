@@ -30,5 +30,6 @@ pub mod registry;
 pub mod route;
 pub mod serve;
 pub mod service;
+pub mod tls;
 pub mod upstream;
 pub mod worker;

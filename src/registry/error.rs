@@ -1,6 +1,8 @@
 //! What goes wrong with registries, in lines that say what to do about it.
 
-use std::{error::Error as _, path::PathBuf, time::Duration};
+use std::{error::Error as _, time::Duration};
+
+use crate::tls::TlsError;
 
 /// How much of someone else's text is shown.
 const MAX_TEXT: usize = 240;
@@ -26,29 +28,17 @@ pub enum BuildError {
         /// What stands in its place.
         address: String,
     },
-    /// A TLS file cannot be read.
-    #[error("registry.{registry}.tls: cannot read {}", path.display())]
-    Read {
-        /// The registry's name.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A TLS file is not what it should be.
-    #[error("registry.{registry}.tls: {} holds no {wanted} in PEM form", path.display())]
-    Pem {
-        /// The registry's name.
-        registry: String,
-        /// The file.
-        path: PathBuf,
-        /// "certificate", or "certificate and key".
-        wanted: &'static str,
-    },
-    /// The certificates and the key cannot be used together, or the system has none.
-    #[error("registry.{registry}.tls: {}", root_cause(source))]
+    /// Its `tls` cannot be used.
+    #[error("registry.{registry}.tls: {source}")]
     Tls {
+        /// The registry's name.
+        registry: String,
+        /// Why.
+        source: TlsError,
+    },
+    /// The system gives no client.
+    #[error("registry.{registry}: {}", root_cause(source))]
+    Client {
         /// The registry's name.
         registry: String,
         /// Why.

@@ -1,13 +1,13 @@
 //! What every registry with an HTTP API has in common: a client that asks the registry directly
 //! and nobody else, and answers that are read up to a limit. Knows nothing of what is asked.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
-use reqwest::{Certificate, Identity, Response, Url};
+use reqwest::{Response, Url};
 
 use super::error::{BuildError, one_line};
-use crate::config::ClientTls;
+use crate::{config::ClientTls, tls::client_config};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -31,56 +31,27 @@ pub(super) fn client(
     https: bool,
     tls: &ClientTls,
 ) -> Result<reqwest::Client, BuildError> {
-    let builder = reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder()
         // A registry is asked directly, and its token is sent to nobody else.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT)
         // Finds a machine that is gone while a query waits for it.
         .tcp_keepalive(Duration::from_secs(15));
-    with_tls(builder, registry, https, tls)?
-        .build()
-        .map_err(|source| BuildError::Tls {
+    builder = if https {
+        let config = client_config(tls).map_err(|source| BuildError::Tls {
             registry: registry.to_owned(),
             source,
-        })
-}
-
-fn with_tls(
-    builder: reqwest::ClientBuilder,
-    registry: &str,
-    https: bool,
-    tls: &ClientTls,
-) -> Result<reqwest::ClientBuilder, BuildError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| BuildError::Read {
-            registry: registry.to_owned(),
-            path: path.to_owned(),
-            source,
-        })
-    };
-    let pem = |path: &Path, wanted| BuildError::Pem {
-        registry: registry.to_owned(),
-        path: path.to_owned(),
-        wanted,
-    };
-    let mut builder = builder;
-    if let Some(ca) = &tls.ca {
-        let roots = Certificate::from_pem_bundle(&read(ca)?)
-            .ok()
-            .filter(|roots| !roots.is_empty())
-            .ok_or_else(|| pem(ca, "certificate"))?;
-        builder = builder.tls_certs_only(roots);
-    } else if !https {
+        })?;
+        builder.tls_backend_preconfigured(config)
+    } else {
         // The system's certificates are neither needed nor, in a small image, there to be loaded.
-        builder = builder.tls_certs_only([]);
-    }
-    if let Some((chain, key)) = &tls.identity {
-        let both = [read(chain)?, read(key)?].join(&b'\n');
-        let identity = Identity::from_pem(&both).map_err(|_| pem(chain, "certificate and key"))?;
-        builder = builder.identity(identity);
-    }
-    Ok(builder)
+        builder.tls_certs_only([])
+    };
+    builder.build().map_err(|source| BuildError::Client {
+        registry: registry.to_owned(),
+        source,
+    })
 }
 
 /// How long an answer asks us to stay away, in seconds; the form with a date is left to the

@@ -22,7 +22,8 @@ use crate::{
         merged::{Merged, Part},
         watch::{self, Event, WatchStatus},
     },
-    upstream::{Tls, TlsError},
+    tls::TlsError,
+    upstream::Tls,
 };
 
 /// All services of a proxy, and their watchers.

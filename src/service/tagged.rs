@@ -271,30 +271,31 @@ impl Tagged {
 mod tests {
     use super::*;
 
-    fn plan(catalogs: &[(&str, &[(&str, &[&str])])]) -> Plan {
+    /// Of instances' services: the registry, the name, and the tags.
+    fn plan(services: &[(&str, &str, &[&str])]) -> Plan {
+        let mut catalogs = BTreeMap::<&str, Catalog>::new();
+        for (registry, name, tags) in services {
+            let tags = tags.iter().map(|tag| (*tag).to_owned());
+            let catalog = catalogs.entry(registry).or_default();
+            catalog.insert((*name).into(), tags.collect());
+        }
         let mut plan = Plan::default();
-        for (registry, services) in catalogs {
-            let services = services.iter().map(|(name, tags)| {
-                let tags = tags.iter().map(|tag| (*tag).to_owned());
-                ((*name).into(), tags.collect())
-            });
-            plan.add(&(*registry).into(), &services.collect());
+        for (registry, catalog) in &catalogs {
+            plan.add(&(*registry).into(), catalog);
         }
         plan
     }
 
     #[test]
     fn who_has_the_same_route_shares_it_with_options_of_their_own() {
-        let plan = plan(&[(
-            "consul",
-            &[
-                ("cart", &["v1", "urlprefix-/cart strip=/cart"]),
-                (
-                    "canary",
-                    &["urlprefix-/cart strip=/cart weight=0.1 tags=new"],
-                ),
-            ],
-        )]);
+        let plan = plan(&[
+            ("consul", "cart", &["v1", "urlprefix-/cart strip=/cart"]),
+            (
+                "consul",
+                "canary",
+                &["urlprefix-/cart strip=/cart weight=0.1 tags=new"],
+            ),
+        ]);
         assert_eq!(plan.quarantined, []);
         let wanted = &plan.wanted["/cart"];
         assert!(wanted.is_weighted());
@@ -321,20 +322,16 @@ mod tests {
         let plan = plan(&[
             (
                 "a",
+                "bad",
                 &[
-                    (
-                        "bad",
-                        &[
-                            "urlprefix-nonsense",
-                            "urlprefix-/x strip=/y",
-                            "urlprefix-/good",
-                        ],
-                    ),
-                    ("cart", &["urlprefix-/cart strip=/cart"]),
-                    ("other", &["urlprefix-/cart"]),
+                    "urlprefix-nonsense",
+                    "urlprefix-/x strip=/y",
+                    "urlprefix-/good",
                 ],
             ),
-            ("b", &[("cart", &["urlprefix-/cart strip=/cart"])]),
+            ("a", "cart", &["urlprefix-/cart strip=/cart"]),
+            ("a", "other", &["urlprefix-/cart"]),
+            ("b", "cart", &["urlprefix-/cart strip=/cart"]),
         ]);
         let names: Vec<_> = plan.wanted.keys().map(|name| &**name).collect();
         assert_eq!(names, ["/cart", "/good"]);

@@ -13,4 +13,4 @@ mod tls;
 pub use connect::connect;
 pub use failure::{Failure, FailureKind, Processed};
 pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
-pub use tls::{Handshake, Tls, TlsError};
+pub use tls::{Handshake, Tls};

@@ -3,23 +3,21 @@
 
 use std::{
     fmt, io,
-    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
 use futures_util::future::BoxFuture;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
-    client::Resumption,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, client::Resumption,
+    pki_types::ServerName,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    config::{ClientTls, EndpointTls},
+    config::EndpointTls,
     instance::Address,
+    tls::{TlsError, client_config},
 };
 
 /// What is spoken within.
@@ -27,38 +25,6 @@ const PROTOCOL: &[u8] = b"http/1.1";
 
 /// Sessions that are kept of an endpoint: as many as rustls keeps of one server.
 const SESSIONS: usize = 8;
-
-/// Why a service's `tls` cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file is not what it should be.
-    #[error("{} holds no {wanted} in PEM form", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// "certificate" or "private key".
-        wanted: &'static str,
-    },
-    /// The certificate and the key cannot be used together.
-    #[error("the certificate {} cannot be used with its key: {source}", path.display())]
-    Identity {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Why.
-        source: Error,
-    },
-    /// The system trusts nobody.
-    #[error("the system has no certificate authorities; set tls.ca")]
-    NoAuthorities,
-}
 
 /// The TLS of services that have the same settings.
 #[derive(Debug)]
@@ -104,6 +70,7 @@ impl Tls {
             return Handshake(Err(reason));
         };
         let mut config = config.clone();
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // A session of one endpoint is of no use at another, though both go by one name.
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Handshake(Ok((Arc::new(config).into(), name)))
@@ -174,79 +141,10 @@ fn cause(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
-fn client_config(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
-    let authorities = match &settings.ca {
-        Some(path) => authorities_in(path)?,
-        None => authorities_of_the_system()?,
-    };
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites for them")
-        .with_root_certificates(authorities);
-    let mut config = match &settings.identity {
-        None => config.with_no_client_auth(),
-        Some((chain, key)) => {
-            let identity = |source| TlsError::Identity {
-                path: chain.clone(),
-                source,
-            };
-            config
-                .with_client_auth_cert(certificates_in(chain)?, key_in(key)?)
-                .map_err(identity)?
-        }
-    };
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    Ok(config)
-}
-
-fn authorities_in(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut authorities = RootCertStore::empty();
-    for certificate in certificates_in(path)? {
-        let added = authorities.add(certificate);
-        added.map_err(|_| no_pem(path, "certificate"))?;
-    }
-    Ok(authorities)
-}
-
-fn authorities_of_the_system() -> Result<RootCertStore, TlsError> {
-    let mut authorities = RootCertStore::empty();
-    // Some that cannot be read, of the many that a system has, do no harm.
-    authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if authorities.is_empty() {
-        return Err(TlsError::NoAuthorities);
-    }
-    Ok(authorities)
-}
-
-fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<Vec<_>, _>>()
-        .ok()
-        .filter(|certificates| !certificates.is_empty())
-        .ok_or_else(|| no_pem(path, "certificate"))
-}
-
-fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| no_pem(path, "private key"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn no_pem(path: &Path, wanted: &'static str) -> TlsError {
-    TlsError::Pem {
-        path: path.to_owned(),
-        wanted,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientTls;
 
     #[test]
     fn a_host_that_no_certificate_can_be_for_needs_a_server_name() {

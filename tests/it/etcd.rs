@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use crate::support::{
     authority::Authority,
-    etcd::{Etcd, GoKit},
+    etcd::Etcd,
     eventually,
+    gokit::GoKit,
     watched::{Watched, named},
 };
 
@@ -83,18 +84,20 @@ async fn who_signs_in_with_go_kit_is_found_and_leaves() {
         return;
     };
     for api in KINDS {
-        let sign_in =
-            |number, value| GoKit::sign_in(api, &etcd, &format!("/services/cart/{number}"), value);
+        let sign_in = |number, value| {
+            let key = format!("/services/cart/{number}");
+            GoKit::sign_in(&[api, &etcd.url(), &key, value])
+        };
         let cart = watched(api, &settings(&etcd.url()), "cart");
         cart.until("nobody yet", |set| set.instances.is_empty())
             .await;
-        let Some(one) = sign_in(1, "http://10.0.0.1:8080") else {
+        let Some(mut one) = sign_in(1, "http://10.0.0.1:8080") else {
             return;
         };
         let two = sign_in(2, "10.0.0.2:8080").unwrap();
         let set = cart.until("both", |set| ids(set) == ["1", "2"]).await;
         assert_eq!(addresses(&set), ["10.0.0.1:8080", "10.0.0.2:8080"]);
-        one.sign_out();
+        one.leave();
         cart.until("one has left", |set| ids(set) == ["2"]).await;
         drop(two);
         cart.until("the other has run out", |set| set.instances.is_empty())

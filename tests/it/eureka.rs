@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 
 use crate::support::{
     backend::Backend,
-    eureka::{Eureka, GoKit},
+    eureka::Eureka,
     eventually,
+    gokit::GoKit,
     load::{Ledger, Load},
     proxy::Proxy,
     watched::{Watched, named},
@@ -78,7 +79,9 @@ async fn go_kits_registrar_is_discovered_and_leaves() {
     found
         .until("nobody yet", |set| set.instances.is_empty())
         .await;
-    let Some(mut gokit) = GoKit::register(&eureka, "gokit-cart", "127.0.0.1", 8001) else {
+    let Some(mut gokit) =
+        GoKit::sign_in(&["eureka", &eureka.url(), "gokit-cart", "127.0.0.1", "8001"])
+    else {
         return;
     };
     let set = found

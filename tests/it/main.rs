@@ -31,6 +31,7 @@ mod http;
 mod log;
 mod provider;
 mod register;
+mod register_everywhere;
 mod run;
 mod serving;
 mod structure;

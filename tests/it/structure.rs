@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "backoff", "clock", "error", "gate", "instance", "log", "metrics", "serve",
     ],
-    &["config"],
+    &["config", "tls"],
     &["registry", "route", "upstream"],
     &["service"],
     &["proxy"],
@@ -24,6 +24,7 @@ const FLOORS: &[&[&str]] = &[
 
 /// Who may import a neighbour on its own floor.
 const NEIGHBOURS: &[(&str, &str)] = &[
+    ("tls", "config"),
     ("worker", "listen"),
     ("main", "app"),
     ("main", "cli"),

@@ -22,13 +22,13 @@ use tokio::sync::{Notify, Semaphore};
 use super::{
     fault::{Failed, Fault},
     gate::{Gate, Subject},
-    tls,
     token::{Bearer, Token},
     wire::{MAX_BODY, Reply, Wire},
 };
 use crate::{
     config,
     registry::{BuildError, RegistryError, http_api},
+    tls::client_config,
 };
 
 /// How long a blocking query may wait, which is also about how long an agent that hangs goes
@@ -141,7 +141,12 @@ impl Client {
         for address in &settings.addresses {
             let url = http_api::base_url(registry, address)?;
             if url.scheme() == "https" && config.is_none() {
-                config = Some(Arc::new(tls::client_config(registry, &settings.tls)?));
+                config = Some(Arc::new(client_config(&settings.tls).map_err(
+                    |source| BuildError::Tls {
+                        registry: registry.to_owned(),
+                        source,
+                    },
+                )?));
             }
             let config = config.as_ref().filter(|_| url.scheme() == "https");
             agents.push(Agent::new(registry, &url, config)?);

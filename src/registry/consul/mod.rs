@@ -12,7 +12,6 @@ mod fault;
 mod gate;
 mod parse;
 mod seats;
-mod tls;
 mod token;
 mod wire;
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{self, ClientTls},
     registry::{BuildError, RegistryError, http_api},
+    tls::TlsError,
 };
 
 /// No connection is made sooner after another: for so long, one who has tried has tried for all.
@@ -140,10 +141,12 @@ fn endpoint(registry: &str, address: &str, tls: &ClientTlsConfig) -> Result<Endp
 
 fn tls(registry: &str, tls: &ClientTls) -> Result<ClientTlsConfig, BuildError> {
     let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|source| BuildError::Read {
+        std::fs::read(path).map_err(|source| BuildError::Tls {
             registry: registry.to_owned(),
-            path: path.to_owned(),
-            source,
+            source: TlsError::Read {
+                path: path.to_owned(),
+                source,
+            },
         })
     };
     let mut client = ClientTlsConfig::new();

@@ -70,12 +70,12 @@ impl Written {
     }
 
     async fn error(&self) -> String {
-        let in_trouble = |service: &serde_json::Value| service["watch"]["error"].is_string();
+        let in_trouble = |service: &serde_json::Value| service["watches"][0]["error"].is_string();
         let service = self
             .proxy
             .until_service("cart", "an error", in_trouble)
             .await;
-        service["watch"]["error"].as_str().unwrap().to_owned()
+        service["watches"][0]["error"].as_str().unwrap().to_owned()
     }
 }
 

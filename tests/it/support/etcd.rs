@@ -1,12 +1,7 @@
 //! A real etcd of the test's own, which speaks v3 and v2 and is gone when the test is; and
 //! go-kit's registrars of it.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::Method;
@@ -232,44 +227,5 @@ impl Etcd {
 
     fn log(&self) -> String {
         server::log(self.folder.path())
-    }
-}
-
-/// A provider that signed in with one of go-kit's registrars. Killed when it is dropped.
-pub(crate) struct GoKit {
-    child: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl GoKit {
-    /// Signs in at an etcd; `kind` is `etcd` or `etcd2`. `None` where there is no go-kit.
-    pub(crate) fn sign_in(kind: &str, etcd: &Etcd, key: &str, value: &str) -> Option<Self> {
-        let mut child = Command::new(server::binary("gokit-sd")?)
-            .args([kind, &etcd.url(), key, value])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        lines.read_line(&mut line).unwrap();
-        assert_eq!(line, "registered\n");
-        let stdin = child.stdin.take();
-        Some(Self { child, stdin })
-    }
-
-    /// Signs out, and ends.
-    pub(crate) fn sign_out(mut self) {
-        self.stdin = None;
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for GoKit {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::Command,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -171,39 +171,5 @@ impl Eureka {
             StatusCode::OK => answer.json().await.unwrap(),
             _ => Value::Null,
         }
-    }
-}
-
-/// go-kit's registrar, in a process of its own. Dropped without having left, it is killed.
-pub(crate) struct GoKit {
-    child: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl GoKit {
-    /// Signs in; `None` (said on a line) where it cannot be had on this machine.
-    pub(crate) fn register(eureka: &Eureka, app: &str, host: &str, port: u16) -> Option<Self> {
-        let mut child = Command::new(server::binary("gokit-sd")?)
-            .args(["eureka", &eureka.url(), app, host, &port.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        Some(Self { child, stdin })
-    }
-
-    /// Signs out.
-    pub(crate) fn leave(&mut self) {
-        self.stdin = None;
-    }
-}
-
-impl Drop for GoKit {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -1,13 +1,7 @@
 //! Real ZooKeeper servers of the test's own, gone when the test is; what stands between one of them
 //! and its client; and go-kit's registrar.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use callboard::{
     config::{self, RegistryKind},
@@ -328,43 +322,5 @@ async fn relay(listener: TcpListener, server: SocketAddr, open: watch::Receiver<
                 } => {}
             }
         });
-    }
-}
-
-/// go-kit's own registrar, in a process of its own. Dropped, it is killed.
-pub(crate) struct GoKit {
-    process: Child,
-    /// It signs out when this ends.
-    _stdin: ChildStdin,
-}
-
-impl GoKit {
-    /// Signs an instance in; `None` where `tests/run` has found that go-kit cannot be had.
-    pub(crate) fn sign_in(server: SocketAddr, path: &str, name: &str, value: &str) -> Option<Self> {
-        let mut process = Command::new(server::binary("gokit-sd")?)
-            .args(["zk", &server.to_string(), path, name, value])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let stdin = process.stdin.take().unwrap();
-        let stdout = process.stdout.take().unwrap();
-        let go_kit = Self {
-            process,
-            _stdin: stdin,
-        };
-        let mut said = String::new();
-        BufReader::new(stdout).read_line(&mut said).unwrap();
-        assert_eq!(said, "registered\n");
-        Some(go_kit)
-    }
-}
-
-impl Drop for GoKit {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is waited for.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

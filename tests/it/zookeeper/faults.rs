@@ -13,12 +13,11 @@ use zookeeper_client::{Acls, CreateMode};
 use crate::support::{
     backend::Backend,
     eventually,
+    gokit::GoKit,
     load::{Ledger, Load},
     proxy::Proxy,
     server::free_ports,
-    zookeeper::{
-        GoKit, Relay, SESSION, ZooKeeper, addresses, make, provider, settings, sign_in, watch,
-    },
+    zookeeper::{Relay, SESSION, ZooKeeper, addresses, make, provider, settings, sign_in, watch},
 };
 
 /// Requests a second.
@@ -76,9 +75,12 @@ impl Stage {
     /// Waits until the proxy says that it cannot read the registry, and returns why.
     async fn until_unread(&self) -> String {
         let failing = self.proxy.until_service("cart", "an error", |service| {
-            service["watch"]["healthy"] == false
+            service["watches"][0]["healthy"] == false
         });
-        failing.await["watch"]["error"].as_str().unwrap().to_owned()
+        failing.await["watches"][0]["error"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// The server has just come back: one that signs in now is soon called, and one that signs out
@@ -301,7 +303,8 @@ async fn a_template_route_follows_the_catalog() {
     missing.await;
     let backend = Backend::start("a").await;
     let value = backend.address().to_string();
-    let Some(go_kit) = GoKit::sign_in(server.address(), "/services", "cart", &value) else {
+    let address = server.address().to_string();
+    let Some(go_kit) = GoKit::sign_in(&["zk", &address, "/services", "cart", &value]) else {
         return;
     };
     assert_eq!(proxy.until_served("/cart/").await, "a");

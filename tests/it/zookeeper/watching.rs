@@ -12,9 +12,10 @@ use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 use crate::support::{
     eventually,
+    gokit::GoKit,
     server::free_ports,
     watched::{Watched, named},
-    zookeeper::{GoKit, ZooKeeper, addresses, make, registry, settings, watch},
+    zookeeper::{ZooKeeper, addresses, make, registry, settings, watch},
 };
 
 #[tokio::test]
@@ -25,7 +26,9 @@ async fn go_kits_registrar_is_found_and_is_gone_with_its_session() {
     let cart = watch(&settings(&[server.address()]), "cart");
     cart.until("nobody yet", |set| set.instances.is_empty())
         .await;
-    let Some(go_kit) = GoKit::sign_in(server.address(), "/services", "cart", "10.0.2.10:80") else {
+    let address = server.address().to_string();
+    let sign_in = |value| GoKit::sign_in(&["zk", &address, "/services", "cart", value]);
+    let Some(go_kit) = sign_in("10.0.2.10:80") else {
         return;
     };
     let set = cart
@@ -34,7 +37,7 @@ async fn go_kits_registrar_is_found_and_is_gone_with_its_session() {
     assert!(set.skipped.is_empty(), "{set:?}");
     assert_eq!(&*set.instances[0].id, "10.0.2.10:80");
 
-    let second = GoKit::sign_in(server.address(), "/services", "cart", "http://10.0.2.11:81");
+    let second = sign_in("http://10.0.2.11:81");
     cart.until("both are there", |set| set.instances.len() == 2)
         .await;
     drop(go_kit);
