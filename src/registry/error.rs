@@ -29,12 +29,12 @@ pub enum BuildError {
         address: String,
     },
     /// Its `tls` cannot be used.
-    #[error("registry.{registry}.tls: {source}")]
+    #[error("registry.{registry}.tls: {error}")]
     Tls {
         /// The registry's name.
         registry: String,
         /// Why.
-        source: TlsError,
+        error: TlsError,
     },
     /// The system gives no client.
     #[error("registry.{registry}: {}", root_cause(source))]

@@ -39,9 +39,9 @@ pub(super) fn client(
         // Finds a machine that is gone while a query waits for it.
         .tcp_keepalive(Duration::from_secs(15));
     builder = if https {
-        let config = client_config(tls).map_err(|source| BuildError::Tls {
+        let config = client_config(tls).map_err(|error| BuildError::Tls {
             registry: registry.to_owned(),
-            source,
+            error,
         })?;
         builder.tls_backend_preconfigured(config)
     } else {

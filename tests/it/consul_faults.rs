@@ -465,7 +465,7 @@ fn settings_that_cannot_work_are_refused_at_once_and_named() {
         (
             identity,
             format!(
-                "registry.main.tls: {} holds no private key",
+                "registry.main.tls: {} holds no certificate",
                 empty.display()
             ),
         ),

@@ -141,12 +141,12 @@ impl Client {
         for address in &settings.addresses {
             let url = http_api::base_url(registry, address)?;
             if url.scheme() == "https" && config.is_none() {
-                config = Some(Arc::new(client_config(&settings.tls).map_err(
-                    |source| BuildError::Tls {
+                config = Some(Arc::new(client_config(&settings.tls).map_err(|error| {
+                    BuildError::Tls {
                         registry: registry.to_owned(),
-                        source,
-                    },
-                )?));
+                        error,
+                    }
+                })?));
             }
             let config = config.as_ref().filter(|_| url.scheme() == "https");
             agents.push(Agent::new(registry, &url, config)?);

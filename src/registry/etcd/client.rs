@@ -143,7 +143,7 @@ fn tls(registry: &str, tls: &ClientTls) -> Result<ClientTlsConfig, BuildError> {
     let read = |path: &std::path::Path| {
         std::fs::read(path).map_err(|source| BuildError::Tls {
             registry: registry.to_owned(),
-            source: TlsError::Read {
+            error: TlsError::Read {
                 path: path.to_owned(),
                 source,
             },
