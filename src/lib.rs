@@ -8,6 +8,7 @@
 //! 6  worker  listen      one core of the data plane; accept, limits
 //!    admin  embedded     the admin server; the registry built in
 //! 5  proxy               the whole request on one screen
+//!    client              the same for a program that calls services itself
 //! 4  service             policy + snapshot + balancer + endpoints
 //! 3  registry  upstream  route
 //! 2  config              proxy.toml → a Config in which no field can be wrong
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod app;
 pub mod backoff;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod embedded;
 pub mod gate;

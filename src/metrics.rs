@@ -1,32 +1,33 @@
-//! Counters that cost a load and a store: each has one writer, a worker, and any number of
-//! readers, which sum over the workers when someone looks. Knows no names and no exposition.
+//! Counters that cost an atomic addition on a line that no other worker writes: each worker has
+//! its own, and whoever looks sums over them. Knows no names and no exposition.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// A count that only its worker raises.
+/// A count, or a gauge. Right whoever counts; cheap where that is mostly one thread, as each worker
+/// has its own.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds one. For the worker that owns the counter only: two writers would lose counts.
+    /// Adds one.
     pub fn add_one(&self) {
         self.add(1);
     }
 
-    /// Adds `n`, by the same rule.
+    /// Adds `n`.
     pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+        self.0.fetch_add(n, Relaxed);
     }
 
     /// Takes one off, for gauges.
     pub fn sub_one(&self) {
-        self.0.store(self.0.load(Relaxed).wrapping_sub(1), Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 
-    /// The value as last written.
+    /// What was counted until now.
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }

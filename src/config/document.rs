@@ -41,7 +41,7 @@ impl Config {
         }
         .map_err(|wrong| Report::of_file(file.clone(), wrong))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        read(&text, &file, base)
+        read(&text, &file, base, Reader::Proxy)
     }
 
     /// Reads a text. Relative paths in it are taken from `base`.
@@ -49,36 +49,55 @@ impl Config {
     /// # Errors
     /// All that is wrong with the text.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Report> {
-        read(text, "proxy.toml", base)
+        read(text, "proxy.toml", base, Reader::Proxy)
+    }
+
+    /// Reads a text for a program that calls services itself, as [`crate::client`] does: the same
+    /// tables, but it needs no route.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse_for_client(text: &str, base: &Path) -> Result<Self, Report> {
+        read(text, "proxy.toml", base, Reader::Client)
     }
 }
 
-fn read(text: &str, file: &str, base: &Path) -> Result<Config, Report> {
+/// Who reads a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// Serves what the routes lead to, and nothing without one.
+    Proxy,
+    /// Calls services by their names.
+    Client,
+}
+
+fn read(text: &str, file: &str, base: &Path, reader: Reader) -> Result<Config, Report> {
     // A byte order mark is no character of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Ok(table) = DeTable::parse(text) {
         let problems = Problems::new(text, false);
-        let config = Table::root(table.get_ref(), &problems, |top| config(top, base));
+        let config = Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
         return problems.report(file).map_or(Ok(config), Err);
     }
     let problems = Problems::new(text, true);
     let rest = syntax::salvage(text, &problems);
     if let Ok(table) = DeTable::parse(&rest) {
-        Table::root(table.get_ref(), &problems, |top| config(top, base));
+        Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
     }
     Err(problems
         .report(file)
         .expect("a text that is not TOML has an error"))
 }
 
-fn config(top: &mut Table<'_>, base: &Path) -> Config {
+fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let mut claims = Claims::default();
     let listeners = listen::read(top, &mut claims);
     let admin = top.within("admin", |table| admin(table, base, &mut claims));
     let registries = registry::read(top, base, &mut claims);
     let (defaults, default) = service::defaults(top, base, &registries);
     let mut services = service::read(top, base, &defaults, default.as_ref(), &registries);
-    let routes = route::read(top, &services, default.as_ref(), &registries);
+    let needed = reader == Reader::Proxy && !registries.make_routes();
+    let routes = route::read(top, &services, default.as_ref(), &registries, needed);
     for route in &routes {
         if let Goal::Service(name) = &route.goal {
             services

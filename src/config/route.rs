@@ -22,6 +22,7 @@ pub(super) fn read(
     services: &BTreeMap<Arc<str>, Service>,
     default: Option<&Origin>,
     registries: &Registries,
+    needed: bool,
 ) -> Vec<Route> {
     let mut lines = HashMap::new();
     let routes = top.each("route", |table| {
@@ -33,7 +34,7 @@ pub(super) fn read(
         }
         Some(route)
     });
-    if routes.is_empty() && !registries.make_routes() {
+    if routes.is_empty() && needed {
         top.absent_from_file(
             "route",
             Wrong::new("there is no route, so nothing would be served").suggest(

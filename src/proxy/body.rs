@@ -1,5 +1,4 @@
-//! A request's body on its way from the client: watched for a stall, and kept, up to a limit, so
-//! that it can be sent again.
+//! A request's body on its way from the client: watched for a stall, and its trailers looked at.
 
 use std::{
     pin::Pin,
@@ -13,57 +12,23 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Client;
-use crate::config::Underscores;
-
-/// The most bytes that are kept.
-const REPLAY_LIMIT: usize = 64 * 1024;
+use crate::{config::Underscores, service::Kept};
 
 /// A client's body that can be sent more than once.
-pub struct RequestBody {
+pub type RequestBody = Kept<ClientBody>;
+
+/// A client's body, as it comes.
+pub struct ClientBody {
     incoming: Incoming,
     client: Arc<Client>,
-    /// What was read, for another attempt; `None` when it was too much.
-    kept: Option<Vec<Bytes>>,
-    kept_bytes: usize,
-    /// Of `kept`, what this attempt has sent.
-    replayed: usize,
-    read: bool,
-    /// Trailers came, which are not kept.
-    had_trailers: bool,
 }
 
-impl RequestBody {
-    pub(super) fn new(incoming: Incoming, client: Arc<Client>) -> Self {
-        Self {
-            incoming,
-            client,
-            kept: Some(Vec::new()),
-            kept_bytes: 0,
-            replayed: 0,
-            read: false,
-            had_trailers: false,
-        }
-    }
-
-    /// Gets ready for another attempt; `false` where the body cannot be sent again.
-    pub(super) fn rewind(&mut self) -> bool {
-        self.replayed = 0;
-        !self.read || (self.kept.is_some() && !self.had_trailers)
-    }
-
-    fn keep(&mut self, data: &Bytes) {
-        let Some(kept) = &mut self.kept else { return };
-        self.kept_bytes += data.len();
-        if self.kept_bytes > REPLAY_LIMIT {
-            self.kept = None;
-        } else {
-            kept.push(data.clone());
-            self.replayed = kept.len();
-        }
-    }
+/// The body of a client's request.
+pub(super) fn of_client(incoming: Incoming, client: Arc<Client>) -> RequestBody {
+    Kept::new(ClientBody { incoming, client })
 }
 
-impl Body for RequestBody {
+impl Body for ClientBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -71,12 +36,6 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(data) = self.kept.as_ref().and_then(|kept| kept.get(self.replayed)) {
-            let frame = Frame::data(data.clone());
-            self.replayed += 1;
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        self.read = true;
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         let awaited = &self.client.activity.body_awaited;
         match &polled {
@@ -85,15 +44,6 @@ impl Body for RequestBody {
             }
             Poll::Pending => {}
             Poll::Ready(_) => awaited.store(0, Relaxed),
-        }
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            match frame.data_ref() {
-                Some(data) => {
-                    let data = data.clone();
-                    self.keep(&data);
-                }
-                None => self.had_trailers = true,
-            }
         }
         // A trailer comes too late for its request to be rejected.
         let underscores = self.client.listener.underscores == Underscores::Allow;
@@ -104,10 +54,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kept
-            .as_ref()
-            .is_none_or(|kept| self.replayed == kept.len())
-            && self.incoming.is_end_stream()
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -151,7 +98,7 @@ fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
         .collect()
 }
 
-impl Drop for RequestBody {
+impl Drop for ClientBody {
     fn drop(&mut self) {
         self.client.activity.body_awaited.store(0, Relaxed);
     }

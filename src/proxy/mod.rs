@@ -2,7 +2,6 @@
 //! of sockets and listeners, or of where endpoints come from.
 
 mod answer;
-mod attempt;
 mod body;
 mod client;
 mod generation;
@@ -20,17 +19,18 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 pub use answer::{AnswerBody, Response};
-pub use body::RequestBody;
+pub use body::{ClientBody, RequestBody};
 pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
 pub use generation::{Generation, Goal, Strip, Target};
 
 use crate::{
-    service::{Lookup, Service},
+    service::{Answered, Lookup, Service},
     upstream::http1::Answer,
 };
 use answer::Record;
 use refusal::Refusal;
 use request::Admitted;
+use request_head::Outgoing;
 
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
@@ -72,7 +72,7 @@ fn options(record: Record) -> Response {
 async fn forward(
     client: &Arc<Client>,
     record: &mut Record,
-    request: Admitted,
+    mut request: Admitted,
 ) -> Result<Answer<RequestBody>, Refusal> {
     // One generation for the whole request.
     let generation = client.worker.generation();
@@ -99,8 +99,27 @@ async fn forward(
         service.wait_until_read(limit).await;
         began = Instant::now();
     }
-    record.routed_to(service, client.worker.index);
-    attempt::answer(client, record, request, service, target, prefix_len, began).await
+    let worker = client.worker.index;
+    record.routed_to(service, worker);
+    let mut outgoing = Outgoing {
+        client,
+        head: &mut request.head,
+        service,
+        host_header: target.host_header,
+        strip: target.strip.bytes(prefix_len),
+    };
+    let total = service.policy().timeout.total;
+    let total = total.map(|total| record.arrived + total);
+    let called = service.call(worker, &mut outgoing, request.body, total, began);
+    let Answered {
+        answer,
+        by,
+        attempts,
+    } = called
+        .await
+        .map_err(|unanswered| Refusal::of(service, unanswered))?;
+    record.answered_by(by.address(), attempts);
+    Ok(answer)
 }
 
 /// The service that a template route's request names, if a catalog lists it.

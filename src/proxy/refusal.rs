@@ -1,6 +1,6 @@
 //! The answers that are the proxy's own: why, with which status, and in words that help.
 
-use std::{error::Error as StdError, fmt::Write as _, sync::Arc, time::Duration};
+use std::{error::Error as StdError, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header};
 
@@ -8,7 +8,10 @@ use super::{
     Client,
     answer::{Record, Response},
 };
-use crate::upstream::{Failure, FailureKind};
+use crate::{
+    service::{Attempts, Service, Unanswered},
+    upstream::FailureKind,
+};
 
 /// Why a request was not forwarded, or not answered by an endpoint.
 pub(super) enum Refusal {
@@ -29,17 +32,8 @@ pub(super) enum Refusal {
     /// Every attempt failed.
     Failed {
         service: Arc<str>,
-        attempts: Vec<Attempt>,
-        /// Whether another attempt was wanted, and the retry budget refused it.
-        out_of_budget: bool,
+        attempts: Attempts,
     },
-}
-
-/// An attempt that failed.
-pub(super) struct Attempt {
-    pub(super) endpoint: String,
-    pub(super) failure: Failure,
-    pub(super) took: Duration,
 }
 
 /// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
@@ -49,6 +43,16 @@ pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE,
 const RETRY_AFTER: &str = "1";
 
 impl Refusal {
+    /// Why a service's endpoints have given no answer.
+    pub(super) fn of(service: &Service, unanswered: Unanswered) -> Self {
+        let service = Arc::clone(service.name());
+        match unanswered {
+            Unanswered::NoEndpoints => Self::NoEndpoints(service),
+            Unanswered::BodyBroke(error) => Self::BodyBroke(error),
+            Unanswered::Failed(attempts) => Self::Failed { service, attempts },
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
@@ -60,7 +64,7 @@ impl Refusal {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
             Self::CatalogNotRead | Self::NoEndpoints(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed { attempts, .. } => match attempts.last().map(|last| &last.failure.kind) {
+            Self::Failed { attempts, .. } => match last_failure(attempts) {
                 Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
                     StatusCode::GATEWAY_TIMEOUT
                 }
@@ -84,9 +88,7 @@ impl Refusal {
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
             Self::NoEndpoints(name) => format!("service `{name}` has no healthy instance"),
-            Self::Failed {
-                service, attempts, ..
-            } => match attempts.last().map(|last| &last.failure.kind) {
+            Self::Failed { service, attempts } => match last_failure(attempts) {
                 Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
                     format!("service `{service}` did not answer in time")
                 }
@@ -103,7 +105,7 @@ impl Refusal {
         let id = format!("{:016x}", fastrand::u64(..));
         self.note(client, status, &message, &id);
         let attempts = match &self {
-            Self::Failed { attempts, .. } => attempts.len(),
+            Self::Failed { attempts, .. } => attempts.failed.len(),
             _ => 0,
         };
         if matches!(self, Self::BodyBroke(_)) {
@@ -151,12 +153,8 @@ impl Refusal {
     fn note(&self, client: &Client, status: StatusCode, message: &str, request_id: &str) {
         let (status, worker) = (status.as_u16(), &client.worker);
         match self {
-            Self::Failed {
-                service,
-                attempts,
-                out_of_budget,
-            } => {
-                let attempts = describe(attempts);
+            Self::Failed { service, attempts } => {
+                let out_of_budget = attempts.out_of_budget;
                 tracing::warn!(status, request_id, %service, %attempts, out_of_budget, "no answer");
             }
             Self::NoEndpoints(service) => {
@@ -177,24 +175,6 @@ impl Refusal {
     }
 }
 
-fn describe(attempts: &[Attempt]) -> String {
-    attempts
-        .iter()
-        .enumerate()
-        .fold(String::new(), |mut text, (n, attempt)| {
-            let Attempt {
-                endpoint,
-                failure,
-                took,
-            } = attempt;
-            // Writing to a String does not fail.
-            let _ = write!(
-                text,
-                "{}{endpoint}: {failure}, processed: {:?}, after {:.1} ms",
-                if n == 0 { "" } else { "; " },
-                failure.processed,
-                took.as_secs_f64() * 1e3
-            );
-            text
-        })
+fn last_failure(attempts: &Attempts) -> Option<&FailureKind> {
+    attempts.failed.last().map(|last| &last.failure.kind)
 }

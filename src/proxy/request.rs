@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
 use hyper::body::Incoming;
 
-use super::{Client, RequestBody, answer::Record, refusal::Refusal};
+use super::{Client, RequestBody, answer::Record, body, refusal::Refusal};
 use crate::config::Underscores;
 
 /// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
@@ -16,8 +16,6 @@ pub(super) const ASTERISK: &str = "*";
 pub(super) struct Admitted {
     pub(super) head: Head,
     pub(super) body: RequestBody,
-    /// Whether it may be sent again though it may have been processed (RFC 9110 9.2.2).
-    pub(super) idempotent: bool,
 }
 
 /// A request's head, and its one host.
@@ -67,15 +65,13 @@ pub(super) fn admit(
     }
     let host = fields.host(&parts)?;
     let connection = fields.connection;
-    let idempotent = is_idempotent(&parts.method);
     Ok(Admitted {
-        body: RequestBody::new(incoming, Arc::clone(client)),
+        body: body::of_client(incoming, Arc::clone(client)),
         head: Head {
             parts,
             host,
             connection,
         },
-        idempotent,
     })
 }
 
@@ -155,13 +151,6 @@ impl<'a> Fields<'a> {
             .map(Some)
             .ok_or(Refusal::Malformed("the target's authority is malformed"))
     }
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    )
 }
 
 /// One documented rule instead of a normalisation: a path that two parties could resolve

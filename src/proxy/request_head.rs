@@ -2,70 +2,75 @@
 //! own, never copied. Oracle: these bytes parse again to exactly one request, the one that was
 //! routed.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
-use http_body::Body;
 
-use super::{Client, RequestBody, request::Head};
-use crate::{config::Underscores, upstream::http1::Framing};
+use super::{
+    Client,
+    request::{Head, is_host},
+};
+use crate::{
+    config::{HostHeader, Underscores},
+    instance::Address,
+    service::{self, Service},
+    upstream::http1::{Framing, field as line},
+};
 
-/// How the body of a request is framed upstream.
-pub(super) fn framing(body: &RequestBody) -> Framing {
-    if body.is_end_stream() {
-        return Framing::None;
+/// A client's request for one service, on its way out.
+pub(super) struct Outgoing<'a> {
+    pub(super) client: &'a Client,
+    pub(super) head: &'a mut Head,
+    pub(super) service: &'a Service,
+    pub(super) host_header: HostHeader,
+    /// How many bytes of the path are taken off.
+    pub(super) strip: usize,
+}
+
+impl service::Head for Outgoing<'_> {
+    fn method(&self) -> &Method {
+        &self.head.parts.method
     }
-    match body.size_hint().exact() {
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
+
+    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address) {
+        let Self { client, head, .. } = self;
+        let parts = &head.parts;
+        out.extend_from_slice(parts.method.as_str().as_bytes());
+        out.push(b' ');
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let (prefix, target) = target.split_at(self.strip);
+        if !target.starts_with('/') {
+            out.push(b'/');
+        }
+        out.extend_from_slice(target.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        line(out, "host", self.host(endpoint).as_bytes());
+        end_to_end(out, client, head);
+        forwarded(out, client, head, prefix.as_bytes());
+        framing.write(out, &parts.method);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn names_endpoint(&self) -> bool {
+        self.host_header == HostHeader::Endpoint
+    }
+
+    fn fields(&mut self) -> &mut HeaderMap {
+        &mut self.head.parts.headers
     }
 }
 
-/// Writes the head for an endpoint that is to see `host`. `strip` is how many bytes of the path
-/// are taken off.
-pub(super) fn write(
-    out: &mut Vec<u8>,
-    client: &Client,
-    head: &Head,
-    framing: Framing,
-    host: &str,
-    strip: usize,
-) {
-    let parts = &head.parts;
-    out.clear();
-    out.extend_from_slice(parts.method.as_str().as_bytes());
-    out.push(b' ');
-    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let (prefix, target) = target.split_at(strip);
-    if !target.starts_with('/') {
-        out.push(b'/');
-    }
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    line(out, "host", host.as_bytes());
-    end_to_end(out, client, head);
-    forwarded(out, client, head, prefix.as_bytes());
-    match framing {
-        // A body of no bytes is still one, where the method gives it a meaning.
-        Framing::None if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {
-            line(out, "content-length", b"0");
+impl Outgoing<'_> {
+    /// The `Host` that the endpoint sees: its address where a client of HTTP/1.0 sent none, or
+    /// where the service's name can be no host.
+    fn host(&self, endpoint: &Address) -> Cow<'_, str> {
+        let name = self.service.name();
+        match (self.host_header, self.head.host()) {
+            (HostHeader::Client, Some(host)) => host.into(),
+            (HostHeader::Name, _) if is_host(name.as_bytes()) => (&**name).into(),
+            _ => endpoint.to_string().into(),
         }
-        Framing::None => {}
-        Framing::Length(length) => {
-            line(
-                out,
-                "content-length",
-                itoa::Buffer::new().format(length).as_bytes(),
-            );
-        }
-        Framing::Chunked => line(out, "transfer-encoding", b"chunked"),
     }
-    out.extend_from_slice(b"\r\n");
-}
-
-fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// The client's fields, without those of its connection and those that are written anew.

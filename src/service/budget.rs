@@ -61,7 +61,8 @@ impl Budget {
         let income = self.ratio * new + self.per_second * elapsed;
         account.tokens = account.tokens * kept + income * faded;
         account.at = now;
-        account.requests = requests;
+        // Of two threads, the one that counted later may be here first.
+        account.requests = account.requests.max(requests);
         let granted = account.tokens >= 1.0;
         if granted {
             account.tokens -= 1.0;

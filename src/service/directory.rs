@@ -162,8 +162,15 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Ends all watchers.
+    /// Ends all watchers, and waits until they have ended. Dropped, it ends them too.
     pub async fn stop(&self) {
+        for task in self.abort() {
+            // Aborted: that it says so is no news.
+            let _ = task.await;
+        }
+    }
+
+    fn abort(&self) -> Vec<JoinHandle<()>> {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         let found = std::mem::take(&mut lock(&self.founding).watchers);
         tasks.extend(found.into_values().flatten());
@@ -171,10 +178,7 @@ impl Directory {
         for task in &tasks {
             task.abort();
         }
-        for task in tasks {
-            // Aborted: that it says so is no news.
-            let _ = task.await;
-        }
+        tasks
     }
 
     /// A service that a route names outright.
@@ -193,7 +197,9 @@ impl Directory {
             if let Some((name, tags)) = names.get_key_value(name)
                 && catalog.exposes(name, tags)
             {
-                return self.found_now(name);
+                // `Config` has ruled out that it names a registry that is none.
+                let found = self.named(name);
+                return found.map_or(Lookup::Unknown, Lookup::Found);
             }
         }
         if self
@@ -283,25 +289,28 @@ impl Directory {
         services.chain(catalogs).collect()
     }
 
-    fn found_now(&self, name: &Arc<str>) -> Lookup {
+    /// The service of this name, which is made if nobody has asked for it before: whether a
+    /// catalog lists it is not looked at.
+    ///
+    /// # Errors
+    /// Where its registry is missing.
+    pub fn named(&self, name: &Arc<str>) -> Result<Arc<Service>, StartError> {
         let mut founding = lock(&self.founding);
         // Another request may have been first.
         if let Some(service) = self.found.load().get(name) {
-            return Lookup::Found(Arc::clone(service));
+            return Ok(Arc::clone(service));
         }
         let service = if let Some(declared) = self.declared.get(name) {
             Arc::clone(declared)
         } else {
-            let Ok((service, watchers)) = self.make(name) else {
-                return Lookup::Unknown;
-            };
+            let (service, watchers) = self.make(name)?;
             founding.watchers.insert(Arc::clone(name), watchers);
             service
         };
         let mut found = HashMap::clone(&self.found.load());
         found.insert(Arc::clone(name), Arc::clone(&service));
         self.found.store(Arc::new(found));
-        Lookup::Found(service)
+        Ok(service)
     }
 
     fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
@@ -521,6 +530,12 @@ enum Listing {
     Exposed,
     Hidden,
     Absent,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.abort();
+    }
 }
 
 impl CatalogView {

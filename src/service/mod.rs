@@ -1,10 +1,11 @@
 //! A service: a name, a policy, and the endpoints that its registry says it has. Requests read
 //! its snapshot without a lock; the registry's events replace the snapshot. Knows nothing of
-//! HTTP heads, clients or routes.
+//! clients or routes, or of what a head says.
 
 mod balance;
 mod board;
 mod budget;
+mod call;
 mod directory;
 mod endpoint;
 mod guard;
@@ -12,17 +13,20 @@ mod lane;
 mod listing;
 mod one;
 mod order;
+mod replay;
 mod snapshot;
 mod status;
 mod tagged;
 
 pub use balance::{Balancer, Turn};
 pub use budget::Budget;
+pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
 pub use directory::{Directory, Lookup, StartError};
 pub use endpoint::{Endpoint, EndpointId, EndpointState};
 pub use lane::{Lane, StatusClass};
 pub use listing::Difference;
 pub use one::Service;
+pub use replay::{Kept, Replay};
 pub use snapshot::Snapshot;
 pub use status::{EndpointStatus, ServiceStatus};
 pub use tagged::{Quarantined, Tagged, TaggedRoute};

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["config", "tls"],
     &["registry", "route", "upstream"],
     &["service"],
-    &["proxy"],
+    &["client", "proxy"],
     &["admin", "embedded", "listen", "register", "worker"],
     &["app", "cli", "main"],
 ];

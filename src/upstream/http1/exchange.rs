@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::{
+    Framing,
     head::{self, Parsed},
-    send::{Framing, SendError, Sender},
+    send::{SendError, Sender},
 };
 use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers, tls};
 

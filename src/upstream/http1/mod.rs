@@ -6,10 +6,11 @@
 mod answer;
 mod chunked;
 mod exchange;
+mod framing;
 mod head;
 mod send;
 
 pub use answer::{Answer, AnswerBody};
 pub use exchange::{Exchange, Limits};
+pub use framing::{Framing, field};
 pub use head::AnswerHead;
-pub use send::Framing;

@@ -12,18 +12,8 @@ use bytes::{Buf, Bytes};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
+use super::Framing;
 use crate::upstream::stream::Stream;
-
-/// How a request's body is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// There is none.
-    None,
-    /// `Content-Length`
-    Length(u64),
-    /// `Transfer-Encoding: chunked`
-    Chunked,
-}
 
 /// Why sending stopped.
 #[derive(Debug)]

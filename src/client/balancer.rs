@@ -1,0 +1,77 @@
+//! Who of a service's endpoints is next, for those who speak another protocol than HTTP.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Error, held::Held};
+use crate::{instance::Address, upstream::InFlight};
+
+/// go-kit's `Balancer`: picks endpoints as the service's `balance` says, in one order with the
+/// requests that are sent to it.
+#[derive(Clone, Debug)]
+pub struct Balancer(Held);
+
+impl Balancer {
+    pub(super) fn new(held: Held) -> Self {
+        Self(held)
+    }
+
+    /// The endpoint whose turn it is. Waits for the first list, up to the service's
+    /// `discovery_timeout`.
+    ///
+    /// # Errors
+    /// Where there is nobody to be called, or no registry could be read yet.
+    pub async fn endpoint(&self) -> Result<Picked, Error> {
+        let now = self.0.wait_until_read(Instant::now()).await?;
+        let (service, slot) = (&self.0.service, self.0.slot());
+        let picked = service.pick(slot, service.turn(), now);
+        let pool = picked.ok_or_else(|| Error::NoEndpoints {
+            service: Arc::clone(service.name()),
+        })?;
+        Ok(Picked {
+            held: self.0.clone(),
+            slot,
+            began: now,
+            in_flight: pool.enter(),
+        })
+    }
+}
+
+/// An endpoint that is called. It counts as in flight there until this is dropped.
+#[derive(Debug)]
+pub struct Picked {
+    held: Held,
+    slot: usize,
+    began: Instant,
+    in_flight: InFlight,
+}
+
+impl Picked {
+    /// Where it is called.
+    pub fn address(&self) -> &Address {
+        self.in_flight.pool().address()
+    }
+
+    /// Whether the registry has dropped it in the meantime: time to pick another.
+    pub fn is_removed(&self) -> bool {
+        self.in_flight.pool().is_retired()
+    }
+
+    /// Says that it has taken a connection: it is trusted again.
+    pub fn connected(&self) {
+        self.tell(true);
+    }
+
+    /// Says that it has taken none: it is passed over for a while where there are others, and then
+    /// tried again, by this and by all others who call the service.
+    pub fn refused(&self) {
+        self.in_flight.pool().failures.add_one();
+        self.tell(false);
+    }
+
+    fn tell(&self, worked: bool) {
+        let service = &self.held.service;
+        service.connected(self.slot, self.in_flight.pool(), worked, self.began);
+    }
+}

@@ -1,0 +1,76 @@
+//! Why a service cannot be called, or a call brought no answer.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use crate::{
+    registry::BuildError,
+    service::{self, Attempts},
+};
+
+/// Why a call brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is none that can be sent.
+    #[error("service `{service}`: the request cannot be sent: {reason}")]
+    Malformed {
+        /// Who was to be called.
+        service: Arc<str>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No registry has said anything yet; it was waited for (`discovery_timeout`).
+    #[error("service `{service}`: no registry could be read yet{}", because(.reasons))]
+    NotRead {
+        /// Who was to be called.
+        service: Arc<str>,
+        /// What its registries failed with last, as far as they did.
+        reasons: Vec<String>,
+    },
+    /// The registry lists nobody who may be called.
+    #[error("service `{service}` has no healthy instance")]
+    NoEndpoints {
+        /// Who was to be called.
+        service: Arc<str>,
+    },
+    /// Every attempt failed.
+    #[error("service `{service}`: {attempts}{}", if .attempts.out_of_budget { "; the retry budget is spent" } else { "" })]
+    Failed {
+        /// Who was to be called.
+        service: Arc<str>,
+        /// Each of them.
+        attempts: Attempts,
+    },
+    /// The request's own body failed.
+    #[error("service `{service}`: the request's body broke off: {error}")]
+    Body {
+        /// Who was called.
+        service: Arc<str>,
+        /// What the body said.
+        #[source]
+        error: Box<dyn StdError + Send + Sync>,
+    },
+}
+
+fn because(reasons: &[String]) -> String {
+    match reasons {
+        [] => String::new(),
+        reasons => format!(": {}", reasons.join("; ")),
+    }
+}
+
+/// Why a client, or something of it, cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A registry's settings cannot be used.
+    #[error(transparent)]
+    Registry(#[from] BuildError),
+    /// A service's settings cannot be used, or there is no such registry.
+    #[error(transparent)]
+    Service(#[from] service::StartError),
+    /// There are several registries, and it is not said which one knows the service.
+    #[error(
+        "service `{0}`: there are several registries; write `registry = \"NAME\"` in \
+         [service.{0}] or in [defaults]"
+    )]
+    WhichRegistry(Arc<str>),
+}

@@ -1,0 +1,159 @@
+//! The head of a program's request, as it goes to an endpoint: its own fields, with the framing
+//! and what belongs to the connection written anew.
+
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts, uri::PathAndQuery};
+
+use crate::{
+    instance::Address,
+    service::Head,
+    upstream::http1::{Framing, field},
+};
+
+/// A request's head, and its host.
+pub(super) struct Outgoing {
+    parts: Parts,
+    /// Its own; the endpoint's address where it has none.
+    host: Option<HeaderValue>,
+}
+
+impl Outgoing {
+    /// Takes a head, or says why it cannot be sent.
+    pub(super) fn new(parts: Parts) -> Result<Self, &'static str> {
+        if parts.method == Method::CONNECT {
+            return Err("CONNECT asks for a tunnel");
+        }
+        let mut hosts = parts.headers.get_all(header::HOST).iter();
+        let own = hosts.next().cloned();
+        if hosts.next().is_some() {
+            return Err("there is more than one Host");
+        }
+        let host = own.or_else(|| {
+            let authority = parts.uri.authority()?.as_str();
+            // Who asks is no part of a host.
+            let host = authority
+                .rsplit_once('@')
+                .map_or(authority, |(_, host)| host);
+            HeaderValue::from_str(host).ok()
+        });
+        Ok(Self { parts, host })
+    }
+}
+
+impl Head for Outgoing {
+    fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address) {
+        let parts = &self.parts;
+        out.extend_from_slice(parts.method.as_str().as_bytes());
+        out.push(b' ');
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if !target.starts_with(['/', '*']) {
+            out.push(b'/');
+        }
+        out.extend_from_slice(target.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        match &self.host {
+            Some(host) => field(out, "host", host.as_bytes()),
+            None => field(out, "host", endpoint.to_string().as_bytes()),
+        }
+        for (name, value) in &parts.headers {
+            if !is_written_anew(name.as_str(), value) {
+                field(out, name.as_str(), value.as_bytes());
+            }
+        }
+        framing.write(out, &parts.method);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn names_endpoint(&self) -> bool {
+        self.host.is_none()
+    }
+
+    fn fields(&mut self) -> &mut HeaderMap {
+        &mut self.parts.headers
+    }
+}
+
+/// Whether it is the client's to say: the framing, and what belongs to the connection.
+fn is_written_anew(name: &str, value: &HeaderValue) -> bool {
+    match name {
+        "host" | "content-length" | "transfer-encoding" | "connection" | "keep-alive"
+        | "proxy-connection" | "upgrade" | "expect" => true,
+        // Trailers are understood, and other codings than `chunked` are not.
+        "te" => value != "trailers",
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn written(request: http::request::Builder, framing: Framing) -> Result<String, &'static str> {
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let outgoing = Outgoing::new(parts)?;
+        let mut out = Vec::new();
+        let endpoint = Address::new("10.0.0.7", 80).unwrap();
+        outgoing.write(&mut out, framing, &endpoint);
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn the_host_is_the_requests_own_or_the_endpoints() {
+        let host = |request| {
+            let head = written(request, Framing::None).unwrap();
+            head.split("\r\n").nth(1).unwrap().to_owned()
+        };
+        assert_eq!(host(Request::get("/a")), "host: 10.0.0.7:80");
+        assert_eq!(host(Request::get("http://cart/a")), "host: cart");
+        assert_eq!(host(Request::get("http://u:p@cart:81/a")), "host: cart:81");
+        let own = Request::get("http://cart/a").header("host", "shop");
+        assert_eq!(host(own), "host: shop");
+    }
+
+    #[test]
+    fn the_target_is_a_path_whatever_the_uri_is() {
+        for (uri, target) in [
+            ("/a?b=c", "/a?b=c"),
+            ("http://cart", "/"),
+            ("http://cart?b=c", "/?b=c"),
+            ("http://cart/a/../b", "/a/../b"),
+            ("*", "*"),
+        ] {
+            let head = written(Request::options(uri), Framing::None).unwrap();
+            assert!(
+                head.starts_with(&format!("OPTIONS {target} HTTP/1.1\r\n")),
+                "{head}"
+            );
+        }
+    }
+
+    #[test]
+    fn framing_and_the_connections_fields_are_the_clients_own() {
+        let request = Request::post("/a")
+            .header("content-length", "7")
+            .header("transfer-encoding", "gzip")
+            .header("connection", "close")
+            .header("expect", "100-continue")
+            .header("te", "gzip")
+            .header("x-a", "1")
+            .header("x-a", "2");
+        let head = written(request, Framing::Length(3)).unwrap();
+        assert_eq!(
+            head,
+            "POST /a HTTP/1.1\r\nhost: 10.0.0.7:80\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 3\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let twice = Request::get("/").header("host", "a").header("host", "b");
+        assert!(written(twice, Framing::None).is_err());
+        let tunnel = Request::connect("cart:80");
+        assert!(written(tunnel, Framing::None).is_err());
+    }
+}
