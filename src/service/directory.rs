@@ -8,34 +8,21 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle, time::Instant};
+use tokio::{sync::watch as state, task::JoinHandle, time::Instant};
 
 use super::{
-    LINGER, Service, Tagged, guard,
-    tagged::{Made, Plan, Running, Wanted},
+    LINGER, Service, Tagged,
+    maker::{CatalogView, Maker, StartError},
+    tagged::{Plan, Running},
 };
 use crate::{
-    config::{self, Origin},
-    instance::InstanceSet,
-    registry::{
-        Catalog, Registry, ServiceQuery, Source, Watches,
-        merged::{Merged, Part},
-        watch::{self, Event, WatchStatus},
-    },
-    tls::TlsError,
-    upstream::Tls,
+    config,
+    registry::{Catalog, Registry, Watches, watch::WatchStatus},
 };
 
 /// All services of a proxy, and their watchers.
 pub struct Directory {
-    workers: usize,
-    control: Handle,
-    registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
-    settings: BTreeMap<Arc<str>, config::Registry>,
-    defaults: config::Service,
-    described: BTreeMap<Arc<str>, config::Service>,
-    /// One for all services with the same settings.
-    tls: HashMap<config::EndpointTls, Arc<Tls>>,
+    maker: Maker,
     /// Those that routes name outright.
     declared: BTreeMap<Arc<str>, Arc<Service>>,
     /// The catalogs that template routes and tags need, by registry.
@@ -58,17 +45,6 @@ struct Founding {
     unlisted: HashMap<Arc<str>, Instant>,
 }
 
-struct CatalogView {
-    /// Whether template routes reach what it lists.
-    for_templates: bool,
-    /// Whether its tags make routes.
-    for_tags: bool,
-    expose: config::Expose,
-    names: ArcSwap<Catalog>,
-    read: state::Sender<bool>,
-    status: Arc<WatchStatus>,
-}
-
 /// What a template route's name leads to.
 pub enum Lookup {
     /// A service; it may not have been read yet.
@@ -77,25 +53,6 @@ pub enum Lookup {
     Unknown,
     /// The catalog was never read: nobody can tell.
     NotRead,
-}
-
-/// Why the services cannot be made. `Config` rules out all but the last.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no registry of that name.
-    #[error("there is no registry `{0}`")]
-    NoSuchRegistry(Arc<str>),
-    /// Tags make routes of the list of services, and the registry keeps none.
-    #[error("the registry `{0}` does not list its services")]
-    NoCatalog(Arc<str>),
-    /// A service's `tls` cannot be used.
-    #[error("{table}.tls: {error}")]
-    Tls {
-        /// Where it stands in the file.
-        table: String,
-        /// Why.
-        error: TlsError,
-    },
 }
 
 impl Directory {
@@ -109,13 +66,7 @@ impl Directory {
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
     ) -> Result<Arc<Self>, StartError> {
         let mut directory = Self {
-            workers: config.workers.get(),
-            control: Handle::current(),
-            registries,
-            settings: config.registries.clone(),
-            defaults: config.defaults.clone(),
-            described: config.services.clone(),
-            tls: open_tls(config)?,
+            maker: Maker::new(config, registries)?,
             declared: BTreeMap::new(),
             catalogs: BTreeMap::new(),
             found: ArcSwap::default(),
@@ -129,7 +80,7 @@ impl Directory {
         for route in &config.routes {
             match &route.goal {
                 config::Goal::Service(name) if !directory.declared.contains_key(name) => {
-                    let (service, watchers) = directory.make(name)?;
+                    let (service, watchers) = directory.maker.make(name)?;
                     tasks.extend(watchers);
                     directory.declared.insert(Arc::clone(name), service);
                 }
@@ -145,7 +96,10 @@ impl Directory {
             let for_templates = has_templates && is_default && settings.kind.lists_services();
             let for_tags = settings.routes.is_some();
             if for_templates || for_tags {
-                let (view, task) = directory.watch_catalog(registry, for_templates, for_tags)?;
+                let (view, task) =
+                    directory
+                        .maker
+                        .watch_catalog(registry, for_templates, for_tags)?;
                 tasks.push(task);
                 directory.catalogs.insert(Arc::clone(registry), view);
             }
@@ -243,7 +197,7 @@ impl Directory {
 
     /// What services have where nothing else is said.
     pub fn defaults(&self) -> &config::Service {
-        &self.defaults
+        &self.maker.defaults
     }
 
     /// All services, the declared ones first.
@@ -270,8 +224,7 @@ impl Directory {
 
     /// How the watches of each registry stand that cannot hold any number of them.
     pub fn watches(&self) -> impl Iterator<Item = (&Arc<str>, Watches)> {
-        let registries = self.registries.iter();
-        registries.filter_map(|(name, registry)| Some((name, registry.watches()?)))
+        self.maker.watches()
     }
 
     /// What was never read: declared services by name, catalogs by their registry's.
@@ -303,7 +256,7 @@ impl Directory {
         let service = if let Some(declared) = self.declared.get(name) {
             Arc::clone(declared)
         } else {
-            let (service, watchers) = self.make(name)?;
+            let (service, watchers) = self.maker.make(name)?;
             founding.watchers.insert(Arc::clone(name), watchers);
             service
         };
@@ -311,65 +264,6 @@ impl Directory {
         found.insert(Arc::clone(name), Arc::clone(&service));
         self.found.store(Arc::new(found));
         Ok(service)
-    }
-
-    fn make(&self, name: &Arc<str>) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
-        let service = Arc::new(self.service(name, self.policy(name).clone()));
-        let origin = &service.policy().origin;
-        if let Origin::Inline(instances) = origin {
-            service.update(instances, false);
-        }
-        let watchers = origin
-            .registries()
-            .iter()
-            .enumerate()
-            .map(|(place, registry)| self.watch(&service, place, registry))
-            .collect::<Result<_, _>>()?;
-        Ok((service, watchers))
-    }
-
-    /// Begins to watch what one of a service's registries says of it.
-    fn watch(
-        &self,
-        service: &Arc<Service>,
-        place: usize,
-        registry: &Arc<str>,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let (registry, settings) = self.registry(registry)?;
-        let source = registry.service(ServiceQuery {
-            name: service.registered_name().to_owned(),
-            tags: service.policy().tags.clone(),
-            usage: Arc::clone(service.usage()),
-        });
-        Ok(self.take_over(service, place, source, settings))
-    }
-
-    /// Lets a service have what a source says, as the registry at that place of its list.
-    fn take_over(
-        &self,
-        service: &Arc<Service>,
-        place: usize,
-        source: Box<dyn Source<InstanceSet>>,
-        settings: &config::Registry,
-    ) -> JoinHandle<()> {
-        let status = Arc::clone(&service.watches()[place]);
-        let heard = Arc::clone(service);
-        let watching = watch::watch(source, status, settings.max_staleness, move |event| {
-            if heard.hear(place, event) {
-                guard::watch_over(&heard);
-            }
-        });
-        self.control.spawn(watching)
-    }
-
-    fn service(&self, name: &Arc<str>, policy: config::Service) -> Service {
-        let tls = self.tls.get(&policy.tls);
-        let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
-        Service::new(Arc::clone(name), policy, tls, self.workers)
-    }
-
-    fn policy(&self, name: &str) -> &config::Service {
-        self.described.get(name).unwrap_or(&self.defaults)
     }
 
     /// Makes the routes that the catalogs' tags ask for now, and says so where they differ.
@@ -383,83 +277,13 @@ impl Directory {
         }
         let mut running = lock(&self.running);
         running.follow(&plan, now, |name, wanted, parts| {
-            self.make_tagged(name, wanted, parts)
+            self.maker.make_tagged(name, wanted, parts)
         });
         let tagged = running.tagged(&plan);
         let before = self.tagged.swap(Arc::new(tagged));
         if !before.routes_like(&self.tagged.load()) {
             self.tagged_changed.send_replace(());
         }
-    }
-
-    fn make_tagged(
-        &self,
-        name: &Arc<str>,
-        wanted: &Wanted,
-        parts: state::Receiver<Vec<Part>>,
-    ) -> Option<Made> {
-        let registry = self.registries.get(&wanted.registry)?;
-        let settings = self.settings.get(&wanted.registry)?;
-        let own = self.policy(wanted.first_service()?);
-        let policy = config::Service {
-            origin: Origin::Registries {
-                names: vec![Arc::clone(&wanted.registry)],
-                combine: config::Combine::Union,
-            },
-            // What is asked for has them already.
-            tags: Vec::new(),
-            balance: if wanted.is_weighted() {
-                config::Balance::Weighted
-            } else {
-                own.balance
-            },
-            ..own.clone()
-        };
-        let service = Arc::new(self.service(name, policy));
-        let source = Box::new(Merged::new(
-            Arc::clone(registry),
-            parts,
-            Arc::clone(service.usage()),
-        ));
-        let watcher = self.take_over(&service, 0, source, settings);
-        Some(Made { service, watcher })
-    }
-
-    fn watch_catalog(
-        &self,
-        name: &Arc<str>,
-        for_templates: bool,
-        for_tags: bool,
-    ) -> Result<(Arc<CatalogView>, JoinHandle<()>), StartError> {
-        let (registry, settings) = self.registry(name)?;
-        let catalog = registry
-            .catalog()
-            .ok_or_else(|| StartError::NoCatalog(Arc::clone(name)))?;
-        let view = Arc::new(CatalogView {
-            for_templates,
-            for_tags,
-            expose: settings.expose.clone(),
-            names: ArcSwap::default(),
-            read: state::Sender::new(false),
-            status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
-        });
-        let read = Arc::clone(&view);
-        // Never given up: that a service is known, and has nobody, says more than a 404.
-        let status = Arc::clone(&view.status);
-        let watching = watch::watch(catalog, status, None, move |event| {
-            if let Event::State(names) = event {
-                read.names.store(Arc::new(names));
-                read.read.send_replace(true);
-            }
-        });
-        Ok((view, self.control.spawn(watching)))
-    }
-
-    fn registry(&self, name: &Arc<str>) -> Result<(&dyn Registry, &config::Registry), StartError> {
-        let registry = self.registries.get(name).map(|registry| &**registry);
-        registry
-            .zip(self.settings.get(name))
-            .ok_or_else(|| StartError::NoSuchRegistry(Arc::clone(name)))
     }
 
     /// Forgets services that no catalog lists, at once where they may no longer be reached, and
@@ -511,21 +335,6 @@ impl Directory {
     }
 }
 
-/// Reads the TLS files of all services, each once.
-fn open_tls(config: &config::Config) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
-    let defaults = ("defaults".to_owned(), &config.defaults);
-    let services = config.services.iter();
-    let services = services.map(|(name, service)| (format!("service.{name}"), service));
-    let mut opened = HashMap::new();
-    for (table, service) in std::iter::once(defaults).chain(services) {
-        if !opened.contains_key(&service.tls) {
-            let tls = Tls::open(&service.tls).map_err(|error| StartError::Tls { table, error })?;
-            opened.insert(service.tls.clone(), Arc::new(tls));
-        }
-    }
-    Ok(opened)
-}
-
 enum Listing {
     Exposed,
     Hidden,
@@ -535,20 +344,6 @@ enum Listing {
 impl Drop for Directory {
     fn drop(&mut self) {
         self.abort();
-    }
-}
-
-impl CatalogView {
-    fn exposes(&self, name: &str, tags: &[String]) -> bool {
-        let config::Expose {
-            tags: wanted,
-            services,
-            not,
-        } = &self.expose;
-        name != "consul"
-            && !not.iter().any(|not| not == name)
-            && (services.is_empty() || services.iter().any(|service| service == name))
-            && (wanted.is_empty() || wanted.iter().any(|tag| tags.contains(tag)))
     }
 }
 
