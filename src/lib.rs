@@ -4,14 +4,15 @@
 //! (`tests/it/structure.rs` holds the list and fails when an import points up):
 //!
 //! ```text
-//! 7  main  cli  app      run | check | demo; build → run → drain
+//! 7  main  cli  app      run | check | register | demo; build → run → drain
 //! 6  worker  listen      one core of the data plane; accept, limits
 //!    admin  embedded     the admin server; the registry built in
+//!    register            signing in at a registry, and staying there
 //! 5  proxy               the whole request on one screen
 //!    client              the same for a program that calls services itself
 //! 4  service             policy + snapshot + balancer + endpoints
 //! 3  registry  upstream  route
-//! 2  config              proxy.toml → a Config in which no field can be wrong
+//! 2  config  tls         proxy.toml → a Config in which no field can be wrong; its TLS files
 //! 1  instance  backoff  gate  metrics  serve
 //! ```
 
