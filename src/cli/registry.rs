@@ -76,7 +76,7 @@ fn of_url(scheme: &str, rest: &str, token: bool) -> anyhow::Result<Chosen> {
     let (kind, address) = match scheme {
         "http" | "https" => ("consul", format!("{scheme}://{rest}")),
         // These are no HTTP servers to those who configure them.
-        "embedded" | "zookeeper" => (scheme, rest.to_owned()),
+        "embedded" | "zookeeper" | "dns" => (scheme, rest.to_owned()),
         kind => (kind, format!("http://{rest}")),
     };
     let [quoted, address] = [kind, &address].map(toml::Value::from);
@@ -128,6 +128,10 @@ mod tests {
         }
         let token = Secret::Env("CONSUL_HTTP_TOKEN".to_owned());
         assert_eq!(consul("consul://127.0.0.1:8500", true).2, Some(token));
+        for kind in ["etcd", "etcd2", "eureka", "zookeeper", "dns"] {
+            let chosen = choose(Some(&format!("{kind}://127.0.0.1:1234")), None).unwrap();
+            assert_eq!(chosen.kind.as_str(), kind);
+        }
         let chosen = choose(Some("embedded://127.0.0.1:8501"), None).unwrap();
         match chosen.kind {
             RegistryKind::Embedded(embedded) => assert_eq!(embedded.address.port(), 8501),
