@@ -3,6 +3,11 @@
 //! ZooKeeper. `cargo bench --bench registries`; the servers are those of `tests/servers`. (For
 //! Consul and the embedded registry: `benches/run`.)
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a bench ends that cannot measure"
+)]
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
