@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod client;
 mod combine;
 mod consul;
 mod consul_agents;
