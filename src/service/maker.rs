@@ -207,6 +207,7 @@ impl Maker {
         let status = Arc::clone(&view.status);
         let watching = watch::watch(catalog, status, None, move |event| {
             if let Event::State(names) = event {
+                read.status.note_state(names.len(), Vec::new());
                 read.names.store(Arc::new(names));
                 read.read.send_replace(true);
             }

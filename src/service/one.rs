@@ -183,7 +183,7 @@ impl Service {
     /// over.
     pub(super) fn hear(&self, from: usize, event: Event<InstanceSet>) -> bool {
         if let Event::State(set) = &event {
-            self.watches[from].set_skipped(set.skipped.clone());
+            self.watches[from].note_state(set.instances.len(), set.skipped.clone());
         }
         // Held until the board has it: what is heard later is taken over later.
         let mut listing = self.listing();

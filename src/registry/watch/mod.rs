@@ -478,15 +478,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_snapshot_reads_well_as_json() {
         let run = Run::start([State("a")]);
-        run.status.set_skipped(vec![crate::instance::Skipped {
-            id: "n1/x".to_owned(),
-            reason: "port 0 cannot be called".to_owned(),
-        }]);
+        run.status.note_state(
+            1,
+            vec![crate::instance::Skipped {
+                id: "n1/x".to_owned(),
+                reason: "port 0 cannot be called".to_owned(),
+            }],
+        );
         let status = serde_json::to_value(run.after(Duration::from_millis(1500)).await).unwrap();
         assert_eq!(status["registry"], "main");
         assert_eq!(status["service"], "cart");
         assert_eq!(status["age_seconds"], 1.5);
         assert!(status["last_change"].as_f64().unwrap() > 1.7e9);
+        assert_eq!(status["entries"], 1);
         assert_eq!(status["skipped"][0]["id"], "n1/x");
     }
 }

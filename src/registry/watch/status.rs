@@ -26,6 +26,7 @@ struct Known {
     error: Option<String>,
     failures: u64,
     updates: u64,
+    entries: usize,
     skipped: Vec<Skipped>,
     given_up: bool,
 }
@@ -55,6 +56,8 @@ pub struct WatchSnapshot {
     pub failures: u64,
     /// Published states, in all.
     pub updates: u64,
+    /// How many the last state lists.
+    pub entries: usize,
     /// The entries of the last state that could not be understood.
     pub skipped: Vec<Skipped>,
     /// Whether the last state was given up after `max_staleness`.
@@ -84,15 +87,18 @@ impl WatchStatus {
             error: known.error.clone(),
             failures: known.failures,
             updates: known.updates,
+            entries: known.entries,
             skipped: known.skipped.clone(),
             given_up: known.given_up,
         }
     }
 
-    /// Notes what a published state left out; called by whoever publishes it, who alone knows
-    /// what a state is.
-    pub fn set_skipped(&self, skipped: Vec<Skipped>) {
-        self.known().skipped = skipped;
+    /// Notes how many a published state lists and what it left out; called by whoever publishes
+    /// it, who alone knows what a state is.
+    pub fn note_state(&self, entries: usize, skipped: Vec<Skipped>) {
+        let mut known = self.known();
+        known.entries = entries;
+        known.skipped = skipped;
     }
 
     pub(super) fn succeeded(&self, changed: bool) {
