@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Error, held::Held};
-use crate::{instance::Address, upstream::InFlight};
+use crate::{instance::Address, service::Line, upstream::InFlight};
 
 /// go-kit's `Balancer`: picks endpoints as the service's `balance` says, in one order with the
 /// requests that are sent to it.
@@ -26,14 +26,15 @@ impl Balancer {
         let now = self.0.wait_until_read(Instant::now()).await?;
         let (service, slot) = (&self.0.service, self.0.slot());
         let picked = service.pick(slot, service.turn(), now);
-        let pool = picked.ok_or_else(|| Error::NoEndpoints {
+        let line = picked.ok_or_else(|| Error::NoEndpoints {
             service: Arc::clone(service.name()),
         })?;
         Ok(Picked {
             held: self.0.clone(),
             slot,
             began: now,
-            in_flight: pool.enter(),
+            in_flight: line.pool().enter(),
+            line,
         })
     }
 }
@@ -44,6 +45,8 @@ pub struct Picked {
     held: Held,
     slot: usize,
     began: Instant,
+    line: Arc<Line>,
+    /// Counts until it is dropped.
     in_flight: InFlight,
 }
 
@@ -60,18 +63,14 @@ impl Picked {
 
     /// Says that it has taken a connection: it is trusted again.
     pub fn connected(&self) {
-        self.tell(true);
+        self.line.connected();
     }
 
     /// Says that it has taken none: it is passed over for a while where there are others, and then
     /// tried again, by this and by all others who call the service.
     pub fn refused(&self) {
         self.in_flight.pool().failures.add_one();
-        self.tell(false);
-    }
-
-    fn tell(&self, worked: bool) {
         let service = &self.held.service;
-        service.connected(self.slot, self.in_flight.pool(), worked, self.began);
+        service.note_refusal(self.slot, &self.line, self.began);
     }
 }

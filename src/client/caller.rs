@@ -133,7 +133,7 @@ impl Count {
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         response.extensions_mut().insert(AnsweredBy {
-            endpoint: answered.by.address().clone(),
+            endpoint: answered.by.pool().address().clone(),
             attempts: answered.attempts,
         });
         response

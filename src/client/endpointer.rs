@@ -25,8 +25,12 @@ impl Endpointer {
         self.0.wait_until_read(Instant::now()).await?;
         let mut endpoints = self.status().endpoints;
         endpoints.retain(|endpoint| match endpoint.state {
-            EndpointState::Serving | EndpointState::Doubted | EndpointState::Held => true,
-            EndpointState::Unhealthy | EndpointState::Draining => false,
+            EndpointState::Serving
+            | EndpointState::Warming
+            | EndpointState::Doubted
+            | EndpointState::Ejected
+            | EndpointState::Held => true,
+            EndpointState::Unhealthy | EndpointState::Failing | EndpointState::Draining => false,
         });
         Ok(endpoints)
     }

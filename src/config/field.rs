@@ -106,6 +106,11 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Table(_))
     }
 
+    /// Whether the value is a text.
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::String(_))
+    }
+
     /// Whether the value is an array without elements.
     pub(super) fn is_empty_array(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Array(elements) if elements.is_empty())

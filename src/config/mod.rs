@@ -13,6 +13,7 @@ mod report;
 mod route;
 mod secret;
 mod service;
+mod statuses;
 mod syntax;
 #[cfg(test)]
 mod testing;
@@ -27,6 +28,7 @@ pub use registry::{
 };
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;
+pub use statuses::Statuses;
 pub use tls::{ClientTls, EndpointTls};
 pub use urlprefix::TagRoute;
 
@@ -246,6 +248,13 @@ pub struct Service {
     pub pool: Pool,
     /// How the endpoints that speak TLS are called.
     pub tls: EndpointTls,
+    /// When an endpoint whose attempts fail is ejected; `None` where none ever is.
+    pub eject: Option<Eject>,
+    /// Where so few of the endpoints, of a hundred that the registry calls healthy, pass our own
+    /// checks, these are not believed.
+    pub panic_percent: u32,
+    /// For how long an endpoint that is new, or back, has less than its share.
+    pub slow_start: Option<Duration>,
     /// The shrink guard; `None` where it is off.
     pub guard: Option<Guard>,
     /// How long a removed endpoint's requests may go on.
@@ -264,7 +273,7 @@ pub enum Balance {
 }
 
 /// `retry`
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     /// In all, the first included; at least 1. Who takes no connection is not counted.
     pub attempts: u32,
@@ -272,6 +281,25 @@ pub struct Retry {
     pub budget_ratio: f64,
     /// Retries a second allowed whatever the load.
     pub budget_per_second: u32,
+    /// Answers after which a request that may be repeated is made to another endpoint.
+    pub on: Statuses,
+    /// How long an attempt that may be repeated may take to the head of its answer.
+    pub try_timeout: Option<Duration>,
+}
+
+/// `eject`: an endpoint is passed over after failures in a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eject {
+    /// How many, at least 1.
+    pub failures: u32,
+    /// For how long the first time; as many times as long with each ejection in close succession.
+    pub time: Duration,
+    /// The longest ejection.
+    pub max_time: Duration,
+    /// Of a hundred endpoints, how many may be ejected at once; never the last one.
+    pub max_percent: u32,
+    /// Answers that are failures too.
+    pub statuses: Statuses,
 }
 
 /// `timeout`

@@ -281,13 +281,17 @@ impl Table<'_> {
             .unwrap_or(default)
     }
 
-    /// A duration above zero that may be left out, or be `false`, for none.
-    pub(super) fn limit(&mut self, key: &'static str) -> Option<Duration> {
-        let field = self.take(key)?;
-        if field.is_false() {
-            return None;
+    /// A duration above zero; `false` is none.
+    pub(super) fn optional(
+        &mut self,
+        key: &'static str,
+        default: Option<Duration>,
+    ) -> Option<Duration> {
+        match self.take(key) {
+            None => default,
+            Some(field) if field.is_false() => None,
+            Some(field) => field.duration(Zero::Refused),
         }
-        field.duration(Zero::Refused)
     }
 
     /// One of several words, each with its meaning.

@@ -4,13 +4,13 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, EndpointTls, Guard, Pool, Retry, Service, Timeouts,
+    Balance, Eject, EndpointTls, Guard, Pool, Retry, Service, Timeouts,
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
     report::Wrong,
+    statuses::{self, Statuses},
     tls,
-    value::Zero,
 };
 
 /// Reads `[defaults]`; and what is meant where no registry is named, if there can be no doubt.
@@ -35,6 +35,8 @@ pub(super) fn defaults(
                 attempts: 3,
                 budget_ratio: 0.2,
                 budget_per_second: 10,
+                on: Statuses::default(),
+                try_timeout: None,
             },
             timeout: Timeouts {
                 connect: Duration::from_secs(1),
@@ -47,6 +49,9 @@ pub(super) fn defaults(
                 connections: 256,
             },
             tls: EndpointTls::default(),
+            eject: Some(eject_by_default()),
+            panic_percent: 50,
+            slow_start: None,
             guard: Some(GUARD),
             drain: Duration::from_secs(30),
             discovery_timeout: Duration::from_secs(2),
@@ -59,6 +64,16 @@ const GUARD: Guard = Guard {
     share: 0.5,
     hold: Duration::from_secs(60),
 };
+
+fn eject_by_default() -> Eject {
+    Eject {
+        failures: 5,
+        time: Duration::from_secs(30),
+        max_time: Duration::from_secs(300),
+        max_percent: 50,
+        statuses: Statuses::default(),
+    }
+}
 
 /// Reads every `[service.NAME]`.
 pub(super) fn read(
@@ -110,13 +125,16 @@ fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
             ],
             base.balance,
         ),
-        retry: table.within("retry", |table| retry(table, base.retry)),
+        retry: table.within("retry", |table| retry(table, &base.retry)),
         timeout: table.within("timeout", |table| timeouts(table, base.timeout)),
         pool: table.within("pool", |table| Pool {
             idle: table.wait("idle", base.pool.idle),
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
+        eject: eject(table, base.eject.as_ref()),
+        panic_percent: table.count("panic_percent", 0..=100, base.panic_percent),
+        slow_start: table.optional("slow_start", base.slow_start),
         guard: guard(table, base.guard),
         drain: table.wait("drain", base.drain),
         discovery_timeout: table.wait("discovery_timeout", base.discovery_timeout),
@@ -124,8 +142,10 @@ fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     }
 }
 
-fn retry(table: &mut Table<'_>, base: Retry) -> Retry {
+fn retry(table: &mut Table<'_>, base: &Retry) -> Retry {
     let attempts = table.count("attempts", 1..=100, base.attempts);
+    let on = statuses::read(table, "on").unwrap_or_else(|| base.on.clone());
+    let try_timeout = table.optional("try_timeout", base.try_timeout);
     table.within("budget", |table| Retry {
         attempts,
         budget_ratio: table.fraction(
@@ -135,7 +155,26 @@ fn retry(table: &mut Table<'_>, base: Retry) -> Retry {
             base.budget_ratio,
         ),
         budget_per_second: table.count("per_second", 0..=1_000_000, base.budget_per_second),
+        on,
+        try_timeout,
     })
+}
+
+fn eject(table: &mut Table<'_>, base: Option<&Eject>) -> Option<Eject> {
+    match table.take("eject") {
+        None => base.cloned(),
+        Some(field) if field.is_false() => None,
+        Some(_) => {
+            let base = base.cloned().unwrap_or_else(eject_by_default);
+            Some(table.within("eject", |table| Eject {
+                failures: table.count("failures", 1..=1_000, base.failures),
+                time: table.duration("time", base.time),
+                max_time: table.duration("max_time", base.max_time),
+                max_percent: table.count("max_percent", 0..=100, base.max_percent),
+                statuses: statuses::read(table, "statuses").unwrap_or(base.statuses),
+            }))
+        }
+    }
 }
 
 fn timeouts(table: &mut Table<'_>, base: Timeouts) -> Timeouts {
@@ -143,11 +182,7 @@ fn timeouts(table: &mut Table<'_>, base: Timeouts) -> Timeouts {
         connect: table.duration("connect", base.connect),
         response: table.duration("response", base.response),
         idle: table.duration("idle", base.idle),
-        total: match table.take("total") {
-            None => base.total,
-            Some(field) if field.is_false() => None,
-            Some(field) => field.duration(Zero::Refused),
-        },
+        total: table.optional("total", base.total),
     }
 }
 
@@ -217,6 +252,8 @@ mod tests {
                 attempts: 5,
                 budget_ratio: 0.5,
                 budget_per_second: 1,
+                on: Statuses::default(),
+                try_timeout: None,
             }
         );
         assert_eq!((cart.pool.idle, cart.pool.connections), (seconds(1), 0));

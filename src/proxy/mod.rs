@@ -118,7 +118,7 @@ async fn forward(
     } = called
         .await
         .map_err(|unanswered| Refusal::of(service, unanswered))?;
-    record.answered_by(by.address(), attempts);
+    record.answered_by(by.pool().address(), attempts);
     Ok(answer)
 }
 

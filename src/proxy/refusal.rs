@@ -65,9 +65,9 @@ impl Refusal {
             Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
             Self::CatalogNotRead | Self::NoEndpoints(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed { attempts, .. } => match last_failure(attempts) {
-                Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
-                    StatusCode::GATEWAY_TIMEOUT
-                }
+                Some(
+                    FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
+                ) => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::BAD_GATEWAY,
             },
         }
@@ -89,7 +89,9 @@ impl Refusal {
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
             Self::NoEndpoints(name) => format!("service `{name}` has no healthy instance"),
             Self::Failed { service, attempts } => match last_failure(attempts) {
-                Some(FailureKind::Timeout | FailureKind::ConnectTimeout) => {
+                Some(
+                    FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
+                ) => {
                     format!("service `{service}` did not answer in time")
                 }
                 Some(FailureKind::BadAnswer(_)) => {

@@ -83,7 +83,7 @@ fn first_trusted(
             .filter(|endpoint| wanted(endpoint))
     };
     in_turn()
-        .find(|endpoint| !endpoint.is_doubted(now))
+        .find(|endpoint| !endpoint.life().is_passed_over(now))
         .or_else(|| in_turn().next())
 }
 
@@ -92,7 +92,11 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::{instance::Address, service::EndpointId, upstream::PoolSettings};
+    use crate::{
+        instance::Address,
+        service::{EndpointId, life::Life},
+        upstream::PoolSettings,
+    };
 
     fn snapshot(count: usize) -> Snapshot {
         let settings = PoolSettings {
@@ -104,7 +108,7 @@ mod tests {
                 instance: n.to_string().into(),
                 address: Address::new("10.0.0.1", n as i64 + 1).unwrap(),
             };
-            Arc::new(Endpoint::new(id, None, settings, 1))
+            Arc::new(Endpoint::new(id, None, settings, Life::new(None), 1))
         };
         Snapshot {
             endpoints: (0..count).map(endpoint).collect(),
@@ -219,44 +223,14 @@ mod tests {
         assert!(seconds.values().all(|second| *second == 10), "{seconds:?}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_doubted_endpoint_waits_and_is_then_tried_by_one_request() {
-        let (snapshot, balancer) = (snapshot(2), Balancer::new(Balance::RoundRobin));
-        let doubted = &snapshot.endpoints[0];
-        let times = || {
-            (0..20)
-                .filter_map(|_| pick(&balancer, &snapshot))
-                .filter(|id| id == doubted.id())
-                .count()
-        };
-        doubted.connect_failed(Instant::now(), Instant::now());
-        assert_eq!(times(), 0);
-        tokio::time::advance(std::time::Duration::from_secs(1)).await;
-        assert_eq!(times(), 1);
-        doubted.connected();
-        assert_eq!(times(), 10);
-    }
-
     #[test]
     fn where_all_are_doubted_one_is_picked_all_the_same() {
         let (snapshot, balancer) = (snapshot(2), Balancer::new(Balance::RoundRobin));
         for endpoint in &snapshot.endpoints {
-            endpoint.connect_failed(Instant::now(), Instant::now());
+            endpoint
+                .life()
+                .connect_failed(Instant::now(), Instant::now());
         }
         assert!(pick(&balancer, &snapshot).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn connects_that_fail_together_count_once() {
-        let snapshot = snapshot(2);
-        let endpoint = &snapshot.endpoints[0];
-        let began = Instant::now();
-        tokio::time::advance(std::time::Duration::from_millis(500)).await;
-        for _ in 0..20 {
-            endpoint.connect_failed(began, Instant::now());
-        }
-        assert!(endpoint.is_doubted(Instant::now()));
-        tokio::time::advance(std::time::Duration::from_millis(1_001)).await;
-        assert!(!endpoint.is_doubted(Instant::now()), "tried after a second");
     }
 }

@@ -10,7 +10,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, EndpointState, Snapshot, order};
+use super::{
+    Endpoint, EndpointId, EndpointState, Snapshot,
+    life::{Life, Standing},
+    order,
+};
 use crate::{
     config::{self, Balance},
     instance::Instance,
@@ -25,6 +29,8 @@ pub(super) struct Board {
     pub(super) places: BTreeMap<EndpointId, Place>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
+    /// Whether somebody was listed before: who comes then is new, and warms up.
+    is_settled: bool,
     /// Whether somebody watches over those that are held.
     pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
@@ -35,30 +41,9 @@ pub(super) struct Board {
 pub(super) struct Place {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) instance: Instance,
-    pub(super) state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// Registered and healthy.
-    Serving,
-    /// Registered; its checks do not pass.
-    Unhealthy,
-    /// The registry dropped it, and is doubted: picked until the guard lets go of it.
-    Held {
-        until: Instant,
-        /// It has signed in again, and its checks have not passed yet. A new check fails until it
-        /// has run, which says nothing of whoever is checked.
-        listed: bool,
-    },
-    /// Removed; what is in flight finishes.
-    Draining,
-}
-
-impl State {
-    fn is_pickable(self) -> bool {
-        matches!(self, Self::Serving | Self::Held { .. })
-    }
+    pub(super) standing: Standing,
+    /// Whether our own checks of it pass; `None` where there are none, or none has run yet.
+    pub(super) checked: Option<bool>,
 }
 
 impl Board {
@@ -68,35 +53,52 @@ impl Board {
             tls,
             places: BTreeMap::new(),
             leaving: Vec::new(),
+            is_settled: false,
             guarded: false,
             changed: None,
         }
     }
 
     /// Who may be picked and who may not, in the order of their identities.
-    pub(super) fn snapshot(&self, balance: Balance) -> Snapshot {
-        let those = |wanted: fn(State) -> bool| {
-            self.places
-                .values()
-                .filter(|place| wanted(place.state))
-                .map(|place| Arc::clone(&place.endpoint))
-                .collect()
-        };
-        let weights = || {
-            let places = self.places.values();
-            let pickable = places.filter(|place| place.state.is_pickable());
-            pickable
-                .map(|place| place.instance.weight)
-                .collect::<Vec<_>>()
-        };
+    pub(super) fn snapshot(&self, policy: &config::Service) -> Snapshot {
+        let endpoint = |place: &Place| Arc::clone(&place.endpoint);
+        let picked = || self.picked(policy).map(|(_, place)| place);
+        let rests = |place: &&Place| !place.is_removed() && !self.is_picked(place, policy);
         Snapshot {
-            endpoints: those(State::is_pickable),
-            order: match balance {
+            endpoints: picked().map(endpoint).collect(),
+            order: match policy.balance {
                 Balance::RoundRobin => Box::default(),
-                Balance::Weighted => order::order(&weights()),
+                Balance::Weighted => {
+                    let weights = picked().map(|place| place.instance.weight);
+                    order::order(&weights.collect::<Vec<_>>())
+                }
             },
-            resting: those(|state| state == State::Unhealthy),
+            resting: self.places.values().filter(rests).map(endpoint).collect(),
         }
+    }
+
+    fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Place)> {
+        let panics = self.panics(policy);
+        let places = self.places.iter();
+        places.filter(move |(_, place)| place.may_be_picked(panics))
+    }
+
+    fn is_picked(&self, place: &Place, policy: &config::Service) -> bool {
+        place.may_be_picked(self.panics(policy))
+    }
+
+    /// Whether so few of those that the registry calls healthy pass our own checks that these are
+    /// not believed: rather the checks are wrong, or all have too much to do, than that most are
+    /// away at once.
+    pub(super) fn panics(&self, policy: &config::Service) -> bool {
+        let pickable = self.places.values();
+        let pickable = pickable.filter(|place| place.standing.is_pickable());
+        let (mut all, mut failing) = (0u64, 0u64);
+        for place in pickable {
+            all += 1;
+            failing += u64::from(place.checked == Some(false));
+        }
+        failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
     }
 
     /// Takes over a set; `doubtable` is whether the guard may doubt it. Returns whether it does,
@@ -107,10 +109,12 @@ impl Board {
         doubtable: bool,
         policy: &config::Service,
     ) -> bool {
-        let before = self.picked_ids();
+        let before = self.picked_ids(policy);
         self.forget_the_gone();
-        let serves = |place: &&Place| place.state == State::Serving;
+        let serves = |place: &&Place| place.standing == Standing::Passing;
         let served_before = self.places.values().filter(serves).count();
+        // Those that a proxy finds when it starts are not new.
+        self.is_settled |= served_before > 0;
         let mut listed = HashSet::new();
         for instance in set {
             let id = EndpointId {
@@ -128,33 +132,26 @@ impl Board {
                 self.let_go(&id, policy);
             }
         }
-        if before != self.picked_ids() {
+        if before != self.picked_ids(policy) {
             self.changed = Some(SystemTime::now());
         }
         doubted && !std::mem::replace(&mut self.guarded, true)
     }
 
     fn list(&mut self, id: EndpointId, instance: &Instance, policy: &config::Service) {
-        let state = if instance.healthy {
-            State::Serving
-        } else {
-            State::Unhealthy
-        };
         let known = self
             .places
             .get_mut(&id)
             // One that was removed has closed its pools for good; it comes back as a new one.
-            .filter(|place| place.state != State::Draining)
+            .filter(|place| !place.is_removed())
             // Its connections are of no use to one that now speaks TLS, or no longer does.
             .filter(|place| place.instance.tls == instance.tls);
         if let Some(place) = known {
-            place.state = match place.state {
-                State::Held { until, .. } if !instance.healthy => State::Held {
-                    until,
-                    listed: true,
-                },
-                _ => state,
-            };
+            let before = place.standing;
+            place.standing = before.listed(instance.healthy);
+            if (before, place.standing) == (Standing::Critical, Standing::Passing) {
+                place.endpoint.life().recovered();
+            }
             place.instance = instance.clone();
             return;
         }
@@ -163,11 +160,16 @@ impl Board {
             connections: policy.pool.connections,
         };
         let handshake = instance.tls.then(|| self.tls.handshake(&id.address));
-        let endpoint = Endpoint::new(id.clone(), handshake, settings, self.workers);
+        let life = Life::new(policy.slow_start);
+        if self.is_settled {
+            life.warm_up(Instant::now());
+        }
+        let endpoint = Endpoint::new(id.clone(), handshake, settings, life, self.workers);
         let place = Place {
             endpoint: Arc::new(endpoint),
             instance: instance.clone(),
-            state,
+            standing: Standing::first(instance.healthy),
+            checked: None,
         };
         if let Some(replaced) = self.places.insert(id, place) {
             let cut_at = Instant::now() + policy.drain;
@@ -185,7 +187,7 @@ impl Board {
         policy: &config::Service,
     ) -> bool {
         for (id, place) in &mut self.places {
-            if let State::Held { listed: is, .. } = &mut place.state {
+            if let Standing::Held { listed: is, .. } = &mut place.standing {
                 *is = listed.contains(id);
             }
         }
@@ -193,15 +195,16 @@ impl Board {
             .places
             .iter()
             .filter(|(id, place)| {
-                !listed.contains(*id) && matches!(place.state, State::Serving | State::Unhealthy)
+                !listed.contains(*id)
+                    && matches!(place.standing, Standing::Passing | Standing::Critical)
             })
-            .map(|(id, place)| (id.clone(), place.state == State::Serving))
+            .map(|(id, place)| (id.clone(), place.standing == Standing::Passing))
             .collect();
         let lost = missing.iter().filter(|(_, served)| *served).count();
         let nobody_left = !self
             .places
             .iter()
-            .any(|(id, place)| listed.contains(id) && place.state == State::Serving);
+            .any(|(id, place)| listed.contains(id) && place.standing == Standing::Passing);
         let now = Instant::now();
         let hold = guard.filter(|guard| {
             lost > 0 && (nobody_left || lost as f64 > guard.share * served_before as f64)
@@ -211,7 +214,7 @@ impl Board {
                 Some(guard) if served => {
                     let until = now + guard.hold;
                     if let Some(place) = self.places.get_mut(&id) {
-                        place.state = State::Held {
+                        place.standing = Standing::Held {
                             until,
                             listed: false,
                         };
@@ -225,12 +228,15 @@ impl Board {
 
     /// Holds an endpoint no longer: what the registry says of it now is believed.
     pub(super) fn let_go(&mut self, id: &EndpointId, policy: &config::Service) {
-        match self.places.get_mut(id) {
-            Some(place) if matches!(place.state, State::Held { listed: true, .. }) => {
-                place.state = State::Unhealthy;
+        let Some(place) = self.places.get_mut(id) else {
+            return;
+        };
+        match place.standing.let_go() {
+            Standing::Removed => self.remove(id, policy),
+            standing => {
+                place.standing = standing;
                 self.changed = Some(SystemTime::now());
             }
-            _ => self.remove(id, policy),
         }
     }
 
@@ -239,7 +245,7 @@ impl Board {
     fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
         if let Some(place) = self.places.get_mut(id) {
             let cut_at = Instant::now() + policy.drain;
-            place.state = State::Draining;
+            place.standing = Standing::Removed;
             self.leaving.push((Arc::clone(&place.endpoint), cut_at));
             self.changed = Some(SystemTime::now());
         }
@@ -257,8 +263,8 @@ impl Board {
     pub(super) fn held(&self) -> Vec<(EndpointId, Instant)> {
         self.places
             .iter()
-            .filter_map(|(id, place)| match place.state {
-                State::Held { until, .. } => Some((id.clone(), until)),
+            .filter_map(|(id, place)| match place.standing {
+                Standing::Held { until, .. } => Some((id.clone(), until)),
                 _ => None,
             })
             .collect()
@@ -266,30 +272,49 @@ impl Board {
 
     fn forget_the_gone(&mut self) {
         self.places
-            .retain(|_, place| place.state != State::Draining || place.endpoint.in_flight() > 0);
+            .retain(|_, place| !place.is_removed() || place.endpoint.in_flight() > 0);
     }
 
-    fn picked_ids(&self) -> Vec<EndpointId> {
-        self.places
-            .iter()
-            .filter(|(_, place)| place.state.is_pickable())
-            .map(|(id, _)| id.clone())
-            .collect()
+    fn picked_ids(&self, policy: &config::Service) -> Vec<EndpointId> {
+        self.picked(policy).map(|(id, _)| id.clone()).collect()
     }
 
     /// What the admin API shows of each.
     pub(super) fn states(&mut self) -> impl Iterator<Item = (&Place, EndpointState)> {
         self.forget_the_gone();
-        self.places.values().map(|place| {
-            let state = match place.state {
-                State::Serving if place.endpoint.is_passed_over() => EndpointState::Doubted,
-                State::Serving => EndpointState::Serving,
-                State::Unhealthy => EndpointState::Unhealthy,
-                State::Held { .. } => EndpointState::Held,
-                State::Draining => EndpointState::Draining,
-            };
+        let now = Instant::now();
+        self.places.values().map(move |place| {
+            let life = place.endpoint.life();
+            let state = EndpointState::of(place.standing, place.checked, life, now);
             (place, state)
         })
+    }
+
+    /// Takes over what our own checks say of an endpoint. Returns whether that is new.
+    pub(super) fn check(&mut self, endpoint: &Arc<Endpoint>, passes: bool) -> bool {
+        let place = self.places.get_mut(endpoint.id());
+        let Some(place) = place.filter(|place| Arc::ptr_eq(&place.endpoint, endpoint)) else {
+            return false;
+        };
+        let before = place.checked.replace(passes);
+        if before == Some(false) && passes {
+            endpoint.life().recovered();
+        }
+        let is_new = before != Some(passes);
+        if is_new && (before.is_some() || !passes) {
+            self.changed = Some(SystemTime::now());
+        }
+        is_new
+    }
+}
+
+impl Place {
+    fn is_removed(&self) -> bool {
+        self.standing == Standing::Removed
+    }
+
+    fn may_be_picked(&self, panics: bool) -> bool {
+        self.standing.is_pickable() && (panics || self.checked != Some(false))
     }
 }
 
@@ -347,11 +372,11 @@ mod tests {
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(Balance::RoundRobin);
+        let before = board.snapshot(&policy);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
         board.take_over(&heavier, true, &policy);
-        let after = board.snapshot(Balance::RoundRobin);
+        let after = board.snapshot(&policy);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
             std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -362,9 +387,9 @@ mod tests {
     async fn few_that_leave_are_removed_at_once() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let leaves = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
+        let leaves = Arc::clone(&board.snapshot(&policy).endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), true, &policy));
-        assert_eq!(board.snapshot(Balance::RoundRobin).endpoints.len(), 3);
+        assert_eq!(board.snapshot(&policy).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
         board.retire_the_leaving();
         assert!(leaves.pool(0).is_retired());
@@ -376,7 +401,7 @@ mod tests {
             let (mut board, policy) = (board(), policy(guard()));
             board.take_over(&healthy(1..5), true, &policy);
             assert!(board.take_over(&left, true, &policy), "{} left", left.len());
-            let pickable = board.snapshot(Balance::RoundRobin).endpoints;
+            let pickable = board.snapshot(&policy).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
         }
@@ -387,7 +412,7 @@ mod tests {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..5), true, &policy);
         assert!(!board.take_over(&[], true, &policy));
-        assert!(board.snapshot(Balance::RoundRobin).endpoints.is_empty());
+        assert!(board.snapshot(&policy).endpoints.is_empty());
     }
 
     #[tokio::test]
@@ -397,25 +422,23 @@ mod tests {
         board.take_over(&healthy(4..5), true, &policy);
         assert_eq!(board.held().len(), 3);
         board.take_over(&[], false, &policy);
-        assert!(
-            board.snapshot(Balance::RoundRobin).endpoints.is_empty() && board.held().is_empty()
-        );
+        assert!(board.snapshot(&policy).endpoints.is_empty() && board.held().is_empty());
         board.take_over(&healthy(1..5), true, &policy);
-        assert_eq!(board.snapshot(Balance::RoundRobin).endpoints.len(), 4);
+        assert_eq!(board.snapshot(&policy).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(Balance::RoundRobin);
+        let before = board.snapshot(&policy);
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Held; 3]);
         board.take_over(&healthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
-            &board.snapshot(Balance::RoundRobin).endpoints[0]
+            &board.snapshot(&policy).endpoints[0]
         ));
     }
 
@@ -427,7 +450,7 @@ mod tests {
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(Balance::RoundRobin);
+        let before = board.snapshot(&policy);
         board.take_over(&[], true, &policy);
         let held = board.held();
         for signed_in in 2..5 {
@@ -442,7 +465,7 @@ mod tests {
         assert_eq!(states(&mut board), [held, serving, held]);
         assert!(Arc::ptr_eq(
             &before.endpoints[1],
-            &board.snapshot(Balance::RoundRobin).endpoints[1]
+            &board.snapshot(&policy).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
         board.take_over(&unhealthy(1..4), true, &policy);
@@ -462,7 +485,7 @@ mod tests {
                 assert!(doubtable, "not held any more");
                 board.let_go(&id, &policy);
             }
-            let snapshot = board.snapshot(Balance::RoundRobin);
+            let snapshot = board.snapshot(&policy);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
             assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
         }
@@ -472,9 +495,7 @@ mod tests {
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..3), true, &policy);
-        let works = board.snapshot(Balance::RoundRobin).endpoints[0]
-            .pool(0)
-            .enter();
+        let works = board.snapshot(&policy).endpoints[0].pool(0).enter();
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Draining]);
         tokio::time::advance(policy.drain * 2).await;
@@ -489,7 +510,7 @@ mod tests {
         board.take_over(&healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
         assert!(!board.take_over(&failing, true, &policy));
-        let snapshot = board.snapshot(Balance::RoundRobin);
+        let snapshot = board.snapshot(&policy);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
     }
@@ -498,10 +519,10 @@ mod tests {
     async fn who_was_removed_and_comes_back_is_a_new_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let before = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
+        let before = Arc::clone(&board.snapshot(&policy).endpoints[0]);
         board.take_over(&healthy(2..5), true, &policy);
         board.take_over(&healthy(1..5), true, &policy);
-        let again = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
+        let again = Arc::clone(&board.snapshot(&policy).endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
     }
@@ -511,13 +532,13 @@ mod tests {
         let (mut board, policy) = (board(), policy(guard()));
         let mut set = healthy(1..5);
         for tls in [false, true, false] {
-            let before = board.snapshot(Balance::RoundRobin).endpoints;
+            let before = board.snapshot(&policy).endpoints;
             for instance in &mut set {
                 instance.tls = tls;
             }
             assert!(!board.take_over(&set, true, &policy));
             board.retire_the_leaving();
-            let after = board.snapshot(Balance::RoundRobin).endpoints;
+            let after = board.snapshot(&policy).endpoints;
             assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
             assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
             assert!(before.iter().all(|gone| gone.pool(0).is_retired()));

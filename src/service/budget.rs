@@ -31,7 +31,7 @@ struct Account {
 }
 
 impl Budget {
-    pub(super) fn new(retry: config::Retry, workers: usize) -> Self {
+    pub(super) fn new(retry: &config::Retry, workers: usize) -> Self {
         let per_second = f64::from(retry.budget_per_second) / workers as f64;
         Self {
             ratio: retry.budget_ratio,
@@ -80,8 +80,10 @@ mod tests {
             attempts: 3,
             budget_ratio: 0.2,
             budget_per_second: 10,
+            on: config::Statuses::default(),
+            try_timeout: None,
         };
-        Budget::new(retry, 1)
+        Budget::new(&retry, 1)
     }
 
     /// How many retries are granted in a row.

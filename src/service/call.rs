@@ -1,19 +1,20 @@
 //! A request's attempts: pick, connect, exchange, and again on another endpoint where that is
 //! safe. What is safe: a request that was never handed to an endpoint (class A) may always go
-//! elsewhere; one that may have been processed (class B) only if its method is idempotent. Knows
-//! nothing of who asks, or of what a head says but its method.
+//! elsewhere; one that may have been processed (class B) only if its method is idempotent, and so
+//! one that was answered with a status that stands in `retry.on` (class C), or not within
+//! `retry.try_timeout` (class D). Knows nothing of who asks, or of what a head says but its method.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-use super::{Replay, Service};
+use super::{Line, Replay, Service};
 use crate::{
     instance::Address,
     upstream::{
-        Connection, Failure, FailureKind, Pool, Processed, Reuse, connect,
-        http1::{self, Exchange, Framing, Limits},
+        Connection, Failure, FailureKind, Processed, Reuse, connect,
+        http1::{self, AnswerHead, Exchange, Framing, Limits},
     },
 };
 
@@ -38,7 +39,7 @@ pub struct Answered<B> {
     /// The answer.
     pub answer: http1::Answer<B>,
     /// Who gave it.
-    pub by: Arc<Pool>,
+    pub by: Arc<Line>,
     /// How many attempts it took.
     pub attempts: usize,
 }
@@ -89,12 +90,15 @@ impl Service {
         mut now: Instant,
     ) -> Result<Answered<B>, Unanswered> {
         let policy = self.policy();
+        let retry = &policy.retry;
         let lane = self.lane(worker);
         let idempotent = is_idempotent(head.method());
         let to_head_request = *head.method() == Method::HEAD;
         let framing = Framing::of(&body);
-        let limits = Limits {
+        let try_timeout = retry.try_timeout.filter(|_| idempotent);
+        let mut limits = Limits {
             response: policy.timeout.response,
+            attempt: None,
             idle: policy.timeout.idle,
             total,
         };
@@ -102,11 +106,13 @@ impl Service {
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
         let turn = self.turn();
-        let Some(mut pool) = self.pick(worker, turn, now) else {
+        let Some(mut line) = self.pick(worker, turn, now) else {
             return Err(Unanswered::NoEndpoints);
         };
         let out_of_budget = loop {
             let began = now;
+            limits.attempt = try_timeout.map(|limit| began + limit);
+            let pool = line.pool();
             if past.failed.is_empty() || head.names_endpoint() {
                 bytes.clear();
                 head.write(&mut bytes, framing, pool.address());
@@ -118,7 +124,7 @@ impl Service {
                 Some(connection) => Ok(connection),
                 None => {
                     let limit = within(policy.timeout.connect, total, now);
-                    let opened = self.open(worker, &pool, limit, now).await;
+                    let opened = self.open(&line, limit).await;
                     now = Instant::now();
                     opened
                 }
@@ -129,11 +135,27 @@ impl Service {
                 Ok(connection) => {
                     let exchange =
                         Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
-                    match exchange.answer(head.fields(), to_head_request).await {
+                    // A request that may follow an answer needs its own fields then.
+                    let mut fresh = HeaderMap::new();
+                    let recycled = if retry.on.is_empty() {
+                        head.fields()
+                    } else {
+                        &mut fresh
+                    };
+                    let unwanted = |answer: &AnswerHead, body: &B| {
+                        self.note_answer(worker, &line, answer, began);
+                        idempotent
+                            && retry.on.contains(answer.status)
+                            && past.asked + 1 < retry.attempts
+                            && body.is_replayable()
+                            && self.has_other(worker, &past.tried, Some(&line))
+                            && lane.withdraw(Instant::now())
+                    };
+                    match exchange.answer(recycled, to_head_request, unwanted).await {
                         Ok(answer) => {
                             return Ok(Answered {
                                 answer,
-                                by: pool,
+                                by: line,
                                 attempts: past.failed.len() + 1,
                             });
                         }
@@ -146,39 +168,37 @@ impl Service {
             // it was kept for too long, and nothing of how endpoints fare: it costs none of the
             // budget.
             let died = matches!(failure.kind, FailureKind::Closed | FailureKind::Io(_));
+            // It is paid for already.
+            let paid = matches!(failure.kind, FailureKind::Unwanted(_));
             if died {
                 reuse = None;
             }
             if let FailureKind::Client(error) = failure.kind {
                 return Err(Unanswered::BodyBroke(error));
             }
-            if matches!(failure.kind, FailureKind::Handshake(_)) {
-                // It may have come to nothing after our side of it was over.
-                self.connected(worker, &pool, false, began);
-            }
-            past.note(pool, failure, began);
+            self.note_failure(worker, &line, &failure, was_kept, began);
+            past.note(line, failure, began);
             now = Instant::now();
             // Where there is no other: it may have died of idleness, and a new connection to the
             // same endpoint may do.
             let again = past.last_unless_removed().filter(|_| died);
             let over = !may_follow
-                || past.asked >= policy.retry.attempts
+                || past.asked >= retry.attempts
                 || total.is_some_and(|total| now >= total)
                 || !body.rewind()
                 // Nothing is paid where nobody is left.
-                || (again.is_none() && !self.has_other(worker, &past.tried));
+                || (again.is_none() && !self.has_other(worker, &past.tried, None));
             if over {
                 break false;
             }
-            let is_free = died && was_kept;
-            if !is_free && !lane.budget.withdraw(lane.requests.value(), now) {
-                lane.budget_refused.add_one();
+            let is_free = paid || (died && was_kept);
+            if !is_free && !lane.withdraw(now) {
                 break true;
             }
             let next = self.pick_other(worker, turn, &past.tried, now).or(again);
             let Some(next) = next else { break false };
             lane.retries.add_one();
-            pool = next;
+            line = next;
         };
         Err(Unanswered::Failed(Attempts {
             failed: past.failed,
@@ -187,17 +207,13 @@ impl Service {
     }
 
     /// A new connection.
-    async fn open(
-        &self,
-        worker: usize,
-        pool: &Arc<Pool>,
-        limit: Duration,
-        began: Instant,
-    ) -> Result<Connection, Failure> {
-        let opened = connect(pool, limit).await;
-        self.connected(worker, pool, opened.is_ok(), began);
+    async fn open(&self, line: &Line, limit: Duration) -> Result<Connection, Failure> {
+        let opened = connect(line.pool(), limit).await;
+        if opened.is_ok() {
+            line.connected();
+        }
         // While it connected the endpoint may have been removed, which is when endpoints close.
-        if pool.is_retired() {
+        if line.pool().is_retired() {
             return Err(Failure {
                 kind: FailureKind::Removed,
                 processed: Processed::Never,
@@ -226,6 +242,7 @@ fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
     match (failure.processed, &failure.kind) {
         (Processed::Never, _) => true,
         (Processed::Perhaps, FailureKind::Closed | FailureKind::Io(_)) => idempotent,
+        (_, FailureKind::Unwanted(_) | FailureKind::TryTimeout) => idempotent,
         (Processed::Perhaps | Processed::Begun, _) => false,
     }
 }
@@ -233,7 +250,7 @@ fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
 /// The attempts that failed.
 #[derive(Default)]
 struct Past {
-    tried: Vec<Arc<Pool>>,
+    tried: Vec<Arc<Line>>,
     failed: Vec<Attempt>,
     /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
     /// at once, several in a row may be gone before the registry has said so. What bounds those
@@ -242,8 +259,8 @@ struct Past {
 }
 
 impl Past {
-    fn note(&mut self, pool: Arc<Pool>, failure: Failure, began: Instant) {
-        pool.failures.add_one();
+    fn note(&mut self, line: Arc<Line>, failure: Failure, began: Instant) {
+        line.pool().failures.add_one();
         let unasked = matches!(
             failure.kind,
             FailureKind::Connect(_) | FailureKind::Handshake(_) | FailureKind::Removed
@@ -252,15 +269,16 @@ impl Past {
             self.asked += 1;
         }
         self.failed.push(Attempt {
-            endpoint: pool.address().clone(),
+            endpoint: line.pool().address().clone(),
             failure,
             took: began.elapsed(),
         });
-        self.tried.push(pool);
+        self.tried.push(line);
     }
 
-    fn last_unless_removed(&self) -> Option<Arc<Pool>> {
-        self.tried.last().filter(|pool| !pool.is_retired()).cloned()
+    fn last_unless_removed(&self) -> Option<Arc<Line>> {
+        let last = self.tried.last();
+        last.filter(|line| !line.pool().is_retired()).cloned()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one worker counts of one service.
 
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::Budget;
 use crate::{
@@ -19,6 +20,8 @@ pub struct Lane {
     pub retries: Counter,
     /// Retries that the budget refused.
     pub budget_refused: Counter,
+    /// Endpoints that were ejected.
+    pub ejections: Counter,
     /// Requests answered by the proxy itself because no attempt brought an answer.
     pub failed: Counter,
     /// Requests whose client was gone before its answer.
@@ -30,17 +33,27 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(retry: config::Retry, workers: usize) -> Self {
+    pub(super) fn new(retry: &config::Retry, workers: usize) -> Self {
         Self {
             requests: Counter::default(),
             answers: Default::default(),
             retries: Counter::default(),
             budget_refused: Counter::default(),
+            ejections: Counter::default(),
             failed: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
             budget: Budget::new(retry, workers),
         }
+    }
+
+    /// Takes a retry out of the budget, if one is left.
+    pub(super) fn withdraw(&self, now: Instant) -> bool {
+        let granted = self.budget.withdraw(self.requests.value(), now);
+        if !granted {
+            self.budget_refused.add_one();
+        }
+        granted
     }
 }
 

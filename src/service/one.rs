@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Balancer, Endpoint, Lane, Snapshot, Turn, board::Board, listing::Listing};
+use super::{Balancer, Endpoint, Lane, Line, Snapshot, Turn, board::Board, listing::Listing};
 
 use crate::{
     config,
@@ -24,7 +24,7 @@ use crate::{
         Usage,
         watch::{Event, WatchStatus},
     },
-    upstream::{Pool, Tls},
+    upstream::Tls,
 };
 
 /// A name, a policy and its endpoints.
@@ -53,7 +53,7 @@ impl Service {
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(policy.balance),
             lanes: (0..workers)
-                .map(|_| Arc::new(Padded(Lane::new(policy.retry, workers))))
+                .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers))))
                 .collect(),
             board: Mutex::new(Board::new(workers, tls)),
             is_read: AtomicBool::new(false),
@@ -134,12 +134,11 @@ impl Service {
         self.balancer.turn()
     }
 
-    /// Picks the endpoint whose turn it is, without a lock, and returns its pool on this worker.
-    pub fn pick(&self, worker: usize, turn: Turn, now: Instant) -> Option<Arc<Pool>> {
-        // The pool's count of references is this worker's alone; the endpoint's would be shared.
+    /// Picks the endpoint whose turn it is, without a lock, and returns this worker's way to it.
+    pub fn pick(&self, worker: usize, turn: Turn, now: Instant) -> Option<Arc<Line>> {
         self.balancer
             .pick(&self.snapshot.load(), turn, now)
-            .map(|endpoint| Arc::clone(endpoint.pool(worker)))
+            .map(|endpoint| Arc::clone(endpoint.line(worker)))
     }
 
     /// The same for a request that was tried with these already; `None` where there is no other.
@@ -147,35 +146,30 @@ impl Service {
         &self,
         worker: usize,
         turn: Turn,
-        tried: &[Arc<Pool>],
+        tried: &[Arc<Line>],
         now: Instant,
-    ) -> Option<Arc<Pool>> {
-        let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.pool(worker));
+    ) -> Option<Arc<Line>> {
+        let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.line(worker));
         self.balancer
             .pick_other(&self.snapshot.load(), turn, was_tried, now)
-            .map(|endpoint| Arc::clone(endpoint.pool(worker)))
+            .map(|endpoint| Arc::clone(endpoint.line(worker)))
     }
 
-    /// Whether there is somebody other than these to pick.
-    pub fn has_other(&self, worker: usize, tried: &[Arc<Pool>]) -> bool {
+    /// Whether there is somebody other than these, and this one, to pick.
+    pub(super) fn has_other(
+        &self,
+        worker: usize,
+        tried: &[Arc<Line>],
+        this: Option<&Arc<Line>>,
+    ) -> bool {
         let snapshot = self.snapshot.load();
-        let mut endpoints = snapshot.endpoints.iter();
-        endpoints.any(|endpoint| !is_among(tried, endpoint.pool(worker)))
+        let lines = snapshot.endpoints.iter().map(|one| one.line(worker));
+        let mut others = lines.filter(|line| this.is_none_or(|this| !Arc::ptr_eq(this, line)));
+        others.any(|line| !is_among(tried, line))
     }
 
-    /// Notes how connecting to an endpoint went that began then. Rare, where connections are kept.
-    #[cold]
-    pub fn connected(&self, worker: usize, pool: &Arc<Pool>, worked: bool, began: Instant) {
-        let snapshot = self.snapshot.load();
-        let endpoint = snapshot
-            .endpoints
-            .iter()
-            .find(|endpoint| Arc::ptr_eq(endpoint.pool(worker), pool));
-        match endpoint {
-            Some(endpoint) if worked => endpoint.connected(),
-            Some(endpoint) => endpoint.connect_failed(began, Instant::now()),
-            None => {}
-        }
+    pub(super) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
     }
 
     /// Takes over what a registry, by its place in the list, has to say; called by its watcher
@@ -205,7 +199,7 @@ impl Service {
 
     /// Publishes what the board has, if it differs, and then retires who is not in it any more.
     pub(super) fn publish(&self, board: &mut Board) {
-        let snapshot = board.snapshot(self.policy.balance);
+        let snapshot = board.snapshot(&self.policy);
         let current = self.snapshot.load();
         let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
             a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -236,6 +230,6 @@ impl Service {
     }
 }
 
-fn is_among(tried: &[Arc<Pool>], pool: &Arc<Pool>) -> bool {
-    tried.iter().any(|one| Arc::ptr_eq(one, pool))
+fn is_among(tried: &[Arc<Line>], line: &Arc<Line>) -> bool {
+    tried.iter().any(|one| Arc::ptr_eq(one, line))
 }

@@ -15,6 +15,9 @@ const LIMIT: usize = 64 * 1024;
 
 /// A request's body as attempts need it.
 pub trait Replay: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Unpin {
+    /// Whether it could be sent again.
+    fn is_replayable(&self) -> bool;
+
     /// Gets ready for another attempt; `false` where the body cannot be sent again.
     fn rewind(&mut self) -> bool;
 }
@@ -62,9 +65,13 @@ impl<B> Replay for Kept<B>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Unpin,
 {
+    fn is_replayable(&self) -> bool {
+        !self.read || (self.kept.is_some() && !self.had_trailers)
+    }
+
     fn rewind(&mut self) -> bool {
         self.replayed = 0;
-        !self.read || (self.kept.is_some() && !self.had_trailers)
+        self.is_replayable()
     }
 }
 

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
+use tokio::time::Instant;
 
-use super::{Difference, EndpointState, Service};
+use super::{Difference, Ejection, EndpointState, Service};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -16,6 +17,8 @@ pub struct ServiceStatus {
     pub registered_name: String,
     /// Its endpoints, in the order of their identities.
     pub endpoints: Vec<EndpointStatus>,
+    /// Whether so few endpoints pass our own checks that these are not believed.
+    pub panic: bool,
     /// When the set of those that may be picked last changed, in seconds since 1970.
     pub last_change: Option<f64>,
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
@@ -38,8 +41,14 @@ pub struct EndpointStatus {
     pub registries: Vec<Arc<str>>,
     /// Whether it is called over TLS.
     pub tls: bool,
-    /// What becomes of it.
+    /// What becomes of it: what the next three come to.
     pub state: EndpointState,
+    /// What the registry says of it: `passing`, `critical`, `dropped` (and doubted) or `removed`.
+    pub registry: &'static str,
+    /// Whether our own checks of it pass; `None` where there are none, or none has run yet.
+    pub check: Option<bool>,
+    /// The ejection that it is in.
+    pub ejection: Option<Ejection>,
     /// Requests that it works on now.
     pub in_flight: u64,
     /// Idle connections to it.
@@ -63,6 +72,7 @@ impl Service {
     pub fn status(&self) -> ServiceStatus {
         let listing = self.listing();
         let mut board = self.board();
+        let now = Instant::now();
         let endpoints = board
             .states()
             .map(|(place, state)| {
@@ -73,6 +83,9 @@ impl Service {
                     registries: listing.listed_by(&place.instance.address),
                     tls: place.instance.tls,
                     state,
+                    registry: place.standing.as_str(),
+                    check: place.checked,
+                    ejection: place.endpoint.life().ejection(now),
                     in_flight: place.endpoint.in_flight(),
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
                     attempts: sum(|pool| pool.attempts.value()),
@@ -88,6 +101,7 @@ impl Service {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
             endpoints,
+            panic: board.panics(self.policy()),
             last_change: board.changed.map(seconds_since_1970),
             watches: self
                 .watches()

@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, io};
 
+use http::StatusCode;
+
 /// An attempt that brought no answer, or not a whole one.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
@@ -49,6 +51,12 @@ pub enum FailureKind {
     /// No answer in time.
     #[error("timed out")]
     Timeout,
+    /// No answer within the time that one attempt has.
+    #[error("timed out, as this attempt only")]
+    TryTimeout,
+    /// An answer that is not passed on, since another attempt follows.
+    #[error("answered {0}")]
+    Unwanted(StatusCode),
     /// The endpoint was removed, and its drain deadline has passed.
     #[error("cut at the drain deadline")]
     Drained,

@@ -59,6 +59,13 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| per_service(scrape, samples, |lane| &lane.budget_refused),
     ),
     line(
+        "callboard_ejections_total",
+        Counter,
+        SERVICE,
+        "Endpoints that were ejected after failures in a row, or since they said Retry-After.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.ejections),
+    ),
+    line(
         "callboard_requests_failed_total",
         Counter,
         SERVICE,
@@ -92,6 +99,16 @@ pub const METRICS: &[Metric] = &[
         &["service", "state"],
         "Endpoints, by what becomes of them.",
         endpoints,
+    ),
+    line(
+        "callboard_panic",
+        Gauge,
+        SERVICE,
+        "Whether so few endpoints pass the proxy's own checks that these are not believed.",
+        |scrape, samples| {
+            let mut services = scrape.services.iter();
+            services.try_for_each(|(service, status)| samples.add(&[service.name()], status.panic))
+        },
     ),
     line(
         "callboard_endpoint_requests_in_flight",

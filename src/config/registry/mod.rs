@@ -138,7 +138,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
             routes: kind.lists_tags().then(|| routes(table)).flatten(),
             kind,
             expose: table.within("expose", expose),
-            max_staleness: table.limit("max_staleness"),
+            max_staleness: table.optional("max_staleness", None),
         })
     });
     if named.is_empty() {

@@ -63,6 +63,8 @@ where
 {
     /// Drives the exchange until the head of the final answer is there, while the request's body
     /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
+    /// `unwanted` says, of an answer's head and the request's body, whether another attempt is to
+    /// follow it.
     ///
     /// # Errors
     /// With the request's head and body back, for another attempt.
@@ -70,16 +72,20 @@ where
         mut self,
         recycled: &mut HeaderMap,
         to_head_request: bool,
+        unwanted: impl FnOnce(&AnswerHead, &B) -> bool,
     ) -> Result<Answer<B>, (Failure, Vec<u8>, B)> {
         let parsed = poll_fn(|cx| self.poll_head(cx, recycled, to_head_request)).await;
-        match parsed {
-            Ok((head, length, persistence)) => Ok(begin(self, head, length, persistence)),
-            Err(failure) => {
-                buffers::give_read(self.read);
-                let (head, body) = self.sender.into_parts();
-                Err((failure, head, body))
-            }
-        }
+        let failure = match parsed {
+            Ok((head, ..)) if unwanted(&head, self.sender.body()) => Failure {
+                kind: FailureKind::Unwanted(head.status),
+                processed: Processed::Begun,
+            },
+            Ok((head, length, persistence)) => return Ok(begin(self, head, length, persistence)),
+            Err(failure) => failure,
+        };
+        buffers::give_read(self.read);
+        let (head, body) = self.sender.into_parts();
+        Err((failure, head, body))
     }
 }
 

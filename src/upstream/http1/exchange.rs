@@ -28,6 +28,8 @@ pub struct Limits {
     /// From the last byte of the request that the endpoint took to the head of its answer. Does
     /// not run while the client's own bytes are waited for.
     pub response: Duration,
+    /// When the head of the answer must be there, so that another attempt may follow.
+    pub attempt: Option<Instant>,
     /// Between two pieces of the answer's body.
     pub idle: Duration,
     /// When all of it must be over.
@@ -98,7 +100,7 @@ where
                     }
                     // Whoever says for ever that an answer will come is late too.
                     Ok(Parsed::Interim) => match self.over(Instant::now(), self.due()) {
-                        Some(kind) => return Poll::Ready(Err(self.failed(kind))),
+                        Some(kind) => return Poll::Ready(Err(self.late(kind))),
                         None => continue,
                     },
                     Ok(Parsed::Partial) => {}
@@ -113,7 +115,7 @@ where
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(error))),
                 Poll::Pending => {
                     let due = self.due();
-                    return self.poll_late(cx, due).map(|kind| Err(self.failed(kind)));
+                    return self.poll_late(cx, due).map(|kind| Err(self.late(kind)));
                 }
             }
         }
@@ -159,7 +161,20 @@ where
         } else {
             self.taken
         };
-        since + self.limits.response
+        let due = since + self.limits.response;
+        self.limits.attempt.map_or(due, |attempt| due.min(attempt))
+    }
+
+    /// The head was not there in time: for this attempt, or at all.
+    #[cold]
+    fn late(&self, kind: FailureKind) -> Failure {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
+        match kind {
+            FailureKind::Timeout if passed(self.limits.attempt) && !passed(self.limits.total) => {
+                self.failed(FailureKind::TryTimeout)
+            }
+            kind => self.failed(kind),
+        }
     }
 
     /// What ends the exchange at this moment, whatever there is still to read: where there is

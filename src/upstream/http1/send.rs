@@ -81,6 +81,11 @@ where
         (self.out, self.body)
     }
 
+    /// The request's body.
+    pub(super) fn body(&self) -> &B {
+        &self.body
+    }
+
     /// Whether all of the request went out.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Finished

@@ -5,6 +5,7 @@
 mod connections;
 mod dns;
 mod drain;
+mod ejection;
 mod file;
 mod instances;
 mod registry;
@@ -56,8 +57,13 @@ enum Registry {
 impl Stage {
     /// With the registry that the proxy brings.
     async fn embedded() -> Self {
+        Self::embedded_with("").await
+    }
+
+    /// The same, with these tables beside its route.
+    async fn embedded_with(tables: &str) -> Self {
         Self {
-            proxy: Proxy::start(ROUTE).await,
+            proxy: Proxy::start(&format!("{ROUTE}\n{tables}\n")).await,
             registry: Registry::Own,
             ledger: Ledger::default(),
         }

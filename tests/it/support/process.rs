@@ -9,6 +9,11 @@ use std::{
     thread::JoinHandle,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use super::{
     backend::Backend,
     load::{Ledger, process},
@@ -76,6 +81,20 @@ impl BackendProcess {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Stands still, with its sockets open, as a machine that hangs does.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Goes on where it stood.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
     /// kill -9. All that it has processed is noted when this returns.

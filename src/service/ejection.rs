@@ -1,0 +1,140 @@
+//! What becomes of the endpoint of an attempt that failed: it is doubted where it takes no
+//! connection, and ejected where too many attempts in a row have failed, if enough others are
+//! left. (The rule is Envoy's outlier detection by consecutive failures.)
+
+use std::{sync::Arc, time::Duration};
+
+use http::header;
+use tokio::time::Instant;
+
+use super::{Endpoint, Line, Service};
+use crate::{
+    config::Eject,
+    upstream::{Failure, FailureKind, http1::AnswerHead},
+};
+
+impl Service {
+    /// Notes that an attempt failed that began then, over a connection that `was_kept`.
+    #[cold]
+    pub(super) fn note_failure(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        failure: &Failure,
+        was_kept: bool,
+        began: Instant,
+    ) {
+        match failure.kind {
+            FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::Handshake(_) => {
+                self.note_refusal(worker, line, began);
+            }
+            // It was kept for too long, which says nothing of the endpoint.
+            FailureKind::Closed | FailureKind::Io(_) if was_kept => {}
+            // The client's patience (`total`) was at its end, and not ours.
+            FailureKind::Timeout if began.elapsed() < self.policy().timeout.response => {}
+            FailureKind::Closed
+            | FailureKind::Io(_)
+            | FailureKind::Timeout
+            | FailureKind::TryTimeout
+            | FailureKind::BadAnswer(_) => self.note_fault(worker, line, began),
+            // Our doing, the client's, or noted when the answer came.
+            FailureKind::Removed
+            | FailureKind::Drained
+            | FailureKind::Client(_)
+            | FailureKind::Unwanted(_) => {}
+        }
+    }
+
+    /// Notes an answer to an attempt that began then.
+    #[inline]
+    pub(super) fn note_answer(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        answer: &AnswerHead,
+        began: Instant,
+    ) {
+        let policy = self.policy();
+        let is_fault = |rule: &Eject| rule.statuses.contains(answer.status);
+        if policy.eject.as_ref().is_some_and(is_fault) {
+            self.note_fault(worker, line, began);
+        } else {
+            line.life().answered(began);
+        }
+        if policy.retry.on.contains(answer.status) {
+            self.heed_retry_after(worker, line, answer, began);
+        }
+    }
+
+    /// An endpoint that wants to be left alone for a while is.
+    #[cold]
+    fn heed_retry_after(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        answer: &AnswerHead,
+        began: Instant,
+    ) {
+        let pause = answer.headers.get(header::RETRY_AFTER);
+        let pause = pause.and_then(|pause| pause.to_str().ok()?.trim().parse().ok());
+        if let Some(pause) = pause.filter(|pause| *pause > 0) {
+            self.eject(worker, line, began, Some(Duration::from_secs(pause)));
+        }
+    }
+
+    /// Notes that an endpoint took no connection.
+    #[cold]
+    pub fn note_refusal(&self, worker: usize, line: &Arc<Line>, began: Instant) {
+        // Many connects may be under way when an endpoint goes, and are one thing that happened.
+        if line.life().connect_failed(began, Instant::now()) {
+            self.note_fault(worker, line, began);
+        }
+    }
+
+    /// Notes that an attempt at an endpoint was in vain.
+    #[cold]
+    fn note_fault(&self, worker: usize, line: &Arc<Line>, began: Instant) {
+        let rule = self.policy().eject.as_ref();
+        if rule.is_some_and(|rule| line.life().failed(began, rule.failures)) {
+            self.eject(worker, line, began, None);
+        }
+    }
+
+    /// Ejects an endpoint whose attempt began then, if enough others are left: for as long as it
+    /// asked for, or as the rule says.
+    fn eject(&self, worker: usize, line: &Arc<Line>, began: Instant, pause: Option<Duration>) {
+        let Some(rule) = &self.policy().eject else {
+            return;
+        };
+        // One at a time, so that no two of them are the last that may be ejected.
+        let board = self.board();
+        let snapshot = self.snapshot();
+        let endpoints = &snapshot.endpoints;
+        let of_line = |one: &&Arc<Endpoint>| Arc::ptr_eq(one.line(worker), line);
+        let Some(endpoint) = endpoints.iter().find(of_line) else {
+            return;
+        };
+        let life = endpoint.life();
+        if life.was_ejected_after(began) {
+            return;
+        }
+        if !life.is_ejected() {
+            let ejected = endpoints.iter().filter(|one| one.life().is_ejected());
+            let (with_it, all) = (ejected.count() + 1, endpoints.len());
+            if with_it == all || with_it * 100 > all * rule.max_percent as usize {
+                life.spare();
+                return;
+            }
+        }
+        let length = life.eject(rule, pause, Instant::now());
+        drop(board);
+        self.lane(worker).ejections.add_one();
+        tracing::warn!(
+            service = %self.name(),
+            endpoint = %endpoint.id().address,
+            seconds = length.as_secs(),
+            reason = pause.map_or("attempts in a row have failed", |_| "it said Retry-After"),
+            "an endpoint is ejected"
+        );
+    }
+}

@@ -1,0 +1,562 @@
+//! The life of an endpoint, from the first time that it is listed until it is gone: one state
+//! machine, of which the registry and the health checks turn one half, and requests the other.
+//!
+//! ```text
+//!             .---> unhealthy, failing
+//!             v           |                 held
+//! listed ---> +-------> warming ---.       ^    |
+//!             |                    v       |    v
+//!             '----------------> serving --+--> draining ---> gone
+//!                                 ^   |
+//!                    doubted, ejected <
+//! ```
+//!
+//! What the registry says ([`Standing`]) is kept under the board's lock. What requests find out
+//! ([`Life`]) is kept in atomics, which a request that goes well only reads.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::config::Eject;
+
+/// What the registry says of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Listed, and healthy.
+    Passing,
+    /// Listed; its checks do not pass.
+    Critical,
+    /// The registry dropped it, and is doubted: picked until the guard lets go of it.
+    Held {
+        until: Instant,
+        /// It has signed in again, and its checks have not passed yet. A new check fails until it
+        /// has run, which says nothing of whoever is checked.
+        listed: bool,
+    },
+    /// Removed; what is in flight finishes.
+    Removed,
+}
+
+impl Standing {
+    pub(super) fn is_pickable(self) -> bool {
+        matches!(self, Self::Passing | Self::Held { .. })
+    }
+
+    /// As the API has it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Critical => "critical",
+            Self::Held { .. } => "dropped",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// The first that a registry says of an instance.
+    pub(super) fn first(healthy: bool) -> Self {
+        if healthy {
+            Self::Passing
+        } else {
+            Self::Critical
+        }
+    }
+
+    /// The registry lists it, again or still.
+    pub(super) fn listed(self, healthy: bool) -> Self {
+        match self {
+            Self::Held { until, .. } if !healthy => Self::Held {
+                until,
+                listed: true,
+            },
+            _ => Self::first(healthy),
+        }
+    }
+
+    /// The guard holds it no longer: what the registry says of it now is believed.
+    pub(super) fn let_go(self) -> Self {
+        match self {
+            Self::Held { listed: true, .. } => Self::Critical,
+            _ => Self::Removed,
+        }
+    }
+}
+
+/// What becomes of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// It is picked.
+    Serving,
+    /// It is new, or back, and has a growing part of its share (`slow_start`).
+    Warming,
+    /// Its last connect failed: it is picked only where there is no other, and tried now and then.
+    Doubted,
+    /// Too many attempts in a row have failed: as if doubted, and for longer.
+    Ejected,
+    /// The registry dropped it with many others; it answers, and is picked for a while.
+    Held,
+    /// The registry's checks of it do not pass: it is not picked.
+    Unhealthy,
+    /// Our own checks of it do not pass: it is picked only in a panic.
+    Failing,
+    /// It was removed, and finishes what is in flight.
+    Draining,
+}
+
+impl EndpointState {
+    /// As the API and the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Warming => "warming",
+            Self::Doubted => "doubted",
+            Self::Ejected => "ejected",
+            Self::Held => "held",
+            Self::Unhealthy => "unhealthy",
+            Self::Failing => "failing",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Serving,
+        Self::Warming,
+        Self::Doubted,
+        Self::Ejected,
+        Self::Held,
+        Self::Unhealthy,
+        Self::Failing,
+        Self::Draining,
+    ];
+
+    /// What all who have a say in it come to: the registry, our own checks (`None` where there are
+    /// none, or none was answered yet), and the requests.
+    pub(super) fn of(standing: Standing, checked: Option<bool>, life: &Life, now: Instant) -> Self {
+        match standing {
+            Standing::Removed => Self::Draining,
+            Standing::Critical => Self::Unhealthy,
+            _ if checked == Some(false) => Self::Failing,
+            _ if life.is_ejected() => Self::Ejected,
+            _ if life.is_doubted() => Self::Doubted,
+            Standing::Held { .. } => Self::Held,
+            Standing::Passing if life.is_warming(now) => Self::Warming,
+            Standing::Passing => Self::Serving,
+        }
+    }
+}
+
+/// After a failed connect an endpoint is passed over for a second, and twice as long with each
+/// failure, up to 30 s.
+const DOUBT_FIRST: Duration = Duration::from_secs(1);
+const DOUBT_LONGEST: Duration = Duration::from_secs(30);
+/// Whoever is ejected, and whose time is over, is tried by one request; where that one comes to
+/// nothing (its client may leave), by another after so long.
+const TRIAL: Duration = Duration::from_secs(5);
+/// By so much of its length, at most, an ejection is longer than it need be: those that were
+/// ejected together do not come back together.
+const EJECTION_JITTER: f64 = 0.1;
+/// The part of its share that an endpoint has at the beginning of `slow_start`.
+const LEAST_WARMTH: f64 = 0.1;
+
+/// What requests have found out about an endpoint. Moments are milliseconds after `epoch`, and
+/// never 0, which says "not".
+#[derive(Debug)]
+pub(super) struct Life {
+    epoch: Instant,
+    slow_start: Option<Duration>,
+    /// Until when it is passed over while there are others.
+    passed_over: AtomicU64,
+    /// When it was ejected, while it is.
+    ejected: AtomicU64,
+    /// Since when it warms up.
+    warming: AtomicU64,
+    /// Attempts in a row that failed.
+    failures: AtomicU32,
+    /// Connects in a row that failed, those that failed together counted once.
+    refused: AtomicU32,
+    refused_at: AtomicU64,
+    /// Ejections in close succession.
+    ejections: AtomicU32,
+    /// When the last ejection ended.
+    returned: AtomicU64,
+}
+
+/// An ejection, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ejection {
+    /// How many there were in close succession, for failures.
+    pub times: u32,
+    /// Until a request tries the endpoint again; 0 where that time has come.
+    pub seconds_left: f64,
+}
+
+impl Life {
+    pub(super) fn new(slow_start: Option<Duration>) -> Self {
+        Self {
+            epoch: Instant::now(),
+            slow_start,
+            passed_over: AtomicU64::new(0),
+            ejected: AtomicU64::new(0),
+            warming: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            refused: AtomicU32::new(0),
+            refused_at: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+            returned: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a pick should pass it over while there are others. Of all who ask when an ejection's
+    /// or a doubt's time is over, one is told no, and so tries it.
+    #[inline]
+    pub(super) fn is_passed_over(&self, now: Instant) -> bool {
+        let until = self.passed_over.load(Relaxed);
+        let warming = self.warming.load(Relaxed);
+        (until | warming) != 0 && (self.sits_out(until, now) || self.is_too_cold(now))
+    }
+
+    #[cold]
+    fn sits_out(&self, until: u64, now: Instant) -> bool {
+        if until == 0 {
+            return false;
+        }
+        let at = self.millis(now);
+        if at < until {
+            return true;
+        }
+        let next = if self.is_ejected() {
+            TRIAL
+        } else {
+            self.doubt()
+        };
+        self.passed_over
+            .compare_exchange(until, self.millis(now + next), Relaxed, Relaxed)
+            .is_err()
+    }
+
+    /// Whether a request should leave it to others for its being new.
+    #[cold]
+    fn is_too_cold(&self, now: Instant) -> bool {
+        match self.warmth(now) {
+            Some(warmth) => fastrand::f64() >= warmth,
+            None => {
+                self.warming.store(0, Relaxed);
+                false
+            }
+        }
+    }
+
+    /// The part of its share that it has while it warms up.
+    fn warmth(&self, now: Instant) -> Option<f64> {
+        let since = self.warming.load(Relaxed);
+        let span = self.slow_start.filter(|_| since != 0)?;
+        let passed = self.millis(now).saturating_sub(since) as f64 / 1e3;
+        let warmth = passed / span.as_secs_f64();
+        (warmth < 1.0).then(|| warmth.max(LEAST_WARMTH))
+    }
+
+    /// A connection stands: it is not doubted any more.
+    #[inline]
+    pub(super) fn connected(&self) {
+        if self.is_doubted() {
+            self.refused.store(0, Relaxed);
+            self.passed_over.store(0, Relaxed);
+        }
+    }
+
+    /// A connect failed that began then: it is doubted. Returns whether that is news: those that
+    /// were under way when one failed say nothing new, however many they are.
+    #[cold]
+    pub(super) fn connect_failed(&self, began: Instant, now: Instant) -> bool {
+        let is_news = self.millis(began) > self.refused_at.load(Relaxed);
+        if is_news {
+            self.refused_at.store(self.millis(now), Relaxed);
+            self.refused.fetch_add(1, Relaxed);
+        }
+        if !self.is_ejected() {
+            let until = self.millis(now + self.doubt());
+            self.passed_over.store(until, Relaxed);
+        }
+        is_news
+    }
+
+    /// An attempt that began then was answered as it should be.
+    #[inline]
+    pub(super) fn answered(&self, began: Instant) {
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
+        if self.is_ejected() && !self.was_ejected_after(began) {
+            self.come_back();
+        }
+    }
+
+    /// An attempt that began then failed. Returns whether it is to be ejected: after so many in a
+    /// row, or because it was ejected and had its trial.
+    #[cold]
+    pub(super) fn failed(&self, began: Instant, limit: u32) -> bool {
+        if self.is_ejected() {
+            !self.was_ejected_after(began)
+        } else {
+            self.failures.fetch_add(1, Relaxed) + 1 >= limit
+        }
+    }
+
+    /// It may not be ejected, since too many are: it has to fail as often again.
+    pub(super) fn spare(&self) {
+        self.failures.store(0, Relaxed);
+    }
+
+    /// Ejects it, for this long or for as long as the rule has it, and returns for how long. The
+    /// caller sees to it that nobody else does.
+    pub(super) fn eject(&self, rule: &Eject, pause: Option<Duration>, now: Instant) -> Duration {
+        let length = match pause {
+            Some(pause) => pause.min(rule.max_time),
+            None => {
+                let times = 1 + self.recent_ejections(rule, now);
+                self.ejections.store(times, Relaxed);
+                rule.time.saturating_mul(times).min(rule.max_time)
+            }
+        };
+        let length = length.mul_f64(1.0 + EJECTION_JITTER * fastrand::f64());
+        self.failures.store(0, Relaxed);
+        self.warming.store(0, Relaxed);
+        self.ejected.store(self.millis(now), Relaxed);
+        self.passed_over.store(self.millis(now + length), Relaxed);
+        length
+    }
+
+    /// The ejections that count towards the next: one is forgotten for each `time` in service.
+    fn recent_ejections(&self, rule: &Eject, now: Instant) -> u32 {
+        let all = self.ejections.load(Relaxed);
+        if self.is_ejected() {
+            return all;
+        }
+        let served = self.millis(now).saturating_sub(self.returned.load(Relaxed));
+        let forgotten = served / (rule.time.as_millis() as u64).max(1);
+        all.saturating_sub(forgotten.try_into().unwrap_or(u32::MAX))
+    }
+
+    /// Whether an attempt that began then says nothing of it, for it was ejected since.
+    pub(super) fn was_ejected_after(&self, began: Instant) -> bool {
+        self.millis(began) <= self.ejected.load(Relaxed)
+    }
+
+    fn come_back(&self) {
+        let now = Instant::now();
+        self.returned.store(self.millis(now), Relaxed);
+        self.ejected.store(0, Relaxed);
+        self.refused.store(0, Relaxed);
+        self.passed_over.store(0, Relaxed);
+        self.warm_up(now);
+    }
+
+    /// Checks of it pass that did not: what requests have found out is of the past.
+    pub(super) fn recovered(&self) {
+        self.failures.store(0, Relaxed);
+        self.ejections.store(0, Relaxed);
+        self.come_back();
+    }
+
+    /// It is new, or back: where the service has a slow start it begins.
+    pub(super) fn warm_up(&self, now: Instant) {
+        if self.slow_start.is_some() {
+            self.warming.store(self.millis(now), Relaxed);
+        }
+    }
+
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejected.load(Relaxed) != 0
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.passed_over.load(Relaxed) != 0 && !self.is_ejected()
+    }
+
+    fn is_warming(&self, now: Instant) -> bool {
+        self.warmth(now).is_some()
+    }
+
+    /// The ejection that it is in.
+    pub(super) fn ejection(&self, now: Instant) -> Option<Ejection> {
+        self.is_ejected().then(|| {
+            let left = self.passed_over.load(Relaxed);
+            Ejection {
+                times: self.ejections.load(Relaxed),
+                seconds_left: left.saturating_sub(self.millis(now)) as f64 / 1e3,
+            }
+        })
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        1 + at.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn doubt(&self) -> Duration {
+        let refused = self.refused.load(Relaxed).clamp(1, 16);
+        (DOUBT_FIRST * 2u32.pow(refused - 1)).min(DOUBT_LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    /// Longer than any jitter makes of it.
+    const THIRTY: Duration = Duration::from_millis(33_001);
+
+    fn rule() -> Eject {
+        Eject {
+            failures: 5,
+            time: Duration::from_secs(30),
+            max_time: Duration::from_secs(100),
+            max_percent: 50,
+            statuses: crate::config::Statuses::default(),
+        }
+    }
+
+    fn life() -> Life {
+        Life::new(None)
+    }
+
+    /// How many of twenty who ask now try it.
+    fn tries(life: &Life) -> usize {
+        let ask = |_: &i32| !life.is_passed_over(Instant::now());
+        (0..20).filter(ask).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubted_endpoint_waits_and_is_then_tried_by_one() {
+        let life = life();
+        life.connect_failed(Instant::now(), Instant::now());
+        assert_eq!(tries(&life), 0);
+        advance(SECOND).await;
+        assert_eq!(tries(&life), 1);
+        life.connected();
+        assert_eq!(tries(&life), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connects_that_fail_together_count_once() {
+        let life = life();
+        let began = Instant::now();
+        advance(SECOND / 2).await;
+        let news = (0..20).filter(|_| life.connect_failed(began, Instant::now()));
+        assert_eq!(news.count(), 1);
+        advance(SECOND + Duration::from_millis(1)).await;
+        assert_eq!(tries(&life), 1, "tried after a second");
+        assert!(life.connect_failed(Instant::now(), Instant::now()));
+        advance(SECOND).await;
+        assert_eq!(tries(&life), 0, "and then after two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_failures_in_a_row_eject() {
+        let life = life();
+        let now = Instant::now;
+        for _ in 0..3 {
+            assert!((0..4).all(|_| !life.failed(now(), 5)));
+            life.answered(now());
+        }
+        assert!((0..4).all(|_| !life.failed(now(), 5)));
+        assert!(life.failed(now(), 5));
+        life.spare();
+        assert!((0..4).all(|_| !life.failed(now(), 5)));
+        assert!(life.failed(now(), 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_ejected_is_tried_by_one_and_comes_back_or_goes_for_longer() {
+        let life = life();
+        let early = Instant::now();
+        advance(SECOND).await;
+        let length = life.eject(&rule(), None, Instant::now());
+        assert!((30.0..33.0).contains(&length.as_secs_f64()), "{length:?}");
+        assert_eq!(tries(&life), 0);
+        // What was under way says nothing of it now.
+        life.answered(early);
+        assert!(!life.failed(early, 5));
+        assert!(life.is_ejected());
+        advance(THIRTY).await;
+        assert_eq!(tries(&life), 1);
+        assert!(life.failed(Instant::now(), 5), "one failure is enough");
+        let length = life.eject(&rule(), None, Instant::now());
+        assert!((60.0..66.0).contains(&length.as_secs_f64()), "{length:?}");
+        assert_eq!(life.ejection(Instant::now()).unwrap().times, 2);
+        advance(THIRTY * 2).await;
+        assert_eq!(tries(&life), 1);
+        // The trial came to nothing.
+        advance(TRIAL).await;
+        assert_eq!(tries(&life), 1);
+        life.answered(Instant::now());
+        assert_eq!(tries(&life), 20);
+        assert_eq!(life.ejection(Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ejections_grow_up_to_a_limit_and_are_forgotten_in_service() {
+        let life = life();
+        advance(SECOND).await;
+        for _ in 0..9 {
+            life.eject(&rule(), None, Instant::now());
+        }
+        let length = life.eject(&rule(), None, Instant::now());
+        assert!((100.0..110.0).contains(&length.as_secs_f64()), "{length:?}");
+        advance(SECOND).await;
+        life.answered(Instant::now());
+        advance(rule().time * 9).await;
+        life.eject(&rule(), None, Instant::now());
+        assert_eq!(life.ejection(Instant::now()).unwrap().times, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connect_that_fails_does_not_shorten_an_ejection_nor_does_one_that_works() {
+        let life = life();
+        advance(SECOND).await;
+        life.eject(&rule(), None, Instant::now());
+        life.connect_failed(Instant::now(), Instant::now());
+        life.connected();
+        advance(SECOND * 20).await;
+        assert_eq!(tries(&life), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_warms_up_has_a_growing_part_and_then_all() {
+        let life = Life::new(Some(SECOND * 10));
+        let part = || {
+            let ask = |_: &i32| !life.is_passed_over(Instant::now());
+            (0..10_000).filter(ask).count() as f64 / 1e4
+        };
+        assert_eq!(part(), 1.0, "nobody warms up by himself");
+        life.warm_up(Instant::now());
+        assert!(life.is_warming(Instant::now()));
+        for (after, expected) in [(0, 0.1), (2, 0.2), (3, 0.5), (4, 0.9)] {
+            advance(SECOND * after).await;
+            let part = part();
+            assert!((part - expected).abs() < 0.03, "{part} and not {expected}");
+        }
+        advance(SECOND).await;
+        assert_eq!(part(), 1.0);
+        assert!(!life.is_warming(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_that_pass_again_end_an_ejection() {
+        let life = Life::new(Some(SECOND * 10));
+        advance(SECOND).await;
+        life.eject(&rule(), None, Instant::now());
+        life.recovered();
+        assert!(!life.is_ejected() && life.is_warming(Instant::now()));
+        life.eject(&rule(), None, Instant::now());
+        assert_eq!(life.ejection(Instant::now()).unwrap().times, 1);
+    }
+}
