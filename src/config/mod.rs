@@ -4,6 +4,7 @@
 mod claims;
 mod document;
 mod field;
+mod health;
 mod listen;
 mod origin;
 mod pattern;
@@ -21,6 +22,7 @@ mod tls;
 mod urlprefix;
 mod value;
 
+pub use health::{Health, HealthAsk, HttpHealth};
 pub use origin::{Combine, Origin};
 pub use registry::{
     Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat, NamedBy,
@@ -248,6 +250,8 @@ pub struct Service {
     pub pool: Pool,
     /// How the endpoints that speak TLS are called.
     pub tls: EndpointTls,
+    /// How the proxy itself checks its endpoints; `None` where it does not.
+    pub health: Option<Health>,
     /// When an endpoint whose attempts fail is ejected; `None` where none ever is.
     pub eject: Option<Eject>,
     /// Where so few of the endpoints, of a hundred that the registry calls healthy, pass our own

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Eject, EndpointTls, Guard, Pool, Retry, Service, Timeouts,
+    Balance, Eject, EndpointTls, Guard, Pool, Retry, Service, Timeouts, health,
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
@@ -49,6 +49,7 @@ pub(super) fn defaults(
                 connections: 256,
             },
             tls: EndpointTls::default(),
+            health: None,
             eject: Some(eject_by_default()),
             panic_percent: 50,
             slow_start: None,
@@ -132,6 +133,7 @@ fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
+        health: health::read(table, base.health.as_ref()),
         eject: eject(table, base.eject.as_ref()),
         panic_percent: table.count("panic_percent", 0..=100, base.panic_percent),
         slow_start: table.optional("slow_start", base.slow_start),

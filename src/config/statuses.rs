@@ -3,7 +3,7 @@
 use super::{field::Field, reader::Table, report::Wrong};
 
 /// A set of statuses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Statuses(Vec<(u16, u16)>);
 
 impl Statuses {
@@ -75,7 +75,7 @@ mod tests {
             wrong("[\"6xx\", 99]"),
             [
                 "4:19 defaults.eject.statuses: `6xx` is no class of statuses; write 503, or \"5xx\"",
-                "4:26 defaults.eject.statuses: 99 is out of range; it may be 100 to 599",
+                "4:26 defaults.eject.statuses: 99 is out of range; write a number from 100 to 599",
             ]
         );
     }

@@ -3,7 +3,7 @@
 //! identity; requests never come here.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::SystemTime,
 };
@@ -14,11 +14,12 @@ use super::{
     Endpoint, EndpointId, EndpointState, Snapshot,
     life::{Life, Standing},
     order,
+    prober::Checkup,
 };
 use crate::{
     config::{self, Balance},
     instance::Instance,
-    upstream::{PoolSettings, Tls},
+    upstream::{PoolSettings, Protocol, Tls},
 };
 
 /// A service's endpoints and what became of them.
@@ -42,8 +43,8 @@ pub(super) struct Place {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) instance: Instance,
     pub(super) standing: Standing,
-    /// Whether our own checks of it pass; `None` where there are none, or none has run yet.
-    pub(super) checked: Option<bool>,
+    /// What our own checks of it come to; `None` where there are none, or none has run yet.
+    pub(super) checkup: Option<Checkup>,
 }
 
 impl Board {
@@ -96,7 +97,7 @@ impl Board {
         let (mut all, mut failing) = (0u64, 0u64);
         for place in pickable {
             all += 1;
-            failing += u64::from(place.checked == Some(false));
+            failing += u64::from(place.fails_checks());
         }
         failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
     }
@@ -159,7 +160,9 @@ impl Board {
             idle: policy.pool.idle,
             connections: policy.pool.connections,
         };
-        let handshake = instance.tls.then(|| self.tls.handshake(&id.address));
+        let handshake = instance
+            .tls
+            .then(|| self.tls.handshake(&id.address, Protocol::Http1));
         let life = Life::new(policy.slow_start);
         if self.is_settled {
             life.warm_up(Instant::now());
@@ -169,7 +172,7 @@ impl Board {
             endpoint: Arc::new(endpoint),
             instance: instance.clone(),
             standing: Standing::first(instance.healthy),
-            checked: None,
+            checkup: None,
         };
         if let Some(replaced) = self.places.insert(id, place) {
             let cut_at = Instant::now() + policy.drain;
@@ -285,26 +288,42 @@ impl Board {
         let now = Instant::now();
         self.places.values().map(move |place| {
             let life = place.endpoint.life();
-            let state = EndpointState::of(place.standing, place.checked, life, now);
+            let state = EndpointState::of(place.standing, place.fails_checks(), life, now);
             (place, state)
         })
     }
 
-    /// Takes over what our own checks say of an endpoint. Returns whether that is new.
-    pub(super) fn check(&mut self, endpoint: &Arc<Endpoint>, passes: bool) -> bool {
+    /// Takes over what our own checks of an endpoint come to. Returns whether it passes now where
+    /// it did not before, or the other way round.
+    pub(super) fn check(&mut self, endpoint: &Arc<Endpoint>, checkup: Checkup) -> bool {
         let place = self.places.get_mut(endpoint.id());
         let Some(place) = place.filter(|place| Arc::ptr_eq(&place.endpoint, endpoint)) else {
             return false;
         };
-        let before = place.checked.replace(passes);
-        if before == Some(false) && passes {
+        let failed = place.fails_checks();
+        place.checkup = Some(checkup);
+        if failed && !place.fails_checks() {
             endpoint.life().recovered();
         }
-        let is_new = before != Some(passes);
-        if is_new && (before.is_some() || !passes) {
+        let has_changed = failed != place.fails_checks();
+        if has_changed {
             self.changed = Some(SystemTime::now());
         }
-        is_new
+        has_changed
+    }
+
+    /// Those that the registry lists, or that are held, and whether they are called over TLS.
+    pub(super) fn listed(&self) -> HashMap<EndpointId, (Arc<Endpoint>, bool)> {
+        let places = self.places.iter();
+        places
+            .filter(|(_, place)| !place.is_removed())
+            .map(|(id, place)| {
+                (
+                    id.clone(),
+                    (Arc::clone(&place.endpoint), place.instance.tls),
+                )
+            })
+            .collect()
     }
 }
 
@@ -313,8 +332,14 @@ impl Place {
         self.standing == Standing::Removed
     }
 
+    fn fails_checks(&self) -> bool {
+        self.checkup
+            .as_ref()
+            .is_some_and(|checkup| !checkup.passing)
+    }
+
     fn may_be_picked(&self, panics: bool) -> bool {
-        self.standing.is_pickable() && (panics || self.checked != Some(false))
+        self.standing.is_pickable() && (panics || !self.fails_checks())
     }
 }
 

@@ -135,13 +135,12 @@ impl EndpointState {
         Self::Draining,
     ];
 
-    /// What all who have a say in it come to: the registry, our own checks (`None` where there are
-    /// none, or none was answered yet), and the requests.
-    pub(super) fn of(standing: Standing, checked: Option<bool>, life: &Life, now: Instant) -> Self {
+    /// What all who have a say in it come to: the registry, our own checks, and the requests.
+    pub(super) fn of(standing: Standing, fails_checks: bool, life: &Life, now: Instant) -> Self {
         match standing {
             Standing::Removed => Self::Draining,
             Standing::Critical => Self::Unhealthy,
-            _ if checked == Some(false) => Self::Failing,
+            _ if fails_checks => Self::Failing,
             _ if life.is_ejected() => Self::Ejected,
             _ if life.is_doubted() => Self::Doubted,
             Standing::Held { .. } => Self::Held,

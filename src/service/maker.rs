@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle};
 
 use super::{
-    Service, guard,
+    Service, checks, guard,
+    prober::Prober,
     tagged::{Made, Wanted},
 };
 use crate::{
@@ -36,6 +37,7 @@ pub(super) struct Maker {
     described: BTreeMap<Arc<str>, config::Service>,
     /// One for all services with the same settings.
     tls: HashMap<config::EndpointTls, Arc<Tls>>,
+    prober: Arc<Prober>,
 }
 
 /// A registry's catalog, and what of it may be reached.
@@ -83,6 +85,7 @@ impl Maker {
             defaults: config.defaults.clone(),
             described: config.services.clone(),
             tls: open_tls(config)?,
+            prober: Arc::default(),
         })
     }
 
@@ -91,7 +94,7 @@ impl Maker {
         &self,
         name: &Arc<str>,
     ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
-        let service = Arc::new(self.service(name, self.policy(name).clone()));
+        let service = self.service(name, self.policy(name).clone());
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
             service.update(instances, false);
@@ -139,10 +142,18 @@ impl Maker {
         self.control.spawn(watching)
     }
 
-    fn service(&self, name: &Arc<str>, policy: config::Service) -> Service {
+    fn service(&self, name: &Arc<str>, policy: config::Service) -> Arc<Service> {
         let tls = self.tls.get(&policy.tls);
         let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
-        Service::new(Arc::clone(name), policy, tls, self.workers)
+        let health = policy.health.clone();
+        let service = Arc::new(Service::new(Arc::clone(name), policy, tls, self.workers));
+        if let Some(health) = health {
+            // Ends with the service.
+            let prober = Arc::clone(&self.prober);
+            let checking = checks::run(Arc::downgrade(&service), health, prober);
+            self.control.spawn(checking);
+        }
+        service
     }
 
     pub(super) fn policy(&self, name: &str) -> &config::Service {
@@ -173,7 +184,7 @@ impl Maker {
             },
             ..own.clone()
         };
-        let service = Arc::new(self.service(name, policy));
+        let service = self.service(name, policy);
         let source = Box::new(Merged::new(
             Arc::clone(registry),
             parts,

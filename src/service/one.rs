@@ -4,8 +4,8 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool,
-            Ordering::{Acquire, Release},
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
     time::Duration,
@@ -14,7 +14,10 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Balancer, Endpoint, Lane, Line, Snapshot, Turn, board::Board, listing::Listing};
+use super::{
+    Balancer, Endpoint, Lane, Line, Snapshot, Turn, board::Board, listing::Listing,
+    prober::Findings,
+};
 
 use crate::{
     config,
@@ -36,6 +39,12 @@ pub struct Service {
     balancer: Balancer,
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
+    tls: Arc<Tls>,
+    /// The endpoints have changed, be it only who is listed.
+    changes: watch::Sender<()>,
+    /// How many of our own checks of endpoints passed, and how many did not.
+    checks_passed: AtomicU64,
+    checks_failed: AtomicU64,
     /// Whether there is a set: for requests, and for whoever waits for it.
     is_read: AtomicBool,
     read: watch::Sender<bool>,
@@ -55,7 +64,11 @@ impl Service {
             lanes: (0..workers)
                 .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers))))
                 .collect(),
-            board: Mutex::new(Board::new(workers, tls)),
+            board: Mutex::new(Board::new(workers, Arc::clone(&tls))),
+            tls,
+            changes: watch::Sender::new(()),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
             read: watch::Sender::new(false),
             listing: Mutex::new(Listing::new(&policy.origin)),
@@ -211,6 +224,50 @@ impl Service {
             self.snapshot.store(Arc::new(snapshot));
         }
         board.retire_the_leaving();
+        self.changes.send_replace(());
+    }
+
+    /// Takes over what our own checks of an endpoint come to.
+    pub(super) fn take_over_check(&self, endpoint: &Arc<Endpoint>, findings: Findings) {
+        self.checks_passed.fetch_add(findings.passed, Relaxed);
+        self.checks_failed.fetch_add(findings.failed, Relaxed);
+        let Some(checkup) = findings.checkup else {
+            return;
+        };
+        let mut board = self.board();
+        let panicked = board.panics(&self.policy);
+        if !board.check(endpoint, checkup.clone()) {
+            return;
+        }
+        self.publish(&mut board);
+        let panics = board.panics(&self.policy);
+        drop(board);
+        let (service, address) = (&self.name, &endpoint.id().address);
+        match &checkup.error {
+            Some(error) => {
+                tracing::warn!(%service, endpoint = %address, %error, "an endpoint's checks fail");
+            }
+            None => tracing::info!(%service, endpoint = %address, "an endpoint's checks pass"),
+        }
+        if panics && !panicked {
+            tracing::warn!(%service, "so few endpoints pass their checks that all are called");
+        }
+    }
+
+    /// How many of the checks of its endpoints passed, and how many did not.
+    pub fn checks_run(&self) -> (u64, u64) {
+        let [passed, failed] = [&self.checks_passed, &self.checks_failed];
+        (passed.load(Relaxed), failed.load(Relaxed))
+    }
+
+    /// Changes of who is listed.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// With what its endpoints are called that speak TLS.
+    pub(super) fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {

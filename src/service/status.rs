@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Difference, Ejection, EndpointState, Service};
+use super::{Checkup, Difference, Ejection, EndpointState, Service};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -45,8 +45,8 @@ pub struct EndpointStatus {
     pub state: EndpointState,
     /// What the registry says of it: `passing`, `critical`, `dropped` (and doubted) or `removed`.
     pub registry: &'static str,
-    /// Whether our own checks of it pass; `None` where there are none, or none has run yet.
-    pub check: Option<bool>,
+    /// What our own checks of it come to; `None` where there are none, or none has run yet.
+    pub check: Option<Checkup>,
     /// The ejection that it is in.
     pub ejection: Option<Ejection>,
     /// Requests that it works on now.
@@ -84,7 +84,7 @@ impl Service {
                     tls: place.instance.tls,
                     state,
                     registry: place.standing.as_str(),
-                    check: place.checked,
+                    check: place.checkup.clone(),
                     ejection: place.endpoint.life().ejection(now),
                     in_flight: place.endpoint.in_flight(),
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),

@@ -21,7 +21,23 @@ use crate::{
 };
 
 /// What is spoken within.
-const PROTOCOL: &[u8] = b"http/1.1";
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+}
+
+impl Protocol {
+    /// Its name in the handshake.
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
 
 /// Sessions that are kept of an endpoint: as many as rustls keeps of one server.
 const SESSIONS: usize = 8;
@@ -54,7 +70,7 @@ impl Tls {
     }
 
     /// What a handshake with the endpoint at `address` needs.
-    pub fn handshake(&self, address: &Address) -> Handshake {
+    pub fn handshake(&self, address: &Address, protocol: Protocol) -> Handshake {
         let init = || client_config(&self.settings.client);
         let config = match self.config.get_or_init(init) {
             Ok(config) => config,
@@ -70,7 +86,7 @@ impl Tls {
             return Handshake(Err(reason));
         };
         let mut config = config.clone();
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![protocol.alpn().to_vec()];
         // A session of one endpoint is of no use at another, though both go by one name.
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Handshake(Ok((Arc::new(config).into(), name)))
@@ -162,7 +178,7 @@ mod tests {
         let address = Address::new("cart..internal", 443).unwrap();
         let handshake = |settings: &EndpointTls| {
             let tls = Tls::open(settings).unwrap();
-            tls.handshake(&address).0
+            tls.handshake(&address, Protocol::Http1).0
         };
         assert_eq!(
             handshake(&settings).err().as_deref(),

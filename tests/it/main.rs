@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod checks;
 mod client;
 mod combine;
 mod consul;

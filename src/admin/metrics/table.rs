@@ -101,6 +101,19 @@ pub const METRICS: &[Metric] = &[
         endpoints,
     ),
     line(
+        "callboard_health_checks_total",
+        Counter,
+        &["service", "result"],
+        "The proxy's own checks of the service's endpoints, by whether they passed.",
+        |scrape, samples| {
+            scrape.services.iter().try_for_each(|(service, _)| {
+                let (passed, failed) = service.checks_run();
+                samples.add(&[service.name(), "passed"], passed)?;
+                samples.add(&[service.name(), "failed"], failed)
+            })
+        },
+    ),
+    line(
         "callboard_panic",
         Gauge,
         SERVICE,

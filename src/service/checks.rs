@@ -1,0 +1,117 @@
+//! A service's own checks of its endpoints: each is checked for as long as the registry lists it,
+//! and what the checks come to is taken over. Knows nothing of what a check does.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Endpoint, EndpointId, Service,
+    prober::{Findings, Prober, Running},
+};
+use crate::{
+    config::Health,
+    instance::Address,
+    upstream::{Checked, Protocol},
+};
+
+/// An endpoint whose check is followed.
+struct Followed {
+    endpoint: Arc<Endpoint>,
+    _check: Arc<Running>,
+    _following: AbortOnDropHandle<()>,
+}
+
+/// What was found of an endpoint.
+type Told = (Arc<Endpoint>, Findings);
+
+/// Has a service's endpoints checked until it is gone.
+pub(super) async fn run(service: Weak<Service>, health: Health, prober: Arc<Prober>) {
+    let Some(mut changes) = service.upgrade().map(|service| service.changes()) else {
+        return;
+    };
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut followed = HashMap::new();
+    changes.mark_changed();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                let Some(service) = service.upgrade().filter(|_| changed.is_ok()) else {
+                    return;
+                };
+                follow(&service, &health, &prober, &mut followed, &tell);
+            }
+            // It never ends: one end of it is here.
+            Some((endpoint, findings)) = told.recv() => {
+                if let Some(service) = service.upgrade() {
+                    service.take_over_check(&endpoint, findings);
+                }
+            }
+        }
+    }
+}
+
+/// Begins and ends checks, so that they are those of the endpoints that are listed.
+fn follow(
+    service: &Service,
+    health: &Health,
+    prober: &Prober,
+    followed: &mut HashMap<EndpointId, Followed>,
+    tell: &mpsc::UnboundedSender<Told>,
+) {
+    let listed = service.board().listed();
+    followed.retain(|id, check| {
+        let same = |endpoint: &Arc<Endpoint>| Arc::ptr_eq(endpoint, &check.endpoint);
+        listed.get(id).is_some_and(|(endpoint, _)| same(endpoint))
+    });
+    for (id, (endpoint, tls)) in listed {
+        if followed.contains_key(&id) {
+            continue;
+        }
+        let port = health.port.map(i64::from);
+        let at = |port| Address::new(id.address.host(), port).ok();
+        let address = port.and_then(at).unwrap_or_else(|| id.address.clone());
+        let protocol = match health.ask {
+            crate::config::HealthAsk::Grpc { .. } => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        let handshake = tls.then(|| service.tls().handshake(&id.address, protocol));
+        let whom = Checked {
+            address,
+            handshake: handshake.map(Arc::new),
+        };
+        let settings = tls.then_some(&service.policy().tls);
+        let check = prober.check(whom, settings, health);
+        let following = tokio::spawn(forward(Arc::clone(&endpoint), check.follow(), tell.clone()));
+        let check = Followed {
+            endpoint,
+            _check: check,
+            _following: AbortOnDropHandle::new(following),
+        };
+        followed.insert(id, check);
+    }
+}
+
+async fn forward(
+    endpoint: Arc<Endpoint>,
+    mut findings: tokio::sync::watch::Receiver<Findings>,
+    tell: mpsc::UnboundedSender<Told>,
+) {
+    let (mut passed, mut failed) = (0, 0);
+    while findings.changed().await.is_ok() {
+        let now = findings.borrow_and_update().clone();
+        // What is new since the last time, and not what another service was told before.
+        let news = Findings {
+            passed: now.passed - std::mem::replace(&mut passed, now.passed),
+            failed: now.failed - std::mem::replace(&mut failed, now.failed),
+            checkup: now.checkup,
+        };
+        if tell.send((Arc::clone(&endpoint), news)).is_err() {
+            return;
+        }
+    }
+}

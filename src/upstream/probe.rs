@@ -1,0 +1,217 @@
+//! One check of one endpoint, over a connection of its own: whether a new one is served. Knows
+//! nothing of when and how often, or of what a result comes to.
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use bytes::{Buf as _, Bytes};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::TcpStream;
+
+use super::{stream::Stream, tls::Handshake};
+use crate::{
+    config::{HealthAsk, HttpHealth},
+    instance::Address,
+};
+
+const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"), " (health check)");
+
+/// The most of a body that is looked at.
+const MOST: usize = 64 * 1024;
+
+/// What a check needs to reach its endpoint.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Where it is asked.
+    pub address: Address,
+    /// Where it is asked over TLS.
+    pub handshake: Option<Arc<Handshake>>,
+}
+
+/// Runs one check.
+///
+/// # Errors
+/// Why it did not pass, in a line.
+pub async fn probe(whom: &Checked, ask: &HealthAsk, limit: Duration) -> Result<(), String> {
+    let asking = async {
+        let stream = connect(whom).await?;
+        match ask {
+            HealthAsk::Tcp => Ok(()),
+            HealthAsk::Http(wanted) => http(stream, whom, wanted).await,
+            HealthAsk::Grpc { service } => grpc(stream, whom, service).await,
+        }
+    };
+    let late = |_| Err(format!("no answer within {limit:?}"));
+    tokio::time::timeout(limit, asking)
+        .await
+        .unwrap_or_else(late)
+}
+
+async fn connect(whom: &Checked) -> Result<Stream, String> {
+    let address = &whom.address;
+    let socket = TcpStream::connect((address.host(), address.port())).await;
+    let socket = socket.map_err(|error| format!("connect: {error}"))?;
+    socket
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
+    match &whom.handshake {
+        None => Ok(Stream::Plain(socket)),
+        Some(handshake) => {
+            let secured = handshake.over(socket).await;
+            secured
+                .map(Stream::secured)
+                .map_err(|error| format!("tls: {error}"))
+        }
+    }
+}
+
+async fn http(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Result<(), String> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(in_words)?;
+    let host = wanted.host.clone();
+    let request = Request::get(&*wanted.path)
+        .header(
+            header::HOST,
+            host.unwrap_or_else(|| whom.address.to_string()),
+        )
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(in_words)?;
+    let asking = async {
+        let answer = sender.send_request(request).await.map_err(in_words)?;
+        judge(answer, wanted).await
+    };
+    driven(connection, asking).await
+}
+
+async fn judge(answer: Response<Incoming>, wanted: &HttpHealth) -> Result<(), String> {
+    if !wanted.status.contains(answer.status()) {
+        return Err(format!("answered {}", answer.status()));
+    }
+    for (name, value) in &wanted.header {
+        let mut values = answer.headers().get_all(name).iter();
+        if !values.any(|found| found == value) {
+            return Err(format!("the answer has no field `{name}: {value}`"));
+        }
+    }
+    let Some(text) = &wanted.body else {
+        return Ok(());
+    };
+    let mut body = answer.into_body();
+    let mut read = Vec::new();
+    while read.len() < MOST
+        && let Some(frame) = body.frame().await
+    {
+        if let Ok(data) = frame.map_err(in_words)?.into_data() {
+            read.extend_from_slice(&data[..data.len().min(MOST - read.len())]);
+        }
+        if memchr::memmem::find(&read, text.as_bytes()).is_some() {
+            return Ok(());
+        }
+    }
+    Err(format!("the answer's body does not hold `{text}`"))
+}
+
+/// `grpc.health.v1.HealthCheckRequest`
+#[derive(Clone, PartialEq, Message)]
+struct HealthRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`
+#[derive(Clone, PartialEq, Message)]
+struct HealthResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// `SERVING`
+const SERVING: i32 = 1;
+/// Before each message: that it is not compressed, and its length.
+const PREFIX: usize = 5;
+
+async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), String> {
+    let shaking = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = shaking.await.map_err(in_words)?;
+    let service = service.to_owned();
+    let message = HealthRequest { service }.encode_to_vec();
+    let mut body = vec![0];
+    body.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    body.extend_from_slice(&message);
+    let scheme = whom.handshake.as_ref().map_or("http", |_| "https");
+    let uri = format!("{scheme}://{}/grpc.health.v1.Health/Check", whom.address);
+    let request = Request::post(uri)
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::TE, "trailers")
+        .header(header::USER_AGENT, USER_AGENT)
+        .body(Full::new(Bytes::from(body)))
+        .map_err(in_words)?;
+    let asking = async {
+        let answer = sender.send_request(request).await.map_err(in_words)?;
+        if answer.status() != StatusCode::OK {
+            return Err(format!("answered {}", answer.status()));
+        }
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(in_words)?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let status = trailers
+            .get("grpc-status")
+            .or(head.headers.get("grpc-status"));
+        match status.map(|status| status.as_bytes()) {
+            Some(b"0") => {}
+            // NOT_FOUND
+            Some(b"5") => return Err("it knows no service of that name".to_owned()),
+            // UNIMPLEMENTED
+            Some(b"12") => return Err("it has no health service".to_owned()),
+            status => {
+                let status = status.map(String::from_utf8_lossy).unwrap_or_default();
+                return Err(format!("answered grpc-status {status}"));
+            }
+        }
+        let mut message = body.to_bytes();
+        if message.len() < PREFIX {
+            return Err("an answer without a message".to_owned());
+        }
+        message.advance(PREFIX);
+        match HealthResponse::decode(message).map_err(in_words)?.status {
+            SERVING => Ok(()),
+            status => Err(format!("answered status {status}, and not SERVING")),
+        }
+    };
+    driven(connection, asking).await
+}
+
+/// Does something over a connection, which is driven meanwhile.
+async fn driven<T>(
+    connection: impl Future<Output = Result<(), hyper::Error>>,
+    something: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let connection = async {
+        // An error is told to whoever asks over it as well.
+        let _ = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        done = something => done,
+        never = connection => never,
+    }
+}
+
+fn in_words(error: impl StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
