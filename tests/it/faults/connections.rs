@@ -164,7 +164,7 @@ impl OneCloses {
         let bad = RawBackend::saying("", Then::Close).await;
         let good = RawBackend::saying(ok("well"), Then::Keep).await;
         let route = format!("[[route]]\npath = \"/cart\"\nservice = \"{SERVICE}\"\n");
-        let retry = format!("[defaults]\nretry = {{ budget = {{ {budget} }} }}\n");
+        let retry = format!("[defaults]\neject = false\nretry = {{ budget = {{ {budget} }} }}\n");
         let proxy = Proxy::start(&(route + &retry)).await;
         let both = [bad.address(), good.address()];
         for address in both {
