@@ -153,6 +153,10 @@ impl Count {
                 self.fail();
                 Error::NoEndpoints { service }
             }
+            Unanswered::Shed(_) => {
+                self.fail();
+                Error::Shed { service }
+            }
             Unanswered::Failed(attempts) => {
                 self.fail();
                 Error::Failed { service, attempts }

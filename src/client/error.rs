@@ -32,6 +32,12 @@ pub enum Error {
         /// Who was to be called.
         service: Arc<str>,
     },
+    /// It works on as many requests as its `limits` allow.
+    #[error("service `{service}` has as much to do as it may")]
+    Shed {
+        /// Who was to be called.
+        service: Arc<str>,
+    },
     /// Every attempt failed.
     #[error("service `{service}`: {attempts}{}", if .attempts.out_of_budget { "; the retry budget is spent" } else { "" })]
     Failed {

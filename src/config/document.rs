@@ -245,7 +245,7 @@ mod tests {
             registry.dns={?=1,ttl={?=1}}\n\
             registry.file={?=1,path='a.toml'}\n\
             registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
-            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1},eject={?=1},health={?=1,path='/'}}\n\
+            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1},eject={?=1},health={?=1,path='/'},limits={?=1}}\n\
             service.a={?=1}\n\
             route=[{service='a',?=1}]\n"
             .replace('?', "zzzzzzzzzzzzzzzzzzzz");
@@ -257,7 +257,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 33, "{tables:#?}");
+        assert_eq!(tables.len(), 34, "{tables:#?}");
         tables
     }
 

@@ -250,6 +250,8 @@ pub struct Service {
     pub pool: Pool,
     /// How the endpoints that speak TLS are called.
     pub tls: EndpointTls,
+    /// How many requests are worked on at once.
+    pub limits: Limits,
     /// How the proxy itself checks its endpoints; `None` where it does not.
     pub health: Option<Health>,
     /// When an endpoint whose attempts fail is ejected; `None` where none ever is.
@@ -289,6 +291,19 @@ pub struct Retry {
     pub on: Statuses,
     /// How long an attempt that may be repeated may take to the head of its answer.
     pub try_timeout: Option<Duration>,
+}
+
+/// `limits`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most requests that the service works on at once.
+    pub concurrent: Option<u32>,
+    /// The most that one endpoint works on at once.
+    pub per_endpoint: Option<u32>,
+    /// The most that wait for room.
+    pub pending: u32,
+    /// How long each of them waits at most.
+    pub wait: Duration,
 }
 
 /// `eject`: an endpoint is passed over after failures in a row.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Eject, EndpointTls, Guard, Pool, Retry, Service, Timeouts, health,
+    Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts, health,
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
@@ -49,6 +49,12 @@ pub(super) fn defaults(
                 connections: 256,
             },
             tls: EndpointTls::default(),
+            limits: Limits {
+                concurrent: None,
+                per_endpoint: None,
+                pending: 100,
+                wait: Duration::from_secs(1),
+            },
             health: None,
             eject: Some(eject_by_default()),
             panic_percent: 50,
@@ -133,6 +139,12 @@ fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
+        limits: table.within("limits", |table| Limits {
+            concurrent: most(table, "concurrent", base.limits.concurrent),
+            per_endpoint: most(table, "per_endpoint", base.limits.per_endpoint),
+            pending: table.count("pending", 0..=1_000_000, base.limits.pending),
+            wait: table.duration("wait", base.limits.wait),
+        }),
         health: health::read(table, base.health.as_ref()),
         eject: eject(table, base.eject.as_ref()),
         panic_percent: table.count("panic_percent", 0..=100, base.panic_percent),
@@ -141,6 +153,15 @@ fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
         drain: table.wait("drain", base.drain),
         discovery_timeout: table.wait("discovery_timeout", base.discovery_timeout),
         ..base.clone()
+    }
+}
+
+/// A number that may be `false`, for no limit.
+fn most(table: &mut Table<'_>, key: &'static str, base: Option<u32>) -> Option<u32> {
+    match table.take(key) {
+        None => base,
+        Some(field) if field.is_false() => None,
+        Some(field) => field.count(1..=1_000_000, 100),
     }
 }
 

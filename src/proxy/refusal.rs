@@ -27,6 +27,8 @@ pub(super) enum Refusal {
     UnknownService(Arc<str>),
     CatalogNotRead,
     NoEndpoints(Arc<str>),
+    /// There is no room for it.
+    Shed(Arc<str>),
     /// The client's body broke off: mostly the client is gone.
     BodyBroke(Box<dyn StdError + Send + Sync>),
     /// Every attempt failed.
@@ -48,6 +50,7 @@ impl Refusal {
         let service = Arc::clone(service.name());
         match unanswered {
             Unanswered::NoEndpoints => Self::NoEndpoints(service),
+            Unanswered::Shed(_) => Self::Shed(service),
             Unanswered::BodyBroke(error) => Self::BodyBroke(error),
             Unanswered::Failed(attempts) => Self::Failed { service, attempts },
         }
@@ -63,7 +66,9 @@ impl Refusal {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
-            Self::CatalogNotRead | Self::NoEndpoints(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CatalogNotRead | Self::NoEndpoints(_) | Self::Shed(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Failed { attempts, .. } => match last_failure(attempts) {
                 Some(
                     FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
@@ -88,6 +93,7 @@ impl Refusal {
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
             Self::NoEndpoints(name) => format!("service `{name}` has no healthy instance"),
+            Self::Shed(name) => format!("service `{name}` has as much to do as it may"),
             Self::Failed { service, attempts } => match last_failure(attempts) {
                 Some(
                     FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
@@ -161,6 +167,10 @@ impl Refusal {
             }
             Self::NoEndpoints(service) => {
                 tracing::warn!(status, request_id, %service, "no healthy instance");
+            }
+            // Counted by the service; a line for each would be one more load.
+            Self::Shed(service) => {
+                tracing::debug!(status, request_id, %service, "shed");
             }
             Self::BodyBroke(error) => {
                 tracing::debug!(status, request_id, client = %client.peer.ip, %error, message);

@@ -92,24 +92,9 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::{
-        instance::Address,
-        service::{EndpointId, life::Life},
-        upstream::PoolSettings,
-    };
+    use crate::service::{EndpointId, endpoint::testing::endpoint};
 
     fn snapshot(count: usize) -> Snapshot {
-        let settings = PoolSettings {
-            idle: std::time::Duration::from_secs(4),
-            connections: 4,
-        };
-        let endpoint = |n: usize| {
-            let id = EndpointId {
-                instance: n.to_string().into(),
-                address: Address::new("10.0.0.1", n as i64 + 1).unwrap(),
-            };
-            Arc::new(Endpoint::new(id, None, settings, Life::new(None), 1))
-        };
         Snapshot {
             endpoints: (0..count).map(endpoint).collect(),
             order: Box::default(),

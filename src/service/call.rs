@@ -9,7 +9,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-use super::{Line, Replay, Service};
+use super::{Line, Replay, Service, Shed, Turn, limits::Seat};
 use crate::{
     instance::Address,
     upstream::{
@@ -49,6 +49,8 @@ pub struct Answered<B> {
 pub enum Unanswered {
     /// There is nobody to ask.
     NoEndpoints,
+    /// There is no room for it.
+    Shed(Shed),
     /// Every attempt failed.
     Failed(Attempts),
     /// The request's own body broke off.
@@ -106,9 +108,7 @@ impl Service {
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
         let turn = self.turn();
-        let Some(mut line) = self.pick(worker, turn, now) else {
-            return Err(Unanswered::NoEndpoints);
-        };
+        let (mut seat, mut line) = self.seat(worker, turn, total, now).await?;
         let out_of_budget = loop {
             let began = now;
             limits.attempt = try_timeout.map(|limit| began + limit);
@@ -152,7 +152,10 @@ impl Service {
                             && lane.withdraw(Instant::now())
                     };
                     match exchange.answer(recycled, to_head_request, unwanted).await {
-                        Ok(answer) => {
+                        Ok(mut answer) => {
+                            if let Some(seat) = seat {
+                                answer.body.hold(Box::new(seat));
+                            }
                             return Ok(Answered {
                                 answer,
                                 by: line,
@@ -195,7 +198,16 @@ impl Service {
             if !is_free && !lane.withdraw(now) {
                 break true;
             }
-            let next = self.pick_other(worker, turn, &past.tried, now).or(again);
+            let other = |full: &[Arc<Line>]| {
+                let tried = [&past.tried, full].concat();
+                self.pick_other(worker, turn, &tried, now)
+                    .or_else(|| again.clone().filter(|_| full.is_empty()))
+            };
+            let next = match &mut seat {
+                None => self.pick_other(worker, turn, &past.tried, now).or(again),
+                // Where all others are full there is none to go to.
+                Some(seat) => seat.sit(other).unwrap_or_default(),
+            };
             let Some(next) = next else { break false };
             lane.retries.add_one();
             line = next;
@@ -204,6 +216,32 @@ impl Service {
             failed: past.failed,
             out_of_budget,
         }))
+    }
+
+    /// The endpoint whose turn it is, with a seat where the service has limits.
+    async fn seat(
+        &self,
+        worker: usize,
+        turn: Turn,
+        by: Option<Instant>,
+        now: Instant,
+    ) -> Result<(Option<Seat>, Arc<Line>), Unanswered> {
+        let Some(limits) = self.limits() else {
+            let line = self.pick(worker, turn, now);
+            return Ok((None, line.ok_or(Unanswered::NoEndpoints)?));
+        };
+        let pick = |full: &[Arc<Line>]| match full {
+            [] => self.pick(worker, turn, now),
+            full => self.pick_other(worker, turn, full, now),
+        };
+        match limits.enter(pick, by).await {
+            Ok(Some((seat, line))) => Ok((Some(seat), line)),
+            Ok(None) => Err(Unanswered::NoEndpoints),
+            Err(shed) => {
+                self.lane(worker).shed[shed.index()].add_one();
+                Err(Unanswered::Shed(shed))
+            }
+        }
     }
 
     /// A new connection.

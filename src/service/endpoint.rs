@@ -1,7 +1,7 @@
 //! Whom a service calls: one instance's address with the state that lives as long as its
 //! identity does.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU32};
 
 use super::life::Life;
 use crate::{
@@ -33,6 +33,8 @@ pub struct Endpoint {
 pub struct Line {
     pool: Arc<Pool>,
     life: Arc<Life>,
+    /// The endpoint's, where there is a limit to them: requests that it works on.
+    seats: Arc<AtomicU32>,
 }
 
 impl Line {
@@ -43,6 +45,10 @@ impl Line {
 
     pub(super) fn life(&self) -> &Life {
         &self.life
+    }
+
+    pub(super) fn seats(&self) -> &AtomicU32 {
+        &self.seats
     }
 
     /// Notes that the endpoint took a connection: it is not doubted any more.
@@ -62,9 +68,11 @@ impl Endpoint {
     ) -> Self {
         let handshake = handshake.map(Arc::new);
         let life = Arc::new(life);
+        let seats = Arc::<AtomicU32>::default();
         let line = |_| Line {
             pool: Arc::new(Pool::new(id.address.clone(), handshake.clone(), settings)),
             life: Arc::clone(&life),
+            seats: Arc::clone(&seats),
         };
         Self {
             lines: (0..workers).map(line).map(Arc::new).collect(),
@@ -107,5 +115,30 @@ impl Endpoint {
         for pool in self.pools() {
             pool.retire(cut_at);
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// One with this number, for one worker.
+    pub(in crate::service) fn endpoint(number: usize) -> Arc<Endpoint> {
+        let settings = PoolSettings {
+            idle: Duration::from_secs(4),
+            connections: 4,
+        };
+        let id = EndpointId {
+            instance: number.to_string().into(),
+            address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),
+        };
+        Arc::new(Endpoint::new(id, None, settings, Life::new(None), 1))
+    }
+
+    /// A way to one.
+    pub(in crate::service) fn line() -> Arc<Line> {
+        Arc::clone(endpoint(0).line(0))
     }
 }

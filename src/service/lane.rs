@@ -3,7 +3,7 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::Budget;
+use super::{Budget, Shed};
 use crate::{
     config,
     metrics::{Counter, Histogram},
@@ -22,6 +22,8 @@ pub struct Lane {
     pub budget_refused: Counter,
     /// Endpoints that were ejected.
     pub ejections: Counter,
+    /// Requests that there was no room for, by the reason.
+    pub shed: [Counter; Shed::ALL.len()],
     /// Requests answered by the proxy itself because no attempt brought an answer.
     pub failed: Counter,
     /// Requests whose client was gone before its answer.
@@ -40,6 +42,7 @@ impl Lane {
             retries: Counter::default(),
             budget_refused: Counter::default(),
             ejections: Counter::default(),
+            shed: Default::default(),
             failed: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),

@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Balancer, Endpoint, Lane, Line, Snapshot, Turn, board::Board, listing::Listing,
+    Balancer, Endpoint, Lane, Line, Snapshot, Turn, board::Board, limits::Limits, listing::Listing,
     prober::Findings,
 };
 
@@ -40,6 +40,7 @@ pub struct Service {
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
     tls: Arc<Tls>,
+    limits: Option<Arc<Limits>>,
     /// The endpoints have changed, be it only who is listed.
     changes: watch::Sender<()>,
     /// How many of our own checks of endpoints passed, and how many did not.
@@ -66,6 +67,7 @@ impl Service {
                 .collect(),
             board: Mutex::new(Board::new(workers, Arc::clone(&tls))),
             tls,
+            limits: Limits::new(policy.limits),
             changes: watch::Sender::new(()),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
@@ -263,6 +265,10 @@ impl Service {
     /// Changes of who is listed.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    pub(super) fn limits(&self) -> Option<&Arc<Limits>> {
+        self.limits.as_ref()
     }
 
     /// With what its endpoints are called that speak TLS.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Checkup, Difference, Ejection, EndpointState, Service};
+use super::{Checkup, Difference, Ejection, EndpointState, LimitsStatus, Service};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -17,6 +17,8 @@ pub struct ServiceStatus {
     pub registered_name: String,
     /// Its endpoints, in the order of their identities.
     pub endpoints: Vec<EndpointStatus>,
+    /// How many requests it works on at once, and may; `None` where there is no limit.
+    pub limits: Option<LimitsStatus>,
     /// Whether so few endpoints pass our own checks that these are not believed.
     pub panic: bool,
     /// When the set of those that may be picked last changed, in seconds since 1970.
@@ -101,6 +103,7 @@ impl Service {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
             endpoints,
+            limits: self.limits().map(|limits| limits.status()),
             panic: board.panics(self.policy()),
             last_change: board.changed.map(seconds_since_1970),
             watches: self

@@ -30,6 +30,7 @@ mod faults;
 mod file;
 mod health;
 mod http;
+mod limits;
 mod log;
 mod provider;
 mod register;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     metrics::HistogramSum,
-    service::{EndpointState, StatusClass},
+    service::{EndpointState, Shed, StatusClass},
 };
 
 use Kind::{Counter, Gauge, Histogram};
@@ -64,6 +64,26 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Endpoints that were ejected after failures in a row, or since they said Retry-After.",
         |scrape, samples| per_service(scrape, samples, |lane| &lane.ejections),
+    ),
+    line(
+        "callboard_requests_shed_total",
+        Counter,
+        &["service", "reason"],
+        "Requests that there was no room for, by the limit that was reached.",
+        shed,
+    ),
+    line(
+        "callboard_requests_pending",
+        Gauge,
+        SERVICE,
+        "Requests that wait for room.",
+        |scrape, samples| {
+            let mut services = scrape.services.iter();
+            services.try_for_each(|(service, status)| {
+                let waiting = status.limits.map_or(0, |limits| limits.waiting);
+                samples.add(&[service.name()], u64::from(waiting))
+            })
+        },
     ),
     line(
         "callboard_requests_failed_total",
@@ -330,6 +350,17 @@ fn answers(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
             let lanes = service.lanes();
             let sum: u64 = lanes.map(|lane| lane.answers[class].value()).sum();
             samples.add(&[service.name(), name], sum)?;
+        }
+    }
+    Ok(())
+}
+
+fn shed(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    for (service, _) in &scrape.services {
+        for (place, reason) in Shed::ALL.iter().enumerate() {
+            let lanes = service.lanes();
+            let sum: u64 = lanes.map(|lane| lane.shed[place].value()).sum();
+            samples.add(&[service.name(), reason.as_str()], sum)?;
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! polled. The body owns the connection until both sides are cleanly at their end.
 
 use std::{
+    any::Any,
     error::Error as StdError,
     fmt,
     future::poll_fn,
@@ -31,7 +32,18 @@ pub struct Answer<B> {
 }
 
 /// An answer's body.
-pub struct AnswerBody<B>(State<B>);
+pub struct AnswerBody<B> {
+    state: State<B>,
+    /// Kept until it is read to its end, or dropped.
+    held: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl<B> AnswerBody<B> {
+    /// Keeps something for as long as the exchange lasts.
+    pub fn hold(&mut self, what: Box<dyn Any + Send + Sync>) {
+        self.held = Some(what);
+    }
+}
 
 enum State<B> {
     /// All of it came with the head; the connection is back already.
@@ -121,7 +133,10 @@ where
     };
     Answer {
         head,
-        body: AnswerBody(body),
+        body: AnswerBody {
+            state: body,
+            held: None,
+        },
     }
 }
 
@@ -219,7 +234,7 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let reading = match &mut self.0 {
+        let reading = match &mut self.state {
             State::Over => return Poll::Ready(None),
             State::Whole(bytes, _) => {
                 let bytes = std::mem::take(bytes);
@@ -229,7 +244,8 @@ where
         };
         let piece = ready!(reading.poll_piece(cx));
         let over = !matches!(piece, Ok(Decoded::Data(_))) || reading.is_over();
-        if over && let State::Reading(reading) = std::mem::replace(&mut self.0, State::Over) {
+        if over && let State::Reading(reading) = std::mem::replace(&mut self.state, State::Over) {
+            self.held = None;
             // An exchange that failed is dropped, and its connection with it.
             match &piece {
                 Ok(_) => drop(finish(reading.exchange, reading.persistence)),
@@ -250,7 +266,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.state {
             State::Over => true,
             State::Whole(bytes, _) => bytes.is_empty(),
             State::Reading(_) => false,
@@ -258,7 +274,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.state {
             State::Over => SizeHint::with_exact(0),
             State::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
             State::Reading(reading) => match reading.length {
@@ -271,7 +287,7 @@ where
 
 impl<B> fmt::Debug for AnswerBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.state {
             State::Whole(..) => "AnswerBody::Whole",
             State::Reading(_) => "AnswerBody::Reading",
             State::Over => "AnswerBody::Over",

@@ -1,0 +1,369 @@
+//! How many requests a service, and each of its endpoints, works on at once: a request that finds
+//! no room waits for a while, behind those that waited before it, and is shed where too many wait
+//! already or it has waited for too long. A service without limits has none of this.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst},
+    },
+};
+
+use serde::Serialize;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::Line;
+use crate::config;
+
+/// A service's limits, and what they are used up by.
+#[derive(Debug)]
+pub(super) struct Limits {
+    rule: config::Limits,
+    in_use: AtomicU32,
+    waiting: AtomicU32,
+    /// Somebody has left.
+    room: Notify,
+    /// Of those who wait one looks for room at a time: what one has in hand for a moment would be
+    /// full to another.
+    turn: Mutex<()>,
+}
+
+/// Why a request was shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    /// The service works on as many as it may (`limits.concurrent`).
+    Concurrent,
+    /// Each endpoint works on as many as it may (`limits.per_endpoint`).
+    PerEndpoint,
+    /// It has waited for as long as it may (`limits.wait`).
+    Pending,
+}
+
+impl Shed {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Concurrent, Self::PerEndpoint, Self::Pending];
+
+    /// As the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Concurrent => "concurrent",
+            Self::PerEndpoint => "per_endpoint",
+            Self::Pending => "pending",
+        }
+    }
+
+    /// Its place among counters.
+    pub(super) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Limits, and what they are used up by, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitsStatus {
+    /// The most requests that the service works on at once.
+    pub concurrent: Option<u32>,
+    /// The most that one endpoint works on at once.
+    pub per_endpoint: Option<u32>,
+    /// Requests that are worked on.
+    pub in_use: u32,
+    /// Requests that wait.
+    pub waiting: u32,
+}
+
+/// A request's place among those that are worked on, and at its endpoint. Dropped, it is given up.
+#[derive(Debug)]
+pub(super) struct Seat {
+    limits: Arc<Limits>,
+    at: Option<Arc<Line>>,
+}
+
+impl Limits {
+    /// None where the rule sets none.
+    pub(super) fn new(rule: config::Limits) -> Option<Arc<Self>> {
+        let config::Limits {
+            concurrent,
+            per_endpoint,
+            ..
+        } = rule;
+        (concurrent.is_some() || per_endpoint.is_some()).then(|| {
+            Arc::new(Self {
+                rule,
+                in_use: AtomicU32::new(0),
+                waiting: AtomicU32::new(0),
+                room: Notify::new(),
+                turn: Mutex::default(),
+            })
+        })
+    }
+
+    pub(super) fn status(&self) -> LimitsStatus {
+        LimitsStatus {
+            concurrent: self.rule.concurrent,
+            per_endpoint: self.rule.per_endpoint,
+            in_use: self.in_use.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+        }
+    }
+
+    /// Takes a seat, at the first endpoint with room that `pick` names, which is told of those that
+    /// have none; `None` where it names nobody at all. Waits until `by` at the latest.
+    ///
+    /// # Errors
+    /// Where there is no room, or there was none in time.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+        by: Option<Instant>,
+    ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
+        // Nobody goes past those who wait.
+        let mut why = Shed::Concurrent;
+        if self.waiting.load(SeqCst) == 0 {
+            match self.try_enter(&pick) {
+                Err(shed) => {
+                    why = shed;
+                    // Somebody may just have found full what this one had in hand for a moment.
+                    self.tell_of_room();
+                }
+                entered => return entered,
+            }
+        }
+        let Some(_place) = Place::take(self) else {
+            return Err(why);
+        };
+        let limit = Instant::now() + self.rule.wait;
+        let limit = by.map_or(limit, |by| by.min(limit));
+        loop {
+            let mut left = pin!(self.room.notified());
+            // Whoever leaves from here on is heard of.
+            left.as_mut().enable();
+            let entered = {
+                let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                self.try_enter(&pick)
+            };
+            if entered.is_ok() {
+                return entered;
+            }
+            if timeout_at(limit, left).await.is_err() {
+                return Err(Shed::Pending);
+            }
+        }
+    }
+
+    fn try_enter(
+        self: &Arc<Self>,
+        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+    ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
+        if !claim(&self.in_use, self.rule.concurrent.unwrap_or(u32::MAX)) {
+            return Err(Shed::Concurrent);
+        }
+        match self.claim_line(pick) {
+            Ok(Some(line)) => {
+                let at = self.rule.per_endpoint.map(|_| Arc::clone(&line));
+                let limits = Arc::clone(self);
+                Ok(Some((Seat { limits, at }, line)))
+            }
+            none => {
+                self.in_use.fetch_sub(1, SeqCst);
+                none.map(|_| None)
+            }
+        }
+    }
+
+    /// The first endpoint with room that `pick` names, one seat of which is taken then.
+    fn claim_line(
+        &self,
+        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+    ) -> Result<Option<Arc<Line>>, Shed> {
+        let most = self.rule.per_endpoint;
+        let mut full = Vec::new();
+        while let Some(line) = pick(&full) {
+            if most.is_none_or(|most| claim(line.seats(), most)) {
+                return Ok(Some(line));
+            }
+            full.push(line);
+        }
+        if full.is_empty() {
+            Ok(None)
+        } else {
+            Err(Shed::PerEndpoint)
+        }
+    }
+
+    fn tell_of_room(&self) {
+        if self.waiting.load(SeqCst) > 0 {
+            self.room.notify_one();
+        }
+    }
+}
+
+impl Seat {
+    /// Goes over to the first endpoint with room that `pick` names.
+    ///
+    /// # Errors
+    /// Where it names some, and none of them has room.
+    pub(super) fn sit(
+        &mut self,
+        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+    ) -> Result<Option<Arc<Line>>, Shed> {
+        let line = self.limits.claim_line(pick)?;
+        if let Some(line) = &line
+            && self.limits.rule.per_endpoint.is_some()
+        {
+            self.stand_up();
+            self.at = Some(Arc::clone(line));
+        }
+        Ok(line)
+    }
+
+    fn stand_up(&mut self) {
+        if let Some(line) = self.at.take() {
+            line.seats().fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.stand_up();
+        self.limits.in_use.fetch_sub(1, SeqCst);
+        self.limits.tell_of_room();
+    }
+}
+
+/// A place among those who wait.
+struct Place<'l>(&'l Limits);
+
+impl<'l> Place<'l> {
+    fn take(limits: &'l Limits) -> Option<Self> {
+        claim(&limits.waiting, limits.rule.pending).then(|| Self(limits))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, SeqCst);
+        // It may have been told of room that it does not take.
+        self.0.tell_of_room();
+    }
+}
+
+fn claim(count: &AtomicU32, most: u32) -> bool {
+    let one_more = |count| (count < most).then(|| count + 1);
+    count.fetch_update(SeqCst, SeqCst, one_more).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limits(concurrent: u32, pending: u32) -> Arc<Limits> {
+        let rule = config::Limits {
+            concurrent: Some(concurrent),
+            per_endpoint: None,
+            pending,
+            wait: Duration::from_secs(1),
+        };
+        Limits::new(rule).unwrap()
+    }
+
+    /// Whom nobody is: what is claimed is the service's seat alone.
+    async fn enter(limits: &Arc<Limits>) -> Result<Option<Seat>, Shed> {
+        let line = super::super::endpoint::testing::line();
+        let entered = limits.enter(|_| Some(Arc::clone(&line)), None).await?;
+        Ok(entered.map(|(seat, _)| seat))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_are_let_in_so_many_wait_and_the_rest_is_shed() {
+        let limits = limits(2, 1);
+        let seats = [enter(&limits).await.unwrap(), enter(&limits).await.unwrap()];
+        let waits = tokio::spawn({
+            let limits = Arc::clone(&limits);
+            async move { enter(&limits).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(enter(&limits).await.unwrap_err(), Shed::Concurrent);
+        assert_eq!((limits.status().in_use, limits.status().waiting), (2, 1));
+        drop(seats);
+        let seat = waits.await.unwrap().unwrap();
+        assert_eq!((limits.status().in_use, limits.status().waiting), (1, 0));
+        drop(seat);
+        assert_eq!(limits.status().in_use, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_too_long_is_shed_and_leaves_no_trace() {
+        let limits = limits(1, 5);
+        let seat = enter(&limits).await.unwrap();
+        assert_eq!(enter(&limits).await.unwrap_err(), Shed::Pending);
+        // One that goes away by itself.
+        let gone = tokio::time::timeout(Duration::from_millis(1), enter(&limits));
+        assert!(gone.await.is_err());
+        assert_eq!(limits.status().waiting, 0);
+        drop(seat);
+        assert!(enter(&limits).await.is_ok());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn there_are_never_more_than_the_limit_and_nobody_is_forgotten() {
+        let limits = limits(3, 1_000);
+        let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let tasks: Vec<_> = (0..400)
+            .map(|_| {
+                let (limits, now, most) =
+                    (Arc::clone(&limits), Arc::clone(&now), Arc::clone(&most));
+                tokio::spawn(async move {
+                    let seat = enter(&limits).await.unwrap();
+                    most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                    tokio::task::yield_now().await;
+                    now.fetch_sub(1, SeqCst);
+                    drop(seat);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert!((1..=3).contains(&most.load(SeqCst)));
+        assert_eq!((limits.status().in_use, limits.status().waiting), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_is_full_is_gone_past_and_where_all_are_one_waits() {
+        let rule = config::Limits {
+            concurrent: None,
+            per_endpoint: Some(1),
+            pending: 1,
+            wait: Duration::from_secs(1),
+        };
+        let limits = Limits::new(rule).unwrap();
+        let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
+        let pick = |full: &[Arc<Line>]| {
+            let is_full = |line: &&Arc<Line>| full.iter().any(|one| Arc::ptr_eq(one, line));
+            lines.iter().find(|line| !is_full(line)).cloned()
+        };
+        let enter = || limits.enter(pick, None);
+        let (mut first, a) = enter().await.unwrap().unwrap();
+        let (second, b) = enter().await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&a, &lines[0]) && Arc::ptr_eq(&b, &lines[1]));
+        assert_eq!(enter().await.unwrap_err(), Shed::Pending);
+        assert_eq!(first.sit(pick).unwrap_err(), Shed::PerEndpoint);
+        drop(second);
+        // A retry takes the other's seat, and leaves its own.
+        let to = first
+            .sit(|full| pick(&[full, &lines[..1]].concat()))
+            .unwrap();
+        assert!(Arc::ptr_eq(&to.unwrap(), &lines[1]));
+        assert!(enter().await.unwrap().is_some());
+        assert!(limits.enter(|_| None, None).await.unwrap().is_none());
+        drop(first);
+        assert_eq!(limits.status().in_use, 0);
+    }
+}

@@ -1,0 +1,199 @@
+//! How many requests a service and its endpoints work on at once: never more than the limit, those
+//! who find no room wait in a row, and who waits for too long, or finds the row full, is told so at
+//! once and in words.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::support::{
+    backend::Backend,
+    eventually,
+    load::{Ledger, Load},
+    proxy::Proxy,
+};
+
+const ROUTE: &str = "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nstrip_prefix = true\n";
+
+/// A backend that holds its requests until it is told to let one go, and notes how many it had at
+/// once.
+struct Slow {
+    backend: Backend,
+    gate: Arc<Semaphore>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Slow {
+    async fn start(proxy: &Proxy) -> Self {
+        let gate = Arc::new(Semaphore::new(0));
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let backend = Backend::named("slow").answering({
+            let (gate, most) = (Arc::clone(&gate), Arc::clone(&most));
+            move |_| {
+                let (gate, now, most) = (Arc::clone(&gate), Arc::clone(&now), Arc::clone(&most));
+                async move {
+                    most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                    gate.acquire().await.unwrap().forget();
+                    now.fetch_sub(1, SeqCst);
+                    "done"
+                }
+            }
+        });
+        let backend = backend.start().await;
+        proxy.register("cart", backend.address()).await;
+        Self {
+            backend,
+            gate,
+            most,
+        }
+    }
+}
+
+async fn start(limits: &str, count: usize) -> (Arc<Proxy>, Vec<Slow>) {
+    let proxy = Proxy::start(&format!("{ROUTE}[service.cart]\nlimits = {{ {limits} }}\n")).await;
+    let mut backends = Vec::new();
+    for _ in 0..count {
+        backends.push(Slow::start(&proxy).await);
+    }
+    let states: Vec<_> = backends
+        .iter()
+        .map(|slow| (slow.backend.address(), "serving"))
+        .collect();
+    proxy.until_states("cart", &states).await;
+    (Arc::new(proxy), backends)
+}
+
+/// So many at once; their statuses come as they end.
+fn ask(proxy: &Arc<Proxy>, count: usize) -> JoinSet<u16> {
+    let mut asking = JoinSet::new();
+    for _ in 0..count {
+        let proxy = Arc::clone(proxy);
+        asking.spawn(async move { proxy.get("/cart/x").await.status().as_u16() });
+    }
+    asking
+}
+
+async fn until_limits(proxy: &Proxy, in_use: u64, waiting: u64) {
+    let what = format!("{in_use} in use, {waiting} waiting");
+    proxy
+        .until_service("cart", &what, |service| {
+            let limits = &service["limits"];
+            limits["in_use"] == in_use && limits["waiting"] == waiting
+        })
+        .await;
+}
+
+async fn shed(proxy: &Proxy, reason: &str) -> usize {
+    let metrics = proxy.page("/metrics").await.text().await.unwrap();
+    let name = format!("callboard_requests_shed_total{{service=\"cart\",reason=\"{reason}\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    line.unwrap().parse().unwrap()
+}
+
+fn with_status(statuses: &[u16], wanted: u16) -> usize {
+    statuses.iter().filter(|status| **status == wanted).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_works_on_so_many_so_many_wait_and_the_rest_is_told() {
+    let (proxy, slow) = start("concurrent = 3, pending = 4, wait = \"20s\"", 1).await;
+    let asking = ask(&proxy, 7);
+    until_limits(&proxy, 3, 4).await;
+    let answer = proxy.get("/cart/x").await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    let text = answer.text().await.unwrap();
+    assert!(
+        text.contains("service `cart` has as much to do as it may"),
+        "{text}"
+    );
+    assert_eq!(shed(&proxy, "concurrent").await, 1);
+    slow[0].gate.add_permits(7);
+    assert_eq!(with_status(&asking.join_all().await, 200), 7);
+    until_limits(&proxy, 0, 0).await;
+    assert_eq!(slow[0].most.load(SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_too_long_is_told_and_a_client_that_leaves_makes_room() {
+    let (proxy, slow) = start("concurrent = 1, pending = 4, wait = \"300ms\"", 1).await;
+    let mut first = ask(&proxy, 1);
+    until_limits(&proxy, 1, 0).await;
+    let began = Instant::now();
+    assert_eq!(proxy.get("/cart/x").await.status(), 503);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(shed(&proxy, "pending").await, 1);
+    first.abort_all();
+    until_limits(&proxy, 0, 0).await;
+    slow[0].gate.add_permits(2);
+    assert_eq!(proxy.get("/cart/x").await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_endpoint_has_more_than_its_own_limit() {
+    let (proxy, slow) = start("per_endpoint = 2, pending = 1, wait = \"20s\"", 3).await;
+    let asking = ask(&proxy, 6);
+    until_limits(&proxy, 6, 0).await;
+    let waits = ask(&proxy, 1);
+    until_limits(&proxy, 6, 1).await;
+    assert_eq!(proxy.get("/cart/x").await.status(), 503);
+    assert_eq!(shed(&proxy, "concurrent").await, 1, "the row is full");
+    // One that comes takes what waits, as soon as somebody leaves.
+    slow[1].gate.add_permits(1);
+    eventually(
+        "it is asked",
+        async || slow[1].backend.requests(),
+        |now| *now == 3,
+    )
+    .await;
+    for slow in &slow {
+        slow.gate.add_permits(3);
+    }
+    assert_eq!(with_status(&asking.join_all().await, 200), 6);
+    assert_eq!(with_status(&waits.join_all().await, 200), 1);
+    for slow in &slow {
+        assert!(slow.most.load(SeqCst) <= 2);
+    }
+    until_limits(&proxy, 0, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_a_load_with_updates_retries_and_a_drain_nobody_is_lost_and_every_seat_comes_back() {
+    let config = format!(
+        "{ROUTE}[service.cart]\nlimits = {{ concurrent = 6, per_endpoint = 3, pending = 1000, \
+         wait = \"5s\" }}\ndrain = \"5s\"\n"
+    );
+    let proxy = Proxy::start(&config).await;
+    let ledger = Ledger::default();
+    let mut backends = Vec::new();
+    for id in ["a", "b", "c"] {
+        let backend = ledger.backend(id).start().await;
+        proxy.register("cart", backend.address()).await;
+        backends.push(backend);
+    }
+    proxy.until_served("/cart/x").await;
+    let load = Load::start(proxy.address(), "/cart", 400).await;
+    for round in 0..8 {
+        let new = ledger.backend(&format!("{round}")).start().await;
+        proxy.register("cart", new.address()).await;
+        let old = std::mem::replace(&mut backends[round % 3], new);
+        proxy.deregister("cart", old.address()).await;
+        // Half of them go without a word: what is on its way there is tried elsewhere.
+        match round % 2 {
+            0 => old.close().await,
+            _ => drop(old),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut report = load.stop(&ledger).await;
+    report.assert_nothing_twice("limits, updates, kills", 300);
+    report.failed.retain(|one| one.method != http::Method::POST);
+    report.assert_flawless("limits, updates, kills, but for POSTs", 300);
+    until_limits(&proxy, 0, 0).await;
+}
