@@ -13,7 +13,7 @@
 //! 4  service             policy + snapshot + balancer + endpoints
 //! 3  registry  upstream  route
 //! 2  config  tls         proxy.toml → a Config in which no field can be wrong; its TLS files
-//! 1  instance  backoff  gate  metrics  serve
+//! 1  instance  backoff  disk  gate  metrics  serve
 //! ```
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod disk;
 pub mod embedded;
 pub mod gate;
 pub mod instance;
