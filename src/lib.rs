@@ -13,6 +13,7 @@
 //! 4  service             policy + snapshot + balancer + endpoints
 //! 3  registry  upstream  route
 //! 2  config  tls         proxy.toml → a Config in which no field can be wrong; its TLS files
+//!    saved               what the registries said last, on disk
 //! 1  instance  backoff  disk  gate  metrics  serve
 //! ```
 
@@ -32,6 +33,7 @@ pub mod proxy;
 pub mod register;
 pub mod registry;
 pub mod route;
+pub mod saved;
 pub mod serve;
 pub mod service;
 pub mod tls;

@@ -171,14 +171,15 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{config::Config, proxy, service::Directory};
+    use crate::{config::Config, proxy, saved, service::Directory};
 
     /// The status of an answer of a server that listens beyond loopback.
     async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {
         let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
         let mut config = Config::parse(route, Path::new(".")).unwrap();
         config.routes.clear();
-        let directory = Directory::start(&config, BTreeMap::new()).unwrap();
+        let directory =
+            Directory::start(&config, BTreeMap::new(), &saved::Contents::default()).unwrap();
         let generation = proxy::Generation::new(&config, directory);
         let context = Context {
             view: View {
@@ -187,6 +188,7 @@ mod tests {
                 workers: Vec::new(),
                 connections: Box::new(|| 0),
                 listeners: Vec::new(),
+                snapshot: None,
             },
             gate: Gate::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
             started: Started {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::{self, Goal, HostPattern, PathPattern, RegistryKind, Segment},
     registry::{Watches, watch::WatchSnapshot},
+    saved,
     service::{Directory, Lane, Quarantined, Service, ServiceStatus, TaggedRoute},
 };
 
@@ -37,6 +38,8 @@ struct Status {
     /// Tags that make no route.
     quarantined: Vec<Quarantined>,
     services: Vec<ServiceTraffic>,
+    /// `None` where nothing is kept on disk.
+    snapshot: Option<saved::Status>,
     registries: Vec<RegistryStatus>,
 }
 
@@ -91,6 +94,8 @@ struct RegistryStatus {
 #[derive(Serialize)]
 struct CatalogStatus {
     watch: WatchSnapshot,
+    /// Since the registry listed them; `None` where that was not before the start.
+    from_snapshot_age_seconds: Option<f64>,
     /// What it lists; `expose` may hide some of them from template routes.
     services: Vec<Arc<str>>,
 }
@@ -144,6 +149,7 @@ impl Status {
                 .iter()
                 .map(|service| ServiceTraffic::of(service))
                 .collect(),
+            snapshot: view.snapshot.as_ref().map(|store| store.status()),
             registries: view
                 .config
                 .registries
@@ -211,6 +217,9 @@ impl RegistryStatus {
                 .find(|(registry, ..)| *registry == name)
                 .map(|(_, watch, services)| CatalogStatus {
                     watch: watch.snapshot(),
+                    from_snapshot_age_seconds: directory
+                        .remembered_catalog(name)
+                        .map(|at| at.elapsed().unwrap_or_default().as_secs_f64()),
                     services: services.keys().cloned().collect(),
                 }),
             watches: directory

@@ -264,6 +264,18 @@ impl Board {
             .collect()
     }
 
+    /// The same, as what they are to requests: healthy.
+    pub(super) fn held_instances(&self) -> Vec<Instance> {
+        let held = |place: &&Place| matches!(place.state, State::Held { .. });
+        let places = self.places.values().filter(held);
+        places
+            .map(|place| Instance {
+                healthy: true,
+                ..place.instance.clone()
+            })
+            .collect()
+    }
+
     fn forget_the_gone(&mut self) {
         self.places
             .retain(|_, place| place.state != State::Draining || place.endpoint.in_flight() > 0);

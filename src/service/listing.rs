@@ -1,7 +1,7 @@
 //! What a service's registries say of it, made into the one set that it has: selected by tags and
 //! metadata and, where there are several registries, combined. Knows nothing of endpoints.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub(super) struct Listing {
     combine: Combine,
     /// In the order of `registries`.
     heard: Vec<Heard>,
+    /// Of those whose set is one that was remembered from before the start: when they said it.
+    remembered: Vec<Option<SystemTime>>,
     /// Whose set a failover has chosen.
     chosen: Option<usize>,
 }
@@ -60,6 +62,7 @@ impl Listing {
         };
         Self {
             heard: registries.iter().map(|_| Heard::Nothing).collect(),
+            remembered: vec![None; registries.len()],
             registries,
             combine,
             chosen: None,
@@ -75,6 +78,9 @@ impl Listing {
         policy: &config::Service,
     ) -> Option<Update> {
         let given_up = event == Event::Stale;
+        if !matches!(event, Event::Failed) {
+            self.remembered[from] = None;
+        }
         self.heard[from] = match event {
             Event::State(mut set) => {
                 set.instances.retain(|instance| selects(policy, instance));
@@ -91,6 +97,24 @@ impl Listing {
                 (from == 0).then(|| self.first(given_up)).flatten()
             }
         }
+    }
+
+    /// Takes over what a registry said before the start, until it says something itself.
+    pub(super) fn remember(
+        &mut self,
+        from: usize,
+        set: InstanceSet,
+        confirmed: SystemTime,
+        policy: &config::Service,
+    ) -> Option<Update> {
+        let update = self.hear(from, Event::State(set), policy);
+        self.remembered[from] = Some(confirmed);
+        update
+    }
+
+    /// When a registry said what is remembered of it; `None` where it has said something since.
+    pub(super) fn remembered(&self, of: usize) -> Option<SystemTime> {
+        self.remembered.get(of).copied().flatten()
     }
 
     /// Whether a registry has neither answered nor failed yet.
@@ -145,7 +169,13 @@ impl Listing {
         })
     }
 
-    fn set(&self, of: usize) -> Option<&InstanceSet> {
+    /// Whose instances they are that serve, as far as it is one registry.
+    pub(super) fn serving(&self) -> usize {
+        self.chosen.unwrap_or_default()
+    }
+
+    /// What a registry said last that still counts.
+    pub(super) fn set(&self, of: usize) -> Option<&InstanceSet> {
         match &self.heard[of] {
             Heard::Set(set) => Some(set),
             Heard::Nothing | Heard::Failed => None,

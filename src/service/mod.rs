@@ -9,11 +9,13 @@ mod call;
 mod directory;
 mod endpoint;
 mod guard;
+mod keep;
 mod lane;
 mod listing;
 mod maker;
 mod one;
 mod order;
+mod remember;
 mod replay;
 mod snapshot;
 mod status;
@@ -24,17 +26,12 @@ pub use budget::Budget;
 pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
 pub use directory::{Directory, Lookup};
 pub use endpoint::{Endpoint, EndpointId, EndpointState};
+pub use keep::keep;
 pub use lane::{Lane, StatusClass};
 pub use listing::Difference;
 pub use maker::StartError;
 pub use one::Service;
 pub use replay::{Kept, Replay};
 pub use snapshot::Snapshot;
-pub use status::{EndpointStatus, ServiceStatus};
+pub use status::{EndpointStatus, Remembered, ServiceStatus};
 pub use tagged::{Quarantined, Tagged, TaggedRoute};
-
-use std::time::Duration;
-
-/// A service that nobody lists any more, and that has no endpoint, is still known (503, not 404)
-/// for this long: a deploy may leave a moment without any.
-const LINGER: Duration = Duration::from_secs(60);

@@ -12,7 +12,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::{Balancer, Endpoint, Lane, Snapshot, Turn, board::Board, listing::Listing};
 
@@ -43,12 +46,20 @@ pub struct Service {
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
     usage: Arc<Usage>,
+    /// Told whenever its set has changed.
+    changes: Arc<Notify>,
 }
 
 impl Service {
     /// A service of which nothing is known yet, for `workers` workers. `tls` is what its policy
-    /// says of it.
-    pub fn new(name: Arc<str>, policy: config::Service, tls: Arc<Tls>, workers: usize) -> Self {
+    /// says of it; `changes` is told when its set has changed.
+    pub(super) fn new(
+        name: Arc<str>,
+        policy: config::Service,
+        tls: Arc<Tls>,
+        workers: usize,
+        changes: Arc<Notify>,
+    ) -> Self {
         Self {
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(policy.balance),
@@ -67,6 +78,7 @@ impl Service {
                 .map(Arc::new)
                 .collect(),
             usage: Arc::default(),
+            changes,
             name,
             policy,
         }
@@ -200,6 +212,7 @@ impl Service {
         drop(board);
         self.is_read.store(true, Release);
         self.read.send_replace(true);
+        self.changes.notify_one();
         doubted
     }
 

@@ -21,10 +21,21 @@ pub struct ServiceStatus {
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
     /// where its endpoints stand in the file.
     pub watches: Vec<WatchSnapshot>,
+    /// Those of its registries of which the set still counts that was kept from before the start.
+    pub from_snapshot: Vec<Remembered>,
     /// Where several registries fail over: the one that serves.
     pub chosen: Option<Arc<str>>,
     /// How each registry that shadows the first differs from it.
     pub differences: Vec<Difference>,
+}
+
+/// A registry of which a set counts that was kept on disk.
+#[derive(Debug, Serialize)]
+pub struct Remembered {
+    /// The registry's name.
+    pub registry: Arc<str>,
+    /// Since it said so.
+    pub age_seconds: f64,
 }
 
 /// An endpoint at one moment.
@@ -93,6 +104,15 @@ impl Service {
                 .watches()
                 .iter()
                 .map(|watch| watch.snapshot())
+                .collect(),
+            from_snapshot: std::iter::zip(self.policy().origin.registries(), 0..)
+                .filter_map(|(registry, of)| {
+                    let age = listing.remembered(of)?.elapsed().unwrap_or_default();
+                    Some(Remembered {
+                        registry: Arc::clone(registry),
+                        age_seconds: age.as_secs_f64(),
+                    })
+                })
                 .collect(),
             chosen: listing.chosen().cloned(),
             differences: listing.differences(),

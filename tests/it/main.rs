@@ -8,6 +8,7 @@
 mod admin;
 mod check;
 mod client;
+mod cold_start;
 mod combine;
 mod consul;
 mod consul_agents;

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "backoff", "clock", "disk", "error", "gate", "instance", "log", "metrics", "serve",
     ],
-    &["config", "tls"],
+    &["config", "saved", "tls"],
     &["registry", "route", "upstream"],
     &["service"],
     &["client", "proxy"],
