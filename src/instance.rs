@@ -185,7 +185,23 @@ pub struct InstanceSet {
     pub instances: Vec<Instance>,
     /// Entries that could not be understood: what they are called, and why they were skipped.
     pub skipped: Vec<Skipped>,
+    /// How the registry numbers it.
+    pub revision: Revision,
 }
+
+/// How a registry numbers its states, where it does: Consul's index, etcd's revision, ZooKeeper's
+/// zxid. It says when a state was seen, and nothing of what is in it: any two are equal.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Revision(pub Option<u64>);
+
+impl PartialEq for Revision {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Revision {}
 
 impl InstanceSet {
     /// Brings the entries of one answer into the order of sets. Registries promise none: what is
@@ -210,6 +226,13 @@ impl InstanceSet {
         set.skipped
             .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
         set
+    }
+
+    /// The same set, with the registry's number for it.
+    #[must_use]
+    pub fn at(mut self, revision: u64) -> Self {
+        self.revision = Revision(Some(revision));
+        self
     }
 }
 
