@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, EndpointState, Snapshot, order};
+use super::{Endpoint, EndpointId, EndpointState, Snapshot, journal::Standing, order};
 use crate::{
     config::{self, Balance},
     instance::Instance,
@@ -274,6 +274,19 @@ impl Board {
                 ..place.instance.clone()
             })
             .collect()
+    }
+
+    /// The set as it is, in the order of sets, for the journal.
+    pub(super) fn standings(&self) -> impl Iterator<Item = (&Instance, Standing)> {
+        self.places.values().filter_map(|place| {
+            let standing = match place.state {
+                State::Draining => return None,
+                State::Held { .. } => Standing::Held,
+                _ if place.instance.healthy => Standing::Healthy,
+                _ => Standing::Unhealthy,
+            };
+            Some((&place.instance, standing))
+        })
     }
 
     fn forget_the_gone(&mut self) {

@@ -112,6 +112,22 @@ impl Listing {
         update
     }
 
+    /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
+    pub(super) fn now(&self) -> Option<Update> {
+        let several = self.registries.len() > 1;
+        match self.combine {
+            Combine::Failover if several => {
+                let set = self.set(self.chosen?)?;
+                Some(Update {
+                    instances: by_address(set.instances.iter()),
+                    doubtable: true,
+                })
+            }
+            Combine::Union if several => self.unite(false),
+            Combine::Failover | Combine::Union | Combine::Shadow => self.first(false),
+        }
+    }
+
     /// When a registry said what is remembered of it; `None` where it has said something since.
     pub(super) fn remembered(&self, of: usize) -> Option<SystemTime> {
         self.remembered.get(of).copied().flatten()

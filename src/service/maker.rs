@@ -16,6 +16,8 @@ use tokio::{
 
 use super::{
     Service, guard,
+    journal::Why,
+    listing::Update,
     remember::answered,
     tagged::{Made, Wanted},
 };
@@ -107,7 +109,11 @@ impl Maker {
         let service = Arc::new(self.service(name, self.policy(name).clone()));
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
-            service.update(instances, false);
+            let update = Update {
+                instances: instances.clone(),
+                doubtable: false,
+            };
+            service.update(&update, Why::ProxyToml);
         }
         self.remember(&service, saved);
         let watchers = origin

@@ -17,11 +17,16 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Balancer, Endpoint, Lane, Snapshot, Turn, board::Board, listing::Listing};
+use super::{
+    Balancer, Endpoint, Lane, Snapshot, Turn,
+    board::Board,
+    journal::{Journal, Why},
+    listing::{Listing, Update},
+};
 
 use crate::{
     config,
-    instance::{Instance, InstanceSet},
+    instance::InstanceSet,
     metrics::Padded,
     registry::{
         Usage,
@@ -43,6 +48,7 @@ pub struct Service {
     is_read: AtomicBool,
     read: watch::Sender<bool>,
     listing: Mutex<Listing>,
+    journal: Mutex<Journal>,
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
     usage: Arc<Usage>,
@@ -70,6 +76,7 @@ impl Service {
             is_read: AtomicBool::new(false),
             read: watch::Sender::new(false),
             listing: Mutex::new(Listing::new(&policy.origin)),
+            journal: Mutex::default(),
             watches: policy
                 .origin
                 .registries()
@@ -194,22 +201,34 @@ impl Service {
     /// alone. Returns whether the guard doubts it, and holds endpoints that must then be watched
     /// over.
     pub(super) fn hear(&self, from: usize, event: Event<InstanceSet>) -> bool {
-        if let Event::State(set) = &event {
-            self.watches[from].set_skipped(set.skipped.clone());
-        }
+        let registry = Arc::clone(&self.policy.origin.registries()[from]);
+        let why = match &event {
+            Event::State(set) => {
+                self.watches[from].set_skipped(set.skipped.clone());
+                let revision = set.revision;
+                Why::Registry { registry, revision }
+            }
+            Event::Failed | Event::Stale => Why::Away { registry },
+        };
         // Held until the board has it: what is heard later is taken over later.
         let mut listing = self.listing();
         let update = listing.hear(from, event, &self.policy);
-        update.is_some_and(|update| self.update(&update.instances, update.doubtable))
+        update.is_some_and(|update| self.update(&update, why))
     }
 
-    /// Takes over a set. Returns whether the guard doubts it, and holds endpoints that must then
-    /// be watched over.
-    pub(super) fn update(&self, instances: &[Instance], doubtable: bool) -> bool {
+    /// Takes over a set, unless it is pinned to another: then it is only noted. Returns whether the
+    /// guard doubts it, and holds endpoints that must then be watched over.
+    pub(super) fn update(&self, update: &Update, why: Why) -> bool {
         let mut board = self.board();
-        let doubted = board.take_over(instances, doubtable, &self.policy);
+        let mut journal = self.journal();
+        if journal.pin.is_some() {
+            journal.note_told(why, &update.instances);
+            return false;
+        }
+        let doubted = board.take_over(&update.instances, update.doubtable, &self.policy);
         self.publish(&mut board);
-        drop(board);
+        journal.note(why, board.standings());
+        drop((board, journal));
         self.is_read.store(true, Release);
         self.read.send_replace(true);
         self.changes.notify_one();
@@ -234,6 +253,11 @@ impl Service {
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of its set. Locked after the listing and the board, where they are.
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {

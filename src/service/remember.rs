@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Service;
+use super::{Service, journal::Why};
 use crate::{
     instance::{Instance, InstanceSet},
     registry::watch::Event,
@@ -33,7 +33,8 @@ impl Service {
         let mut listing = self.listing();
         let update = listing.remember(from, instances, set.confirmed, self.policy());
         if let Some(update) = update {
-            self.update(&update.instances, false);
+            let registry = Arc::clone(&set.registry);
+            self.update(&update, Why::Snapshot { registry });
         }
     }
 
@@ -52,7 +53,8 @@ impl Service {
         }
         self.watches()[of].gave_up();
         if let Some(update) = listing.hear(of, Event::Stale, self.policy()) {
-            self.update(&update.instances, update.doubtable);
+            let registry = Arc::clone(&self.policy().origin.registries()[of]);
+            self.update(&update, Why::Away { registry });
         }
     }
 

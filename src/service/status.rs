@@ -1,10 +1,10 @@
 //! What a service shows of itself: for the admin API and the metrics, never for a request.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Difference, EndpointState, Service};
+use super::{Difference, EndpointState, PinStatus, Service, journal::unix_seconds};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -21,6 +21,8 @@ pub struct ServiceStatus {
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
     /// where its endpoints stand in the file.
     pub watches: Vec<WatchSnapshot>,
+    /// Whether it stays with a set, whatever its registries say.
+    pub pin: Option<PinStatus>,
     /// Those of its registries of which the set still counts that was kept from before the start.
     pub from_snapshot: Vec<Remembered>,
     /// Where several registries fail over: the one that serves.
@@ -99,12 +101,13 @@ impl Service {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
             endpoints,
-            last_change: board.changed.map(seconds_since_1970),
+            last_change: board.changed.map(unix_seconds),
             watches: self
                 .watches()
                 .iter()
                 .map(|watch| watch.snapshot())
                 .collect(),
+            pin: self.pinned(),
             from_snapshot: std::iter::zip(self.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {
                     let age = listing.remembered(of)?.elapsed().unwrap_or_default();
@@ -118,9 +121,4 @@ impl Service {
             differences: listing.differences(),
         }
     }
-}
-
-fn seconds_since_1970(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }

@@ -31,6 +31,7 @@ mod file;
 mod health;
 mod http;
 mod log;
+mod pin;
 mod provider;
 mod register;
 mod register_everywhere;

@@ -95,6 +95,17 @@ pub const METRICS: &[Metric] = &[
         endpoints,
     ),
     line(
+        "callboard_service_pinned",
+        Gauge,
+        SERVICE,
+        "Whether the service stays with a set, whatever its registries say.",
+        |scrape, samples| {
+            scrape.services.iter().try_for_each(|(service, status)| {
+                samples.add(&[service.name()], status.pin.is_some())
+            })
+        },
+    ),
+    line(
         "callboard_endpoint_requests_in_flight",
         Gauge,
         ENDPOINT,
