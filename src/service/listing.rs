@@ -33,7 +33,7 @@ enum Heard {
 }
 
 /// What the service's set is now.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Update {
     pub(super) instances: Vec<Instance>,
     /// Whether this is one registry's word for a change, which may be its mistake; or our own

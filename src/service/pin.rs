@@ -110,11 +110,10 @@ impl Service {
         }
         let expired = which.is_some();
         tracing::warn!(service = %self.name(), expired, "no longer pinned: its registries are followed again");
-        let doubted = listing.now().is_some_and(|update| {
-            let doubted = board.take_over(&update.instances, update.doubtable, self.policy());
-            self.publish(&mut board);
-            doubted
-        });
+        // What was given up meanwhile leaves nobody, as it would have without the pin.
+        let update = listing.now().unwrap_or_default();
+        let doubted = board.take_over(&update.instances, update.doubtable, self.policy());
+        self.publish(&mut board);
         let why = if expired {
             Why::PinExpired
         } else {
@@ -155,5 +154,79 @@ async fn expire(service: Weak<Service>, began: Instant, time: Duration) {
     tokio::time::sleep(time).await;
     if let Some(service) = service.upgrade() {
         service.end_pin(Some(began));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
+    use super::*;
+    use crate::{
+        config::{Config, EndpointTls},
+        instance::{Address, InstanceSet},
+        registry::watch::Event,
+        upstream::Tls,
+    };
+
+    fn service() -> Arc<Service> {
+        let text = "[registry.a]\nkind = \"consul\"\n[[route]]\nservice = \"cart\"\n";
+        let config = Config::parse(text, Path::new(".")).unwrap();
+        let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
+        let policy = config.services["cart"].clone();
+        Arc::new(Service::new("cart".into(), policy, tls, 1, Arc::default()))
+    }
+
+    fn says(service: &Service, ports: &[i64]) {
+        let instances = ports.iter().map(|port| {
+            Ok(Instance {
+                id: format!("i{port}").into(),
+                address: Address::new("127.0.0.1", *port).unwrap(),
+                tls: false,
+                healthy: true,
+                weight: 1,
+                tags: Vec::new(),
+                meta: BTreeMap::new(),
+            })
+        });
+        service.hear(0, Event::State(InstanceSet::of(instances)));
+    }
+
+    fn ports(service: &Service) -> Vec<u16> {
+        let board = service.board();
+        let set = board.standings().map(|(one, _)| one.address.port());
+        set.collect()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pin_ends_at_its_time_and_no_earlier_one_ends_a_later_one() {
+        let service = service();
+        assert_eq!(service.pin(None, HOUR).unwrap_err(), PinError::Unread);
+        says(&service, &[1, 2]);
+        says(&service, &[1, 2, 3]);
+        service.pin(Some(1), HOUR).unwrap();
+        assert_eq!(ports(&service), [1, 2]);
+        tokio::time::sleep(HOUR / 2).await;
+        service.pin(None, HOUR).unwrap();
+        tokio::time::sleep(HOUR * 3 / 4).await;
+        says(&service, &[2, 3, 4]);
+        assert_eq!(ports(&service), [1, 2], "the second pin holds");
+        tokio::time::sleep(HOUR / 2).await;
+        assert_eq!(ports(&service), [2, 3, 4]);
+        assert!(!service.unpin());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_up_meanwhile_leaves_nobody_when_the_pin_ends() {
+        let service = service();
+        says(&service, &[1, 2]);
+        service.pin(None, HOUR).unwrap();
+        service.hear(0, Event::Failed);
+        service.hear(0, Event::Stale);
+        assert_eq!(ports(&service), [1, 2]);
+        assert!(service.unpin());
+        assert!(service.is_empty());
     }
 }
