@@ -18,6 +18,7 @@ use crate::{
     listen::{self, BindError},
     proxy::{Generation, Shared, Worker},
     registry::{self, BuildError, Registry},
+    saved::{Contents, Store},
     service::{self, Directory},
     worker::Crew,
 };
@@ -89,7 +90,12 @@ impl App {
             registries.insert(Arc::clone(name), registry::open(name, &kind)?);
         }
 
-        let directory = Directory::start(&config, registries)?;
+        let snapshot = store(&config);
+        let saved = snapshot
+            .as_ref()
+            .map_or_else(Contents::default, |store| store.read());
+        let directory = Directory::start(&config, registries, &saved)?;
+        drop(saved);
         let generation = Generation::new(&config, Arc::clone(&directory));
         let shared = Arc::new(Shared::new(generation, config.log.access));
         let workers = (0..workers)
@@ -104,6 +110,7 @@ impl App {
             workers: crew.workers().to_vec(),
             connections: Box::new(crew.connection_count()),
             listeners: Vec::clone(&listeners),
+            snapshot: snapshot.clone(),
         };
         tasks.push(tokio::spawn(admin.run(view, ending.clone())));
         tasks.push(tokio::spawn(follow_tags(
@@ -112,6 +119,10 @@ impl App {
             Arc::clone(&directory),
             ending.clone(),
         )));
+        if let Some(store) = snapshot {
+            let keeping = service::keep(Arc::clone(&directory), store, ending.clone());
+            tasks.push(tokio::spawn(keeping));
+        }
         tasks.push(tokio::spawn(become_ready(
             Arc::clone(&shared),
             directory,
@@ -172,6 +183,15 @@ impl App {
         }
         tracing::info!("gone");
     }
+}
+
+/// Where the last good sets are kept; nowhere, where no registry can be away without the proxy.
+fn store(config: &Config) -> Option<Arc<Store>> {
+    let mut registries = config.registries.values();
+    let settings = config.snapshot.as_ref()?;
+    registries
+        .any(|registry| registry.kind.is_elsewhere())
+        .then(|| Arc::new(Store::new(settings.file.clone(), settings.max_age)))
 }
 
 /// Makes a new generation whenever the routes that tags make have changed.

@@ -1,7 +1,10 @@
 //! How long to stay away after a failure: exponential, capped, with full jitter, so that many who
-//! failed together do not come back together. Knows nothing of what failed, and does not sleep.
+//! failed together do not come back together; and how often to speak of it. Knows nothing of what
+//! failed, and does not sleep.
 
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// The delays between the attempts at one thing.
 #[derive(Clone, Debug)]
@@ -38,6 +41,45 @@ impl Backoff {
     /// Something succeeded: the next failure is a first one.
     pub fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+/// Between two log lines about one trouble: the first pause, doubled up to the last.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
+
+/// When a log line about a trouble that goes on is due: at once, after 10 s, after 20 s more, and
+/// so on up to every ten minutes.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Lines {
+    /// Of a trouble that begins now.
+    pub fn new() -> Self {
+        Self {
+            next: Instant::now(),
+            pause: LOG_PAUSE,
+        }
+    }
+
+    /// Whether one is due, which is then taken to be written.
+    pub fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next {
+            return false;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(MAX_LOG_PAUSE);
+        true
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -88,5 +130,20 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.delay() <= BASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_due_when_trouble_begins_and_then_ever_more_rarely() {
+        let start = Instant::now();
+        let mut lines = Lines::new();
+        let mut due = Vec::new();
+        while start.elapsed() < Duration::from_secs(3600) {
+            if lines.is_due() {
+                due.push(start.elapsed().as_secs());
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let expected = [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030];
+        assert_eq!(due, expected);
     }
 }

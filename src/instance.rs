@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr, sync::Arc};
 
 use http::Uri;
+use serde::{Deserialize, Serialize};
 
-/// Where an instance is called: a host (an IP address or a name) and a port that is never 0.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Where an instance is called: a host (an IP address or a name) and a port that is never 0. In
+/// JSON, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Address {
     host: Arc<str>,
     port: u16,
@@ -110,6 +113,23 @@ fn is_host_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match Self::of_text(&text)? {
+            (address, _) if !text.contains("://") => Ok(address),
+            _ => Err(format!("`{text}` is not host:port")),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     /// `host:port`, with IPv6 in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,7 +144,7 @@ impl fmt::Display for Address {
 pub const MAX_WEIGHT: u32 = 65_535;
 
 /// What a registry says of one provider at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// The registry's own id for it, unique within its service. Consul's ids are per node:
     /// there it is `node/id`.
@@ -165,7 +185,23 @@ pub struct InstanceSet {
     pub instances: Vec<Instance>,
     /// Entries that could not be understood: what they are called, and why they were skipped.
     pub skipped: Vec<Skipped>,
+    /// How the registry numbers it.
+    pub revision: Revision,
 }
+
+/// How a registry numbers its states, where it does: Consul's index, etcd's revision, ZooKeeper's
+/// zxid. It says when a state was seen, and nothing of what is in it: any two are equal.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Revision(pub Option<u64>);
+
+impl PartialEq for Revision {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Revision {}
 
 impl InstanceSet {
     /// Brings the entries of one answer into the order of sets. Registries promise none: what is
@@ -191,10 +227,17 @@ impl InstanceSet {
             .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
         set
     }
+
+    /// The same set, with the registry's number for it.
+    #[must_use]
+    pub fn at(mut self, revision: u64) -> Self {
+        self.revision = Revision(Some(revision));
+        self
+    }
 }
 
 /// One entry of a registry's answer that cannot be called.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Skipped {
     /// The entry's id, as far as it has one.
     pub id: String,

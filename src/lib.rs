@@ -13,7 +13,8 @@
 //! 4  service             policy + snapshot + balancer + endpoints
 //! 3  registry  upstream  route
 //! 2  config  tls         proxy.toml → a Config in which no field can be wrong; its TLS files
-//! 1  instance  backoff  gate  metrics  serve
+//!    saved               what the registries said last, on disk
+//! 1  instance  backoff  disk  gate  metrics  serve
 //! ```
 
 pub mod admin;
@@ -22,6 +23,7 @@ pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod disk;
 pub mod embedded;
 pub mod gate;
 pub mod instance;
@@ -31,6 +33,7 @@ pub mod proxy;
 pub mod register;
 pub mod registry;
 pub mod route;
+pub mod saved;
 pub mod serve;
 pub mod service;
 pub mod tls;

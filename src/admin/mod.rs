@@ -1,8 +1,9 @@
-//! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON. Shows
-//! and changes nothing.
+//! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON. Shows, and
+//! changes nothing but whether a service is pinned to a set.
 
 mod metrics;
 mod ready;
+mod service;
 mod status;
 mod view;
 
@@ -47,6 +48,8 @@ Callboard
 /metrics               for Prometheus
 /api/status            routes, services, endpoints, watchers: one JSON object
 /api/services/{name}   one service of it
+    …/journal          what became of its set
+    …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
 ";
 
 /// Why the admin server cannot start.
@@ -121,7 +124,10 @@ fn router(context: Context) -> Router {
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))
         .route("/api/status", get(status::status))
-        .route("/api/services/{*name}", get(status::service))
+        .route(
+            "/api/services/{*name}",
+            get(service::show).post(service::pin).delete(service::unpin),
+        )
         .fallback(async || (StatusCode::NOT_FOUND, "no such page; / lists them\n"))
         .method_not_allowed_fallback(async || {
             (StatusCode::METHOD_NOT_ALLOWED, "nothing is changed here\n")
@@ -171,14 +177,15 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{config::Config, proxy, service::Directory};
+    use crate::{config::Config, proxy, saved, service::Directory};
 
     /// The status of an answer of a server that listens beyond loopback.
     async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {
         let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
         let mut config = Config::parse(route, Path::new(".")).unwrap();
         config.routes.clear();
-        let directory = Directory::start(&config, BTreeMap::new()).unwrap();
+        let directory =
+            Directory::start(&config, BTreeMap::new(), &saved::Contents::default()).unwrap();
         let generation = proxy::Generation::new(&config, directory);
         let context = Context {
             view: View {
@@ -187,6 +194,7 @@ mod tests {
                 workers: Vec::new(),
                 connections: Box::new(|| 0),
                 listeners: Vec::new(),
+                snapshot: None,
             },
             gate: Gate::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
             started: Started {

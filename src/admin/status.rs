@@ -2,14 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    response::{IntoResponse, Response},
-};
-use http::StatusCode;
+use axum::{Json, extract::State};
 use serde::Serialize;
-use serde_json::json;
 
 use super::{
     ready::Readiness,
@@ -18,6 +12,7 @@ use super::{
 use crate::{
     config::{self, Goal, HostPattern, PathPattern, RegistryKind, Segment},
     registry::{Watches, watch::WatchSnapshot},
+    saved,
     service::{Directory, Lane, Quarantined, Service, ServiceStatus, TaggedRoute},
 };
 
@@ -37,6 +32,10 @@ struct Status {
     /// Tags that make no route.
     quarantined: Vec<Quarantined>,
     services: Vec<ServiceTraffic>,
+    /// Those that stay with a set, whatever their registries say.
+    pinned: Vec<Arc<str>>,
+    /// `None` where nothing is kept on disk.
+    snapshot: Option<saved::Status>,
     registries: Vec<RegistryStatus>,
 }
 
@@ -67,7 +66,7 @@ struct RouteStatus {
 
 /// A service and what it was asked.
 #[derive(Serialize)]
-struct ServiceTraffic {
+pub(super) struct ServiceTraffic {
     #[serde(flatten)]
     status: ServiceStatus,
     requests: u64,
@@ -91,24 +90,14 @@ struct RegistryStatus {
 #[derive(Serialize)]
 struct CatalogStatus {
     watch: WatchSnapshot,
+    /// Since the registry listed them; `None` where that was not before the start.
+    from_snapshot_age_seconds: Option<f64>,
     /// What it lists; `expose` may hide some of them from template routes.
     services: Vec<Arc<str>>,
 }
 
 pub(super) async fn status(State(context): Shown) -> Json<impl Serialize> {
     Json(Status::of(&context))
-}
-
-pub(super) async fn service(State(context): Shown, Path(name): Path<String>) -> Response {
-    let generation = context.view.shared.generation.load();
-    let services = generation.directory.services();
-    match services.iter().find(|service| **service.name() == *name) {
-        Some(service) => Json(ServiceTraffic::of(service)).into_response(),
-        None => {
-            let error = format!("no route and no request has named a service `{name}`");
-            (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
-        }
-    }
 }
 
 impl Status {
@@ -144,6 +133,13 @@ impl Status {
                 .iter()
                 .map(|service| ServiceTraffic::of(service))
                 .collect(),
+            pinned: directory
+                .services()
+                .iter()
+                .filter(|service| service.pinned().is_some())
+                .map(|service| Arc::clone(service.name()))
+                .collect(),
+            snapshot: view.snapshot.as_ref().map(|store| store.status()),
             registries: view
                 .config
                 .registries
@@ -189,7 +185,7 @@ impl RouteStatus {
 }
 
 impl ServiceTraffic {
-    fn of(service: &Service) -> Self {
+    pub(super) fn of(service: &Service) -> Self {
         let sum = |of: fn(&Lane) -> u64| service.lanes().map(of).sum();
         Self {
             status: service.status(),
@@ -211,6 +207,9 @@ impl RegistryStatus {
                 .find(|(registry, ..)| *registry == name)
                 .map(|(_, watch, services)| CatalogStatus {
                     watch: watch.snapshot(),
+                    from_snapshot_age_seconds: directory
+                        .remembered_catalog(name)
+                        .map(|at| at.elapsed().unwrap_or_default().as_secs_f64()),
                     services: services.keys().cloned().collect(),
                 }),
             watches: directory

@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     gate::Gate,
     proxy::{Shared, Worker},
+    saved::Store,
 };
 
 /// What the admin server shows.
@@ -27,6 +28,8 @@ pub struct View {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where the proxy listens.
     pub listeners: Vec<SocketAddr>,
+    /// Where the last good sets are kept, if they are.
+    pub snapshot: Option<Arc<Store>>,
 }
 
 /// What every request needs.

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::Config,
     registry::{self, Registry, ServiceQuery},
+    saved,
     service::{self, Directory, ServiceStatus},
 };
 
@@ -32,7 +33,7 @@ impl Client {
     /// them nothing yet: a service is watched from the moment at which it is first asked for.
     /// `workers` is into how many parts a service's connections and counters are divided, which
     /// threads share; by default as many as there are cores. Routes are not looked at, and an
-    /// embedded registry is one that runs elsewhere, at its `address`.
+    /// embedded registry is one that runs elsewhere, at its `address`. Nothing is kept on disk.
     ///
     /// Must be called in a tokio runtime, which goes on with the watching.
     ///
@@ -46,7 +47,7 @@ impl Client {
             settings.routes = None;
             registries.insert(Arc::clone(name), registry::open(name, &settings.kind)?);
         }
-        let directory = Directory::start(&config, registries.clone())?;
+        let directory = Directory::start(&config, registries.clone(), &saved::Contents::default())?;
         let sweeping = tokio::spawn(sweep(Arc::downgrade(&directory), config.workers.get()));
         Ok(Self(Arc::new(Shared {
             config,

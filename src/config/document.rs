@@ -17,7 +17,7 @@ use super::{
     reader::Table,
     registry,
     report::{Problems, Wrong},
-    route, service, syntax, value,
+    route, service, snapshot, syntax, value,
 };
 
 impl Config {
@@ -114,6 +114,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         }),
         listeners,
         admin,
+        snapshot: snapshot::read(top, base),
         default_registry: default
             .as_ref()
             .and_then(|origin| origin.registries().first().cloned()),
@@ -209,6 +210,7 @@ mod tests {
         assert_eq!(defaults, plain.defaults);
         assert_eq!(format!("{:?}", shown.log), format!("{:?}", plain.log));
         assert_eq!(format!("{:?}", shown.drain), format!("{:?}", plain.drain));
+        assert_eq!(shown.snapshot, plain.snapshot);
         let [shown, plain] = [&shown.listeners[0], &plain.listeners[0]];
         assert_eq!(
             format!("{:?}", shown.timeout),
@@ -236,7 +238,7 @@ mod tests {
 
     /// Each table with its keys.
     fn unknown_keys_of_all_tables() -> Vec<(String, Vec<String>)> {
-        let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\n\
+        let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
             listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
             registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
             registry.embedded={?=1}\n\
@@ -257,7 +259,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 34, "{tables:#?}");
+        assert_eq!(tables.len(), 35, "{tables:#?}");
         tables
     }
 

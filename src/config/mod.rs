@@ -14,6 +14,7 @@ mod report;
 mod route;
 mod secret;
 mod service;
+mod snapshot;
 mod statuses;
 mod syntax;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use registry::{
 };
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;
+pub use snapshot::Snapshot;
 pub use statuses::Statuses;
 pub use tls::{ClientTls, EndpointTls};
 pub use urlprefix::TagRoute;
@@ -51,6 +53,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The admin server.
     pub admin: Admin,
+    /// Where the last good sets are kept on disk; `None` where they are not.
+    pub snapshot: Option<Snapshot>,
     /// By name; at least one.
     pub registries: BTreeMap<Arc<str>, Registry>,
     /// A key of `registries`: the one that is meant where none is named, if there can be no doubt.

@@ -6,9 +6,8 @@
 //! providers make good when they register or report again.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, BufWriter, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::state::{Change, State};
+use crate::disk::{self, Replacement};
 
 const FILE: &str = "registry.jsonl";
 const FORMAT: u32 = 1;
@@ -150,8 +150,7 @@ pub(super) struct Snapshot {
 
 /// A snapshot that is safely on disk, but not yet in its place.
 pub(super) struct Written {
-    folder: PathBuf,
-    file: File,
+    file: Replacement,
     length: u64,
     covers: u64,
 }
@@ -172,12 +171,9 @@ impl Snapshot {
 
     /// Writes the file beside the journal and syncs it. Takes as long as the disk takes.
     pub(super) fn write(self) -> io::Result<Written> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        // The headers of a check may hold a secret.
-        options.mode(0o600);
-        let file = options.open(temporary(&self.folder))?;
-        let mut out = BufWriter::new(file);
+        // Its owner's alone: the headers of a check may hold a secret.
+        let mut file = Replacement::begin(&self.folder.join(FILE))?;
+        let mut out = BufWriter::new(file.file());
         serde_json::to_writer(&mut out, &self.header)?;
         out.write_all(b"\n")?;
         for changes in self.contents {
@@ -185,11 +181,11 @@ impl Snapshot {
             serde_json::to_writer(&mut out, &Record { index, changes })?;
             out.write_all(b"\n")?;
         }
-        let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        let length = file.stream_position()?;
+        out.flush()?;
+        drop(out);
+        file.file().sync_all()?;
+        let length = file.file().stream_position()?;
         Ok(Written {
-            folder: self.folder,
             file,
             length,
             covers: self.covers,
@@ -203,30 +199,18 @@ impl Written {
         if let Some(before) = before {
             let mut tail = File::open(before)?;
             tail.seek(SeekFrom::Start(self.covers))?;
-            self.length += io::copy(&mut tail, &mut self.file)?;
+            self.length += io::copy(&mut tail, self.file.file())?;
         }
-        fs::rename(temporary(&self.folder), self.folder.join(FILE))?;
-        File::open(&self.folder)?.sync_all()?;
-        Ok((self.file, self.length))
+        Ok((self.file.place()?, self.length))
     }
-}
-
-fn temporary(folder: &Path) -> PathBuf {
-    folder.join(format!("{FILE}.new"))
 }
 
 /// Keeps the folder to one process, for as long as the file is open.
 fn lock(folder: &Path) -> Result<File, OpenError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(folder.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked),
-        Err(fs::TryLockError::Error(error)) => Err(error.into()),
-    }
+    disk::lock(&folder.join("lock")).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked,
+        _ => error.into(),
+    })
 }
 
 /// Reads a file's node id and state. The last line may be broken, by a crash in the middle of a

@@ -8,7 +8,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument as _;
 
 use super::Entry;
-use crate::{backoff::Backoff, registry::RegistryError};
+use crate::{
+    backoff::{Backoff, Lines},
+    registry::RegistryError,
+};
 
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
@@ -18,9 +21,6 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 const SIGN_OUT: Duration = Duration::from_secs(5);
 /// An entry that stood for this long was a good one: the next trouble begins a new row.
 const STOOD: Duration = Duration::from_secs(10);
-/// Between two log lines about one trouble: the first pause, doubled up to the last.
-const LOG_PAUSE: Duration = Duration::from_secs(10);
-const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
 
 /// Keeps a provider signed in until it is told to [`deregister`](Self::deregister). Where it is
 /// dropped instead, the entry is left to its lease, session or TTL.
@@ -157,7 +157,7 @@ async fn run(
 /// Signs in again and again until it is time to leave.
 async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &CancellationToken) {
     let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
-    let (mut next_line, mut pause) = (Instant::now(), LOG_PAUSE);
+    let mut lines = Lines::new();
     let mut said_in = false;
     loop {
         // Never broken off: it might reach the registry after the signing out.
@@ -175,15 +175,13 @@ async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &Can
                 };
                 if began.elapsed() >= STOOD {
                     backoff.reset();
-                    (next_line, pause) = (Instant::now(), LOG_PAUSE);
+                    lines = Lines::new();
                 }
                 kept.unwrap_or_else(|error| error)
             }
             Err(error) => error,
         };
-        if Instant::now() >= next_line {
-            next_line = Instant::now() + pause;
-            pause = (pause * 2).min(MAX_LOG_PAUSE);
+        if lines.is_due() {
             said_in = false;
             tracing::warn!(error = %error, "not signed in; trying again");
         }

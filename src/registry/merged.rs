@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::watch;
 
 use super::{Registry, RegistryError, ServiceQuery, Source, Usage};
-use crate::instance::{Instance, InstanceSet, MAX_WEIGHT};
+use crate::instance::{Instance, InstanceSet, MAX_WEIGHT, Revision};
 
 /// One question, and what is made of its instances.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +101,14 @@ impl Merged {
                 instances.chain(skipped)
             })
         });
-        Some(InstanceSet::of(entries))
+        // One registry numbers all of its states together: the latest is the set's.
+        let revisions = self.parts.iter().filter_map(|asked| asked.last.as_ref());
+        let revision = revisions.filter_map(|set| set.revision.0).max();
+        let set = InstanceSet::of(entries);
+        Some(InstanceSet {
+            revision: Revision(revision),
+            ..set
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Endpoint, EndpointId, EndpointState, Snapshot,
+    Endpoint, EndpointId, EndpointState, Snapshot, journal,
     life::{Life, Standing},
     order,
     prober::Checkup,
@@ -271,6 +271,31 @@ impl Board {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The same, as what they are to requests: healthy.
+    pub(super) fn held_instances(&self) -> Vec<Instance> {
+        let held = |place: &&Place| matches!(place.standing, Standing::Held { .. });
+        let places = self.places.values().filter(held);
+        places
+            .map(|place| Instance {
+                healthy: true,
+                ..place.instance.clone()
+            })
+            .collect()
+    }
+
+    /// The set as it is, in the order of sets, for the journal.
+    pub(super) fn standings(&self) -> impl Iterator<Item = (&Instance, journal::Standing)> {
+        self.places.values().filter_map(|place| {
+            let standing = match place.standing {
+                Standing::Removed => return None,
+                Standing::Held { .. } => journal::Standing::Held,
+                Standing::Passing => journal::Standing::Healthy,
+                Standing::Critical => journal::Standing::Unhealthy,
+            };
+            Some((&place.instance, standing))
+        })
     }
 
     fn forget_the_gone(&mut self) {

@@ -31,15 +31,15 @@ type Told = (Arc<Endpoint>, Findings);
 
 /// Has a service's endpoints checked until it is gone.
 pub(super) async fn run(service: Weak<Service>, health: Health, prober: Arc<Prober>) {
-    let Some(mut changes) = service.upgrade().map(|service| service.changes()) else {
+    let Some(mut published) = service.upgrade().map(|service| service.published()) else {
         return;
     };
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut followed = HashMap::new();
-    changes.mark_changed();
+    published.mark_changed();
     loop {
         tokio::select! {
-            changed = changes.changed() => {
+            changed = published.changed() => {
                 let Some(service) = service.upgrade().filter(|_| changed.is_ok()) else {
                     return;
                 };

@@ -4,20 +4,21 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use tokio::{sync::watch as state, task::JoinHandle, time::Instant};
 
 use super::{
-    LINGER, Service, Tagged,
+    Service, Tagged,
     maker::{CatalogView, Maker, StartError},
-    tagged::{Plan, Running},
+    tagged::{LINGER, Plan, Running},
 };
 use crate::{
     config,
     registry::{Catalog, Registry, Watches, watch::WatchStatus},
+    saved,
 };
 
 /// All services of a proxy, and their watchers.
@@ -57,13 +58,16 @@ pub enum Lookup {
 
 impl Directory {
     /// Makes the services that routes name outright and begins to watch them, and the catalogs
-    /// of template routes. Must be called on the control plane's runtime.
+    /// of template routes. What was saved of before the start counts until the registries say
+    /// something themselves; services that template routes had reached are made again of it. Must
+    /// be called on the control plane's runtime.
     ///
     /// # Errors
     /// Where a registry is missing, or a service's TLS files cannot be used.
     pub fn start(
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+        saved: &saved::Contents,
     ) -> Result<Arc<Self>, StartError> {
         let mut directory = Self {
             maker: Maker::new(config, registries)?,
@@ -80,7 +84,7 @@ impl Directory {
         for route in &config.routes {
             match &route.goal {
                 config::Goal::Service(name) if !directory.declared.contains_key(name) => {
-                    let (service, watchers) = directory.maker.make(name)?;
+                    let (service, watchers) = directory.maker.make(name, saved)?;
                     tasks.extend(watchers);
                     directory.declared.insert(Arc::clone(name), service);
                 }
@@ -96,10 +100,9 @@ impl Directory {
             let for_templates = has_templates && is_default && settings.kind.lists_services();
             let for_tags = settings.routes.is_some();
             if for_templates || for_tags {
-                let (view, task) =
-                    directory
-                        .maker
-                        .watch_catalog(registry, for_templates, for_tags)?;
+                let saved = saved.catalog(registry);
+                let maker = &directory.maker;
+                let (view, task) = maker.watch_catalog(registry, for_templates, for_tags, saved)?;
                 tasks.push(task);
                 directory.catalogs.insert(Arc::clone(registry), view);
             }
@@ -113,7 +116,24 @@ impl Directory {
             tasks.push(tokio::spawn(follow));
         }
         *lock(&directory.tasks) = tasks;
+        directory.make_remembered(saved)?;
         Ok(directory)
+    }
+
+    /// Makes what template routes had reached before the start, and what tags had made, as far as
+    /// they may be reached still.
+    fn make_remembered(&self, saved: &saved::Contents) -> Result<(), StartError> {
+        let reached = saved.sets.iter().map(|set| &set.service);
+        let undeclared = reached.filter(|name| !self.declared.contains_key(*name));
+        for name in undeclared {
+            if matches!(self.listing(name), Listing::Exposed) {
+                self.made(name, saved)?;
+            }
+        }
+        if self.catalogs.values().any(|view| view.for_tags) {
+            self.follow_tags(Instant::now(), saved);
+        }
+        Ok(())
     }
 
     /// Ends all watchers, and waits until they have ended. Dropped, it ends them too.
@@ -222,9 +242,36 @@ impl Directory {
             .map(|(name, view)| (name, &*view.status, view.names.load_full()))
     }
 
+    /// When a registry's catalog was confirmed, where what is known of it is from before the start.
+    pub fn remembered_catalog(&self, registry: &str) -> Option<SystemTime> {
+        self.catalogs.get(registry)?.remembered()
+    }
+
     /// How the watches of each registry stand that cannot hold any number of them.
     pub fn watches(&self) -> impl Iterator<Item = (&Arc<str>, Watches)> {
         self.maker.watches()
+    }
+
+    /// Wakes when a set or a catalog has changed; one who waits, once.
+    pub(super) async fn changed(&self) {
+        self.maker.changes.notified().await;
+    }
+
+    /// What is worth keeping over a restart.
+    pub(super) fn to_save(&self) -> saved::Contents {
+        let services = self.services();
+        let keeps = |registry: &str| self.maker.keeps(registry);
+        let catalogs = self.catalogs.iter();
+        saved::Contents {
+            sets: services
+                .iter()
+                .flat_map(|service| service.to_save(keeps))
+                .collect(),
+            catalogs: catalogs
+                .filter(|(registry, _)| keeps(registry))
+                .filter_map(|(registry, view)| view.to_save(registry))
+                .collect(),
+        }
     }
 
     /// What was never read: declared services by name, catalogs by their registry's.
@@ -237,7 +284,7 @@ impl Directory {
         let catalogs = self
             .catalogs
             .iter()
-            .filter(|(_, view)| !*view.read.borrow())
+            .filter(|(_, view)| !view.is_known())
             .map(|(name, _)| format!("catalog of {name}"));
         services.chain(catalogs).collect()
     }
@@ -248,6 +295,10 @@ impl Directory {
     /// # Errors
     /// Where its registry is missing.
     pub fn named(&self, name: &Arc<str>) -> Result<Arc<Service>, StartError> {
+        self.made(name, &saved::Contents::default())
+    }
+
+    fn made(&self, name: &Arc<str>, saved: &saved::Contents) -> Result<Arc<Service>, StartError> {
         let mut founding = lock(&self.founding);
         // Another request may have been first.
         if let Some(service) = self.found.load().get(name) {
@@ -256,7 +307,7 @@ impl Directory {
         let service = if let Some(declared) = self.declared.get(name) {
             Arc::clone(declared)
         } else {
-            let (service, watchers) = self.maker.make(name)?;
+            let (service, watchers) = self.maker.make(name, saved)?;
             founding.watchers.insert(Arc::clone(name), watchers);
             service
         };
@@ -267,7 +318,7 @@ impl Directory {
     }
 
     /// Makes the routes that the catalogs' tags ask for now, and says so where they differ.
-    fn follow_tags(&self, now: Instant) {
+    fn follow_tags(&self, now: Instant, saved: &saved::Contents) {
         let mut plan = Plan::default();
         let views = self.catalogs.iter().filter(|(_, view)| view.for_tags);
         for (registry, view) in views {
@@ -277,7 +328,7 @@ impl Directory {
         }
         let mut running = lock(&self.running);
         running.follow(&plan, now, |name, wanted, parts| {
-            self.maker.make_tagged(name, wanted, parts)
+            self.maker.make_tagged(name, wanted, parts, saved)
         });
         let tagged = running.tagged(&plan);
         let before = self.tagged.swap(Arc::new(tagged));
@@ -355,7 +406,7 @@ async fn forget_unlisted(directory: std::sync::Weak<Directory>) {
         };
         directory.forget(Instant::now());
         if !lock(&directory.running).is_empty() {
-            directory.follow_tags(Instant::now());
+            directory.follow_tags(Instant::now(), &saved::Contents::default());
         }
     }
 }
@@ -367,7 +418,7 @@ async fn follow_tags(directory: std::sync::Weak<Directory>, mut read: state::Rec
         let Some(directory) = directory.upgrade() else {
             return;
         };
-        directory.follow_tags(Instant::now());
+        directory.follow_tags(Instant::now(), &saved::Contents::default());
     }
 }
 

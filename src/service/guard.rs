@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{EndpointId, Service};
+use super::{EndpointId, Service, journal::Why};
 
 /// How often those that are held are asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -64,6 +64,7 @@ fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
         }
     }
     service.publish(&mut board);
+    service.journal().note(Why::Guard, board.standings());
 }
 
 async fn answers(id: &EndpointId, limit: Duration) -> bool {

@@ -1,7 +1,7 @@
 //! What a service's registries say of it, made into the one set that it has: selected by tags and
 //! metadata and, where there are several registries, combined. Knows nothing of endpoints.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub(super) struct Listing {
     combine: Combine,
     /// In the order of `registries`.
     heard: Vec<Heard>,
+    /// Of those whose set is one that was remembered from before the start: when they said it.
+    remembered: Vec<Option<SystemTime>>,
     /// Whose set a failover has chosen.
     chosen: Option<usize>,
 }
@@ -31,7 +33,7 @@ enum Heard {
 }
 
 /// What the service's set is now.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Update {
     pub(super) instances: Vec<Instance>,
     /// Whether this is one registry's word for a change, which may be its mistake; or our own
@@ -60,6 +62,7 @@ impl Listing {
         };
         Self {
             heard: registries.iter().map(|_| Heard::Nothing).collect(),
+            remembered: vec![None; registries.len()],
             registries,
             combine,
             chosen: None,
@@ -75,6 +78,9 @@ impl Listing {
         policy: &config::Service,
     ) -> Option<Update> {
         let given_up = event == Event::Stale;
+        if !matches!(event, Event::Failed) {
+            self.remembered[from] = None;
+        }
         self.heard[from] = match event {
             Event::State(mut set) => {
                 set.instances.retain(|instance| selects(policy, instance));
@@ -91,6 +97,40 @@ impl Listing {
                 (from == 0).then(|| self.first(given_up)).flatten()
             }
         }
+    }
+
+    /// Takes over what a registry said before the start, until it says something itself.
+    pub(super) fn remember(
+        &mut self,
+        from: usize,
+        set: InstanceSet,
+        confirmed: SystemTime,
+        policy: &config::Service,
+    ) -> Option<Update> {
+        let update = self.hear(from, Event::State(set), policy);
+        self.remembered[from] = Some(confirmed);
+        update
+    }
+
+    /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
+    pub(super) fn now(&self) -> Option<Update> {
+        let several = self.registries.len() > 1;
+        match self.combine {
+            Combine::Failover if several => {
+                let set = self.set(self.chosen?)?;
+                Some(Update {
+                    instances: by_address(set.instances.iter()),
+                    doubtable: true,
+                })
+            }
+            Combine::Union if several => self.unite(false),
+            Combine::Failover | Combine::Union | Combine::Shadow => self.first(false),
+        }
+    }
+
+    /// When a registry said what is remembered of it; `None` where it has said something since.
+    pub(super) fn remembered(&self, of: usize) -> Option<SystemTime> {
+        self.remembered.get(of).copied().flatten()
     }
 
     /// Whether a registry has neither answered nor failed yet.
@@ -145,7 +185,13 @@ impl Listing {
         })
     }
 
-    fn set(&self, of: usize) -> Option<&InstanceSet> {
+    /// Whose instances they are that serve, as far as it is one registry.
+    pub(super) fn serving(&self) -> usize {
+        self.chosen.unwrap_or_default()
+    }
+
+    /// What a registry said last that still counts.
+    pub(super) fn set(&self, of: usize) -> Option<&InstanceSet> {
         match &self.heard[of] {
             Heard::Set(set) => Some(set),
             Heard::Nothing | Heard::Failed => None,

@@ -3,15 +3,23 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
-use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch as state},
+    task::JoinHandle,
+};
 
 use super::{
     Service, checks, guard,
+    journal::Why,
+    listing::Update,
     prober::Prober,
+    remember::answered,
     tagged::{Made, Wanted},
 };
 use crate::{
@@ -22,6 +30,7 @@ use crate::{
         merged::{Merged, Part},
         watch::{self, Event, WatchStatus},
     },
+    saved,
     tls::TlsError,
     upstream::Tls,
 };
@@ -38,6 +47,8 @@ pub(super) struct Maker {
     /// One for all services with the same settings.
     tls: HashMap<config::EndpointTls, Arc<Tls>>,
     prober: Arc<Prober>,
+    /// Told whenever a set or a catalog has changed.
+    pub(super) changes: Arc<Notify>,
 }
 
 /// A registry's catalog, and what of it may be reached.
@@ -49,6 +60,8 @@ pub(super) struct CatalogView {
     expose: config::Expose,
     pub(super) names: ArcSwap<Catalog>,
     pub(super) read: state::Sender<bool>,
+    /// When the registry said what is in `names`, where that was before the start.
+    remembered: Mutex<Option<SystemTime>>,
     pub(super) status: Arc<WatchStatus>,
 }
 
@@ -86,19 +99,26 @@ impl Maker {
             described: config.services.clone(),
             tls: open_tls(config)?,
             prober: Arc::default(),
+            changes: Arc::default(),
         })
     }
 
-    /// A service, and its watchers.
+    /// A service, and its watchers. Until its registries say something it has what was saved.
     pub(super) fn make(
         &self,
         name: &Arc<str>,
+        saved: &saved::Contents,
     ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
         let service = self.service(name, self.policy(name).clone());
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
-            service.update(instances, false);
+            let update = Update {
+                instances: instances.clone(),
+                doubtable: false,
+            };
+            service.update(&update, Why::ProxyToml);
         }
+        self.remember(&service, saved);
         let watchers = origin
             .registries()
             .iter()
@@ -106,6 +126,22 @@ impl Maker {
             .map(|(place, registry)| self.watch(&service, place, registry))
             .collect::<Result<_, _>>()?;
         Ok((service, watchers))
+    }
+
+    fn remember(&self, service: &Service, saved: &saved::Contents) {
+        let registries = service.policy().origin.registries();
+        for (place, registry) in registries.iter().enumerate() {
+            let settings = self.settings.get(registry);
+            if let (Some(settings), Some(set)) = (settings, saved.set(service.name(), registry)) {
+                service.remember(place, set, settings.max_staleness);
+            }
+        }
+    }
+
+    /// Whether what this registry says is worth keeping: the embedded one keeps it itself.
+    pub(super) fn keeps(&self, registry: &str) -> bool {
+        let settings = self.settings.get(registry);
+        settings.is_some_and(|settings| settings.kind.is_elsewhere())
     }
 
     /// Begins to watch what one of a service's registries says of it.
@@ -139,14 +175,26 @@ impl Maker {
                 guard::watch_over(&heard);
             }
         });
-        self.control.spawn(watching)
+        let Some(left) = service.remembers_for(place, settings.max_staleness) else {
+            return self.control.spawn(watching);
+        };
+        let remembers = Arc::clone(service);
+        self.control.spawn(async move {
+            let forgets = async {
+                tokio::time::sleep(left).await;
+                remembers.forget_remembered(place);
+            };
+            tokio::join!(watching, forgets);
+        })
     }
 
     fn service(&self, name: &Arc<str>, policy: config::Service) -> Arc<Service> {
         let tls = self.tls.get(&policy.tls);
         let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
         let health = policy.health.clone();
-        let service = Arc::new(Service::new(Arc::clone(name), policy, tls, self.workers));
+        let changes = Arc::clone(&self.changes);
+        let service = Service::new(Arc::clone(name), policy, tls, self.workers, changes);
+        let service = Arc::new(service);
         if let Some(health) = health {
             // Ends with the service.
             let prober = Arc::clone(&self.prober);
@@ -166,6 +214,7 @@ impl Maker {
         name: &Arc<str>,
         wanted: &Wanted,
         parts: state::Receiver<Vec<Part>>,
+        saved: &saved::Contents,
     ) -> Option<Made> {
         let registry = self.registries.get(&wanted.registry)?;
         let settings = self.settings.get(&wanted.registry)?;
@@ -185,6 +234,7 @@ impl Maker {
             ..own.clone()
         };
         let service = self.service(name, policy);
+        self.remember(&service, saved);
         let source = Box::new(Merged::new(
             Arc::clone(registry),
             parts,
@@ -194,12 +244,14 @@ impl Maker {
         Some(Made { service, watcher })
     }
 
-    /// A registry's catalog, and its watcher.
+    /// A registry's catalog, and its watcher. Until the registry lists its services it is what was
+    /// saved.
     pub(super) fn watch_catalog(
         &self,
         name: &Arc<str>,
         for_templates: bool,
         for_tags: bool,
+        saved: Option<&saved::Catalog>,
     ) -> Result<(Arc<CatalogView>, JoinHandle<()>), StartError> {
         let (registry, settings) = self.registry(name)?;
         let catalog = registry
@@ -209,18 +261,27 @@ impl Maker {
             for_templates,
             for_tags,
             expose: settings.expose.clone(),
-            names: ArcSwap::default(),
+            names: ArcSwap::from_pointee(
+                saved.map_or_else(Catalog::new, |saved| saved.services.clone()),
+            ),
             read: state::Sender::new(false),
+            remembered: Mutex::new(saved.map(|saved| saved.confirmed)),
             status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
         });
         let read = Arc::clone(&view);
         // Never given up: that a service is known, and has nobody, says more than a 404.
         let status = Arc::clone(&view.status);
+        let changes = Arc::clone(&self.changes);
         let watching = watch::watch(catalog, status, None, move |event| {
             if let Event::State(names) = event {
                 read.status.note_state(names.len(), Vec::new());
                 read.names.store(Arc::new(names));
+                *read
+                    .remembered
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
                 read.read.send_replace(true);
+                changes.notify_one();
             }
         });
         Ok((view, self.control.spawn(watching)))
@@ -241,6 +302,30 @@ impl Maker {
 }
 
 impl CatalogView {
+    /// When the registry listed what is known, where that was before the start.
+    pub(super) fn remembered(&self) -> Option<SystemTime> {
+        *self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything is known, be it from before the start.
+    pub(super) fn is_known(&self) -> bool {
+        *self.read.borrow() || self.remembered().is_some()
+    }
+
+    /// What is worth keeping of it.
+    pub(super) fn to_save(&self, registry: &Arc<str>) -> Option<saved::Catalog> {
+        self.is_known().then(|| saved::Catalog {
+            registry: Arc::clone(registry),
+            confirmed: self
+                .remembered()
+                .unwrap_or_else(|| answered(self.status.answered())),
+            services: Catalog::clone(&self.names.load()),
+        })
+    }
+
     pub(super) fn exposes(&self, name: &str, tags: &[String]) -> bool {
         let config::Expose {
             tags: wanted,

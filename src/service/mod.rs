@@ -11,6 +11,8 @@ mod directory;
 mod ejection;
 mod endpoint;
 mod guard;
+mod journal;
+mod keep;
 mod lane;
 mod life;
 mod limits;
@@ -18,7 +20,9 @@ mod listing;
 mod maker;
 mod one;
 mod order;
+mod pin;
 mod prober;
+mod remember;
 mod replay;
 mod snapshot;
 mod status;
@@ -29,20 +33,17 @@ pub use budget::Budget;
 pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
 pub use directory::{Directory, Lookup};
 pub use endpoint::{Endpoint, EndpointId, Line};
+pub use journal::{Change, EntryStatus, Why};
+pub use keep::keep;
 pub use lane::{Lane, StatusClass};
 pub use life::{Ejection, EndpointState};
 pub use limits::{LimitsStatus, Shed};
 pub use listing::Difference;
 pub use maker::StartError;
 pub use one::Service;
+pub use pin::{LONGEST_PIN, PinError, PinStatus};
 pub use prober::Checkup;
 pub use replay::{Kept, Replay};
 pub use snapshot::Snapshot;
-pub use status::{EndpointStatus, ServiceStatus};
+pub use status::{EndpointStatus, Remembered, ServiceStatus};
 pub use tagged::{Quarantined, Tagged, TaggedRoute};
-
-use std::time::Duration;
-
-/// A service that nobody lists any more, and that has no endpoint, is still known (503, not 404)
-/// for this long: a deploy may leave a moment without any.
-const LINGER: Duration = Duration::from_secs(60);

@@ -12,16 +12,23 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::{
-    Balancer, Endpoint, Lane, Line, Snapshot, Turn, board::Board, limits::Limits, listing::Listing,
+    Balancer, Endpoint, Lane, Line, Snapshot, Turn,
+    board::Board,
+    journal::{Journal, Why},
+    limits::Limits,
+    listing::{Listing, Update},
     prober::Findings,
 };
 
 use crate::{
     config,
-    instance::{Instance, InstanceSet},
+    instance::InstanceSet,
     metrics::Padded,
     registry::{
         Usage,
@@ -42,7 +49,7 @@ pub struct Service {
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
     /// The endpoints have changed, be it only who is listed.
-    changes: watch::Sender<()>,
+    published: watch::Sender<()>,
     /// How many of our own checks of endpoints passed, and how many did not.
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
@@ -50,15 +57,24 @@ pub struct Service {
     is_read: AtomicBool,
     read: watch::Sender<bool>,
     listing: Mutex<Listing>,
+    journal: Mutex<Journal>,
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
     usage: Arc<Usage>,
+    /// Told whenever its set has changed.
+    changes: Arc<Notify>,
 }
 
 impl Service {
     /// A service of which nothing is known yet, for `workers` workers. `tls` is what its policy
-    /// says of it.
-    pub fn new(name: Arc<str>, policy: config::Service, tls: Arc<Tls>, workers: usize) -> Self {
+    /// says of it; `changes` is told when its set has changed.
+    pub(super) fn new(
+        name: Arc<str>,
+        policy: config::Service,
+        tls: Arc<Tls>,
+        workers: usize,
+        changes: Arc<Notify>,
+    ) -> Self {
         Self {
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(policy.balance),
@@ -68,12 +84,13 @@ impl Service {
             board: Mutex::new(Board::new(workers, Arc::clone(&tls))),
             tls,
             limits: Limits::new(policy.limits),
-            changes: watch::Sender::new(()),
+            published: watch::Sender::new(()),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
             read: watch::Sender::new(false),
             listing: Mutex::new(Listing::new(&policy.origin)),
+            journal: Mutex::default(),
             watches: policy
                 .origin
                 .registries()
@@ -82,6 +99,7 @@ impl Service {
                 .map(Arc::new)
                 .collect(),
             usage: Arc::default(),
+            changes,
             name,
             policy,
         }
@@ -191,24 +209,37 @@ impl Service {
     /// alone. Returns whether the guard doubts it, and holds endpoints that must then be watched
     /// over.
     pub(super) fn hear(&self, from: usize, event: Event<InstanceSet>) -> bool {
-        if let Event::State(set) = &event {
-            self.watches[from].note_state(set.instances.len(), set.skipped.clone());
-        }
+        let registry = Arc::clone(&self.policy.origin.registries()[from]);
+        let why = match &event {
+            Event::State(set) => {
+                self.watches[from].note_state(set.instances.len(), set.skipped.clone());
+                let revision = set.revision;
+                Why::Registry { registry, revision }
+            }
+            Event::Failed | Event::Stale => Why::Away { registry },
+        };
         // Held until the board has it: what is heard later is taken over later.
         let mut listing = self.listing();
         let update = listing.hear(from, event, &self.policy);
-        update.is_some_and(|update| self.update(&update.instances, update.doubtable))
+        update.is_some_and(|update| self.update(&update, why))
     }
 
-    /// Takes over a set. Returns whether the guard doubts it, and holds endpoints that must then
-    /// be watched over.
-    pub(super) fn update(&self, instances: &[Instance], doubtable: bool) -> bool {
+    /// Takes over a set, unless it is pinned to another: then it is only noted. Returns whether the
+    /// guard doubts it, and holds endpoints that must then be watched over.
+    pub(super) fn update(&self, update: &Update, why: Why) -> bool {
         let mut board = self.board();
-        let doubted = board.take_over(instances, doubtable, &self.policy);
+        let mut journal = self.journal();
+        if journal.pin.is_some() {
+            journal.note_told(why, &update.instances);
+            return false;
+        }
+        let doubted = board.take_over(&update.instances, update.doubtable, &self.policy);
         self.publish(&mut board);
-        drop(board);
+        journal.note(why, board.standings());
+        drop((board, journal));
         self.is_read.store(true, Release);
         self.read.send_replace(true);
+        self.changes.notify_one();
         doubted
     }
 
@@ -226,7 +257,7 @@ impl Service {
             self.snapshot.store(Arc::new(snapshot));
         }
         board.retire_the_leaving();
-        self.changes.send_replace(());
+        self.published.send_replace(());
     }
 
     /// Takes over what our own checks of an endpoint come to.
@@ -263,8 +294,8 @@ impl Service {
     }
 
     /// Changes of who is listed.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
+    pub(super) fn published(&self) -> watch::Receiver<()> {
+        self.published.subscribe()
     }
 
     pub(super) fn limits(&self) -> Option<&Arc<Limits>> {
@@ -278,6 +309,11 @@ impl Service {
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of its set. Locked after the listing and the board, where they are.
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {

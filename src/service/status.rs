@@ -1,11 +1,14 @@
 //! What a service shows of itself: for the admin API and the metrics, never for a request.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Checkup, Difference, Ejection, EndpointState, LimitsStatus, Service};
+use super::{
+    Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service,
+    journal::unix_seconds,
+};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -26,10 +29,23 @@ pub struct ServiceStatus {
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
     /// where its endpoints stand in the file.
     pub watches: Vec<WatchSnapshot>,
+    /// Whether it stays with a set, whatever its registries say.
+    pub pin: Option<PinStatus>,
+    /// Those of its registries of which the set still counts that was kept from before the start.
+    pub from_snapshot: Vec<Remembered>,
     /// Where several registries fail over: the one that serves.
     pub chosen: Option<Arc<str>>,
     /// How each registry that shadows the first differs from it.
     pub differences: Vec<Difference>,
+}
+
+/// A registry of which a set counts that was kept on disk.
+#[derive(Debug, Serialize)]
+pub struct Remembered {
+    /// The registry's name.
+    pub registry: Arc<str>,
+    /// Since it said so.
+    pub age_seconds: f64,
 }
 
 /// An endpoint at one moment.
@@ -105,19 +121,24 @@ impl Service {
             endpoints,
             limits: self.limits().map(|limits| limits.status()),
             panic: board.panics(self.policy()),
-            last_change: board.changed.map(seconds_since_1970),
+            last_change: board.changed.map(unix_seconds),
             watches: self
                 .watches()
                 .iter()
                 .map(|watch| watch.snapshot())
                 .collect(),
+            pin: self.pinned(),
+            from_snapshot: std::iter::zip(self.policy().origin.registries(), 0..)
+                .filter_map(|(registry, of)| {
+                    let age = listing.remembered(of)?.elapsed().unwrap_or_default();
+                    Some(Remembered {
+                        registry: Arc::clone(registry),
+                        age_seconds: age.as_secs_f64(),
+                    })
+                })
+                .collect(),
             chosen: listing.chosen().cloned(),
             differences: listing.differences(),
         }
     }
-}
-
-fn seconds_since_1970(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }

@@ -2,16 +2,20 @@
 //! own, whose instances are all that have the tag, whatever service they belong to. Knows nothing
 //! of how a request is matched.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use super::{LINGER, Service};
+use super::Service;
 use crate::{
     config::{HostHeader, HostPattern, PathPattern, Segment, TagRoute},
     registry::{Catalog, merged::Part},
 };
+
+/// A service that nobody lists any more, and that has no endpoint, is still known (503, not 404)
+/// for this long: a deploy may leave a moment without any.
+pub(super) const LINGER: Duration = Duration::from_secs(60);
 
 /// The routes that tags make now.
 #[derive(Debug, Default)]

@@ -331,14 +331,28 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     // Some metrics are of services that have a shadow.
     let shadow = FakeConsul::start([]).await;
     shadow.holds(7, json!([]));
-    let proxy = Proxy::start(&format!(
+    // And some of what was kept from before the start.
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let away = json!({"format": 1, "catalogs": [], "sets": [{
+        "service": "old", "name": "old", "registry": "away", "confirmed": now.as_secs(),
+        "instances": [{
+            "id": "n/old", "address": "127.0.0.1:9", "tls": false,
+            "healthy": true, "weight": 1, "tags": [], "meta": {},
+        }],
+    }]});
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("kept.json"), away.to_string()).unwrap();
+    let text = format!(
         "{ROUTES}\n[registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [registry.shadow]\nkind = \"consul\"\naddress = \"{}\"\n\
+         [registry.away]\nkind = \"consul\"\naddress = \"http://127.0.0.1:9\"\n\
+         [snapshot]\nfile = \"kept.json\"\n\
          [defaults]\nregistry = \"embedded\"\n\
+         [[route]]\npath = \"/old\"\nservice = \"old\"\n[service.old]\nregistry = \"away\"\n\
          [service.cart]\nregistry = [\"embedded\", \"shadow\"]\ncombine = \"shadow\"\n",
         shadow.url()
-    ))
-    .await;
+    );
+    let proxy = Proxy::start_in(folder, &text).await;
     let backend = Backend::start("a").await;
     proxy.register("hello", backend.address()).await;
     until_settled(&proxy, "hello").await;
@@ -347,6 +361,8 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
             cart["differences"][0]["registry"] == "shadow"
         })
         .await;
+    let written = async || proxy.status().await["snapshot"]["writes"].as_u64();
+    eventually("it is written", written, |writes| *writes >= Some(1)).await;
     let (plain, old) = Metrics::get(&proxy, "text/plain;version=0.0.4;q=0.3, */*;q=0.1").await;
     assert!(plain.starts_with("text/plain; version=0.0.4;"), "{plain}");
     let (open, new) = Metrics::get(&proxy, "application/openmetrics-text;version=1.0.0").await;

@@ -12,6 +12,7 @@ use crate::{
     metrics::{BOUNDS, Counter, HistogramSum},
     proxy::Worker,
     registry::{Watches, watch::WatchSnapshot},
+    saved,
     service::{Difference, EndpointStatus, Lane, Service, ServiceStatus},
 };
 
@@ -77,6 +78,8 @@ pub(super) struct Scrape<'a> {
     pub(super) catalogs: Vec<(WatchSnapshot, usize)>,
     /// Of each registry that holds a limited number.
     pub(super) watches: Vec<(Arc<str>, Watches)>,
+    /// `None` where nothing is kept on disk.
+    pub(super) snapshot: Option<saved::Status>,
 }
 
 impl<'a> Scrape<'a> {
@@ -96,6 +99,7 @@ impl<'a> Scrape<'a> {
             catalogs: catalogs
                 .map(|(_, watch, listed)| (watch.snapshot(), listed.len()))
                 .collect(),
+            snapshot: context.view.snapshot.as_ref().map(|store| store.status()),
             watches: directory
                 .watches()
                 .map(|(registry, watches)| (Arc::clone(registry), watches))

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     metrics::HistogramSum,
+    saved::{Found, Status},
     service::{EndpointState, Shed, StatusClass},
 };
 
@@ -130,6 +131,17 @@ pub const METRICS: &[Metric] = &[
                 let (passed, failed) = service.checks_run();
                 samples.add(&[service.name(), "passed"], passed)?;
                 samples.add(&[service.name(), "failed"], failed)
+            })
+        },
+    ),
+    line(
+        "callboard_service_pinned",
+        Gauge,
+        SERVICE,
+        "Whether the service stays with a set, whatever its registries say.",
+        |scrape, samples| {
+            scrape.services.iter().try_for_each(|(service, status)| {
+                samples.add(&[service.name()], status.pin.is_some())
             })
         },
     ),
@@ -260,6 +272,55 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| {
             let mut catalogs = scrape.catalogs.iter();
             catalogs.try_for_each(|(watch, listed)| samples.add(&[&watch.registry], *listed))
+        },
+    ),
+    line(
+        "callboard_set_from_snapshot_age_seconds",
+        Gauge,
+        WATCH,
+        "Where a set counts that was kept from before the start: since its registry said so.",
+        |scrape, samples| {
+            scrape.services.iter().try_for_each(|(service, status)| {
+                status.from_snapshot.iter().try_for_each(|set| {
+                    samples.add(&[&set.registry, service.name()], set.age_seconds)
+                })
+            })
+        },
+    ),
+    line(
+        "callboard_snapshot_unusable",
+        Gauge,
+        &[],
+        "Whether the snapshot on disk could not be read at the start.",
+        |scrape, samples| {
+            let unusable = |status: &Status| matches!(status.found, Found::Unusable(_));
+            known(samples, scrape.snapshot.as_ref().map(unusable))
+        },
+    ),
+    line(
+        "callboard_snapshot_writes_total",
+        Counter,
+        &[],
+        "How often the snapshot was written to disk.",
+        |scrape, samples| known(samples, scrape.snapshot.as_ref().map(|kept| kept.writes)),
+    ),
+    line(
+        "callboard_snapshot_failures_total",
+        Counter,
+        &[],
+        "How often the snapshot could not be written to disk.",
+        |scrape, samples| known(samples, scrape.snapshot.as_ref().map(|kept| kept.failures)),
+    ),
+    line(
+        "callboard_snapshot_written_timestamp_seconds",
+        Gauge,
+        &[],
+        "When the snapshot was last written, in Unix time.",
+        |scrape, samples| {
+            known(
+                samples,
+                scrape.snapshot.as_ref().and_then(|kept| kept.written),
+            )
         },
     ),
     line(

@@ -88,6 +88,11 @@ impl RegistryKind {
         !matches!(self, Self::Dns(_))
     }
 
+    /// Whether it is another process or a file, which may be away when the proxy starts.
+    pub fn is_elsewhere(&self) -> bool {
+        !matches!(self, Self::Embedded(_))
+    }
+
     /// Whether its instances can have tags.
     pub fn has_tags(&self) -> bool {
         !matches!(

@@ -93,6 +93,11 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// As the agent has it.
+    pub(super) fn number(self) -> u64 {
+        self.at.get()
+    }
+
     /// Whether this one follows what was known before. One that went backwards belongs to another
     /// history, which is read from its start.
     pub(super) fn follows(self, before: Option<Self>) -> bool {

@@ -365,18 +365,15 @@ mod tests {
     }
 
     fn set(id: &str, healthy: bool) -> InstanceSet {
-        InstanceSet {
-            instances: vec![Instance {
-                id: id.into(),
-                address: Address::new("10.0.0.1", 80).unwrap(),
-                tls: false,
-                healthy,
-                weight: 1,
-                tags: Vec::new(),
-                meta: BTreeMap::new(),
-            }],
-            skipped: Vec::new(),
-        }
+        InstanceSet::of([Ok(Instance {
+            id: id.into(),
+            address: Address::new("10.0.0.1", 80).unwrap(),
+            tls: false,
+            healthy,
+            weight: 1,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        })])
     }
 
     fn pair<T: Clone + Send + Sync + 'static>() -> ([Datacenter<T>; 2], Vec<Leg<T>>) {

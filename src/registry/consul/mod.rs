@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub(crate) use self::agent::{Agent, Registered};
 
 use self::{
-    client::{Client, Question},
+    client::{Client, Index, Question},
     cursor::Cursor,
     datacenters::{First, Leg, Union},
     seats::Seats,
@@ -90,7 +90,7 @@ impl Consul {
                 parameters,
             ),
             self.seats.join(Some(Arc::clone(&query.usage))),
-            parse::instances,
+            |body: &[u8], index: Index| Ok(parse::instances(body)?.at(index.number())),
         ))
     }
 
@@ -102,7 +102,7 @@ impl Consul {
             Arc::clone(&self.client),
             Question::new(subject, &path, self.parameters(datacenter)),
             self.seats.join(None),
-            move |body: &[u8]| parse::catalog(body, &tags),
+            move |body: &[u8], _| parse::catalog(body, &tags),
         ))
     }
 

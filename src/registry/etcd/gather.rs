@@ -17,6 +17,8 @@ pub(in crate::registry) trait Gather: Send + 'static {
     type State: Send + 'static;
 
     fn clear(&mut self);
+    /// What is put and deleted next is what it was at this revision.
+    fn at(&mut self, _revision: u64) {}
     /// Whether that makes a difference; a heartbeat may be the same key with the same value.
     fn put(&mut self, key: &[u8], value: &[u8]) -> bool;
     /// Whether that makes a difference.
@@ -26,27 +28,34 @@ pub(in crate::registry) trait Gather: Send + 'static {
 
 /// The instances of a service, each by its key.
 #[derive(Default)]
-pub(in crate::registry) struct Instances(BTreeMap<Vec<u8>, Result<Instance, Skipped>>);
+pub(in crate::registry) struct Instances {
+    entries: BTreeMap<Vec<u8>, Result<Instance, Skipped>>,
+    revision: u64,
+}
 
 impl Gather for Instances {
     type State = InstanceSet;
 
     fn clear(&mut self) {
-        self.0.clear();
+        self.entries.clear();
+    }
+
+    fn at(&mut self, revision: u64) {
+        self.revision = revision;
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> bool {
         let instance = text::instance(&String::from_utf8_lossy(key), value);
-        let before = self.0.insert(key.to_vec(), instance);
-        before.as_ref() != self.0.get(key)
+        let before = self.entries.insert(key.to_vec(), instance);
+        before.as_ref() != self.entries.get(key)
     }
 
     fn delete(&mut self, key: &[u8]) -> bool {
-        self.0.remove(key).is_some()
+        self.entries.remove(key).is_some()
     }
 
     fn state(&self) -> InstanceSet {
-        InstanceSet::of(self.0.values().cloned())
+        InstanceSet::of(self.entries.values().cloned()).at(self.revision)
     }
 }
 

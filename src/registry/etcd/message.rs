@@ -16,6 +16,9 @@ pub(crate) struct Header {
 pub(crate) struct KeyValue {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) key: Vec<u8>,
+    /// Of its last change; of a deleted one, of the deletion.
+    #[prost(int64, tag = "3")]
+    pub(crate) mod_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) value: Vec<u8>,
 }

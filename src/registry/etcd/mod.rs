@@ -120,6 +120,7 @@ impl<G: Gather> Cursor<G> {
         let read = link.connection.range(&self.keys, self.keys_only).await;
         let read = read.map_err(|fault| link.connection.explain(fault, &self.subject))?;
         self.gather.clear();
+        self.gather.at(read.revision.cast_unsigned());
         for entry in read.entries {
             // All keys of a range begin with what it is about.
             if let Some(key) = entry.key.get(self.skip..) {
@@ -136,6 +137,7 @@ impl<G: Gather> Cursor<G> {
             let Some(key) = entry.key.get(self.skip..) else {
                 continue;
             };
+            self.gather.at(entry.mod_revision.cast_unsigned());
             match change.kind {
                 Event::DELETE => self.gather.delete(key),
                 _ => self.gather.put(key, &entry.value),

@@ -99,6 +99,7 @@ impl<G: Gather> Cursor<G> {
     async fn read(&mut self) -> Result<(), RegistryError> {
         let read = self.client.read(&self.directory, &self.subject).await?;
         self.gather.clear();
+        self.gather.at(read.position.index);
         if let Some(node) = &read.node {
             self.put(node);
         }
@@ -120,6 +121,7 @@ impl<G: Gather> Cursor<G> {
     /// of one file in the directory.
     fn follow(&mut self, change: &Change) -> Option<bool> {
         let key = change.node.below(&self.directory)?.as_bytes();
+        self.gather.at(change.node.modified_index);
         match (change.action.as_str(), &change.node.value) {
             _ if change.node.dir => None,
             ("set" | "create" | "update" | "compareAndSwap", Some(value)) => {

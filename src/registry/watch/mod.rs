@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::{RegistryError, Source, pace::Bucket};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Lines};
 
 pub use status::{WatchSnapshot, WatchStatus};
 
@@ -24,10 +24,6 @@ const BACKOFF_CAP: Duration = Duration::from_millis(1500);
 
 /// The longest that a registry's `Retry-After` is honoured: a day would be a mistake of its.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-
-/// Between two log lines about one trouble: the first pause, doubled up to the last.
-const LOG_PAUSE: Duration = Duration::from_secs(10);
-const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
 
 /// What a watcher has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,8 +143,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 struct Trouble {
     since: Instant,
     failures: u64,
-    next_line: Instant,
-    pause: Duration,
+    lines: Lines,
     /// When the last state is given up; `None` where it never is, or was already.
     stale_at: Option<Instant>,
 }
@@ -160,21 +155,14 @@ impl Trouble {
             stale_at: max_staleness.map(|limit| now + limit),
             since: now,
             failures: 0,
-            next_line: now,
-            pause: LOG_PAUSE,
+            lines: Lines::new(),
         }
     }
 
     /// Counts a failure, and says whether a line about it is due.
     fn note(&mut self) -> bool {
         self.failures += 1;
-        let now = Instant::now();
-        if now < self.next_line {
-            return false;
-        }
-        self.next_line = now + self.pause;
-        self.pause = (self.pause * 2).min(MAX_LOG_PAUSE);
-        true
+        self.lines.is_due()
     }
 
     fn log(&self, status: &WatchStatus, error: &str) {
@@ -457,22 +445,6 @@ mod tests {
         let asked = u32::try_from(run.asked().len()).unwrap();
         assert!((most - 2..=most + 2).contains(&asked), "{asked}");
         assert_eq!(run.published(), ["a"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_is_due_when_trouble_begins_and_then_ever_more_rarely() {
-        let start = Instant::now();
-        let mut trouble = Trouble::new(None);
-        let mut due = Vec::new();
-        while start.elapsed() < HOUR {
-            if trouble.note() {
-                due.push(start.elapsed().as_secs());
-            }
-            sleep(Duration::from_secs(1)).await;
-        }
-        let expected = [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030];
-        assert_eq!(due, expected);
-        assert_eq!(trouble.failures, 3600);
     }
 
     #[tokio::test(start_paused = true)]

@@ -118,8 +118,14 @@ impl WatchStatus {
         known.failures += 1;
     }
 
-    pub(super) fn gave_up(&self) {
+    /// Notes that the last state is too old to count; until the next success.
+    pub fn gave_up(&self) {
         self.known().given_up = true;
+    }
+
+    /// When the registry answered last; `None` where it never has.
+    pub fn answered(&self) -> Option<Instant> {
+        self.known().answered
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -22,6 +22,8 @@ pub(super) struct Folder {
     exists: bool,
     names: BTreeSet<String>,
     data: BTreeMap<String, Data>,
+    /// Of the last change that is known, of the list or of what was read.
+    zxid: i64,
     /// Those whose data is not, or no longer, what it was.
     unread: BTreeSet<String>,
     /// One for the list and one for each child that was read; each fires once.
@@ -51,6 +53,7 @@ impl Folder {
             exists: false,
             names: BTreeSet::new(),
             data: BTreeMap::new(),
+            zxid: 0,
             unread: BTreeSet::new(),
             watches: FuturesUnordered::new(),
         }
@@ -75,6 +78,11 @@ impl Folder {
         self.data.iter().map(|(name, data)| (name.as_str(), data))
     }
 
+    /// The zxid of the last change that is known.
+    pub(super) fn zxid(&self) -> u64 {
+        self.zxid.cast_unsigned()
+    }
+
     /// Reads what is not, or no longer, known, and watches it from then on. Cancel-safe: what was
     /// read by then is not read again.
     ///
@@ -94,7 +102,8 @@ impl Folder {
             .buffer_unordered(READS);
         while let Some((name, read)) = reads.next().await {
             match read {
-                Ok((bytes, _, watch)) => {
+                Ok((bytes, stat, watch)) => {
+                    self.zxid = self.zxid.max(stat.mzxid);
                     self.watches
                         .push(fires(watch, Changed::Child(name.clone())));
                     self.data.insert(name.clone(), Data::Bytes(bytes));
@@ -115,8 +124,11 @@ impl Folder {
 
     async fn list(&mut self, client: &Client) -> Result<(), Error> {
         let (names, watch) = loop {
-            match client.list_and_watch_children(&self.path).await {
-                Ok((names, watch)) => break (Some(names), watch),
+            match client.get_and_watch_children(&self.path).await {
+                Ok((names, stat, watch)) => {
+                    self.zxid = self.zxid.max(stat.pzxid);
+                    break (Some(names), watch);
+                }
                 Err(Error::NoNode) => {}
                 Err(error) => return Err(error),
             }
@@ -144,6 +156,7 @@ impl Folder {
         self.exists = false;
         self.names.clear();
         self.data.clear();
+        self.zxid = 0;
         self.unread.clear();
         self.watches.clear();
     }

@@ -73,8 +73,9 @@ impl Registry for ZooKeeper {
                 Folder::new(folder, move |node| parse::stands_beside(node, &name))
             }),
             parse: |below: &Folder, beside: Option<&Folder>| {
+                let zxid = beside.map_or(0, Folder::zxid).max(below.zxid());
                 let beside = beside.into_iter().flat_map(Folder::data);
-                parse::instances(below.data().chain(beside))
+                parse::instances(below.data().chain(beside)).at(zxid)
             },
         })
     }

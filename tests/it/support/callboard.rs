@@ -23,8 +23,13 @@ pub(crate) struct Callboard {
 impl Callboard {
     /// `callboard run` with this text as the folder's proxy.toml.
     pub(crate) fn run(folder: &Path, text: &str) -> Self {
+        Self::run_by(command(folder), folder, text)
+    }
+
+    /// The same, by a command that becomes it.
+    pub(crate) fn run_by(mut command: Command, folder: &Path, text: &str) -> Self {
         std::fs::write(folder.join("proxy.toml"), text).unwrap();
-        let mut child = command(folder)
+        let mut child = command
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

@@ -1,0 +1,135 @@
+//! One service by itself: how it stands, what became of its set, and the pin that holds the set
+//! while an incident is looked at. The pin is all that the admin server changes.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    status::ServiceTraffic,
+    view::{Context, Shown},
+};
+use crate::{
+    config,
+    service::{PinError, Service},
+};
+
+/// How long a pin lasts for which nothing else is said.
+const PIN: Duration = Duration::from_secs(30 * 60);
+
+/// What a pin is asked for with.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// A number of the journal; the present set where it is left out.
+    set: Option<u64>,
+    /// As durations are written in proxy.toml.
+    #[serde(rename = "for")]
+    time: Option<String>,
+}
+
+/// `GET /api/services/{name}` and `GET /api/services/{name}/journal`.
+pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Response {
+    // A route that tags make is a service with slashes in its name: the whole may be one.
+    if let Some(service) = find(&context, &name) {
+        return Json(ServiceTraffic::of(&service)).into_response();
+    }
+    let of_journal = name.strip_suffix("/journal");
+    match of_journal.and_then(|name| find(&context, name)) {
+        Some(service) => Json(service.changes()).into_response(),
+        None => refuse(StatusCode::NOT_FOUND, &unknown(of_journal.unwrap_or(&name))),
+    }
+}
+
+/// `POST /api/services/{name}/pin`.
+pub(super) async fn pin(
+    State(context): Shown,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let service = match pinnable(&context, &name) {
+        Ok(service) => service,
+        Err((status, text)) => return refuse(status, &text),
+    };
+    // A web page can post anything here but this without being asked whether it may.
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json")) {
+        let text = "send `Content-Type: application/json`, with a body such as \
+                    {\"set\": 17, \"for\": \"30m\"}, or {} for the present set and 30 minutes";
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    }
+    let wanted = match serde_json::from_slice::<Wanted>(&body) {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            let text = format!("{error}; write it as {{\"set\": 17, \"for\": \"30m\"}}");
+            return refuse(StatusCode::BAD_REQUEST, &text);
+        }
+    };
+    let time = match wanted.time.as_deref().map(config::duration) {
+        None => PIN,
+        Some(Ok(time)) => time,
+        Some(Err(error)) => {
+            return refuse(StatusCode::BAD_REQUEST, &format!("`for`: {error}"));
+        }
+    };
+    match service.pin(wanted.set, time) {
+        Ok(pin) => Json(pin).into_response(),
+        Err(error) => {
+            let status = match error {
+                PinError::Time => StatusCode::BAD_REQUEST,
+                PinError::NoSuchSet(..) => StatusCode::NOT_FOUND,
+                PinError::Fixed | PinError::Unread | PinError::Nobody(_) => StatusCode::CONFLICT,
+            };
+            refuse(status, &format!("`{}`: {error}", service.name()))
+        }
+    }
+}
+
+/// `DELETE /api/services/{name}/pin`.
+pub(super) async fn unpin(State(context): Shown, Path(name): Path<String>) -> Response {
+    match pinnable(&context, &name) {
+        Ok(service) if service.unpin() => Json(json!({"pin": null})).into_response(),
+        Ok(service) => {
+            let text = format!("`{}` is not pinned", service.name());
+            refuse(StatusCode::NOT_FOUND, &text)
+        }
+        Err((status, text)) => refuse(status, &text),
+    }
+}
+
+/// The service whose pin a path names; else how that is refused.
+fn pinnable(context: &Context, path: &str) -> Result<Arc<Service>, (StatusCode, String)> {
+    let Some(name) = path.strip_suffix("/pin") else {
+        let text = format!("nothing is changed here but /api/services/{path}/pin");
+        return Err((StatusCode::METHOD_NOT_ALLOWED, text));
+    };
+    find(context, name).ok_or_else(|| (StatusCode::NOT_FOUND, unknown(name)))
+}
+
+fn find(context: &Context, name: &str) -> Option<Arc<Service>> {
+    let generation = context.view.shared.generation.load();
+    let mut services = generation.directory.services().into_iter();
+    services.find(|service| **service.name() == *name)
+}
+
+fn unknown(name: &str) -> String {
+    format!("no route and no request has named a service `{name}`")
+}
+
+fn refuse(status: StatusCode, error: &str) -> Response {
+    let mut refusal = (status, Json(json!({ "error": error }))).into_response();
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static("GET,HEAD");
+        refusal.headers_mut().insert(header::ALLOW, allowed);
+    }
+    refusal
+}

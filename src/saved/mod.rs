@@ -1,0 +1,8 @@
+//! What the registries said last, kept on disk, so that a proxy that starts while its registry is
+//! away still knows whom to call. Knows nothing of services at work or of registries at work.
+
+mod contents;
+mod store;
+
+pub use contents::{Catalog, Contents, Set};
+pub use store::{Found, Status, Store};

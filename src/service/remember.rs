@@ -1,0 +1,100 @@
+//! What a service remembers over a restart: the last good sets of its registries, which it gives to
+//! be kept, and takes at the start until the registries say something themselves. Knows nothing of
+//! where they are kept.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{Service, journal::Why};
+use crate::{
+    instance::{Instance, InstanceSet},
+    registry::watch::Event,
+    saved,
+};
+
+impl Service {
+    /// Takes over what a registry, by its place in the list, said before the start.
+    ///
+    /// A set in which nobody is healthy is worth nothing: a request waits for the registry rather
+    /// than being told that there is nobody. Nor is one of another name, or one that is too old for
+    /// the registry's `max_staleness`.
+    pub(super) fn remember(&self, from: usize, set: &saved::Set, max_staleness: Option<Duration>) {
+        let age = SystemTime::now().duration_since(set.confirmed);
+        let is_stale = max_staleness.is_some_and(|limit| age.unwrap_or_default() >= limit);
+        let has_healthy = set.instances.iter().any(|instance| instance.healthy);
+        if is_stale || !has_healthy || set.name != self.registered_name() {
+            return;
+        }
+        let instances = InstanceSet::of(set.instances.iter().cloned().map(Ok));
+        let mut listing = self.listing();
+        let update = listing.remember(from, instances, set.confirmed, self.policy());
+        if let Some(update) = update {
+            let registry = Arc::clone(&set.registry);
+            self.update(&update, Why::Snapshot { registry });
+        }
+    }
+
+    /// How much longer a remembered set counts, where there is one and a limit.
+    pub(super) fn remembers_for(&self, of: usize, limit: Option<Duration>) -> Option<Duration> {
+        let confirmed = self.listing().remembered(of)?;
+        let age = SystemTime::now().duration_since(confirmed);
+        Some(limit?.saturating_sub(age.unwrap_or_default()))
+    }
+
+    /// Gives up a remembered set, unless its registry has said something since.
+    pub(super) fn forget_remembered(&self, of: usize) {
+        let mut listing = self.listing();
+        if listing.remembered(of).is_none() {
+            return;
+        }
+        self.watches()[of].gave_up();
+        if let Some(update) = listing.hear(of, Event::Stale, self.policy()) {
+            let registry = Arc::clone(&self.policy().origin.registries()[of]);
+            self.update(&update, Why::Away { registry });
+        }
+    }
+
+    /// What is worth keeping of it: the last good set of each of these registries.
+    pub(super) fn to_save(&self, keeps: impl Fn(&str) -> bool) -> Vec<saved::Set> {
+        let listing = self.listing();
+        // What is held is part of the last good set, although the registry says otherwise.
+        let held = self.board().held_instances();
+        let registries = self.policy().origin.registries();
+        let registries = registries.iter().enumerate();
+        registries
+            .filter(|(_, registry)| keeps(registry))
+            .filter_map(|(of, registry)| {
+                let set = listing.set(of)?;
+                let held: &[_] = if of == listing.serving() { &held } else { &[] };
+                Some(saved::Set {
+                    service: Arc::clone(self.name()),
+                    name: self.registered_name().to_owned(),
+                    registry: Arc::clone(registry),
+                    confirmed: listing
+                        .remembered(of)
+                        .unwrap_or_else(|| answered(self.watches()[of].answered())),
+                    instances: with_held(&set.instances, held),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A moment of the other clock; now, where a first answer is being taken over.
+pub(super) fn answered(at: Option<Instant>) -> SystemTime {
+    let age = at.map_or(Duration::ZERO, |at| at.elapsed());
+    let now = SystemTime::now();
+    now.checked_sub(age).unwrap_or(now)
+}
+
+fn with_held(set: &[Instance], held: &[Instance]) -> Vec<Instance> {
+    let same = |a: &Instance, b: &Instance| (&a.id, &a.address) == (&b.id, &b.address);
+    let is_held = |instance: &Instance| held.iter().any(|held| same(held, instance));
+    let others = set.iter().filter(|instance| !is_held(instance));
+    let all = others.chain(held).cloned();
+    InstanceSet::of(all.map(Ok)).instances
+}
