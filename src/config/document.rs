@@ -201,7 +201,7 @@ mod tests {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
         assert_eq!(shown.registries.len(), 9);
-        assert_eq!(shown.routes.len(), 4);
+        assert_eq!(shown.routes.len(), 5);
         let defaults = Service {
             origin: plain.defaults.origin.clone(),
             ..shown.defaults
@@ -247,7 +247,7 @@ mod tests {
             registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1}}\n\
             service.a={?=1}\n\
-            route=[{service='a',?=1}]\n"
+            route=[{service='a',header={a={prefix='a',?=1}},?=1}]\n"
             .replace('?', "zzzzzzzzzzzzzzzzzzzz");
         let tables: Vec<_> = errors(&tables)
             .into_iter()
@@ -257,7 +257,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 31, "{tables:#?}");
+        assert_eq!(tables.len(), 32, "{tables:#?}");
         tables
     }
 

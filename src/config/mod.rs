@@ -2,6 +2,7 @@
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
 mod claims;
+mod condition;
 mod document;
 mod field;
 mod listen;
@@ -32,6 +33,7 @@ pub use urlprefix::TagRoute;
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 /// The whole file.
@@ -166,6 +168,8 @@ pub struct Route {
     pub host: HostPattern,
     /// The path's prefix.
     pub path: PathPattern,
+    /// What else it asks of a request.
+    pub conditions: Conditions,
     /// Where it leads.
     pub goal: Goal,
     /// Whether the prefix is taken off before forwarding (and said in `X-Forwarded-Prefix`).
@@ -203,6 +207,41 @@ pub enum Segment {
     Literal(String),
     /// `{service}`
     Service,
+}
+
+/// What a route asks of a request beside its host and path: all of it. Two that are equal take the
+/// same requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// `route.method`: one of these, in alphabetical order; any where there is none.
+    pub methods: Vec<Method>,
+    /// `route.header`, in the order of the names.
+    pub headers: Vec<(HeaderName, Expected)>,
+    /// `route.query`, decoded, in the order of the keys.
+    pub queries: Vec<(String, Expected)>,
+    /// `route.cookie`, in the order of the names.
+    pub cookies: Vec<(String, Expected)>,
+}
+
+impl Conditions {
+    /// Whether it asks for nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a header, a key of the query or a cookie must be. Of several with the same name one that
+/// fits is enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// There, whatever its value.
+    Present,
+    /// Not there.
+    Absent,
+    /// This value.
+    Exactly(String),
+    /// A value that begins like this.
+    Prefix(String),
 }
 
 /// Where a route leads.

@@ -1,4 +1,4 @@
-//! `[[route]]`: which host and path lead to which service. Knows nothing of how a request is
+//! `[[route]]`: which requests lead to which service. Knows nothing of how a request is
 //! matched.
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service,
+    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service, condition,
     field::Field,
     origin::{self, Origin},
     pattern,
@@ -30,7 +30,7 @@ pub(super) fn read(
         let first = *lines.entry(match_key(&route)).or_insert(route.line);
         if first != route.line {
             let wrong = Wrong::new(format!("the route of line {first} takes the same requests"));
-            table.wrong(wrong.suggest("give one of them another host or path"));
+            table.wrong(wrong.suggest("give one of them another host, path or condition"));
         }
         Some(route)
     });
@@ -48,7 +48,7 @@ pub(super) fn read(
 
 /// Equal for two routes that take the same requests.
 fn match_key(route: &Route) -> String {
-    format!("{:?} {:?}", route.host, route.path)
+    format!("{:?} {:?} {:?}", route.host, route.path, route.conditions)
 }
 
 fn one(
@@ -67,6 +67,7 @@ fn one(
         }),
         Some(field) => field.parse("a path", "\"/cart\"", pattern::path),
     };
+    let conditions = condition::read(table);
     let strip_prefix = table.flag("strip_prefix", false);
     let host_header = table.choice(
         "host_header",
@@ -88,6 +89,7 @@ fn one(
     Some(Route {
         host,
         path,
+        conditions,
         goal,
         strip_prefix,
         host_header,
@@ -293,8 +295,7 @@ mod tests {
             [[route]]\nhost = \"A\"\npath = \"/x/\"\nservice = \"b\"\n\
             [[route]]\npath = \"/x\"\nservice = \"c\"\n\
             [[route]]\nhost = \"a\"\npath = \"/x\"\nservice = \"d\"\n";
-        let expected =
-            "the route of line 1 takes the same requests; give one of them another host or path";
+        let expected = "the route of line 1 takes the same requests; give one of them another host, path or condition";
         assert_eq!(
             errors(text),
             [

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::{
-    config::{self, HostHeader},
+    config::{self, Conditions, HostHeader},
     route::Table,
     service::{Directory, Service, TaggedRoute},
 };
@@ -91,8 +91,11 @@ impl Generation {
             host_header: route.host_header,
         };
         let tagged = directory.tagged();
-        let in_file = config.routes.iter().map(|route| (&route.host, &route.path));
-        let in_tags = tagged.routes.iter().map(|route| (&route.host, &route.path));
+        let none = Conditions::default();
+        let in_file = config.routes.iter();
+        let in_file = in_file.map(|route| (&route.host, &route.path, &route.conditions));
+        let in_tags = tagged.routes.iter();
+        let in_tags = in_tags.map(|route| (&route.host, &route.path, &none));
         let targets = config.routes.iter().map(written);
         Self {
             routes: Table::new(in_file.chain(in_tags)),

@@ -76,11 +76,8 @@ async fn forward(
 ) -> Result<Answer<RequestBody>, Refusal> {
     // One generation for the whole request.
     let generation = client.worker.generation();
-    let host = request.head.host().unwrap_or_default();
-    let matched = generation
-        .routes
-        .find(host, request.head.path())
-        .ok_or(Refusal::NoRoute)?;
+    let matched = generation.routes.find(&request.head.route_by());
+    let matched = matched.ok_or(Refusal::NoRoute)?;
     let target = &generation.targets[matched.route];
     let prefix_len = matched.prefix_len;
     let found;

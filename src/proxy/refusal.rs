@@ -83,7 +83,7 @@ impl Refusal {
             Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
             Self::Expectation => "the only expectation understood is `100-continue`".to_owned(),
             Self::Loop => "the request has passed through this proxy before".to_owned(),
-            Self::NoRoute => "no route takes this host and path".to_owned(),
+            Self::NoRoute => "no route takes this request".to_owned(),
             Self::UnknownService(name) => format!("no service `{name}` is registered"),
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),

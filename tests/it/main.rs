@@ -33,6 +33,7 @@ mod log;
 mod provider;
 mod register;
 mod register_everywhere;
+mod routes;
 mod run;
 mod serving;
 mod structure;
