@@ -58,6 +58,8 @@ struct ServiceTraffic {
     retries: u64,
     /// Requests answered by the proxy itself.
     failed: u64,
+    /// Requests that its fallback took over.
+    fallbacks: u64,
     /// Requests whose client was gone before the answer.
     abandoned: u64,
 }
@@ -115,11 +117,11 @@ impl Status {
                     refused: worker.refused.value(),
                 })
                 .collect(),
-            routes: view
-                .config
-                .routes
-                .iter()
-                .map(|route| RouteStatus::of(route, &view.config))
+            routes: std::iter::zip(0.., &view.config.routes)
+                .map(|(place, route)| {
+                    let split = directory.splits().get(&place);
+                    RouteStatus::of(route, split.map(AsRef::as_ref), &view.config)
+                })
                 .chain(tagged.routes.iter().map(RouteStatus::of_tags))
                 .collect(),
             quarantined: tagged.quarantined.clone(),
@@ -146,6 +148,7 @@ impl ServiceTraffic {
             requests: sum(|lane| lane.requests.value()),
             retries: sum(|lane| lane.retries.value()),
             failed: sum(|lane| lane.failed.value()),
+            fallbacks: sum(|lane| lane.fallbacks.value()),
             abandoned: sum(|lane| lane.abandoned.value()),
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
     Balance, EndpointTls, Guard, Pool, Retry, Service, Timeouts,
+    fallback::Fallbacks,
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
@@ -50,10 +51,17 @@ pub(super) fn defaults(
             guard: Some(GUARD),
             drain: Duration::from_secs(30),
             discovery_timeout: Duration::from_secs(2),
+            fallback: None,
         };
         (policy(table, folder, &built_in), origin)
     })
 }
+
+/// The words for it.
+pub(super) const BALANCE: [(&str, Balance); 2] = [
+    ("round_robin", Balance::RoundRobin),
+    ("weighted", Balance::Weighted),
+];
 
 const GUARD: Guard = Guard {
     share: 0.5,
@@ -68,21 +76,30 @@ pub(super) fn read(
     default: Option<&Origin>,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
-    top.named("service", |name, table| {
+    let mut fallbacks = Fallbacks::default();
+    let services = top.named("service", |name, table| {
         let origin = origin::of_service(name, table, registries, default);
         Service {
             name: table.text("name", "\"cart-v2\""),
-            tags: tags(table, &origin, registries),
+            tags: tags(table, &[&origin], registries),
             meta: table.map("meta", "{ version = \"2\" }"),
             origin,
+            fallback: fallbacks.read(name, table),
             ..policy(table, folder, defaults)
         }
-    })
+    });
+    fallbacks.check(&services, default.is_some());
+    services
 }
 
-fn tags(table: &mut Table<'_>, origin: &Origin, registries: &Registries) -> Vec<String> {
+/// Reads the tags that instances must have who are learnt at one of `origins`.
+pub(super) fn tags(
+    table: &mut Table<'_>,
+    origins: &[&Origin],
+    registries: &Registries,
+) -> Vec<String> {
     let tags = table.texts("tags", "\"v2\"").unwrap_or_default();
-    let mut kinds = origin.registries().iter();
+    let mut kinds = origins.iter().flat_map(|origin| origin.registries());
     let without = kinds.find_map(|name| registries.kind(name).filter(|kind| !kind.has_tags()));
     if let (Some(field), Some(kind)) = (table.take("tags"), without)
         && !tags.is_empty()
@@ -102,14 +119,7 @@ fn tags(table: &mut Table<'_>, origin: &Origin, registries: &Registries) -> Vec<
 /// `base` key by key.
 fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     Service {
-        balance: table.choice(
-            "balance",
-            &[
-                ("round_robin", Balance::RoundRobin),
-                ("weighted", Balance::Weighted),
-            ],
-            base.balance,
-        ),
+        balance: table.choice("balance", &BALANCE, base.balance),
         retry: table.within("retry", |table| retry(table, base.retry)),
         timeout: table.within("timeout", |table| timeouts(table, base.timeout)),
         pool: table.within("pool", |table| Pool {

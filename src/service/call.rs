@@ -8,7 +8,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-use super::{Replay, Service};
+use super::{Replay, Service, Terms};
 use crate::{
     instance::Address,
     upstream::{
@@ -45,9 +45,9 @@ pub struct Answered<B> {
 
 /// Why no attempt brought an answer.
 #[derive(Debug)]
-pub enum Unanswered {
-    /// There is nobody to ask.
-    NoEndpoints,
+pub enum Unanswered<B> {
+    /// There is nobody to ask, or no more: the body comes back, to be sent elsewhere.
+    NoEndpoints(B),
     /// Every attempt failed.
     Failed(Attempts),
     /// The request's own body broke off.
@@ -76,7 +76,8 @@ pub struct Attempt {
 
 impl Service {
     /// Makes attempts until one brings an answer, or none may follow. Counts on this worker's
-    /// lane, which has the request counted already; all must be over at `total`.
+    /// lane, which has the request counted already; all must be over at `total`. The terms are
+    /// this service's.
     ///
     /// # Errors
     /// Why nobody has answered.
@@ -85,25 +86,30 @@ impl Service {
         worker: usize,
         head: &mut impl Head,
         mut body: B,
+        terms: &Terms<'_>,
         total: Option<Instant>,
         mut now: Instant,
-    ) -> Result<Answered<B>, Unanswered> {
-        let policy = self.policy();
+    ) -> Result<Answered<B>, Unanswered<B>> {
+        let Terms {
+            view,
+            retry,
+            timeout,
+        } = terms;
         let lane = self.lane(worker);
         let idempotent = is_idempotent(head.method());
         let to_head_request = *head.method() == Method::HEAD;
         let framing = Framing::of(&body);
         let limits = Limits {
-            response: policy.timeout.response,
-            idle: policy.timeout.idle,
+            response: timeout.response,
+            idle: timeout.idle,
             total,
         };
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
-        let turn = self.turn();
-        let Some(mut pool) = self.pick(worker, turn, now) else {
-            return Err(Unanswered::NoEndpoints);
+        let turn = view.turn();
+        let Some(mut pool) = view.pick(worker, turn, now) else {
+            return Err(Unanswered::NoEndpoints(body));
         };
         let out_of_budget = loop {
             let began = now;
@@ -117,7 +123,7 @@ impl Service {
             let connection = match kept {
                 Some(connection) => Ok(connection),
                 None => {
-                    let limit = within(policy.timeout.connect, total, now);
+                    let limit = within(timeout.connect, total, now);
                     let opened = self.open(worker, &pool, limit, now).await;
                     now = Instant::now();
                     opened
@@ -162,12 +168,18 @@ impl Service {
             // same endpoint may do.
             let again = past.last_unless_removed().filter(|_| died);
             let over = !may_follow
-                || past.asked >= policy.retry.attempts
+                || past.asked >= retry.attempts
                 || total.is_some_and(|total| now >= total)
-                || !body.rewind()
-                // Nothing is paid where nobody is left.
-                || (again.is_none() && !self.has_other(worker, &past.tried));
+                || !body.rewind();
             if over {
+                break false;
+            }
+            if again.is_none() && !view.has_other(worker, &past.tried) {
+                if view.is_empty() {
+                    // Who was asked has left, and was the last.
+                    return Err(Unanswered::NoEndpoints(body));
+                }
+                // Nothing is paid where nobody is left.
                 break false;
             }
             let is_free = died && was_kept;
@@ -175,7 +187,7 @@ impl Service {
                 lane.budget_refused.add_one();
                 break true;
             }
-            let next = self.pick_other(worker, turn, &past.tried, now).or(again);
+            let next = view.pick_other(worker, turn, &past.tried, now).or(again);
             let Some(next) = next else { break false };
             lane.retries.add_one();
             pool = next;

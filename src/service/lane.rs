@@ -21,6 +21,8 @@ pub struct Lane {
     pub budget_refused: Counter,
     /// Requests answered by the proxy itself because no attempt brought an answer.
     pub failed: Counter,
+    /// Requests that its fallback took over, since there was nobody to pick.
+    pub fallbacks: Counter,
     /// Requests whose client was gone before its answer.
     pub abandoned: Counter,
     /// From a request's arrival to the head of its answer.
@@ -37,6 +39,7 @@ impl Lane {
             retries: Counter::default(),
             budget_refused: Counter::default(),
             failed: Counter::default(),
+            fallbacks: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
             budget: Budget::new(retry, workers),

@@ -10,11 +10,11 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch as state, task::JoinHandle};
 
 use super::{
-    Service, guard,
+    Service, Split, guard,
     tagged::{Made, Wanted},
 };
 use crate::{
-    config::{self, Origin},
+    config::{self, Origin, Subset},
     instance::InstanceSet,
     registry::{
         Catalog, Registry, ServiceQuery, Source, Watches,
@@ -34,6 +34,8 @@ pub(super) struct Maker {
     /// What services have where nothing else is said.
     pub(super) defaults: config::Service,
     described: BTreeMap<Arc<str>, config::Service>,
+    /// Which subsets routes want, of whom.
+    subsets: Vec<(config::Goal, Arc<Subset>)>,
     /// One for all services with the same settings.
     tls: HashMap<config::EndpointTls, Arc<Tls>>,
 }
@@ -82,6 +84,7 @@ impl Maker {
             settings: config.registries.clone(),
             defaults: config.defaults.clone(),
             described: config.services.clone(),
+            subsets: wanted_subsets(config),
             tls: open_tls(config)?,
         })
     }
@@ -91,7 +94,8 @@ impl Maker {
         &self,
         name: &Arc<str>,
     ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
-        let service = Arc::new(self.service(name, self.policy(name).clone()));
+        let subsets = self.subsets_of(name);
+        let service = Arc::new(self.service(name, self.policy(name).clone(), subsets));
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
             service.update(instances, false);
@@ -139,10 +143,33 @@ impl Maker {
         self.control.spawn(watching)
     }
 
-    fn service(&self, name: &Arc<str>, policy: config::Service) -> Service {
+    fn service(
+        &self,
+        name: &Arc<str>,
+        policy: config::Service,
+        subsets: Vec<Arc<Subset>>,
+    ) -> Service {
         let tls = self.tls.get(&policy.tls);
         let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
-        Service::new(Arc::clone(name), policy, tls, self.workers)
+        Service::new(Arc::clone(name), policy, tls, self.workers, subsets)
+    }
+
+    /// Each subset once that some route wants of a service. A template may lead to any.
+    fn subsets_of(&self, name: &str) -> Vec<Arc<Subset>> {
+        let mut subsets: Vec<Arc<Subset>> = Vec::new();
+        for (goal, subset) in &self.subsets {
+            let leads_here = *goal == config::Goal::Template
+                || goal.services().any(|service| **service == *name);
+            if leads_here && !subsets.iter().any(|known| Arc::ptr_eq(known, subset)) {
+                subsets.push(Arc::clone(subset));
+            }
+        }
+        subsets
+    }
+
+    /// How a route's requests are parted among these services.
+    pub(super) fn split(&self, shares: impl Iterator<Item = (Arc<Service>, u32)>) -> Split {
+        Split::new(shares, self.workers)
     }
 
     pub(super) fn policy(&self, name: &str) -> &config::Service {
@@ -173,7 +200,7 @@ impl Maker {
             },
             ..own.clone()
         };
-        let service = Arc::new(self.service(name, policy));
+        let service = Arc::new(self.service(name, policy, Vec::new()));
         let source = Box::new(Merged::new(
             Arc::clone(registry),
             parts,
@@ -240,6 +267,13 @@ impl CatalogView {
             && (services.is_empty() || services.iter().any(|service| service == name))
             && (wanted.is_empty() || wanted.iter().any(|tag| tags.contains(tag)))
     }
+}
+
+fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {
+    let routes = config.routes.iter();
+    routes
+        .filter_map(|route| Some((route.goal.clone(), route.subset.clone()?)))
+        .collect()
 }
 
 /// Reads the TLS files of all services, each once.

@@ -16,8 +16,11 @@ mod one;
 mod order;
 mod replay;
 mod snapshot;
+mod split;
 mod status;
 mod tagged;
+mod terms;
+mod view;
 
 pub use balance::{Balancer, Turn};
 pub use budget::Budget;
@@ -30,8 +33,11 @@ pub use maker::StartError;
 pub use one::Service;
 pub use replay::{Kept, Replay};
 pub use snapshot::Snapshot;
-pub use status::{EndpointStatus, ServiceStatus};
+pub use split::{Share, Split};
+pub use status::{EndpointStatus, ServiceStatus, ViewStatus};
 pub use tagged::{Quarantined, Tagged, TaggedRoute};
+pub use terms::Terms;
+pub use view::View;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One service: its name, its policy, its snapshot and the board behind it.
+//! One service: its name, its policy, its views and the board behind them.
 
 use std::{
     sync::{
@@ -11,13 +11,11 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Balancer, Endpoint, Lane, Snapshot, Turn, board::Board, listing::Listing};
-
+use super::{Lane, View, board::Board, listing::Listing};
 use crate::{
-    config,
+    config::{self, Subset},
     instance::{Instance, InstanceSet},
     metrics::Padded,
     registry::{
@@ -32,8 +30,10 @@ use crate::{
 pub struct Service {
     name: Arc<str>,
     policy: config::Service,
-    snapshot: ArcSwap<Snapshot>,
-    balancer: Balancer,
+    /// All endpoints.
+    main: View,
+    /// Those of them that routes select.
+    views: Box<[View]>,
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
     /// Whether there is a set: for requests, and for whoever waits for it.
@@ -46,12 +46,19 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service of which nothing is known yet, for `workers` workers. `tls` is what its policy
-    /// says of it.
-    pub fn new(name: Arc<str>, policy: config::Service, tls: Arc<Tls>, workers: usize) -> Self {
+    /// A service of which nothing is known yet, for `workers` workers and for routes that want
+    /// these subsets. `tls` is what its policy says of it.
+    pub fn new(
+        name: Arc<str>,
+        policy: config::Service,
+        tls: Arc<Tls>,
+        workers: usize,
+        subsets: impl IntoIterator<Item = Arc<Subset>>,
+    ) -> Self {
+        let view = |subset| View::new(subset, policy.balance);
         Self {
-            snapshot: ArcSwap::default(),
-            balancer: Balancer::new(policy.balance),
+            main: view(None),
+            views: subsets.into_iter().map(Some).map(view).collect(),
             lanes: (0..workers)
                 .map(|_| Arc::new(Padded(Lane::new(policy.retry, workers))))
                 .collect(),
@@ -119,7 +126,17 @@ impl Service {
 
     /// Whether nobody can be picked.
     pub fn is_empty(&self) -> bool {
-        self.snapshot.load().endpoints.is_empty()
+        self.main.is_empty()
+    }
+
+    /// All of its endpoints.
+    pub fn main(&self) -> &View {
+        &self.main
+    }
+
+    /// The subsets of them that routes want.
+    pub fn views(&self) -> &[View] {
+        &self.views
     }
 
     /// Waits until the registry was read once, but not for longer than `limit`.
@@ -129,44 +146,10 @@ impl Service {
         let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
     }
 
-    /// Takes a request's turn.
-    pub fn turn(&self) -> Turn {
-        self.balancer.turn()
-    }
-
-    /// Picks the endpoint whose turn it is, without a lock, and returns its pool on this worker.
-    pub fn pick(&self, worker: usize, turn: Turn, now: Instant) -> Option<Arc<Pool>> {
-        // The pool's count of references is this worker's alone; the endpoint's would be shared.
-        self.balancer
-            .pick(&self.snapshot.load(), turn, now)
-            .map(|endpoint| Arc::clone(endpoint.pool(worker)))
-    }
-
-    /// The same for a request that was tried with these already; `None` where there is no other.
-    pub fn pick_other(
-        &self,
-        worker: usize,
-        turn: Turn,
-        tried: &[Arc<Pool>],
-        now: Instant,
-    ) -> Option<Arc<Pool>> {
-        let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.pool(worker));
-        self.balancer
-            .pick_other(&self.snapshot.load(), turn, was_tried, now)
-            .map(|endpoint| Arc::clone(endpoint.pool(worker)))
-    }
-
-    /// Whether there is somebody other than these to pick.
-    pub fn has_other(&self, worker: usize, tried: &[Arc<Pool>]) -> bool {
-        let snapshot = self.snapshot.load();
-        let mut endpoints = snapshot.endpoints.iter();
-        endpoints.any(|endpoint| !is_among(tried, endpoint.pool(worker)))
-    }
-
     /// Notes how connecting to an endpoint went that began then. Rare, where connections are kept.
     #[cold]
     pub fn connected(&self, worker: usize, pool: &Arc<Pool>, worked: bool, began: Instant) {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.main.snapshot();
         let endpoint = snapshot
             .endpoints
             .iter()
@@ -203,18 +186,10 @@ impl Service {
         doubted
     }
 
-    /// Publishes what the board has, if it differs, and then retires who is not in it any more.
+    /// Publishes what the board has, and then retires who is in no view any more.
     pub(super) fn publish(&self, board: &mut Board) {
-        let snapshot = board.snapshot(self.policy.balance);
-        let current = self.snapshot.load();
-        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
-            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
-        };
-        if !same(&current.endpoints, &snapshot.endpoints)
-            || !same(&current.resting, &snapshot.resting)
-            || current.order != snapshot.order
-        {
-            self.snapshot.store(Arc::new(snapshot));
+        for view in std::iter::once(&self.main).chain(&self.views) {
+            view.publish(board);
         }
         board.retire_the_leaving();
     }
@@ -229,13 +204,9 @@ impl Service {
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub fn sweep(&self, worker: usize, now: Instant) {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.main.snapshot();
         for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.pool(worker).sweep(now);
         }
     }
-}
-
-fn is_among(tried: &[Arc<Pool>], pool: &Arc<Pool>) -> bool {
-    tried.iter().any(|one| Arc::ptr_eq(one, pool))
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{Difference, EndpointState, Service};
+use super::{Difference, EndpointState, Service, View};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -16,6 +16,10 @@ pub struct ServiceStatus {
     pub registered_name: String,
     /// Its endpoints, in the order of their identities.
     pub endpoints: Vec<EndpointStatus>,
+    /// The subsets of them that routes want.
+    pub views: Vec<ViewStatus>,
+    /// The service that is called where nobody can be picked.
+    pub fallback: Option<Arc<str>>,
     /// When the set of those that may be picked last changed, in seconds since 1970.
     pub last_change: Option<f64>,
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
@@ -25,6 +29,21 @@ pub struct ServiceStatus {
     pub chosen: Option<Arc<str>>,
     /// How each registry that shadows the first differs from it.
     pub differences: Vec<Difference>,
+}
+
+/// Those of a service's endpoints that some route wants.
+#[derive(Debug, Serialize)]
+pub struct ViewStatus {
+    /// What they have, in words.
+    pub subset: String,
+    /// The tags that they have.
+    pub tags: Vec<String>,
+    /// The metadata that they have.
+    pub meta: BTreeMap<String, String>,
+    /// How one of them is picked.
+    pub balance: &'static str,
+    /// How many may be picked.
+    pub endpoints: usize,
 }
 
 /// An endpoint at one moment.
@@ -88,6 +107,8 @@ impl Service {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
             endpoints,
+            views: self.views().iter().filter_map(ViewStatus::of).collect(),
+            fallback: self.policy().fallback.clone(),
             last_change: board.changed.map(seconds_since_1970),
             watches: self
                 .watches()
@@ -97,6 +118,18 @@ impl Service {
             chosen: listing.chosen().cloned(),
             differences: listing.differences(),
         }
+    }
+}
+
+impl ViewStatus {
+    fn of(view: &View) -> Option<Self> {
+        view.subset().map(|subset| Self {
+            subset: subset.to_string(),
+            tags: subset.tags.clone(),
+            meta: subset.meta.clone(),
+            balance: view.balance().as_str(),
+            endpoints: view.snapshot().endpoints.len(),
+        })
     }
 }
 
