@@ -328,11 +328,13 @@ async fn the_metrics_count_what_was_sent() {
 
 #[tokio::test]
 async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
-    // Some metrics are of services that have a shadow.
+    // Some metrics are of services that have a shadow, or of routes that are split or want a subset.
     let shadow = FakeConsul::start([]).await;
     shadow.holds(7, json!([]));
     let proxy = Proxy::start(&format!(
-        "{ROUTES}\n[registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+        "{ROUTES}\n[[route]]\npath = \"/split\"\ntags = [\"v2\"]\n\
+         split = [{{ service = \"cart\", weight = 1 }}]\n\
+         [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [registry.shadow]\nkind = \"consul\"\naddress = \"{}\"\n\
          [defaults]\nregistry = \"embedded\"\n\
          [service.cart]\nregistry = [\"embedded\", \"shadow\"]\ncombine = \"shadow\"\n",

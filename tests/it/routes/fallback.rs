@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use http::Method;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -72,6 +73,31 @@ async fn a_service_empties_and_fills_again_under_load_and_no_request_fails() {
     );
     let name = "callboard_requests_fallback_total{service=\"cart\"}";
     assert_eq!(sample(&proxy, name).await, Some(taken));
+}
+
+#[tokio::test]
+async fn who_was_asked_leaves_as_the_last_and_what_may_be_repeated_goes_to_the_fallback() {
+    let sorry = Backend::start("sorry").await;
+    let proxy = Proxy::start(&config(&sorry, "")).await;
+    let stuck = Backend::named("stuck").answering(|_| std::future::pending::<String>());
+    let stuck = stuck.start().await;
+    proxy.register("cart", stuck.address()).await;
+    let states = [(stuck.address(), "serving")];
+    proxy.until_states("cart", &states).await;
+    let ask = |method: Method| {
+        let request = proxy.http.request(method, proxy.url("/cart/x"));
+        tokio::spawn(request.send())
+    };
+    let (get, post) = (ask(Method::GET), ask(Method::POST));
+    eventually("both are asked", async || stuck.requests(), |n| *n == 2).await;
+    let states = [(stuck.address(), "draining")];
+    proxy.deregister("cart", stuck.address()).await;
+    proxy.until_states("cart", &states).await;
+    stuck.kill().await;
+    let (get, post) = (get.await.unwrap().unwrap(), post.await.unwrap().unwrap());
+    assert_eq!(get.headers()[BACKEND], "sorry");
+    assert_eq!(post.status(), 502, "it may have been processed");
+    assert_eq!(sorry.requests_with(&Method::POST), 0);
 }
 
 #[tokio::test]
