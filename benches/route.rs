@@ -4,27 +4,24 @@
 use std::{hint::black_box, time::Instant};
 
 use callboard::{
-    config::{Goal, HostHeader, HostPattern, PathPattern, Route, Segment},
-    route::Table,
+    config::{Conditions, HostPattern, PathPattern, Segment},
+    route::{Request, Table},
 };
+use http::{HeaderMap, Method};
 
 const ROUNDS: usize = 9;
 const LOOKUPS: usize = 1_000_000;
 
+/// What a route takes.
+type Route = (HostPattern, PathPattern, Conditions);
+
 fn route(host: HostPattern, path: &str) -> Route {
     let segments = path.split('/').skip(1);
-    Route {
-        host,
-        path: PathPattern {
-            segments: segments
-                .map(|text| Segment::Literal(text.to_owned()))
-                .collect(),
-        },
-        goal: Goal::Service("any".into()),
-        strip_prefix: false,
-        host_header: HostHeader::Client,
-        line: 1,
-    }
+    let segments = segments.map(|text| Segment::Literal(text.to_owned()));
+    let path = PathPattern {
+        segments: segments.collect(),
+    };
+    (host, path, Conditions::default())
 }
 
 /// `size` routes, and 10 requests spread over them: the requests are as many for every size, so
@@ -65,9 +62,16 @@ const CASES: [Case; 3] = [
 
 /// Nanoseconds per lookup.
 fn measure(table: &Table, requests: &[(String, String)]) -> f64 {
+    let headers = HeaderMap::new();
     let start = Instant::now();
     for (host, path) in requests.iter().cycle().take(LOOKUPS) {
-        let found = table.find(black_box(host), black_box(path));
+        let found = table.find(black_box(&Request {
+            host,
+            path,
+            method: &Method::GET,
+            headers: &headers,
+            query: None,
+        }));
         black_box(found.expect("every request has its route"));
     }
     start.elapsed().as_nanos() as f64 / LOOKUPS as f64
@@ -88,7 +92,11 @@ fn main() {
             let routes: Vec<Route> = (0..size).map(case.route).collect();
             let requests: Vec<_> = (0..10).map(|i| (case.request)(i * (size / 10))).collect();
             (
-                Table::new(routes.iter().map(|route| (&route.host, &route.path))),
+                Table::new(
+                    routes
+                        .iter()
+                        .map(|(host, path, conditions)| (host, path, conditions)),
+                ),
                 requests,
             )
         });

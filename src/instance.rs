@@ -176,6 +176,19 @@ impl Instance {
         }
         self
     }
+
+    /// Whether it has all of these tags, in any letter case, and all of this metadata.
+    pub fn has(&self, tags: &[String], meta: &BTreeMap<String, String>) -> bool {
+        // Consul compares tags without regard to case; here they are compared alike for all.
+        let has = |wanted: &String| {
+            let mut tags = self.tags.iter();
+            tags.any(|tag| tag.to_lowercase() == wanted.to_lowercase())
+        };
+        tags.iter().all(has)
+            && meta
+                .iter()
+                .all(|(key, value)| self.meta.get(key) == Some(value))
+    }
 }
 
 /// The complete set of a service's instances as one answer of a registry gave it.

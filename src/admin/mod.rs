@@ -3,6 +3,7 @@
 
 mod metrics;
 mod ready;
+mod routes;
 mod service;
 mod status;
 mod view;

@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use super::{
     ready::Readiness,
+    routes::RouteStatus,
     view::{Context, Shown},
 };
 use crate::{
-    config::{self, Goal, HostPattern, PathPattern, RegistryKind, Segment},
+    config::RegistryKind,
     registry::{Watches, watch::WatchSnapshot},
     saved,
-    service::{Directory, Lane, Quarantined, Service, ServiceStatus, TaggedRoute},
+    service::{Directory, Lane, Quarantined, Service, ServiceStatus},
 };
 
 #[derive(Serialize)]
@@ -47,23 +48,6 @@ struct WorkerStatus {
     refused: u64,
 }
 
-/// A route, as the file or a tag has it.
-#[derive(Serialize)]
-struct RouteStatus {
-    /// `None` for any.
-    host: Option<String>,
-    path: String,
-    /// A service's name, or `{service}` where the request names it.
-    service: Arc<str>,
-    /// None where its endpoints stand in the file.
-    registries: Vec<Arc<str>>,
-    strip_prefix: bool,
-    /// Its line in the file; none of a route that tags have made.
-    line: Option<usize>,
-    /// The services whose tags have made it.
-    tagged_by: Vec<Arc<str>>,
-}
-
 /// A service and what it was asked.
 #[derive(Serialize)]
 pub(super) struct ServiceTraffic {
@@ -73,6 +57,8 @@ pub(super) struct ServiceTraffic {
     retries: u64,
     /// Requests answered by the proxy itself.
     failed: u64,
+    /// Requests that its fallback took over.
+    fallbacks: u64,
     /// Requests whose client was gone before the answer.
     abandoned: u64,
 }
@@ -120,11 +106,11 @@ impl Status {
                     refused: worker.refused.value(),
                 })
                 .collect(),
-            routes: view
-                .config
-                .routes
-                .iter()
-                .map(|route| RouteStatus::of(route, &view.config))
+            routes: std::iter::zip(0.., &view.config.routes)
+                .map(|(place, route)| {
+                    let split = directory.splits().get(&place);
+                    RouteStatus::of(route, split.map(AsRef::as_ref), &view.config)
+                })
                 .chain(tagged.routes.iter().map(RouteStatus::of_tags))
                 .collect(),
             quarantined: tagged.quarantined.clone(),
@@ -150,40 +136,6 @@ impl Status {
     }
 }
 
-impl RouteStatus {
-    fn of(route: &config::Route, config: &config::Config) -> Self {
-        let (service, policy) = match &route.goal {
-            Goal::Service(name) => {
-                let service = config.services.get(name).unwrap_or(&config.defaults);
-                (Arc::clone(name), service)
-            }
-            Goal::Template => ("{service}".into(), &config.defaults),
-        };
-        Self {
-            host: host(&route.host),
-            path: path(&route.path),
-            service,
-            registries: policy.origin.registries().to_vec(),
-            strip_prefix: route.strip_prefix,
-            line: Some(route.line),
-            tagged_by: Vec::new(),
-        }
-    }
-
-    fn of_tags(route: &TaggedRoute) -> Self {
-        let policy = route.service.policy();
-        Self {
-            host: host(&route.host),
-            path: path(&route.path),
-            service: Arc::clone(route.service.name()),
-            registries: policy.origin.registries().to_vec(),
-            strip_prefix: route.strip > 0,
-            line: None,
-            tagged_by: route.tagged_by.clone(),
-        }
-    }
-}
-
 impl ServiceTraffic {
     pub(super) fn of(service: &Service) -> Self {
         let sum = |of: fn(&Lane) -> u64| service.lanes().map(of).sum();
@@ -192,6 +144,7 @@ impl ServiceTraffic {
             requests: sum(|lane| lane.requests.value()),
             retries: sum(|lane| lane.retries.value()),
             failed: sum(|lane| lane.failed.value()),
+            fallbacks: sum(|lane| lane.fallbacks.value()),
             abandoned: sum(|lane| lane.abandoned.value()),
         }
     }
@@ -217,48 +170,5 @@ impl RegistryStatus {
                 .find(|(registry, _)| *registry == name)
                 .map(|(_, watches)| watches),
         }
-    }
-}
-
-/// As the file has it.
-fn host(pattern: &HostPattern) -> Option<String> {
-    match pattern {
-        HostPattern::Any => None,
-        HostPattern::Exact(host) => Some(host.clone()),
-        HostPattern::Wildcard(parent) => Some(format!("*.{parent}")),
-        HostPattern::Template(parent) => Some(format!("{{service}}.{parent}")),
-    }
-}
-
-fn path(pattern: &PathPattern) -> String {
-    let segments: Vec<_> = pattern
-        .segments
-        .iter()
-        .map(|segment| match segment {
-            Segment::Literal(literal) => literal,
-            Segment::Service => "{service}",
-        })
-        .collect();
-    format!("/{}", segments.join("/"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_are_shown_as_they_were_written() {
-        let parsed = |text: &str| {
-            let text = format!("[[route]]\n{text}\nservice = \"{{service}}\"\n");
-            let config = config::Config::parse(&text, std::path::Path::new(".")).unwrap();
-            RouteStatus::of(&config.routes[0], &config)
-        };
-        let shown = parsed("path = \"/v1/{service}\"");
-        assert_eq!((shown.host, &*shown.path), (None, "/v1/{service}"));
-        let shown = parsed("host = \"{service}.internal\"");
-        assert_eq!(shown.host.as_deref(), Some("{service}.internal"));
-        assert_eq!(shown.path, "/");
-        let shown = parsed("host = \"*.example.com\"\npath = \"/{service}\"");
-        assert_eq!(shown.host.as_deref(), Some("*.example.com"));
     }
 }

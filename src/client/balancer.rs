@@ -25,7 +25,8 @@ impl Balancer {
     pub async fn endpoint(&self) -> Result<Picked, Error> {
         let now = self.0.wait_until_read(Instant::now()).await?;
         let (service, slot) = (&self.0.service, self.0.slot());
-        let picked = service.pick(slot, service.turn(), now);
+        let view = service.main();
+        let picked = view.pick(slot, view.turn(), now);
         let line = picked.ok_or_else(|| Error::NoEndpoints {
             service: Arc::clone(service.name()),
         })?;

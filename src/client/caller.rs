@@ -29,7 +29,11 @@ use crate::{
 /// scheme. `Host` is the request's own, else its URI's, else the endpoint's address. Redirects and
 /// cookies are the program's.
 #[derive(Clone, Debug)]
-pub struct Caller(Held);
+pub struct Caller {
+    held: Held,
+    /// Who is called where the service has nobody.
+    fallback: Option<Held>,
+}
 
 /// An endpoint's answer, whatever its status.
 pub type Response<B> = http::Response<ResponseBody<B>>;
@@ -47,11 +51,12 @@ pub struct AnsweredBy {
 }
 
 impl Caller {
-    pub(super) fn new(held: Held) -> Self {
-        Self(held)
+    pub(super) fn new(held: Held, fallback: Option<Held>) -> Self {
+        Self { held, fallback }
     }
 
-    /// Sends a request, with attempts as the service's `retry` has them and within its `timeout`.
+    /// Sends a request, with attempts as the service's `retry` has them and within its `timeout`;
+    /// where it has nobody, to its `fallback`.
     ///
     /// # Errors
     /// Why there is no answer. One with an error's status is an answer.
@@ -60,32 +65,43 @@ impl Caller {
         B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Unpin,
     {
         let arrived = Instant::now();
-        let service = &*self.0.service;
         let (parts, body) = request.into_parts();
         let mut outgoing = Outgoing::new(parts).map_err(|reason| Error::Malformed {
-            service: Arc::clone(service.name()),
+            service: Arc::clone(self.service().name()),
             reason,
         })?;
-        let slot = self.0.slot();
-        let count = Count::begin(service.lane(slot), arrived);
-        let began = match self.0.wait_until_read(arrived).await {
-            Ok(began) => began,
-            Err(error) => {
-                count.fail();
-                return Err(error);
-            }
-        };
-        let total = service.policy().timeout.total.map(|total| arrived + total);
-        let called = service.call(slot, &mut outgoing, Kept::new(body), total, began);
-        match called.await {
-            Ok(answered) => Ok(count.pass_on(answered)),
-            Err(unanswered) => Err(count.refuse(service, unanswered)),
+        let mut body = Kept::new(body);
+        let (mut held, mut fallback) = (&self.held, self.fallback.as_ref());
+        loop {
+            let service = &*held.service;
+            let slot = held.slot();
+            let count = Count::begin(service.lane(slot), arrived);
+            let called = match held.wait_until_read(arrived).await {
+                Ok(began) => {
+                    let terms = service.own_terms();
+                    let total = terms.timeout.total.map(|total| arrived + total);
+                    service
+                        .call(slot, &mut outgoing, body, &terms, total, began)
+                        .await
+                        .map_err(|unanswered| in_words(service, unanswered))
+                }
+                Err(error) => Err((error, Some(body))),
+            };
+            let (error, unsent) = match called {
+                Ok(answered) => return Ok(count.pass_on(answered)),
+                Err(unanswered) => unanswered,
+            };
+            let (Some(unsent), Some(other)) = (unsent, fallback.take()) else {
+                return Err(count.refuse(error));
+            };
+            count.hand_over();
+            (held, body) = (other, unsent);
         }
     }
 
     /// The service behind it: its policy, its counters and its endpoints.
     pub fn service(&self) -> &Service {
-        &self.0.service
+        &self.held.service
     }
 }
 
@@ -139,29 +155,29 @@ impl Count {
         response
     }
 
-    fn fail(mut self) {
+    fn hand_over(mut self) {
         self.settled = true;
-        self.lane.failed.add_one();
+        self.lane.fallbacks.add_one();
     }
 
-    fn refuse(self, service: &Service, unanswered: Unanswered) -> Error {
-        let service = Arc::clone(service.name());
-        match unanswered {
-            // The program's own doing: it is counted as abandoned.
-            Unanswered::BodyBroke(error) => Error::Body { service, error },
-            Unanswered::NoEndpoints => {
-                self.fail();
-                Error::NoEndpoints { service }
-            }
-            Unanswered::Shed(_) => {
-                self.fail();
-                Error::Shed { service }
-            }
-            Unanswered::Failed(attempts) => {
-                self.fail();
-                Error::Failed { service, attempts }
-            }
+    fn refuse(mut self, error: Error) -> Error {
+        // The program's own doing is counted as abandoned.
+        if !matches!(error, Error::Body { .. }) {
+            self.settled = true;
+            self.lane.failed.add_one();
         }
+        error
+    }
+}
+
+/// Why nobody has answered, and the request's body where nobody was asked.
+fn in_words<B>(service: &Service, unanswered: Unanswered<B>) -> (Error, Option<B>) {
+    let service = Arc::clone(service.name());
+    match unanswered {
+        Unanswered::NoEndpoints(body) => (Error::NoEndpoints { service }, Some(body)),
+        Unanswered::Shed(_) => (Error::Shed { service }, None),
+        Unanswered::BodyBroke(error) => (Error::Body { service, error }, None),
+        Unanswered::Failed(attempts) => (Error::Failed { service, attempts }, None),
     }
 }
 

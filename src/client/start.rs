@@ -64,7 +64,10 @@ impl Client {
     /// # Errors
     /// Where there are several registries, and it is not said which one knows the service.
     pub fn service(&self, name: &str) -> Result<Caller, SetupError> {
-        Ok(Caller::new(self.hold(name)?))
+        let held = self.hold(name)?;
+        let fallback = held.service.policy().fallback.as_ref();
+        let fallback = fallback.map(|name| self.hold(name)).transpose()?;
+        Ok(Caller::new(held, fallback))
     }
 
     /// What a service's endpoints are and how they stand.

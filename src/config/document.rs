@@ -11,7 +11,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Admin, Config, Drain, Goal, Log, LogFormat, Report,
+    Admin, Config, Drain, Log, LogFormat, Report,
     claims::Claims,
     listen,
     reader::Table,
@@ -95,17 +95,10 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let admin = top.within("admin", |table| admin(table, base, &mut claims));
     let registries = registry::read(top, base, &mut claims);
     let (defaults, default) = service::defaults(top, base, &registries);
-    let mut services = service::read(top, base, &defaults, default.as_ref(), &registries);
+    let services = service::read(top, base, &defaults, default.as_ref(), &registries);
     let needed = reader == Reader::Proxy && !registries.make_routes();
     let routes = route::read(top, &services, default.as_ref(), &registries, needed);
-    for route in &routes {
-        if let Goal::Service(name) = &route.goal {
-            services
-                .entry(name.clone())
-                .or_insert_with(|| defaults.clone());
-        }
-    }
-    Config {
+    let mut config = Config {
         workers: workers(top),
         log: top.within("log", log),
         drain: top.within("drain", |table| Drain {
@@ -122,7 +115,14 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         routes,
         defaults,
         services,
+    };
+    let declared: Vec<_> = config.declared().cloned().collect();
+    for name in declared {
+        let services = &mut config.services;
+        let service = services.entry(name);
+        service.or_insert_with(|| config.defaults.clone());
     }
+    config
 }
 
 fn workers(top: &mut Table<'_>) -> NonZeroUsize {
@@ -202,7 +202,7 @@ mod tests {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
         assert_eq!(shown.registries.len(), 9);
-        assert_eq!(shown.routes.len(), 4);
+        assert_eq!(shown.routes.len(), 7);
         let defaults = Service {
             origin: plain.defaults.origin.clone(),
             ..shown.defaults
@@ -249,7 +249,8 @@ mod tests {
             registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1},eject={?=1},health={?=1,path='/'},limits={?=1}}\n\
             service.a={?=1}\n\
-            route=[{service='a',?=1}]\n"
+            route=[{service='a',header={a={prefix='a',?=1}},retry={?=1},timeout={?=1},?=1},\
+            {path='/b',split=[{service='a',weight=1,?=1}]}]\n"
             .replace('?', "zzzzzzzzzzzzzzzzzzzz");
         let tables: Vec<_> = errors(&tables)
             .into_iter()
@@ -259,7 +260,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 35, "{tables:#?}");
+        assert_eq!(tables.len(), 39, "{tables:#?}");
         tables
     }
 

@@ -87,6 +87,19 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The members of the table that the value must be, by names of the file's own choice, in its
+    /// order.
+    pub(super) fn members(&self) -> Vec<(&'a str, Self)> {
+        let mut members: Vec<_> = self.entries().into_iter().flatten().collect();
+        members.sort_by_key(|(name, _)| name.span().start);
+        let field = |(name, value): (&'a Spanned<Cow<'a, str>>, _)| {
+            let path = format!("{}.{}", self.path, name.get_ref());
+            let field = Self::of_key(path, name, value, self.problems);
+            (name.get_ref().as_ref(), field)
+        };
+        members.into_iter().map(field).collect()
+    }
+
     /// Where a table's header stands. An inline table has none but its key; nor has one that only
     /// dotted keys make.
     pub(super) fn header(&self) -> Range<usize> {

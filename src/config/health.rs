@@ -141,7 +141,7 @@ fn http(table: &mut Table<'_>, base: Option<&HttpHealth>) -> HttpHealth {
             None => base.and_then(|base| base.host.clone()),
         },
         status: statuses::read(table, "status")
-            .or_else(|| base.map(|base| base.status.clone()))
+            .or_else(|| base.map(|base| base.status))
             .unwrap_or_else(|| Statuses::class(2)),
         header: if header.is_empty() {
             base.map(|base| base.header.clone()).unwrap_or_default()

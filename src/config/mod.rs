@@ -2,11 +2,14 @@
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
 mod claims;
+mod condition;
 mod document;
+mod fallback;
 mod field;
 mod health;
 mod listen;
 mod origin;
+mod overrides;
 mod pattern;
 mod reader;
 mod registry;
@@ -15,7 +18,9 @@ mod route;
 mod secret;
 mod service;
 mod snapshot;
+mod split;
 mod statuses;
+mod subset;
 mod syntax;
 #[cfg(test)]
 mod testing;
@@ -38,6 +43,7 @@ pub use urlprefix::TagRoute;
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 /// The whole file.
@@ -63,9 +69,20 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What a service has where `services` does not name it.
     pub defaults: Service,
-    /// Every service that a route names outright or a `[service.NAME]` table describes, with the
-    /// defaults filled in.
+    /// Every service that a route names outright, a `[service.NAME]` table describes or that is the
+    /// fallback of another, with the defaults filled in.
     pub services: BTreeMap<Arc<str>, Service>,
+}
+
+impl Config {
+    /// The services that are called whatever a registry lists: those that routes name outright, and
+    /// all fallbacks. A name may come several times.
+    pub fn declared(&self) -> impl Iterator<Item = &Arc<str>> {
+        let routes = self.routes.iter();
+        let routes = routes.flat_map(|route| route.goal.services().chain(&route.fallback));
+        let services = self.services.values();
+        routes.chain(services.filter_map(|service| service.fallback.as_ref()))
+    }
 }
 
 /// `[log]`
@@ -174,8 +191,16 @@ pub struct Route {
     pub host: HostPattern,
     /// The path's prefix.
     pub path: PathPattern,
+    /// What else it asks of a request.
+    pub conditions: Conditions,
     /// Where it leads.
     pub goal: Goal,
+    /// Which of the service's endpoints it calls; `None` is all, as the service has them.
+    pub subset: Option<Arc<Subset>>,
+    /// What it says of retries and time-outs.
+    pub overrides: Overrides,
+    /// The service that is called where its own has nobody; stands before the service's.
+    pub fallback: Option<Arc<str>>,
     /// Whether the prefix is taken off before forwarding (and said in `X-Forwarded-Prefix`).
     pub strip_prefix: bool,
     /// The `Host` that the endpoint sees.
@@ -213,13 +238,105 @@ pub enum Segment {
     Service,
 }
 
+/// What a route asks of a request beside its host and path: all of it. Two that are equal take the
+/// same requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// `route.method`: one of these, in alphabetical order; any where there is none.
+    pub methods: Vec<Method>,
+    /// `route.header`, in the order of the names.
+    pub headers: Vec<(HeaderName, Expected)>,
+    /// `route.query`, decoded, in the order of the keys.
+    pub queries: Vec<(String, Expected)>,
+    /// `route.cookie`, in the order of the names.
+    pub cookies: Vec<(String, Expected)>,
+}
+
+impl Conditions {
+    /// Whether it asks for nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a header, a key of the query or a cookie must be. Of several with the same name one that
+/// fits is enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// There, whatever its value.
+    Present,
+    /// Not there.
+    Absent,
+    /// This value.
+    Exactly(String),
+    /// A value that begins like this.
+    Prefix(String),
+}
+
 /// Where a route leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// A declared service.
     Service(Arc<str>),
+    /// One of several declared services, each for its share of the requests. At least one has
+    /// more than nothing.
+    Split(Vec<Share>),
     /// The service that the host or the path names, of the catalogs of `defaults.origin`.
     Template,
+}
+
+/// Those of a service's endpoints that a route calls, and how one of them is picked. Routes that
+/// want the same share one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// `route.tags`: an instance must have all of them.
+    pub tags: Vec<String>,
+    /// `route.meta`: an instance must have all of it.
+    pub meta: BTreeMap<String, String>,
+    /// `route.balance`; `None` is as the service has it.
+    pub balance: Option<Balance>,
+}
+
+/// What a route says of `retry` and `timeout`; `None` is as its service has it. The budget of
+/// retries is the service's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `retry.attempts`
+    pub attempts: Option<u32>,
+    /// `retry.on`
+    pub on: Option<Statuses>,
+    /// `retry.try_timeout`; `Some(None)` is none.
+    pub try_timeout: Option<Option<Duration>>,
+    /// `timeout.connect`
+    pub connect: Option<Duration>,
+    /// `timeout.response`
+    pub response: Option<Duration>,
+    /// `timeout.idle`
+    pub idle: Option<Duration>,
+    /// `timeout.total`; `Some(None)` is none.
+    pub total: Option<Option<Duration>>,
+}
+
+/// One of `route.split`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// A declared service.
+    pub service: Arc<str>,
+    /// Its part of the sum of all weights; 0 is off.
+    pub weight: u32,
+}
+
+impl Goal {
+    /// The services that it names.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
+        let (service, shares) = match self {
+            Self::Service(name) => (Some(name), &[][..]),
+            Self::Split(shares) => (None, &shares[..]),
+            Self::Template => (None, &[][..]),
+        };
+        let shares = shares.iter().map(|share| &share.service);
+        service.into_iter().chain(shares)
+    }
 }
 
 /// `route.host_header`
@@ -271,6 +388,8 @@ pub struct Service {
     pub drain: Duration,
     /// How long the first request for a service waits for its first set.
     pub discovery_timeout: Duration,
+    /// The declared service that is called where this one has nobody. That one has none.
+    pub fallback: Option<Arc<str>>,
 }
 
 /// `balance`
@@ -282,8 +401,18 @@ pub enum Balance {
     Weighted,
 }
 
+impl Balance {
+    /// As the file has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Weighted => "weighted",
+        }
+    }
+}
+
 /// `retry`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
     /// In all, the first included; at least 1. Who takes no connection is not counted.
     pub attempts: u32,

@@ -138,6 +138,10 @@ pub(super) fn of_service(
     Origin::Inline(instances)
 }
 
+/// What to do about that.
+pub(super) const SAY_WHICH: &str =
+    "write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own";
+
 /// Several registries, and nothing says which one a service is in.
 pub(super) fn no_registry(service: &str) -> Wrong {
     Wrong::new(format!(

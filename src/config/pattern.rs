@@ -1,7 +1,7 @@
 //! What a route's host, path and service may look like. Knows nothing of how a request is
 //! matched, but holds to the paths that are routed at all.
 
-use std::net::Ipv6Addr;
+use std::{fmt, net::Ipv6Addr};
 
 use super::{HostPattern, PathPattern, Segment, report::Wrong, value};
 
@@ -13,6 +13,15 @@ pub(super) fn service(text: &str) -> Result<String, Wrong> {
     if text != TEMPLATE && text.contains(['{', '}']) {
         return Err(Wrong::new(format!("`{text}` is not a service's name"))
             .suggest("write a name, or \"{service}\" and nothing else"));
+    }
+    value::filled(text)
+}
+
+/// The name of a service, and no template.
+pub(super) fn service_name(text: &str) -> Result<String, Wrong> {
+    if text.contains(['{', '}']) {
+        return Err(Wrong::new(format!("`{text}` is not a service's name"))
+            .suggest("write the name of one service"));
     }
     value::filled(text)
 }
@@ -85,6 +94,31 @@ pub(super) fn path(text: &str) -> Result<PathPattern, Wrong> {
             .suggest("leave it in one place"));
     }
     Ok(PathPattern { segments })
+}
+
+impl fmt::Display for HostPattern {
+    /// As the file has it; nothing for any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => Ok(()),
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(parent) => write!(f, "*.{parent}"),
+            Self::Template(parent) => write!(f, "{TEMPLATE}.{parent}"),
+        }
+    }
+}
+
+impl fmt::Display for PathPattern {
+    /// As the file has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.segments.is_empty() {
+            return f.write_str("/");
+        }
+        self.segments.iter().try_for_each(|segment| match segment {
+            Segment::Literal(text) => write!(f, "/{text}"),
+            Segment::Service => write!(f, "/{TEMPLATE}"),
+        })
+    }
 }
 
 /// A path without a template, as it stands in a request.

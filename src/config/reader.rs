@@ -223,6 +223,13 @@ impl<'a> Table<'a> {
     }
 }
 
+impl<'a> Field<'a> {
+    /// Reads the table that the value is.
+    pub(super) fn within<T>(&self, read: impl FnOnce(&mut Table<'a>) -> T) -> T {
+        Table::of(self).finish(read)
+    }
+}
+
 /// Values of one key, with a default. Where the value is wrong that is noted, and the default is
 /// given in its place, so that reading goes on.
 impl Table<'_> {
@@ -337,13 +344,11 @@ impl Table<'_> {
             field.expected("a table of texts", Some(example));
             return BTreeMap::new();
         }
-        let entries = field.entries().into_iter().flatten();
-        entries
-            .filter_map(|(name, value)| {
-                let path = format!("{}.{}", field.path, name.get_ref());
-                let field = Field::of_key(path, name, value, self.problems);
+        let members = field.members().into_iter();
+        members
+            .filter_map(|(name, field)| {
                 let text = field.parse("a text", "\"…\"", |text| Ok(text.to_owned()))?;
-                Some((name.get_ref().as_ref().to_owned(), text))
+                Some((name.to_owned(), text))
             })
             .collect()
     }

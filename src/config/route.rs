@@ -1,4 +1,4 @@
-//! `[[route]]`: which host and path lead to which service. Knows nothing of how a request is
+//! `[[route]]`: which requests lead to which service. Knows nothing of how a request is
 //! matched.
 
 use std::{
@@ -7,14 +7,25 @@ use std::{
 };
 
 use super::{
-    Goal, HostHeader, HostPattern, PathPattern, Route, Segment, Service,
+    Goal, HostHeader, HostPattern, Overrides, PathPattern, Route, Segment, Service, condition,
+    fallback,
     field::Field,
     origin::{self, Origin},
     pattern,
     reader::Table,
     registry::Registries,
     report::Wrong,
+    split,
+    subset::Subsets,
 };
+
+/// What the rest of the file says.
+struct Known<'k> {
+    services: &'k BTreeMap<Arc<str>, Service>,
+    /// What is meant where no registry is named, if there can be no doubt.
+    default: Option<&'k Origin>,
+    registries: &'k Registries,
+}
 
 /// Reads all routes, at least one.
 pub(super) fn read(
@@ -24,13 +35,19 @@ pub(super) fn read(
     registries: &Registries,
     needed: bool,
 ) -> Vec<Route> {
+    let known = Known {
+        services,
+        default,
+        registries,
+    };
+    let mut subsets = Subsets::default();
     let mut lines = HashMap::new();
     let routes = top.each("route", |table| {
-        let route = one(table, services, default, registries)?;
+        let route = one(table, &known, &mut subsets)?;
         let first = *lines.entry(match_key(&route)).or_insert(route.line);
         if first != route.line {
             let wrong = Wrong::new(format!("the route of line {first} takes the same requests"));
-            table.wrong(wrong.suggest("give one of them another host or path"));
+            table.wrong(wrong.suggest("give one of them another host, path or condition"));
         }
         Some(route)
     });
@@ -48,15 +65,10 @@ pub(super) fn read(
 
 /// Equal for two routes that take the same requests.
 fn match_key(route: &Route) -> String {
-    format!("{:?} {:?}", route.host, route.path)
+    format!("{:?} {:?} {:?}", route.host, route.path, route.conditions)
 }
 
-fn one(
-    table: &mut Table<'_>,
-    services: &BTreeMap<Arc<str>, Service>,
-    default: Option<&Origin>,
-    registries: &Registries,
-) -> Option<Route> {
+fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Option<Route> {
     let host = match table.take("host") {
         None => Some(HostPattern::Any),
         Some(field) => field.parse("a host", "\"shop.example.com\"", pattern::host),
@@ -67,6 +79,7 @@ fn one(
         }),
         Some(field) => field.parse("a path", "\"/cart\"", pattern::path),
     };
+    let conditions = condition::read(table);
     let strip_prefix = table.flag("strip_prefix", false);
     let host_header = table.choice(
         "host_header",
@@ -77,30 +90,100 @@ fn one(
         ],
         HostHeader::Client,
     );
-    let field = table.required("service", "\"cart\"")?;
-    let name = field.parse("a service's name", "\"cart\"", pattern::service)?;
-    let (host, path) = host.zip(path)?;
-    let goal = if name == pattern::TEMPLATE {
-        template(&field, &host, &path, default, registries)
-    } else {
-        declared(&field, name, &host, &path, services, default.is_some())
-    }?;
+    let overrides = Overrides::read(table);
+    let goal = goal(table, host.as_ref(), path.as_ref(), known);
+    let subset = subsets.read(table, &known.origins(goal.as_ref()), known.registries);
+    let own = match &goal {
+        Some(Goal::Service(name)) => Some(&**name),
+        _ => None,
+    };
+    let fallback = fallback::of_route(table, own, known.services, known.default.is_some());
     Some(Route {
-        host,
-        path,
-        goal,
+        host: host?,
+        path: path?,
+        conditions,
+        goal: goal?,
+        subset,
+        overrides,
+        fallback,
         strip_prefix,
         host_header,
         line: table.line(),
     })
 }
 
+impl Known<'_> {
+    /// Where a route's services may be learnt.
+    fn origins(&self, goal: Option<&Goal>) -> Vec<&Origin> {
+        let of = |name: &Arc<str>| {
+            let described = self.services.get(name).map(|service| &service.origin);
+            described.or(self.default)
+        };
+        match goal {
+            None => Vec::new(),
+            Some(Goal::Template) => self.default.into_iter().collect(),
+            Some(goal) => goal.services().filter_map(of).collect(),
+        }
+    }
+
+    /// Notes where nothing says which registry knows a service.
+    fn check(&self, field: &Field<'_>, service: &str) {
+        if self.default.is_none() && !self.services.contains_key(service) {
+            let wrong = origin::no_registry(service);
+            field.names_nothing(wrong.suggest(origin::SAY_WHICH));
+        }
+    }
+}
+
+fn goal(
+    table: &mut Table<'_>,
+    host: Option<&HostPattern>,
+    path: Option<&PathPattern>,
+    known: &Known<'_>,
+) -> Option<Goal> {
+    if let Some(field) = table.take("split") {
+        let shares = split::read(table, &field, |field, name| known.check(field, name));
+        if let Some(field) = table.take("service") {
+            let wrong = Wrong::new("the route is split, and a service is named");
+            field.wrong(wrong.suggest("keep one of `service` and `split`"));
+        }
+        must_hold_no_template(&field, host?, path?, "the services are always the same")?;
+        return shares.map(Goal::Split);
+    }
+    let field = table.required("service", "\"cart\"")?;
+    let name = field.parse("a service's name", "\"cart\"", pattern::service)?;
+    let (host, path) = (host?, path?);
+    if name == pattern::TEMPLATE {
+        return template(&field, host, path, known);
+    }
+    let always = format!("the service is always `{name}`");
+    must_hold_no_template(&field, host, path, &always)?;
+    known.check(&field, &name);
+    Some(Goal::Service(name.into()))
+}
+
+/// Where the goal is not a template nothing else may be.
+fn must_hold_no_template(
+    field: &Field<'_>,
+    host: &HostPattern,
+    path: &PathPattern,
+    always: &str,
+) -> Option<()> {
+    let place = match (in_host(host), in_path(path)) {
+        (true, _) => "host",
+        (_, true) => "path",
+        _ => return Some(()),
+    };
+    let wrong = Wrong::new(format!("the {place} holds `{{service}}`, but {always}"));
+    field.wrong(wrong.suggest("write `service = \"{service}\"`"));
+    None
+}
+
 fn template(
     field: &Field<'_>,
     host: &HostPattern,
     path: &PathPattern,
-    default: Option<&Origin>,
-    registries: &Registries,
+    known: &Known<'_>,
 ) -> Option<Goal> {
     match (in_host(host), in_path(path)) {
         (true, true) => {
@@ -114,7 +197,7 @@ fn template(
             None
         }
         _ => {
-            match default {
+            match known.default {
                 None => {
                     let wrong = Wrong::new(
                         "there are several registries, and a template's services are in none of them",
@@ -123,7 +206,7 @@ fn template(
                         wrong.suggest("write `registry = \"NAME\"` in `[defaults]`"),
                     );
                 }
-                Some(origin) => must_list_services(field, origin, registries),
+                Some(origin) => must_list_services(field, origin, known.registries),
             }
             Some(Goal::Template)
         }
@@ -153,31 +236,6 @@ fn must_list_services(field: &Field<'_>, origin: &Origin, registries: &Registrie
         )),
         None => wrong.suggest("name a service here, in a route for each"),
     });
-}
-
-fn declared(
-    field: &Field<'_>,
-    name: String,
-    host: &HostPattern,
-    path: &PathPattern,
-    services: &BTreeMap<Arc<str>, Service>,
-    has_default: bool,
-) -> Option<Goal> {
-    if in_host(host) || in_path(path) {
-        let place = if in_host(host) { "host" } else { "path" };
-        let wrong = Wrong::new(format!(
-            "the {place} holds `{{service}}`, but the service is always `{name}`"
-        ));
-        field.wrong(wrong.suggest("write `service = \"{service}\"`"));
-        return None;
-    }
-    if !has_default && !services.contains_key(name.as_str()) {
-        let wrong = origin::no_registry(&name);
-        field.names_nothing(wrong.suggest(
-            "write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own",
-        ));
-    }
-    Some(Goal::Service(name.into()))
 }
 
 fn in_host(host: &HostPattern) -> bool {
@@ -293,8 +351,7 @@ mod tests {
             [[route]]\nhost = \"A\"\npath = \"/x/\"\nservice = \"b\"\n\
             [[route]]\npath = \"/x\"\nservice = \"c\"\n\
             [[route]]\nhost = \"a\"\npath = \"/x\"\nservice = \"d\"\n";
-        let expected =
-            "the route of line 1 takes the same requests; give one of them another host or path";
+        let expected = "the route of line 1 takes the same requests; give one of them another host, path or condition";
         assert_eq!(
             errors(text),
             [

@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts, health,
+    Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts,
+    fallback::Fallbacks,
+    health,
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
@@ -62,10 +64,17 @@ pub(super) fn defaults(
             guard: Some(GUARD),
             drain: Duration::from_secs(30),
             discovery_timeout: Duration::from_secs(2),
+            fallback: None,
         };
         (policy(table, folder, &built_in), origin)
     })
 }
+
+/// The words for it.
+pub(super) const BALANCE: [(&str, Balance); 2] = [
+    ("round_robin", Balance::RoundRobin),
+    ("weighted", Balance::Weighted),
+];
 
 const GUARD: Guard = Guard {
     share: 0.5,
@@ -90,21 +99,30 @@ pub(super) fn read(
     default: Option<&Origin>,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
-    top.named("service", |name, table| {
+    let mut fallbacks = Fallbacks::default();
+    let services = top.named("service", |name, table| {
         let origin = origin::of_service(name, table, registries, default);
         Service {
             name: table.text("name", "\"cart-v2\""),
-            tags: tags(table, &origin, registries),
+            tags: tags(table, &[&origin], registries),
             meta: table.map("meta", "{ version = \"2\" }"),
             origin,
+            fallback: fallbacks.read(name, table),
             ..policy(table, folder, defaults)
         }
-    })
+    });
+    fallbacks.check(&services, default.is_some());
+    services
 }
 
-fn tags(table: &mut Table<'_>, origin: &Origin, registries: &Registries) -> Vec<String> {
+/// Reads the tags that instances must have who are learnt at one of `origins`.
+pub(super) fn tags(
+    table: &mut Table<'_>,
+    origins: &[&Origin],
+    registries: &Registries,
+) -> Vec<String> {
     let tags = table.texts("tags", "\"v2\"").unwrap_or_default();
-    let mut kinds = origin.registries().iter();
+    let mut kinds = origins.iter().flat_map(|origin| origin.registries());
     let without = kinds.find_map(|name| registries.kind(name).filter(|kind| !kind.has_tags()));
     if let (Some(field), Some(kind)) = (table.take("tags"), without)
         && !tags.is_empty()
@@ -124,15 +142,8 @@ fn tags(table: &mut Table<'_>, origin: &Origin, registries: &Registries) -> Vec<
 /// `base` key by key.
 fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     Service {
-        balance: table.choice(
-            "balance",
-            &[
-                ("round_robin", Balance::RoundRobin),
-                ("weighted", Balance::Weighted),
-            ],
-            base.balance,
-        ),
-        retry: table.within("retry", |table| retry(table, &base.retry)),
+        balance: table.choice("balance", &BALANCE, base.balance),
+        retry: table.within("retry", |table| retry(table, base.retry)),
         timeout: table.within("timeout", |table| timeouts(table, base.timeout)),
         pool: table.within("pool", |table| Pool {
             idle: table.wait("idle", base.pool.idle),
@@ -165,9 +176,9 @@ fn most(table: &mut Table<'_>, key: &'static str, base: Option<u32>) -> Option<u
     }
 }
 
-fn retry(table: &mut Table<'_>, base: &Retry) -> Retry {
+fn retry(table: &mut Table<'_>, base: Retry) -> Retry {
     let attempts = table.count("attempts", 1..=100, base.attempts);
-    let on = statuses::read(table, "on").unwrap_or_else(|| base.on.clone());
+    let on = statuses::read(table, "on").unwrap_or(base.on);
     let try_timeout = table.optional("try_timeout", base.try_timeout);
     table.within("budget", |table| Retry {
         attempts,

@@ -2,50 +2,70 @@
 
 use super::{field::Field, reader::Table, report::Wrong};
 
-/// A set of statuses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Statuses(Vec<(u16, u16)>);
+/// A set of statuses, as a bit for each from 100 on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Statuses([u64; 8]);
 
 impl Statuses {
+    fn of(codes: impl IntoIterator<Item = u16>) -> Self {
+        let mut all = Self::default();
+        for code in codes {
+            let (word, bit) = place(code);
+            all.0[word] |= bit;
+        }
+        all
+    }
+
     /// All that begin with this digit.
     pub(super) fn class(digit: u16) -> Self {
-        Self(vec![(digit * 100, digit * 100 + 99)])
+        Self::of(digit * 100..digit * 100 + 100)
     }
 
     /// Whether the status is one of them.
     pub fn contains(&self, status: http::StatusCode) -> bool {
-        let code = status.as_u16();
-        self.0
-            .iter()
-            .any(|(from, to)| (*from..=*to).contains(&code))
+        let (word, bit) = place(status.as_u16());
+        self.0.get(word).is_some_and(|word| word & bit != 0)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0 == [0; 8]
     }
+
+    fn and(mut self, other: Self) -> Self {
+        for (word, other) in std::iter::zip(&mut self.0, other.0) {
+            *word |= other;
+        }
+        self
+    }
+}
+
+fn place(code: u16) -> (usize, u64) {
+    let bit = usize::from(code.saturating_sub(100));
+    (bit / 64, 1 << (bit % 64))
 }
 
 /// Reads a set of statuses; `None` where the key is left out.
 pub(super) fn read(table: &mut Table<'_>, key: &'static str) -> Option<Statuses> {
     let field = table.take(key)?;
     let elements = field.one_or_more("502");
-    Some(Statuses(elements.iter().filter_map(range).collect()))
+    let sets = elements.iter().filter_map(some);
+    Some(sets.fold(Statuses::default(), Statuses::and))
 }
 
-fn range(field: &Field<'_>) -> Option<(u16, u16)> {
-    if field.is_text() {
-        return field.parse("a status", "\"5xx\"", |text| {
-            let class = |digit: &str| digit.parse().ok().filter(|digit| (1..=5).contains(digit));
-            match text.strip_suffix("xx").and_then(class) {
-                Some(digit) => Ok(Statuses::class(digit).0[0]),
-                None => Err(Wrong::new(format!("`{text}` is no class of statuses"))
-                    .suggest("write 503, or \"5xx\"")),
-            }
-        });
+fn some(field: &Field<'_>) -> Option<Statuses> {
+    if !field.is_text() {
+        let code = field.count(100..=599, 503)?;
+        return Some(Statuses::of([code as u16]));
     }
-    let code = field.count(100..=599, 503)? as u16;
-    Some((code, code))
+    field.parse("a status", "\"5xx\"", |text| {
+        let class = |digit: &str| digit.parse().ok().filter(|digit| (1..=5).contains(digit));
+        match text.strip_suffix("xx").and_then(class) {
+            Some(digit) => Ok(Statuses::class(digit)),
+            None => Err(Wrong::new(format!("`{text}` is no class of statuses"))
+                .suggest("write 503, or \"5xx\"")),
+        }
+    })
 }
 
 #[cfg(test)]

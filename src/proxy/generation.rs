@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::{
-    config::{self, HostHeader},
+    config::{self, Conditions, HostHeader, Overrides, Subset},
     route::Table,
-    service::{Directory, Service, TaggedRoute},
+    service::{Directory, Service, Split, TaggedRoute},
 };
 
 /// The routes and where they lead.
@@ -23,6 +23,12 @@ pub struct Generation {
 pub struct Target {
     /// To whom.
     pub goal: Goal,
+    /// Which of the service's endpoints it calls; `None` is all.
+    pub subset: Option<Arc<Subset>>,
+    /// Its own retries and time-outs.
+    pub overrides: Overrides,
+    /// Who is called where the service has nobody; stands before the service's own.
+    pub fallback: Option<Arc<Service>>,
     /// What is taken off the path.
     pub strip: Strip,
     /// The `Host` that the endpoint sees.
@@ -55,6 +61,8 @@ impl Strip {
 pub enum Goal {
     /// To a service that it names.
     Service(Arc<Service>),
+    /// To one of several, each for its share.
+    Split(Arc<Split>),
     /// To the service that the request names.
     Template {
         /// Whether it is the host that names it, and not the path.
@@ -67,17 +75,21 @@ impl Generation {
     /// directory that was started from the same config. Of two routes that take the same requests
     /// the file's counts.
     pub fn new(config: &config::Config, directory: Arc<Directory>) -> Self {
-        let written = |route: &config::Route| Target {
+        let declared = |name: &Arc<str>| {
+            let service = directory.declared(name);
+            Arc::clone(service.expect("the directory has every service that a route names"))
+        };
+        let written = |(place, route): (usize, &config::Route)| Target {
             goal: match &route.goal {
-                config::Goal::Service(name) => Goal::Service(Arc::clone(
-                    directory
-                        .declared(name)
-                        .expect("the directory has every service that a route names"),
-                )),
+                config::Goal::Service(name) => Goal::Service(declared(name)),
+                config::Goal::Split(_) => Goal::Split(Arc::clone(&directory.splits()[&place])),
                 config::Goal::Template => Goal::Template {
                     by_host: matches!(route.host, config::HostPattern::Template(_)),
                 },
             },
+            subset: route.subset.clone(),
+            overrides: route.overrides,
+            fallback: route.fallback.as_ref().map(declared),
             strip: if route.strip_prefix {
                 Strip::Matched
             } else {
@@ -87,17 +99,36 @@ impl Generation {
         };
         let by_tags = |route: &TaggedRoute| Target {
             goal: Goal::Service(Arc::clone(&route.service)),
+            subset: None,
+            overrides: Overrides::default(),
+            fallback: None,
             strip: Strip::First(route.strip),
             host_header: route.host_header,
         };
         let tagged = directory.tagged();
-        let in_file = config.routes.iter().map(|route| (&route.host, &route.path));
-        let in_tags = tagged.routes.iter().map(|route| (&route.host, &route.path));
-        let targets = config.routes.iter().map(written);
+        let none = Conditions::default();
+        let in_file = config.routes.iter();
+        let in_file = in_file.map(|route| (&route.host, &route.path, &route.conditions));
+        let in_tags = tagged.routes.iter();
+        let in_tags = in_tags.map(|route| (&route.host, &route.path, &none));
+        let targets = config.routes.iter().enumerate().map(written);
         Self {
             routes: Table::new(in_file.chain(in_tags)),
             targets: targets.chain(tagged.routes.iter().map(by_tags)).collect(),
             directory,
         }
+    }
+
+    /// Who is called where a route's service has nobody, if anybody is.
+    pub fn fallback<'g>(
+        &'g self,
+        target: &'g Target,
+        service: &Service,
+    ) -> Option<&'g Arc<Service>> {
+        let own = service.policy().fallback.as_ref();
+        let own = || own.and_then(|name| self.directory.declared(name));
+        let fallback = target.fallback.as_ref().or_else(own)?;
+        // A template, or a share, may lead to the fallback itself.
+        (**fallback.name() != **service.name()).then_some(fallback)
     }
 }

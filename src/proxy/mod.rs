@@ -24,7 +24,7 @@ pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
 pub use generation::{Generation, Goal, Strip, Target};
 
 use crate::{
-    service::{Answered, Lookup, Service},
+    service::{Answered, Lookup, Service, Unanswered},
     upstream::http1::Answer,
 };
 use answer::Record;
@@ -76,50 +76,68 @@ async fn forward(
 ) -> Result<Answer<RequestBody>, Refusal> {
     // One generation for the whole request.
     let generation = client.worker.generation();
-    let host = request.head.host().unwrap_or_default();
-    let matched = generation
-        .routes
-        .find(host, request.head.path())
-        .ok_or(Refusal::NoRoute)?;
+    let matched = generation.routes.find(&request.head.route_by());
+    let matched = matched.ok_or(Refusal::NoRoute)?;
     let target = &generation.targets[matched.route];
-    let prefix_len = matched.prefix_len;
+    let strip = target.strip.bytes(matched.prefix_len);
+    let worker = client.worker.index;
     let found;
-    let service = match &target.goal {
+    let mut service = match &target.goal {
         Goal::Service(service) => service,
+        Goal::Split(split) => split.next(worker),
         Goal::Template { by_host } => {
             let name = name(matched.service.unwrap_or_default(), *by_host);
             found = by_name(&generation, &name).await?;
             &found
         }
     };
-    let mut began = record.arrived;
-    service.usage().note(began);
-    if !service.is_read() {
-        let limit = service.policy().discovery_timeout;
-        service.wait_until_read(limit).await;
-        began = Instant::now();
+    let mut subset = target.subset.as_ref();
+    let mut instead_of = None;
+    loop {
+        let began = until_read(service, record.arrived).await;
+        record.routed_to(service, worker);
+        let mut outgoing = Outgoing {
+            client,
+            head: &mut request.head,
+            service,
+            host_header: target.host_header,
+            strip,
+        };
+        let terms = service.terms(subset, &target.overrides);
+        let total = terms.timeout.total.map(|total| record.arrived + total);
+        let called = service.call(worker, &mut outgoing, request.body, &terms, total, began);
+        let unanswered = match called.await {
+            Ok(Answered {
+                answer,
+                by,
+                attempts,
+            }) => {
+                record.answered_by(by.pool().address(), attempts);
+                return Ok(answer);
+            }
+            Err(unanswered) => unanswered,
+        };
+        match (unanswered, generation.fallback(target, service)) {
+            (Unanswered::NoEndpoints(body), Some(fallback)) if instead_of.is_none() => {
+                service.lane(worker).fallbacks.add_one();
+                instead_of = Some((service, subset));
+                (service, subset, request.body) = (fallback, None, body);
+            }
+            (unanswered, _) => return Err(Refusal::of(service, subset, instead_of, unanswered)),
+        }
     }
-    let worker = client.worker.index;
-    record.routed_to(service, worker);
-    let mut outgoing = Outgoing {
-        client,
-        head: &mut request.head,
-        service,
-        host_header: target.host_header,
-        strip: target.strip.bytes(prefix_len),
-    };
-    let total = service.policy().timeout.total;
-    let total = total.map(|total| record.arrived + total);
-    let called = service.call(worker, &mut outgoing, request.body, total, began);
-    let Answered {
-        answer,
-        by,
-        attempts,
-    } = called
-        .await
-        .map_err(|unanswered| Refusal::of(service, unanswered))?;
-    record.answered_by(by.pool().address(), attempts);
-    Ok(answer)
+}
+
+/// Waits for a service that was not read yet. Returns the moment at which it was; `arrived` where
+/// it was before.
+async fn until_read(service: &Service, arrived: Instant) -> Instant {
+    service.usage().note(arrived);
+    if service.is_read() {
+        return arrived;
+    }
+    let limit = service.policy().discovery_timeout;
+    service.wait_until_read(limit).await;
+    Instant::now()
 }
 
 /// The service that a template route's request names, if a catalog lists it.

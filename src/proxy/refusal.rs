@@ -9,6 +9,7 @@ use super::{
     answer::{Record, Response},
 };
 use crate::{
+    config::Subset,
     service::{Attempts, Service, Unanswered},
     upstream::FailureKind,
 };
@@ -26,9 +27,14 @@ pub(super) enum Refusal {
     NoRoute,
     UnknownService(Arc<str>),
     CatalogNotRead,
-    NoEndpoints(Arc<str>),
     /// There is no room for it.
     Shed(Arc<str>),
+    /// Nobody is there of those that the route wants, nor in the fallback that was called instead.
+    NoEndpoints {
+        service: Arc<str>,
+        subset: Option<Arc<Subset>>,
+        fallback: Option<Arc<str>>,
+    },
     /// The client's body broke off: mostly the client is gone.
     BodyBroke(Box<dyn StdError + Send + Sync>),
     /// Every attempt failed.
@@ -45,14 +51,34 @@ pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE,
 const RETRY_AFTER: &str = "1";
 
 impl Refusal {
-    /// Why a service's endpoints have given no answer.
-    pub(super) fn of(service: &Service, unanswered: Unanswered) -> Self {
-        let service = Arc::clone(service.name());
+    /// Why a service's endpoints have given no answer; or those of a fallback that was called
+    /// instead of another service.
+    pub(super) fn of<B>(
+        service: &Service,
+        subset: Option<&Arc<Subset>>,
+        instead_of: Option<(&Arc<Service>, Option<&Arc<Subset>>)>,
+        unanswered: Unanswered<B>,
+    ) -> Self {
+        let name = |service: &Service| Arc::clone(service.name());
         match unanswered {
-            Unanswered::NoEndpoints => Self::NoEndpoints(service),
-            Unanswered::Shed(_) => Self::Shed(service),
+            Unanswered::Shed(_) => Self::Shed(name(service)),
+            Unanswered::NoEndpoints(_) => match instead_of {
+                None => Self::NoEndpoints {
+                    service: name(service),
+                    subset: subset.cloned(),
+                    fallback: None,
+                },
+                Some((asked, subset)) => Self::NoEndpoints {
+                    service: name(asked),
+                    subset: subset.cloned(),
+                    fallback: Some(name(service)),
+                },
+            },
             Unanswered::BodyBroke(error) => Self::BodyBroke(error),
-            Unanswered::Failed(attempts) => Self::Failed { service, attempts },
+            Unanswered::Failed(attempts) => Self::Failed {
+                service: name(service),
+                attempts,
+            },
         }
     }
 
@@ -66,7 +92,7 @@ impl Refusal {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
-            Self::CatalogNotRead | Self::NoEndpoints(_) | Self::Shed(_) => {
+            Self::CatalogNotRead | Self::NoEndpoints { .. } | Self::Shed(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Failed { attempts, .. } => match last_failure(attempts) {
@@ -88,12 +114,24 @@ impl Refusal {
             Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
             Self::Expectation => "the only expectation understood is `100-continue`".to_owned(),
             Self::Loop => "the request has passed through this proxy before".to_owned(),
-            Self::NoRoute => "no route takes this host and path".to_owned(),
+            Self::NoRoute => "no route takes this request".to_owned(),
             Self::UnknownService(name) => format!("no service `{name}` is registered"),
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
-            Self::NoEndpoints(name) => format!("service `{name}` has no healthy instance"),
             Self::Shed(name) => format!("service `{name}` has as much to do as it may"),
+            Self::NoEndpoints {
+                service,
+                subset,
+                fallback,
+            } => {
+                let wanted = subset.as_ref().map(ToString::to_string);
+                let wanted = wanted.filter(|wanted| !wanted.is_empty());
+                let with = wanted.map_or(String::new(), |wanted| format!(" with {wanted}"));
+                let nor = fallback.as_ref().map_or(String::new(), |fallback| {
+                    format!(", nor has its fallback `{fallback}`")
+                });
+                format!("service `{service}` has no healthy instance{with}{nor}")
+            }
             Self::Failed { service, attempts } => match last_failure(attempts) {
                 Some(
                     FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
@@ -165,8 +203,8 @@ impl Refusal {
                 let out_of_budget = attempts.out_of_budget;
                 tracing::warn!(status, request_id, %service, %attempts, out_of_budget, "no answer");
             }
-            Self::NoEndpoints(service) => {
-                tracing::warn!(status, request_id, %service, "no healthy instance");
+            Self::NoEndpoints { service, .. } => {
+                tracing::warn!(status, request_id, %service, message, "no healthy instance");
             }
             // Counted by the service; a line for each would be one more load.
             Self::Shed(service) => {

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri
 use hyper::body::Incoming;
 
 use super::{Client, RequestBody, answer::Record, body, refusal::Refusal};
-use crate::config::Underscores;
+use crate::{config::Underscores, route};
 
 /// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
 pub(super) const ASTERISK: &str = "*";
@@ -34,6 +34,17 @@ impl Head {
 
     pub(super) fn path(&self) -> &str {
         self.parts.uri.path()
+    }
+
+    /// What it is routed by.
+    pub(super) fn route_by(&self) -> route::Request<'_> {
+        route::Request {
+            host: self.host().unwrap_or_default(),
+            path: self.path(),
+            method: &self.parts.method,
+            headers: &self.parts.headers,
+            query: self.parts.uri.query(),
+        }
     }
 }
 

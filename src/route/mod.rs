@@ -1,25 +1,29 @@
-//! Which route takes a request: host and path in, an index into the list of routes out. Owns the
-//! order in which patterns are tried; knows nothing of services, requests or the proxy, and of
-//! the config only its pattern types.
+//! Which route takes a request: a request's head in, an index into the list of routes out. Owns the
+//! order in which patterns are tried; knows nothing of services or the proxy, and of the config
+//! only its pattern types.
 //!
 //! The order: the exact host, then a template host (`{service}.internal`), then wildcards from the
 //! longest to the shortest, then any host. Within a host the longest path prefix that ends on a
 //! segment boundary wins, and among prefixes of the same length a literal segment stands before
-//! `{service}`. **A host whose paths do not match does not end the search**: it goes on with the
-//! next in this order, so that a route without a host is a default for every host.
+//! `{service}`. Of routes with the same host and path those with conditions come first, in the
+//! order of the list, and then the one without. **A host whose paths do not match does not end the
+//! search**, nor does a path whose conditions do not hold: it goes on with the next in this order,
+//! so that a route without a host is a default for every host.
 //!
 //! A search costs one hash lookup for the host, one more per dot of it where there are wildcards,
 //! and one per path segment as deep as there are prefixes; it depends neither on the number of
-//! hosts nor on the number of prefixes, and allocates nothing.
+//! hosts nor on the number of prefixes, and allocates nothing. Conditions cost where the path leads
+//! past them, and no other search.
 
+mod condition;
 mod host;
 mod path;
 #[cfg(test)]
 mod tests;
 
-pub use self::path::Match;
 use self::path::{Map, Prefixes};
-use crate::config::{HostPattern, PathPattern};
+pub use self::{condition::Request, path::Match};
+use crate::config::{Conditions, HostPattern, PathPattern};
 
 /// All routes of one generation, immutable.
 #[derive(Debug, Default)]
@@ -35,11 +39,13 @@ pub struct Table {
 }
 
 impl Table {
-    /// Builds the table of what routes take. Of two with the same host and path, the first counts.
-    pub fn new<'r>(routes: impl IntoIterator<Item = (&'r HostPattern, &'r PathPattern)>) -> Self {
+    /// Builds the table of what routes take. Of two that take the same, the first counts.
+    pub fn new<'r>(
+        routes: impl IntoIterator<Item = (&'r HostPattern, &'r PathPattern, &'r Conditions)>,
+    ) -> Self {
         let mut table = Self::default();
-        for (index, (host, path)) in routes.into_iter().enumerate() {
-            table.paths_of(host).insert(path, index);
+        for (index, (host, path, conditions)) in routes.into_iter().enumerate() {
+            table.paths_of(host).insert(path, conditions, index);
         }
         table
     }
@@ -57,27 +63,31 @@ impl Table {
         map.entry(name.as_bytes().into()).or_default()
     }
 
-    /// Finds the route for a host as the client sent it (any letter case; a port, a trailing dot
-    /// and IPv6 brackets are seen through) and a raw path without its query. A path that does not
-    /// begin with `/` matches nothing; a host longer than DNS allows, or none, only routes for
-    /// any host.
-    pub fn find<'p>(&self, host: &'p str, path: &'p str) -> Option<Match<'p>> {
-        if !path.starts_with('/') {
+    /// Finds the route for a request. Its host is as the client sent it (any letter case; a port, a
+    /// trailing dot and IPv6 brackets are seen through). A path that does not begin with `/`
+    /// matches nothing; a host longer than DNS allows, or none, only routes for any host.
+    pub fn find<'r>(&self, request: &Request<'r>) -> Option<Match<'r>> {
+        if !request.path.starts_with('/') {
             return None;
         }
-        let written = host::bare(host);
+        let written = host::bare(request.host);
         let mut buffer = [0; host::LONGEST];
         let name = host::lower(written, &mut buffer);
         self.exact
             .get(name)
-            .and_then(|paths| paths.find(path, None))
-            .or_else(|| self.find_by_end(written, name, path))
-            .or_else(|| self.any.find(path, None))
+            .and_then(|paths| paths.find(request, None))
+            .or_else(|| self.find_by_end(written, name, request))
+            .or_else(|| self.any.find(request, None))
     }
 
     /// Tries what follows each dot of the host's name, the longest end first. A template fits the
     /// first dot alone, where no wildcard can be longer.
-    fn find_by_end<'p>(&self, written: &'p str, name: &[u8], path: &'p str) -> Option<Match<'p>> {
+    fn find_by_end<'r>(
+        &self,
+        written: &'r str,
+        name: &[u8],
+        request: &Request<'r>,
+    ) -> Option<Match<'r>> {
         if self.template.is_empty() && self.wildcard.is_empty() {
             return None;
         }
@@ -85,12 +95,12 @@ impl Table {
         let first = dots.next().filter(|&at| at > 0)?;
         let templated = || {
             let paths = self.template.get(&name[first + 1..])?;
-            paths.find(path, Some(&written[..first]))
+            paths.find(request, Some(&written[..first]))
         };
         let wild = |dot: usize| {
             let end = &name[dot + 1..];
             let paths = (end.len() <= self.longest_wildcard).then(|| self.wildcard.get(end))??;
-            paths.find(path, None)
+            paths.find(request, None)
         };
         templated()
             .or_else(|| wild(first))

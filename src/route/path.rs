@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use rustc_hash::FxBuildHasher;
 
-use crate::config::{PathPattern, Segment};
+use super::condition::Request;
+use crate::config::{Conditions, PathPattern, Segment};
 
 /// A hash map whose keys all come from the config. The hasher is quick and not keyed, which is
 /// safe here: a stranger's names are only looked up, never inserted, so they cannot fill a bucket.
@@ -25,14 +26,16 @@ pub struct Match<'p> {
 /// A node: the prefixes that begin with the segments on the way to it.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
-    /// The route whose prefix ends here.
+    /// The routes whose prefix ends here, and that have conditions.
+    conditional: Vec<(Conditions, usize)>,
+    /// The one that has none.
     route: Option<usize>,
     literal: Map<Box<str>, Prefixes>,
     service: Option<Box<Prefixes>>,
 }
 
 impl Prefixes {
-    pub(super) fn insert(&mut self, pattern: &PathPattern, route: usize) {
+    pub(super) fn insert(&mut self, pattern: &PathPattern, conditions: &Conditions, route: usize) {
         let mut node = self;
         for segment in &pattern.segments {
             node = match segment {
@@ -40,29 +43,44 @@ impl Prefixes {
                 Segment::Service => node.service.get_or_insert_default(),
             };
         }
-        node.route.get_or_insert(route);
+        if conditions.is_empty() {
+            node.route.get_or_insert(route);
+        } else {
+            node.conditional.push((conditions.clone(), route));
+        }
     }
 
     /// The longest prefix of the path. `service` is what the host has captured.
-    pub(super) fn find<'p>(&self, path: &'p str, service: Option<&'p str>) -> Option<Match<'p>> {
+    pub(super) fn find<'r>(
+        &self,
+        request: &Request<'r>,
+        service: Option<&'r str>,
+    ) -> Option<Match<'r>> {
         let mut best = None;
-        self.descend(path, 0, service, &mut best);
+        self.descend(request, 0, service, &mut best);
         best
+    }
+
+    /// Of the routes whose prefix ends here, the one that takes the request.
+    fn ending_here(&self, request: &Request<'_>) -> Option<usize> {
+        let mut conditional = self.conditional.iter();
+        let met = conditional.find(|(conditions, _)| request.meets(conditions));
+        met.map(|(_, route)| *route).or(self.route)
     }
 
     /// `at` is where the prefix up to this node ends, and the next segment's `/` stands. The
     /// literal child goes first and only a longer prefix replaces one that was found, so that a
     /// literal stands before a template, unless it leads less far. Since a pattern has at most
     /// one template, this looks at no more than the square of the tree's depth.
-    fn descend<'p>(
+    fn descend<'r>(
         &self,
-        path: &'p str,
+        request: &Request<'r>,
         at: usize,
-        service: Option<&'p str>,
-        best: &mut Option<Match<'p>>,
+        service: Option<&'r str>,
+        best: &mut Option<Match<'r>>,
     ) {
-        if let Some(route) = self.route
-            && best.is_none_or(|best| at > best.prefix_len)
+        if best.is_none_or(|best| at > best.prefix_len)
+            && let Some(route) = self.ending_here(request)
         {
             *best = Some(Match {
                 route,
@@ -71,6 +89,7 @@ impl Prefixes {
             });
         }
         let leaf = self.literal.is_empty() && self.service.is_none();
+        let path = request.path;
         if leaf || at == path.len() {
             return;
         }
@@ -79,12 +98,12 @@ impl Prefixes {
         let segment = length.map_or(rest, |length| &rest[..length]);
         let end = at + 1 + segment.len();
         if let Some(child) = self.literal.get(segment) {
-            child.descend(path, end, service, best);
+            child.descend(request, end, service, best);
         }
         if let Some(child) = &self.service
             && !segment.is_empty()
         {
-            child.descend(path, end, Some(segment), best);
+            child.descend(request, end, Some(segment), best);
         }
     }
 }

@@ -1,13 +1,18 @@
 //! What the table must find, by example and against a linear search that is plainly right.
 
+use std::sync::LazyLock;
+
+use http::{HeaderMap, Method};
+
 use super::*;
-use crate::config::Segment;
+use crate::config::{Expected, Segment};
 
 /// What of a route the table needs.
 #[derive(Debug)]
 struct Route {
     host: HostPattern,
     path: PathPattern,
+    conditions: Conditions,
 }
 
 /// A route from its two patterns as proxy.toml writes them; an empty host is any.
@@ -32,11 +37,24 @@ fn route(host: &str, path: &str) -> Route {
     Route {
         host,
         path: PathPattern { segments },
+        conditions: Conditions::default(),
+    }
+}
+
+/// The same, for requests whose query has this key.
+fn asking(key: &str, host: &str, path: &str) -> Route {
+    Route {
+        conditions: Conditions {
+            queries: vec![(key.to_owned(), Expected::Present)],
+            ..Conditions::default()
+        },
+        ..route(host, path)
     }
 }
 
 fn table_of(routes: &[Route]) -> Table {
-    Table::new(routes.iter().map(|route| (&route.host, &route.path)))
+    let takes = routes.iter();
+    Table::new(takes.map(|route| (&route.host, &route.path, &route.conditions)))
 }
 
 fn table(patterns: &[(&str, &str)]) -> Table {
@@ -50,10 +68,22 @@ fn table(patterns: &[(&str, &str)]) -> Table {
 /// The index, the capture and the prefix's length.
 type Found<'p> = Option<(usize, Option<&'p str>, usize)>;
 
-fn found<'p>(table: &Table, host: &'p str, path: &'p str) -> Found<'p> {
-    table
-        .find(host, path)
-        .map(|hit| (hit.route, hit.service, hit.prefix_len))
+static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+
+fn found<'p>(table: &Table, host: &'p str, target: &'p str) -> Found<'p> {
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let request = Request {
+        host,
+        path,
+        method: &Method::GET,
+        headers: &NO_HEADERS,
+        query,
+    };
+    let hit = table.find(&request);
+    hit.map(|hit| (hit.route, hit.service, hit.prefix_len))
 }
 
 #[test]
@@ -196,8 +226,62 @@ fn of_two_equal_routes_the_first_counts() {
     assert_eq!(found(&table, "a", "/x"), Some((0, None, 2)));
 }
 
+#[test]
+fn conditions_are_tried_in_the_lists_order_and_before_the_route_without() {
+    let table = table_of(&[
+        route("", "/cart"),
+        asking("b", "", "/cart"),
+        asking("a", "", "/cart"),
+    ]);
+    for (query, route) in [("", 0), ("?c", 0), ("?a", 2), ("?b", 1), ("?a&b", 1)] {
+        let target = format!("/cart/7{query}");
+        assert_eq!(
+            found(&table, "h", &target),
+            Some((route, None, 5)),
+            "{query}"
+        );
+    }
+}
+
+#[test]
+fn a_longer_path_or_a_better_host_stands_before_any_condition() {
+    let table = table_of(&[
+        asking("a", "", "/cart"),
+        route("", "/cart/items"),
+        route("a.example", "/"),
+    ]);
+    assert_eq!(found(&table, "h", "/cart/items?a"), Some((1, None, 11)));
+    assert_eq!(found(&table, "a.example", "/cart?a"), Some((2, None, 0)));
+    assert_eq!(found(&table, "h", "/cart?a"), Some((0, None, 5)));
+}
+
+#[test]
+fn a_condition_that_does_not_hold_lets_the_search_go_on() {
+    let table = table_of(&[
+        asking("a", "a.example", "/cart/items"),
+        asking("b", "a.example", "/cart"),
+        asking("c", "*.example", "/"),
+        route("", "/{service}"),
+    ]);
+    for (query, expected) in [
+        ("?a&b&c", (0, None, 11)),
+        ("?b&c", (1, None, 5)),
+        ("?c", (2, None, 0)),
+        ("", (3, Some("cart"), 5)),
+    ] {
+        let target = format!("/cart/items{query}");
+        assert_eq!(
+            found(&table, "a.example", &target),
+            Some(expected),
+            "{query}"
+        );
+    }
+    assert_eq!(found(&table, "a.example", "/"), None);
+}
+
 /// Looks at every route in turn: what the table must agree with.
-fn linear<'p>(routes: &[Route], host: &'p str, path: &'p str) -> Found<'p> {
+fn linear<'p>(routes: &[Route], host: &'p str, target: &'p str) -> Found<'p> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (label, end) = host.split_once('.').unwrap_or(("", ""));
     let segments: Vec<&str> = path[1..].split('/').collect();
     let mut best = None;
@@ -217,7 +301,8 @@ fn linear<'p>(routes: &[Route], host: &'p str, path: &'p str) -> Found<'p> {
                 Segment::Literal(text) => text == is,
                 Segment::Service => !is.is_empty(),
             });
-        if !fits {
+        let holds = |key: &String| query.split('&').any(|asked| asked == key);
+        if !fits || !route.conditions.queries.iter().all(|(key, _)| holds(key)) {
             continue;
         }
         let literals: Vec<bool> = pattern
@@ -227,7 +312,8 @@ fn linear<'p>(routes: &[Route], host: &'p str, path: &'p str) -> Found<'p> {
         let captured = literals.iter().position(|literal| !literal);
         let taken = &segments[..pattern.len()];
         let prefix_len = taken.iter().map(|segment| segment.len() + 1).sum();
-        let rank = (host_rank, pattern.len(), literals);
+        let conditional = !route.conditions.is_empty();
+        let rank = (host_rank, pattern.len(), literals, conditional);
         if best.as_ref().is_none_or(|(best, _)| rank > *best) {
             let service = captured.map(|at| segments[at]).or(from_host);
             best = Some((rank, (index, service, prefix_len)));
@@ -259,13 +345,24 @@ fn random_route(rng: &mut fastrand::Rng) -> Route {
         let at = rng.usize(..segments.len());
         segments[at] = "{service}";
     }
-    route(&host, &segments.join("/"))
+    let path = segments.join("/");
+    if rng.usize(..3) == 0 {
+        asking(word(rng), &host, &path)
+    } else {
+        route(&host, &path)
+    }
 }
 
-fn random_path(rng: &mut fastrand::Rng) -> String {
-    (0..rng.usize(1..6))
+fn random_target(rng: &mut fastrand::Rng) -> String {
+    let path: String = (0..rng.usize(1..6))
         .map(|_| format!("/{}", if rng.usize(..8) == 0 { "" } else { word(rng) }))
-        .collect()
+        .collect();
+    let query: Vec<&str> = (0..rng.usize(..3)).map(|_| word(rng)).collect();
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{}", query.join("&"))
+    }
 }
 
 #[test]
@@ -279,7 +376,7 @@ fn the_table_agrees_with_a_linear_search() {
         let routes: Vec<Route> = (0..count).map(|_| random_route(&mut rng)).collect();
         let table = table_of(&routes);
         for _ in 0..50 {
-            let (host, path) = (random_host(&mut rng), random_path(&mut rng));
+            let (host, path) = (random_host(&mut rng), random_target(&mut rng));
             let expected = linear(&routes, &host, &path);
             matched += usize::from(expected.is_some());
             assert_eq!(

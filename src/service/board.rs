@@ -60,21 +60,31 @@ impl Board {
         }
     }
 
-    /// Who may be picked and who may not, in the order of their identities.
-    pub(super) fn snapshot(&self, policy: &config::Service) -> Snapshot {
-        let endpoint = |place: &Place| Arc::clone(&place.endpoint);
-        let picked = || self.picked(policy).map(|(_, place)| place);
-        let rests = |place: &&Place| !place.is_removed() && !self.is_picked(place, policy);
+    /// Who of those that `wants` selects may be picked and who may not, in the order of their
+    /// identities.
+    pub(super) fn snapshot(
+        &self,
+        policy: &config::Service,
+        balance: Balance,
+        wants: impl Fn(&Instance) -> bool,
+    ) -> Snapshot {
+        let panics = self.panics(policy);
+        let (mut endpoints, mut weights, mut resting) = (Vec::new(), Vec::new(), Vec::new());
+        for place in self.places.values().filter(|place| wants(&place.instance)) {
+            if place.may_be_picked(panics) {
+                endpoints.push(Arc::clone(&place.endpoint));
+                weights.push(place.instance.weight);
+            } else if !place.is_removed() {
+                resting.push(Arc::clone(&place.endpoint));
+            }
+        }
         Snapshot {
-            endpoints: picked().map(endpoint).collect(),
-            order: match policy.balance {
+            endpoints: endpoints.into(),
+            order: match balance {
                 Balance::RoundRobin => Box::default(),
-                Balance::Weighted => {
-                    let weights = picked().map(|place| place.instance.weight);
-                    order::order(&weights.collect::<Vec<_>>())
-                }
+                Balance::Weighted => order::order(&weights),
             },
-            resting: self.places.values().filter(rests).map(endpoint).collect(),
+            resting: resting.into(),
         }
     }
 
@@ -82,10 +92,6 @@ impl Board {
         let panics = self.panics(policy);
         let places = self.places.iter();
         places.filter(move |(_, place)| place.may_be_picked(panics))
-    }
-
-    fn is_picked(&self, place: &Place, policy: &config::Service) -> bool {
-        place.may_be_picked(self.panics(policy))
     }
 
     /// Whether so few of those that the registry calls healthy pass our own checks that these are
@@ -398,6 +404,10 @@ mod tests {
         )
     }
 
+    fn snapshot(board: &Board) -> Snapshot {
+        board.snapshot(&policy(None), Balance::RoundRobin, |_| true)
+    }
+
     fn instance(number: u16, healthy: bool) -> Instance {
         Instance {
             id: format!("i{number}").into(),
@@ -422,11 +432,11 @@ mod tests {
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(&policy);
+        let before = snapshot(&board);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
         board.take_over(&heavier, true, &policy);
-        let after = board.snapshot(&policy);
+        let after = snapshot(&board);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
             std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -437,9 +447,9 @@ mod tests {
     async fn few_that_leave_are_removed_at_once() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let leaves = Arc::clone(&board.snapshot(&policy).endpoints[0]);
+        let leaves = Arc::clone(&snapshot(&board).endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), true, &policy));
-        assert_eq!(board.snapshot(&policy).endpoints.len(), 3);
+        assert_eq!(snapshot(&board).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
         board.retire_the_leaving();
         assert!(leaves.pool(0).is_retired());
@@ -451,7 +461,7 @@ mod tests {
             let (mut board, policy) = (board(), policy(guard()));
             board.take_over(&healthy(1..5), true, &policy);
             assert!(board.take_over(&left, true, &policy), "{} left", left.len());
-            let pickable = board.snapshot(&policy).endpoints;
+            let pickable = snapshot(&board).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
         }
@@ -462,7 +472,7 @@ mod tests {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..5), true, &policy);
         assert!(!board.take_over(&[], true, &policy));
-        assert!(board.snapshot(&policy).endpoints.is_empty());
+        assert!(snapshot(&board).endpoints.is_empty());
     }
 
     #[tokio::test]
@@ -472,23 +482,23 @@ mod tests {
         board.take_over(&healthy(4..5), true, &policy);
         assert_eq!(board.held().len(), 3);
         board.take_over(&[], false, &policy);
-        assert!(board.snapshot(&policy).endpoints.is_empty() && board.held().is_empty());
+        assert!(snapshot(&board).endpoints.is_empty() && board.held().is_empty());
         board.take_over(&healthy(1..5), true, &policy);
-        assert_eq!(board.snapshot(&policy).endpoints.len(), 4);
+        assert_eq!(snapshot(&board).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(&policy);
+        let before = snapshot(&board);
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Held; 3]);
         board.take_over(&healthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
-            &board.snapshot(&policy).endpoints[0]
+            &snapshot(&board).endpoints[0]
         ));
     }
 
@@ -500,7 +510,7 @@ mod tests {
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(&policy);
+        let before = snapshot(&board);
         board.take_over(&[], true, &policy);
         let held = board.held();
         for signed_in in 2..5 {
@@ -515,7 +525,7 @@ mod tests {
         assert_eq!(states(&mut board), [held, serving, held]);
         assert!(Arc::ptr_eq(
             &before.endpoints[1],
-            &board.snapshot(&policy).endpoints[1]
+            &snapshot(&board).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
         board.take_over(&unhealthy(1..4), true, &policy);
@@ -535,7 +545,7 @@ mod tests {
                 assert!(doubtable, "not held any more");
                 board.let_go(&id, &policy);
             }
-            let snapshot = board.snapshot(&policy);
+            let snapshot = snapshot(&board);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
             assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
         }
@@ -545,7 +555,7 @@ mod tests {
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..3), true, &policy);
-        let works = board.snapshot(&policy).endpoints[0].pool(0).enter();
+        let works = snapshot(&board).endpoints[0].pool(0).enter();
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Draining]);
         tokio::time::advance(policy.drain * 2).await;
@@ -560,7 +570,7 @@ mod tests {
         board.take_over(&healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
         assert!(!board.take_over(&failing, true, &policy));
-        let snapshot = board.snapshot(&policy);
+        let snapshot = snapshot(&board);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
     }
@@ -569,10 +579,10 @@ mod tests {
     async fn who_was_removed_and_comes_back_is_a_new_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let before = Arc::clone(&board.snapshot(&policy).endpoints[0]);
+        let before = Arc::clone(&snapshot(&board).endpoints[0]);
         board.take_over(&healthy(2..5), true, &policy);
         board.take_over(&healthy(1..5), true, &policy);
-        let again = Arc::clone(&board.snapshot(&policy).endpoints[0]);
+        let again = Arc::clone(&snapshot(&board).endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
     }
@@ -582,13 +592,13 @@ mod tests {
         let (mut board, policy) = (board(), policy(guard()));
         let mut set = healthy(1..5);
         for tls in [false, true, false] {
-            let before = board.snapshot(&policy).endpoints;
+            let before = snapshot(&board).endpoints;
             for instance in &mut set {
                 instance.tls = tls;
             }
             assert!(!board.take_over(&set, true, &policy));
             board.retire_the_leaving();
-            let after = board.snapshot(&policy).endpoints;
+            let after = snapshot(&board).endpoints;
             assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
             assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
             assert!(before.iter().all(|gone| gone.pool(0).is_retired()));

@@ -9,7 +9,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-use super::{Line, Replay, Service, Shed, Turn, limits::Seat};
+use super::{Line, Replay, Service, Shed, Terms, Turn, View, limits::Seat};
 use crate::{
     instance::Address,
     upstream::{
@@ -46,9 +46,9 @@ pub struct Answered<B> {
 
 /// Why no attempt brought an answer.
 #[derive(Debug)]
-pub enum Unanswered {
-    /// There is nobody to ask.
-    NoEndpoints,
+pub enum Unanswered<B> {
+    /// There is nobody to ask, or no more: the body comes back, to be sent elsewhere.
+    NoEndpoints(B),
     /// There is no room for it.
     Shed(Shed),
     /// Every attempt failed.
@@ -79,7 +79,8 @@ pub struct Attempt {
 
 impl Service {
     /// Makes attempts until one brings an answer, or none may follow. Counts on this worker's
-    /// lane, which has the request counted already; all must be over at `total`.
+    /// lane, which has the request counted already; all must be over at `total`. The terms are
+    /// this service's.
     ///
     /// # Errors
     /// Why nobody has answered.
@@ -88,27 +89,35 @@ impl Service {
         worker: usize,
         head: &mut impl Head,
         mut body: B,
+        terms: &Terms<'_>,
         total: Option<Instant>,
         mut now: Instant,
-    ) -> Result<Answered<B>, Unanswered> {
-        let policy = self.policy();
-        let retry = &policy.retry;
+    ) -> Result<Answered<B>, Unanswered<B>> {
+        let Terms {
+            view,
+            retry,
+            timeout,
+        } = terms;
         let lane = self.lane(worker);
         let idempotent = is_idempotent(head.method());
         let to_head_request = *head.method() == Method::HEAD;
         let framing = Framing::of(&body);
         let try_timeout = retry.try_timeout.filter(|_| idempotent);
         let mut limits = Limits {
-            response: policy.timeout.response,
+            response: timeout.response,
             attempt: None,
-            idle: policy.timeout.idle,
+            idle: timeout.idle,
             total,
         };
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
-        let turn = self.turn();
-        let (mut seat, mut line) = self.seat(worker, turn, total, now).await?;
+        let turn = view.turn();
+        let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
+            Ok(Some(seated)) => seated,
+            Ok(None) => return Err(Unanswered::NoEndpoints(body)),
+            Err(shed) => return Err(Unanswered::Shed(shed)),
+        };
         let out_of_budget = loop {
             let began = now;
             limits.attempt = try_timeout.map(|limit| began + limit);
@@ -123,8 +132,8 @@ impl Service {
             let connection = match kept {
                 Some(connection) => Ok(connection),
                 None => {
-                    let limit = within(policy.timeout.connect, total, now);
-                    let opened = self.open(&line, limit).await;
+                    let limit = within(timeout.connect, total, now);
+                    let opened = open(&line, limit).await;
                     now = Instant::now();
                     opened
                 }
@@ -143,12 +152,12 @@ impl Service {
                         &mut fresh
                     };
                     let unwanted = |answer: &AnswerHead, body: &B| {
-                        self.note_answer(worker, &line, answer, began);
+                        self.note_answer(worker, &line, answer, retry.on, began);
                         idempotent
                             && retry.on.contains(answer.status)
                             && past.asked + 1 < retry.attempts
                             && body.is_replayable()
-                            && self.has_other(worker, &past.tried, Some(&line))
+                            && view.has_other(worker, &past.tried, Some(&line))
                             && lane.withdraw(Instant::now())
                     };
                     match exchange.answer(recycled, to_head_request, unwanted).await {
@@ -179,7 +188,7 @@ impl Service {
             if let FailureKind::Client(error) = failure.kind {
                 return Err(Unanswered::BodyBroke(error));
             }
-            self.note_failure(worker, &line, &failure, was_kept, began);
+            self.note_failure(worker, &line, &failure, was_kept, timeout.response, began);
             past.note(line, failure, began);
             now = Instant::now();
             // Where there is no other: it may have died of idleness, and a new connection to the
@@ -188,25 +197,33 @@ impl Service {
             let over = !may_follow
                 || past.asked >= retry.attempts
                 || total.is_some_and(|total| now >= total)
-                || !body.rewind()
-                // Nothing is paid where nobody is left.
-                || (again.is_none() && !self.has_other(worker, &past.tried, None));
+                || !body.rewind();
             if over {
+                break false;
+            }
+            if again.is_none() && !view.has_other(worker, &past.tried, None) {
+                if view.is_empty() {
+                    // Who was asked has left, and was the last.
+                    return Err(Unanswered::NoEndpoints(body));
+                }
+                // Nothing is paid where nobody is left.
                 break false;
             }
             let is_free = paid || (died && was_kept);
             if !is_free && !lane.withdraw(now) {
                 break true;
             }
-            let other = |full: &[Arc<Line>]| {
-                let tried = [&past.tried, full].concat();
-                self.pick_other(worker, turn, &tried, now)
-                    .or_else(|| again.clone().filter(|_| full.is_empty()))
-            };
             let next = match &mut seat {
-                None => self.pick_other(worker, turn, &past.tried, now).or(again),
+                None => view.pick_other(worker, turn, &past.tried, now).or(again),
                 // Where all others are full there is none to go to.
-                Some(seat) => seat.sit(other).unwrap_or_default(),
+                Some(seat) => {
+                    let other = |full: &[Arc<Line>]| {
+                        let tried = [&past.tried, full].concat();
+                        let again = || again.clone().filter(|_| full.is_empty());
+                        view.pick_other(worker, turn, &tried, now).or_else(again)
+                    };
+                    seat.sit(other).unwrap_or_default()
+                }
             };
             let Some(next) = next else { break false };
             lane.retries.add_one();
@@ -218,47 +235,44 @@ impl Service {
         }))
     }
 
-    /// The endpoint whose turn it is, with a seat where the service has limits.
+    /// The endpoint whose turn it is, with a seat where the service has limits; `None` where there
+    /// is nobody.
     async fn seat(
         &self,
         worker: usize,
+        view: &View,
         turn: Turn,
         by: Option<Instant>,
         now: Instant,
-    ) -> Result<(Option<Seat>, Arc<Line>), Unanswered> {
+    ) -> Result<Option<(Option<Seat>, Arc<Line>)>, Shed> {
         let Some(limits) = self.limits() else {
-            let line = self.pick(worker, turn, now);
-            return Ok((None, line.ok_or(Unanswered::NoEndpoints)?));
+            return Ok(view.pick(worker, turn, now).map(|line| (None, line)));
         };
         let pick = |full: &[Arc<Line>]| match full {
-            [] => self.pick(worker, turn, now),
-            full => self.pick_other(worker, turn, full, now),
+            [] => view.pick(worker, turn, now),
+            full => view.pick_other(worker, turn, full, now),
         };
-        match limits.enter(pick, by).await {
-            Ok(Some((seat, line))) => Ok((Some(seat), line)),
-            Ok(None) => Err(Unanswered::NoEndpoints),
-            Err(shed) => {
-                self.lane(worker).shed[shed.index()].add_one();
-                Err(Unanswered::Shed(shed))
-            }
-        }
+        let entered = limits.enter(pick, by).await.inspect_err(|shed| {
+            self.lane(worker).shed[shed.index()].add_one();
+        });
+        Ok(entered?.map(|(seat, line)| (Some(seat), line)))
     }
+}
 
-    /// A new connection.
-    async fn open(&self, line: &Line, limit: Duration) -> Result<Connection, Failure> {
-        let opened = connect(line.pool(), limit).await;
-        if opened.is_ok() {
-            line.connected();
-        }
-        // While it connected the endpoint may have been removed, which is when endpoints close.
-        if line.pool().is_retired() {
-            return Err(Failure {
-                kind: FailureKind::Removed,
-                processed: Processed::Never,
-            });
-        }
-        opened
+/// A new connection.
+async fn open(line: &Line, limit: Duration) -> Result<Connection, Failure> {
+    let opened = connect(line.pool(), limit).await;
+    if opened.is_ok() {
+        line.connected();
     }
+    // While it connected the endpoint may have been removed, which is when endpoints close.
+    if line.pool().is_retired() {
+        return Err(Failure {
+            kind: FailureKind::Removed,
+            processed: Processed::Never,
+        });
+    }
+    opened
 }
 
 /// Whether it may be sent again though it may have been processed (RFC 9110 9.2.2).

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch as state, task::JoinHandle, time::Instant};
 
 use super::{
-    Service, Tagged,
+    Service, Split, Tagged,
     maker::{CatalogView, Maker, StartError},
     tagged::{LINGER, Plan, Running},
 };
@@ -24,8 +24,10 @@ use crate::{
 /// All services of a proxy, and their watchers.
 pub struct Directory {
     maker: Maker,
-    /// Those that routes name outright.
+    /// Those that routes name outright, and fallbacks.
     declared: BTreeMap<Arc<str>, Arc<Service>>,
+    /// How the requests of routes are parted, by the places of these routes in the file.
+    splits: BTreeMap<usize, Arc<Split>>,
     /// The catalogs that template routes and tags need, by registry.
     catalogs: BTreeMap<Arc<str>, Arc<CatalogView>>,
     /// Those that template routes have reached.
@@ -57,10 +59,10 @@ pub enum Lookup {
 }
 
 impl Directory {
-    /// Makes the services that routes name outright and begins to watch them, and the catalogs
-    /// of template routes. What was saved of before the start counts until the registries say
-    /// something themselves; services that template routes had reached are made again of it. Must
-    /// be called on the control plane's runtime.
+    /// Makes the declared services and begins to watch them, and the catalogs of template routes.
+    /// What was saved of before the start counts until the registries say something themselves;
+    /// services that template routes had reached are made again of it. Must be called on the
+    /// control plane's runtime.
     ///
     /// # Errors
     /// Where a registry is missing, or a service's TLS files cannot be used.
@@ -72,6 +74,7 @@ impl Directory {
         let mut directory = Self {
             maker: Maker::new(config, registries)?,
             declared: BTreeMap::new(),
+            splits: BTreeMap::new(),
             catalogs: BTreeMap::new(),
             found: ArcSwap::default(),
             founding: Mutex::default(),
@@ -81,16 +84,14 @@ impl Directory {
             tasks: Mutex::default(),
         };
         let mut tasks = Vec::new();
-        for route in &config.routes {
-            match &route.goal {
-                config::Goal::Service(name) if !directory.declared.contains_key(name) => {
-                    let (service, watchers) = directory.maker.make(name, saved)?;
-                    tasks.extend(watchers);
-                    directory.declared.insert(Arc::clone(name), service);
-                }
-                config::Goal::Service(_) | config::Goal::Template => {}
+        for name in config.declared() {
+            if !directory.declared.contains_key(name) {
+                let (service, watchers) = directory.maker.make(name, saved)?;
+                tasks.extend(watchers);
+                directory.declared.insert(Arc::clone(name), service);
             }
         }
+        directory.splits = directory.split_routes(config);
         let has_templates = config
             .routes
             .iter()
@@ -136,6 +137,21 @@ impl Directory {
         Ok(())
     }
 
+    fn split_routes(&self, config: &config::Config) -> BTreeMap<usize, Arc<Split>> {
+        let routes = std::iter::zip(0.., &config.routes);
+        let split = |(place, route): (usize, &config::Route)| {
+            let config::Goal::Split(shares) = &route.goal else {
+                return None;
+            };
+            let shares = shares.iter().map(|share| {
+                let service = Arc::clone(&self.declared[&share.service]);
+                (service, share.weight)
+            });
+            Some((place, Arc::new(self.maker.split(shares))))
+        };
+        routes.filter_map(split).collect()
+    }
+
     /// Ends all watchers, and waits until they have ended. Dropped, it ends them too.
     pub async fn stop(&self) {
         for task in self.abort() {
@@ -155,9 +171,15 @@ impl Directory {
         tasks
     }
 
-    /// A service that a route names outright.
+    /// A service that a route names outright, or that is a fallback.
     pub fn declared(&self, name: &str) -> Option<&Arc<Service>> {
         self.declared.get(name)
+    }
+
+    /// How the requests of routes are parted among services, by the places of these routes in the
+    /// file. They go on with their turns for as long as the directory lives.
+    pub fn splits(&self) -> &BTreeMap<usize, Arc<Split>> {
+        &self.splits
     }
 
     /// The service that a template route's request names: one that some catalog lists and

@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use super::{Endpoint, Line, Service};
 use crate::{
-    config::Eject,
+    config::{Eject, Statuses},
     upstream::{Failure, FailureKind, http1::AnswerHead},
 };
 
 impl Service {
-    /// Notes that an attempt failed that began then, over a connection that `was_kept`.
+    /// Notes that an attempt failed that began then, over a connection that `was_kept`; its answer
+    /// was waited for as long as `patience`.
     #[cold]
     pub(super) fn note_failure(
         &self,
@@ -22,6 +23,7 @@ impl Service {
         line: &Arc<Line>,
         failure: &Failure,
         was_kept: bool,
+        patience: Duration,
         began: Instant,
     ) {
         match failure.kind {
@@ -31,7 +33,7 @@ impl Service {
             // It was kept for too long, which says nothing of the endpoint.
             FailureKind::Closed | FailureKind::Io(_) if was_kept => {}
             // The client's patience (`total`) was at its end, and not ours.
-            FailureKind::Timeout if began.elapsed() < self.policy().timeout.response => {}
+            FailureKind::Timeout if began.elapsed() < patience => {}
             FailureKind::Closed
             | FailureKind::Io(_)
             | FailureKind::Timeout
@@ -45,23 +47,24 @@ impl Service {
         }
     }
 
-    /// Notes an answer to an attempt that began then.
+    /// Notes an answer to an attempt that began then, another of which may follow a status of
+    /// `retry_on`.
     #[inline]
     pub(super) fn note_answer(
         &self,
         worker: usize,
         line: &Arc<Line>,
         answer: &AnswerHead,
+        retry_on: Statuses,
         began: Instant,
     ) {
-        let policy = self.policy();
         let is_fault = |rule: &Eject| rule.statuses.contains(answer.status);
-        if policy.eject.as_ref().is_some_and(is_fault) {
+        if self.policy().eject.as_ref().is_some_and(is_fault) {
             self.note_fault(worker, line, began);
         } else {
             line.life().answered(began);
         }
-        if policy.retry.on.contains(answer.status) {
+        if retry_on.contains(answer.status) {
             self.heed_retry_after(worker, line, answer, began);
         }
     }
@@ -108,7 +111,7 @@ impl Service {
         };
         // One at a time, so that no two of them are the last that may be ejected.
         let board = self.board();
-        let snapshot = self.snapshot();
+        let snapshot = self.main().snapshot();
         let endpoints = &snapshot.endpoints;
         let of_line = |one: &&Arc<Endpoint>| Arc::ptr_eq(one.line(worker), line);
         let Some(endpoint) = endpoints.iter().find(of_line) else {

@@ -26,6 +26,8 @@ pub struct Lane {
     pub shed: [Counter; Shed::ALL.len()],
     /// Requests answered by the proxy itself because no attempt brought an answer.
     pub failed: Counter,
+    /// Requests that its fallback took over, since there was nobody to pick.
+    pub fallbacks: Counter,
     /// Requests whose client was gone before its answer.
     pub abandoned: Counter,
     /// From a request's arrival to the head of its answer.
@@ -44,6 +46,7 @@ impl Lane {
             ejections: Counter::default(),
             shed: Default::default(),
             failed: Counter::default(),
+            fallbacks: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
             budget: Budget::new(retry, workers),

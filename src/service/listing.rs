@@ -83,7 +83,8 @@ impl Listing {
         }
         self.heard[from] = match event {
             Event::State(mut set) => {
-                set.instances.retain(|instance| selects(policy, instance));
+                let wanted = |instance: &Instance| instance.has(&policy.tags, &policy.meta);
+                set.instances.retain(wanted);
                 Heard::Set(set)
             }
             Event::Stale => Heard::Failed,
@@ -243,20 +244,6 @@ impl Listing {
             })
             .collect()
     }
-}
-
-/// Whether an instance is one of those that the service wants.
-fn selects(policy: &config::Service, instance: &Instance) -> bool {
-    // Consul compares tags without regard to case; here they are compared alike for all.
-    let has = |wanted: &String| {
-        let mut tags = instance.tags.iter();
-        tags.any(|tag| tag.to_lowercase() == wanted.to_lowercase())
-    };
-    policy.tags.iter().all(has)
-        && policy
-            .meta
-            .iter()
-            .all(|(key, value)| instance.meta.get(key) == Some(value))
 }
 
 /// The instances of several registries as one set. Whoever is at an address is the same, whatever

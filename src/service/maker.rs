@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Service, checks, guard,
+    Service, Split, checks, guard,
     journal::Why,
     listing::Update,
     prober::Prober,
@@ -23,7 +23,7 @@ use super::{
     tagged::{Made, Wanted},
 };
 use crate::{
-    config::{self, Origin},
+    config::{self, Origin, Subset},
     instance::InstanceSet,
     registry::{
         Catalog, Registry, ServiceQuery, Source, Watches,
@@ -44,6 +44,8 @@ pub(super) struct Maker {
     /// What services have where nothing else is said.
     pub(super) defaults: config::Service,
     described: BTreeMap<Arc<str>, config::Service>,
+    /// Which subsets routes want, of whom.
+    subsets: Vec<(config::Goal, Arc<Subset>)>,
     /// One for all services with the same settings.
     tls: HashMap<config::EndpointTls, Arc<Tls>>,
     prober: Arc<Prober>,
@@ -97,6 +99,7 @@ impl Maker {
             settings: config.registries.clone(),
             defaults: config.defaults.clone(),
             described: config.services.clone(),
+            subsets: wanted_subsets(config),
             tls: open_tls(config)?,
             prober: Arc::default(),
             changes: Arc::default(),
@@ -109,7 +112,8 @@ impl Maker {
         name: &Arc<str>,
         saved: &saved::Contents,
     ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
-        let service = self.service(name, self.policy(name).clone());
+        let subsets = self.subsets_of(name);
+        let service = self.service(name, self.policy(name).clone(), subsets);
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
             let update = Update {
@@ -188,12 +192,24 @@ impl Maker {
         })
     }
 
-    fn service(&self, name: &Arc<str>, policy: config::Service) -> Arc<Service> {
+    fn service(
+        &self,
+        name: &Arc<str>,
+        policy: config::Service,
+        subsets: Vec<Arc<Subset>>,
+    ) -> Arc<Service> {
         let tls = self.tls.get(&policy.tls);
         let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
         let health = policy.health.clone();
         let changes = Arc::clone(&self.changes);
-        let service = Service::new(Arc::clone(name), policy, tls, self.workers, changes);
+        let service = Service::new(
+            Arc::clone(name),
+            policy,
+            tls,
+            self.workers,
+            subsets,
+            changes,
+        );
         let service = Arc::new(service);
         if let Some(health) = health {
             // Ends with the service.
@@ -202,6 +218,24 @@ impl Maker {
             self.control.spawn(checking);
         }
         service
+    }
+
+    /// Each subset once that some route wants of a service. A template may lead to any.
+    fn subsets_of(&self, name: &str) -> Vec<Arc<Subset>> {
+        let mut subsets: Vec<Arc<Subset>> = Vec::new();
+        for (goal, subset) in &self.subsets {
+            let leads_here = *goal == config::Goal::Template
+                || goal.services().any(|service| **service == *name);
+            if leads_here && !subsets.iter().any(|known| Arc::ptr_eq(known, subset)) {
+                subsets.push(Arc::clone(subset));
+            }
+        }
+        subsets
+    }
+
+    /// How a route's requests are parted among these services.
+    pub(super) fn split(&self, shares: impl Iterator<Item = (Arc<Service>, u32)>) -> Split {
+        Split::new(shares, self.workers)
     }
 
     pub(super) fn policy(&self, name: &str) -> &config::Service {
@@ -233,7 +267,7 @@ impl Maker {
             },
             ..own.clone()
         };
-        let service = self.service(name, policy);
+        let service = self.service(name, policy, Vec::new());
         self.remember(&service, saved);
         let source = Box::new(Merged::new(
             Arc::clone(registry),
@@ -337,6 +371,13 @@ impl CatalogView {
             && (services.is_empty() || services.iter().any(|service| service == name))
             && (wanted.is_empty() || wanted.iter().any(|tag| tags.contains(tag)))
     }
+}
+
+fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {
+    let routes = config.routes.iter();
+    routes
+        .filter_map(|route| Some((route.goal.clone(), route.subset.clone()?)))
+        .collect()
 }
 
 /// Reads the TLS files of all services, each once.

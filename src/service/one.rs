@@ -1,4 +1,4 @@
-//! One service: its name, its policy, its snapshot and the board behind it.
+//! One service: its name, its policy, its views and the board behind them.
 
 use std::{
     sync::{
@@ -11,14 +11,13 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, Guard};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 
 use super::{
-    Balancer, Endpoint, Lane, Line, Snapshot, Turn,
+    Endpoint, Lane, View,
     board::Board,
     journal::{Journal, Why},
     limits::Limits,
@@ -27,7 +26,7 @@ use super::{
 };
 
 use crate::{
-    config,
+    config::{self, Subset},
     instance::InstanceSet,
     metrics::Padded,
     registry::{
@@ -42,8 +41,10 @@ use crate::{
 pub struct Service {
     name: Arc<str>,
     policy: config::Service,
-    snapshot: ArcSwap<Snapshot>,
-    balancer: Balancer,
+    /// All endpoints.
+    main: View,
+    /// Those of them that routes select.
+    views: Box<[View]>,
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
     tls: Arc<Tls>,
@@ -66,18 +67,21 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service of which nothing is known yet, for `workers` workers. `tls` is what its policy
-    /// says of it; `changes` is told when its set has changed.
+    /// A service of which nothing is known yet, for `workers` workers and for routes that want
+    /// these subsets. `tls` is what its policy says of it; `changes` is told when its set has
+    /// changed.
     pub(super) fn new(
         name: Arc<str>,
         policy: config::Service,
         tls: Arc<Tls>,
         workers: usize,
+        subsets: impl IntoIterator<Item = Arc<Subset>>,
         changes: Arc<Notify>,
     ) -> Self {
+        let view = |subset| View::new(subset, policy.balance);
         Self {
-            snapshot: ArcSwap::default(),
-            balancer: Balancer::new(policy.balance),
+            main: view(None),
+            views: subsets.into_iter().map(Some).map(view).collect(),
             lanes: (0..workers)
                 .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers))))
                 .collect(),
@@ -152,7 +156,17 @@ impl Service {
 
     /// Whether nobody can be picked.
     pub fn is_empty(&self) -> bool {
-        self.snapshot.load().endpoints.is_empty()
+        self.main.is_empty()
+    }
+
+    /// All of its endpoints.
+    pub fn main(&self) -> &View {
+        &self.main
+    }
+
+    /// The subsets of them that routes want.
+    pub fn views(&self) -> &[View] {
+        &self.views
     }
 
     /// Waits until the registry was read once, but not for longer than `limit`.
@@ -160,49 +174,6 @@ impl Service {
         let mut read = self.read.subscribe();
         // Too late is as good as read: the snapshot, empty or not, is then what there is.
         let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
-    }
-
-    /// Takes a request's turn.
-    pub fn turn(&self) -> Turn {
-        self.balancer.turn()
-    }
-
-    /// Picks the endpoint whose turn it is, without a lock, and returns this worker's way to it.
-    pub fn pick(&self, worker: usize, turn: Turn, now: Instant) -> Option<Arc<Line>> {
-        self.balancer
-            .pick(&self.snapshot.load(), turn, now)
-            .map(|endpoint| Arc::clone(endpoint.line(worker)))
-    }
-
-    /// The same for a request that was tried with these already; `None` where there is no other.
-    pub fn pick_other(
-        &self,
-        worker: usize,
-        turn: Turn,
-        tried: &[Arc<Line>],
-        now: Instant,
-    ) -> Option<Arc<Line>> {
-        let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.line(worker));
-        self.balancer
-            .pick_other(&self.snapshot.load(), turn, was_tried, now)
-            .map(|endpoint| Arc::clone(endpoint.line(worker)))
-    }
-
-    /// Whether there is somebody other than these, and this one, to pick.
-    pub(super) fn has_other(
-        &self,
-        worker: usize,
-        tried: &[Arc<Line>],
-        this: Option<&Arc<Line>>,
-    ) -> bool {
-        let snapshot = self.snapshot.load();
-        let lines = snapshot.endpoints.iter().map(|one| one.line(worker));
-        let mut others = lines.filter(|line| this.is_none_or(|this| !Arc::ptr_eq(this, line)));
-        others.any(|line| !is_among(tried, line))
-    }
-
-    pub(super) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
-        self.snapshot.load()
     }
 
     /// Takes over what a registry, by its place in the list, has to say; called by its watcher
@@ -243,18 +214,10 @@ impl Service {
         doubted
     }
 
-    /// Publishes what the board has, if it differs, and then retires who is not in it any more.
+    /// Publishes what the board has, and then retires who is in no view any more.
     pub(super) fn publish(&self, board: &mut Board) {
-        let snapshot = board.snapshot(&self.policy);
-        let current = self.snapshot.load();
-        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
-            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
-        };
-        if !same(&current.endpoints, &snapshot.endpoints)
-            || !same(&current.resting, &snapshot.resting)
-            || current.order != snapshot.order
-        {
-            self.snapshot.store(Arc::new(snapshot));
+        for view in std::iter::once(&self.main).chain(&self.views) {
+            view.publish(board, &self.policy);
         }
         board.retire_the_leaving();
         self.published.send_replace(());
@@ -322,13 +285,9 @@ impl Service {
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub fn sweep(&self, worker: usize, now: Instant) {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.main.snapshot();
         for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.pool(worker).sweep(now);
         }
     }
-}
-
-fn is_among(tried: &[Arc<Line>], line: &Arc<Line>) -> bool {
-    tried.iter().any(|one| Arc::ptr_eq(one, line))
 }

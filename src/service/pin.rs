@@ -174,7 +174,14 @@ mod tests {
         let config = Config::parse(text, Path::new(".")).unwrap();
         let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
         let policy = config.services["cart"].clone();
-        Arc::new(Service::new("cart".into(), policy, tls, 1, Arc::default()))
+        Arc::new(Service::new(
+            "cart".into(),
+            policy,
+            tls,
+            1,
+            [],
+            Arc::default(),
+        ))
     }
 
     fn says(service: &Service, ports: &[i64]) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service,
+    Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service, View,
     journal::unix_seconds,
 };
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
@@ -24,6 +24,10 @@ pub struct ServiceStatus {
     pub limits: Option<LimitsStatus>,
     /// Whether so few endpoints pass our own checks that these are not believed.
     pub panic: bool,
+    /// The subsets of them that routes want.
+    pub views: Vec<ViewStatus>,
+    /// The service that is called where nobody can be picked.
+    pub fallback: Option<Arc<str>>,
     /// When the set of those that may be picked last changed, in seconds since 1970.
     pub last_change: Option<f64>,
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
@@ -46,6 +50,21 @@ pub struct Remembered {
     pub registry: Arc<str>,
     /// Since it said so.
     pub age_seconds: f64,
+}
+
+/// Those of a service's endpoints that some route wants.
+#[derive(Debug, Serialize)]
+pub struct ViewStatus {
+    /// What they have, in words.
+    pub subset: String,
+    /// The tags that they have.
+    pub tags: Vec<String>,
+    /// The metadata that they have.
+    pub meta: BTreeMap<String, String>,
+    /// How one of them is picked.
+    pub balance: &'static str,
+    /// How many may be picked.
+    pub endpoints: usize,
 }
 
 /// An endpoint at one moment.
@@ -121,6 +140,8 @@ impl Service {
             endpoints,
             limits: self.limits().map(|limits| limits.status()),
             panic: board.panics(self.policy()),
+            views: self.views().iter().filter_map(ViewStatus::of).collect(),
+            fallback: self.policy().fallback.clone(),
             last_change: board.changed.map(unix_seconds),
             watches: self
                 .watches()
@@ -140,5 +161,17 @@ impl Service {
             chosen: listing.chosen().cloned(),
             differences: listing.differences(),
         }
+    }
+}
+
+impl ViewStatus {
+    fn of(view: &View) -> Option<Self> {
+        view.subset().map(|subset| Self {
+            subset: subset.to_string(),
+            tags: subset.tags.clone(),
+            meta: subset.meta.clone(),
+            balance: view.balance().as_str(),
+            endpoints: view.snapshot().endpoints.len(),
+        })
     }
 }

@@ -9,7 +9,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::Service;
 use crate::{
-    config::{HostHeader, HostPattern, PathPattern, Segment, TagRoute},
+    config::{HostHeader, HostPattern, PathPattern, TagRoute},
     registry::{Catalog, merged::Part},
 };
 
@@ -110,7 +110,8 @@ impl Plan {
             tls: tag.tls,
             weight: tag.weight,
         };
-        let name: Arc<str> = name(&tag.host, &tag.path).into();
+        // Also the name of the route's service: `shop.example.com/cart`, or `/cart`.
+        let name: Arc<str> = format!("{}{}", tag.host, tag.path).into();
         let wanted = self.wanted.entry(name).or_insert_with(|| Wanted {
             registry: Arc::clone(registry),
             tag: tag.clone(),
@@ -132,21 +133,6 @@ impl Plan {
         wanted.parts.push(part);
         Ok(())
     }
-}
-
-/// A route's name, which is also its service's: `shop.example.com/cart`, or `/cart`.
-fn name(host: &HostPattern, path: &PathPattern) -> String {
-    let host = match host {
-        HostPattern::Any => String::new(),
-        HostPattern::Exact(name) => name.clone(),
-        HostPattern::Wildcard(parent) => format!("*.{parent}"),
-        HostPattern::Template(parent) => format!("{{service}}.{parent}"),
-    };
-    let segments = path.segments.iter().map(|segment| match segment {
-        Segment::Literal(text) => text.as_str(),
-        Segment::Service => "{service}",
-    });
-    format!("{host}/{}", segments.collect::<Vec<_>>().join("/"))
 }
 
 /// The routes that run, by name.

@@ -328,7 +328,7 @@ async fn the_metrics_count_what_was_sent() {
 
 #[tokio::test]
 async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
-    // Some metrics are of services that have a shadow.
+    // Some metrics are of services that have a shadow, or of routes that are split or want a subset.
     let shadow = FakeConsul::start([]).await;
     shadow.holds(7, json!([]));
     // And some of what was kept from before the start.
@@ -343,7 +343,9 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("kept.json"), away.to_string()).unwrap();
     let text = format!(
-        "{ROUTES}\n[registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+        "{ROUTES}\n[[route]]\npath = \"/split\"\ntags = [\"v2\"]\n\
+         split = [{{ service = \"cart\", weight = 1 }}]\n\
+         [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [registry.shadow]\nkind = \"consul\"\naddress = \"{}\"\n\
          [registry.away]\nkind = \"consul\"\naddress = \"http://127.0.0.1:9\"\n\
          [snapshot]\nfile = \"kept.json\"\n\

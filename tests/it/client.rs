@@ -42,6 +42,32 @@ async fn until_there_are(client: &Client, name: &str, count: usize) {
     eventually("they can be called", ask, |now| *now == count).await;
 }
 
+#[tokio::test]
+async fn who_has_nobody_is_stood_in_for_by_its_fallback() {
+    let proxy = Proxy::start("").await;
+    let [cart, sorry] = [Backend::start("cart").await, Backend::start("sorry").await];
+    let text = format!(
+        "[registry.main]\nkind = \"consul\"\naddress = \"{}\"\n\
+         [service.cart]\nfallback = \"sorry\"\n\
+         [service.sorry]\nendpoints = [\"{}\"]\n",
+        proxy.registry(""),
+        sorry.address()
+    );
+    let config = Config::parse_for_client(&text, Path::new(".")).unwrap();
+    let client = Client::start(config).unwrap();
+    let caller = client.service("cart").unwrap();
+    let body = Full::from("a body that must arrive whole");
+    let request = Request::post("/x").body(body).unwrap();
+    let response = caller.send(request).await.unwrap();
+    let by = response.extensions().get::<AnsweredBy>().unwrap();
+    assert_eq!(by.endpoint.to_string(), sorry.address().to_string());
+    proxy.register("cart", cart.address()).await;
+    until_there_are(&client, "cart", 1).await;
+    assert_eq!(get(&caller).await.unwrap().0, "cart");
+    let lanes = caller.service().lanes();
+    assert_eq!(lanes.map(|lane| lane.fallbacks.value()).sum::<u64>(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_threads_call_each_in_turn_and_what_they_count_is_right() {
     let proxy = Proxy::start("").await;

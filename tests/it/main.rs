@@ -37,6 +37,7 @@ mod pin;
 mod provider;
 mod register;
 mod register_everywhere;
+mod routes;
 mod run;
 mod serving;
 mod structure;

@@ -9,11 +9,12 @@ use prometheus_client::{
 
 use crate::{
     admin::{ready::Readiness, view::Context},
+    config,
     metrics::{BOUNDS, Counter, HistogramSum},
     proxy::Worker,
     registry::{Watches, watch::WatchSnapshot},
     saved,
-    service::{Difference, EndpointStatus, Lane, Service, ServiceStatus},
+    service::{Difference, EndpointStatus, Lane, Service, ServiceStatus, Split},
 };
 
 /// One line of the table.
@@ -76,6 +77,8 @@ pub(super) struct Scrape<'a> {
     pub(super) services: Vec<(Arc<Service>, ServiceStatus)>,
     /// The catalogs' watchers, and how many services each lists.
     pub(super) catalogs: Vec<(WatchSnapshot, usize)>,
+    /// The routes that are split.
+    pub(super) splits: Vec<(&'a config::Route, Arc<Split>)>,
     /// Of each registry that holds a limited number.
     pub(super) watches: Vec<(Arc<str>, Watches)>,
     /// `None` where nothing is kept on disk.
@@ -100,6 +103,11 @@ impl<'a> Scrape<'a> {
                 .map(|(_, watch, listed)| (watch.snapshot(), listed.len()))
                 .collect(),
             snapshot: context.view.snapshot.as_ref().map(|store| store.status()),
+            splits: directory
+                .splits()
+                .iter()
+                .map(|(place, split)| (&context.view.config.routes[*place], Arc::clone(split)))
+                .collect(),
             watches: directory
                 .watches()
                 .map(|(registry, watches)| (Arc::clone(registry), watches))

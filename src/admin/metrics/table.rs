@@ -1,6 +1,6 @@
 //! The table of all metrics: its lines are what is sent, in this order.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use super::{
     process,
@@ -94,6 +94,20 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| per_service(scrape, samples, |lane| &lane.failed),
     ),
     line(
+        "callboard_requests_fallback_total",
+        Counter,
+        SERVICE,
+        "Requests that the service's fallback took over, since the service had nobody.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.fallbacks),
+    ),
+    line(
+        "callboard_requests_split_total",
+        Counter,
+        &["route", "line", "service"],
+        "Requests of a route that is split, by the service that got them.",
+        splits,
+    ),
+    line(
         "callboard_requests_abandoned_total",
         Counter,
         SERVICE,
@@ -154,6 +168,13 @@ pub const METRICS: &[Metric] = &[
             let mut services = scrape.services.iter();
             services.try_for_each(|(service, status)| samples.add(&[service.name()], status.panic))
         },
+    ),
+    line(
+        "callboard_subset_endpoints",
+        Gauge,
+        &["service", "subset", "balance"],
+        "Endpoints that may be picked of those that a route wants.",
+        subsets,
     ),
     line(
         "callboard_endpoint_requests_in_flight",
@@ -434,6 +455,35 @@ fn durations(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
             lane.duration.add_to(&mut sum);
         }
         samples.add_histogram(&[service.name()], &sum)
+    })
+}
+
+fn splits(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    // Routes that differ in their conditions alone may stand on one line.
+    let mut sums = BTreeMap::<_, u64>::new();
+    for (route, split) in &scrape.splits {
+        let name = format!("{}{}", route.host, route.path);
+        for share in split.shares() {
+            let labels = (name.clone(), route.line.to_string(), share.service.name());
+            *sums.entry(labels).or_default() += share.requests();
+        }
+    }
+    sums.into_iter()
+        .try_for_each(|((route, line, service), sum)| samples.add(&[&route, &line, service], sum))
+}
+
+fn subsets(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    scrape.services.iter().try_for_each(|(service, status)| {
+        // One that says how it balances may look like one that leaves it to the service.
+        let views = status.views.iter();
+        let views: BTreeMap<_, _> = views
+            .map(|view| ((&view.subset, view.balance), view.endpoints))
+            .collect();
+        views
+            .into_iter()
+            .try_for_each(|((subset, balance), endpoints)| {
+                samples.add(&[service.name(), subset, balance], endpoints)
+            })
     })
 }
 

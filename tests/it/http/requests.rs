@@ -519,7 +519,7 @@ async fn errors_are_short_and_json_to_those_who_want_it() {
     )
     .await;
     for (path, status, says, retry_after) in [
-        ("/", 404, "no route takes this host and path", None),
+        ("/", 404, "no route takes this request", None),
         ("/of/nobody", 404, "no service `nobody` is registered", None),
         (
             "/cart",

@@ -1,0 +1,126 @@
+//! `fallback`: the service that is called where another has nobody. One step and no further, so that
+//! who answers can be read off the file. Knows nothing of endpoints.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Service, field::Field, origin, pattern, reader::Table, report::Wrong};
+
+/// The fallbacks of services, which are checked when all services are known.
+#[derive(Default)]
+pub(super) struct Fallbacks<'a>(Vec<(Arc<str>, Arc<str>, Field<'a>)>);
+
+impl<'a> Fallbacks<'a> {
+    /// Reads the fallback of a service.
+    pub(super) fn read(&mut self, service: &Arc<str>, table: &mut Table<'a>) -> Option<Arc<str>> {
+        let (field, fallback) = take(table)?;
+        let read = (Arc::clone(service), Arc::clone(&fallback), field);
+        self.0.push(read);
+        Some(fallback)
+    }
+
+    /// Notes what is wrong with them.
+    pub(super) fn check(self, services: &BTreeMap<Arc<str>, Service>, has_default: bool) {
+        for (service, fallback, field) in self.0 {
+            check(&field, &fallback, Some(&service), services, has_default);
+        }
+    }
+}
+
+/// Reads the fallback of a route; `own` is the service that it names, if it names one.
+pub(super) fn of_route(
+    table: &mut Table<'_>,
+    own: Option<&str>,
+    services: &BTreeMap<Arc<str>, Service>,
+    has_default: bool,
+) -> Option<Arc<str>> {
+    let (field, fallback) = take(table)?;
+    check(&field, &fallback, own, services, has_default);
+    Some(fallback)
+}
+
+fn take<'a>(table: &mut Table<'a>) -> Option<(Field<'a>, Arc<str>)> {
+    let field = table.take("fallback")?;
+    let name = field.parse("a service's name", "\"sorry\"", pattern::service_name)?;
+    Some((field, name.into()))
+}
+
+fn check(
+    field: &Field<'_>,
+    fallback: &str,
+    own: Option<&str>,
+    services: &BTreeMap<Arc<str>, Service>,
+    has_default: bool,
+) {
+    if own == Some(fallback) {
+        let wrong = Wrong::new(format!("`{fallback}` would be the fallback of itself"));
+        return field.wrong(wrong.suggest("name another service, or leave it out"));
+    }
+    match services.get(fallback) {
+        Some(Service {
+            fallback: Some(next),
+            ..
+        }) => {
+            let wrong = Wrong::new(format!(
+                "`{fallback}` has a fallback of its own, and there is one step only"
+            ));
+            field.wrong(wrong.suggest(format!("did you mean \"{next}\"?")));
+        }
+        None if !has_default => {
+            let wrong = origin::no_registry(fallback);
+            field.names_nothing(wrong.suggest(origin::SAY_WHICH));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::{config, error, errors};
+
+    #[test]
+    fn a_fallback_needs_no_table_and_is_a_declared_service() {
+        let config = config(
+            "[service.cart]\nfallback = \"sorry\"\n\
+             [[route]]\nservice = \"cart\"\nfallback = \"spare\"\n",
+        );
+        let names: Vec<_> = config.declared().map(|name| &**name).collect();
+        assert_eq!(names, ["cart", "spare", "sorry"]);
+        assert_eq!(config.services["sorry"], config.defaults);
+        assert_eq!(config.services["cart"].fallback.as_deref(), Some("sorry"));
+        assert_eq!(config.routes[0].fallback.as_deref(), Some("spare"));
+    }
+
+    #[test]
+    fn there_is_one_step_and_no_circle() {
+        let text = "[service.a]\nfallback = \"b\"\n\
+            [service.b]\nfallback = \"c\"\n\
+            [service.c]\nfallback = \"c\"\n\
+            [service.d]\nfallback = \"{service}\"\n\
+            [[route]]\nservice = \"e\"\nfallback = \"e\"\n\
+            [[route]]\npath = \"/{service}\"\nservice = \"{service}\"\nfallback = \"a\"\n";
+        let found = errors(text);
+        let one_step = "has a fallback of its own, and there is one step only; did you mean";
+        assert_eq!(
+            found,
+            [
+                format!("2:1 service.a.fallback: `b` {one_step} \"c\"?"),
+                format!("4:1 service.b.fallback: `c` {one_step} \"c\"?"),
+                "6:1 service.c.fallback: `c` would be the fallback of itself; name another service, or leave it out".to_owned(),
+                "8:1 service.d.fallback: `{service}` is not a service's name; write the name of one service".to_owned(),
+                "11:1 route.fallback: `e` would be the fallback of itself; name another service, or leave it out".to_owned(),
+                format!("15:1 route.fallback: `a` {one_step} \"b\"?"),
+            ],
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn a_fallback_is_in_some_registry() {
+        let text = "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n\
+            [service.cart]\nregistry = \"a\"\nfallback = \"sorry\"\n[[route]]\nservice = \"cart\"\n";
+        assert_eq!(
+            error(text),
+            "7:1 service.cart.fallback: there are several registries, and `sorry` is in none of them; write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own"
+        );
+    }
+}

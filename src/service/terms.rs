@@ -1,0 +1,43 @@
+//! How a request is tried: among whom of a service, how often and for how long. What a route says
+//! stands before what its service says.
+
+use std::sync::Arc;
+
+use super::{Service, View};
+use crate::config::{Overrides, Retry, Subset, Timeouts};
+
+/// How a request is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'s> {
+    /// Among whom.
+    pub view: &'s View,
+    /// How often. The budget is the service's, whoever tries.
+    pub retry: Retry,
+    /// For how long.
+    pub timeout: Timeouts,
+}
+
+impl Service {
+    /// The terms of a route that wants this subset and has these values of its own.
+    ///
+    /// # Panics
+    /// Where the service was made without that subset.
+    pub fn terms(&self, subset: Option<&Arc<Subset>>, overrides: &Overrides) -> Terms<'_> {
+        let policy = self.policy();
+        let view = subset.map_or(self.main(), |subset| {
+            let mut views = self.views().iter();
+            let view = views.find(|view| view.is_of(subset));
+            view.expect("a service is made with the subsets of all routes that lead to it")
+        });
+        Terms {
+            view,
+            retry: overrides.retry(policy.retry),
+            timeout: overrides.timeout(policy.timeout),
+        }
+    }
+
+    /// The terms of whoever wants nothing else.
+    pub fn own_terms(&self) -> Terms<'_> {
+        self.terms(None, &Overrides::default())
+    }
+}

@@ -1,0 +1,184 @@
+//! A service that has nobody is stood in for by its fallback, and no request is lost on the way
+//! there and back. Attempts that fail are not what it is for.
+
+use std::net::Ipv4Addr;
+
+use http::Method;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::sample;
+use crate::support::{
+    backend::{BACKEND, Backend},
+    eventually,
+    load::{Ledger, Load},
+    proxy::Proxy,
+};
+
+fn config(sorry: &Backend, more: &str) -> String {
+    format!(
+        r#"
+        workers = 2
+        [[route]]
+        path = "/cart"
+        service = "cart"
+        strip_prefix = true
+        [service.cart]
+        guard = false
+        fallback = "sorry"
+        [service.sorry]
+        endpoints = ["{}"]
+        {more}
+        "#,
+        sorry.address()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_empties_and_fills_again_under_load_and_no_request_fails() {
+    let ledger = Ledger::default();
+    let sorry = ledger.backend("sorry").start().await;
+    let proxy = Proxy::start(&config(&sorry, "")).await;
+    let mut backend = ledger.backend("cart-0").start().await;
+    proxy.register("cart", backend.address()).await;
+    proxy
+        .until_states("cart", &[(backend.address(), "serving")])
+        .await;
+    let load = Load::start(proxy.address(), "/cart", 200).await;
+    for n in 1..5 {
+        let asked = sorry.requests();
+        eventually("it serves", async || backend.requests(), |n| *n > 10).await;
+        // It signs out, goes on for a moment, and closes.
+        proxy.deregister("cart", backend.address()).await;
+        let more = |n: &usize| *n > asked + 10;
+        eventually("the fallback serves", async || sorry.requests(), more).await;
+        backend.close().await;
+        backend = ledger.backend(&format!("cart-{n}")).start().await;
+        proxy.register("cart", backend.address()).await;
+    }
+    eventually("it serves again", async || backend.requests(), |n| *n > 10).await;
+    let report = load.stop(&ledger).await;
+    report.assert_flawless("a service that empties and fills again", 100);
+
+    let taken = sorry.requests() as u64;
+    let cart = proxy.service("cart").await;
+    assert_eq!(
+        (cart["fallbacks"].as_u64(), cart["failed"].as_u64()),
+        (Some(taken), Some(0))
+    );
+    assert_eq!(cart["fallback"], "sorry");
+    assert_eq!(
+        proxy.service("sorry").await["requests"].as_u64(),
+        Some(taken)
+    );
+    let name = "callboard_requests_fallback_total{service=\"cart\"}";
+    assert_eq!(sample(&proxy, name).await, Some(taken));
+}
+
+#[tokio::test]
+async fn who_was_asked_leaves_as_the_last_and_what_may_be_repeated_goes_to_the_fallback() {
+    let sorry = Backend::start("sorry").await;
+    let proxy = Proxy::start(&config(&sorry, "")).await;
+    let stuck = Backend::named("stuck").answering(|_| std::future::pending::<String>());
+    let stuck = stuck.start().await;
+    proxy.register("cart", stuck.address()).await;
+    let states = [(stuck.address(), "serving")];
+    proxy.until_states("cart", &states).await;
+    let ask = |method: Method| {
+        let request = proxy.http.request(method, proxy.url("/cart/x"));
+        tokio::spawn(request.send())
+    };
+    let (get, post) = (ask(Method::GET), ask(Method::POST));
+    eventually("both are asked", async || stuck.requests(), |n| *n == 2).await;
+    let states = [(stuck.address(), "draining")];
+    proxy.deregister("cart", stuck.address()).await;
+    proxy.until_states("cart", &states).await;
+    stuck.kill().await;
+    let (get, post) = (get.await.unwrap().unwrap(), post.await.unwrap().unwrap());
+    assert_eq!(get.headers()[BACKEND], "sorry");
+    assert_eq!(post.status(), 502, "it may have been processed");
+    assert_eq!(sorry.requests_with(&Method::POST), 0);
+}
+
+#[tokio::test]
+async fn a_routes_fallback_stands_before_its_services_and_for_a_subset_that_is_empty() {
+    let [cart, sorry, spare] = [
+        Backend::start("cart").await,
+        Backend::start("sorry").await,
+        Backend::start("spare").await,
+    ];
+    let more = format!(
+        r#"
+        [service.spare]
+        endpoints = ["{}"]
+        [[route]]
+        path = "/v2"
+        service = "cart"
+        tags = ["v2"]
+        [[route]]
+        path = "/spared"
+        service = "cart"
+        tags = ["v2"]
+        fallback = "spare"
+        [[route]]
+        path = "/lost"
+        service = "nobody"
+        fallback = "none"
+        "#,
+        spare.address()
+    );
+    let proxy = Proxy::start(&config(&sorry, &more)).await;
+    proxy.register("cart", cart.address()).await;
+    proxy
+        .until_states("cart", &[(cart.address(), "serving")])
+        .await;
+    for (path, backend) in [("/cart", "cart"), ("/v2", "sorry"), ("/spared", "spare")] {
+        assert_eq!(proxy.get(path).await.headers()[BACKEND], backend, "{path}");
+    }
+    let answer = proxy.get("/lost").await;
+    assert_eq!(answer.status(), 503);
+    let text = answer.text().await.unwrap();
+    let said = "service `nobody` has no healthy instance, nor has its fallback `none`";
+    assert!(text.contains(said), "{text}");
+    let status = proxy.status().await;
+    assert_eq!(status["routes"][2]["fallback"], json!("spare"));
+}
+
+#[tokio::test]
+async fn a_fallback_is_for_who_is_not_there_and_not_for_who_fails() {
+    let sorry = Backend::start("sorry").await;
+    let gone = Backend::start("gone").await;
+    let nowhere = gone.address();
+    gone.close().await;
+    // A registry that takes connections, and says nothing.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let proxy = Proxy::start(&format!(
+        r#"
+        [registry.silent]
+        kind = "consul"
+        address = "http://{}"
+        [[route]]
+        path = "/failing"
+        service = "failing"
+        [[route]]
+        path = "/unread"
+        service = "unread"
+        [defaults]
+        discovery_timeout = "50ms"
+        [service.failing]
+        endpoints = ["{nowhere}"]
+        fallback = "sorry"
+        [service.unread]
+        fallback = "sorry"
+        [service.sorry]
+        endpoints = ["{}"]
+        "#,
+        silent.local_addr().unwrap(),
+        sorry.address()
+    ))
+    .await;
+    assert_eq!(proxy.get("/failing").await.status(), 502);
+    assert_eq!(sorry.requests(), 0);
+    let answer = proxy.get("/unread").await;
+    assert_eq!(answer.headers()[BACKEND], "sorry");
+}

@@ -1,0 +1,94 @@
+//! What a route says of retries and time-outs stands before what its service says.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{
+    backend::Backend,
+    proxy::Proxy,
+    raw::{RawBackend, Then},
+};
+
+#[tokio::test]
+async fn each_route_has_its_time_outs_and_the_service_those_of_the_others() {
+    let setup = Backend::named("slow").answering(|_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        "late"
+    });
+    let slow = setup.start().await;
+    let proxy = Proxy::start(&format!(
+        r#"
+        [[route]]
+        path = "/hasty"
+        service = "cart"
+        timeout = {{ response = "50ms" }}
+        [[route]]
+        path = "/cut"
+        service = "cart"
+        timeout = {{ response = "20s", total = "60ms" }}
+        [[route]]
+        path = "/patient"
+        service = "cart"
+        timeout = {{ response = "20s", total = false }}
+        [[route]]
+        path = "/"
+        service = "cart"
+        [service.cart]
+        endpoints = ["{}"]
+        timeout = {{ response = "80ms", total = "20s" }}
+        "#,
+        slow.address()
+    ))
+    .await;
+    for (path, status) in [
+        ("/hasty", 504),
+        ("/cut", 504),
+        ("/patient", 200),
+        ("/", 504),
+    ] {
+        assert_eq!(proxy.get(path).await.status(), status, "{path}");
+    }
+    let status = proxy.status().await;
+    assert_eq!(
+        status["routes"][2]["timeout"],
+        json!({ "response": 20.0, "total": null })
+    );
+    assert_eq!(status["routes"][3].get("timeout"), None);
+}
+
+#[tokio::test]
+async fn each_route_has_its_number_of_attempts() {
+    let good = Backend::start("good").await;
+    // Takes connections, and closes each when it was asked something.
+    let bad = RawBackend::saying("", Then::Close).await;
+    let proxy = Proxy::start(&format!(
+        r#"
+        [[route]]
+        path = "/once"
+        service = "cart"
+        retry = {{ attempts = 1 }}
+        [[route]]
+        path = "/"
+        service = "cart"
+        [service.cart]
+        endpoints = ["{}", "{}"]
+        "#,
+        good.address(),
+        bad.address()
+    ))
+    .await;
+    let mut statuses = Vec::new();
+    for path in ["/once", "/"] {
+        for _ in 0..10 {
+            statuses.push((path, proxy.get(path).await.status().as_u16()));
+        }
+    }
+    let failed = statuses.iter().filter(|(_, status)| *status == 502);
+    let failed: Vec<_> = failed.map(|(path, _)| *path).collect();
+    assert_eq!(
+        failed, ["/once"; 5],
+        "every other request fails at first: {statuses:?}"
+    );
+    assert_eq!(proxy.status().await["routes"][0]["attempts"], 1);
+}
