@@ -1,6 +1,7 @@
 //! What proxy.toml means: a [`Config`] in which no field can be wrong and every default is
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
+mod balance;
 mod claims;
 mod document;
 mod field;
@@ -20,6 +21,7 @@ mod tls;
 mod urlprefix;
 mod value;
 
+pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
 pub use origin::{Combine, Origin};
 pub use registry::{
     Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat, NamedBy,
@@ -252,15 +254,6 @@ pub struct Service {
     pub drain: Duration,
     /// How long the first request for a service waits for its first set.
     pub discovery_timeout: Duration,
-}
-
-/// `balance`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// Each in turn.
-    RoundRobin,
-    /// Each in turn, and as often as its weight asks.
-    Weighted,
 }
 
 /// `retry`

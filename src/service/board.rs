@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, EndpointId, EndpointState, Snapshot, order};
+use super::{Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads};
 use crate::{
     config::{self, Balance},
     instance::Instance,
@@ -22,6 +22,7 @@ use crate::{
 pub(super) struct Board {
     workers: usize,
     tls: Arc<Tls>,
+    loads: Loads,
     pub(super) places: BTreeMap<EndpointId, Place>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
@@ -62,10 +63,11 @@ impl State {
 }
 
 impl Board {
-    pub(super) fn new(workers: usize, tls: Arc<Tls>) -> Self {
+    pub(super) fn new(workers: usize, tls: Arc<Tls>, loads: Loads) -> Self {
         Self {
             workers,
             tls,
+            loads,
             places: BTreeMap::new(),
             leaving: Vec::new(),
             guarded: false,
@@ -74,29 +76,16 @@ impl Board {
     }
 
     /// Who may be picked and who may not, in the order of their identities.
-    pub(super) fn snapshot(&self, balance: Balance) -> Snapshot {
-        let those = |wanted: fn(State) -> bool| {
-            self.places
-                .values()
-                .filter(|place| wanted(place.state))
-                .map(|place| Arc::clone(&place.endpoint))
-                .collect()
-        };
-        let weights = || {
-            let places = self.places.values();
-            let pickable = places.filter(|place| place.state.is_pickable());
-            pickable
-                .map(|place| place.instance.weight)
-                .collect::<Vec<_>>()
-        };
-        Snapshot {
-            endpoints: those(State::is_pickable),
-            order: match balance {
-                Balance::RoundRobin => Box::default(),
-                Balance::Weighted => order::order(&weights()),
-            },
-            resting: those(|state| state == State::Unhealthy),
-        }
+    pub(super) fn snapshot(&self, balance: &Balance) -> Snapshot {
+        let pickable = self.places.values();
+        let pickable = pickable.filter(|place| place.state.is_pickable());
+        let resting = self.places.values();
+        let resting = resting.filter(|place| place.state == State::Unhealthy);
+        Snapshot::new(
+            pickable.map(|place| (Arc::clone(&place.endpoint), place.instance.weight)),
+            resting.map(|place| Arc::clone(&place.endpoint)),
+            balance,
+        )
     }
 
     /// Takes over a set; `doubtable` is whether the guard may doubt it. Returns whether it does,
@@ -163,7 +152,8 @@ impl Board {
             connections: policy.pool.connections,
         };
         let handshake = instance.tls.then(|| self.tls.handshake(&id.address));
-        let endpoint = Endpoint::new(id.clone(), handshake, settings, self.workers);
+        let load = self.loads.load();
+        let endpoint = Endpoint::new(id.clone(), handshake, settings, load, self.workers);
         let place = Place {
             endpoint: Arc::new(endpoint),
             instance: instance.clone(),
@@ -320,6 +310,7 @@ mod tests {
         Board::new(
             1,
             Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
+            Loads::default(),
         )
     }
 
@@ -347,11 +338,11 @@ mod tests {
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(Balance::RoundRobin);
+        let before = board.snapshot(&Balance::RoundRobin);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
         board.take_over(&heavier, true, &policy);
-        let after = board.snapshot(Balance::RoundRobin);
+        let after = board.snapshot(&Balance::RoundRobin);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
             std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -362,9 +353,9 @@ mod tests {
     async fn few_that_leave_are_removed_at_once() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let leaves = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
+        let leaves = Arc::clone(&board.snapshot(&Balance::RoundRobin).endpoints[0]);
         assert!(!board.take_over(&healthy(2..5), true, &policy));
-        assert_eq!(board.snapshot(Balance::RoundRobin).endpoints.len(), 3);
+        assert_eq!(board.snapshot(&Balance::RoundRobin).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
         board.retire_the_leaving();
         assert!(leaves.pool(0).is_retired());
@@ -376,7 +367,7 @@ mod tests {
             let (mut board, policy) = (board(), policy(guard()));
             board.take_over(&healthy(1..5), true, &policy);
             assert!(board.take_over(&left, true, &policy), "{} left", left.len());
-            let pickable = board.snapshot(Balance::RoundRobin).endpoints;
+            let pickable = board.snapshot(&Balance::RoundRobin).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
         }
@@ -387,7 +378,7 @@ mod tests {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..5), true, &policy);
         assert!(!board.take_over(&[], true, &policy));
-        assert!(board.snapshot(Balance::RoundRobin).endpoints.is_empty());
+        assert!(board.snapshot(&Balance::RoundRobin).endpoints.is_empty());
     }
 
     #[tokio::test]
@@ -398,24 +389,24 @@ mod tests {
         assert_eq!(board.held().len(), 3);
         board.take_over(&[], false, &policy);
         assert!(
-            board.snapshot(Balance::RoundRobin).endpoints.is_empty() && board.held().is_empty()
+            board.snapshot(&Balance::RoundRobin).endpoints.is_empty() && board.held().is_empty()
         );
         board.take_over(&healthy(1..5), true, &policy);
-        assert_eq!(board.snapshot(Balance::RoundRobin).endpoints.len(), 4);
+        assert_eq!(board.snapshot(&Balance::RoundRobin).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(Balance::RoundRobin);
+        let before = board.snapshot(&Balance::RoundRobin);
         board.take_over(&[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Held; 3]);
         board.take_over(&healthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
-            &board.snapshot(Balance::RoundRobin).endpoints[0]
+            &board.snapshot(&Balance::RoundRobin).endpoints[0]
         ));
     }
 
@@ -427,7 +418,7 @@ mod tests {
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..4), true, &policy);
-        let before = board.snapshot(Balance::RoundRobin);
+        let before = board.snapshot(&Balance::RoundRobin);
         board.take_over(&[], true, &policy);
         let held = board.held();
         for signed_in in 2..5 {
@@ -442,7 +433,7 @@ mod tests {
         assert_eq!(states(&mut board), [held, serving, held]);
         assert!(Arc::ptr_eq(
             &before.endpoints[1],
-            &board.snapshot(Balance::RoundRobin).endpoints[1]
+            &board.snapshot(&Balance::RoundRobin).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
         board.take_over(&unhealthy(1..4), true, &policy);
@@ -462,7 +453,7 @@ mod tests {
                 assert!(doubtable, "not held any more");
                 board.let_go(&id, &policy);
             }
-            let snapshot = board.snapshot(Balance::RoundRobin);
+            let snapshot = board.snapshot(&Balance::RoundRobin);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
             assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
         }
@@ -472,7 +463,7 @@ mod tests {
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
         let (mut board, policy) = (board(), policy(None));
         board.take_over(&healthy(1..3), true, &policy);
-        let works = board.snapshot(Balance::RoundRobin).endpoints[0]
+        let works = board.snapshot(&Balance::RoundRobin).endpoints[0]
             .pool(0)
             .enter();
         board.take_over(&[], true, &policy);
@@ -489,7 +480,7 @@ mod tests {
         board.take_over(&healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
         assert!(!board.take_over(&failing, true, &policy));
-        let snapshot = board.snapshot(Balance::RoundRobin);
+        let snapshot = board.snapshot(&Balance::RoundRobin);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
     }
@@ -498,10 +489,10 @@ mod tests {
     async fn who_was_removed_and_comes_back_is_a_new_one() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let before = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
+        let before = Arc::clone(&board.snapshot(&Balance::RoundRobin).endpoints[0]);
         board.take_over(&healthy(2..5), true, &policy);
         board.take_over(&healthy(1..5), true, &policy);
-        let again = Arc::clone(&board.snapshot(Balance::RoundRobin).endpoints[0]);
+        let again = Arc::clone(&board.snapshot(&Balance::RoundRobin).endpoints[0]);
         assert_eq!(before.id(), again.id());
         assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
     }
@@ -511,13 +502,13 @@ mod tests {
         let (mut board, policy) = (board(), policy(guard()));
         let mut set = healthy(1..5);
         for tls in [false, true, false] {
-            let before = board.snapshot(Balance::RoundRobin).endpoints;
+            let before = board.snapshot(&Balance::RoundRobin).endpoints;
             for instance in &mut set {
                 instance.tls = tls;
             }
             assert!(!board.take_over(&set, true, &policy));
             board.retire_the_leaving();
-            let after = board.snapshot(Balance::RoundRobin).endpoints;
+            let after = board.snapshot(&Balance::RoundRobin).endpoints;
             assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
             assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
             assert!(before.iter().all(|gone| gone.pool(0).is_retired()));

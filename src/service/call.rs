@@ -5,10 +5,10 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
-use super::{Replay, Service};
+use super::{Asked, Replay, Service};
 use crate::{
     instance::Address,
     upstream::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A request's head, as it is written for an endpoint.
-pub trait Head {
+pub trait Head: Asked {
     /// Its method.
     fn method(&self) -> &Method;
 
@@ -101,7 +101,7 @@ impl Service {
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
-        let turn = self.turn();
+        let turn = self.turn(worker, Some(&*head));
         let Some(mut pool) = self.pick(worker, turn, now) else {
             return Err(Unanswered::NoEndpoints);
         };
@@ -130,7 +130,11 @@ impl Service {
                     let exchange =
                         Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
                     match exchange.answer(head.fields(), to_head_request).await {
-                        Ok(answer) => {
+                        Ok(mut answer) => {
+                            pool.took(began);
+                            if let Some(cookie) = self.cookie(worker, turn, &pool) {
+                                answer.head.headers.append(header::SET_COOKIE, cookie);
+                            }
                             return Ok(Answered {
                                 answer,
                                 by: pool,
@@ -155,6 +159,12 @@ impl Service {
             if matches!(failure.kind, FailureKind::Handshake(_)) {
                 // It may have come to nothing after our side of it was over.
                 self.connected(worker, &pool, false, began);
+            }
+            if matches!(
+                failure.kind,
+                FailureKind::Timeout | FailureKind::ConnectTimeout
+            ) {
+                pool.took(began);
             }
             past.note(pool, failure, began);
             now = Instant::now();

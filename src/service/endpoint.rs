@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     instance::Address,
-    upstream::{Handshake, Pool, PoolSettings},
+    upstream::{Handshake, Load, Pool, PoolSettings},
 };
 
 /// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
@@ -32,6 +32,8 @@ pub struct EndpointId {
 pub struct Endpoint {
     id: EndpointId,
     pools: Box<[Arc<Pool>]>,
+    /// Where the balancer asks for it.
+    load: Option<Arc<Load>>,
     doubt: Doubt,
 }
 
@@ -95,12 +97,17 @@ impl Endpoint {
         id: EndpointId,
         handshake: Option<Handshake>,
         settings: PoolSettings,
+        load: Option<Arc<Load>>,
         workers: usize,
     ) -> Self {
         let handshake = handshake.map(Arc::new);
-        let pool = |_| Pool::new(id.address.clone(), handshake.clone(), settings);
+        let pool = |_| {
+            let address = id.address.clone();
+            Pool::new(address, handshake.clone(), settings, load.clone())
+        };
         Self {
             pools: (0..workers).map(pool).map(Arc::new).collect(),
+            load,
             id,
             doubt: Doubt {
                 epoch: Instant::now(),
@@ -124,6 +131,11 @@ impl Endpoint {
     /// All workers' connections to it.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.pools.iter().map(|pool| &**pool)
+    }
+
+    /// How busy it is, over all workers, where its balancer compares that.
+    pub(super) fn load(&self) -> Option<&Arc<Load>> {
+        self.load.as_ref()
     }
 
     /// Requests that it works on now.

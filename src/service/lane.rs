@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::Budget;
+use super::{Budget, Tally};
 use crate::{
     config,
     metrics::{Counter, Histogram},
@@ -25,6 +25,8 @@ pub struct Lane {
     pub abandoned: Counter,
     /// From a request's arrival to the head of its answer.
     pub duration: Histogram,
+    /// What its picks count.
+    pub tally: Tally,
     /// Its share of the retries.
     pub budget: Budget,
 }
@@ -39,6 +41,7 @@ impl Lane {
             failed: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
+            tally: Tally::default(),
             budget: Budget::new(retry, workers),
         }
     }

@@ -13,13 +13,12 @@ mod lane;
 mod listing;
 mod maker;
 mod one;
-mod order;
 mod replay;
 mod snapshot;
 mod status;
 mod tagged;
 
-pub use balance::{Balancer, Turn};
+pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn};
 pub use budget::Budget;
 pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
 pub use directory::{Directory, Lookup};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{Difference, EndpointState, Service};
+use super::{BalanceStatus, Difference, EndpointState, Service};
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
 /// A service at one moment.
@@ -14,6 +14,8 @@ pub struct ServiceStatus {
     pub name: Arc<str>,
     /// Its name in that registry.
     pub registered_name: String,
+    /// How its endpoints are picked.
+    pub balance: BalanceStatus,
     /// Its endpoints, in the order of their identities.
     pub endpoints: Vec<EndpointStatus>,
     /// When the set of those that may be picked last changed, in seconds since 1970.
@@ -87,6 +89,7 @@ impl Service {
         ServiceStatus {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
+            balance: self.balance(),
             endpoints,
             last_change: board.changed.map(seconds_since_1970),
             watches: self

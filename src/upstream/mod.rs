@@ -5,6 +5,7 @@ mod buffers;
 mod connect;
 mod failure;
 pub mod http1;
+mod load;
 mod pool;
 mod stream;
 mod timer;
@@ -12,5 +13,6 @@ mod tls;
 
 pub use connect::connect;
 pub use failure::{Failure, FailureKind, Processed};
+pub use load::{LatencyScale, Load};
 pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
 pub use tls::{Handshake, Tls};
