@@ -157,7 +157,7 @@ impl OwnStatus {
         Self {
             tags: subset.map_or(Vec::new(), |subset| subset.tags.clone()),
             meta: subset.map_or(BTreeMap::new(), |subset| subset.meta.clone()),
-            balance: subset.and_then(|subset| Some(subset.balance?.as_str())),
+            balance: subset.and_then(|subset| Some(subset.balance.as_ref()?.as_str())),
             attempts: overrides.attempts,
             timeout: timeouts
                 .filter_map(|(key, value)| Some((key, seconds(value?))))

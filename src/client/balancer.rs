@@ -8,7 +8,8 @@ use super::{Error, held::Held};
 use crate::{instance::Address, service::Line, upstream::InFlight};
 
 /// go-kit's `Balancer`: picks endpoints as the service's `balance` says, in one order with the
-/// requests that are sent to it.
+/// requests that are sent to it. There is no request to have a key or a cookie: `hash` picks anyone,
+/// and `sticky` whom its `fallback` says.
 #[derive(Clone, Debug)]
 pub struct Balancer(Held);
 
@@ -25,8 +26,8 @@ impl Balancer {
     pub async fn endpoint(&self) -> Result<Picked, Error> {
         let now = self.0.wait_until_read(Instant::now()).await?;
         let (service, slot) = (&self.0.service, self.0.slot());
-        let view = service.main();
-        let picked = view.pick(slot, view.turn(), now);
+        let (view, tally) = (service.main(), &service.lane(slot).tally);
+        let picked = view.pick(slot, view.turn(None, tally), tally, now);
         let line = picked.ok_or_else(|| Error::NoEndpoints {
             service: Arc::clone(service.name()),
         })?;

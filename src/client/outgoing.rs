@@ -1,11 +1,13 @@
 //! The head of a program's request, as it goes to an endpoint: its own fields, with the framing
 //! and what belongs to the connection written anew.
 
-use http::{HeaderMap, HeaderValue, Method, header, request::Parts, uri::PathAndQuery};
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts, uri::PathAndQuery};
 
 use crate::{
     instance::Address,
-    service::Head,
+    service::{Asked, Head},
     upstream::http1::{Framing, field},
 };
 
@@ -36,6 +38,21 @@ impl Outgoing {
             HeaderValue::from_str(host).ok()
         });
         Ok(Self { parts, host })
+    }
+}
+
+impl Asked for Outgoing {
+    fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.parts.uri
+    }
+
+    /// It is the program itself, whoever it asks for.
+    fn client(&self) -> Option<IpAddr> {
+        None
     }
 }
 

@@ -1,6 +1,7 @@
 //! What proxy.toml means: a [`Config`] in which no field can be wrong and every default is
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
+mod balance;
 mod claims;
 mod condition;
 mod document;
@@ -28,6 +29,7 @@ mod tls;
 mod urlprefix;
 mod value;
 
+pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
 pub use health::{Health, HealthAsk, HttpHealth};
 pub use origin::{Combine, Origin};
 pub use registry::{
@@ -287,7 +289,7 @@ pub enum Goal {
 
 /// Those of a service's endpoints that a route calls, and how one of them is picked. Routes that
 /// want the same share one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Subset {
     /// `route.tags`: an instance must have all of them.
     pub tags: Vec<String>,
@@ -390,25 +392,6 @@ pub struct Service {
     pub discovery_timeout: Duration,
     /// The declared service that is called where this one has nobody. That one has none.
     pub fallback: Option<Arc<str>>,
-}
-
-/// `balance`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// Each in turn.
-    RoundRobin,
-    /// Each in turn, and as often as its weight asks.
-    Weighted,
-}
-
-impl Balance {
-    /// As the file has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round_robin",
-            Self::Weighted => "weighted",
-        }
-    }
 }
 
 /// `retry`

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts,
+    Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts, balance,
     fallback::Fallbacks,
     health,
     origin::{self, Origin},
@@ -69,12 +69,6 @@ pub(super) fn defaults(
         (policy(table, folder, &built_in), origin)
     })
 }
-
-/// The words for it.
-pub(super) const BALANCE: [(&str, Balance); 2] = [
-    ("round_robin", Balance::RoundRobin),
-    ("weighted", Balance::Weighted),
-];
 
 const GUARD: Guard = Guard {
     share: 0.5,
@@ -142,7 +136,7 @@ pub(super) fn tags(
 /// `base` key by key.
 fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
     Service {
-        balance: table.choice("balance", &BALANCE, base.balance),
+        balance: balance::read(table, &base.balance),
         retry: table.within("retry", |table| retry(table, base.retry)),
         timeout: table.within("timeout", |table| timeouts(table, base.timeout)),
         pool: table.within("pool", |table| Pool {
@@ -415,7 +409,7 @@ mod tests {
     fn every_wrong_value_is_named() {
         let text = "[service.cart]\n\
             registry = 7\n\
-            balance = \"least_request\"\n\
+            balance = \"least_connections\"\n\
             retry = { attempts = 0, budget = { ratio = -1, per_second = 1.5 } }\n\
             timeout = { connect = 5, total = true }\n\
             guard = { share = 1.0 }\n\
@@ -425,7 +419,7 @@ mod tests {
             errors(&format!("{text}{CART}")),
             [
                 "2:1 service.cart.registry: expected a registry's name, found the number 7; write `registry = \"consul\"`",
-                "3:1 service.cart.balance: `least_request` is not known here; for now it may be `round_robin` or `weighted`",
+                "3:1 service.cart.balance: `least_connections` is not known here; for now it may be `round_robin`, `weighted`, `random`, `least_request`, `p2c`, `peak_ewma`, `hash` or `sticky`",
                 "4:11 service.cart.retry.attempts: 0 is out of range; write a number from 1 to 100",
                 "4:36 service.cart.retry.budget.ratio: expected a number from 0 to 10, found the number -1; write `ratio = 0.2`",
                 "4:48 service.cart.retry.budget.per_second: expected a whole number, found the number 1.5; write `per_second = 10`",

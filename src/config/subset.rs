@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Origin, Subset, reader::Table, registry::Registries, service};
+use super::{Origin, Subset, balance, reader::Table, registry::Registries, service};
 
 /// The subsets of all routes, each once.
 #[derive(Default)]
@@ -18,11 +18,11 @@ impl Subsets {
         origins: &[&Origin],
         registries: &Registries,
     ) -> Option<Arc<Subset>> {
-        let balance = table.take("balance");
+        let balance = balance::of_subset(table);
         let subset = Subset {
             tags: service::tags(table, origins, registries),
             meta: table.map("meta", "{ version = \"2\" }"),
-            balance: balance.and_then(|field| field.choice(&service::BALANCE)),
+            balance,
         };
         if subset == (Subset::EMPTY) {
             return None;

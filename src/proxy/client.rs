@@ -1,7 +1,7 @@
 //! What a request knows of where it came from: its worker, and the connection it arrived on.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 
 use super::Generation;
 use crate::{config, metrics::Counter};
@@ -155,6 +156,32 @@ pub struct Activity {
 }
 
 impl Client {
+    /// Who asked: the peer; behind trusted proxies, the last in `X-Forwarded-For` that is none of
+    /// them. What stands before that anybody may have written.
+    pub(super) fn asker(&self, headers: &HeaderMap) -> IpAddr {
+        let mut asker = self.peer.address.ip();
+        if !self.peer.trusted {
+            return asker;
+        }
+        let is_trusted = |ip: &IpAddr| {
+            let mut networks = self.listener.trusted_proxies.iter();
+            networks.any(|network| network.contains(ip))
+        };
+        let lines = headers.get_all("x-forwarded-for").iter().rev();
+        let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+        for hop in hops {
+            let text = std::str::from_utf8(hop.trim_ascii()).ok();
+            let Some(ip) = text.and_then(|text| text.parse().ok()) else {
+                break;
+            };
+            asker = ip;
+            if !is_trusted(&ip) {
+                break;
+            }
+        }
+        asker
+    }
+
     /// The worker's time, for [`Activity`].
     pub fn now(&self) -> u64 {
         self.worker.clock.load(Relaxed) + 1

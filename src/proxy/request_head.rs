@@ -2,9 +2,9 @@
 //! own, never copied. Oracle: these bytes parse again to exactly one request, the one that was
 //! routed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 
 use super::{
     Client,
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{HostHeader, Underscores},
     instance::Address,
-    service::{self, Service},
+    service::{self, Asked, Service},
     upstream::http1::{Framing, field as line},
 };
 
@@ -25,6 +25,20 @@ pub(super) struct Outgoing<'a> {
     pub(super) host_header: HostHeader,
     /// How many bytes of the path are taken off.
     pub(super) strip: usize,
+}
+
+impl Asked for Outgoing<'_> {
+    fn headers(&self) -> &HeaderMap {
+        &self.head.parts.headers
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.head.parts.uri
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        Some(self.client.asker(&self.head.parts.headers))
+    }
 }
 
 impl service::Head for Outgoing<'_> {

@@ -11,9 +11,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Endpoint, EndpointId, EndpointState, Snapshot, journal,
+    Endpoint, EndpointId, EndpointState, Snapshot,
+    balance::Loads,
+    journal,
     life::{Life, Standing},
-    order,
     prober::Checkup,
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
 pub(super) struct Board {
     workers: usize,
     tls: Arc<Tls>,
+    loads: Loads,
     pub(super) places: BTreeMap<EndpointId, Place>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
@@ -48,10 +50,11 @@ pub(super) struct Place {
 }
 
 impl Board {
-    pub(super) fn new(workers: usize, tls: Arc<Tls>) -> Self {
+    pub(super) fn new(workers: usize, tls: Arc<Tls>, loads: Loads) -> Self {
         Self {
             workers,
             tls,
+            loads,
             places: BTreeMap::new(),
             leaving: Vec::new(),
             is_settled: false,
@@ -65,27 +68,20 @@ impl Board {
     pub(super) fn snapshot(
         &self,
         policy: &config::Service,
-        balance: Balance,
+        balance: &Balance,
         wants: impl Fn(&Instance) -> bool,
     ) -> Snapshot {
         let panics = self.panics(policy);
-        let (mut endpoints, mut weights, mut resting) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pickable, mut resting) = (Vec::new(), Vec::new());
         for place in self.places.values().filter(|place| wants(&place.instance)) {
+            let endpoint = Arc::clone(&place.endpoint);
             if place.may_be_picked(panics) {
-                endpoints.push(Arc::clone(&place.endpoint));
-                weights.push(place.instance.weight);
+                pickable.push((endpoint, place.instance.weight));
             } else if !place.is_removed() {
-                resting.push(Arc::clone(&place.endpoint));
+                resting.push(endpoint);
             }
         }
-        Snapshot {
-            endpoints: endpoints.into(),
-            order: match balance {
-                Balance::RoundRobin => Box::default(),
-                Balance::Weighted => order::order(&weights),
-            },
-            resting: resting.into(),
-        }
+        Snapshot::new(pickable.into_iter(), resting.into_iter(), balance)
     }
 
     fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Place)> {
@@ -173,7 +169,8 @@ impl Board {
         if self.is_settled {
             life.warm_up(Instant::now());
         }
-        let endpoint = Endpoint::new(id.clone(), handshake, settings, life, self.workers);
+        let load = self.loads.load();
+        let endpoint = Endpoint::new(id.clone(), handshake, settings, life, load, self.workers);
         let place = Place {
             endpoint: Arc::new(endpoint),
             instance: instance.clone(),
@@ -401,11 +398,12 @@ mod tests {
         Board::new(
             1,
             Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
+            Loads::default(),
         )
     }
 
     fn snapshot(board: &Board) -> Snapshot {
-        board.snapshot(&policy(None), Balance::RoundRobin, |_| true)
+        board.snapshot(&policy(None), &Balance::RoundRobin, |_| true)
     }
 
     fn instance(number: u16, healthy: bool) -> Instance {

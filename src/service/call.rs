@@ -6,10 +6,10 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
-use super::{Line, Replay, Service, Shed, Terms, Turn, View, limits::Seat};
+use super::{Asked, Line, Replay, Service, Shed, Terms, Turn, View, limits::Seat};
 use crate::{
     instance::Address,
     upstream::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A request's head, as it is written for an endpoint.
-pub trait Head {
+pub trait Head: Asked {
     /// Its method.
     fn method(&self) -> &Method;
 
@@ -112,7 +112,7 @@ impl Service {
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
-        let turn = view.turn();
+        let turn = view.turn(Some(&*head), &lane.tally);
         let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
             Ok(Some(seated)) => seated,
             Ok(None) => return Err(Unanswered::NoEndpoints(body)),
@@ -162,6 +162,11 @@ impl Service {
                     };
                     match exchange.answer(recycled, to_head_request, unwanted).await {
                         Ok(mut answer) => {
+                            line.pool().took(began);
+                            let cookie = view.cookie(worker, turn, &line, &lane.tally);
+                            if let Some(cookie) = cookie {
+                                answer.head.headers.append(header::SET_COOKIE, cookie);
+                            }
                             if let Some(seat) = seat {
                                 answer.body.hold(Box::new(seat));
                             }
@@ -189,6 +194,9 @@ impl Service {
                 return Err(Unanswered::BodyBroke(error));
             }
             self.note_failure(worker, &line, &failure, was_kept, timeout.response, began);
+            if is_late(&failure.kind) {
+                line.pool().took(began);
+            }
             past.note(line, failure, began);
             now = Instant::now();
             // Where there is no other: it may have died of idleness, and a new connection to the
@@ -214,13 +222,16 @@ impl Service {
                 break true;
             }
             let next = match &mut seat {
-                None => view.pick_other(worker, turn, &past.tried, now).or(again),
+                None => view
+                    .pick_other(worker, turn, &past.tried, &lane.tally, now)
+                    .or(again),
                 // Where all others are full there is none to go to.
                 Some(seat) => {
                     let other = |full: &[Arc<Line>]| {
                         let tried = [&past.tried, full].concat();
                         let again = || again.clone().filter(|_| full.is_empty());
-                        view.pick_other(worker, turn, &tried, now).or_else(again)
+                        view.pick_other(worker, turn, &tried, &lane.tally, now)
+                            .or_else(again)
                     };
                     seat.sit(other).unwrap_or_default()
                 }
@@ -245,12 +256,13 @@ impl Service {
         by: Option<Instant>,
         now: Instant,
     ) -> Result<Option<(Option<Seat>, Arc<Line>)>, Shed> {
+        let tally = &self.lane(worker).tally;
         let Some(limits) = self.limits() else {
-            return Ok(view.pick(worker, turn, now).map(|line| (None, line)));
+            return Ok(view.pick(worker, turn, tally, now).map(|line| (None, line)));
         };
         let pick = |full: &[Arc<Line>]| match full {
-            [] => view.pick(worker, turn, now),
-            full => view.pick_other(worker, turn, full, now),
+            [] => view.pick(worker, turn, tally, now),
+            full => view.pick_other(worker, turn, full, tally, now),
         };
         let entered = limits.enter(pick, by).await.inspect_err(|shed| {
             self.lane(worker).shed[shed.index()].add_one();
@@ -288,6 +300,14 @@ fn within(limit: Duration, total: Option<Instant>, now: Instant) -> Duration {
     total.map_or(limit, |total| {
         limit.min(total.saturating_duration_since(now))
     })
+}
+
+/// Whether the endpoint is slower than the time that this took.
+fn is_late(kind: &FailureKind) -> bool {
+    matches!(
+        kind,
+        FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout
+    )
 }
 
 fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {

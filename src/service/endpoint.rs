@@ -6,7 +6,7 @@ use std::sync::{Arc, atomic::AtomicU32};
 use super::life::Life;
 use crate::{
     instance::Address,
-    upstream::{Handshake, Pool, PoolSettings},
+    upstream::{Handshake, Load, Pool, PoolSettings},
 };
 
 /// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
@@ -24,6 +24,8 @@ pub struct EndpointId {
 pub struct Endpoint {
     id: EndpointId,
     life: Arc<Life>,
+    /// Where a balancer asks for it.
+    load: Option<Arc<Load>>,
     lines: Box<[Arc<Line>]>,
 }
 
@@ -64,19 +66,25 @@ impl Endpoint {
         handshake: Option<Handshake>,
         settings: PoolSettings,
         life: Life,
+        load: Option<Arc<Load>>,
         workers: usize,
     ) -> Self {
         let handshake = handshake.map(Arc::new);
         let life = Arc::new(life);
         let seats = Arc::<AtomicU32>::default();
+        let pool = || {
+            let address = id.address.clone();
+            Pool::new(address, handshake.clone(), settings, load.clone())
+        };
         let line = |_| Line {
-            pool: Arc::new(Pool::new(id.address.clone(), handshake.clone(), settings)),
+            pool: Arc::new(pool()),
             life: Arc::clone(&life),
             seats: Arc::clone(&seats),
         };
         Self {
             lines: (0..workers).map(line).map(Arc::new).collect(),
             life,
+            load,
             id,
         }
     }
@@ -105,6 +113,11 @@ impl Endpoint {
         self.lines.iter().map(|line| &*line.pool)
     }
 
+    /// How busy it is, over all workers, where its balancer compares that.
+    pub(super) fn load(&self) -> Option<&Arc<Load>> {
+        self.load.as_ref()
+    }
+
     /// Requests that it works on now.
     pub fn in_flight(&self) -> u64 {
         self.pools().map(Pool::in_flight).sum()
@@ -125,7 +138,7 @@ pub(super) mod testing {
     use super::*;
 
     /// One with this number, for one worker.
-    pub(in crate::service) fn endpoint(number: usize) -> Arc<Endpoint> {
+    pub(in crate::service) fn endpoint(number: usize, load: Option<Arc<Load>>) -> Arc<Endpoint> {
         let settings = PoolSettings {
             idle: Duration::from_secs(4),
             connections: 4,
@@ -134,11 +147,11 @@ pub(super) mod testing {
             instance: number.to_string().into(),
             address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),
         };
-        Arc::new(Endpoint::new(id, None, settings, Life::new(None), 1))
+        Arc::new(Endpoint::new(id, None, settings, Life::new(None), load, 1))
     }
 
     /// A way to one.
     pub(in crate::service) fn line() -> Arc<Line> {
-        Arc::clone(endpoint(0).line(0))
+        Arc::clone(endpoint(0, None).line(0))
     }
 }

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::{Budget, Shed};
+use super::{Budget, Shed, Tally};
 use crate::{
     config,
     metrics::{Counter, Histogram},
@@ -32,6 +32,8 @@ pub struct Lane {
     pub abandoned: Counter,
     /// From a request's arrival to the head of its answer.
     pub duration: Histogram,
+    /// What its picks count.
+    pub tally: Tally,
     /// Its share of the retries.
     pub budget: Budget,
 }
@@ -49,6 +51,7 @@ impl Lane {
             fallbacks: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
+            tally: Tally::default(),
             budget: Budget::new(retry, workers),
         }
     }

@@ -263,7 +263,7 @@ impl Maker {
             balance: if wanted.is_weighted() {
                 config::Balance::Weighted
             } else {
-                own.balance
+                own.balance.clone()
             },
             ..own.clone()
         };

@@ -19,7 +19,6 @@ mod limits;
 mod listing;
 mod maker;
 mod one;
-mod order;
 mod pin;
 mod prober;
 mod remember;
@@ -31,7 +30,7 @@ mod tagged;
 mod terms;
 mod view;
 
-pub use balance::{Balancer, Turn};
+pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn};
 pub use budget::Budget;
 pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
 pub use directory::{Directory, Lookup};

@@ -17,7 +17,8 @@ use tokio::{
 };
 
 use super::{
-    Endpoint, Lane, View,
+    BalanceStatus, Endpoint, Lane, View,
+    balance::Loads,
     board::Board,
     journal::{Journal, Why},
     limits::Limits,
@@ -78,14 +79,21 @@ impl Service {
         subsets: impl IntoIterator<Item = Arc<Subset>>,
         changes: Arc<Notify>,
     ) -> Self {
-        let view = |subset| View::new(subset, policy.balance);
+        let view = |subset| View::new(&name, subset, &policy.balance);
+        let main = view(None);
+        let views: Box<[_]> = subsets.into_iter().map(Some).map(view).collect();
+        let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
-            main: view(None),
-            views: subsets.into_iter().map(Some).map(view).collect(),
             lanes: (0..workers)
                 .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers))))
                 .collect(),
-            board: Mutex::new(Board::new(workers, Arc::clone(&tls))),
+            board: Mutex::new(Board::new(
+                workers,
+                Arc::clone(&tls),
+                Loads::of_all(balances),
+            )),
+            main,
+            views,
             tls,
             limits: Limits::new(policy.limits),
             published: watch::Sender::new(()),
@@ -157,6 +165,12 @@ impl Service {
     /// Whether nobody can be picked.
     pub fn is_empty(&self) -> bool {
         self.main.is_empty()
+    }
+
+    /// How it picks, and what was unusual of it.
+    pub(super) fn balance(&self) -> BalanceStatus {
+        self.main
+            .balance_status(self.lanes.iter().map(|lane| &lane.tally))
     }
 
     /// All of its endpoints.

@@ -2,34 +2,48 @@
 
 use std::sync::Arc;
 
-use super::Endpoint;
+use super::{Endpoint, balance::Tables};
+use crate::config::Balance;
 
 /// A service's endpoints at one moment, in the order of their identities.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Those that may be picked.
     pub endpoints: Box<[Arc<Endpoint>]>,
-    /// The places of `endpoints` in the order of their turns, where they do not have one each.
-    pub order: Box<[u32]>,
     /// Those that may not, and have not gone: their idle connections want looking after too.
     pub resting: Box<[Arc<Endpoint>]>,
+    /// The weights of `endpoints`; 1 where they count for nothing.
+    weights: Box<[u32]>,
+    pub(super) tables: Tables,
 }
 
 impl Snapshot {
-    /// How many turns there are in a round.
-    pub(super) fn turns(&self) -> usize {
-        if self.order.is_empty() {
-            self.endpoints.len()
-        } else {
-            self.order.len()
+    /// Of those that may be picked, with their weights, and those that may not; with what this way
+    /// of balancing looks up.
+    pub(super) fn new(
+        pickable: impl Iterator<Item = (Arc<Endpoint>, u32)>,
+        resting: impl Iterator<Item = Arc<Endpoint>>,
+        balance: &Balance,
+    ) -> Self {
+        let heeded = |weight| if balance.heeds_weights() { weight } else { 1 };
+        let (endpoints, weights): (Vec<_>, Vec<_>) = pickable
+            .map(|(endpoint, weight)| (endpoint, heeded(weight)))
+            .unzip();
+        Self {
+            tables: Tables::new(balance, &endpoints, &weights),
+            endpoints: endpoints.into(),
+            weights: weights.into(),
+            resting: resting.collect(),
         }
     }
 
-    /// Whose turn it is at this place in a round.
-    pub(super) fn at(&self, turn: usize) -> &Arc<Endpoint> {
-        match self.order.get(turn) {
-            Some(place) => &self.endpoints[*place as usize],
-            None => &self.endpoints[turn],
-        }
+    /// Whether requests fare alike with either, balanced in the same way.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
+            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        same(&self.endpoints, &other.endpoints)
+            && same(&self.resting, &other.resting)
+            && self.weights == other.weights
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use super::{Service, order::order};
+use super::{Service, balance::order};
 use crate::metrics::{Counter, Padded};
 
 /// Services and their shares.

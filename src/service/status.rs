@@ -6,8 +6,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service, View,
-    journal::unix_seconds,
+    BalanceStatus, Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service,
+    View, journal::unix_seconds,
 };
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
@@ -18,6 +18,8 @@ pub struct ServiceStatus {
     pub name: Arc<str>,
     /// Its name in that registry.
     pub registered_name: String,
+    /// How its endpoints are picked.
+    pub balance: BalanceStatus,
     /// Its endpoints, in the order of their identities.
     pub endpoints: Vec<EndpointStatus>,
     /// How many requests it works on at once, and may; `None` where there is no limit.
@@ -137,6 +139,7 @@ impl Service {
         ServiceStatus {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
+            balance: self.balance(),
             endpoints,
             limits: self.limits().map(|limits| limits.status()),
             panic: board.panics(self.policy()),

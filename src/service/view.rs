@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{Balancer, Endpoint, Line, Snapshot, Turn, board::Board};
+use super::{Asked, BalanceStatus, Balancer, Endpoint, Line, Snapshot, Tally, Turn, board::Board};
 use crate::config::{self, Balance, Subset};
 
 /// Some of a service's endpoints, or all.
@@ -22,15 +23,15 @@ pub struct View {
 }
 
 impl View {
-    /// One that nobody is in yet; `balance` is the service's.
-    pub(super) fn new(subset: Option<Arc<Subset>>, balance: Balance) -> Self {
-        let own = subset.as_ref().and_then(|subset| subset.balance);
-        let balance = own.unwrap_or(balance);
+    /// One of this service that nobody is in yet; `balance` is the service's.
+    pub(super) fn new(service: &str, subset: Option<Arc<Subset>>, balance: &Balance) -> Self {
+        let own = subset.as_ref().and_then(|subset| subset.balance.as_ref());
+        let balance = own.unwrap_or(balance).clone();
         Self {
             subset,
-            balance,
             snapshot: ArcSwap::default(),
-            balancer: Balancer::new(balance),
+            balancer: Balancer::new(service, &balance),
+            balance,
         }
     }
 
@@ -47,8 +48,8 @@ impl View {
     }
 
     /// How it picks.
-    pub fn balance(&self) -> Balance {
-        self.balance
+    pub fn balance(&self) -> &Balance {
+        &self.balance
     }
 
     /// Who is in it now.
@@ -61,15 +62,22 @@ impl View {
         self.snapshot.load().endpoints.is_empty()
     }
 
-    /// Takes a request's turn.
-    pub fn turn(&self) -> Turn {
-        self.balancer.turn()
+    /// Takes a turn: that of a request, if it is one. What is unusual is counted on the worker's
+    /// tally.
+    pub fn turn(&self, asked: Option<&dyn Asked>, tally: &Tally) -> Turn {
+        self.balancer.turn(asked, tally)
     }
 
     /// Picks the endpoint whose turn it is, without a lock, and returns this worker's way to it.
-    pub fn pick(&self, worker: usize, turn: Turn, now: Instant) -> Option<Arc<Line>> {
+    pub fn pick(
+        &self,
+        worker: usize,
+        turn: Turn,
+        tally: &Tally,
+        now: Instant,
+    ) -> Option<Arc<Line>> {
         self.balancer
-            .pick(&self.snapshot.load(), turn, now)
+            .pick(&self.snapshot.load(), turn, tally, now)
             .map(|endpoint| Arc::clone(endpoint.line(worker)))
     }
 
@@ -79,12 +87,38 @@ impl View {
         worker: usize,
         turn: Turn,
         tried: &[Arc<Line>],
+        tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
         let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.line(worker));
         self.balancer
-            .pick_other(&self.snapshot.load(), turn, was_tried, now)
+            .pick_other(&self.snapshot.load(), turn, was_tried, tally, now)
             .map(|endpoint| Arc::clone(endpoint.line(worker)))
+    }
+
+    /// What the answer to a request sets its cookie to, where that must change. Costs nothing where
+    /// there are none.
+    pub(super) fn cookie(
+        &self,
+        worker: usize,
+        turn: Turn,
+        answered: &Arc<Line>,
+        tally: &Tally,
+    ) -> Option<HeaderValue> {
+        if !matches!(self.balancer, Balancer::Sticky(..)) {
+            return None;
+        }
+        let has_answered = |endpoint: &Endpoint| Arc::ptr_eq(endpoint.line(worker), answered);
+        self.balancer
+            .cookie(&self.snapshot.load(), turn, has_answered, tally)
+    }
+
+    /// How it picks, and what was unusual of it.
+    pub(super) fn balance_status<'t>(
+        &self,
+        tallies: impl Iterator<Item = &'t Tally> + Clone,
+    ) -> BalanceStatus {
+        BalanceStatus::of(&self.balance, &self.balancer, tallies)
     }
 
     /// Whether there is somebody other than these, and this one, to pick.
@@ -103,19 +137,12 @@ impl View {
     /// Takes over what the board has, if it differs.
     pub(super) fn publish(&self, board: &Board, policy: &config::Service) {
         let snapshot = match self.subset.as_deref() {
-            None => board.snapshot(policy, self.balance, |_| true),
+            None => board.snapshot(policy, &self.balance, |_| true),
             Some(Subset { tags, meta, .. }) => {
-                board.snapshot(policy, self.balance, |instance| instance.has(tags, meta))
+                board.snapshot(policy, &self.balance, |instance| instance.has(tags, meta))
             }
         };
-        let current = self.snapshot.load();
-        let same = |a: &[Arc<Endpoint>], b: &[Arc<Endpoint>]| {
-            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| Arc::ptr_eq(a, b))
-        };
-        if !same(&current.endpoints, &snapshot.endpoints)
-            || !same(&current.resting, &snapshot.resting)
-            || current.order != snapshot.order
-        {
+        if !self.snapshot.load().is_like(&snapshot) {
             self.snapshot.store(Arc::new(snapshot));
         }
     }
@@ -127,7 +154,13 @@ fn is_among(tried: &[Arc<Line>], line: &Arc<Line>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Acquire, Release},
+        },
+    };
 
     use super::*;
     use crate::{
@@ -225,12 +258,121 @@ mod tests {
         update(&service, vec![instance(1, true, ""), instance(3, true, "")]);
         let subset = config.routes[2].subset.as_ref();
         let weighted = service.terms(subset, &Overrides::default()).view;
-        assert_eq!(
-            (
-                service.main().snapshot().turns(),
-                weighted.snapshot().turns()
-            ),
-            (2, 4)
+        let tally = &service.lane(0).tally;
+        let picks_of_the_first = |view: &View| {
+            let pick = |_: &i32| {
+                let picked = view.pick(0, view.turn(None, tally), tally, Instant::now());
+                picked.unwrap().pool().address().port() == 1
+            };
+            (0..40).filter(pick).count()
+        };
+        let shares = (
+            picks_of_the_first(service.main()),
+            picks_of_the_first(weighted),
         );
+        assert_eq!(shares, (20, 10));
+    }
+
+    /// A service that picks like this, for two workers.
+    fn balanced(balance: &str) -> Service {
+        let text =
+            format!("[defaults]\nbalance = {balance}\nguard = false\n[[route]]\nservice = \"a\"\n");
+        let config = Config::parse(&text, std::path::Path::new(".")).unwrap();
+        let tls = Arc::new(Tls::open(&config.defaults.tls).unwrap());
+        Service::new("cart".into(), config.defaults, tls, 2, [], Arc::default())
+    }
+
+    /// Instances with these ports.
+    fn set(ports: std::ops::Range<usize>) -> Vec<Instance> {
+        let instance = |port: usize| Instance {
+            weight: 1 + port as u32 % 3,
+            ..instance(port as u16, true, "")
+        };
+        ports.map(instance).collect()
+    }
+
+    #[test]
+    fn what_is_picked_while_the_set_is_swapped_is_of_this_set_or_the_one_before() {
+        for balance in [
+            "\"round_robin\"",
+            "\"weighted\"",
+            "\"random\"",
+            "\"least_request\"",
+            "\"p2c\"",
+            "\"peak_ewma\"",
+            "{ kind = \"hash\", by = \"path\", load = 1.1 }",
+            "{ kind = \"sticky\", fallback = \"p2c\" }",
+        ] {
+            let service = &balanced(balance);
+            // Each set is ten ports above the one before, of which it has half.
+            let ports = |n: usize| 1 + n * 10..21 + n * 10;
+            update(service, set(ports(0)));
+            let current = &AtomicUsize::new(0);
+            let (over, picked) = (&AtomicBool::new(false), &AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                let mut pickers = Vec::new();
+                for worker in 0..2 {
+                    let picker = scope.spawn(move || {
+                        let mut in_flight = Vec::new();
+                        while !over.load(Acquire) {
+                            let before = current.load(Acquire);
+                            let (view, tally) = (service.main(), &service.lane(worker).tally);
+                            let turn = view.turn(None, tally);
+                            let line = view.pick(worker, turn, tally, Instant::now());
+                            let after = current.load(Acquire);
+                            // The next set may be there before its number is.
+                            let may_be = ports(before).start..ports(after + 1).end;
+                            picked.fetch_add(1, Release);
+                            let Some(line) = line else { return Err(None) };
+                            let port = usize::from(line.pool().address().port());
+                            if !may_be.contains(&port) {
+                                return Err(Some((port, may_be)));
+                            }
+                            in_flight.push(line.pool().enter());
+                            if in_flight.len() > 50 {
+                                in_flight.clear();
+                            }
+                        }
+                        Ok(())
+                    });
+                    pickers.push(picker);
+                }
+                for n in 1..100 {
+                    let seen = picked.load(Acquire);
+                    update(service, set(ports(n)));
+                    current.store(n, Release);
+                    while picked.load(Acquire) < seen + 10
+                        && pickers.iter().any(|picker| !picker.is_finished())
+                    {
+                        std::thread::yield_now();
+                    }
+                }
+                over.store(true, Release);
+                for picker in pickers {
+                    assert_eq!(picker.join().unwrap(), Ok(()), "{balance}");
+                }
+            });
+            let endpoints = &service.main().snapshot().endpoints;
+            assert_eq!(endpoints.len(), 20);
+            assert!(endpoints.iter().all(|endpoint| endpoint.in_flight() == 0));
+        }
+    }
+
+    #[test]
+    fn an_update_that_changes_nothing_leaves_the_snapshot_and_one_of_weights_does_where_none_count()
+    {
+        for (balance, stays) in [("\"round_robin\"", true), ("\"p2c\"", false)] {
+            let service = balanced(balance);
+            update(&service, set(1..4));
+            let first = service.main().snapshot.load_full();
+            update(&service, set(1..4));
+            assert!(Arc::ptr_eq(&first, &service.main().snapshot()));
+            let mut heavier = set(1..4);
+            heavier[0].weight = 9;
+            update(&service, heavier);
+            let second = service.main().snapshot.load_full();
+            assert_eq!(Arc::ptr_eq(&first, &second), stays, "{balance}");
+            assert!(Arc::ptr_eq(&first.endpoints[0], &second.endpoints[0]));
+        }
     }
 }

@@ -5,6 +5,7 @@ mod buffers;
 mod connect;
 mod failure;
 pub mod http1;
+mod load;
 mod pool;
 mod probe;
 mod stream;
@@ -13,6 +14,7 @@ mod tls;
 
 pub use connect::connect;
 pub use failure::{Failure, FailureKind, Processed};
+pub use load::{LatencyScale, Load};
 pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
 pub use probe::{Checked, probe};
 pub use tls::{Handshake, Protocol, Tls};

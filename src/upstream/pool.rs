@@ -12,6 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    load::Load,
     stream::{Ask, Stream},
     timer::Timer,
     tls::Handshake,
@@ -34,6 +35,8 @@ pub struct Pool {
     /// Where it is called over TLS.
     handshake: Option<Arc<Handshake>>,
     settings: PoolSettings,
+    /// Where a balancer asks for it.
+    load: Option<Arc<Load>>,
     idle: Mutex<Vec<Idle>>,
     retired: AtomicBool,
     cut_at: OnceLock<Instant>,
@@ -83,16 +86,19 @@ pub enum Reuse {
 const FRESH: Duration = Duration::from_millis(500);
 
 impl Pool {
-    /// An empty pool for `address`, which is called over TLS where there is a handshake for it.
+    /// An empty pool for `address`, which is called over TLS where there is a handshake for it, and
+    /// whose exchanges count in the endpoint's load where there is one.
     pub fn new(
         address: Address,
         handshake: Option<Arc<Handshake>>,
         settings: PoolSettings,
+        load: Option<Arc<Load>>,
     ) -> Self {
         Self {
             address,
             handshake,
             settings,
+            load,
             idle: Mutex::default(),
             retired: AtomicBool::new(false),
             cut_at: OnceLock::new(),
@@ -180,6 +186,14 @@ impl Pool {
         self.is_retired() && self.cut_at.get().is_some_and(|at| Instant::now() >= *at)
     }
 
+    /// Notes for its load how long the endpoint took that was asked then: to the head of its answer,
+    /// or until it was given up.
+    pub fn took(&self, began: Instant) {
+        if let Some(load) = &self.load {
+            load.took(began);
+        }
+    }
+
     /// Exchanges that run now.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.value()
@@ -194,6 +208,9 @@ impl Pool {
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.attempts.add_one();
         self.in_flight.add_one();
+        if let Some(load) = &self.load {
+            load.enter();
+        }
         InFlight(Arc::clone(self))
     }
 
@@ -216,5 +233,8 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.sub_one();
+        if let Some(load) = &self.0.load {
+            load.leave();
+        }
     }
 }

@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod balance;
 mod check;
 mod checks;
 mod client;

@@ -129,6 +129,27 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.refused)),
     ),
     line(
+        "callboard_balance_keyless_total",
+        Counter,
+        SERVICE,
+        "Requests without the key that the service's hash asks for.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.keyless),
+    ),
+    line(
+        "callboard_balance_overflowed_total",
+        Counter,
+        SERVICE,
+        "Requests whose key's endpoint had as much in flight as the hash's bound allows.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.overflowed),
+    ),
+    line(
+        "callboard_balance_moved_total",
+        Counter,
+        SERVICE,
+        "Clients whose cookie names another endpoint than it did.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.moved),
+    ),
+    line(
         "callboard_endpoints",
         Gauge,
         &["service", "state"],

@@ -7,7 +7,7 @@
 const LONGEST: u64 = 16_384;
 
 /// The places of the endpoints, as often as each has a turn; empty where all have as many.
-pub(super) fn order(weights: &[u32]) -> Box<[u32]> {
+pub(in crate::service) fn order(weights: &[u32]) -> Box<[u32]> {
     let Some(first) = weights.first() else {
         return Box::default();
     };

@@ -1,0 +1,69 @@
+//! Among whom a pick chooses: the endpoints of a snapshot that the request was not tried with. The
+//! only place that asks whether one is passed over.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::loaded::Loaded;
+use crate::service::{Endpoint, Snapshot};
+
+/// Those who may be picked. There is at least one place, wanted or not.
+pub(super) struct Among<'s, W> {
+    pub(super) snapshot: &'s Snapshot,
+    wanted: W,
+    now: Instant,
+}
+
+impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
+    /// `None` for an empty snapshot.
+    pub(super) fn new(snapshot: &'s Snapshot, wanted: W, now: Instant) -> Option<Self> {
+        (!snapshot.endpoints.is_empty()).then_some(Self {
+            snapshot,
+            wanted,
+            now,
+        })
+    }
+
+    /// How many places there are.
+    pub(super) fn count(&self) -> usize {
+        self.snapshot.endpoints.len()
+    }
+
+    pub(super) fn at(&self, place: usize) -> &'s Arc<Endpoint> {
+        &self.snapshot.endpoints[place]
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// How busy they are, by their places.
+    pub(super) fn loads(&self) -> &'s [Loaded] {
+        &self.snapshot.tables.loads
+    }
+
+    /// Whether it may be picked where there is no other.
+    pub(super) fn wants(&self, place: usize) -> bool {
+        (self.wanted)(self.at(place))
+    }
+
+    /// Whether it may be picked. One that was passed over for long enough is given to the first who
+    /// asks: it is asked last, of one that would be picked.
+    pub(super) fn takes(&self, place: usize) -> bool {
+        self.wants(place) && !self.at(place).life().is_passed_over(self.now)
+    }
+
+    /// The first in a row of places that may be picked, else the first that is wanted.
+    pub(super) fn first(&self, places: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+        let mut all = places.clone();
+        let trusted = all.find(|place| self.takes(*place));
+        trusted.or_else(|| places.clone().find(|place| self.wants(*place)))
+    }
+
+    /// The same for all places, in a row that begins anywhere and goes round once.
+    pub(super) fn first_from(&self, start: usize) -> Option<usize> {
+        let first = start % self.count();
+        self.first((first..self.count()).chain(0..first))
+    }
+}

@@ -1,0 +1,147 @@
+//! A request's key: what it has in common with those that go to the same endpoint. Read only where a
+//! balancer asks for it.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, Uri, header};
+
+use super::digest::digest;
+use crate::config::HashKey;
+
+/// What of a request may be asked for.
+pub trait Asked {
+    /// Its fields, as the client sent them.
+    fn headers(&self) -> &HeaderMap;
+
+    /// Its target, as the client sent it.
+    fn uri(&self) -> &Uri;
+
+    /// Who sent it, if that is known.
+    fn client(&self) -> Option<IpAddr>;
+}
+
+/// The digest of a request's key. An empty one is none.
+pub(super) fn of(by: &HashKey, asked: &dyn Asked) -> Option<u64> {
+    let bytes = match by {
+        HashKey::Header(name) => asked.headers().get(name)?.as_bytes(),
+        HashKey::Cookie(name) => cookie(asked.headers(), name)?,
+        HashKey::Query(name) => parameter(asked.uri().query()?, name)?,
+        HashKey::Path => asked.uri().path().as_bytes(),
+        HashKey::Client => {
+            return Some(match asked.client()?.to_canonical() {
+                IpAddr::V4(address) => digest(0, &address.octets()),
+                IpAddr::V6(address) => digest(0, &address.octets()),
+            });
+        }
+    };
+    (!bytes.is_empty()).then(|| digest(0, bytes))
+}
+
+/// The value of the first cookie of this name (RFC 6265 5.4).
+pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+        .find_map(|pair| value(pair.trim_ascii(), name))
+}
+
+/// The value of the first parameter of this name.
+fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
+    let mut pairs = query.as_bytes().split(|byte| *byte == b'&');
+    pairs.find_map(|pair| value(pair, name))
+}
+
+fn value<'p>(pair: &'p [u8], name: &str) -> Option<&'p [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// A request's head.
+    pub(in crate::service::balance) struct Request(
+        pub(crate) http::Request<()>,
+        pub(crate) Option<IpAddr>,
+    );
+
+    impl Asked for Request {
+        fn headers(&self) -> &HeaderMap {
+            self.0.headers()
+        }
+
+        fn uri(&self) -> &Uri {
+            self.0.uri()
+        }
+
+        fn client(&self) -> Option<IpAddr> {
+            self.1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn key(by: &HashKey, request: http::request::Builder) -> Option<u64> {
+        let client = Some([10, 0, 0, 7].into());
+        of(by, &testing::Request(request.body(()).unwrap(), client))
+    }
+
+    #[test]
+    fn it_is_taken_from_where_it_is_said_to_stand() {
+        let expected = Some(digest(0, b"ann"));
+        let header = HashKey::Header("x-user".parse().unwrap());
+        let request = Request::get("/")
+            .header("x-user", "ann")
+            .header("x-user", "bob");
+        assert_eq!(key(&header, request), expected);
+
+        let cookie = HashKey::Cookie("user".into());
+        for line in [
+            "user=ann",
+            "a=b; user=ann",
+            "xuser=x;user=ann ; user=y",
+            "user; user=ann",
+        ] {
+            let request = Request::get("/")
+                .header("cookie", "c=d")
+                .header("cookie", line);
+            assert_eq!(key(&cookie, request), expected, "{line}");
+        }
+
+        let query = HashKey::Query("user".into());
+        for target in [
+            "/?user=ann",
+            "/?xuser=bob&user=ann&user=cid",
+            "/a?b=c&user=ann",
+        ] {
+            assert_eq!(key(&query, Request::get(target)), expected, "{target}");
+        }
+
+        let path = key(&HashKey::Path, Request::get("/ann?user=bob"));
+        assert_eq!(path, Some(digest(0, b"/ann")));
+        let client = key(&HashKey::Client, Request::get("/"));
+        assert_eq!(client, Some(digest(0, &[10, 0, 0, 7])));
+    }
+
+    #[test]
+    fn an_empty_key_is_none() {
+        let header = HashKey::Header("x-user".parse().unwrap());
+        assert_eq!(key(&header, Request::get("/").header("x-user", "")), None);
+        assert_eq!(key(&header, Request::get("/")), None);
+        let query = HashKey::Query("user".into());
+        for target in ["/", "/?", "/?user", "/?user=", "/?users=ann"] {
+            assert_eq!(key(&query, Request::get(target)), None, "{target}");
+        }
+        let cookie = HashKey::Cookie("user".into());
+        for line in ["user=", "user", "", ";;", "users=ann"] {
+            let request = Request::get("/").header("cookie", line);
+            assert_eq!(key(&cookie, request), None, "{line}");
+        }
+    }
+}

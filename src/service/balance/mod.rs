@@ -1,0 +1,31 @@
+//! Who is next on the board. An algorithm has a file of its own, and what it looks up per snapshot is
+//! built with the snapshot. Knows nothing of how endpoints fare, but for one question: whether to
+//! pass one over.
+
+mod among;
+mod balancer;
+mod digest;
+mod hash;
+mod key;
+mod least_request;
+mod loaded;
+mod order;
+mod p2c;
+mod peak_ewma;
+mod random;
+mod ring;
+mod round_robin;
+mod shown;
+mod sticky;
+mod tables;
+mod tally;
+mod tokens;
+
+pub use balancer::{Balancer, Turn};
+pub use key::Asked;
+pub use shown::BalanceStatus;
+pub use tally::Tally;
+
+pub(super) use loaded::Loads;
+pub(super) use order::order;
+pub(super) use tables::Tables;

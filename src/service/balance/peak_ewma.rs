@@ -1,0 +1,12 @@
+//! Of two endpoints, drawn at random, the one whose next answer is expected sooner: by its latency,
+//! which is that of its slow answers rather than its mean, times the requests in flight there, and
+//! by its weight. As in Finagle's and Linkerd's `PeakEwma`; the latency is kept in
+//! `upstream/load.rs`.
+
+use super::{among::Among, p2c};
+use crate::service::Endpoint;
+
+pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
+    let (loads, now) = (among.loads(), among.now());
+    p2c::of_two(among, |a, b| loads[a].cost(now) > loads[b].cost(now))
+}

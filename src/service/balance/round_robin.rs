@@ -1,0 +1,50 @@
+//! Each in turn, and where the snapshot has an order, in that. One counter per service, which an update
+//! does not touch: over an unchanged snapshot any N requests in a row, on whatever threads, go to
+//! each of N endpoints once. A request has one turn, however often it is tried: were a retry a turn
+//! of its own, the requests after it would fall in step with the endpoint that fails.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::among::Among;
+use crate::{metrics::Padded, service::Endpoint};
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub struct Turns(Padded<AtomicUsize>);
+
+impl Turns {
+    /// Proxies that start together should not all start with the same endpoint.
+    pub(super) fn anywhere() -> Self {
+        Self::from(fastrand::usize(..usize::MAX / 2))
+    }
+
+    pub(super) fn from(turn: usize) -> Self {
+        Self(Padded(AtomicUsize::new(turn)))
+    }
+
+    pub(super) fn next(&self) -> usize {
+        self.0.fetch_add(1, Relaxed)
+    }
+}
+
+/// The one whose turn it is, or the next that may be picked.
+pub(super) fn pick(turn: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
+    let order = &among.snapshot.tables.order;
+    if order.is_empty() {
+        return among.first_from(turn);
+    }
+    let first = turn % order.len();
+    let turns = (first..order.len()).chain(0..first);
+    among.first(turns.map(|turn| order[turn] as usize))
+}
+
+/// Where a request that was tried before begins. Those that one endpoint has failed are spread over
+/// all the others: from round to round they begin with another, and not all with its neighbour.
+pub(super) fn again(turn: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> usize {
+    let turns = match among.snapshot.tables.order.len() {
+        0 => among.count(),
+        turns => turns,
+    };
+    let turns = turns.max(2);
+    turn.wrapping_add(1 + turn / turns % (turns - 1))
+}

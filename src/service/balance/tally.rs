@@ -1,0 +1,14 @@
+//! What balancers count, on one worker.
+
+use crate::metrics::Counter;
+
+/// What is unusual of the picks.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Requests without the key that `hash` asks for.
+    pub keyless: Counter,
+    /// Requests whose key's endpoint had as much in flight as `load` allows.
+    pub overflowed: Counter,
+    /// Clients that were given another cookie than they had.
+    pub moved: Counter,
+}
