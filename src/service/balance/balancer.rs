@@ -646,4 +646,17 @@ mod tests {
             assert!(board.counts(50)[0] > 10, "{balance:?}");
         }
     }
+
+    #[test]
+    fn the_turns_of_one_that_is_passed_over_are_spread_over_all_the_others() {
+        for weights in [vec![1; 4], vec![2, 2, 2, 1]] {
+            let board = Board::new(&Balance::Weighted, &weights);
+            board.doubt(3);
+            let counts = board.counts(7 * 4 * 30);
+            let rest = &counts[..3];
+            assert_eq!(counts[3], 0);
+            let (least, most) = (rest.iter().min().unwrap(), rest.iter().max().unwrap());
+            assert!(most - least <= 20, "{counts:?}");
+        }
+    }
 }

@@ -27,15 +27,21 @@ impl Turns {
     }
 }
 
-/// The one whose turn it is, or the next that may be picked.
+/// The one whose turn it is; where that one may not be picked, another, as for a request that it
+/// has failed.
 pub(super) fn pick(turn: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
     let order = &among.snapshot.tables.order;
-    if order.is_empty() {
-        return among.first_from(turn);
+    let turns = match order.len() {
+        0 => among.count(),
+        turns => turns,
+    };
+    let whose = |turn: usize| order.get(turn).map_or(turn, |place| *place as usize);
+    let place = whose(turn % turns);
+    if among.takes(place) {
+        return Some(place);
     }
-    let first = turn % order.len();
-    let turns = (first..order.len()).chain(0..first);
-    among.first(turns.map(|turn| order[turn] as usize))
+    let first = again(turn, among) % turns;
+    among.first((first..turns).chain(0..first).map(whose))
 }
 
 /// Where a request that was tried before begins. Those that one endpoint has failed are spread over
