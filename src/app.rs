@@ -16,7 +16,7 @@ use crate::{
     config::{Config, RegistryKind},
     embedded,
     listen::{self, BindError},
-    proxy::{Generation, Shared, Worker},
+    proxy::{Generation, Rates, Shared, Worker},
     registry::{self, BuildError, Registry},
     saved::{Contents, Store},
     service::{self, Directory},
@@ -96,7 +96,8 @@ impl App {
             .map_or_else(Contents::default, |store| store.read());
         let directory = Directory::start(&config, registries, &saved)?;
         drop(saved);
-        let generation = Generation::new(&config, Arc::clone(&directory));
+        let rates = Rates::new(&config);
+        let generation = Generation::new(&config, Arc::clone(&directory), &rates);
         let shared = Arc::new(Shared::new(generation, config.log.access));
         let workers = (0..workers)
             .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
@@ -117,6 +118,7 @@ impl App {
             Arc::clone(&shared),
             Arc::clone(&config),
             Arc::clone(&directory),
+            rates,
             ending.clone(),
         )));
         if let Some(store) = snapshot {
@@ -199,12 +201,13 @@ async fn follow_tags(
     shared: Arc<Shared>,
     config: Arc<Config>,
     directory: Arc<Directory>,
+    rates: Rates,
     ending: CancellationToken,
 ) {
     let mut changes = directory.tagged_changes();
     loop {
         // Once at the beginning, too: something may have changed before this began to listen.
-        let generation = Generation::new(&config, Arc::clone(&directory));
+        let generation = Generation::new(&config, Arc::clone(&directory), &rates);
         shared.generation.store(Arc::new(generation));
         tokio::select! {
             () = ending.cancelled() => return,

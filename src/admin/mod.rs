@@ -187,7 +187,7 @@ mod tests {
         config.routes.clear();
         let directory =
             Directory::start(&config, BTreeMap::new(), &saved::Contents::default()).unwrap();
-        let generation = proxy::Generation::new(&config, directory);
+        let generation = proxy::Generation::new(&config, directory, &proxy::Rates::new(&config));
         let context = Context {
             view: View {
                 config: Arc::new(config),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{self, Conditions, Expected, Goal, HostPattern},
+    proxy::Rate,
     service::{Share, Split, TaggedRoute},
 };
 
@@ -28,11 +29,25 @@ pub(super) struct RouteStatus {
     /// What it says of its service's endpoints and policy.
     #[serde(flatten)]
     own: OwnStatus,
+    /// How many requests a client may make; left out where any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<RateStatus>,
     strip_prefix: bool,
     /// Its line in the file; none of a route that tags have made.
     line: Option<usize>,
     /// The services whose tags have made it.
     tagged_by: Vec<Arc<str>>,
+}
+
+#[derive(Serialize)]
+struct RateStatus {
+    requests: u32,
+    per_seconds: f64,
+    burst: u32,
+    /// Where the key stands; none where all are counted together.
+    by: Option<String>,
+    /// Requests that there was nothing left for.
+    limited: u64,
 }
 
 #[derive(Serialize)]
@@ -75,10 +90,11 @@ struct ConditionsStatus {
 }
 
 impl RouteStatus {
-    /// `split` is how its requests are parted, if they are.
+    /// `split` is how its requests are parted, if they are, and `rate` its limit, if it has one.
     pub(super) fn of(
         route: &config::Route,
         split: Option<&Split>,
+        rate: Option<&Rate>,
         config: &config::Config,
     ) -> Self {
         let service = match &route.goal {
@@ -109,6 +125,7 @@ impl RouteStatus {
             split: shares.map(ShareStatus::of).collect(),
             registries,
             own: OwnStatus::of(route),
+            rate: rate.map(RateStatus::of),
             strip_prefix: route.strip_prefix,
             line: Some(route.line),
             tagged_by: Vec::new(),
@@ -125,9 +142,23 @@ impl RouteStatus {
             split: Vec::new(),
             registries: policy.origin.registries().to_vec(),
             own: OwnStatus::default(),
+            rate: None,
             strip_prefix: route.strip > 0,
             line: None,
             tagged_by: route.tagged_by.clone(),
+        }
+    }
+}
+
+impl RateStatus {
+    fn of(rate: &Rate) -> Self {
+        let rule = rate.rule();
+        Self {
+            requests: rule.requests,
+            per_seconds: rule.per.as_secs_f64(),
+            burst: rule.burst,
+            by: rule.by.as_ref().map(ToString::to_string),
+            limited: rate.limited(),
         }
     }
 }
@@ -205,7 +236,7 @@ mod tests {
         let parsed = |text: &str| {
             let text = format!("[[route]]\n{text}\nservice = \"{{service}}\"\n");
             let config = config::Config::parse(&text, std::path::Path::new(".")).unwrap();
-            RouteStatus::of(&config.routes[0], None, &config)
+            RouteStatus::of(&config.routes[0], None, None, &config)
         };
         let shown = parsed("path = \"/v1/{service}\"");
         assert_eq!((shown.host, &*shown.path), (None, "/v1/{service}"));
@@ -221,7 +252,7 @@ mod tests {
         let text = "[[route]]\nmethod = \"GET\"\nheader = { a = true, b = { prefix = \"1\" } }\n\
             cookie = { c = \"2\" }\nservice = \"cart\"\n";
         let config = config::Config::parse(text, std::path::Path::new(".")).unwrap();
-        let shown = RouteStatus::of(&config.routes[0], None, &config);
+        let shown = RouteStatus::of(&config.routes[0], None, None, &config);
         let shown = serde_json::to_value(&shown).unwrap();
         assert_eq!(shown["method"], json!(["GET"]));
         assert_eq!(

@@ -89,7 +89,8 @@ pub(super) async fn status(State(context): Shown) -> Json<impl Serialize> {
 impl Status {
     fn of(context: &Context) -> Self {
         let view = &context.view;
-        let directory = &view.shared.generation.load().directory;
+        let generation = view.shared.generation.load();
+        let directory = &generation.directory;
         let tagged = directory.tagged();
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -109,7 +110,8 @@ impl Status {
             routes: std::iter::zip(0.., &view.config.routes)
                 .map(|(place, route)| {
                     let split = directory.splits().get(&place);
-                    RouteStatus::of(route, split.map(AsRef::as_ref), &view.config)
+                    let rate = generation.targets[place].rate.as_deref();
+                    RouteStatus::of(route, split.map(AsRef::as_ref), rate, &view.config)
                 })
                 .chain(tagged.routes.iter().map(RouteStatus::of_tags))
                 .collect(),

@@ -1,6 +1,6 @@
 //! `balance`: how a service's endpoints are picked. Knows nothing of how it is done.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::HeaderName;
 
@@ -58,6 +58,19 @@ pub enum HashKey {
     Client,
     /// It is the path, as the client sent it.
     Path,
+}
+
+impl fmt::Display for HashKey {
+    /// In words: `header x-user`, `client`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Cookie(name) => write!(f, "cookie {name}"),
+            Self::Query(name) => write!(f, "query {name}"),
+            Self::Client => f.write_str("client"),
+            Self::Path => f.write_str("path"),
+        }
+    }
 }
 
 /// `balance` of the kind `sticky`.
@@ -242,17 +255,22 @@ fn hash(table: &mut Table<'_>) -> Option<Balance> {
         ),
         _ => None,
     };
-    let by = table.required("by", "{ header = \"x-user\" }")?;
-    let by = if by.is_table() {
-        table.within("by", |table| key(table, &by))
-    } else {
-        by.choice(&[("client", Where::Client), ("path", Where::Path)])
-            .map(|place| match place {
-                Where::Client => HashKey::Client,
-                Where::Path => HashKey::Path,
-            })
-    };
-    Some(Balance::Hash(Hash { by: by?, load }))
+    table.required("by", "{ header = \"x-user\" }")?;
+    let by = key_of(table, "by")?;
+    Some(Balance::Hash(Hash { by, load }))
+}
+
+/// Reads where a request's key stands.
+pub(super) fn key_of(table: &mut Table<'_>, name: &'static str) -> Option<HashKey> {
+    let by = table.take(name)?;
+    if by.is_table() {
+        return table.within(name, |table| key(table, &by));
+    }
+    by.choice(&[("client", Where::Client), ("path", Where::Path)])
+        .map(|place| match place {
+            Where::Client => HashKey::Client,
+            Where::Path => HashKey::Path,
+        })
 }
 
 #[derive(Clone, Copy)]

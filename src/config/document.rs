@@ -202,7 +202,7 @@ mod tests {
         let shown = config(&with_all_keys());
         let plain = config(PROXY_TOML);
         assert_eq!(shown.registries.len(), 9);
-        assert_eq!(shown.routes.len(), 7);
+        assert_eq!(shown.routes.len(), 8);
         let defaults = Service {
             origin: plain.defaults.origin.clone(),
             ..shown.defaults
@@ -248,7 +248,7 @@ mod tests {
             registry.file={?=1,path='a.toml'}\n\
             registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
             defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1},eject={?=1},health={?=1,path='/'},limits={?=1}}\n\
-            route=[{service='a',header={a={prefix='a',?=1}},retry={?=1},timeout={?=1},?=1},\
+            route=[{service='a',rate={requests=1,?=1,by={?=1}},header={a={prefix='a',?=1}},retry={?=1},timeout={?=1},?=1},\
             {path='/b',split=[{service='a',weight=1,?=1}]}]\n\
             service.a={?=1,balance={kind='hash',?=1,by={?=1}}}\n\
             service.b={registry='consul',balance={kind='sticky',?=1}}\n\
@@ -262,7 +262,7 @@ mod tests {
                 Some((table.to_owned(), keys.collect()))
             })
             .collect();
-        assert_eq!(tables.len(), 43, "{tables:#?}");
+        assert_eq!(tables.len(), 45, "{tables:#?}");
         tables
     }
 

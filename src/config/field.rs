@@ -119,6 +119,11 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Table(_))
     }
 
+    /// Whether the value is this text.
+    pub(super) fn is_text_of(&self, text: &str) -> bool {
+        matches!(self.value.get_ref(), DeValue::String(value) if value == text)
+    }
+
     /// Whether the value is a text.
     pub(super) fn is_text(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::String(_))

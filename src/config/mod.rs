@@ -12,6 +12,7 @@ mod listen;
 mod origin;
 mod overrides;
 mod pattern;
+mod rate;
 mod reader;
 mod registry;
 mod report;
@@ -32,6 +33,7 @@ mod value;
 pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
 pub use health::{Health, HealthAsk, HttpHealth};
 pub use origin::{Combine, Origin};
+pub use rate::Rate;
 pub use registry::{
     Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat, NamedBy,
     Registry, RegistryKind, Resolvers, TagRoutes, ZooKeeper,
@@ -203,6 +205,8 @@ pub struct Route {
     pub overrides: Overrides,
     /// The service that is called where its own has nobody; stands before the service's.
     pub fallback: Option<Arc<str>>,
+    /// How many requests a client may make; `None` for any number.
+    pub rate: Option<Rate>,
     /// Whether the prefix is taken off before forwarding (and said in `X-Forwarded-Prefix`).
     pub strip_prefix: bool,
     /// The `Host` that the endpoint sees.

@@ -11,7 +11,7 @@ use super::{
     fallback,
     field::Field,
     origin::{self, Origin},
-    pattern,
+    pattern, rate,
     reader::Table,
     registry::Registries,
     report::Wrong,
@@ -91,6 +91,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         HostHeader::Client,
     );
     let overrides = Overrides::read(table);
+    let rate = rate::read(table);
     let goal = goal(table, host.as_ref(), path.as_ref(), known);
     let subset = subsets.read(table, &known.origins(goal.as_ref()), known.registries);
     let own = match &goal {
@@ -106,6 +107,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         subset,
         overrides,
         fallback,
+        rate,
         strip_prefix,
         host_header,
         line: table.line(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::Rate;
 use crate::{
     config::{self, Conditions, HostHeader, Overrides, Subset},
     route::Table,
@@ -29,6 +30,8 @@ pub struct Target {
     pub overrides: Overrides,
     /// Who is called where the service has nobody; stands before the service's own.
     pub fallback: Option<Arc<Service>>,
+    /// How many requests a client may make.
+    pub rate: Option<Arc<Rate>>,
     /// What is taken off the path.
     pub strip: Strip,
     /// The `Host` that the endpoint sees.
@@ -57,6 +60,19 @@ impl Strip {
     }
 }
 
+/// The limits of the routes in the file, with what is used up of them: a new generation goes on with
+/// them.
+#[derive(Clone)]
+pub struct Rates(Vec<Option<Arc<Rate>>>);
+
+impl Rates {
+    /// Of which nothing is used up.
+    pub fn new(config: &config::Config) -> Self {
+        let rate = |route: &config::Route| Some(Arc::new(Rate::new(route.rate.clone()?)));
+        Self(config.routes.iter().map(rate).collect())
+    }
+}
+
 /// To whom a route leads.
 pub enum Goal {
     /// To a service that it names.
@@ -74,7 +90,7 @@ impl Generation {
     /// Joins the routes of the file, and then those that tags make now, to the services of the
     /// directory that was started from the same config. Of two routes that take the same requests
     /// the file's counts.
-    pub fn new(config: &config::Config, directory: Arc<Directory>) -> Self {
+    pub fn new(config: &config::Config, directory: Arc<Directory>, rates: &Rates) -> Self {
         let declared = |name: &Arc<str>| {
             let service = directory.declared(name);
             Arc::clone(service.expect("the directory has every service that a route names"))
@@ -90,6 +106,7 @@ impl Generation {
             subset: route.subset.clone(),
             overrides: route.overrides,
             fallback: route.fallback.as_ref().map(declared),
+            rate: rates.0[place].clone(),
             strip: if route.strip_prefix {
                 Strip::Matched
             } else {
@@ -102,6 +119,7 @@ impl Generation {
             subset: None,
             overrides: Overrides::default(),
             fallback: None,
+            rate: None,
             strip: Strip::First(route.strip),
             host_header: route.host_header,
         };

@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod client;
 mod generation;
+mod rate;
 mod refusal;
 mod request;
 mod request_head;
@@ -21,7 +22,8 @@ use tokio::time::Instant;
 pub use answer::{AnswerBody, Response};
 pub use body::{ClientBody, RequestBody};
 pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
-pub use generation::{Generation, Goal, Strip, Target};
+pub use generation::{Generation, Goal, Rates, Strip, Target};
+pub use rate::Rate;
 
 use crate::{
     service::{Answered, Lookup, Service, Unanswered},
@@ -30,7 +32,7 @@ use crate::{
 use answer::Record;
 use refusal::Refusal;
 use request::Admitted;
-use request_head::Outgoing;
+use request_head::{Asking, Outgoing};
 
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
@@ -80,6 +82,14 @@ async fn forward(
     let matched = matched.ok_or(Refusal::NoRoute)?;
     let target = &generation.targets[matched.route];
     let strip = target.strip.bytes(matched.prefix_len);
+    let granted = match &target.rate {
+        Some(rate) => {
+            let asking = Asking(client, &request.head);
+            let level = rate.take(&asking, record.arrived);
+            Some((rate, level.map_err(Refusal::Limited)?))
+        }
+        None => None,
+    };
     let worker = client.worker.index;
     let found;
     let mut service = match &target.goal {
@@ -108,11 +118,14 @@ async fn forward(
         let called = service.call(worker, &mut outgoing, request.body, &terms, total, began);
         let unanswered = match called.await {
             Ok(Answered {
-                answer,
+                mut answer,
                 by,
                 attempts,
             }) => {
                 record.answered_by(by.pool().address(), attempts);
+                if let Some((rate, level)) = granted {
+                    rate.note(level, &mut answer.head.headers);
+                }
                 return Ok(answer);
             }
             Err(unanswered) => unanswered,

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::{
     Client,
     answer::{Record, Response},
+    rate::Limited,
 };
 use crate::{
     config::Subset,
@@ -29,6 +30,8 @@ pub(super) enum Refusal {
     CatalogNotRead,
     /// There is no room for it.
     Shed(Arc<str>),
+    /// Its client has made as many as the route allows.
+    Limited(Limited),
     /// Nobody is there of those that the route wants, nor in the fallback that was called instead.
     NoEndpoints {
         service: Arc<str>,
@@ -84,6 +87,7 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
+            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -118,6 +122,7 @@ impl Refusal {
             Self::UnknownService(name) => format!("no service `{name}` is registered"),
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
             Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
+            Self::Limited(_) => "too many requests for now".to_owned(),
             Self::Shed(name) => format!("service `{name}` has as much to do as it may"),
             Self::NoEndpoints {
                 service,
@@ -179,6 +184,9 @@ impl Refusal {
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("x-request-id", id);
         }
+        if let Self::Limited(limited) = &self {
+            limited.note(headers);
+        }
         match status {
             StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
@@ -205,6 +213,10 @@ impl Refusal {
             }
             Self::NoEndpoints { service, .. } => {
                 tracing::warn!(status, request_id, %service, message, "no healthy instance");
+            }
+            Self::Limited(limited) => {
+                let (client, wait) = (&client.peer.ip, limited.wait);
+                tracing::debug!(status, request_id, %client, ?wait, "limited");
             }
             // Counted by the service; a line for each would be one more load.
             Self::Shed(service) => {

@@ -27,6 +27,23 @@ pub(super) struct Outgoing<'a> {
     pub(super) strip: usize,
 }
 
+/// A request before it is known where it goes.
+pub(super) struct Asking<'r>(pub(super) &'r Client, pub(super) &'r Head);
+
+impl Asked for Asking<'_> {
+    fn headers(&self) -> &HeaderMap {
+        &self.1.parts.headers
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.1.parts.uri
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        Some(self.0.asker(&self.1.parts.headers))
+    }
+}
+
 impl Asked for Outgoing<'_> {
     fn headers(&self) -> &HeaderMap {
         &self.head.parts.headers

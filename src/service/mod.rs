@@ -30,7 +30,7 @@ mod tagged;
 mod terms;
 mod view;
 
-pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn};
+pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn, key_digest};
 pub use budget::Budget;
 pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
 pub use directory::{Directory, Lookup};

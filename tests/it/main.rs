@@ -36,6 +36,7 @@ mod limits;
 mod log;
 mod pin;
 mod provider;
+mod rates;
 mod register;
 mod register_everywhere;
 mod routes;

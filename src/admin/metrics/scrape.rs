@@ -11,7 +11,7 @@ use crate::{
     admin::{ready::Readiness, view::Context},
     config,
     metrics::{BOUNDS, Counter, HistogramSum},
-    proxy::Worker,
+    proxy::{Rate, Worker},
     registry::{Watches, watch::WatchSnapshot},
     saved,
     service::{Difference, EndpointStatus, Lane, Service, ServiceStatus, Split},
@@ -77,6 +77,8 @@ pub(super) struct Scrape<'a> {
     pub(super) services: Vec<(Arc<Service>, ServiceStatus)>,
     /// The catalogs' watchers, and how many services each lists.
     pub(super) catalogs: Vec<(WatchSnapshot, usize)>,
+    /// The routes that have a limit.
+    pub(super) rates: Vec<(&'a config::Route, Arc<Rate>)>,
     /// The routes that are split.
     pub(super) splits: Vec<(&'a config::Route, Arc<Split>)>,
     /// Of each registry that holds a limited number.
@@ -87,7 +89,8 @@ pub(super) struct Scrape<'a> {
 
 impl<'a> Scrape<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
-        let directory = &context.view.shared.generation.load().directory;
+        let generation = context.view.shared.generation.load();
+        let directory = &generation.directory;
         let services = directory.services().into_iter();
         let catalogs = directory.catalogs();
         Self {
@@ -103,6 +106,9 @@ impl<'a> Scrape<'a> {
                 .map(|(_, watch, listed)| (watch.snapshot(), listed.len()))
                 .collect(),
             snapshot: context.view.snapshot.as_ref().map(|store| store.status()),
+            rates: std::iter::zip(&context.view.config.routes, &generation.targets)
+                .filter_map(|(route, target)| Some((route, target.rate.clone()?)))
+                .collect(),
             splits: directory
                 .splits()
                 .iter()

@@ -67,6 +67,13 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| per_service(scrape, samples, |lane| &lane.ejections),
     ),
     line(
+        "callboard_requests_limited_total",
+        Counter,
+        &["route", "line"],
+        "Requests of a route with a rate whose client had none left.",
+        rates,
+    ),
+    line(
         "callboard_requests_shed_total",
         Counter,
         &["service", "reason"],
@@ -477,6 +484,19 @@ fn durations(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
         }
         samples.add_histogram(&[service.name()], &sum)
     })
+}
+
+fn rates(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    let mut sums = BTreeMap::<_, u64>::new();
+    for (route, rate) in &scrape.rates {
+        let labels = (
+            format!("{}{}", route.host, route.path),
+            route.line.to_string(),
+        );
+        *sums.entry(labels).or_default() += rate.limited();
+    }
+    sums.into_iter()
+        .try_for_each(|((route, line), sum)| samples.add(&[&route, &line], sum))
 }
 
 fn splits(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {

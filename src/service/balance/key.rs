@@ -22,6 +22,11 @@ pub trait Asked {
 
 /// The digest of a request's key. An empty one is none.
 pub(super) fn of(by: &HashKey, asked: &dyn Asked) -> Option<u64> {
+    key_digest(by, 0, asked)
+}
+
+/// The digest of a request's key, another one with each seed. An empty key is none.
+pub fn key_digest(by: &HashKey, seed: u64, asked: &dyn Asked) -> Option<u64> {
     let bytes = match by {
         HashKey::Header(name) => asked.headers().get(name)?.as_bytes(),
         HashKey::Cookie(name) => cookie(asked.headers(), name)?,
@@ -29,12 +34,12 @@ pub(super) fn of(by: &HashKey, asked: &dyn Asked) -> Option<u64> {
         HashKey::Path => asked.uri().path().as_bytes(),
         HashKey::Client => {
             return Some(match asked.client()?.to_canonical() {
-                IpAddr::V4(address) => digest(0, &address.octets()),
-                IpAddr::V6(address) => digest(0, &address.octets()),
+                IpAddr::V4(address) => digest(seed, &address.octets()),
+                IpAddr::V6(address) => digest(seed, &address.octets()),
             });
         }
     };
-    (!bytes.is_empty()).then(|| digest(0, bytes))
+    (!bytes.is_empty()).then(|| digest(seed, bytes))
 }
 
 /// The value of the first cookie of this name (RFC 6265 5.4).

@@ -22,7 +22,7 @@ mod tally;
 mod tokens;
 
 pub use balancer::{Balancer, Turn};
-pub use key::Asked;
+pub use key::{Asked, key_digest};
 pub use shown::BalanceStatus;
 pub use tally::Tally;
 

@@ -3,8 +3,7 @@
 use serde::Serialize;
 
 use super::{balancer::Balancer, tally::Tally};
-use crate::config::{Balance, HashKey};
-use crate::metrics::Counter;
+use crate::{config::Balance, metrics::Counter};
 
 /// A balancer, for the admin API. What is of another kind is left out.
 #[derive(Debug, Default, Serialize)]
@@ -55,7 +54,7 @@ impl BalanceStatus {
                 ..shown
             },
             (Balance::Hash(hash), _) => Self {
-                by: Some(key(&hash.by)),
+                by: Some(hash.by.to_string()),
                 load: hash.load,
                 keyless: Some(sum(|tally| &tally.keyless)),
                 overflowed: hash.load.map(|_| sum(|tally| &tally.overflowed)),
@@ -73,15 +72,5 @@ impl BalanceStatus {
             },
             _ => shown,
         }
-    }
-}
-
-fn key(by: &HashKey) -> String {
-    match by {
-        HashKey::Header(name) => format!("header {name}"),
-        HashKey::Cookie(name) => format!("cookie {name}"),
-        HashKey::Query(name) => format!("query {name}"),
-        HashKey::Client => "client".to_owned(),
-        HashKey::Path => "path".to_owned(),
     }
 }

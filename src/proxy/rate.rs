@@ -1,0 +1,245 @@
+//! How many requests clients may make: a bucket for each of them, which fills at a steady rate and
+//! of which each request takes one. Kept as the moment at which it will be full again (the generic
+//! cell rate algorithm of ATM's traffic control), so that a bucket is one number, and one that is
+//! full need not be kept. The buckets are all workers'; they are this proxy's own.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tokio::time::Instant;
+
+use crate::{
+    config,
+    service::{Asked, key_digest},
+};
+
+/// Parts with a lock of their own, held for a few instructions: workers seldom meet.
+const SHARDS: usize = 64;
+/// Buckets that each part keeps. Where more clients than that are short of requests at once, those
+/// that come then share one bucket.
+const PER_SHARD: usize = 2_048;
+/// The bucket that they share.
+const SHARED: u64 = 0;
+
+/// `draft-ietf-httpapi-ratelimit-headers`
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The limit of one route, and its buckets.
+#[derive(Debug)]
+pub struct Rate {
+    rule: config::Rate,
+    /// Nobody else knows whose keys fall together.
+    seed: u64,
+    epoch: Instant,
+    /// The time that one request is for.
+    step: Duration,
+    policy: HeaderValue,
+    shards: Box<[Mutex<Buckets>]>,
+    limited: AtomicU64,
+}
+
+/// When each bucket is full again, in nanoseconds after the epoch.
+type Buckets = HashMap<u64, u64>;
+
+/// What a bucket holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Level {
+    /// Requests that may be made at once.
+    remaining: u32,
+    /// Until it is full.
+    full_in: Duration,
+}
+
+/// A request that there was nothing left for.
+#[derive(Debug)]
+pub(super) struct Limited {
+    /// Until there is.
+    pub(super) wait: Duration,
+    rate: Arc<Rate>,
+}
+
+impl Rate {
+    /// A limit of which nothing is used up.
+    pub(super) fn new(rule: config::Rate) -> Self {
+        let policy = format!(
+            "\"route\";q={};w={}",
+            rule.burst,
+            whole_seconds(rule.per * rule.burst / rule.requests).max(1)
+        );
+        Self {
+            seed: fastrand::u64(..),
+            epoch: Instant::now(),
+            step: rule.per / rule.requests,
+            policy: HeaderValue::from_str(&policy).expect("digits and signs"),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            limited: AtomicU64::new(0),
+            rule,
+        }
+    }
+
+    /// As the file has it.
+    pub fn rule(&self) -> &config::Rate {
+        &self.rule
+    }
+
+    /// Requests that there was nothing left for.
+    pub fn limited(&self) -> u64 {
+        self.limited.load(Relaxed)
+    }
+
+    /// Takes one for this request out of its client's bucket.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        asked: &dyn Asked,
+        now: Instant,
+    ) -> Result<Level, Limited> {
+        let key = match &self.rule.by {
+            None => 1,
+            Some(by) => key_digest(by, self.seed, asked)
+                .or_else(|| key_digest(&config::HashKey::Client, self.seed, asked))
+                .unwrap_or(1),
+        };
+        self.take_of(key, now).map_err(|wait| {
+            self.limited.fetch_add(1, Relaxed);
+            Limited {
+                wait,
+                rate: Arc::clone(self),
+            }
+        })
+    }
+
+    /// The same by the key. Where there is none left, the time until there is.
+    fn take_of(&self, key: u64, now: Instant) -> Result<Level, Duration> {
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let (step, burst) = (nanos(self.step), u64::from(self.rule.burst));
+        let shard = &self.shards[key as usize % SHARDS];
+        let mut buckets = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= PER_SHARD && !buckets.contains_key(&key) {
+            buckets.retain(|_, full_at| *full_at > now);
+        }
+        let crowded = buckets.len() >= PER_SHARD && !buckets.contains_key(&key);
+        let full_at = buckets
+            .entry(if crowded { SHARED } else { key })
+            .or_insert(now);
+        let after = (*full_at).max(now) + step;
+        let most = now + step * burst;
+        if after > most {
+            return Err(Duration::from_nanos(after - most));
+        }
+        *full_at = after;
+        Ok(Level {
+            remaining: ((most - after) / step.max(1)) as u32,
+            full_in: Duration::from_nanos(after - now),
+        })
+    }
+
+    /// Says how much is left, in an answer's fields.
+    pub(super) fn note(&self, level: Level, headers: &mut HeaderMap) {
+        let Level { remaining, full_in } = level;
+        let left = format!("\"route\";r={remaining};t={}", whole_seconds(full_in));
+        headers.append(POLICY, self.policy.clone());
+        headers.append(
+            LIMIT,
+            HeaderValue::from_str(&left).expect("digits and signs"),
+        );
+    }
+}
+
+impl Limited {
+    /// Says when to come again, in an answer's fields.
+    pub(super) fn note(&self, headers: &mut HeaderMap) {
+        headers.insert(header::RETRY_AFTER, whole_seconds(self.wait).max(1).into());
+        let level = Level {
+            remaining: 0,
+            full_in: self.wait,
+        };
+        self.rate.note(level, headers);
+    }
+}
+
+/// Rounded up: who comes then comes late enough.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(requests: u32, per_millis: u64, burst: u32) -> Rate {
+        Rate::new(config::Rate {
+            requests,
+            per: Duration::from_millis(per_millis),
+            burst,
+            by: None,
+        })
+    }
+
+    fn taken(rate: &Rate, key: u64, at_millis: u64, tries: usize) -> usize {
+        let at = rate.epoch + Duration::from_millis(at_millis);
+        (0..tries).filter(|_| rate.take_of(key, at).is_ok()).count()
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_what_flows_in() {
+        let rate = rate(10, 1_000, 20);
+        assert_eq!(taken(&rate, 7, 0, 50), 20);
+        assert_eq!(taken(&rate, 8, 0, 50), 20, "another client's own");
+        assert_eq!(taken(&rate, 7, 99, 50), 0);
+        assert_eq!(taken(&rate, 7, 100, 50), 1);
+        assert_eq!(taken(&rate, 7, 600, 50), 5);
+        assert_eq!(
+            taken(&rate, 7, 60_000, 50),
+            20,
+            "and never more than its burst"
+        );
+        let in_a_minute: usize = (0..600).map(|tenth| taken(&rate, 9, tenth * 100, 5)).sum();
+        assert_eq!(in_a_minute, 20 + 599);
+    }
+
+    #[test]
+    fn it_says_what_is_left_and_when_to_come_again() {
+        let rate = Arc::new(rate(1, 2_000, 3));
+        let at = rate.epoch;
+        let levels = [(); 3].map(|()| rate.take_of(7, at).unwrap());
+        assert_eq!(levels.map(|level| level.remaining), [2, 1, 0]);
+        assert_eq!(levels[2].full_in, Duration::from_secs(6));
+        assert_eq!(rate.take_of(7, at), Err(Duration::from_secs(2)));
+        let mut headers = HeaderMap::new();
+        rate.note(levels[0], &mut headers);
+        assert_eq!(headers["ratelimit"], "\"route\";r=2;t=2");
+        assert_eq!(headers["ratelimit-policy"], "\"route\";q=3;w=6");
+        let mut headers = HeaderMap::new();
+        let limited = Limited {
+            wait: Duration::from_millis(1_001),
+            rate,
+        };
+        limited.note(&mut headers);
+        assert_eq!(headers["retry-after"], "2");
+        assert_eq!(headers["ratelimit"], "\"route\";r=0;t=2");
+    }
+
+    #[test]
+    fn full_buckets_are_forgotten_and_a_crowd_shares_one() {
+        let rate = rate(1, 1_000, 1);
+        let keys = |from: u64| (from..).map(|n| 1 + n * SHARDS as u64).take(PER_SHARD);
+        assert!(keys(0).all(|key| taken(&rate, key, 0, 2) == 1));
+        let crowd = keys(1_000_000).map(|key| taken(&rate, key, 500, 1));
+        assert_eq!(crowd.sum::<usize>(), 1);
+        assert!(rate.shards[1].lock().unwrap().len() <= PER_SHARD + 1);
+        assert!(keys(2_000_000).all(|key| taken(&rate, key, 2_000, 1) == 1));
+        assert!(rate.shards[1].lock().unwrap().len() <= PER_SHARD + 1);
+    }
+}
