@@ -28,8 +28,12 @@ use crate::{
 
 /// How often a worker looks for clients that are late.
 const TICK: Duration = Duration::from_millis(250);
-/// Every so many ticks it looks for idle connections to endpoints that are too old.
+/// Every so many ticks it looks for idle connections to endpoints that are too old; a request takes
+/// none of those, however late that is.
 const SWEEP: u64 = 4;
+/// In a tick it looks at no more services than this on average: with thousands of them, few of which
+/// are called, looking for what is not there would be a good part of what it costs to do nothing.
+const SWEPT: u64 = 125;
 /// How many connections more than the least loaded worker is notably more.
 const NOTABLY: usize = 8;
 /// How long a connection that never had a request may go on when the rest finish.
@@ -203,7 +207,7 @@ impl Floor {
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ticks = 0;
+        let (mut ticks, mut next_sweep) = (0, SWEEP);
         let mut ending: Option<(Order, Instant)> = None;
         loop {
             tokio::select! {
@@ -214,8 +218,8 @@ impl Floor {
                     self.cut_the_late();
                     ticks += 1;
                     self.worker.clock.store(ticks * TICK.as_millis() as u64, Relaxed);
-                    if ticks % SWEEP == 0 {
-                        self.sweep_pools();
+                    if ticks == next_sweep {
+                        next_sweep = ticks + SWEEP.max(self.sweep_pools() / SWEPT);
                     }
                     self.tell_to_end(ending);
                 }
@@ -332,11 +336,14 @@ impl Floor {
         }
     }
 
-    fn sweep_pools(&self) {
+    /// Returns how many services it looked at.
+    fn sweep_pools(&self) -> u64 {
         let now = Instant::now();
-        for service in self.worker.generation().directory.services() {
+        let services = self.worker.generation().directory.services();
+        for service in &services {
             service.sweep(self.worker.index, now);
         }
+        services.len() as u64
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {

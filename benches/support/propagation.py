@@ -1,97 +1,155 @@
 """How long after its registration an instance is first reached through the proxy."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-import gc
-import http.client
+from dataclasses import dataclass
 import json
 import multiprocessing
-import os
-import select
-import subprocess
+import random
 import time
 
-from load import Client, answers, call
+from load import Client, answers
 from processes import Process, Unavailable, free_port, wait_until
+from registries import Consul, Dns, Etcd, Eureka, File, ZooKeeper, consul_registration
 
+TEMPLATE = """
+[[route]]
+path = "/{service}"
+service = "{service}"
+strip_prefix = true
+"""
+# Between the last that happened to a service and its sample, in seconds.
 PAUSE = 0.1
+# Between an answer that was no 200 and the next question.
+STEP, LONG_STEP = 0.0001, 0.001
 KINDS = ("declared", "template")
 # Consul answers every query for a service that is not there when any service comes. So that a
 # sample does not measure how long hundreds of such answers take, so many are declared at a time.
 GROUP = 10
 
 
+@dataclass
+class Sample:
+    """Moments of one registration, of the monotonic clock."""
+
+    sent: float
+    answered: float
+    reached: float
+
+
 def embedded(callboard, backend, samples, folder):
     """Per kind of route: seconds from the call that registers an instance, once since it was
     sent and once since it was answered, to the first 200."""
-    folder.mkdir()
     registry = free_port()
     data = json.dumps(str(folder / "data"))
     table = f'[registry.embedded]\naddress = "127.0.0.1:{registry}"\ndata = {data}\n'
-    with proxy(callboard, table, range(samples), folder) as port:
-        return {kind: [sample(port, registry, f"{kind}-{number}", backend)
-                       for number in range(samples)] for kind in KINDS}
+    names = {kind: [f"{kind}-{number}" for number in range(samples)] for kind in KINDS}
+    results = {kind: [] for kind in KINDS}
+    with proxy(callboard, table + TEMPLATE, names["declared"], folder) as running:
+        for kind in KINDS:
+            for name in names[kind]:
+                time.sleep(PAUSE)
+                it = sample(running.port, name, consul_registration(registry, name, backend))
+                results[kind].append((it.reached - it.sent, it.reached - it.answered))
+    return results
 
 
 def consul(callboard, backend, samples, folder):
-    """Per kind of route: seconds by which the first 200 came after a bare blocking query, which
-    ran beside it, had seen the same change; and the seconds since the registration was sent."""
-    program = consul_program()
-    folder.mkdir()
-    with ExitStack() as stack:
-        registry = stack.enter_context(agent(program, folder))
-        table = f'[registry.consul]\naddress = "http://127.0.0.1:{registry}"\n'
-        results = {kind: [] for kind in KINDS}
+    """As `pushed`, per kind of route."""
+    results = {kind: [] for kind in KINDS}
+    # The proxy alone has a long poll for every service here.
+    with Consul.start(folder, connections=2000) as registry:
         for first in range(0, samples, GROUP):
             numbers = range(first, min(first + GROUP, samples))
-            with proxy(callboard, table, numbers, folder) as port:
+            declared = [f"declared-{number}" for number in numbers]
+            with proxy(callboard, registry.table + TEMPLATE, declared, folder) as running:
                 for name, kind in ((f"{kind}-{n}", kind) for n in numbers for kind in KINDS):
-                    with watching(registry, name) as seen:
-                        sent, _, reached = sample(port, registry, name, backend, absolute=True)
-                        results[kind].append((reached - seen(), reached - sent))
-        return results
+                    results[kind].append(pushed(running.port, registry, name, backend))
+    return results
 
 
-def consul_program():
-    """A real Consul: what the environment names, or what the tests would take."""
-    named = os.environ.get("CALLBOARD_TEST_CONSUL")
-    if named:
-        return named
-    getter = "tests/servers/get-consul"
-    try:
-        got = subprocess.run([getter], stdout=subprocess.PIPE, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable(f"no Consul: CALLBOARD_TEST_CONSUL is not set, and {error}") from error
-    return got.stdout.strip()
+def etcd(callboard, backend, samples, folder):
+    return {"declared": declared(callboard, backend, samples, folder, Etcd)}
+
+
+def zookeeper(callboard, backend, samples, folder):
+    return {"declared": declared(callboard, backend, samples, folder, ZooKeeper)}
+
+
+def declared(callboard, backend, samples, folder, kind):
+    """As `pushed`, for services that a route names."""
+    names = [f"s{number}" for number in range(samples)]
+    with kind.start(folder) as registry:
+        registry.prepare(names)
+        with proxy(callboard, registry.table, names, folder) as running:
+            return [pushed(running.port, registry, name, backend) for name in names]
+
+
+def pushed(port, registry, name, backend):
+    """Seconds by which the first 200 came after a bare watch, which ran beside it, had seen the
+    same change; and the seconds since the registration was sent."""
+    with watching(registry, name) as seen:
+        time.sleep(PAUSE)
+        it = sample(port, name, registry.registration(name, backend))
+        return it.reached - seen(), it.reached - it.sent
+
+
+def eureka(callboard, backend, samples, folder):
+    return {"declared": polled(callboard, backend, samples, folder, Eureka, Eureka.POLL, 10)}
+
+
+def dns(callboard, backend, samples, folder):
+    return {"declared": polled(callboard, backend, samples, folder, Dns, Dns.TTL, 10)}
+
+
+def file(callboard, backend, samples, folder):
+    # One at a time: each change of the file has to be read before the next is made.
+    return {"declared": polled(callboard, backend, samples, folder, File, File.POLL, 1)}
+
+
+def polled(callboard, backend, samples, folder, kind, interval, at_once):
+    """Seconds from when the registration was sent to the first 200, of which nothing is taken
+    away. Each begins at any moment of the interval."""
+    names = [f"s{number}" for number in range(samples)]
+    with kind.start(folder) as registry, ThreadPoolExecutor(at_once) as threads:
+        registry.prepare(names)
+        with proxy(callboard, registry.table, names, folder) as running:
+
+            def one(name):
+                time.sleep(PAUSE + random.uniform(0, interval))
+                registration = registry.registration(name, backend)
+                it = sample(running.port, name, registration, LONG_STEP)
+                return (it.reached - it.sent,)
+
+            return list(threads.map(one, names))
+
+
+@dataclass
+class Proxy:
+    """One that runs."""
+
+    port: int
+    admin: int
+    process: Process
+
+    def until_ready(self):
+        ready = lambda: answers(self.admin, "/ready")
+        wait_until(ready, "callboard is ready", seconds=60, process=self.process)
 
 
 @contextmanager
-def agent(program, folder):
-    """A Consul agent for development on ports of its own."""
-    names = ("http", "dns", "server", "serf_lan", "serf_wan")
-    ports = {name: free_port() for name in names}
-    config = folder / "consul.json"
-    # By default an agent allows one address 200 connections; the proxy alone has a long poll for
-    # every service here.
-    limits = {"http_max_conns_per_client": 2000}
-    disabled = {"grpc": -1, "grpc_tls": -1}
-    config.write_text(json.dumps({"ports": {**ports, **disabled}, "limits": limits}))
-    command = [program, "agent", "-dev", "-bind", "127.0.0.1", "-log-level", "warn"]
-    with Process("consul", [*command, "-config-file", config], folder) as process:
-        port = ports["http"]
-        has_leader = lambda: answers(port, "/v1/status/leader") and call(
-            port, "GET", "/v1/status/leader")[2]
-        wait_until(has_leader, "Consul has a leader", process=process)
-        yield port
+def proxy(callboard, registry, declared, folder):
+    """Callboard with a route to each service that is declared, when it is ready."""
+    with started(callboard, registry, declared, folder) as running:
+        running.until_ready()
+        yield running
 
 
 @contextmanager
-def proxy(callboard, registry, numbers, folder):
-    """Callboard with a declared service for each sample, and a template for the others."""
+def started(callboard, registry, declared, folder):
+    """The same, at once."""
     port, admin = free_port(), free_port()
-    declared = "".join(
-        f'[[route]]\npath = "/declared-{number}"\nservice = "declared-{number}"\n'
-        for number in numbers
-    )
+    routes = "".join(f'[[route]]\npath = "/{name}"\nservice = "{name}"\n' for name in declared)
     config = folder / "proxy.toml"
     config.write_text(f"""
 [[listen]]
@@ -100,59 +158,42 @@ address = "127.0.0.1:{port}"
 [admin]
 address = "127.0.0.1:{admin}"
 
+# A refusal is a line of the log, and a bench asks for thousands a second.
+[log]
+level = "error"
+
 {registry}
-{declared}
-[[route]]
-path = "/{{service}}"
-service = "{{service}}"
-strip_prefix = true
-""")
+{routes}""")
     with Process("callboard", [callboard, "run", "--config", config], folder) as process:
-        ready = lambda: answers(admin, "/ready")
-        wait_until(ready, "callboard is ready", seconds=60, process=process)
-        yield port
+        yield Proxy(port, admin, process)
 
 
-def sample(port, registry, name, backend, absolute=False):
-    """Registers a new service's first instance and asks for it until it answers.
-
-    Gives the seconds from the registration's sending and from its answer to the first 200, or
-    the three moments themselves.
-    """
+def sample(port, name, registration, step=STEP, before=(404, 503), wanted=200):
+    """Registers a service's instance and asks for it until it answers."""
     client = Client(port, "bench.test", f"/{name}")
-    status = client.ask()
-    if status not in (404, 503):
+    if (status := client.ask()) not in before:
         raise Unavailable(f"/{name} answered {status} before it was registered")
-    entry = {"Name": name, "ID": name, "Address": "127.0.0.1", "Port": backend}
-    registering = http.client.HTTPConnection("127.0.0.1", registry)
-    registering.connect()
-    time.sleep(PAUSE)
-    gc.disable()
-    sent, registered = time.monotonic(), None
-    registering.request("PUT", "/v1/agent/service/register", json.dumps(entry))
-    while client.ask() != 200:
-        if registered is None and select.select([registering.sock], [], [], 0)[0]:
-            registered = time.monotonic()
+    sent, answered = time.monotonic(), None
+    registration.send()
+    while client.ask() != wanted:
+        if answered is None and registration.is_answered():
+            answered = time.monotonic()
         if time.monotonic() > sent + 30:
             raise Unavailable(f"/{name} was not reached within 30 s")
-        time.sleep(0.0001)
+        time.sleep(step)
     reached = time.monotonic()
-    gc.enable()
-    status = registering.getresponse().status
-    if status != 200:
-        raise Unavailable(f"the registry answered {status} to a registration")
-    registering.close()
+    registration.finish()
     client.socket.close()
-    registered = registered or reached
-    return (sent, registered, reached) if absolute else (reached - sent, reached - registered)
+    return Sample(sent, answered or reached, reached)
 
 
 @contextmanager
 def watching(registry, name):
-    """Runs a bare blocking query for a service in a process of its own; gives a function that
-    waits for the moment at which its first instance was seen."""
+    """Runs a bare watch of a service in a process of its own; gives a function that waits for the
+    moment at which a new instance was seen."""
     ours, theirs = multiprocessing.Pipe()
-    watcher = multiprocessing.Process(target=watch, args=(registry, name, theirs), daemon=True)
+    watcher = multiprocessing.Process(
+        target=registry.watch, args=(name, theirs.send), daemon=True)
     watcher.start()
     ours.recv()
     try:
@@ -160,20 +201,3 @@ def watching(registry, name):
     finally:
         watcher.join(10)
         watcher.kill()
-
-
-def watch(registry, name, report):
-    gc.disable()
-    connection = http.client.HTTPConnection("127.0.0.1", registry)
-    connection.request("GET", f"/v1/health/service/{name}")
-    answer = connection.getresponse()
-    index, instances = answer.headers["X-Consul-Index"], json.loads(answer.read())
-    report.send("watching")
-    while not instances:
-        connection.request("GET", f"/v1/health/service/{name}?index={index}&wait=60s")
-        # The moment is that of the answer's arrival, before it is parsed.
-        select.select([connection.sock], [], [])
-        seen = time.monotonic()
-        answer = connection.getresponse()
-        index, instances = answer.headers["X-Consul-Index"], json.loads(answer.read())
-    report.send(seen)

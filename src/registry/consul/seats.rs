@@ -5,10 +5,11 @@
 //!
 //! What it costs while nothing changes, with 2,000 services and 100 seats: each seat's question is
 //! asked anew once a minute, 1.6 a second; the other 1,900 are read at [`QUIET`] a second, each of
-//! them every 95 s. Some 22 small answers a second, at about 0.1 ms each, are about 0.2 % of a
-//! core. A signal that *something* has changed (`/v1/health/state/any`, `/v1/catalog/services`)
-//! would save that in a cluster where nothing ever changes, and cost the agent an answer over all
-//! services with each change in any other, without a word on which service it is about.
+//! them every 95 s. Some 22 small answers a second are most of the 0.8 % of a core that
+//! `benches/run --only scale` has measured. A signal that *something* has changed
+//! (`/v1/health/state/any`, `/v1/catalog/services`) would save that in a cluster where nothing ever
+//! changes, and cost the agent an answer over all services with each change in any other, without a
+//! word on which service it is about.
 
 use std::{
     sync::{
@@ -150,9 +151,11 @@ impl Member {
             }
         };
         let comes = async {
+            // Whoever waits for the lock is served in the order in which they came, which is that
+            // in which they were read: whose pause is not over holds up nobody whose is.
+            let mut bucket = turn.0.lock().await;
             sleep_until(read + pause).await;
-            // Whoever waits for the lock is served in the order in which they came.
-            turn.0.lock().await.take().await;
+            bucket.take().await;
         };
         tokio::select! {
             biased;
