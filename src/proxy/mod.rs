@@ -4,6 +4,7 @@
 mod answer;
 mod body;
 mod client;
+mod deadline;
 mod generation;
 mod rate;
 mod refusal;
@@ -114,7 +115,9 @@ async fn forward(
             strip,
         };
         let terms = service.terms(subset, &target.overrides);
-        let total = terms.timeout.total.map(|total| record.arrived + total);
+        let limits = [terms.timeout.total, outgoing.head.deadline];
+        let total = limits.into_iter().flatten().min();
+        let total = total.map(|total| record.arrived + total);
         let called = service.call(worker, &mut outgoing, request.body, &terms, total, began);
         let unanswered = match called.await {
             Ok(Answered {

@@ -1,12 +1,12 @@
 //! Which requests are admitted, by http-rules: what hyper does not look at, and what would make
 //! two parties read a request differently. Whatever is refused here was never forwarded.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
 use hyper::body::Incoming;
 
-use super::{Client, RequestBody, answer::Record, body, refusal::Refusal};
+use super::{Client, RequestBody, answer::Record, body, deadline, refusal::Refusal};
 use crate::{config::Underscores, route};
 
 /// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
@@ -24,6 +24,8 @@ pub(super) struct Head {
     host: Option<HeaderValue>,
     /// Whether there is a `Connection`, which may name fields that are not to be passed on.
     pub(super) connection: bool,
+    /// How long the client waits, where it says so.
+    pub(super) deadline: Option<Duration>,
 }
 
 impl Head {
@@ -75,13 +77,14 @@ pub(super) fn admit(
         check_path(parts.uri.path())?;
     }
     let host = fields.host(&parts)?;
-    let connection = fields.connection;
+    let (connection, deadline) = (fields.connection, fields.deadline);
     Ok(Admitted {
         body: body::of_client(incoming, Arc::clone(client)),
         head: Head {
             parts,
             host,
             connection,
+            deadline,
         },
     })
 }
@@ -93,6 +96,7 @@ struct Fields<'a> {
     hosts: usize,
     codings: usize,
     connection: bool,
+    deadline: Option<Duration>,
     wants_json: bool,
     refusal: Option<Refusal>,
 }
@@ -115,6 +119,10 @@ impl<'a> Fields<'a> {
                 }
                 "connection" => {
                     fields.connection = true;
+                    None
+                }
+                "grpc-timeout" => {
+                    fields.deadline = deadline::of(bytes);
                     None
                 }
                 "transfer-encoding" => {

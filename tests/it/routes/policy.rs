@@ -92,3 +92,41 @@ async fn each_route_has_its_number_of_attempts() {
     );
     assert_eq!(proxy.status().await["routes"][0]["attempts"], 1);
 }
+
+#[tokio::test]
+async fn a_client_of_grpc_waits_no_longer_than_it_says_and_nobody_is_ejected_for_it() {
+    let setup = Backend::named("slow").answering(|request| async move {
+        let waits = request.headers().get("grpc-timeout").cloned();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        waits.map_or("for ever".to_owned(), |waits| {
+            waits.to_str().unwrap().to_owned()
+        })
+    });
+    let slow = setup.start().await;
+    let other = Backend::start("other").await;
+    let proxy = Proxy::start(&format!(
+        "[[route]]\nservice = \"cart\"\n[service.cart]\nendpoints = [\"{}\", \"{}\"]\n",
+        slow.address(),
+        other.address()
+    ))
+    .await;
+    let ask = async |timeout: &str| {
+        let request = proxy
+            .http
+            .get(proxy.url("/"))
+            .header("grpc-timeout", timeout);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let mut late = 0;
+    for _ in 0..20 {
+        late += usize::from(ask("50m").await.0 == 504);
+    }
+    assert_eq!(late, 10);
+    let states = [(slow.address(), "serving"), (other.address(), "serving")];
+    proxy.until_states("cart", &states).await;
+    let answers = [ask("9S").await, ask("9S").await];
+    assert!(answers.contains(&(200, "9S".to_owned())), "{answers:?}");
+    assert_eq!(ask("soon").await.0, 200);
+    assert_eq!(ask("soon").await.0, 200);
+}
