@@ -98,7 +98,7 @@ impl View {
 
     /// What the answer to a request sets its cookie to, where that must change. Costs nothing where
     /// there are none.
-    pub(super) fn cookie(
+    pub fn cookie(
         &self,
         worker: usize,
         turn: Turn,

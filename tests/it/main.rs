@@ -42,6 +42,7 @@ mod register_everywhere;
 mod routes;
 mod run;
 mod serving;
+mod soak;
 mod structure;
 mod support;
 mod upstream_tls;

@@ -8,7 +8,9 @@ mod drain;
 mod ejection;
 mod file;
 mod instances;
+mod process;
 mod registry;
+mod wire;
 
 use std::{net::SocketAddr, time::Duration};
 

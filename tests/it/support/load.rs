@@ -111,9 +111,19 @@ pub(crate) struct Outcome {
 impl Load {
     /// So many requests a second to what is below `path`, one of ten a POST, in its turn.
     pub(crate) async fn start(proxy: SocketAddr, path: &str, per_second: u32) -> Self {
+        Self::start_from(proxy, path, per_second, 0).await
+    }
+
+    /// The same, with ids from there.
+    pub(crate) async fn start_from(
+        proxy: SocketAddr,
+        path: &str,
+        per_second: u32,
+        first: u64,
+    ) -> Self {
         let turn = TURN.acquire().await.unwrap();
         let stop = CancellationToken::new();
-        let client = Arc::new(Client::new(proxy, path));
+        let client = Arc::new(Client::new(proxy, path).numbered_from(first));
         let pause = Duration::from_secs(1) / per_second;
         Self {
             sending: tokio::spawn(send(client, pause, stop.clone())),

@@ -1,0 +1,216 @@
+//! Instances that speak badly, slowly or not at all: one of four of them costs what the README says,
+//! and no more.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::Method;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use super::{SERVICE, Stage, let_pass};
+use crate::support::{
+    proxy::endpoints,
+    raw::{RawBackend, Wire, ok},
+};
+
+const QUICK: &str = "[defaults]\neject = { time = \"1m\" }\n";
+
+impl Stage {
+    /// One more signs in, under load; returns when it was ejected.
+    async fn until_ejected(&self, bad: SocketAddr) -> Instant {
+        self.sign_in(bad).await;
+        let bad = bad.to_string();
+        self.proxy
+            .until_service(SERVICE, "it is ejected", |service| {
+                endpoints(service).any(|one| one["address"] == bad && one["state"] == "ejected")
+            })
+            .await;
+        Instant::now()
+    }
+}
+
+/// Says this to whoever asks, and then nothing more.
+async fn says(answer: &'static [u8]) -> RawBackend {
+    RawBackend::serving(move |mut wire: Wire| async move {
+        let mut asked = [0; 4096];
+        while wire
+            .stream
+            .read(&mut asked)
+            .await
+            .is_ok_and(|count| count > 0)
+        {
+            // The proxy may have had enough of it.
+            let _ = wire.stream.write_all(answer).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_answers_with_garbage_is_left_alone_after_five() {
+    for garbage in [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on\r\n\r\n".as_slice(),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 999999 What\r\n\r\n",
+    ] {
+        let stage = Stage::embedded_with(QUICK).await;
+        let _backends = stage.open_some(&["a", "b", "c"]).await;
+        let load = stage.load().await;
+        let bad = says(garbage).await;
+        let ejected = stage.until_ejected(bad.address()).await;
+        let_pass(300).await;
+        let report = stage.ended(load).await;
+        report.assert_nothing_twice("garbage", 50);
+        let after = report.failed.iter().filter(|one| one.sent > ejected);
+        assert_eq!(after.count(), 0, "{report}");
+        // An answer had begun: nobody can tell what was done, and nothing is repeated.
+        assert!((5..=20).contains(&report.failed.len()), "{report}");
+        let answers = report.failed.iter();
+        let mut answers = answers.map(|one| one.failure.clone().unwrap_or_default());
+        assert!(answers.all(|answer| answer.starts_with("502")), "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_answers_byte_by_byte_is_waited_for_and_holds_up_nobody_else() {
+    let stage = Stage::embedded_with("").await;
+    let _backends = stage.open_some(&["a", "b", "c"]).await;
+    let slow = RawBackend::serving(|mut wire: Wire| async move {
+        while let Some(request) = wire.message().await {
+            let path = request.start().split(' ').nth(1).unwrap().to_owned();
+            let body = match request.start().starts_with("POST") {
+                true => request.body,
+                false => path.into_bytes(),
+            };
+            for byte in ok(body) {
+                wire.stream.write_all(&[byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    })
+    .await;
+    stage.sign_in(slow.address()).await;
+    let load = stage.load().await;
+    let_pass(1_500).await;
+    stage.sign_out(slow.address()).await;
+    let mut outcomes = load.end().await;
+    outcomes.retain(|outcome| outcome.method == Method::GET);
+    let failed = outcomes.iter().filter(|one| one.failure.is_some());
+    assert_eq!(failed.count(), 0);
+    let took = |one: &crate::support::load::Outcome| one.ended - one.sent;
+    let late = outcomes
+        .iter()
+        .filter(|one| took(one) > Duration::from_millis(90));
+    let (late, all) = (late.count(), outcomes.len());
+    println!("one answers byte by byte: {late} of {all} took longer");
+    assert!(late > all / 10 && late < all / 2, "{late} of {all}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_closes_its_side_first_costs_no_get_and_one_that_does_so_after_its_answer_nothing()
+{
+    let stage = Stage::embedded_with(QUICK).await;
+    let _backends = stage.open_some(&["a", "b", "c"]).await;
+    let load = stage.load().await;
+    // It reads on, and never says anything.
+    let mute = RawBackend::serving(|mut wire: Wire| async move {
+        wire.stream.shutdown().await.unwrap();
+        let _ = wire.rest().await;
+    })
+    .await;
+    let ejected = stage.until_ejected(mute.address()).await;
+    let_pass(300).await;
+    let mut report = stage.ended(load).await;
+    report.assert_nothing_twice("half-closed before the answer", 50);
+    let late = |one: &&crate::support::load::Outcome| one.sent > ejected;
+    assert_eq!(report.failed.iter().filter(late).count(), 0, "{report}");
+    assert!(report.failed.len() <= 5, "{report}");
+    report.failed.retain(|one| one.method != Method::POST);
+    report.assert_flawless("half-closed before the answer, but for POSTs", 50);
+
+    stage.sign_out(mute.address()).await;
+    let load = stage.load().await;
+    let brief = RawBackend::serving(|mut wire: Wire| async move {
+        if let Some(request) = wire.message().await {
+            let path = request.start().split(' ').nth(1).unwrap().to_owned();
+            let body = match request.start().starts_with("POST") {
+                true => request.body,
+                false => path.into_bytes(),
+            };
+            wire.stream.write_all(&ok(body)).await.unwrap();
+            wire.stream.shutdown().await.unwrap();
+            let _ = wire.rest().await;
+        }
+    })
+    .await;
+    stage.sign_in(brief.address()).await;
+    let_pass(1_500).await;
+    let outcomes = load.end().await;
+    let failed: Vec<_> = outcomes
+        .iter()
+        .filter(|one| one.failure.is_some())
+        .collect();
+    println!(
+        "half-closed after the answer: {} failed of {}",
+        failed.len(),
+        outcomes.len()
+    );
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(
+        brief.connections() > 50,
+        "each answer has a connection of its own"
+    );
+}
+
+/// Listens, takes nobody, and has no room for one more.
+async fn full() -> (Socket, SocketAddr, Vec<TcpStream>) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    socket.listen(1).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
+    }
+    (socket, address, waiting)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_queue_is_full_fails_nobody() {
+    let tables = "[defaults]\ntimeout = { connect = \"100ms\" }\n";
+    let stage = Stage::embedded_with(tables).await;
+    let _backends = stage.open_some(&["a", "b", "c"]).await;
+    let load = stage.load().await;
+    let (_socket, address, _waiting) = full().await;
+    stage.sign_in(address).await;
+    let_pass(2_000).await;
+    let report = stage.ended(load).await;
+    report.assert_flawless("one of four has a full queue", 500);
+    let service = stage.proxy.service(SERVICE).await;
+    let address = address.to_string();
+    let shown = endpoints(&service).find(|one| one["address"] == address);
+    assert_eq!(shown.unwrap()["state"], "doubted", "{service}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_flaps_every_tenth_of_a_second_fails_nobody() {
+    let stage = Stage::embedded_with("").await;
+    let backends = stage.open_some(&["a", "b", "c", "d"]).await;
+    let load = stage.load().await;
+    for _ in 0..20 {
+        stage.sign_out(backends[3].address()).await;
+        let_pass(100).await;
+        stage.sign_in(backends[3].address()).await;
+        let_pass(100).await;
+    }
+    let report = stage.ended(load).await;
+    report.assert_flawless("one of four flaps every 100 ms", 1_000);
+    stage.until_all(&backends, "serving").await;
+}
