@@ -71,12 +71,13 @@ impl Caller {
             reason,
         })?;
         let mut body = Kept::new(body);
+        let mut asked = arrived;
         let (mut held, mut fallback) = (&self.held, self.fallback.as_ref());
         loop {
             let service = &*held.service;
             let slot = held.slot();
             let count = Count::begin(service.lane(slot), arrived);
-            let called = match held.wait_until_read(arrived).await {
+            let called = match held.wait_until_read(asked).await {
                 Ok(began) => {
                     let terms = service.own_terms();
                     let total = terms.timeout.total.map(|total| arrived + total);
@@ -95,6 +96,7 @@ impl Caller {
                 return Err(count.refuse(error));
             };
             count.hand_over();
+            asked = Instant::now();
             (held, body) = (other, unsent);
         }
     }

@@ -104,8 +104,9 @@ async fn forward(
     };
     let mut subset = target.subset.as_ref();
     let mut instead_of = None;
+    let mut asked = record.arrived;
     loop {
-        let began = until_read(service, record.arrived).await;
+        let began = until_read(service, asked).await;
         record.routed_to(service, worker);
         let mut outgoing = Outgoing {
             client,
@@ -137,6 +138,7 @@ async fn forward(
             (Unanswered::NoEndpoints(body), Some(fallback)) if instead_of.is_none() => {
                 service.lane(worker).fallbacks.add_one();
                 instead_of = Some((service, subset));
+                asked = Instant::now();
                 (service, subset, request.body) = (fallback, None, body);
             }
             (unanswered, _) => return Err(Refusal::of(service, subset, instead_of, unanswered)),
@@ -144,12 +146,12 @@ async fn forward(
     }
 }
 
-/// Waits for a service that was not read yet. Returns the moment at which it was; `arrived` where
-/// it was before.
-async fn until_read(service: &Service, arrived: Instant) -> Instant {
-    service.usage().note(arrived);
+/// Waits for a service that was not read yet. Returns the moment at which it was; `asked`, which is
+/// now, where it was before.
+async fn until_read(service: &Service, asked: Instant) -> Instant {
+    service.usage().note(asked);
     if service.is_read() {
-        return arrived;
+        return asked;
     }
     let limit = service.policy().discovery_timeout;
     service.wait_until_read(limit).await;

@@ -46,8 +46,17 @@ pub struct Rate {
     limited: AtomicU64,
 }
 
-/// When each bucket is full again, in nanoseconds after the epoch.
-type Buckets = HashMap<u64, u64>;
+/// One part of the buckets.
+#[derive(Debug, Default)]
+struct Buckets {
+    /// When each is full again, in nanoseconds after the epoch.
+    full_at: HashMap<u64, u64>,
+    /// When those that are full may be looked for again: not for each of a crowd.
+    next_sweep: u64,
+}
+
+/// At least so long between two looks for buckets that are full.
+const SWEEP: u64 = 1_000_000_000;
 
 /// What a bucket holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,13 +131,14 @@ impl Rate {
         let (step, burst) = (nanos(self.step), u64::from(self.rule.burst));
         let shard = &self.shards[key as usize % SHARDS];
         let mut buckets = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= PER_SHARD && !buckets.contains_key(&key) {
-            buckets.retain(|_, full_at| *full_at > now);
+        let is_new = !buckets.full_at.contains_key(&key);
+        if is_new && buckets.full_at.len() >= PER_SHARD && now >= buckets.next_sweep {
+            buckets.full_at.retain(|_, full_at| *full_at > now);
+            buckets.next_sweep = now + SWEEP;
         }
-        let crowded = buckets.len() >= PER_SHARD && !buckets.contains_key(&key);
-        let full_at = buckets
-            .entry(if crowded { SHARED } else { key })
-            .or_insert(now);
+        let crowded = is_new && buckets.full_at.len() >= PER_SHARD;
+        let key = if crowded { SHARED } else { key };
+        let full_at = buckets.full_at.entry(key).or_insert(now);
         let after = (*full_at).max(now) + step;
         let most = now + step * burst;
         if after > most {
@@ -238,8 +248,8 @@ mod tests {
         assert!(keys(0).all(|key| taken(&rate, key, 0, 2) == 1));
         let crowd = keys(1_000_000).map(|key| taken(&rate, key, 500, 1));
         assert_eq!(crowd.sum::<usize>(), 1);
-        assert!(rate.shards[1].lock().unwrap().len() <= PER_SHARD + 1);
+        assert!(rate.shards[1].lock().unwrap().full_at.len() <= PER_SHARD + 1);
         assert!(keys(2_000_000).all(|key| taken(&rate, key, 2_000, 1) == 1));
-        assert!(rate.shards[1].lock().unwrap().len() <= PER_SHARD + 1);
+        assert!(rate.shards[1].lock().unwrap().full_at.len() <= PER_SHARD + 1);
     }
 }

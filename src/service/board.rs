@@ -32,7 +32,8 @@ pub(super) struct Board {
     pub(super) places: BTreeMap<EndpointId, Place>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
-    /// Whether somebody was listed before: who comes then is new, and warms up.
+    /// Whether all registries have had their say: who comes then is new, and warms up, where there
+    /// are others.
     is_settled: bool,
     /// Whether somebody watches over those that are held.
     pub(super) guarded: bool,
@@ -116,8 +117,7 @@ impl Board {
         self.forget_the_gone();
         let serves = |place: &&Place| place.standing == Standing::Passing;
         let served_before = self.places.values().filter(serves).count();
-        // Those that a proxy finds when it starts are not new.
-        self.is_settled |= served_before > 0;
+        let is_new = self.is_settled && served_before > 0;
         let mut listed = HashSet::new();
         for instance in set {
             let id = EndpointId {
@@ -125,7 +125,7 @@ impl Board {
                 address: instance.address.clone(),
             };
             listed.insert(id.clone());
-            self.list(id, instance, policy);
+            self.list(id, instance, is_new, policy);
         }
         let guard = policy.guard.filter(|_| doubtable);
         let doubted = self.drop_unlisted(&listed, served_before, guard, policy);
@@ -141,7 +141,13 @@ impl Board {
         doubted && !std::mem::replace(&mut self.guarded, true)
     }
 
-    fn list(&mut self, id: EndpointId, instance: &Instance, policy: &config::Service) {
+    fn list(
+        &mut self,
+        id: EndpointId,
+        instance: &Instance,
+        is_new: bool,
+        policy: &config::Service,
+    ) {
         let known = self
             .places
             .get_mut(&id)
@@ -166,7 +172,7 @@ impl Board {
             .tls
             .then(|| self.tls.handshake(&id.address, Protocol::Http1));
         let life = Life::new(policy.slow_start);
-        if self.is_settled {
+        if is_new {
             life.warm_up(Instant::now());
         }
         let load = self.loads.load();
@@ -276,10 +282,14 @@ impl Board {
             .collect()
     }
 
-    /// The same, as what they are to requests: healthy.
-    pub(super) fn held_instances(&self) -> Vec<Instance> {
-        let held = |place: &&Place| matches!(place.standing, Standing::Held { .. });
-        let places = self.places.values().filter(held);
+    /// Those that are held, or all that may be picked, as what they are to requests: healthy.
+    pub(super) fn healthy_instances(&self, all: bool) -> Vec<Instance> {
+        let is_held = |place: &Place| matches!(place.standing, Standing::Held { .. });
+        let wanted = |place: &&Place| match all {
+            true => place.standing.is_pickable(),
+            false => is_held(place),
+        };
+        let places = self.places.values().filter(wanted);
         places
             .map(|place| Instance {
                 healthy: true,
@@ -319,6 +329,11 @@ impl Board {
             let state = EndpointState::of(place.standing, place.fails_checks(), life, now);
             (place, state)
         })
+    }
+
+    /// What a proxy finds when it starts is there.
+    pub(super) fn settle(&mut self) {
+        self.is_settled = true;
     }
 
     /// Takes over what our own checks of an endpoint come to. Returns whether it passes now where

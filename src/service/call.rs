@@ -9,7 +9,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
-use super::{Asked, Line, Replay, Service, Shed, Terms, Turn, View, limits::Seat};
+use super::{Asked, Line, Replay, Service, Shed, Terms, Turn, View, limits::Seat, replay};
 use crate::{
     instance::Address,
     upstream::{
@@ -102,7 +102,9 @@ impl Service {
         let idempotent = is_idempotent(head.method());
         let to_head_request = *head.method() == Method::HEAD;
         let framing = Framing::of(&body);
-        let try_timeout = retry.try_timeout.filter(|_| idempotent);
+        let try_timeout = retry
+            .try_timeout
+            .filter(|_| idempotent && may_be_replayed(framing));
         let mut limits = Limits {
             response: timeout.response,
             attempt: None,
@@ -118,9 +120,15 @@ impl Service {
             Ok(None) => return Err(Unanswered::NoEndpoints(body)),
             Err(shed) => return Err(Unanswered::Shed(shed)),
         };
+        if seat.is_some() {
+            // It may have waited.
+            now = Instant::now();
+        }
         let out_of_budget = loop {
             let began = now;
-            limits.attempt = try_timeout.map(|limit| began + limit);
+            limits.attempt = try_timeout.filter(|_| {
+                past.asked + 1 < retry.attempts && view.has_other(worker, &past.tried, Some(&line))
+            });
             let pool = line.pool();
             if past.failed.is_empty() || head.names_endpoint() {
                 bytes.clear();
@@ -138,6 +146,8 @@ impl Service {
                     opened
                 }
             };
+            // Who is asked next, where that was decided before this answer was given up.
+            let mut follows = None;
             let failure;
             (failure, bytes, body) = match connection {
                 Err(failure) => (failure, bytes, body),
@@ -153,14 +163,25 @@ impl Service {
                     };
                     let unwanted = |answer: &AnswerHead, body: &B| {
                         self.note_answer(worker, &line, answer, retry.on, began);
-                        idempotent
+                        let may_follow = idempotent
                             && retry.on.contains(answer.status)
                             && past.asked + 1 < retry.attempts
                             && body.is_replayable()
+                            && total.is_none_or(|total| Instant::now() < total)
                             && view.has_other(worker, &past.tried, Some(&line))
-                            && lane.withdraw(Instant::now())
+                            && lane.withdraw(Instant::now());
+                        if may_follow {
+                            let tried = [&past.tried[..], &[Arc::clone(&line)]].concat();
+                            let other = |full: &[Arc<Line>]| {
+                                let tried = [&tried, full].concat();
+                                view.pick_other(worker, turn, &tried, &lane.tally, now)
+                            };
+                            follows = next(&mut seat, other);
+                        }
+                        follows.is_some()
                     };
-                    match exchange.answer(recycled, to_head_request, unwanted).await {
+                    let answered = exchange.answer(recycled, to_head_request, unwanted).await;
+                    match answered {
                         Ok(mut answer) => {
                             line.pool().took(began);
                             let cookie = view.cookie(worker, turn, &line, &lane.tally);
@@ -185,27 +206,34 @@ impl Service {
             // it was kept for too long, and nothing of how endpoints fare: it costs none of the
             // budget.
             let died = matches!(failure.kind, FailureKind::Closed | FailureKind::Io(_));
-            // It is paid for already.
-            let paid = matches!(failure.kind, FailureKind::Unwanted(_));
             if died {
                 reuse = None;
             }
             if let FailureKind::Client(error) = failure.kind {
                 return Err(Unanswered::BodyBroke(error));
             }
-            self.note_failure(worker, &line, &failure, was_kept, timeout.response, began);
+            now = Instant::now();
+            let is_over = total.is_some_and(|total| now >= total);
             if is_late(&failure.kind) {
                 line.pool().took(began);
             }
+            // The request's own time was at its end, which says nothing of the endpoint.
+            if !(is_over && is_late(&failure.kind)) {
+                self.note_failure(worker, &line, &failure, was_kept, began);
+            }
             past.note(line, failure, began);
-            now = Instant::now();
+            if let Some(next) = follows {
+                if !body.rewind() {
+                    break false;
+                }
+                lane.retries.add_one();
+                line = next;
+                continue;
+            }
             // Where there is no other: it may have died of idleness, and a new connection to the
             // same endpoint may do.
             let again = past.last_unless_removed().filter(|_| died);
-            let over = !may_follow
-                || past.asked >= retry.attempts
-                || total.is_some_and(|total| now >= total)
-                || !body.rewind();
+            let over = !may_follow || past.asked >= retry.attempts || is_over || !body.rewind();
             if over {
                 break false;
             }
@@ -217,25 +245,20 @@ impl Service {
                 // Nothing is paid where nobody is left.
                 break false;
             }
-            let is_free = paid || (died && was_kept);
+            let is_free = died && was_kept;
             if !is_free && !lane.withdraw(now) {
                 break true;
             }
-            let next = match &mut seat {
-                None => view
-                    .pick_other(worker, turn, &past.tried, &lane.tally, now)
-                    .or(again),
-                // Where all others are full there is none to go to.
-                Some(seat) => {
-                    let other = |full: &[Arc<Line>]| {
-                        let tried = [&past.tried, full].concat();
-                        let again = || again.clone().filter(|_| full.is_empty());
-                        view.pick_other(worker, turn, &tried, &lane.tally, now)
-                            .or_else(again)
-                    };
-                    seat.sit(other).unwrap_or_default()
-                }
+            let other = |full: &[Arc<Line>]| {
+                let again = || again.clone().filter(|_| full.is_empty());
+                let tried = match full {
+                    [] => &past.tried[..],
+                    full => &[&past.tried, full].concat(),
+                };
+                view.pick_other(worker, turn, tried, &lane.tally, now)
+                    .or_else(again)
             };
+            let next = next(&mut seat, other);
             let Some(next) = next else { break false };
             lane.retries.add_one();
             line = next;
@@ -268,6 +291,26 @@ impl Service {
             self.lane(worker).shed[shed.index()].add_one();
         });
         Ok(entered?.map(|(seat, line)| (Some(seat), line)))
+    }
+}
+
+/// Whom a request that was tried goes to; where all others are full there is nobody.
+fn next(
+    seat: &mut Option<Seat>,
+    other: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+) -> Option<Arc<Line>> {
+    match seat {
+        None => other(&[]),
+        Some(seat) => seat.sit(other).unwrap_or_default(),
+    }
+}
+
+/// Whether a body framed like this can be sent again, whatever has become of it.
+fn may_be_replayed(framing: Framing) -> bool {
+    match framing {
+        Framing::None => true,
+        Framing::Length(length) => length <= replay::LIMIT as u64,
+        Framing::Chunked => false,
     }
 }
 

@@ -101,7 +101,11 @@ async fn forward(
     mut findings: tokio::sync::watch::Receiver<Findings>,
     tell: mpsc::UnboundedSender<Told>,
 ) {
-    let (mut passed, mut failed) = (0, 0);
+    // What was found before is another service's.
+    let (mut passed, mut failed) = {
+        let before = findings.borrow();
+        (before.passed, before.failed)
+    };
     while findings.changed().await.is_ok() {
         let now = findings.borrow_and_update().clone();
         // What is new since the last time, and not what another service was told before.

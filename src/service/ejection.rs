@@ -14,8 +14,7 @@ use crate::{
 };
 
 impl Service {
-    /// Notes that an attempt failed that began then, over a connection that `was_kept`; its answer
-    /// was waited for as long as `patience`.
+    /// Notes that an attempt failed that began then, over a connection that `was_kept`.
     #[cold]
     pub(super) fn note_failure(
         &self,
@@ -23,7 +22,6 @@ impl Service {
         line: &Arc<Line>,
         failure: &Failure,
         was_kept: bool,
-        patience: Duration,
         began: Instant,
     ) {
         match failure.kind {
@@ -32,8 +30,6 @@ impl Service {
             }
             // It was kept for too long, which says nothing of the endpoint.
             FailureKind::Closed | FailureKind::Io(_) if was_kept => {}
-            // The client's patience (`total`) was at its end, and not ours.
-            FailureKind::Timeout if began.elapsed() < patience => {}
             FailureKind::Closed
             | FailureKind::Io(_)
             | FailureKind::Timeout
@@ -109,8 +105,11 @@ impl Service {
         let Some(rule) = &self.policy().eject else {
             return;
         };
+        if line.life().is_out_since(began) {
+            return;
+        }
         // One at a time, so that no two of them are the last that may be ejected.
-        let board = self.board();
+        let turn = self.ejecting();
         let snapshot = self.main().snapshot();
         let endpoints = &snapshot.endpoints;
         let of_line = |one: &&Arc<Endpoint>| Arc::ptr_eq(one.line(worker), line);
@@ -118,19 +117,21 @@ impl Service {
             return;
         };
         let life = endpoint.life();
-        if life.was_ejected_after(began) {
+        if life.is_out_since(began) {
             return;
         }
         if !life.is_ejected() {
             let ejected = endpoints.iter().filter(|one| one.life().is_ejected());
             let (with_it, all) = (ejected.count() + 1, endpoints.len());
             if with_it == all || with_it * 100 > all * rule.max_percent as usize {
-                life.spare();
+                if pause.is_none() {
+                    life.spare();
+                }
                 return;
             }
         }
         let length = life.eject(rule, pause, Instant::now());
-        drop(board);
+        drop(turn);
         self.lane(worker).ejections.add_one();
         tracing::warn!(
             service = %self.name(),

@@ -65,6 +65,8 @@ fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
     }
     service.publish(&mut board);
     service.journal().note(Why::Guard, board.standings());
+    drop(board);
+    service.tell_of_change();
 }
 
 async fn answers(id: &EndpointId, limit: Duration) -> bool {

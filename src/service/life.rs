@@ -173,6 +173,8 @@ pub(super) struct Life {
     passed_over: AtomicU64,
     /// When it was ejected, while it is.
     ejected: AtomicU64,
+    /// When that is over, and it may be tried.
+    trial: AtomicU64,
     /// Since when it warms up.
     warming: AtomicU64,
     /// Attempts in a row that failed.
@@ -202,6 +204,7 @@ impl Life {
             slow_start,
             passed_over: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
+            trial: AtomicU64::new(0),
             warming: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             refused: AtomicU32::new(0),
@@ -218,6 +221,18 @@ impl Life {
         let until = self.passed_over.load(Relaxed);
         let warming = self.warming.load(Relaxed);
         (until | warming) != 0 && (self.sits_out(until, now) || self.is_too_cold(now))
+    }
+
+    /// The same, however new it is: for a request that asks for this one.
+    #[inline]
+    pub(super) fn is_avoided(&self, now: Instant) -> bool {
+        let until = self.passed_over.load(Relaxed);
+        until != 0 && self.sits_out(until, now)
+    }
+
+    /// Whether it is doubted or ejected, and not to be tried yet; asking changes nothing.
+    pub(super) fn is_out(&self, now: Instant) -> bool {
+        self.millis(now) < self.passed_over.load(Relaxed)
     }
 
     #[cold]
@@ -301,7 +316,8 @@ impl Life {
     #[cold]
     pub(super) fn failed(&self, began: Instant, limit: u32) -> bool {
         if self.is_ejected() {
-            !self.was_ejected_after(began)
+            // Whoever came before, for want of another, says nothing new.
+            !self.is_out_since(began)
         } else {
             self.failures.fetch_add(1, Relaxed) + 1 >= limit
         }
@@ -318,7 +334,9 @@ impl Life {
         let length = match pause {
             Some(pause) => pause.min(rule.max_time),
             None => {
-                let times = 1 + self.recent_ejections(rule, now);
+                let most = rule.max_time.as_millis() / rule.time.as_millis().max(1) + 1;
+                let most = u32::try_from(most).unwrap_or(u32::MAX);
+                let times = (1 + self.recent_ejections(rule, now)).min(most);
                 self.ejections.store(times, Relaxed);
                 rule.time.saturating_mul(times).min(rule.max_time)
             }
@@ -326,8 +344,10 @@ impl Life {
         let length = length.mul_f64(1.0 + EJECTION_JITTER * fastrand::f64());
         self.failures.store(0, Relaxed);
         self.warming.store(0, Relaxed);
+        let trial = self.millis(now + length);
+        self.trial.store(trial, Relaxed);
         self.ejected.store(self.millis(now), Relaxed);
-        self.passed_over.store(self.millis(now + length), Relaxed);
+        self.passed_over.store(trial, Relaxed);
         length
     }
 
@@ -342,8 +362,12 @@ impl Life {
         all.saturating_sub(forgotten.try_into().unwrap_or(u32::MAX))
     }
 
-    /// Whether an attempt that began then says nothing of it, for it was ejected since.
-    pub(super) fn was_ejected_after(&self, began: Instant) -> bool {
+    /// Whether it is ejected, and an attempt that began then is not its trial.
+    pub(super) fn is_out_since(&self, began: Instant) -> bool {
+        self.is_ejected() && self.millis(began) < self.trial.load(Relaxed)
+    }
+
+    fn was_ejected_after(&self, began: Instant) -> bool {
         self.millis(began) <= self.ejected.load(Relaxed)
     }
 
@@ -512,7 +536,8 @@ mod tests {
         assert!((100.0..110.0).contains(&length.as_secs_f64()), "{length:?}");
         advance(SECOND).await;
         life.answered(Instant::now());
-        advance(rule().time * 9).await;
+        // No more of them count than make up the longest.
+        advance(rule().time * 3).await;
         life.eject(&rule(), None, Instant::now());
         assert_eq!(life.ejection(Instant::now()).unwrap().times, 2);
     }

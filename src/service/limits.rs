@@ -121,7 +121,10 @@ impl Limits {
         by: Option<Instant>,
     ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
         // Nobody goes past those who wait.
-        let mut why = Shed::Concurrent;
+        let mut why = match self.rule.concurrent {
+            Some(_) => Shed::Concurrent,
+            None => Shed::PerEndpoint,
+        };
         if self.waiting.load(SeqCst) == 0 {
             match self.try_enter(&pick) {
                 Err(shed) => {
@@ -161,7 +164,7 @@ impl Limits {
         if !claim(&self.in_use, self.rule.concurrent.unwrap_or(u32::MAX)) {
             return Err(Shed::Concurrent);
         }
-        match self.claim_line(pick) {
+        match self.claim_line(None, pick) {
             Ok(Some(line)) => {
                 let at = self.rule.per_endpoint.map(|_| Arc::clone(&line));
                 let limits = Arc::clone(self);
@@ -174,15 +177,21 @@ impl Limits {
         }
     }
 
-    /// The first endpoint with room that `pick` names, one seat of which is taken then.
+    /// The first endpoint with room that `pick` names, one seat of which is taken then; at `own`
+    /// there is one already.
     fn claim_line(
         &self,
+        own: Option<&Arc<Line>>,
         pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
     ) -> Result<Option<Arc<Line>>, Shed> {
         let most = self.rule.per_endpoint;
         let mut full = Vec::new();
         while let Some(line) = pick(&full) {
-            if most.is_none_or(|most| claim(line.seats(), most)) {
+            let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &line));
+            // Where the others are full one waits for them, and does not go to who is left alone.
+            let is_left_alone = !full.is_empty() && line.life().is_out(Instant::now());
+            let has_room = || most.is_none_or(|most| claim(line.seats(), most));
+            if is_own || (!is_left_alone && has_room()) {
                 return Ok(Some(line));
             }
             full.push(line);
@@ -210,12 +219,14 @@ impl Seat {
         &mut self,
         pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
     ) -> Result<Option<Arc<Line>>, Shed> {
-        let line = self.limits.claim_line(pick)?;
+        let line = self.limits.claim_line(self.at.as_ref(), pick)?;
         if let Some(line) = &line
             && self.limits.rule.per_endpoint.is_some()
+            && !self.at.as_ref().is_some_and(|own| Arc::ptr_eq(own, line))
         {
             self.stand_up();
             self.at = Some(Arc::clone(line));
+            self.limits.tell_of_room();
         }
         Ok(line)
     }
@@ -354,12 +365,13 @@ mod tests {
         let (second, b) = enter().await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&a, &lines[0]) && Arc::ptr_eq(&b, &lines[1]));
         assert_eq!(enter().await.unwrap_err(), Shed::Pending);
-        assert_eq!(first.sit(pick).unwrap_err(), Shed::PerEndpoint);
+        let others = |full: &[Arc<Line>]| pick(&[full, &lines[..1]].concat());
+        assert_eq!(first.sit(others).unwrap_err(), Shed::PerEndpoint);
+        let same = first.sit(pick).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&same, &lines[0]), "it has a seat there");
         drop(second);
         // A retry takes the other's seat, and leaves its own.
-        let to = first
-            .sit(|full| pick(&[full, &lines[..1]].concat()))
-            .unwrap();
+        let to = first.sit(others).unwrap();
         assert!(Arc::ptr_eq(&to.unwrap(), &lines[1]));
         assert!(enter().await.unwrap().is_some());
         assert!(limits.enter(|_| None, None).await.unwrap().is_none());

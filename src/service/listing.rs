@@ -129,6 +129,11 @@ impl Listing {
         }
     }
 
+    /// Whether all of its registries have had their say: who comes after that is new.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.is_awaited() && self.remembered.iter().all(Option::is_none)
+    }
+
     /// When a registry said what is remembered of it; `None` where it has said something since.
     pub(super) fn remembered(&self, of: usize) -> Option<SystemTime> {
         self.remembered.get(of).copied().flatten()

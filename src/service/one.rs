@@ -48,6 +48,8 @@ pub struct Service {
     views: Box<[View]>,
     lanes: Box<[Arc<Padded<Lane>>]>,
     board: Mutex<Board>,
+    /// Held by who ejects an endpoint.
+    ejecting: Mutex<()>,
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
     /// The endpoints have changed, be it only who is listed.
@@ -95,6 +97,7 @@ impl Service {
             main,
             views,
             tls,
+            ejecting: Mutex::default(),
             limits: Limits::new(policy.limits),
             published: watch::Sender::new(()),
             checks_passed: AtomicU64::new(0),
@@ -205,6 +208,9 @@ impl Service {
         };
         // Held until the board has it: what is heard later is taken over later.
         let mut listing = self.listing();
+        if listing.is_settled() {
+            self.board().settle();
+        }
         let update = listing.hear(from, event, &self.policy);
         update.is_some_and(|update| self.update(&update, why))
     }
@@ -216,6 +222,7 @@ impl Service {
         let mut journal = self.journal();
         if journal.pin.is_some() {
             journal.note_told(why, &update.instances);
+            self.changes.notify_one();
             return false;
         }
         let doubted = board.take_over(&update.instances, update.doubtable, &self.policy);
@@ -270,6 +277,11 @@ impl Service {
         (passed.load(Relaxed), failed.load(Relaxed))
     }
 
+    /// Tells whoever keeps sets that this one has changed.
+    pub(super) fn tell_of_change(&self) {
+        self.changes.notify_one();
+    }
+
     /// Changes of who is listed.
     pub(super) fn published(&self) -> watch::Receiver<()> {
         self.published.subscribe()
@@ -291,6 +303,10 @@ impl Service {
     /// What became of its set. Locked after the listing and the board, where they are.
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ejecting(&self) -> MutexGuard<'_, ()> {
+        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn listing(&self) -> MutexGuard<'_, Listing> {

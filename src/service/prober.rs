@@ -3,10 +3,12 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -103,7 +105,10 @@ async fn run(whom: Checked, health: Health, findings: watch::Sender<Findings>) {
     sleep(first.mul_f64(fastrand::f64())).await;
     let mut row = Row::default();
     loop {
-        let result = probe(&whom, &health.ask, health.timeout).await;
+        let checking = AssertUnwindSafe(probe(&whom, &health.ask, health.timeout)).catch_unwind();
+        let result = checking
+            .await
+            .unwrap_or_else(|_| Err("the check panicked".to_owned()));
         findings.send_modify(|findings| {
             if result.is_ok() {
                 findings.passed += 1;

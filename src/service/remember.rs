@@ -61,8 +61,11 @@ impl Service {
     /// What is worth keeping of it: the last good set of each of these registries.
     pub(super) fn to_save(&self, keeps: impl Fn(&str) -> bool) -> Vec<saved::Set> {
         let listing = self.listing();
-        // What is held is part of the last good set, although the registry says otherwise.
-        let held = self.board().held_instances();
+        // What is held, or pinned, is part of the last good set, although the registry says
+        // otherwise.
+        let board = self.board();
+        let held = board.healthy_instances(self.journal().pin.is_some());
+        drop(board);
         let registries = self.policy().origin.registries();
         let registries = registries.iter().enumerate();
         registries

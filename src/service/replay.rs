@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 /// The most bytes that are kept.
-const LIMIT: usize = 64 * 1024;
+pub(super) const LIMIT: usize = 64 * 1024;
 
 /// A request's body as attempts need it.
 pub trait Replay: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Unpin {

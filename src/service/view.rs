@@ -26,7 +26,16 @@ impl View {
     /// One of this service that nobody is in yet; `balance` is the service's.
     pub(super) fn new(service: &str, subset: Option<Arc<Subset>>, balance: &Balance) -> Self {
         let own = subset.as_ref().and_then(|subset| subset.balance.as_ref());
-        let balance = own.unwrap_or(balance).clone();
+        let mut balance = own.unwrap_or(balance).clone();
+        if let (Some(_), Balance::Hash(hash)) = (&subset, &mut balance) {
+            // What is in flight is known of the whole service, and of no part of it.
+            hash.load = None;
+        }
+        // Routes that select others set cookies of their own.
+        let service = match &subset {
+            Some(subset) => &format!("{service} {subset}"),
+            None => service,
+        };
         Self {
             subset,
             snapshot: ArcSwap::default(),

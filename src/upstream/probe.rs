@@ -5,7 +5,7 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Full};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -161,7 +161,8 @@ async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), Strin
             return Err(format!("answered {}", answer.status()));
         }
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.map_err(in_words)?;
+        let body = Limited::new(body, MOST).collect().await;
+        let body = body.map_err(|error| error.to_string())?;
         let trailers = body.trailers().cloned().unwrap_or_default();
         let status = trailers
             .get("grpc-status")

@@ -143,7 +143,7 @@ async fn no_endpoint_has_more_than_its_own_limit() {
     let waits = ask(&proxy, 1);
     until_limits(&proxy, 6, 1).await;
     assert_eq!(proxy.get("/cart/x").await.status(), 503);
-    assert_eq!(shed(&proxy, "concurrent").await, 1, "the row is full");
+    assert_eq!(shed(&proxy, "per_endpoint").await, 1, "the row is full");
     // One that comes takes what waits, as soon as somebody leaves.
     slow[1].gate.add_permits(1);
     eventually(
@@ -196,4 +196,50 @@ async fn under_a_load_with_updates_retries_and_a_drain_nobody_is_lost_and_every_
     report.failed.retain(|one| one.method != http::Method::POST);
     report.assert_flawless("limits, updates, kills, but for POSTs", 300);
     until_limits(&proxy, 0, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_waited_has_all_of_its_time_before_it() {
+    let config = format!(
+        "{ROUTE}[service.cart]\nlimits = {{ concurrent = 1, pending = 50, wait = \"20s\" }}\n\
+         retry = {{ try_timeout = \"200ms\" }}\neject = {{ failures = 1, time = \"1m\" }}\n"
+    );
+    let proxy = Arc::new(Proxy::start(&config).await);
+    let mut backends = Vec::new();
+    for id in ["a", "b"] {
+        let backend = Backend::named(id).answering(|_| async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            "done"
+        });
+        let backend = backend.start().await;
+        proxy.register("cart", backend.address()).await;
+        backends.push(backend);
+    }
+    let states: Vec<_> = backends
+        .iter()
+        .map(|one| (one.address(), "serving"))
+        .collect();
+    proxy.until_states("cart", &states).await;
+    // The last of them waits for three times as long as an attempt may take.
+    let statuses = ask(&proxy, 12).join_all().await;
+    assert_eq!(with_status(&statuses, 200), 12, "{statuses:?}");
+    proxy.until_states("cart", &states).await;
+    assert_eq!(proxy.service("cart").await["retries"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_full_of_this_request_takes_it_again_over_another_connection() {
+    use crate::support::raw::{RawBackend, Then, ok};
+
+    let limits = "limits = { per_endpoint = 1 }\n";
+    let proxy = Proxy::start(&format!("workers = 1\n{ROUTE}[service.cart]\n{limits}")).await;
+    // It says that it keeps the connection, and ends it.
+    let brief = RawBackend::saying(ok("done"), Then::Close).await;
+    proxy.register("cart", brief.address()).await;
+    proxy
+        .until_states("cart", &[(brief.address(), "serving")])
+        .await;
+    for _ in 0..200 {
+        assert_eq!(proxy.get("/cart/x").await.status(), 200);
+    }
 }

@@ -54,6 +54,11 @@ impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
         self.wants(place) && !self.at(place).life().is_passed_over(self.now)
     }
 
+    /// The same for one that the request asks for by a key or a cookie: how new it is is no matter.
+    pub(super) fn takes_asked(&self, place: usize) -> bool {
+        self.wants(place) && !self.at(place).life().is_avoided(self.now)
+    }
+
     /// The first in a row of places that may be picked, else the first that is wanted.
     pub(super) fn first(&self, places: impl Iterator<Item = usize> + Clone) -> Option<usize> {
         let mut all = places.clone();

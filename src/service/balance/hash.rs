@@ -53,7 +53,7 @@ impl Hash {
                 if n == 0 {
                     tally.overflowed.add_one();
                 }
-            } else if among.takes(place) {
+            } else if among.takes_asked(place) {
                 return Some(place);
             }
             choice = mix(choice);

@@ -74,7 +74,7 @@ pub(super) fn pick(
     among: &Among<'_, impl Fn(&Endpoint) -> bool>,
 ) -> Option<usize> {
     let place = among.snapshot.tables.tokens.place(token?)?;
-    among.takes(place).then_some(place)
+    among.takes_asked(place).then_some(place)
 }
 
 #[cfg(test)]

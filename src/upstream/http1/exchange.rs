@@ -28,8 +28,8 @@ pub struct Limits {
     /// From the last byte of the request that the endpoint took to the head of its answer. Does
     /// not run while the client's own bytes are waited for.
     pub response: Duration,
-    /// When the head of the answer must be there, so that another attempt may follow.
-    pub attempt: Option<Instant>,
+    /// The same where another attempt may follow.
+    pub attempt: Option<Duration>,
     /// Between two pieces of the answer's body.
     pub idle: Duration,
     /// When all of it must be over.
@@ -161,16 +161,22 @@ where
         } else {
             self.taken
         };
-        let due = since + self.limits.response;
-        self.limits.attempt.map_or(due, |attempt| due.min(attempt))
+        let attempt = self.limits.attempt.unwrap_or(Duration::MAX);
+        since + self.limits.response.min(attempt)
     }
 
     /// The head was not there in time: for this attempt, or at all.
     #[cold]
     fn late(&self, kind: FailureKind) -> Failure {
-        let passed = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
+        let Limits {
+            response,
+            attempt,
+            total,
+            ..
+        } = self.limits;
+        let is_over = total.is_some_and(|total| Instant::now() >= total);
         match kind {
-            FailureKind::Timeout if passed(self.limits.attempt) && !passed(self.limits.total) => {
+            FailureKind::Timeout if !is_over && attempt.is_some_and(|limit| limit < response) => {
                 self.failed(FailureKind::TryTimeout)
             }
             kind => self.failed(kind),

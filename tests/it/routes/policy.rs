@@ -123,6 +123,11 @@ async fn a_client_of_grpc_waits_no_longer_than_it_says_and_nobody_is_ejected_for
         late += usize::from(ask("50m").await.0 == 504);
     }
     assert_eq!(late, 10);
+    // Where no time is left to connect, that is nobody's fault either.
+    for _ in 0..20 {
+        let (status, _) = ask("1n").await;
+        assert!([200, 504].contains(&status), "{status}");
+    }
     let states = [(slow.address(), "serving"), (other.address(), "serving")];
     proxy.until_states("cart", &states).await;
     let answers = [ask("9S").await, ask("9S").await];
