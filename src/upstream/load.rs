@@ -44,10 +44,10 @@ impl Load {
         self.of_all.as_ref().map_or(0, |all| all.value())
     }
 
-    /// What the next request to it costs: its latency times its load. 0 where no latency is kept.
-    pub fn cost(&self, now: Instant) -> f32 {
+    /// Its latency, as far as it is kept and known.
+    pub fn latency(&self) -> Noted {
         let latency = self.latency.as_ref();
-        latency.map_or(0.0, |latency| latency.cost(self.in_flight(), now))
+        latency.map_or(Noted::default(), |latency| latency.noted())
     }
 
     /// It took so long to answer, or to be given up.
@@ -88,36 +88,28 @@ pub struct LatencyScale {
 #[derive(Debug)]
 struct Latency {
     epoch: Instant,
-    /// In milliseconds.
-    decay: f32,
+    /// For each millisecond.
+    decay_rate: f32,
     /// The latency in microseconds, an `f32`, above the milliseconds after `epoch` at which it was
     /// noted; 0 before the first. In one word, so that whoever reads sees both of one moment.
     noted: AtomicU64,
 }
 
-/// What an endpoint costs that works on its first request, of which nothing is known yet: more than
-/// any other, so that it is sent no second before it has answered.
-const UNKNOWN: f32 = 1e30;
-
 impl Latency {
     fn new(scale: LatencyScale) -> Self {
         Self {
             epoch: scale.epoch,
-            decay: scale.decay.as_secs_f32() * 1e3,
+            decay_rate: 1.0 / (scale.decay.as_secs_f32() * 1e3),
             noted: AtomicU64::new(0),
         }
     }
 
-    /// The latency times the requests that would then be in flight.
-    fn cost(&self, in_flight: u64, now: Instant) -> f32 {
-        let (latency, at) = unpack(self.noted.load(Relaxed));
-        if latency > 0.0 {
-            let since = self.millis(now).wrapping_sub(at);
-            latency * self.weight_after(since) * (in_flight + 1) as f32
-        } else if in_flight == 0 {
-            0.0
-        } else {
-            UNKNOWN * in_flight as f32
+    fn noted(&self) -> Noted {
+        let (micros, at) = unpack(self.noted.load(Relaxed));
+        Noted {
+            micros,
+            at,
+            decay_rate: self.decay_rate,
         }
     }
 
@@ -129,7 +121,7 @@ impl Latency {
             let latency = if took >= latency {
                 took
             } else {
-                let weight = self.weight_after(now.wrapping_sub(at));
+                let weight = decayed(millis_between(at, now).max(0.0), self.decay_rate);
                 latency * weight + took * (1.0 - weight)
             };
             Some(pack(latency, now))
@@ -138,18 +130,43 @@ impl Latency {
         let _ = self.noted.fetch_update(Relaxed, Relaxed, next);
     }
 
-    fn weight_after(&self, millis: u32) -> f32 {
-        // Another worker may have noted it a moment later than "now".
-        if millis > u32::MAX / 2 {
-            return 1.0;
-        }
-        (-(millis as f32) / self.decay).exp()
-    }
-
     fn millis(&self, now: Instant) -> u32 {
         // Goes round after 49 days, and differences go round with it.
         now.saturating_duration_since(self.epoch).as_millis() as u32
     }
+}
+
+/// A latency, and when it was noted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Noted {
+    micros: f32,
+    at: u32,
+    decay_rate: f32,
+}
+
+impl Noted {
+    /// Whether nothing has been noted yet.
+    pub fn is_unknown(self) -> bool {
+        self.micros == 0.0
+    }
+
+    /// Whether this latency, so many times, is more than the other, so many times; at any moment from
+    /// now on. What was noted earlier has decayed for longer, and by how much longer is all that
+    /// counts.
+    pub fn exceeds(self, times: f32, other: Self, other_times: f32) -> bool {
+        let left = decayed(millis_between(self.at, other.at), self.decay_rate);
+        self.micros * times * left > other.micros * other_times
+    }
+}
+
+/// Milliseconds from one moment to another, which may be the earlier one; they go round after 49 days.
+fn millis_between(from: u32, to: u32) -> f32 {
+    to.wrapping_sub(from).cast_signed() as f32
+}
+
+/// What is left after so many milliseconds.
+fn decayed(millis: f32, rate: f32) -> f32 {
+    (-millis * rate).exp()
 }
 
 fn pack(latency: f32, at: u32) -> u64 {
@@ -174,36 +191,44 @@ mod tests {
     fn a_peak_counts_at_once_and_is_forgotten_slowly() {
         let (latency, epoch) = latency();
         let at = |seconds| epoch + Duration::from_secs(seconds);
-        let millis = |cost: f32| (cost / 1e3).round();
+        let noted = || (latency.noted().micros / 1e3).round();
+        assert!(latency.noted().is_unknown());
         latency.note(Duration::from_millis(10), at(0));
-        assert_eq!(millis(latency.cost(0, at(0))), 10.0);
-        assert_eq!(millis(latency.cost(3, at(0))), 40.0);
+        assert_eq!(noted(), 10.0);
         latency.note(Duration::from_millis(1000), at(1));
-        assert_eq!(millis(latency.cost(0, at(1))), 1000.0);
+        assert_eq!(noted(), 1000.0);
         // In ten seconds the peak weighs 1/e.
         latency.note(Duration::from_millis(10), at(11));
-        assert_eq!(millis(latency.cost(0, at(11))), 374.0);
-        // And so it does where nothing is noted.
-        assert_eq!(millis(latency.cost(0, at(21))), 138.0);
+        assert_eq!(noted(), 374.0);
+        latency.note(Duration::ZERO, at(21));
+        assert_eq!(noted(), 138.0);
     }
 
     #[test]
-    fn who_is_not_known_yet_is_asked_once_and_waited_for() {
-        let (latency, epoch) = latency();
-        assert_eq!(latency.cost(0, epoch), 0.0);
-        let (waited_for, worse) = (latency.cost(1, epoch), latency.cost(2, epoch));
-        assert!(waited_for > 1e12 && worse > waited_for && worse.is_finite());
-        latency.note(Duration::ZERO, epoch);
-        assert!(latency.cost(1, epoch) > 0.0);
-        assert!(latency.cost(1, epoch) < waited_for);
+    fn what_was_noted_earlier_counts_for_less() {
+        let (one, epoch) = latency();
+        let (other, _) = latency();
+        one.note(Duration::from_millis(20), epoch);
+        other.note(Duration::from_millis(10), epoch);
+        let exceeds = |times| one.noted().exceeds(times, other.noted(), 1.0);
+        assert!(exceeds(0.51) && !exceeds(0.49));
+        other.note(Duration::from_millis(10), epoch + Duration::from_secs(10));
+        // Twice as much, less a factor of e.
+        assert!(exceeds(1.37) && !exceeds(1.35));
+        let others = other.noted().exceeds(1.0, one.noted(), 1.35);
+        assert!(others, "it is the same whoever asks");
     }
 
     #[test]
     fn a_moment_that_another_worker_has_noted_later_changes_nothing() {
         let (latency, epoch) = latency();
-        latency.note(Duration::from_millis(10), epoch + Duration::from_secs(2));
-        let cost = latency.cost(0, epoch + Duration::from_secs(1));
-        assert_eq!((cost / 1e3).round(), 10.0);
+        let (earlier, later) = (
+            epoch + Duration::from_secs(1),
+            epoch + Duration::from_secs(2),
+        );
+        latency.note(Duration::from_millis(10), later);
+        latency.note(Duration::ZERO, earlier);
+        assert_eq!((latency.noted().micros / 1e3).round(), 10.0);
     }
 
     #[test]

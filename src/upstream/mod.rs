@@ -14,7 +14,7 @@ mod tls;
 
 pub use connect::connect;
 pub use failure::{Failure, FailureKind, Processed};
-pub use load::{LatencyScale, Load};
+pub use load::{LatencyScale, Load, Noted};
 pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
 pub use probe::{Checked, probe};
 pub use tls::{Handshake, Protocol, Tls};

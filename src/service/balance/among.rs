@@ -34,10 +34,6 @@ impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
         &self.snapshot.endpoints[place]
     }
 
-    pub(super) fn now(&self) -> Instant {
-        self.now
-    }
-
     /// How busy they are, by their places.
     pub(super) fn loads(&self) -> &'s [Loaded] {
         &self.snapshot.tables.loads

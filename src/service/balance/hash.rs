@@ -64,8 +64,9 @@ impl Hash {
     fn has_room(&self, place: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> bool {
         let Some(load) = self.load else { return true };
         let one = &among.loads()[place];
-        let share = f64::from(one.weight) / among.snapshot.tables.weights as f64;
         let with_this = (one.load.of_all() + 1) as f64;
-        (one.load.in_flight() as f64) < (load * with_this * share).ceil()
+        // A whole number is below the share exactly where it is below the share rounded up.
+        let weights = among.snapshot.tables.weights as f64;
+        one.load.in_flight() as f64 * weights < load * with_this * f64::from(one.weight)
     }
 }

@@ -44,21 +44,26 @@ pub fn key_digest(by: &HashKey, seed: u64, asked: &dyn Asked) -> Option<u64> {
 
 /// The value of the first cookie of this name (RFC 6265 5.4).
 pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
-        .find_map(|pair| value(pair.trim_ascii(), name))
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    lines.find_map(|line| of_pairs(line.as_bytes(), b';', name))
 }
 
 /// The value of the first parameter of this name.
 fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
-    let mut pairs = query.as_bytes().split(|byte| *byte == b'&');
-    pairs.find_map(|pair| value(pair, name))
+    of_pairs(query.as_bytes(), b'&', name)
 }
 
-fn value<'p>(pair: &'p [u8], name: &str) -> Option<&'p [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+fn of_pairs<'p>(mut pairs: &'p [u8], between: u8, name: &str) -> Option<&'p [u8]> {
+    loop {
+        let end = memchr::memchr(between, pairs).unwrap_or(pairs.len());
+        let pair = pairs[..end].trim_ascii();
+        if let Some(value) = pair.strip_prefix(name.as_bytes())
+            && let [b'=', value @ ..] = value
+        {
+            return Some(value);
+        }
+        pairs = pairs.get(end + 1..)?;
+    }
 }
 
 #[cfg(test)]

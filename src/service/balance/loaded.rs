@@ -21,13 +21,29 @@ impl Loaded {
     /// Whether it would be the busier one if each had one request more, by weight: of weights 2 and
     /// 1 the first may have twice as many.
     pub(super) fn is_busier_than(&self, other: &Self) -> bool {
-        let with_one = |one: &Self| one.load.in_flight() + 1;
-        with_one(self) * u64::from(other.weight) > with_one(other) * u64::from(self.weight)
+        self.with_one(other) > other.with_one(self)
     }
 
-    /// What the next request to it costs, by weight.
-    pub(super) fn cost(&self, now: Instant) -> f32 {
-        self.load.cost(now) / self.weight as f32
+    /// Whether an answer from it is to be waited for longer, by weight: its latency times what it
+    /// would then have in flight.
+    pub(super) fn is_slower_than(&self, other: &Self) -> bool {
+        let (latency, others) = (self.load.latency(), other.load.latency());
+        // Who is not known yet is sent a request before all others, and no second before it has
+        // answered.
+        match (latency.is_unknown(), others.is_unknown()) {
+            (false, false) => {
+                let (busy, others_busy) = (self.with_one(other), other.with_one(self));
+                latency.exceeds(busy as f32, others, others_busy as f32)
+            }
+            (true, false) => self.load.in_flight() > 0,
+            (false, true) => other.load.in_flight() == 0,
+            (true, true) => self.is_busier_than(other),
+        }
+    }
+
+    /// What it has in flight with one request more, against the other's weight.
+    fn with_one(&self, other: &Self) -> u64 {
+        (self.load.in_flight() + 1) * u64::from(other.weight)
     }
 }
 

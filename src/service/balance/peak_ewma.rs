@@ -7,6 +7,6 @@ use super::{among::Among, p2c};
 use crate::service::Endpoint;
 
 pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
-    let (loads, now) = (among.loads(), among.now());
-    p2c::of_two(among, |a, b| loads[a].cost(now) > loads[b].cost(now))
+    let loads = among.loads();
+    p2c::of_two(among, |a, b| loads[a].is_slower_than(&loads[b]))
 }

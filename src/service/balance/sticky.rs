@@ -54,10 +54,15 @@ impl Cookie {
 
     /// Whom the request's cookie names, be it somebody or not.
     pub(super) fn token(&self, asked: &dyn Asked) -> Option<u64> {
-        let value = key::cookie(asked.headers(), &self.name)?;
-        let is_ours = value.len() == 16 && value.iter().all(u8::is_ascii_hexdigit);
-        let text = std::str::from_utf8(value).ok().filter(|_| is_ours)?;
-        u64::from_str_radix(text, 16).ok()
+        let digits: &[u8; 16] = key::cookie(asked.headers(), &self.name)?.try_into().ok()?;
+        digits.iter().try_fold(0, |token, digit| {
+            let digit = match digit {
+                b'0'..=b'9' => digit - b'0',
+                b'a'..=b'f' => digit - b'a' + 10,
+                _ => return None,
+            };
+            Some(token << 4 | u64::from(digit))
+        })
     }
 
     /// `Set-Cookie`, for this endpoint (RFC 6265 4.1).
