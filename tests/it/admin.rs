@@ -344,7 +344,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     std::fs::write(folder.path().join("kept.json"), away.to_string()).unwrap();
     let text = format!(
         "{ROUTES}\n[[route]]\npath = \"/split\"\ntags = [\"v2\"]\n\
-         split = [{{ service = \"cart\", weight = 1 }}]\n\
+         split = [{{ service = \"cart\", weight = 1 }}]\nrate = {{ requests = 1 }}\n\
          [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [registry.shadow]\nkind = \"consul\"\naddress = \"{}\"\n\
          [registry.away]\nkind = \"consul\"\naddress = \"http://127.0.0.1:9\"\n\
