@@ -1,7 +1,7 @@
 //! Runs checks: calls HTTP and TCP targets, counts results against thresholds, watches TTLs.
 //! Knows nothing of where a result goes: it is handed to whoever started the check.
 
-use std::{error::Error, sync::OnceLock, time::Duration};
+use std::{sync::OnceLock, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::model::{DEFAULT_TIMEOUT, HttpTarget, Probe, Status, Target, Thresholds};
+use crate::error::with_causes;
 
 /// A new check runs within this time, however long its interval: what registers is soon healthy.
 const FIRST_RUN: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ impl Clients {
             .redirect(redirects)
             .tls_danger_accept_invalid_certs(target.skip_verify)
             .build()
-            .map_err(|error| causes(&error))?;
+            .map_err(|error| with_causes(&error))?;
         Ok(self.0[place].get_or_init(|| client))
     }
 }
@@ -115,7 +116,7 @@ async fn call(target: &HttpTarget, most: usize, clients: &Clients) -> (Status, S
         if !target.body.is_empty() {
             request = request.body(target.body.clone());
         }
-        request.send().await.map_err(|error| causes(&error))
+        request.send().await.map_err(|error| with_causes(&error))
     };
     let mut response = match answered.await {
         Ok(response) => response,
@@ -144,17 +145,6 @@ async fn beginning(response: &mut reqwest::Response, most: usize) -> String {
         body.extend_from_slice(&piece[..piece.len().min(most - body.len())]);
     }
     String::from_utf8_lossy(&body).into_owned()
-}
-
-/// An error with its causes: reqwest's own text leaves out what went wrong.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Counts results in a row, as Consul's `StatusHandler` does: the first result counts at once,

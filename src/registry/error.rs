@@ -1,8 +1,8 @@
 //! What goes wrong with registries, in lines that say what to do about it.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
-use crate::tls::TlsError;
+use crate::{error::root_cause, tls::TlsError};
 
 /// How much of someone else's text is shown.
 const MAX_TEXT: usize = 240;
@@ -62,13 +62,4 @@ pub(super) fn one_line(text: &str) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
-}
-
-/// The innermost error, which says what happened; the outer ones say that something did.
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: Option<&dyn std::error::Error> = error.source();
-    while let Some(next) = cause.and_then(|cause| cause.source()) {
-        cause = Some(next);
-    }
-    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }

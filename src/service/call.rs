@@ -4,12 +4,15 @@
 //! one that was answered with a status that stands in `retry.on` (class C), or not within
 //! `retry.try_timeout` (class D). Knows nothing of who asks, or of what a head says but its method.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
-use super::{Asked, Line, Replay, Service, Shed, Terms, Turn, View, limits::Seat, replay};
+use super::{
+    Asked, Attempts, Line, Replay, Service, Shed, Terms, Turn, View, attempts::Past, limits::Seat,
+    replay,
+};
 use crate::{
     instance::Address,
     upstream::{
@@ -55,26 +58,6 @@ pub enum Unanswered<B> {
     Failed(Attempts),
     /// The request's own body broke off.
     BodyBroke(Box<dyn StdError + Send + Sync>),
-}
-
-/// Attempts that failed, and why there was no other.
-#[derive(Debug)]
-pub struct Attempts {
-    /// In their order; at least one.
-    pub failed: Vec<Attempt>,
-    /// Whether another attempt was wanted, and the retry budget refused it.
-    pub out_of_budget: bool,
-}
-
-/// An attempt that failed.
-#[derive(Debug)]
-pub struct Attempt {
-    /// Who was called.
-    pub endpoint: Address,
-    /// How it failed.
-    pub failure: Failure,
-    /// For how long it was tried.
-    pub took: Duration,
 }
 
 impl Service {
@@ -357,63 +340,7 @@ fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
     match (failure.processed, &failure.kind) {
         (Processed::Never, _) => true,
         (Processed::Perhaps, FailureKind::Closed | FailureKind::Io(_)) => idempotent,
-        (_, FailureKind::Unwanted(_) | FailureKind::TryTimeout) => idempotent,
+        (_, FailureKind::TryTimeout) => idempotent,
         (Processed::Perhaps | Processed::Begun, _) => false,
-    }
-}
-
-/// The attempts that failed.
-#[derive(Default)]
-struct Past {
-    tried: Vec<Arc<Line>>,
-    failed: Vec<Attempt>,
-    /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
-    /// at once, several in a row may be gone before the registry has said so. What bounds those
-    /// is the budget, and that each is tried once.
-    asked: u32,
-}
-
-impl Past {
-    fn note(&mut self, line: Arc<Line>, failure: Failure, began: Instant) {
-        line.pool().failures.add_one();
-        let unasked = matches!(
-            failure.kind,
-            FailureKind::Connect(_) | FailureKind::Handshake(_) | FailureKind::Removed
-        );
-        if !unasked {
-            self.asked += 1;
-        }
-        self.failed.push(Attempt {
-            endpoint: line.pool().address().clone(),
-            failure,
-            took: began.elapsed(),
-        });
-        self.tried.push(line);
-    }
-
-    fn last_unless_removed(&self) -> Option<Arc<Line>> {
-        let last = self.tried.last();
-        last.filter(|line| !line.pool().is_retired()).cloned()
-    }
-}
-
-impl fmt::Display for Attempts {
-    /// Each with who was called, in a line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, attempt) in self.failed.iter().enumerate() {
-            let Attempt {
-                endpoint,
-                failure,
-                took,
-            } = attempt;
-            write!(
-                f,
-                "{}{endpoint}: {failure}, processed: {:?}, after {:.1} ms",
-                if n == 0 { "" } else { "; " },
-                failure.processed,
-                took.as_secs_f64() * 1e3
-            )?;
-        }
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     prober::{Findings, Prober, Running},
 };
 use crate::{
-    config::Health,
+    config::{Health, HealthAsk},
     instance::Address,
     upstream::{Checked, Protocol},
 };
@@ -76,8 +76,8 @@ fn follow(
         let at = |port| Address::new(id.address.host(), port).ok();
         let address = port.and_then(at).unwrap_or_else(|| id.address.clone());
         let protocol = match health.ask {
-            crate::config::HealthAsk::Grpc { .. } => Protocol::Http2,
-            _ => Protocol::Http1,
+            HealthAsk::Grpc { .. } => Protocol::Http2,
+            HealthAsk::Http(_) | HealthAsk::Tcp => Protocol::Http1,
         };
         let handshake = tls.then(|| service.tls().handshake(&id.address, protocol));
         let whom = Checked {
@@ -86,34 +86,34 @@ fn follow(
         };
         let settings = tls.then_some(&service.policy().tls);
         let check = prober.check(whom, settings, health);
-        let following = tokio::spawn(forward(Arc::clone(&endpoint), check.follow(), tell.clone()));
+        let findings = check.follow();
+        // What was found before was another service's.
+        let before = findings.borrow().clone();
+        let following = forward(Arc::clone(&endpoint), findings, before, tell.clone());
         let check = Followed {
             endpoint,
             _check: check,
-            _following: AbortOnDropHandle::new(following),
+            _following: AbortOnDropHandle::new(tokio::spawn(following)),
         };
         followed.insert(id, check);
     }
 }
 
+/// Tells what is found of an endpoint, from what was known `before` on.
 async fn forward(
     endpoint: Arc<Endpoint>,
-    mut findings: tokio::sync::watch::Receiver<Findings>,
+    mut findings: watch::Receiver<Findings>,
+    mut before: Findings,
     tell: mpsc::UnboundedSender<Told>,
 ) {
-    // What was found before is another service's.
-    let (mut passed, mut failed) = {
-        let before = findings.borrow();
-        (before.passed, before.failed)
-    };
     while findings.changed().await.is_ok() {
         let now = findings.borrow_and_update().clone();
-        // What is new since the last time, and not what another service was told before.
         let news = Findings {
-            passed: now.passed - std::mem::replace(&mut passed, now.passed),
-            failed: now.failed - std::mem::replace(&mut failed, now.failed),
-            checkup: now.checkup,
+            passed: now.passed - before.passed,
+            failed: now.failed - before.failed,
+            checkup: now.checkup.clone(),
         };
+        before = now;
         if tell.send((Arc::clone(&endpoint), news)).is_err() {
             return;
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::instance::{Address, Instance, Revision};
 
@@ -37,6 +38,8 @@ pub(super) struct Pin {
     pub(super) ends: SystemTime,
     /// Tells one pin from a later one of the same service.
     pub(super) began: Instant,
+    /// Ends it when its time is over; gone with it.
+    pub(super) expiry: Option<AbortOnDropHandle<()>>,
     /// What the registries say meanwhile.
     told: Arc<[Seat]>,
 }
@@ -208,6 +211,7 @@ impl Journal {
             since: SystemTime::now(),
             ends,
             began,
+            expiry: None,
             told,
         });
         began

@@ -2,6 +2,7 @@
 //! its snapshot without a lock; the registry's events replace the snapshot. Knows nothing of
 //! clients or routes, or of what a head says.
 
+mod attempts;
 mod balance;
 mod board;
 mod budget;
@@ -30,9 +31,10 @@ mod tagged;
 mod terms;
 mod view;
 
+pub use attempts::{Attempt, Attempts};
 pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn, key_digest};
 pub use budget::Budget;
-pub use call::{Answered, Attempt, Attempts, Head, Unanswered};
+pub use call::{Answered, Head, Unanswered};
 pub use directory::{Directory, Lookup};
 pub use endpoint::{Endpoint, EndpointId, Line};
 pub use journal::{Change, EntryStatus, Why};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Service, guard,
@@ -89,9 +90,10 @@ impl Service {
             service = %self.name(), set = number, seconds = time.as_secs(),
             "pinned: whatever its registries say, its set stays what it is"
         );
-        let status = journal.pin.as_ref().map(PinStatus::of);
-        tokio::spawn(expire(Arc::downgrade(self), began, time));
-        Ok(status.expect("it was just pinned"))
+        let pin = journal.pin.as_mut().expect("it was just pinned");
+        let expiry = tokio::spawn(expire(Arc::downgrade(self), began, time));
+        pin.expiry = Some(AbortOnDropHandle::new(expiry));
+        Ok(PinStatus::of(pin))
     }
 
     /// Takes the pin off, and follows the registries again. Returns whether there was one.

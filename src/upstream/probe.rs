@@ -1,7 +1,7 @@
 //! One check of one endpoint, over a connection of its own: whether a new one is served. Knows
 //! nothing of when and how often, or of what a result comes to.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response, StatusCode, header};
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use super::{stream::Stream, tls::Handshake};
 use crate::{
     config::{HealthAsk, HttpHealth},
+    error::with_causes,
     instance::Address,
 };
 
@@ -74,7 +75,7 @@ async fn connect(whom: &Checked) -> Result<Stream, String> {
 async fn http(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Result<(), String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(in_words)?;
+        .map_err(|error| with_causes(&error))?;
     let host = wanted.host.clone();
     let request = Request::get(&*wanted.path)
         .header(
@@ -84,9 +85,12 @@ async fn http(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Result<(),
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .map_err(in_words)?;
+        .map_err(|error| with_causes(&error))?;
     let asking = async {
-        let answer = sender.send_request(request).await.map_err(in_words)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| with_causes(&error))?;
         judge(answer, wanted).await
     };
     driven(connection, asking).await
@@ -110,7 +114,7 @@ async fn judge(answer: Response<Incoming>, wanted: &HttpHealth) -> Result<(), St
     while read.len() < MOST
         && let Some(frame) = body.frame().await
     {
-        if let Ok(data) = frame.map_err(in_words)?.into_data() {
+        if let Ok(data) = frame.map_err(|error| with_causes(&error))?.into_data() {
             read.extend_from_slice(&data[..data.len().min(MOST - read.len())]);
         }
         if memchr::memmem::find(&read, text.as_bytes()).is_some() {
@@ -141,7 +145,7 @@ const PREFIX: usize = 5;
 
 async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), String> {
     let shaking = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut sender, connection) = shaking.await.map_err(in_words)?;
+    let (mut sender, connection) = shaking.await.map_err(|error| with_causes(&error))?;
     let service = service.to_owned();
     let message = HealthRequest { service }.encode_to_vec();
     let mut body = vec![0];
@@ -154,9 +158,12 @@ async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), Strin
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, USER_AGENT)
         .body(Full::new(Bytes::from(body)))
-        .map_err(in_words)?;
+        .map_err(|error| with_causes(&error))?;
     let asking = async {
-        let answer = sender.send_request(request).await.map_err(in_words)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| with_causes(&error))?;
         if answer.status() != StatusCode::OK {
             return Err(format!("answered {}", answer.status()));
         }
@@ -183,7 +190,10 @@ async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), Strin
             return Err("an answer without a message".to_owned());
         }
         message.advance(PREFIX);
-        match HealthResponse::decode(message).map_err(in_words)?.status {
+        match HealthResponse::decode(message)
+            .map_err(|error| with_causes(&error))?
+            .status
+        {
             SERVING => Ok(()),
             status => Err(format!("answered status {status}, and not SERVING")),
         }
@@ -205,14 +215,4 @@ async fn driven<T>(
         done = something => done,
         never = connection => never,
     }
-}
-
-fn in_words(error: impl StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

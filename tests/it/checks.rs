@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{
@@ -73,6 +74,25 @@ impl Patient {
     fn is_ill(&self, ill: bool) {
         self.ill.store(ill, SeqCst);
     }
+}
+
+/// Backends of these, signed in and serving; and that as the proxy says it.
+async fn serving(
+    proxy: &Proxy,
+    patients: &[Patient],
+) -> (Vec<Backend>, Vec<(SocketAddr, &'static str)>) {
+    let mut backends = Vec::new();
+    for (n, patient) in patients.iter().enumerate() {
+        let backend = patient.backend(&n.to_string()).start().await;
+        proxy.register("cart", backend.address()).await;
+        backends.push(backend);
+    }
+    let all: Vec<_> = backends
+        .iter()
+        .map(|one| (one.address(), "serving"))
+        .collect();
+    proxy.until_states("cart", &all).await;
+    (backends, all)
 }
 
 async fn until_check(proxy: &Proxy, backend: &Backend, what: &str, holds: impl Fn(&Value) -> bool) {
@@ -151,17 +171,7 @@ async fn checks_follow_the_list_and_end_with_their_endpoint() {
     let proxy = Proxy::start(&with(health)).await;
     let ledger = Ledger::default();
     let patients: Vec<_> = (0..3).map(|_| Patient::of(&ledger)).collect();
-    let mut backends = Vec::new();
-    for (n, patient) in patients.iter().enumerate() {
-        let backend = patient.backend(&n.to_string()).start().await;
-        proxy.register("cart", backend.address()).await;
-        backends.push(backend);
-    }
-    let all: Vec<_> = backends
-        .iter()
-        .map(|one| (one.address(), "serving"))
-        .collect();
-    proxy.until_states("cart", &all).await;
+    let (backends, all) = serving(&proxy, &patients).await;
     let load = Load::start(proxy.address(), "/cart", 200).await;
     // It leaves while its checks run, and comes back as another one, whose checks begin anew.
     proxy.deregister("cart", backends[0].address()).await;
@@ -229,17 +239,7 @@ async fn where_too_few_pass_all_are_called() {
     let proxy = Proxy::start(&with(health)).await;
     let ledger = Ledger::default();
     let patients: Vec<_> = (0..4).map(|_| Patient::of(&ledger)).collect();
-    let mut backends = Vec::new();
-    for (n, patient) in patients.iter().enumerate() {
-        let backend = patient.backend(&n.to_string()).start().await;
-        proxy.register("cart", backend.address()).await;
-        backends.push(backend);
-    }
-    let all: Vec<_> = backends
-        .iter()
-        .map(|one| (one.address(), "serving"))
-        .collect();
-    proxy.until_states("cart", &all).await;
+    let (backends, all) = serving(&proxy, &patients).await;
     let load = Load::start(proxy.address(), "/cart", 400).await;
     let failing = |count: usize| {
         move |service: &Value| {
@@ -331,7 +331,7 @@ async fn a_port_of_its_own_is_asked_and_must_take_connections() {
 }
 
 /// A server of gRPC's health service that knows `shop.Cart`, which is well or not.
-async fn grpc_server(serving: Arc<AtomicBool>) -> std::net::SocketAddr {
+async fn grpc_server(serving: Arc<AtomicBool>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

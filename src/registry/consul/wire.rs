@@ -26,6 +26,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+use crate::error::root_cause;
+
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Finds a machine that is gone while a question waits there.
@@ -62,7 +64,7 @@ pub(super) enum Broken {
     #[error("{}", root_cause(.0))]
     Http(hyper::Error),
     /// Of an exchange that changes something, whose URL may hold credentials, and is left out.
-    #[error("{}", crate::registry::error::root_cause(.0))]
+    #[error("{}", root_cause(.0))]
     Change(reqwest::Error),
 }
 
@@ -237,13 +239,4 @@ async fn reply(head: Parts, mut incoming: Incoming) -> hyper::Result<Reply> {
         body,
         whole,
     })
-}
-
-/// The innermost error, which says what happened; the outer ones say that something did.
-fn root_cause(error: &hyper::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -4,7 +4,10 @@ use std::{error::Error, time::Duration};
 
 use tonic::{Code, Status};
 
-use crate::registry::{RegistryError, error::one_line};
+use crate::{
+    error::root_cause,
+    registry::{RegistryError, error::one_line},
+};
 
 /// How long an etcd is left alone that does not let us in: each try of a password costs it a
 /// slow hash, and a person must do something first.
@@ -42,11 +45,7 @@ impl Fault {
 
     /// The innermost error says what happened; the outer ones say that something did.
     pub(super) fn connection(error: &(dyn Error + 'static)) -> Self {
-        let mut cause = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        Self::Connection(one_line(&cause.to_string()))
+        Self::Connection(one_line(&root_cause(error)))
     }
 
     /// A watch that etcd ends, with the reason that it gives: an error's text as Go prints it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::registry::{RegistryError, error::root_cause};
+use crate::{error::root_cause, registry::RegistryError};
 
 /// How long an etcd is left alone that does not let us in: each try of a password costs it a slow
 /// hash, and a person must do something first.

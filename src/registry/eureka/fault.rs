@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::registry::error::root_cause;
+use crate::error::root_cause;
 
 /// What can go wrong with a question.
 pub(crate) enum Fault {

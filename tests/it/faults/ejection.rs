@@ -12,7 +12,8 @@ use super::{SERVICE, Stage, let_pass};
 use crate::support::{
     backend::Backend,
     eventually,
-    load::{Outcome, Report},
+    load::{Load, Outcome, Report},
+    process::BackendProcess,
     proxy::endpoints,
     raw::RawBackend,
 };
@@ -78,9 +79,8 @@ fn assert_only_trials_failed(report: &Report, ejected: Instant, ejections: u64, 
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
-    let stage = Stage::embedded_with(EJECT).await;
+/// Four under load, the first of which stands still and is ejected for it.
+async fn one_hangs(stage: &Stage) -> (Vec<BackendProcess>, Load) {
     let mut processes = Vec::new();
     for _ in 0..4 {
         processes.push(stage.open_process().await);
@@ -90,6 +90,13 @@ async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
     let_pass(500).await;
     processes[0].pause();
     stage.until_state(processes[0].address(), "ejected").await;
+    (processes, load)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
+    let stage = Stage::embedded_with(EJECT).await;
+    let (processes, load) = one_hangs(&stage).await;
     let ejected = Instant::now();
     let_pass(3_000).await;
     processes[0].resume();
@@ -116,15 +123,7 @@ async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
 async fn where_attempts_have_a_time_of_their_own_one_that_hangs_fails_no_get() {
     let tables = format!("{EJECT}retry = {{ try_timeout = \"250ms\" }}\n");
     let stage = Stage::embedded_with(&tables).await;
-    let mut processes = Vec::new();
-    for _ in 0..4 {
-        processes.push(stage.open_process().await);
-    }
-    stage.proxy.until_served("/cart/x").await;
-    let load = stage.load().await;
-    let_pass(500).await;
-    processes[0].pause();
-    stage.until_state(processes[0].address(), "ejected").await;
+    let (processes, load) = one_hangs(&stage).await;
     let_pass(1_500).await;
     processes[0].resume();
     let mut report = stage.ended(load).await;
