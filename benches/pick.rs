@@ -34,7 +34,7 @@ const REQUESTS: usize = 4096;
 const HOT: usize = 16;
 
 /// What is measured: its name, the `balance` of it, and whether weights differ.
-const CASES: [(&str, &str, bool); 10] = [
+const CASES: [(&str, &str, bool); 11] = [
     ("round_robin", "\"round_robin\"", false),
     ("weighted", "\"weighted\"", true),
     ("random", "\"random\"", false),
@@ -51,6 +51,7 @@ const CASES: [(&str, &str, bool); 10] = [
         "{ kind = \"hash\", by = { header = \"x-user\" }, load = 1.25 }",
         false,
     ),
+    ("zone first", "\"round_robin\"\nprefer = \"zone\"", false),
     ("sticky", "{ kind = \"sticky\", cookie = \"shop\" }", false),
     (LEAST_REQUEST, "\"least_request\"", false),
 ];
@@ -83,7 +84,7 @@ fn requests(service: &Service, worker: usize) -> Vec<Head> {
             let user = HeaderValue::try_from(format!("user-{worker}-{n}"));
             let user = user.expect("it is ASCII");
             request.headers_mut().insert("x-user", user);
-            let turn = view.turn(None, tally);
+            let turn = view.turn(None, tally, now);
             let line = view.pick(worker, turn, tally, now).expect("there are some");
             if let Some(cookie) = view.cookie(worker, turn, &line, tally) {
                 let text = cookie.to_str().expect("it is ASCII");
@@ -116,13 +117,13 @@ fn measure(service: &Service, picks: usize) -> Cost {
                     let requests = requests(service, worker);
                     let turns: Vec<_> = requests
                         .iter()
-                        .map(|request| view.turn(Some(request), tally))
+                        .map(|request| view.turn(Some(request), tally, now))
                         .collect();
                     // A request that is picked for was read just before.
                     let hot = &requests[..HOT];
                     start.wait();
                     let turn = nanos(picks, hot, |request| {
-                        black_box(view.turn(Some(black_box(request)), tally));
+                        black_box(view.turn(Some(black_box(request)), tally, now));
                     });
                     start.wait();
                     let pick = nanos(picks, &turns, |turn| {
@@ -162,9 +163,10 @@ fn endpoints(with_weights: bool) -> String {
     for n in 0..ENDPOINTS {
         let weight = if with_weights { 1 + n % 4 } else { 1 };
         let (a, b) = (n / 250, 1 + n % 250);
+        let zone = if n % 2 == 0 { "a" } else { "b" };
         let _ = writeln!(
             text,
-            "{{ address = \"10.0.{a}.{b}:80\", weight = {weight} }},"
+            "{{ address = \"10.0.{a}.{b}:80\", weight = {weight}, meta = {{ zone = \"{zone}\" }} }},"
         );
     }
     text + "]\n"
@@ -178,7 +180,7 @@ async fn run(
 ) -> Result<Cost, Box<dyn Error>> {
     std::fs::write(folder.join("services.toml"), endpoints(with_weights))?;
     let text = format!(
-        "workers = {THREADS}\n[registry.file]\npath = \"services.toml\"\n\
+        "workers = {THREADS}\nzone = \"a\"\n[registry.file]\npath = \"services.toml\"\n\
          [defaults]\nbalance = {balance}\n"
     );
     let client = Client::start(Config::parse_for_client(&text, folder)?)?;
@@ -191,7 +193,7 @@ async fn run(
         let worker = n % THREADS;
         let now = tokio::time::Instant::now();
         let (view, tally) = (service.main(), &service.lane(worker).tally);
-        let turn = view.turn(None, tally);
+        let turn = view.turn(None, tally, now);
         let line = view.pick(worker, turn, tally, now);
         let pool = Arc::clone(line.ok_or("there is nobody")?.pool());
         pool.took(now - Duration::from_micros(100 * (n as u64 % 50)));

@@ -195,14 +195,21 @@ pub(super) fn read(table: &mut Table<'_>, base: &Balance) -> Balance {
 /// Reads the `balance` of some of a service's endpoints; `None` where it is the service's.
 pub(super) fn of_subset(table: &mut Table<'_>) -> Option<Balance> {
     let balance = one_of(table, "balance", KINDS)?;
-    if let (Balance::Hash(Hash { load: Some(_), .. }), Some(field)) =
-        (&balance, table.take("balance"))
-    {
-        let wrong = Wrong::new("the bound of a route's `hash` is not known");
+    let is_fine = refuse_bound(table, &balance, "a route's `hash`");
+    is_fine.then_some(balance)
+}
+
+/// A bound is of all that a service has in flight, and of no part of it. Returns whether there is
+/// none here.
+pub(super) fn refuse_bound(table: &mut Table<'_>, balance: &Balance, whose: &str) -> bool {
+    let has_bound = matches!(balance, Balance::Hash(Hash { load: Some(_), .. }));
+    let field = table.take("balance").or_else(|| table.take("prefer"));
+    if let (true, Some(field)) = (has_bound, field) {
+        let wrong = Wrong::new(format!("the bound of {whose} is not known"));
         field.wrong(wrong.suggest("leave `load` out, or balance the whole service so"));
-        return None;
+        return false;
     }
-    Some(balance)
+    true
 }
 
 fn one_of(table: &mut Table<'_>, key: &'static str, kinds: &[(&str, Kind)]) -> Option<Balance> {

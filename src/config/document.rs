@@ -17,7 +17,7 @@ use super::{
     reader::Table,
     registry,
     report::{Problems, Wrong},
-    route, service, snapshot, syntax, value,
+    route, service, snapshot, syntax, value, zone,
 };
 
 impl Config {
@@ -94,8 +94,9 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let listeners = listen::read(top, &mut claims);
     let admin = top.within("admin", |table| admin(table, base, &mut claims));
     let registries = registry::read(top, base, &mut claims);
-    let (defaults, default) = service::defaults(top, base, &registries);
-    let services = service::read(top, base, &defaults, default.as_ref(), &registries);
+    let zone = zone::own(top);
+    let (defaults, default) = service::defaults(top, base, &zone, &registries);
+    let services = service::read(top, base, &zone, &defaults, default.as_ref(), &registries);
     let needed = reader == Reader::Proxy && !registries.make_routes();
     let routes = route::read(top, &services, default.as_ref(), &registries, needed);
     let mut config = Config {

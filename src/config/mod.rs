@@ -29,6 +29,7 @@ mod testing;
 mod tls;
 mod urlprefix;
 mod value;
+mod zone;
 
 pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
 pub use health::{Health, HealthAsk, HttpHealth};
@@ -369,6 +370,8 @@ pub struct Service {
     pub meta: BTreeMap<String, String>,
     /// How an endpoint is picked.
     pub balance: Balance,
+    /// The proxy's own zone, where its endpoints come first (`prefer = "zone"`).
+    pub zone: Option<Arc<str>>,
     /// Attempts and their budget.
     pub retry: Retry,
     /// How long an endpoint may take.

@@ -13,12 +13,14 @@ use super::{
     report::Wrong,
     statuses::{self, Statuses},
     tls,
+    zone::{self, OwnZone},
 };
 
 /// Reads `[defaults]`; and what is meant where no registry is named, if there can be no doubt.
 pub(super) fn defaults(
     top: &mut Table<'_>,
     folder: &Path,
+    zone: &OwnZone,
     registries: &Registries,
 ) -> (Service, Option<Origin>) {
     top.within("defaults", |table| {
@@ -33,6 +35,7 @@ pub(super) fn defaults(
             tags: Vec::new(),
             meta: BTreeMap::new(),
             balance: Balance::RoundRobin,
+            zone: None,
             retry: Retry {
                 attempts: 3,
                 budget_ratio: 0.2,
@@ -66,7 +69,7 @@ pub(super) fn defaults(
             discovery_timeout: Duration::from_secs(2),
             fallback: None,
         };
-        (policy(table, folder, &built_in), origin)
+        (policy(table, folder, zone, &built_in), origin)
     })
 }
 
@@ -89,6 +92,7 @@ fn eject_by_default() -> Eject {
 pub(super) fn read(
     top: &mut Table<'_>,
     folder: &Path,
+    zone: &OwnZone,
     defaults: &Service,
     default: Option<&Origin>,
     registries: &Registries,
@@ -102,7 +106,7 @@ pub(super) fn read(
             meta: table.map("meta", "{ version = \"2\" }"),
             origin,
             fallback: fallbacks.read(name, table),
-            ..policy(table, folder, defaults)
+            ..policy(table, folder, zone, defaults)
         }
     });
     fallbacks.check(&services, default.is_some());
@@ -134,9 +138,15 @@ pub(super) fn tags(
 
 /// What `[service.NAME]` and `[defaults]` have in common. Tables inside are taken over from
 /// `base` key by key.
-fn policy(table: &mut Table<'_>, folder: &Path, base: &Service) -> Service {
+fn policy(table: &mut Table<'_>, folder: &Path, zone: &OwnZone, base: &Service) -> Service {
+    let balance = balance::read(table, &base.balance);
+    let zone = zone::prefer(table, zone, base.zone.as_ref());
+    if zone.is_some() {
+        balance::refuse_bound(table, &balance, "a zone's `hash`");
+    }
     Service {
-        balance: balance::read(table, &base.balance),
+        balance,
+        zone,
         retry: table.within("retry", |table| retry(table, base.retry)),
         timeout: table.within("timeout", |table| timeouts(table, base.timeout)),
         pool: table.within("pool", |table| Pool {

@@ -97,7 +97,7 @@ impl Service {
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();
         let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
-        let turn = view.turn(Some(&*head), &lane.tally);
+        let turn = view.turn(Some(&*head), &lane.tally, now);
         let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
             Ok(Some(seated)) => seated,
             Ok(None) => return Err(Unanswered::NoEndpoints(body)),
@@ -167,6 +167,7 @@ impl Service {
                     match answered {
                         Ok(mut answer) => {
                             line.pool().took(began);
+                            view.note_zone(&line, &lane.tally);
                             let cookie = view.cookie(worker, turn, &line, &lane.tally);
                             if let Some(cookie) = cookie {
                                 answer.head.headers.append(header::SET_COOKIE, cookie);

@@ -1,7 +1,10 @@
 //! Whom a service calls: one instance's address with the state that lives as long as its
 //! identity does.
 
-use std::sync::{Arc, atomic::AtomicU32};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+};
 
 use super::life::Life;
 use crate::{
@@ -37,6 +40,7 @@ pub struct Line {
     life: Arc<Life>,
     /// The endpoint's, where there is a limit to them: requests that it works on.
     seats: Arc<AtomicU32>,
+    is_near: AtomicBool,
 }
 
 impl Line {
@@ -51,6 +55,11 @@ impl Line {
 
     pub(super) fn seats(&self) -> &AtomicU32 {
         &self.seats
+    }
+
+    /// Whether the endpoint is in the proxy's own zone, where that comes first.
+    pub(super) fn is_near(&self) -> bool {
+        self.is_near.load(Relaxed)
     }
 
     /// Notes that the endpoint took a connection: it is not doubted any more.
@@ -80,6 +89,7 @@ impl Endpoint {
             pool: Arc::new(pool()),
             life: Arc::clone(&life),
             seats: Arc::clone(&seats),
+            is_near: AtomicBool::new(false),
         };
         Self {
             lines: (0..workers).map(line).map(Arc::new).collect(),
@@ -116,6 +126,12 @@ impl Endpoint {
     /// How busy it is, over all workers, where its balancer compares that.
     pub(super) fn load(&self) -> Option<&Arc<Load>> {
         self.load.as_ref()
+    }
+
+    /// Whether it is in the proxy's own zone; said where that comes first, with each set.
+    pub(super) fn set_near(&self, is_near: bool) {
+        let lines = self.lines.iter();
+        lines.for_each(|line| line.is_near.store(is_near, Relaxed));
     }
 
     /// Requests that it works on now.

@@ -32,7 +32,7 @@ mod terms;
 mod view;
 
 pub use attempts::{Attempt, Attempts};
-pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn, key_digest};
+pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn, ZoneStatus, key_digest};
 pub use budget::Budget;
 pub use call::{Answered, Head, Unanswered};
 pub use directory::{Directory, Lookup};

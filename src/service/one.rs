@@ -81,7 +81,7 @@ impl Service {
         subsets: impl IntoIterator<Item = Arc<Subset>>,
         changes: Arc<Notify>,
     ) -> Self {
-        let view = |subset| View::new(&name, subset, &policy.balance);
+        let view = |subset| View::new(&name, subset, &policy);
         let main = view(None);
         let views: Box<[_]> = subsets.into_iter().map(Some).map(view).collect();
         let balances = std::iter::once(&main).chain(&views).map(View::balance);

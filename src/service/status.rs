@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     BalanceStatus, Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service,
-    View, journal::unix_seconds,
+    View, ZoneStatus, journal::unix_seconds,
 };
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
@@ -20,6 +20,8 @@ pub struct ServiceStatus {
     pub registered_name: String,
     /// How its endpoints are picked.
     pub balance: BalanceStatus,
+    /// The proxy's own zone, where it comes first.
+    pub zone: Option<ZoneStatus>,
     /// Its endpoints, in the order of their identities.
     pub endpoints: Vec<EndpointStatus>,
     /// How many requests it works on at once, and may; `None` where there is no limit.
@@ -65,6 +67,8 @@ pub struct ViewStatus {
     pub meta: BTreeMap<String, String>,
     /// How one of them is picked.
     pub balance: &'static str,
+    /// The proxy's own zone, where it comes first.
+    pub zone: Option<ZoneStatus>,
     /// How many may be picked.
     pub endpoints: usize,
 }
@@ -140,10 +144,15 @@ impl Service {
             name: Arc::clone(self.name()),
             registered_name: self.registered_name().to_owned(),
             balance: self.balance(),
+            zone: self.main().zone(now),
             endpoints,
             limits: self.limits().map(|limits| limits.status()),
             panic: board.panics(self.policy()),
-            views: self.views().iter().filter_map(ViewStatus::of).collect(),
+            views: self
+                .views()
+                .iter()
+                .filter_map(|view| ViewStatus::of(view, now))
+                .collect(),
             fallback: self.policy().fallback.clone(),
             last_change: board.changed.map(unix_seconds),
             watches: self
@@ -168,12 +177,13 @@ impl Service {
 }
 
 impl ViewStatus {
-    fn of(view: &View) -> Option<Self> {
+    fn of(view: &View, now: Instant) -> Option<Self> {
         view.subset().map(|subset| Self {
             subset: subset.to_string(),
             tags: subset.tags.clone(),
             meta: subset.meta.clone(),
             balance: view.balance().as_str(),
+            zone: view.zone(now),
             endpoints: view.snapshot().endpoints.len(),
         })
     }

@@ -9,8 +9,14 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{Asked, BalanceStatus, Balancer, Endpoint, Line, Snapshot, Tally, Turn, board::Board};
-use crate::config::{self, Balance, Subset};
+use super::{
+    Asked, BalanceStatus, Balancer, Endpoint, Line, Snapshot, Tally, Turn, ZoneStatus,
+    balance::Zone, board::Board,
+};
+use crate::{
+    config::{self, Balance, Subset},
+    instance::Instance,
+};
 
 /// Some of a service's endpoints, or all.
 #[derive(Debug)]
@@ -20,13 +26,19 @@ pub struct View {
     balance: Balance,
     snapshot: ArcSwap<Snapshot>,
     balancer: Balancer,
+    /// Where the proxy's own zone comes first.
+    zone: Option<Zone>,
 }
 
 impl View {
-    /// One of this service that nobody is in yet; `balance` is the service's.
-    pub(super) fn new(service: &str, subset: Option<Arc<Subset>>, balance: &Balance) -> Self {
+    /// One of this service that nobody is in yet.
+    pub(super) fn new(
+        service: &str,
+        subset: Option<Arc<Subset>>,
+        policy: &config::Service,
+    ) -> Self {
         let own = subset.as_ref().and_then(|subset| subset.balance.as_ref());
-        let mut balance = own.unwrap_or(balance).clone();
+        let mut balance = own.unwrap_or(&policy.balance).clone();
         if let (Some(_), Balance::Hash(hash)) = (&subset, &mut balance) {
             // What is in flight is known of the whole service, and of no part of it.
             hash.load = None;
@@ -41,6 +53,7 @@ impl View {
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(service, &balance),
             balance,
+            zone: policy.zone.clone().map(Zone::new),
         }
     }
 
@@ -73,8 +86,12 @@ impl View {
 
     /// Takes a turn: that of a request, if it is one. What is unusual is counted on the worker's
     /// tally.
-    pub fn turn(&self, asked: Option<&dyn Asked>, tally: &Tally) -> Turn {
-        self.balancer.turn(asked, tally)
+    pub fn turn(&self, asked: Option<&dyn Asked>, tally: &Tally, now: Instant) -> Turn {
+        let turn = self.balancer.turn(asked, tally);
+        match &self.zone {
+            None => turn,
+            Some(zone) => zone.turn(turn, now),
+        }
     }
 
     /// Picks the endpoint whose turn it is, without a lock, and returns this worker's way to it.
@@ -85,9 +102,16 @@ impl View {
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
-        self.balancer
-            .pick(&self.snapshot.load(), turn, tally, now)
-            .map(|endpoint| Arc::clone(endpoint.line(worker)))
+        let line = |endpoint: &Endpoint| Arc::clone(endpoint.line(worker));
+        if let Some(zone) = &self.zone {
+            let picked = zone.pick(&self.balancer, turn, None::<fn(&_) -> _>, tally, now, line);
+            if picked.is_some() {
+                return picked;
+            }
+        }
+        let snapshot = self.snapshot.load();
+        let picked = self.balancer.pick(&snapshot, turn, |_| true, tally, now);
+        picked.map(|endpoint| line(endpoint))
     }
 
     /// The same for a request that was tried with these already; `None` where there is no other.
@@ -99,10 +123,20 @@ impl View {
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
+        let line = |endpoint: &Endpoint| Arc::clone(endpoint.line(worker));
         let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.line(worker));
-        self.balancer
-            .pick_other(&self.snapshot.load(), turn, was_tried, tally, now)
-            .map(|endpoint| Arc::clone(endpoint.line(worker)))
+        if let Some(zone) = &self.zone {
+            let picked = zone.pick(&self.balancer, turn, Some(was_tried), tally, now, line);
+            if picked.is_some() {
+                return picked;
+            }
+        }
+        let snapshot = self.snapshot.load();
+        let turn = turn.again(&snapshot);
+        let picked = self
+            .balancer
+            .pick(&snapshot, turn, |one| !was_tried(one), tally, now);
+        picked.map(|endpoint| line(endpoint))
     }
 
     /// What the answer to a request sets its cookie to, where that must change. Costs nothing where
@@ -120,6 +154,22 @@ impl View {
         let has_answered = |endpoint: &Endpoint| Arc::ptr_eq(endpoint.line(worker), answered);
         self.balancer
             .cookie(&self.snapshot.load(), turn, has_answered, tally)
+    }
+
+    /// Counts an answer by the zone of who gave it, where the proxy's own comes first.
+    pub(super) fn note_zone(&self, answered: &Line, tally: &Tally) {
+        if self.zone.is_some() {
+            let counter = match answered.is_near() {
+                true => &tally.local,
+                false => &tally.other,
+            };
+            counter.add_one();
+        }
+    }
+
+    /// The proxy's own zone, where it comes first.
+    pub(super) fn zone(&self, now: Instant) -> Option<ZoneStatus> {
+        self.zone.as_ref().map(|zone| zone.status(now))
     }
 
     /// How it picks, and what was unusual of it.
@@ -145,12 +195,17 @@ impl View {
 
     /// Takes over what the board has, if it differs.
     pub(super) fn publish(&self, board: &Board, policy: &config::Service) {
-        let snapshot = match self.subset.as_deref() {
-            None => board.snapshot(policy, &self.balance, |_| true),
-            Some(Subset { tags, meta, .. }) => {
-                board.snapshot(policy, &self.balance, |instance| instance.has(tags, meta))
-            }
+        let is_of = |instance: &Instance| {
+            let subset = self.subset.as_deref();
+            subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))
         };
+        if let Some(zone) = &self.zone {
+            zone.publish(|is_there| {
+                let wanted = |instance: &Instance| is_of(instance) && is_there(instance);
+                board.snapshot(policy, &self.balance, wanted)
+            });
+        }
+        let snapshot = board.snapshot(policy, &self.balance, is_of);
         if !self.snapshot.load().is_like(&snapshot) {
             self.snapshot.store(Arc::new(snapshot));
         }
@@ -174,7 +229,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, Overrides},
-        instance::{Address, Instance},
+        instance::Address,
         service::{Service, journal::Why, listing::Update},
         upstream::Tls,
     };
@@ -270,7 +325,12 @@ mod tests {
         let tally = &service.lane(0).tally;
         let picks_of_the_first = |view: &View| {
             let pick = |_: &i32| {
-                let picked = view.pick(0, view.turn(None, tally), tally, Instant::now());
+                let picked = view.pick(
+                    0,
+                    view.turn(None, tally, Instant::now()),
+                    tally,
+                    Instant::now(),
+                );
                 picked.unwrap().pool().address().port() == 1
             };
             (0..40).filter(pick).count()
@@ -326,7 +386,7 @@ mod tests {
                         while !over.load(Acquire) {
                             let before = current.load(Acquire);
                             let (view, tally) = (service.main(), &service.lane(worker).tally);
-                            let turn = view.turn(None, tally);
+                            let turn = view.turn(None, tally, Instant::now());
                             let line = view.pick(worker, turn, tally, Instant::now());
                             let after = current.load(Acquire);
                             // The next set may be there before its number is.

@@ -343,7 +343,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("kept.json"), away.to_string()).unwrap();
     let text = format!(
-        "{ROUTES}\n[[route]]\npath = \"/split\"\ntags = [\"v2\"]\n\
+        "zone = \"a\"\n{ROUTES}\n[[route]]\npath = \"/split\"\ntags = [\"v2\"]\n\
          split = [{{ service = \"cart\", weight = 1 }}]\nrate = {{ requests = 1 }}\n\
          [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [registry.shadow]\nkind = \"consul\"\naddress = \"{}\"\n\
@@ -351,7 +351,8 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
          [snapshot]\nfile = \"kept.json\"\n\
          [defaults]\nregistry = \"embedded\"\n\
          [[route]]\npath = \"/old\"\nservice = \"old\"\n[service.old]\nregistry = \"away\"\n\
-         [service.cart]\nregistry = [\"embedded\", \"shadow\"]\ncombine = \"shadow\"\n",
+         [service.cart]\nregistry = [\"embedded\", \"shadow\"]\ncombine = \"shadow\"\n\
+         prefer = \"zone\"\n",
         shadow.url()
     );
     let proxy = Proxy::start_in(folder, &text).await;

@@ -47,4 +47,5 @@ mod structure;
 mod support;
 mod upstream_tls;
 mod urlprefix;
+mod zone;
 mod zookeeper;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     metrics::HistogramSum,
     saved::{Found, Status},
-    service::{EndpointState, Shed, StatusClass},
+    service::{EndpointState, Shed, StatusClass, Tally},
 };
 
 use Kind::{Counter, Gauge, Histogram};
@@ -155,6 +155,27 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Clients whose cookie names another endpoint than it did.",
         |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.moved),
+    ),
+    line(
+        "callboard_zone_requests_total",
+        Counter,
+        &["service", "zone"],
+        "Answers of a service that prefers the proxy's own zone, by whether one of it gave them.",
+        zones,
+    ),
+    line(
+        "callboard_zone_local_percent",
+        Gauge,
+        SERVICE,
+        "Of a hundred requests, how many go to the proxy's own zone, where that is preferred.",
+        |scrape, samples| {
+            scrape.services.iter().try_for_each(|(service, status)| {
+                let zone = status.zone.as_ref();
+                zone.map_or(Ok(()), |zone| {
+                    samples.add(&[service.name()], u64::from(zone.local_percent))
+                })
+            })
+        },
     ),
     line(
         "callboard_endpoints",
@@ -472,6 +493,16 @@ fn shed(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
             let sum: u64 = lanes.map(|lane| lane.shed[place].value()).sum();
             samples.add(&[service.name(), reason.as_str()], sum)?;
         }
+    }
+    Ok(())
+}
+
+fn zones(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    let services = scrape.services.iter();
+    for (service, _) in services.filter(|(_, status)| status.zone.is_some()) {
+        let sum = |of: fn(&Tally) -> u64| service.lanes().map(|lane| of(&lane.tally)).sum::<u64>();
+        samples.add(&[service.name(), "local"], sum(|tally| tally.local.value()))?;
+        samples.add(&[service.name(), "other"], sum(|tally| tally.other.value()))?;
     }
     Ok(())
 }

@@ -41,8 +41,18 @@ pub enum Balancer {
 /// A request's place in the order, and its key where it has one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Turn {
-    place: usize,
-    key: Option<u64>,
+    pub(super) place: usize,
+    pub(super) key: Option<u64>,
+    /// Whether it is elsewhere than in the proxy's own zone, where that comes first.
+    pub(super) is_far: bool,
+}
+
+impl Turn {
+    /// The same request's, which was tried before.
+    pub(in crate::service) fn again(self, snapshot: &Snapshot) -> Self {
+        let place = round_robin::again(self.place, snapshot);
+        Self { place, ..self }
+    }
 }
 
 impl Balancer {
@@ -67,7 +77,7 @@ impl Balancer {
         match self {
             Self::RoundRobin(turns) => Turn {
                 place: turns.next(),
-                key: None,
+                ..Turn::default()
             },
             Self::Random | Self::LeastRequest | Self::P2c | Self::PeakEwma => Turn::default(),
             Self::Hash(hash) => {
@@ -75,56 +85,53 @@ impl Balancer {
                 if key.is_none() {
                     tally.keyless.add_one();
                 }
-                Turn { place: 0, key }
+                Turn {
+                    key,
+                    ..Turn::default()
+                }
             }
             Self::Sticky(cookie, fallback) => match asked.and_then(|asked| cookie.token(asked)) {
                 // Takes nobody's turn: those without a cookie would be sent to every other one.
                 Some(token) => Turn {
                     place: fastrand::usize(..),
                     key: Some(token),
+                    is_far: false,
                 },
                 None => fallback.turn(asked, tally),
             },
         }
     }
 
-    /// The endpoint whose turn it is; one that is passed over only where there is no other.
+    /// The endpoint whose turn it is of those that are wanted; one that is passed over only where
+    /// there is no other.
     pub(in crate::service) fn pick<'s>(
         &self,
         snapshot: &'s Snapshot,
         turn: Turn,
+        wanted: impl Fn(&Endpoint) -> bool,
         tally: &Tally,
         now: Instant,
     ) -> Option<&'s Arc<Endpoint>> {
-        self.choose(turn, &Among::new(snapshot, |_| true, now)?, tally)
-    }
-
-    /// The same for a request that was tried before, among those that were not.
-    pub(in crate::service) fn pick_other<'s>(
-        &self,
-        snapshot: &'s Snapshot,
-        turn: Turn,
-        tried: impl Fn(&Endpoint) -> bool,
-        tally: &Tally,
-        now: Instant,
-    ) -> Option<&'s Arc<Endpoint>> {
-        let among = Among::new(snapshot, |endpoint| !tried(endpoint), now)?;
-        let place = round_robin::again(turn.place, &among);
-        self.choose(Turn { place, ..turn }, &among, tally)
-    }
-
-    fn choose<'s>(
-        &self,
-        turn: Turn,
-        among: &Among<'s, impl Fn(&Endpoint) -> bool>,
-        tally: &Tally,
-    ) -> Option<&'s Arc<Endpoint>> {
-        let place = self.place(turn, among, tally).or_else(|| {
+        let among = Among::new(snapshot, wanted, now)?;
+        let place = self.place(turn, &among, tally).or_else(|| {
             // Those that were drawn cannot be picked, and so next to none can: whoever there is.
             let start = turn.key.unwrap_or_else(|| fastrand::u64(..));
             among.first_from(start as usize)
         });
         place.map(|place| among.at(place))
+    }
+
+    /// Whom the request's cookie names, where that one is wanted and not passed over.
+    pub(super) fn named<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        turn: Turn,
+        wanted: impl Fn(&Endpoint) -> bool,
+        now: Instant,
+    ) -> Option<&'s Arc<Endpoint>> {
+        let Self::Sticky(..) = self else { return None };
+        let among = Among::new(snapshot, wanted, now)?;
+        sticky::pick(turn.key, &among).map(|place| among.at(place))
     }
 
     fn place(
@@ -220,14 +227,16 @@ mod tests {
 
         fn keyed(key: u64) -> Turn {
             Turn {
-                place: 0,
                 key: Some(key),
+                ..Turn::default()
             }
         }
 
         fn pick_at(&self, turn: Turn) -> Option<usize> {
             let (snapshot, tally) = (&self.snapshot, &self.tally);
-            let picked = self.balancer.pick(snapshot, turn, tally, self.now);
+            let picked = self
+                .balancer
+                .pick(snapshot, turn, |_| true, tally, self.now);
             picked.map(|endpoint| place(endpoint))
         }
 
@@ -238,10 +247,10 @@ mod tests {
         /// All that a request is sent to which every endpoint fails, in their order.
         fn walk_at(&self, turn: Turn) -> Vec<usize> {
             let mut walked: Vec<usize> = self.pick_at(turn).into_iter().collect();
-            while let Some(next) = self.balancer.pick_other(
+            while let Some(next) = self.balancer.pick(
                 &self.snapshot,
-                turn,
-                |endpoint| walked.contains(&place(endpoint)),
+                turn.again(&self.snapshot),
+                |endpoint| !walked.contains(&place(endpoint)),
                 &self.tally,
                 self.now,
             ) {

@@ -20,12 +20,15 @@ mod sticky;
 mod tables;
 mod tally;
 mod tokens;
+mod zone;
 
 pub use balancer::{Balancer, Turn};
 pub use key::{Asked, key_digest};
 pub use shown::BalanceStatus;
 pub use tally::Tally;
+pub use zone::ZoneStatus;
 
 pub(super) use loaded::Loads;
 pub(super) use order::order;
 pub(super) use tables::Tables;
+pub(super) use zone::Zone;

@@ -6,7 +6,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::among::Among;
-use crate::{metrics::Padded, service::Endpoint};
+use crate::{
+    metrics::Padded,
+    service::{Endpoint, Snapshot},
+};
 
 /// Whose turn it is.
 #[derive(Debug)]
@@ -31,26 +34,27 @@ impl Turns {
 /// has failed.
 pub(super) fn pick(turn: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
     let order = &among.snapshot.tables.order;
-    let turns = match order.len() {
-        0 => among.count(),
-        turns => turns,
-    };
+    let turns = turns(among.snapshot);
     let whose = |turn: usize| order.get(turn).map_or(turn, |place| *place as usize);
     let place = whose(turn % turns);
     if among.takes(place) {
         return Some(place);
     }
-    let first = again(turn, among) % turns;
+    let first = again(turn, among.snapshot) % turns;
     among.first((first..turns).chain(0..first).map(whose))
 }
 
 /// Where a request that was tried before begins. Those that one endpoint has failed are spread over
 /// all the others: from round to round they begin with another, and not all with its neighbour.
-pub(super) fn again(turn: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> usize {
-    let turns = match among.snapshot.tables.order.len() {
-        0 => among.count(),
-        turns => turns,
-    };
-    let turns = turns.max(2);
+pub(super) fn again(turn: usize, snapshot: &Snapshot) -> usize {
+    let turns = turns(snapshot).max(2);
     turn.wrapping_add(1 + turn / turns % (turns - 1))
+}
+
+/// How many turns a round has.
+fn turns(snapshot: &Snapshot) -> usize {
+    match snapshot.tables.order.len() {
+        0 => snapshot.endpoints.len(),
+        turns => turns,
+    }
 }

@@ -11,4 +11,8 @@ pub struct Tally {
     pub overflowed: Counter,
     /// Clients that were given another cookie than they had.
     pub moved: Counter,
+    /// Answers by endpoints in the proxy's own zone, where that comes first.
+    pub local: Counter,
+    /// Answers by others then.
+    pub other: Counter,
 }
