@@ -271,9 +271,12 @@ impl Service {
             [] => view.pick(worker, turn, tally, now),
             full => view.pick_other(worker, turn, full, tally, now),
         };
-        let entered = limits.enter(pick, by).await.inspect_err(|shed| {
-            self.lane(worker).shed[shed.index()].add_one();
-        });
+        let entered = limits
+            .enter(view.number(), pick, by)
+            .await
+            .inspect_err(|shed| {
+                self.lane(worker).shed[shed.index()].add_one();
+            });
         Ok(entered?.map(|(seat, line)| (Some(seat), line)))
     }
 }

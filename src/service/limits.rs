@@ -25,11 +25,19 @@ pub(super) struct Limits {
     rule: config::Limits,
     in_use: AtomicU32,
     waiting: AtomicU32,
-    /// Somebody has left.
-    room: Notify,
+    /// One for each view of the service, in their order.
+    rows: Box<[Row]>,
     /// Of those who wait one looks for room at a time: what one has in hand for a moment would be
     /// full to another.
     turn: Mutex<()>,
+}
+
+/// Those who wait for the endpoints of one view: where these are full, others may have room.
+#[derive(Debug, Default)]
+struct Row {
+    waiting: AtomicU32,
+    /// Somebody has left.
+    room: Notify,
 }
 
 /// Why a request was shed.
@@ -83,8 +91,8 @@ pub(super) struct Seat {
 }
 
 impl Limits {
-    /// None where the rule sets none.
-    pub(super) fn new(rule: config::Limits) -> Option<Arc<Self>> {
+    /// Those of a service with so many views; `None` where the rule sets none.
+    pub(super) fn new(rule: config::Limits, views: usize) -> Option<Arc<Self>> {
         let config::Limits {
             concurrent,
             per_endpoint,
@@ -95,7 +103,7 @@ impl Limits {
                 rule,
                 in_use: AtomicU32::new(0),
                 waiting: AtomicU32::new(0),
-                room: Notify::new(),
+                rows: (0..views).map(|_| Row::default()).collect(),
                 turn: Mutex::default(),
             })
         })
@@ -111,21 +119,24 @@ impl Limits {
     }
 
     /// Takes a seat, at the first endpoint with room that `pick` names, which is told of those that
-    /// have none; `None` where it names nobody at all. Waits until `by` at the latest.
+    /// have none, and names those of one view; `None` where it names nobody at all. Waits until `by`
+    /// at the latest.
     ///
     /// # Errors
     /// Where there is no room, or there was none in time.
     pub(super) async fn enter(
         self: &Arc<Self>,
+        view: usize,
         pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
         by: Option<Instant>,
     ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
+        let row = &self.rows[view];
         // Nobody goes past those who wait.
         let mut why = match self.rule.concurrent {
             Some(_) => Shed::Concurrent,
             None => Shed::PerEndpoint,
         };
-        if self.waiting.load(SeqCst) == 0 {
+        if row.waiting.load(SeqCst) == 0 {
             match self.try_enter(&pick) {
                 Err(shed) => {
                     why = shed;
@@ -135,13 +146,13 @@ impl Limits {
                 entered => return entered,
             }
         }
-        let Some(_place) = Place::take(self) else {
+        let Some(_place) = Place::take(self, row) else {
             return Err(why);
         };
         let limit = Instant::now() + self.rule.wait;
         let limit = by.map_or(limit, |by| by.min(limit));
         loop {
-            let mut left = pin!(self.room.notified());
+            let mut left = pin!(row.room.notified());
             // Whoever leaves from here on is heard of.
             left.as_mut().enable();
             let entered = {
@@ -204,9 +215,9 @@ impl Limits {
     }
 
     fn tell_of_room(&self) {
-        if self.waiting.load(SeqCst) > 0 {
-            self.room.notify_one();
-        }
+        let rows = self.rows.iter();
+        rows.filter(|row| row.waiting.load(SeqCst) > 0)
+            .for_each(|row| row.room.notify_one());
     }
 }
 
@@ -247,19 +258,26 @@ impl Drop for Seat {
 }
 
 /// A place among those who wait.
-struct Place<'l>(&'l Limits);
+struct Place<'l> {
+    limits: &'l Limits,
+    row: &'l Row,
+}
 
 impl<'l> Place<'l> {
-    fn take(limits: &'l Limits) -> Option<Self> {
-        claim(&limits.waiting, limits.rule.pending).then(|| Self(limits))
+    fn take(limits: &'l Limits, row: &'l Row) -> Option<Self> {
+        claim(&limits.waiting, limits.rule.pending).then(|| {
+            row.waiting.fetch_add(1, SeqCst);
+            Self { limits, row }
+        })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, SeqCst);
+        self.row.waiting.fetch_sub(1, SeqCst);
+        self.limits.waiting.fetch_sub(1, SeqCst);
         // It may have been told of room that it does not take.
-        self.0.tell_of_room();
+        self.limits.tell_of_room();
     }
 }
 
@@ -281,13 +299,13 @@ mod tests {
             pending,
             wait: Duration::from_secs(1),
         };
-        Limits::new(rule).unwrap()
+        Limits::new(rule, 1).unwrap()
     }
 
     /// Whom nobody is: what is claimed is the service's seat alone.
     async fn enter(limits: &Arc<Limits>) -> Result<Option<Seat>, Shed> {
         let line = super::super::endpoint::testing::line();
-        let entered = limits.enter(|_| Some(Arc::clone(&line)), None).await?;
+        let entered = limits.enter(0, |_| Some(Arc::clone(&line)), None).await?;
         Ok(entered.map(|(seat, _)| seat))
     }
 
@@ -354,13 +372,13 @@ mod tests {
             pending: 1,
             wait: Duration::from_secs(1),
         };
-        let limits = Limits::new(rule).unwrap();
+        let limits = Limits::new(rule, 1).unwrap();
         let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
         let pick = |full: &[Arc<Line>]| {
             let is_full = |line: &&Arc<Line>| full.iter().any(|one| Arc::ptr_eq(one, line));
             lines.iter().find(|line| !is_full(line)).cloned()
         };
-        let enter = || limits.enter(pick, None);
+        let enter = || limits.enter(0, pick, None);
         let (mut first, a) = enter().await.unwrap().unwrap();
         let (second, b) = enter().await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&a, &lines[0]) && Arc::ptr_eq(&b, &lines[1]));
@@ -374,8 +392,41 @@ mod tests {
         let to = first.sit(others).unwrap();
         assert!(Arc::ptr_eq(&to.unwrap(), &lines[1]));
         assert!(enter().await.unwrap().is_some());
-        assert!(limits.enter(|_| None, None).await.unwrap().is_none());
+        assert!(limits.enter(0, |_| None, None).await.unwrap().is_none());
         drop(first);
         assert_eq!(limits.status().in_use, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_view_that_is_full_takes_no_notice_and_no_room_of_another() {
+        let rule = config::Limits {
+            concurrent: None,
+            per_endpoint: Some(1),
+            pending: 2,
+            wait: Duration::from_secs(1),
+        };
+        let limits = Limits::new(rule, 2).unwrap();
+        let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
+        let enter = |view: usize| {
+            let (limits, line) = (Arc::clone(&limits), Arc::clone(&lines[view]));
+            let pick = move |full: &[Arc<Line>]| full.is_empty().then(|| Arc::clone(&line));
+            async move { limits.enter(view, pick, None).await }
+        };
+        let _full = enter(0).await.unwrap().unwrap();
+        let seat = enter(1).await.unwrap().unwrap();
+        let first = tokio::spawn(enter(0));
+        tokio::task::yield_now().await;
+        let second = tokio::spawn(enter(1));
+        tokio::task::yield_now().await;
+        let began = Instant::now();
+        drop(seat);
+        assert!(second.await.unwrap().unwrap().is_some());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // As many wait as may, and none of them for this one's endpoint, which has room.
+        let other = tokio::spawn(enter(0));
+        tokio::task::yield_now().await;
+        assert_eq!(limits.status().waiting, 2);
+        assert!(enter(1).await.unwrap().is_some());
+        assert!(first.await.unwrap().is_err() && other.await.unwrap().is_err());
     }
 }

@@ -81,9 +81,9 @@ impl Service {
         subsets: impl IntoIterator<Item = Arc<Subset>>,
         changes: Arc<Notify>,
     ) -> Self {
-        let view = |subset| View::new(&name, subset, &policy);
-        let main = view(None);
-        let views: Box<[_]> = subsets.into_iter().map(Some).map(view).collect();
+        let view = |(number, subset)| View::new(&name, number, subset, &policy);
+        let main = view((0, None));
+        let views: Box<[_]> = (1..).zip(subsets.into_iter().map(Some)).map(view).collect();
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
             lanes: (0..workers)
@@ -95,10 +95,10 @@ impl Service {
                 Loads::of_all(balances),
             )),
             main,
+            limits: Limits::new(policy.limits, 1 + views.len()),
             views,
             tls,
             ejecting: Mutex::default(),
-            limits: Limits::new(policy.limits),
             published: watch::Sender::new(()),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),

@@ -21,6 +21,8 @@ use crate::{
 /// Some of a service's endpoints, or all.
 #[derive(Debug)]
 pub struct View {
+    /// Its place among the service's views.
+    number: usize,
     /// `None` is all of them.
     subset: Option<Arc<Subset>>,
     balance: Balance,
@@ -34,6 +36,7 @@ impl View {
     /// One of this service that nobody is in yet.
     pub(super) fn new(
         service: &str,
+        number: usize,
         subset: Option<Arc<Subset>>,
         policy: &config::Service,
     ) -> Self {
@@ -49,12 +52,18 @@ impl View {
             None => service,
         };
         Self {
+            number,
             subset,
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(service, &balance),
             balance,
             zone: policy.zone.clone().map(Zone::new),
         }
+    }
+
+    /// Its place among the service's views; 0 is all.
+    pub(super) fn number(&self) -> usize {
+        self.number
     }
 
     /// Whether it is of this one, which the config has once.
