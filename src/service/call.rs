@@ -144,10 +144,11 @@ impl Service {
                     } else {
                         &mut fresh
                     };
-                    let unwanted = |answer: &AnswerHead, body: &B| {
-                        self.note_answer(worker, &line, answer, retry.on, began);
+                    let mut is_fault = false;
+                    let unwanted = |head: &AnswerHead, body: &B| {
+                        is_fault = self.note_head(worker, &line, head, retry.on, began);
                         let may_follow = idempotent
-                            && retry.on.contains(answer.status)
+                            && retry.on.contains(head.status)
                             && past.asked + 1 < retry.attempts
                             && body.is_replayable()
                             && total.is_none_or(|total| Instant::now() < total)
@@ -167,13 +168,12 @@ impl Service {
                     match answered {
                         Ok(mut answer) => {
                             line.pool().took(began);
+                            let body = &mut answer.body;
+                            self.note_answer(worker, &line, body, is_fault, seat, began);
                             view.note_zone(&line, &lane.tally);
                             let cookie = view.cookie(worker, turn, &line, &lane.tally);
                             if let Some(cookie) = cookie {
                                 answer.head.headers.append(header::SET_COOKIE, cookie);
-                            }
-                            if let Some(seat) = seat {
-                                answer.body.hold(Box::new(seat));
                             }
                             return Ok(Answered {
                                 answer,

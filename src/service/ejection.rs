@@ -7,10 +7,13 @@ use std::{sync::Arc, time::Duration};
 use http::header;
 use tokio::time::Instant;
 
-use super::{Endpoint, Line, Service};
+use super::{Endpoint, Line, Service, limits::Seat};
 use crate::{
     config::{Eject, Statuses},
-    upstream::{Failure, FailureKind, http1::AnswerHead},
+    upstream::{
+        Failure, FailureKind,
+        http1::{AnswerBody, AnswerHead, Witness},
+    },
 };
 
 impl Service {
@@ -43,25 +46,59 @@ impl Service {
         }
     }
 
-    /// Notes an answer to an attempt that began then, another of which may follow a status of
-    /// `retry_on`.
+    /// Notes the head of an answer to an attempt that began then, another of which may follow a
+    /// status of `retry_on`. Returns whether its status is a failure.
     #[inline]
-    pub(super) fn note_answer(
+    pub(super) fn note_head(
         &self,
         worker: usize,
         line: &Arc<Line>,
-        answer: &AnswerHead,
+        head: &AnswerHead,
         retry_on: Statuses,
         began: Instant,
-    ) {
-        let is_fault = |rule: &Eject| rule.statuses.contains(answer.status);
-        if self.policy().eject.as_ref().is_some_and(is_fault) {
+    ) -> bool {
+        let is_fault = |rule: &Eject| rule.statuses.contains(head.status);
+        let is_fault = self.policy().eject.as_ref().is_some_and(is_fault);
+        if is_fault {
             self.note_fault(worker, line, began);
         } else {
-            line.life().answered(began);
+            line.life().head_came(began);
         }
-        if retry_on.contains(answer.status) {
-            self.heed_retry_after(worker, line, answer, began);
+        if retry_on.contains(head.status) {
+            self.heed_retry_after(worker, line, head, began);
+        }
+        is_fault
+    }
+
+    /// Notes an answer that goes to the client, and keeps the seat until it is over. What is not
+    /// whole may break off: that is a failure too, and the endpoint's next answer the occasion to
+    /// eject it.
+    #[inline]
+    pub(super) fn note_answer<B>(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        answer: &mut AnswerBody<B>,
+        is_fault: bool,
+        seat: Option<Seat>,
+        began: Instant,
+    ) {
+        let is_whole = answer.is_whole();
+        if !is_fault {
+            let rule = self.policy().eject.as_ref();
+            if is_whole {
+                line.life().answered(began);
+            } else if rule.is_some_and(|rule| line.life().has_failed(rule.failures)) {
+                self.eject(worker, line, began, None);
+            }
+        }
+        if seat.is_some() || !is_whole {
+            let of = (!is_fault).then(|| Arc::clone(line));
+            answer.watch(Box::new(Outcome {
+                of,
+                began,
+                _seat: seat,
+            }));
         }
     }
 
@@ -140,5 +177,23 @@ impl Service {
             reason = pause.map_or("attempts in a row have failed", |_| "it said Retry-After"),
             "an endpoint is ejected"
         );
+    }
+}
+
+/// Kept by an answer until its end: the seat that it has, and whose life it tells of.
+struct Outcome {
+    /// `None` where it is a failure already.
+    of: Option<Arc<Line>>,
+    began: Instant,
+    _seat: Option<Seat>,
+}
+
+impl Witness for Outcome {
+    fn ended(&self, whole: bool) {
+        match &self.of {
+            Some(line) if whole => line.life().answered(self.began),
+            Some(line) => line.life().broke_off(self.began),
+            None => {}
+        }
     }
 }

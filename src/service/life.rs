@@ -300,15 +300,34 @@ impl Life {
         is_news
     }
 
-    /// An attempt that began then was answered as it should be.
+    /// An attempt that began then was answered as it should be, to the end.
     #[inline]
     pub(super) fn answered(&self, began: Instant) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
+        self.head_came(began);
+    }
+
+    /// An attempt that began then has the head of an answer: whoever is tried is back.
+    #[inline]
+    pub(super) fn head_came(&self, began: Instant) {
         if self.is_ejected() && !self.was_ejected_after(began) {
             self.come_back();
         }
+    }
+
+    /// An answer broke off whose attempt began then. Nobody is there who could eject the endpoint:
+    /// that is for who has the head of its next answer.
+    #[cold]
+    pub(super) fn broke_off(&self, began: Instant) {
+        self.failed(began, u32::MAX);
+    }
+
+    /// Whether so many attempts in a row have failed.
+    #[inline]
+    pub(super) fn has_failed(&self, limit: u32) -> bool {
+        self.failures.load(Relaxed) >= limit
     }
 
     /// An attempt that began then failed. Returns whether it is to be ejected: after so many in a
@@ -495,6 +514,22 @@ mod tests {
         life.spare();
         assert!((0..4).all(|_| !life.failed(now(), 5)));
         assert!(life.failed(now(), 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_break_off_are_failures_and_a_head_alone_does_not_excuse_them() {
+        let life = life();
+        let now = Instant::now;
+        for _ in 0..4 {
+            life.head_came(now());
+            life.broke_off(now());
+        }
+        assert!(!life.has_failed(5));
+        life.head_came(now());
+        life.broke_off(now());
+        assert!(life.has_failed(5));
+        life.answered(now());
+        assert!(!life.has_failed(1));
     }
 
     #[tokio::test(start_paused = true)]

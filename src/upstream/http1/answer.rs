@@ -2,7 +2,6 @@
 //! polled. The body owns the connection until both sides are cleanly at their end.
 
 use std::{
-    any::Any,
     error::Error as StdError,
     fmt,
     future::poll_fn,
@@ -34,14 +33,25 @@ pub struct Answer<B> {
 /// An answer's body.
 pub struct AnswerBody<B> {
     state: State<B>,
-    /// Kept until it is read to its end, or dropped.
-    held: Option<Box<dyn Any + Send + Sync>>,
+    witness: Option<Box<dyn Witness>>,
+}
+
+/// Who is kept for as long as an exchange lasts, and told how it ends.
+pub trait Witness: Send + Sync {
+    /// The answer was not whole with its head, and now is; or it broke off, which was the
+    /// endpoint's doing. (Where it was not, nobody is told.)
+    fn ended(&self, whole: bool);
 }
 
 impl<B> AnswerBody<B> {
-    /// Keeps something for as long as the exchange lasts.
-    pub fn hold(&mut self, what: Box<dyn Any + Send + Sync>) {
-        self.held = Some(what);
+    /// Whether all of it came with the head.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.state, State::Whole(..))
+    }
+
+    /// Keeps somebody until it is read to its end, or dropped.
+    pub fn watch(&mut self, witness: Box<dyn Witness>) {
+        self.witness = Some(witness);
     }
 }
 
@@ -135,7 +145,7 @@ where
         head,
         body: AnswerBody {
             state: body,
-            held: None,
+            witness: None,
         },
     }
 }
@@ -245,13 +255,23 @@ where
         let piece = ready!(reading.poll_piece(cx));
         let over = !matches!(piece, Ok(Decoded::Data(_))) || reading.is_over();
         if over && let State::Reading(reading) = std::mem::replace(&mut self.state, State::Over) {
-            self.held = None;
+            let witness = self.witness.take();
             // An exchange that failed is dropped, and its connection with it.
-            match &piece {
-                Ok(_) => drop(finish(reading.exchange, reading.persistence)),
-                // Not the endpoint's fault.
-                Err(FailureKind::Client(_)) => {}
-                Err(_) => reading.exchange.pool().failures.add_one(),
+            let whole = match &piece {
+                Ok(_) => {
+                    drop(finish(reading.exchange, reading.persistence));
+                    Some(true)
+                }
+                Err(FailureKind::Client(_)) => None,
+                Err(kind) => {
+                    let exchange = &reading.exchange;
+                    exchange.pool().failures.add_one();
+                    let is_ours = matches!(kind, FailureKind::Drained) || exchange.is_out_of_time();
+                    (!is_ours).then_some(false)
+                }
+            };
+            if let (Some(witness), Some(whole)) = (witness, whole) {
+                witness.ended(whole);
             }
         }
         Poll::Ready(match piece {

@@ -10,7 +10,7 @@ mod framing;
 mod head;
 mod send;
 
-pub use answer::{Answer, AnswerBody};
+pub use answer::{Answer, AnswerBody, Witness};
 pub use exchange::{Exchange, Limits};
 pub use framing::{Framing, field};
 pub use head::AnswerHead;

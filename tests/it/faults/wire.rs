@@ -14,7 +14,7 @@ use tokio::{
 use super::{SERVICE, Stage, let_pass};
 use crate::support::{
     proxy::endpoints,
-    raw::{RawBackend, Wire, ok},
+    raw::{RawBackend, Then, Wire, ok},
 };
 
 const QUICK: &str = "[defaults]\neject = { time = \"1m\" }\n";
@@ -109,6 +109,29 @@ async fn one_that_answers_byte_by_byte_is_waited_for_and_holds_up_nobody_else() 
     let (late, all) = (late.count(), outcomes.len());
     println!("one answers byte by byte: {late} of {all} took longer");
     assert!(late > all / 10 && late < all / 2, "{late} of {all}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_answers_break_off_is_left_alone_after_five() {
+    for cut in [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it".as_slice(),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\nnonsense\r\n",
+    ] {
+        let stage = Stage::embedded_with(QUICK).await;
+        let _backends = stage.open_some(&["a", "b", "c"]).await;
+        let load = stage.load().await;
+        let bad = RawBackend::saying(cut, Then::Close).await;
+        let ejected = stage.until_ejected(bad.address()).await;
+        let_pass(500).await;
+        let report = stage.ended(load).await;
+        println!("its answers break off: {report}");
+        let late = report.failed.iter().filter(|one| one.sent > ejected);
+        assert_eq!(late.count(), 0, "{report}");
+        // Five, the one that was the occasion, and what was under way then.
+        let failed = report.failed.len();
+        assert!((5..=10).contains(&failed), "{report}");
+        assert!(report.sent > 100, "{report}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
