@@ -2,6 +2,7 @@
 //! POST was processed. *Failed* is whatever a client that repeats nothing sees as an error, a
 //! reset, a time-out or a wrong answer.
 
+mod clock;
 mod connections;
 mod dns;
 mod drain;

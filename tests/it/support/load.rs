@@ -278,7 +278,7 @@ pub(crate) struct Report {
     pub(crate) duplicates: Vec<u64>,
     /// POSTs that were answered well, and that nobody has processed.
     pub(crate) unprocessed: Vec<u64>,
-    longest: Duration,
+    pub(crate) longest: Duration,
 }
 
 impl Report {
