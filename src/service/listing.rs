@@ -1,7 +1,11 @@
 //! What a service's registries say of it, made into the one set that it has: selected by tags and
 //! metadata and, where there are several registries, combined. Knows nothing of endpoints.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use serde::Serialize;
 
@@ -204,13 +208,18 @@ impl Listing {
         }
     }
 
-    /// Which registries list an address.
-    pub(super) fn listed_by(&self, address: &Address) -> Vec<Arc<str>> {
-        let lists = |set: &InstanceSet| set.instances.iter().any(|one| one.address == *address);
-        std::iter::zip(&self.registries, 0..)
-            .filter(|(_, of)| self.set(*of).is_some_and(lists))
-            .map(|(name, _)| Arc::clone(name))
-            .collect()
+    /// Which registries list each address.
+    pub(super) fn listed_by(&self) -> HashMap<&Address, Vec<Arc<str>>> {
+        let mut listed = HashMap::<_, Vec<_>>::new();
+        for (name, of) in std::iter::zip(&self.registries, 0..) {
+            for instance in self.set(of).iter().flat_map(|set| &set.instances) {
+                let names = listed.entry(&instance.address).or_default();
+                if !names.contains(name) {
+                    names.push(Arc::clone(name));
+                }
+            }
+        }
+        listed
     }
 
     /// The registry that a failover has chosen.
@@ -332,7 +341,7 @@ mod tests {
         assert_eq!(shown(Some(update)), Some((expected, true)));
         assert!(!listing.is_awaited());
         let address = Address::new("10.0.0.1", 2).unwrap();
-        assert_eq!(listing.listed_by(&address), ["a".into(), "b".into()]);
+        assert_eq!(listing.listed_by()[&address], ["a".into(), "b".into()]);
     }
 
     #[test]

@@ -114,6 +114,8 @@ impl Service {
     /// How it stands now.
     pub fn status(&self) -> ServiceStatus {
         let listing = self.listing();
+        let listed = listing.listed_by();
+        let registries = |address| listed.get(address).cloned().unwrap_or_default();
         let mut board = self.board();
         let now = Instant::now();
         let endpoints = board
@@ -123,7 +125,7 @@ impl Service {
                 EndpointStatus {
                     instance: Arc::clone(&place.instance.id),
                     address: place.instance.address.to_string(),
-                    registries: listing.listed_by(&place.instance.address),
+                    registries: registries(&place.instance.address),
                     tls: place.instance.tls,
                     state,
                     registry: place.standing.as_str(),

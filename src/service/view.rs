@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     Asked, BalanceStatus, Balancer, Endpoint, Line, Snapshot, Tally, Turn, ZoneStatus,
-    balance::Zone, board::Board,
+    balance::{Cookie, Zone},
+    board::Board,
 };
 use crate::{
     config::{self, Balance, Subset},
@@ -47,15 +48,19 @@ impl View {
             hash.load = None;
         }
         // Routes that select others set cookies of their own.
-        let service = match &subset {
+        let whose = match &subset {
             Some(subset) => &format!("{service} {subset}"),
             None => service,
         };
+        if let (Some(_), None, Balance::Sticky(sticky)) = (&subset, own, &mut balance) {
+            let of_all = sticky.cookie.take();
+            sticky.cookie = of_all.map(|name| Cookie::name_for(&name, whose));
+        }
         Self {
             number,
             subset,
             snapshot: ArcSwap::default(),
-            balancer: Balancer::new(service, &balance),
+            balancer: Balancer::new(whose, &balance),
             balance,
             zone: policy.zone.clone().map(Zone::new),
         }
@@ -349,6 +354,32 @@ mod tests {
             picks_of_the_first(weighted),
         );
         assert_eq!(shares, (20, 10));
+    }
+
+    #[tokio::test]
+    async fn each_subset_has_a_cookie_of_its_own_unless_its_route_names_one() {
+        let (service, config) = service(
+            "[service.cart]\nbalance = { kind = \"sticky\", cookie = \"shop\" }\n\
+             [[route]]\nservice = \"cart\"\n\
+             [[route]]\npath = \"/a\"\ntags = [\"a\"]\nservice = \"cart\"\n\
+             [[route]]\npath = \"/b\"\ntags = [\"b\"]\nservice = \"cart\"\n\
+             [[route]]\npath = \"/c\"\nservice = \"cart\"\n\
+             balance = { kind = \"sticky\", cookie = \"mine\" }\n",
+        );
+        let names: Vec<_> = config
+            .routes
+            .iter()
+            .map(|route| {
+                let terms = service.terms(route.subset.as_ref(), &Overrides::default());
+                match terms.view.balance() {
+                    Balance::Sticky(sticky) => sticky.cookie.clone().unwrap(),
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        assert_eq!((&*names[0], &*names[3]), ("shop", "mine"));
+        assert!(names[1].starts_with("shop-") && names[2].starts_with("shop-"));
+        assert_ne!(names[1], names[2]);
     }
 
     /// A service that picks like this, for two workers.

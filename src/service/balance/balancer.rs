@@ -483,6 +483,8 @@ mod tests {
 
     #[test]
     fn what_piles_up_is_even_and_as_the_weights_ask() {
+        // Once in two hundred times chance leaves one with 5.
+        fastrand::seed(7);
         assert_eq!(pile_up(&Balance::LeastRequest, &[1; 50], 500), [10; 50]);
         assert_eq!(
             pile_up(&Balance::LeastRequest, &[1, 2, 7], 1000),

@@ -30,5 +30,6 @@ pub use zone::ZoneStatus;
 
 pub(super) use loaded::Loads;
 pub(super) use order::order;
+pub(super) use sticky::Cookie;
 pub(super) use tables::Tables;
 pub(super) use zone::Zone;

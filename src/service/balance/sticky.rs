@@ -28,7 +28,7 @@ pub struct Cookie {
 impl Cookie {
     pub(super) fn new(service: &str, settings: &Sticky) -> Self {
         // Services on one host would else take each other's, and set them anew each time.
-        let own = || format!("callboard-{:08x}", digest(0, service.as_bytes()) >> 32);
+        let own = || Self::name_for("callboard", service);
         let mut attributes = format!("; Path={}", settings.path);
         if let Some(age) = settings.max_age {
             let _ = write!(attributes, "; Max-Age={}", age.as_secs().max(1));
@@ -45,6 +45,11 @@ impl Cookie {
             name: settings.cookie.clone().unwrap_or_else(own),
             attributes,
         }
+    }
+
+    /// A name that begins like this, and that nobody else's does.
+    pub(in crate::service) fn name_for(beginning: &str, whose: &str) -> String {
+        format!("{beginning}-{:08x}", digest(0, whose.as_bytes()) >> 32)
     }
 
     /// Its name.
