@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{
     ready::Readiness,
@@ -55,6 +56,9 @@ pub(super) struct ServiceTraffic {
     status: ServiceStatus,
     requests: u64,
     retries: u64,
+    /// Retries that the budget refused, and how many it would grant now.
+    retries_refused: u64,
+    retries_left: u64,
     /// Requests answered by the proxy itself.
     failed: u64,
     /// Requests that its fallback took over.
@@ -141,10 +145,13 @@ impl Status {
 impl ServiceTraffic {
     pub(super) fn of(service: &Service) -> Self {
         let sum = |of: fn(&Lane) -> u64| service.lanes().map(of).sum();
+        let now = Instant::now();
         Self {
             status: service.status(),
             requests: sum(|lane| lane.requests.value()),
             retries: sum(|lane| lane.retries.value()),
+            retries_refused: sum(|lane| lane.budget_refused.value()),
+            retries_left: service.lanes().map(|lane| lane.retries_left(now)).sum(),
             failed: sum(|lane| lane.failed.value()),
             fallbacks: sum(|lane| lane.fallbacks.value()),
             abandoned: sum(|lane| lane.abandoned.value()),

@@ -4,7 +4,7 @@
 //! needs none pays nothing.)
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -46,11 +46,31 @@ impl Budget {
 
     /// Takes one retry out, if one is left. `requests` is how many this worker has counted.
     pub fn withdraw(&self, requests: u64, now: Instant) -> bool {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut account = self.account();
+        self.reckon(&mut account, requests, now);
+        let granted = account.tokens >= 1.0;
+        if granted {
+            account.tokens -= 1.0;
+        }
+        granted
+    }
+
+    /// How many would be granted now.
+    pub fn left(&self, requests: u64, now: Instant) -> u64 {
+        let mut account = self.account();
+        self.reckon(&mut account, requests, now);
+        account.tokens as u64
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was saved fades with the window, and so does what came in since, which is taken to have
+    /// come evenly: at a steady rate the account tends to one window's income.
+    fn reckon(&self, account: &mut Account, requests: u64, now: Instant) {
         let elapsed = now.saturating_duration_since(account.at).as_secs_f64();
         let new = requests.saturating_sub(account.requests) as f64;
-        // What was saved fades with the window, and so does what came in since, which is taken
-        // to have come evenly: at a steady rate the account tends to one window's income.
         let window = WINDOW.as_secs_f64();
         let kept = (-elapsed / window).exp();
         let faded = if elapsed > 0.0 {
@@ -63,11 +83,6 @@ impl Budget {
         account.at = now;
         // Of two threads, the one that counted later may be here first.
         account.requests = account.requests.max(requests);
-        let granted = account.tokens >= 1.0;
-        if granted {
-            account.tokens -= 1.0;
-        }
-        granted
     }
 }
 
@@ -96,7 +111,9 @@ mod tests {
     #[test]
     fn an_idle_service_has_ten_seconds_of_its_few_a_second() {
         let (budget, start) = (budget(), Instant::now());
+        assert_eq!(budget.left(0, start), 100);
         assert!((98..=100).contains(&granted(&budget, 0, start)));
+        assert_eq!(budget.left(0, start), 0);
         assert!((9..=10).contains(&granted(&budget, 0, start + Duration::from_secs(1))));
     }
 

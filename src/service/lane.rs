@@ -64,6 +64,11 @@ impl Lane {
         }
         granted
     }
+
+    /// How many retries the budget would grant now.
+    pub fn retries_left(&self, now: Instant) -> u64 {
+        self.budget.left(self.requests.value(), now)
+    }
 }
 
 /// The class of a status: its first digit.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use tokio::time::Instant;
+
 use super::{
     process,
     scrape::{
@@ -58,6 +60,19 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Retries that the retry budget refused.",
         |scrape, samples| per_service(scrape, samples, |lane| &lane.budget_refused),
+    ),
+    line(
+        "callboard_retries_left",
+        Gauge,
+        SERVICE,
+        "Retries that the retry budget would grant now.",
+        |scrape, samples| {
+            let now = Instant::now();
+            scrape.services.iter().try_for_each(|(service, _)| {
+                let left = service.lanes().map(|lane| lane.retries_left(now));
+                samples.add(&[service.name()], left.sum::<u64>())
+            })
+        },
     ),
     line(
         "callboard_ejections_total",

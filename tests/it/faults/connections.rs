@@ -157,6 +157,8 @@ struct OneCloses {
     retries: u64,
     /// Retries that the budget refused.
     refused: f64,
+    /// Those that it would grant at the end.
+    left: f64,
 }
 
 impl OneCloses {
@@ -184,18 +186,18 @@ impl OneCloses {
         }
         let status = proxy.status().await;
         let metrics = proxy.page("/metrics").await.text().await.unwrap();
-        let refused = metrics
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("callboard_retries_refused_total{service=\"cart\"} ")
-            })
-            .unwrap_or("0");
+        let metric = |name: &str| {
+            let series = format!("{name}{{service=\"cart\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&series));
+            line.map_or(0.0, |value| value.parse().unwrap())
+        };
         let counts = Self {
             failed,
             asked_of_the_bad: bad.requests().len(),
             asked_of_the_good: good.requests().len(),
             retries: status["services"][0]["retries"].as_u64().unwrap(),
-            refused: refused.parse().unwrap(),
+            refused: metric("callboard_retries_refused_total"),
+            left: metric("callboard_retries_left"),
         };
         println!("one of two closes, {budget}, {requests} sent: {counts:?}");
         assert_eq!(failed + counts.asked_of_the_good, requests);
@@ -219,9 +221,11 @@ async fn a_budget_that_is_empty_stops_retries_and_one_that_is_not_lets_nobody_no
     let counts = OneCloses::count("ratio = 0, per_second = 0", 400).await;
     assert_eq!((counts.failed, counts.asked_of_the_bad), (200, 200));
     assert_eq!((counts.retries, counts.refused), (0, 200.0));
+    assert_eq!(counts.left, 0.0);
     let counts = OneCloses::count("ratio = 1", 400).await;
     assert_eq!((counts.failed, counts.asked_of_the_bad), (0, 200));
     assert_eq!((counts.retries, counts.refused), (200, 0.0));
+    assert!(counts.left > 100.0, "{counts:?}");
 }
 
 /// Answers with the request's path, and closes.

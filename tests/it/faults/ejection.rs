@@ -1,7 +1,14 @@
 //! Instances whose attempts fail: ejected after five in a row, tried by one request when the time
 //! is over, and back when that is answered. What fails until then, and what does not, is counted.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::response::IntoResponse as _;
 use http::{Method, StatusCode};
@@ -164,7 +171,7 @@ async fn one_that_resets_fails_no_get_and_posts_until_it_is_ejected() {
     report.assert_flawless("one resets, but for POSTs", 700);
 }
 
-/// Answers everything with 500 while it is told to.
+/// Answers everything with 500.
 async fn fails(stage: &Stage, id: &str) -> Backend {
     let backend = Backend::named(id).answering(|_| async { StatusCode::INTERNAL_SERVER_ERROR });
     let backend = backend.start().await;
@@ -173,24 +180,51 @@ async fn fails(stage: &Stage, id: &str) -> Backend {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_four_that_answers_500_is_left_alone_after_five() {
+async fn one_of_four_that_answers_500_for_ten_seconds_is_left_alone_after_five_and_back_then() {
     let stage = Stage::embedded_with(EJECT).await;
     let _backends = stage.open_some(&["a", "b", "c"]).await;
     let load = stage.load().await;
     let_pass(300).await;
-    let bad = fails(&stage, "bad").await;
+    let well = Arc::new(AtomicBool::new(false));
+    let is_well = Arc::clone(&well);
+    let bad = Backend::named("bad").answering(move |_| {
+        let is_well = is_well.load(Relaxed);
+        async move {
+            match is_well {
+                true => StatusCode::OK,
+                false => StatusCode::INTERNAL_SERVER_ERROR,
+            }
+        }
+    });
+    let bad = bad.start().await;
+    stage.sign_in(bad.address()).await;
     stage.until_state(bad.address(), "ejected").await;
     let ejected = Instant::now();
-    let_pass(3_500).await;
+    let_pass(10_000).await;
     let ejections = stage.ejections().await;
     let report = stage.ended(load).await;
     println!("one answers 500: {report}");
-    assert!((2..=4).contains(&ejections), "1 s, 2 s: {ejections}");
+    assert!(
+        (3..=5).contains(&ejections),
+        "1 s, 2 s, 3 s, 4 s: {ejections}"
+    );
     assert!(report.failed.len() >= 5, "{report}");
     assert_only_trials_failed(&report, ejected, ejections, "one answers 500");
     let failed: Vec<&Outcome> = report.failed.iter().collect();
     let is_500 = |one: &&&Outcome| one.failure.as_deref().unwrap().starts_with("500");
     assert!(failed.iter().all(|one| is_500(&one)), "{report}");
+    // It is tried when its time is over, and has its turns again.
+    well.store(true, Relaxed);
+    let served = async || {
+        assert_eq!(stage.proxy.get("/cart/x").await.status(), 200);
+        stage.endpoint(bad.address()).await["state"].clone()
+    };
+    eventually("it is back", served, |state| state == "serving").await;
+    let before = bad.requests();
+    for _ in 0..40 {
+        assert_eq!(stage.proxy.get("/cart/x").await.status(), 200);
+    }
+    assert_eq!(bad.requests() - before, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
