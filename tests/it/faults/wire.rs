@@ -112,6 +112,25 @@ async fn one_that_answers_byte_by_byte_is_waited_for_and_holds_up_nobody_else() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_takes_requests_and_says_nothing_costs_those_until_five_were_too_late() {
+    let tables = format!("{QUICK}timeout = {{ response = \"500ms\" }}\n");
+    let stage = Stage::embedded_with(&tables).await;
+    let _backends = stage.open_some(&["a", "b", "c"]).await;
+    let load = stage.load().await;
+    let silent = RawBackend::serving(|mut wire: Wire| async move {
+        let _ = wire.rest().await;
+    })
+    .await;
+    let ejected = stage.until_ejected(silent.address()).await;
+    let_pass(1_000).await;
+    let report = stage.ended(load).await;
+    report.assert_nothing_twice("one says nothing", 400);
+    let late = report.failed.iter().filter(|one| one.sent > ejected);
+    assert_eq!(late.count(), 0, "{report}");
+    assert!(report.failed.len() >= 5, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_whose_answers_break_off_is_left_alone_after_five() {
     for cut in [
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it".as_slice(),
