@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::let_pass;
+use super::{FOUR, let_pass};
 use crate::support::{
     backend::Backend,
     dns::Knot,
@@ -27,7 +27,7 @@ impl Named {
     async fn start() -> Option<Self> {
         let ledger = Ledger::default();
         let mut backends = Vec::new();
-        for id in ["a", "b", "c"] {
+        for id in FOUR {
             backends.push(ledger.backend(id).start().await);
         }
         let knot = Knot::start(&records(&backends)).await?;

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::let_pass;
+use super::{FOUR, let_pass};
 use crate::support::{
     backend::Backend,
     eventually,
@@ -32,7 +32,7 @@ impl Written {
     async fn start() -> Self {
         let ledger = Ledger::default();
         let mut backends = Vec::new();
-        for id in ["a", "b", "c"] {
+        for id in FOUR {
             backends.push(ledger.backend(id).start().await);
         }
         let folder = TempDir::new().unwrap();

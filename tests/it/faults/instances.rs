@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Stage, let_pass};
+use super::{FOUR, Stage, let_pass};
 use crate::support::load::Outcome;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,7 +18,7 @@ async fn every_instance_is_replaced_and_closed_at_once_with_consul() {
 }
 
 async fn rolling_replacement(stage: Stage, scenario: &str) {
-    let mut backends = stage.open_some(&["0-a", "0-b", "0-c"]).await;
+    let mut backends = stage.open_some(&FOUR).await;
     let load = stage.load().await;
     for round in 1..=5 {
         for old in &mut backends {

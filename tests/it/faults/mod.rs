@@ -11,6 +11,7 @@ mod file;
 mod instances;
 mod process;
 mod registry;
+mod told;
 mod wire;
 
 use std::{net::SocketAddr, time::Duration};
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use crate::support::{
     backend::Backend,
     consul::{Consul, merge},
+    eventually,
     load::{Ledger, Load, Report},
     process::BackendProcess,
     proxy::{Proxy, instance},
@@ -34,6 +36,9 @@ strip_prefix = true
 "#;
 
 const SERVICE: &str = "cart";
+
+/// The instances of a scenario that names no others.
+const FOUR: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Requests a second.
 const RATE: u32 = 400;
@@ -189,6 +194,12 @@ impl Stage {
 async fn empty_registry(port: u16) -> Proxy {
     let registry = format!("[registry.embedded]\naddress = \"127.0.0.1:{port}\"\n");
     Proxy::start(&registry).await
+}
+
+/// Waits until somebody has sent it a request.
+async fn until_asked(backend: &Backend) {
+    let what = format!("{} is asked", backend.id());
+    eventually(&what, async || backend.requests(), |n| *n > 0).await;
 }
 
 /// A stretch of the scenario itself, during which the load runs; nothing is waited for.

@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, process::Command, time::Instant};
 
-use super::let_pass;
+use super::{FOUR, let_pass};
 use crate::support::{
     callboard::{Callboard, command},
     eventually,
@@ -38,7 +38,7 @@ async fn run(command: Command, folder: &Path, text: &str) -> Callboard {
 async fn killed_and_started_again_it_serves_at_once_and_nothing_was_processed_twice() {
     let ledger = Ledger::default();
     let mut backends = Vec::new();
-    for id in ["a", "b", "c", "d"] {
+    for id in FOUR {
         backends.push(ledger.backend(id).start().await);
     }
     let addresses: Vec<_> = backends.iter().map(|backend| backend.address()).collect();

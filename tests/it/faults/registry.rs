@@ -1,14 +1,13 @@
 //! A registry that is away, wrong or empty: the backends are still there, and so nobody notices.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::{RATE, SERVICE, Stage, let_pass};
+use super::{FOUR, RATE, SERVICE, Stage, let_pass, told::Told, until_asked};
 use crate::support::{
     backend::Backend,
-    eventually,
-    fake_consul::{Answer, FakeConsul},
+    fake_consul::Answer,
     load::{Ledger, Load},
     proxy::{Proxy, instance},
 };
@@ -23,21 +22,12 @@ async fn the_set_follows_again(stage: &Stage, leaves: Backend) -> Backend {
     new
 }
 
-async fn until_asked(backend: &Backend) {
-    let serves = eventually(
-        "the new one serves",
-        async || backend.requests(),
-        |n| *n > 0,
-    );
-    serves.await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consul_is_killed_and_comes_back_empty() {
     let Some(mut stage) = Stage::consul().await else {
         return;
     };
-    let mut backends = stage.open_some(&["a", "b", "c"]).await;
+    let mut backends = stage.open_some(&FOUR).await;
     let load = stage.load().await;
     let_pass(500).await;
     stage.restart_empty().await;
@@ -54,7 +44,7 @@ async fn consul_is_killed_and_comes_back_empty() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_sign_out_of_the_embedded_registry_and_in_again() {
     let stage = Stage::embedded().await;
-    let mut backends = stage.open_some(&["a", "b", "c"]).await;
+    let mut backends = stage.open_some(&FOUR).await;
     let load = stage.load().await;
     for backend in &backends {
         stage.sign_out(backend.address()).await;
@@ -102,7 +92,7 @@ impl Check {
 /// The registry loses its data, and everyone signs in again with a check that has not run yet.
 async fn comes_back_empty_with_checks(mut stage: Stage, check: Check) {
     let mut backends = Vec::new();
-    for id in ["a", "b", "c"] {
+    for id in FOUR {
         let backend = stage.ledger.backend(id).start().await;
         check.sign_in(&stage, backend.address()).await;
         backends.push(backend);
@@ -146,70 +136,41 @@ async fn an_embedded_registry_comes_back_empty_and_all_sign_in_with_checks() {
 }
 
 /// A proxy whose Consul says what the test tells it to.
-struct Told {
-    consul: FakeConsul,
-    index: u64,
+struct Misled {
+    told: Told,
     proxy: Proxy,
     ledger: Ledger,
-    backends: Vec<Backend>,
 }
 
-impl Told {
+impl Misled {
     async fn start() -> Self {
-        let consul = FakeConsul::start([]).await;
-        let config = format!(
-            "[[route]]\npath = \"/{SERVICE}\"\nservice = \"{SERVICE}\"\nstrip_prefix = true\n\
-             [registry.consul]\naddress = \"{}\"\n",
-            consul.url()
-        );
         let ledger = Ledger::default();
-        let mut backends = Vec::new();
-        for id in ["a", "b", "c"] {
-            backends.push(ledger.backend(id).start().await);
-        }
-        let mut told = Self {
-            proxy: Proxy::start(&config).await,
-            consul,
-            index: 100,
+        let told = Told::start(SERVICE, &ledger).await;
+        let route = "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nstrip_prefix = true\n";
+        let proxy = Proxy::start(&format!("{route}{}", told.table())).await;
+        proxy.until_served("/cart/x").await;
+        Self {
+            told,
+            proxy,
             ledger,
-            backends,
-        };
-        told.tell();
-        told.proxy.until_served("/cart/x").await;
-        told
-    }
-
-    fn set(&self) -> Value {
-        self.backends
-            .iter()
-            .map(|backend| entry(backend.address()))
-            .collect()
-    }
-
-    /// Consul is well, and lists those that run.
-    fn tell(&mut self) {
-        self.index += 10;
-        self.consul.holds(self.index, self.set());
+        }
     }
 
     /// Consul is well again: the set is the same, and then one is replaced.
     async fn recover(&mut self) {
-        self.tell();
-        let old = self.backends.remove(0);
-        let new = self.ledger.backend("new").start().await;
-        self.backends.push(new);
-        self.tell();
-        until_asked(&self.backends[2]).await;
+        self.told.lists_those_that_run();
+        let old = self.told.replace_one().await;
+        until_asked(self.told.newest()).await;
         old.close().await;
     }
 
     /// Consul says this for a while, and is then well again.
     async fn through(&mut self, what: &str, answer: Answer) {
         let silent = matches!(answer, Answer::Hang);
-        let answered = self.consul.answered();
-        self.consul.always(answer);
+        let answered = self.told.consul.answered();
+        self.told.consul.always(answer);
         let_pass(700).await;
-        let answered = self.consul.answered() - answered;
+        let answered = self.told.consul.answered() - answered;
         assert!(answered > 0 || silent, "{what}: said to nobody");
         self.recover().await;
         println!("{what}: said {answered} times, and followed again");
@@ -220,21 +181,10 @@ impl Told {
     }
 }
 
-fn entry(address: SocketAddr) -> Value {
-    json!({
-        "Node": {"Node": "n", "Address": "127.0.0.1"},
-        "Service": {
-            "ID": address.to_string(), "Service": SERVICE,
-            "Address": address.ip(), "Port": address.port(),
-        },
-        "Checks": [],
-    })
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consul_answers_with_errors_and_nonsense() {
-    let mut told = Told::start().await;
-    let load = told.load().await;
+    let mut misled = Misled::start().await;
+    let load = misled.load().await;
     for (what, answer) in [
         ("500", Answer::error(500, "rpc error: No cluster leader")),
         (
@@ -246,24 +196,23 @@ async fn consul_answers_with_errors_and_nonsense() {
         ("no index", Answer::error(200, "[]")),
         ("nothing", Answer::Hang),
     ] {
-        told.through(what, answer).await;
+        misled.through(what, answer).await;
     }
-    let older = Answer::good(7, told.set());
-    told.through("an older index", older).await;
-    let report = load.stop(&told.ledger).await;
+    let older = Answer::good(7, misled.told.set());
+    misled.through("an older index", older).await;
+    let report = load.stop(&misled.ledger).await;
     report.assert_flawless("Consul wrong in seven ways", 1_500);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consul_lists_nobody_for_five_seconds() {
-    let mut told = Told::start().await;
-    let load = told.load().await;
+    let mut misled = Misled::start().await;
+    let load = misled.load().await;
     let_pass(300).await;
-    told.index += 10;
-    told.consul.holds(told.index, "[]");
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    told.recover().await;
+    misled.told.lists(json!([]));
+    let_pass(5_000).await;
+    misled.recover().await;
     let_pass(300).await;
-    let report = load.stop(&told.ledger).await;
+    let report = load.stop(&misled.ledger).await;
     report.assert_flawless("an empty list for 5 s", 1_500);
 }

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{SERVICE, Stage, let_pass};
+use super::{FOUR, SERVICE, Stage, let_pass};
 use crate::support::{
     proxy::endpoints,
     raw::{RawBackend, Then, Wire, ok},
@@ -244,7 +244,7 @@ async fn one_whose_queue_is_full_fails_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_flaps_every_tenth_of_a_second_fails_nobody() {
     let stage = Stage::embedded_with("").await;
-    let backends = stage.open_some(&["a", "b", "c", "d"]).await;
+    let backends = stage.open_some(&FOUR).await;
     let load = stage.load().await;
     for _ in 0..20 {
         stage.sign_out(backends[3].address()).await;
