@@ -11,6 +11,7 @@ mod file;
 mod instances;
 mod process;
 mod registry;
+mod slow_registry;
 mod told;
 mod wire;
 

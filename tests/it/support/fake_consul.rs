@@ -2,16 +2,25 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use axum::{
     Router,
+    body::{Body, Bytes},
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
 
 /// One scripted answer.
 #[derive(Clone, Debug)]
@@ -45,6 +54,19 @@ impl Answer {
         Self::Send(status, headers, "slow down".to_owned())
     }
 }
+
+/// How an answer goes out that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    AtOnce,
+    /// After so long, or at once from when that is the pace again.
+    Late(Duration),
+    /// The head at once, and the body little by little over so long.
+    Trickling(Duration),
+}
+
+/// The pieces of a body that trickles.
+const PIECES: usize = 50;
 
 /// One request that it was asked.
 #[derive(Clone, Debug)]
@@ -91,6 +113,7 @@ struct Book {
 struct Shared {
     book: Mutex<Book>,
     standing: watch::Sender<Standing>,
+    pace: watch::Sender<Pace>,
 }
 
 pub(crate) struct FakeConsul {
@@ -112,6 +135,7 @@ impl FakeConsul {
         let shared = Arc::new(Shared {
             book: Mutex::new(book),
             standing: watch::Sender::new(Standing::Hang),
+            pace: watch::Sender::new(Pace::AtOnce),
         });
         let app = Router::new().fallback(answer).with_state(shared.clone());
         let server = tokio::spawn(async { axum::serve(listener, app).await.unwrap() });
@@ -151,6 +175,11 @@ impl FakeConsul {
         };
         self.shared.standing.send_replace(standing);
     }
+
+    /// From now on answers go out like this, whatever they say.
+    pub(crate) fn at_pace(&self, pace: Pace) {
+        self.shared.pace.send_replace(pace);
+    }
 }
 
 impl Drop for FakeConsul {
@@ -178,6 +207,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let Answer::Send(status, headers, body) = answer else {
         return std::future::pending().await;
     };
+    let body = shared.paced(body).await;
     open(&shared.book).answered += 1;
     let mut response = (StatusCode::from_u16(status).unwrap(), body).into_response();
     for (name, value) in headers {
@@ -203,6 +233,35 @@ impl Shared {
             Standing::Holds { index, body } => Answer::good(*index, body),
         }
     }
+
+    /// The body of an answer that may go out now.
+    async fn paced(&self, body: String) -> Body {
+        let mut pace = self.pace.subscribe();
+        let at_first = *pace.borrow();
+        match at_first {
+            Pace::AtOnce => body.into(),
+            Pace::Late(time) => {
+                // Either is when it goes out.
+                let _ = timeout(time, pace.wait_for(|pace| *pace == Pace::AtOnce)).await;
+                body.into()
+            }
+            Pace::Trickling(time) => trickling(body.into(), time),
+        }
+    }
+}
+
+fn trickling(body: Bytes, time: Duration) -> Body {
+    let size = body.len().div_ceil(PIECES).max(1);
+    let starts = (0..body.len()).step_by(size);
+    let pause = time / body.len().div_ceil(size).max(1) as u32;
+    let pieces = stream::iter(starts).then(move |start| {
+        let piece = body.slice(start..body.len().min(start + size));
+        async move {
+            sleep(pause).await;
+            Ok::<_, Infallible>(piece)
+        }
+    });
+    Body::from_stream(pieces)
 }
 
 fn open(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
