@@ -9,6 +9,7 @@ mod drain;
 mod ejection;
 mod file;
 mod instances;
+mod mass_sign_out;
 mod process;
 mod registry;
 mod slow_registry;
@@ -80,9 +81,14 @@ impl Stage {
 
     /// With a real Consul, where there is one.
     async fn consul() -> Option<Self> {
+        Self::consul_with("").await
+    }
+
+    /// The same, with these tables beside its route.
+    async fn consul_with(tables: &str) -> Option<Self> {
         let consul = Consul::start().await?;
         let url = consul.url();
-        Some(Self::reading(&url, Registry::Consul(consul)).await)
+        Some(Self::reading(&url, tables, Registry::Consul(consul)).await)
     }
 
     /// With an embedded registry that is another proxy's.
@@ -90,11 +96,11 @@ impl Stage {
         let [port] = free_ports();
         let other = Some(empty_registry(port).await);
         let url = format!("http://127.0.0.1:{port}");
-        Self::reading(&url, Registry::Others { port, other }).await
+        Self::reading(&url, "", Registry::Others { port, other }).await
     }
 
-    async fn reading(url: &str, registry: Registry) -> Self {
-        let config = format!("{ROUTE}\n[registry.consul]\naddress = \"{url}\"\n");
+    async fn reading(url: &str, tables: &str, registry: Registry) -> Self {
+        let config = format!("{ROUTE}\n[registry.consul]\naddress = \"{url}\"\n{tables}");
         Self {
             proxy: Proxy::start(&config).await,
             registry,
