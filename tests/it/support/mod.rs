@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod registered;
+pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod tls;
 pub(crate) mod wall_clock;

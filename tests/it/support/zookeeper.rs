@@ -1,5 +1,4 @@
-//! Real ZooKeeper servers of the test's own, gone when the test is; what stands between one of them
-//! and its client; and go-kit's registrar.
+//! Real ZooKeeper servers of the test's own, gone when the test is, and go-kit's registrar.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
@@ -11,10 +10,8 @@ use callboard::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 use zookeeper_client::{Acls, Client, CreateMode};
 
@@ -266,61 +263,4 @@ pub(crate) async fn sign_in(settings: &config::ZooKeeper, provider: Provider) ->
     let registrar = Registrar::start(entry_of(settings, provider));
     registrar.registered().await;
     registrar
-}
-
-/// Stands between clients and a server, and can part them. Gone when it is dropped.
-pub(crate) struct Relay {
-    address: SocketAddr,
-    open: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Relay {
-    pub(crate) async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (open, opened) = watch::channel(true);
-        Self {
-            address: listener.local_addr().unwrap(),
-            open,
-            task: tokio::spawn(relay(listener, server, opened)),
-        }
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Closes every connection, and each that comes from now on.
-    pub(crate) fn part(&self) {
-        self.open.send_replace(false);
-    }
-
-    /// Lets connections pass again.
-    pub(crate) fn join(&self) {
-        self.open.send_replace(true);
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn relay(listener: TcpListener, server: SocketAddr, open: watch::Receiver<bool>) {
-    loop {
-        let (mut client, _) = listener.accept().await.unwrap();
-        let mut open = open.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                _ = open.wait_for(|open| !open) => {}
-                _ = async {
-                    // Whatever ends it ends both sides.
-                    let mut server = TcpStream::connect(server).await?;
-                    copy_bidirectional(&mut client, &mut server).await
-                } => {}
-            }
-        });
-    }
 }

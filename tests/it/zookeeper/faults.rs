@@ -16,8 +16,9 @@ use crate::support::{
     gokit::GoKit,
     load::{Ledger, Load},
     proxy::Proxy,
+    relay::Relay,
     server::free_ports,
-    zookeeper::{Relay, SESSION, ZooKeeper, addresses, make, provider, settings, sign_in, watch},
+    zookeeper::{SESSION, ZooKeeper, addresses, make, provider, settings, sign_in, watch},
 };
 
 /// Requests a second.

@@ -12,8 +12,9 @@ use zookeeper_client::{Client, Error, Stat};
 
 use crate::support::{
     eventually,
+    relay::Relay,
     zookeeper::{
-        Relay, SESSION, ZooKeeper, addresses, entry_of, make, provider, settings, sign_in, watch,
+        SESSION, ZooKeeper, addresses, entry_of, make, provider, settings, sign_in, watch,
     },
 };
 
