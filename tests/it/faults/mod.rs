@@ -8,6 +8,7 @@ mod dns;
 mod drain;
 mod ejection;
 mod file;
+mod flapping_registry;
 mod instances;
 mod mass_sign_out;
 mod process;

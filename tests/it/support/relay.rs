@@ -1,7 +1,13 @@
 //! What stands between a server and its client, and parts them when it is told to. Knows nothing of
 //! what they say.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use tokio::{
     io::copy_bidirectional,
@@ -15,6 +21,7 @@ use super::server::free_ports;
 pub(crate) struct Relay {
     address: SocketAddr,
     open: watch::Sender<bool>,
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -28,10 +35,12 @@ impl Relay {
         let way = Way {
             server,
             open: opened,
+            connections: Arc::default(),
         };
         Self {
             address,
             open,
+            connections: Arc::clone(&way.connections),
             task: tokio::spawn(way.relay(listener)),
         }
     }
@@ -49,6 +58,11 @@ impl Relay {
     pub(crate) fn join(&self) {
         self.open.send_replace(true);
     }
+
+    /// Connections that it has taken.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
 }
 
 impl Drop for Relay {
@@ -62,6 +76,7 @@ struct Way {
     server: SocketAddr,
     /// Its sender lives as long as the relay does.
     open: watch::Receiver<bool>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Way {
@@ -84,6 +99,7 @@ impl Way {
     async fn accept(&self, listener: &TcpListener) {
         loop {
             let (mut client, _) = listener.accept().await.unwrap();
+            self.connections.fetch_add(1, Relaxed);
             let way = self.clone();
             tokio::spawn(async move {
                 tokio::select! {
