@@ -41,7 +41,7 @@ impl Stage {
         eventually("it is known", status, |status| *status != 404).await;
     }
 
-    async fn until_state(&self, address: SocketAddr, state: &str) {
+    pub(super) async fn until_state(&self, address: SocketAddr, state: &str) {
         let what = format!("{address} is {state}");
         self.proxy
             .until_service(SERVICE, &what, |service| {
@@ -60,7 +60,7 @@ impl Stage {
             .unwrap()
     }
 
-    async fn ejections(&self) -> u64 {
+    pub(super) async fn ejections(&self) -> u64 {
         self.metric("callboard_ejections_total{service=\"cart\"}")
             .await
     }

@@ -15,11 +15,13 @@ mod process;
 mod registry;
 mod slow_registry;
 mod told;
+mod tls;
 mod wire;
 
 use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::{
     backend::Backend,
@@ -73,8 +75,14 @@ impl Stage {
 
     /// The same, with these tables beside its route.
     async fn embedded_with(tables: &str) -> Self {
+        Self::embedded_in(tempfile::tempdir().unwrap(), tables).await
+    }
+
+    /// The same, in a folder that holds files which they name.
+    async fn embedded_in(folder: TempDir, tables: &str) -> Self {
+        let config = format!("{ROUTE}\n{tables}\n");
         Self {
-            proxy: Proxy::start(&format!("{ROUTE}\n{tables}\n")).await,
+            proxy: Proxy::start_in(folder, &config).await,
             registry: Registry::Own,
             ledger: Ledger::default(),
         }
