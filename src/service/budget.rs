@@ -84,6 +84,12 @@ impl Budget {
         // Of two threads, the one that counted later may be here first.
         account.requests = account.requests.max(requests);
     }
+
+    /// Puts back one that was granted and not made.
+    pub fn put_back(&self) {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        account.tokens += 1.0;
+    }
 }
 
 #[cfg(test)]

@@ -161,6 +161,9 @@ impl Service {
                                 view.pick_other(worker, turn, &tried, &lane.tally, now)
                             };
                             follows = next(&mut seat, other);
+                            if follows.is_none() {
+                                lane.budget.put_back();
+                            }
                         }
                         follows.is_some()
                     };
@@ -242,8 +245,12 @@ impl Service {
                 view.pick_other(worker, turn, tried, &lane.tally, now)
                     .or_else(again)
             };
-            let next = next(&mut seat, other);
-            let Some(next) = next else { break false };
+            let Some(next) = next(&mut seat, other) else {
+                if !is_free {
+                    lane.budget.put_back();
+                }
+                break false;
+            };
             lane.retries.add_one();
             line = next;
         };

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::StatusCode;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::support::{
@@ -242,4 +243,53 @@ async fn one_that_is_full_of_this_request_takes_it_again_over_another_connection
     for _ in 0..200 {
         assert_eq!(proxy.get("/cart/x").await.status(), 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retry_on_names_goes_out_as_it_is_where_all_others_are_full_and_costs_no_retry() {
+    let config = format!(
+        "workers = 1\n{ROUTE}[service.cart]\neject = false\nretry = {{ on = 503 }}\n\
+         limits = {{ per_endpoint = 1, pending = 100, wait = \"20s\" }}\n"
+    );
+    let proxy = Arc::new(Proxy::start(&config).await);
+    let slow = Slow::start(&proxy).await;
+    let busy = Backend::named("busy").answering(|_| async {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        (status, "later")
+    });
+    let busy = busy.start().await;
+    proxy.register("cart", busy.address()).await;
+    let states = [&slow.backend, &busy].map(|one| (one.address(), "serving"));
+    proxy.until_states("cart", &states).await;
+
+    // Whoever is answered first, it ends where there is room.
+    let held = ask(&proxy, 1);
+    let is_held = async || slow.backend.requests();
+    eventually("one is held", is_held, |count| *count == 1).await;
+    let asked = busy.requests();
+    let began = Instant::now();
+    // More than the budget has for all of them.
+    for round in 1..=15 {
+        let statuses = ask(&proxy, 10).join_all().await;
+        assert_eq!(with_status(&statuses, 503), 10, "{statuses:?}");
+        assert_eq!(busy.requests(), asked + round * 10, "each was answered");
+    }
+    let answer = proxy.get("/cart/x").await;
+    assert_eq!(answer.text().await.unwrap(), "later");
+    assert!(began.elapsed() < Duration::from_secs(10), "nobody waited");
+    for reason in ["concurrent", "per_endpoint", "pending"] {
+        assert_eq!(shed(&proxy, reason).await, 0, "{reason}");
+    }
+    until_limits(&proxy, 1, 0).await;
+
+    // Where there is room again, so is the budget.
+    slow.gate.add_permits(100);
+    assert_eq!(with_status(&held.join_all().await, 200), 1);
+    let asked = busy.requests();
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/cart/x").await.status(), 200);
+    }
+    assert!(busy.requests() > asked, "it was asked first");
+    until_limits(&proxy, 0, 0).await;
+    assert_eq!(slow.most.load(SeqCst), 1);
 }
