@@ -1,9 +1,10 @@
 //! What of a request is kept, so that another endpoint can be sent it again: a body that was read
-//! up to 64 KiB, and one that nobody has read whatever its size.
+//! up to 64 KiB, and one that nobody has read whatever its size; and for whom alone an attempt has a
+//! time of its own.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use super::{before_all, cart};
 use crate::support::{
@@ -21,6 +22,11 @@ fn body(length: usize) -> Vec<u8> {
 /// Sends this body, and says what the answer's status is.
 async fn send(proxy: &Proxy, method: &str, body: &[u8], chunked: bool) -> u16 {
     let mut client = Wire::connect(proxy.address()).await;
+    let request = request(method, body, chunked);
+    client.ask(request).await.status()
+}
+
+fn request(method: &str, body: &[u8], chunked: bool) -> Vec<u8> {
     let framing = if chunked {
         "Transfer-Encoding: chunked".to_owned()
     } else {
@@ -38,7 +44,7 @@ async fn send(proxy: &Proxy, method: &str, body: &[u8], chunked: bool) -> u16 {
     } else {
         request.extend(body);
     }
-    client.ask(request).await.status()
+    request
 }
 
 #[tokio::test]
@@ -98,6 +104,84 @@ async fn a_body_that_nobody_has_read_is_sent_elsewhere_whatever_its_size() {
     let served = well.requests();
     assert_eq!(served.len(), 4);
     assert!(served.iter().all(|request| request.body == body));
+}
+
+/// The time of one attempt, and longer than that.
+const TRY: Duration = Duration::from_millis(300);
+const LONGER: Duration = Duration::from_millis(600);
+
+/// Sends a PUT as one who needs more time for its body than an attempt has, twice: to each of two
+/// endpoints at first. What came back, in the order of the alphabet.
+async fn put_slowly(proxy: &Proxy, body: &[u8], chunked: bool) -> [String; 2] {
+    let put = request("PUT", body, chunked);
+    let (start, end) = put.split_at(put.len() - body.len() / 2);
+    let ask = async || {
+        let mut client = Wire::connect(proxy.address()).await;
+        client.send(start).await;
+        tokio::time::sleep(LONGER).await;
+        let answer = client.ask(end).await;
+        format!("{} {}", answer.status(), answer.text())
+    };
+    let (one, other) = tokio::join!(ask(), ask());
+    let mut answers = [one, other];
+    answers.sort();
+    answers
+}
+
+fn try_timeout(response: &str) -> String {
+    format!(
+        "[service.cart]\nretry = {{ try_timeout = \"{}ms\" }}\n\
+         timeout = {{ response = \"{response}\" }}\n",
+        TRY.as_millis()
+    )
+}
+
+/// It runs when the endpoint has all of the body, and not while the client is waited for.
+#[tokio::test]
+async fn a_put_whose_first_endpoint_hangs_is_sent_whole_to_the_other_in_its_attempts_time() {
+    for length in [1_000, KEPT] {
+        let hangs = RawBackend::saying("", Then::Keep).await;
+        let well = RawBackend::saying(ok("well"), Then::Keep).await;
+        let proxy = before_all(&[hangs.address(), well.address()], &try_timeout("20s")).await;
+        let body = body(length);
+        assert_eq!(put_slowly(&proxy, &body, false).await, ["200 well"; 2]);
+        let (tried, served) = (hangs.requests(), well.requests());
+        assert_eq!((tried.len(), served.len()), (1, 2), "{length}");
+        for request in tried.iter().chain(&served) {
+            assert!(request.body == body, "{length}: it came whole");
+        }
+        assert_eq!(cart(&proxy).await["retries"], 1, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_put_that_cannot_be_sent_again_has_all_the_time_that_an_answer_may_take() {
+    for (length, chunked) in [(KEPT + 1, false), (1_000, true)] {
+        let late = RawBackend::serving(|mut wire: Wire| async move {
+            while wire.message().await.is_some() {
+                tokio::time::sleep(LONGER).await;
+                // Who has gone is not waited for.
+                let _ = wire.stream.write_all(&ok("late")).await;
+            }
+        });
+        let late = late.await;
+        let hangs = RawBackend::saying("", Then::Keep).await;
+        for (first, response, answer_of_first) in [
+            (late.address(), "20s", "200 late"),
+            (hangs.address(), "900ms", "504"),
+        ] {
+            let well = RawBackend::saying(ok("well"), Then::Keep).await;
+            let proxy = before_all(&[first, well.address()], &try_timeout(response)).await;
+            let body = body(length);
+            let answers = put_slowly(&proxy, &body, chunked).await;
+            let is = |answer: &&String| answer.starts_with(answer_of_first);
+            assert_eq!(answers.iter().filter(is).count(), 1, "{answers:?}");
+            assert!(answers.contains(&"200 well".to_owned()), "{answers:?}");
+            assert_eq!(well.requests().len(), 1, "{length}, chunked: {chunked}");
+            assert_eq!(cart(&proxy).await["retries"], 0);
+        }
+        assert!(hangs.requests()[0].body == body(length));
+    }
 }
 
 /// Where nobody listens.
