@@ -66,7 +66,7 @@ impl Stage {
     }
 }
 
-fn endpoint(service: &Value, address: SocketAddr) -> Value {
+pub(super) fn endpoint(service: &Value, address: SocketAddr) -> Value {
     let address = address.to_string();
     let mut endpoints = endpoints(service);
     endpoints

@@ -16,13 +16,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{SERVICE, Stage, let_pass};
+use super::{SERVICE, Stage, ejection::endpoint, let_pass};
 use crate::support::{
     authority::Authority,
     backend::Backend,
     eventually,
     load::{Ledger, process},
-    proxy::endpoints,
     raw::{RawBackend, Wire},
     tls::{End, TlsBackend, VERSIONS, server},
 };
@@ -141,10 +140,7 @@ async fn one_breaks(fault: Fault) {
     stage
         .proxy
         .until_service(SERVICE, "it was tried in vain", |service| {
-            let address = bad.front.address().to_string();
-            let mut endpoints = endpoints(service);
-            let bad = endpoints.find(|one| one["address"] == address);
-            bad.is_some_and(|bad| bad["ejection"]["times"] == 2)
+            endpoint(service, bad.front.address())["ejection"]["times"] == 2
         })
         .await;
     let_pass(300).await;
