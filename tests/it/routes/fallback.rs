@@ -1,7 +1,10 @@
 //! A service that has nobody is stood in for by its fallback, and no request is lost on the way
 //! there and back. Attempts that fail are not what it is for.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use serde_json::json;
@@ -144,14 +147,18 @@ async fn a_routes_fallback_stands_before_its_services_and_for_a_subset_that_is_e
     assert_eq!(status["routes"][2]["fallback"], json!("spare"));
 }
 
+/// A registry that takes connections, and says nothing.
+async fn silent() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_fallback_is_for_who_is_not_there_and_not_for_who_fails() {
     let sorry = Backend::start("sorry").await;
     let gone = Backend::start("gone").await;
     let nowhere = gone.address();
     gone.close().await;
-    // A registry that takes connections, and says nothing.
-    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let silent = silent().await;
     let proxy = Proxy::start(&format!(
         r#"
         [registry.silent]
@@ -181,4 +188,62 @@ async fn a_fallback_is_for_who_is_not_there_and_not_for_who_fails() {
     assert_eq!(sorry.requests(), 0);
     let answer = proxy.get("/unread").await;
     assert_eq!(answer.headers()[BACKEND], "sorry");
+}
+
+/// The time that a request has is over all: the wait for a service that nobody has read, and the
+/// attempts at the one that stands in for it.
+#[tokio::test]
+async fn a_fallback_whose_first_endpoint_hangs_answers_in_the_requests_own_time() {
+    let silent = silent().await;
+    let hangs = Backend::named("hangs").answering(|_| std::future::pending::<String>());
+    let [hangs, sorry] = [hangs.start().await, Backend::start("sorry").await];
+    let ask = async |discovery: &str, total: &str| {
+        let proxy = Proxy::start(&format!(
+            r#"
+            workers = 1
+            [registry.silent]
+            kind = "consul"
+            address = "http://{}"
+            [[route]]
+            path = "/unread"
+            service = "unread"
+            [defaults]
+            discovery_timeout = "{discovery}"
+            timeout = {{ total = "{total}" }}
+            retry = {{ try_timeout = "300ms" }}
+            [service.unread]
+            fallback = "sorry"
+            [service.sorry]
+            endpoints = ["{}", "{}"]
+            "#,
+            silent.local_addr().unwrap(),
+            hangs.address(),
+            sorry.address()
+        ))
+        .await;
+        let mut took = Vec::new();
+        // One of them begins with the one that hangs.
+        for _ in 0..2 {
+            let began = Instant::now();
+            let status = proxy.get("/unread").await.status().as_u16();
+            took.push((status, began.elapsed()));
+        }
+        took.sort();
+        took.try_into().unwrap()
+    };
+    let asked = hangs.requests();
+    let millis = Duration::from_millis;
+    let [(first, quick), (second, slow)]: [_; 2] = ask("200ms", "10s").await;
+    assert_eq!((first, second), (200, 200));
+    assert_eq!(hangs.requests(), asked + 1);
+    assert!(
+        quick >= millis(200) && slow >= millis(500),
+        "{quick:?}, {slow:?}"
+    );
+    assert!(slow < millis(5_000), "{slow:?}");
+
+    // Here it is over before the attempt that hangs is.
+    let [(first, _), (second, over)]: [_; 2] = ask("200ms", "400ms").await;
+    assert_eq!((first, second), (200, 504));
+    assert!(over >= millis(400) && over < millis(5_000), "{over:?}");
 }
