@@ -27,7 +27,8 @@ pub use generation::{Generation, Goal, Rates, Strip, Target};
 pub use rate::Rate;
 
 use crate::{
-    service::{Answered, Lookup, Service, Unanswered},
+    config::Timeouts,
+    service::{Answered, Lookup, Service, Unanswered, within},
     upstream::http1::Answer,
 };
 use answer::Record;
@@ -92,13 +93,22 @@ async fn forward(
         None => None,
     };
     let worker = client.worker.index;
+    let (arrived, deadline) = (record.arrived, request.head.deadline);
+    // When all must be over.
+    let total = |timeout: &Timeouts| {
+        let limits = [timeout.total, deadline];
+        let total = limits.into_iter().flatten().min();
+        total.map(|total| arrived + total)
+    };
     let found;
     let mut service = match &target.goal {
         Goal::Service(service) => service,
         Goal::Split(split) => split.next(worker),
         Goal::Template { by_host } => {
             let name = name(matched.service.unwrap_or_default(), *by_host);
-            found = by_name(&generation, &name).await?;
+            let defaults = generation.directory.defaults().timeout;
+            let total = total(&target.overrides.timeout(defaults));
+            found = by_name(&generation, &name, total).await?;
             &found
         }
     };
@@ -106,7 +116,9 @@ async fn forward(
     let mut instead_of = None;
     let mut asked = record.arrived;
     loop {
-        let began = until_read(service, asked).await;
+        let terms = service.terms(subset, &target.overrides);
+        let total = total(&terms.timeout);
+        let began = until_read(service, asked, total).await;
         record.routed_to(service, worker);
         let mut outgoing = Outgoing {
             client,
@@ -115,10 +127,6 @@ async fn forward(
             host_header: target.host_header,
             strip,
         };
-        let terms = service.terms(subset, &target.overrides);
-        let limits = [terms.timeout.total, outgoing.head.deadline];
-        let total = limits.into_iter().flatten().min();
-        let total = total.map(|total| record.arrived + total);
         let called = service.call(worker, &mut outgoing, request.body, &terms, total, began);
         let unanswered = match called.await {
             Ok(Answered {
@@ -147,23 +155,28 @@ async fn forward(
 }
 
 /// Waits for a service that was not read yet. Returns the moment at which it was; `asked`, which is
-/// now, where it was before.
-async fn until_read(service: &Service, asked: Instant) -> Instant {
+/// now, where it was before. At `total` the request is over.
+async fn until_read(service: &Service, asked: Instant, total: Option<Instant>) -> Instant {
     service.usage().note(asked);
     if service.is_read() {
         return asked;
     }
-    let limit = service.policy().discovery_timeout;
+    let limit = within(service.policy().discovery_timeout, total, asked);
     service.wait_until_read(limit).await;
     Instant::now()
 }
 
 /// The service that a template route's request names, if a catalog lists it.
-async fn by_name(generation: &Generation, name: &str) -> Result<Arc<Service>, Refusal> {
+async fn by_name(
+    generation: &Generation,
+    name: &str,
+    total: Option<Instant>,
+) -> Result<Arc<Service>, Refusal> {
     let directory = &generation.directory;
     let mut lookup = directory.lookup(name);
     if matches!(lookup, Lookup::NotRead) {
         let limit = directory.defaults().discovery_timeout;
+        let limit = within(limit, total, Instant::now());
         directory.wait_for_catalogs(limit).await;
         lookup = directory.lookup(name);
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Asked, Attempts, Line, Replay, Service, Shed, Terms, Turn, View, attempts::Past, limits::Seat,
-    replay,
+    replay, within,
 };
 use crate::{
     instance::Address,
@@ -330,13 +330,6 @@ fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
     )
-}
-
-/// A limit, but no more than what is left of the total.
-fn within(limit: Duration, total: Option<Instant>, now: Instant) -> Duration {
-    total.map_or(limit, |total| {
-        limit.min(total.saturating_duration_since(now))
-    })
 }
 
 /// Whether the endpoint is slower than the time that this took.

@@ -52,5 +52,5 @@ pub use snapshot::Snapshot;
 pub use split::{Share, Split};
 pub use status::{EndpointStatus, Remembered, ServiceStatus, ViewStatus};
 pub use tagged::{Quarantined, Tagged, TaggedRoute};
-pub use terms::Terms;
+pub use terms::{Terms, within};
 pub use view::View;

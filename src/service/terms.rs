@@ -1,7 +1,9 @@
 //! How a request is tried: among whom of a service, how often and for how long. What a route says
 //! stands before what its service says.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{Service, View};
 use crate::config::{Overrides, Retry, Subset, Timeouts};
@@ -40,4 +42,11 @@ impl Service {
     pub fn own_terms(&self) -> Terms<'_> {
         self.terms(None, &Overrides::default())
     }
+}
+
+/// A limit, but no more than what is left until a request is over at `total`.
+pub fn within(limit: Duration, total: Option<Instant>, now: Instant) -> Duration {
+    total.map_or(limit, |total| {
+        limit.min(total.saturating_duration_since(now))
+    })
 }

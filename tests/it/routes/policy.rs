@@ -1,8 +1,9 @@
 //! What a route says of retries and time-outs stands before what its service says.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::support::{
     backend::Backend,
@@ -134,4 +135,44 @@ async fn a_client_of_grpc_waits_no_longer_than_it_says_and_nobody_is_ejected_for
     assert!(answers.contains(&(200, "9S".to_owned())), "{answers:?}");
     assert_eq!(ask("soon").await.0, 200);
     assert_eq!(ask("soon").await.0, 200);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_registry_longer_than_for_all_of_the_answer() {
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(&format!(
+        r#"
+        [registry.silent]
+        kind = "consul"
+        address = "http://{}"
+        [defaults]
+        discovery_timeout = "15s"
+        [[route]]
+        path = "/one"
+        service = "one"
+        timeout = {{ total = "300ms" }}
+        [[route]]
+        path = "/any/{{service}}"
+        service = "{{service}}"
+        timeout = {{ total = "300ms" }}
+        [[route]]
+        path = "/rpc"
+        service = "one"
+        "#,
+        silent.local_addr().unwrap(),
+    ))
+    .await;
+    for (path, field) in [
+        ("/one", "x-a"),
+        ("/any/one", "x-a"),
+        ("/rpc", "grpc-timeout"),
+    ] {
+        let began = Instant::now();
+        let request = proxy.http.get(proxy.url(path)).header(field, "300m");
+        assert_eq!(request.send().await.unwrap().status(), 503, "{path}");
+        let took = began.elapsed();
+        let limits = Duration::from_millis(300)..Duration::from_secs(5);
+        assert!(limits.contains(&took), "{path}: {took:?}");
+    }
 }
