@@ -85,6 +85,7 @@ impl Service {
         // Our own decision, which the guard does not doubt.
         board.take_over(&instances, false, self.policy());
         self.publish(&mut board);
+        self.tell_of_change();
         journal.note(Why::Pinned { set: number }, board.standings());
         tracing::warn!(
             service = %self.name(), set = number, seconds = time.as_secs(),
@@ -116,6 +117,7 @@ impl Service {
         let update = listing.now().unwrap_or_default();
         let doubted = board.take_over(&update.instances, update.doubtable, self.policy());
         self.publish(&mut board);
+        self.tell_of_change();
         let why = if expired {
             Why::PinExpired
         } else {

@@ -1,6 +1,8 @@
 //! A proxy that starts while its registry is away, or has lost its data, routes to whom it knew
 //! before; what it keeps for that on disk harms nothing, whatever becomes of it.
 
+mod pinned;
+
 use std::{
     fs,
     net::SocketAddr,
