@@ -32,9 +32,9 @@ pub(super) struct Board {
     pub(super) places: BTreeMap<EndpointId, Place>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
-    /// Whether all registries have had their say: who comes then is new, and warms up, where there
-    /// are others.
-    is_settled: bool,
+    /// Whether who is told of next is new, and warms up, where there are others; or was there
+    /// before, and is only heard of now.
+    pub(super) expects_new: bool,
     /// Whether somebody watches over those that are held.
     pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
@@ -58,7 +58,7 @@ impl Board {
             loads,
             places: BTreeMap::new(),
             leaving: Vec::new(),
-            is_settled: false,
+            expects_new: false,
             guarded: false,
             changed: None,
         }
@@ -117,7 +117,7 @@ impl Board {
         self.forget_the_gone();
         let serves = |place: &&Place| place.standing == Standing::Passing;
         let served_before = self.places.values().filter(serves).count();
-        let is_new = self.is_settled && served_before > 0;
+        let is_new = self.expects_new && served_before > 0;
         let mut listed = HashSet::new();
         for instance in set {
             let id = EndpointId {
@@ -329,11 +329,6 @@ impl Board {
             let state = EndpointState::of(place.standing, place.fails_checks(), life, now);
             (place, state)
         })
-    }
-
-    /// What a proxy finds when it starts is there.
-    pub(super) fn settle(&mut self) {
-        self.is_settled = true;
     }
 
     /// Takes over what our own checks of an endpoint come to. Returns whether it passes now where

@@ -133,7 +133,13 @@ impl Listing {
         }
     }
 
-    /// Whether all of its registries have had their say: who comes after that is new.
+    /// Whether a registry has said who is there, and not before the start: whom it adds to that is
+    /// new.
+    pub(super) fn has_answered(&self, of: usize) -> bool {
+        self.set(of).is_some() && self.remembered[of].is_none()
+    }
+
+    /// The same of all that count.
     pub(super) fn is_settled(&self) -> bool {
         !self.is_awaited() && self.remembered.iter().all(Option::is_none)
     }

@@ -208,9 +208,7 @@ impl Service {
         };
         // Held until the board has it: what is heard later is taken over later.
         let mut listing = self.listing();
-        if listing.is_settled() {
-            self.board().settle();
-        }
+        self.board().expects_new = listing.has_answered(from);
         let update = listing.hear(from, event, &self.policy);
         update.is_some_and(|update| self.update(&update, why))
     }

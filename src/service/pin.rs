@@ -82,6 +82,7 @@ impl Service {
         }
         let told = listing.now().map(|update| update.instances);
         let began = journal.pin(number, SystemTime::now() + time, &told.unwrap_or_default());
+        board.expects_new = listing.is_settled();
         // Our own decision, which the guard does not doubt.
         board.take_over(&instances, false, self.policy());
         self.publish(&mut board);
@@ -115,6 +116,7 @@ impl Service {
         tracing::warn!(service = %self.name(), expired, "no longer pinned: its registries are followed again");
         // What was given up meanwhile leaves nobody, as it would have without the pin.
         let update = listing.now().unwrap_or_default();
+        board.expects_new = listing.is_settled();
         let doubted = board.take_over(&update.instances, update.doubtable, self.policy());
         self.publish(&mut board);
         self.tell_of_change();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     backend::Backend,
     consul::Consul,
+    fake_consul::{Answer, FakeConsul, entry},
     load::{Ledger, Load},
     proxy::{Proxy, endpoints, instance},
 };
@@ -310,5 +311,86 @@ async fn metadata_selects_among_a_services_instances() {
         .await;
     for _ in 0..5 {
         assert_eq!(proxy.get("/cart").await.text().await.unwrap(), "2");
+    }
+}
+
+/// Waits until a service has these endpoints, and says what the state of each is then.
+async fn states(proxy: &Proxy, backends: &[&Backend]) -> Vec<String> {
+    let service = proxy
+        .until_service("cart", "all are there", |service| {
+            endpoints(service).count() == backends.len()
+        })
+        .await;
+    let state = |backend: &&Backend| {
+        let address = backend.address().to_string();
+        let mut endpoints = endpoints(&service);
+        let endpoint = endpoints.find(|endpoint| endpoint["address"] == address);
+        endpoint.unwrap()["state"].as_str().unwrap().to_owned()
+    };
+    backends.iter().map(state).collect()
+}
+
+#[tokio::test]
+async fn what_each_registry_of_a_union_says_at_first_is_not_new_and_who_comes_later_is() {
+    for late in [Answer::Hang, Answer::error(500, "No cluster leader")] {
+        let first = FakeConsul::start([]).await;
+        let second = FakeConsul::start([]).await;
+        let proxy = Proxy::start(&format!(
+            "{CART}[registry.first]\nkind = \"consul\"\naddress = \"{}\"\n\
+             [registry.second]\nkind = \"consul\"\naddress = \"{}\"\n\
+             [service.cart]\nregistry = [\"first\", \"second\"]\ncombine = \"union\"\n\
+             slow_start = \"20s\"\n",
+            first.url(),
+            second.url()
+        ))
+        .await;
+        let [a, b, c, d, e] = [
+            Backend::start("a").await,
+            Backend::start("b").await,
+            Backend::start("c").await,
+            Backend::start("d").await,
+            Backend::start("e").await,
+        ];
+        let list = |backends: &[&Backend]| -> Value {
+            let addresses = backends.iter().map(|backend| backend.address());
+            addresses.map(|address| entry("cart", address)).collect()
+        };
+        second.always(late.clone());
+        first.holds(10, list(&[&a]));
+        assert_eq!(proxy.until_served("/cart").await, "a");
+        assert_eq!(states(&proxy, &[&a]).await, ["serving"]);
+        if let Answer::Send(..) = late {
+            proxy
+                .until_service("cart", "the second has failed", |service| {
+                    service["watches"][1]["healthy"] == false
+                })
+                .await;
+        }
+        // One of the first that is new: the second, of which nothing is known, is no reason.
+        first.holds(11, list(&[&a, &b]));
+        assert_eq!(states(&proxy, &[&a, &b]).await, ["serving", "warming"]);
+        // The second has its say at last.
+        second.holds(20, list(&[&c, &d]));
+        let all = ["serving", "warming", "serving", "serving"];
+        assert_eq!(states(&proxy, &[&a, &b, &c, &d]).await, all, "{late:?}");
+        // Whom it lists from now on, it did not list before.
+        second.holds(21, list(&[&c, &d, &e]));
+        let [.., newest] = &states(&proxy, &[&a, &b, &c, &d, &e]).await[..] else {
+            unreachable!("there are five");
+        };
+        assert_eq!(newest, "warming", "{late:?}");
+        let asked = [&a, &c, &e].map(Backend::requests);
+        for _ in 0..100 {
+            assert_eq!(proxy.get("/cart").await.status(), 200);
+        }
+        let more = std::iter::zip([&a, &c, &e], asked);
+        let [a, c, e] = more
+            .map(|(backend, asked)| backend.requests() - asked)
+            .collect::<Vec<_>>()[..]
+        else {
+            unreachable!("there are three");
+        };
+        assert!(e * 3 < a && e * 3 < c, "{a}, {c}, {e} of 100");
+        println!("the second was late with {late:?}: {a}, {c} and the newest {e} of 100");
     }
 }

@@ -1,11 +1,9 @@
 //! A service whose Consul says of it what the test tells it to.
 
-use std::net::SocketAddr;
-
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::FOUR;
-use crate::support::{backend::Backend, fake_consul::FakeConsul, load::Ledger};
+use crate::support::{backend::Backend, fake_consul::{FakeConsul, entry}, load::Ledger};
 
 pub(super) struct Told {
     pub(super) name: &'static str,
@@ -43,7 +41,7 @@ impl Told {
     /// Consul's list of those that run.
     pub(super) fn set(&self) -> Value {
         let addresses = self.backends.iter().map(Backend::address);
-        addresses.map(|address| self.entry(address)).collect()
+        addresses.map(|address| entry(self.name, address)).collect()
     }
 
     /// Consul is well.
@@ -67,16 +65,5 @@ impl Told {
     /// The one that took another's place last.
     pub(super) fn newest(&self) -> &Backend {
         self.backends.last().expect("there is somebody")
-    }
-
-    fn entry(&self, address: SocketAddr) -> Value {
-        json!({
-            "Node": {"Node": "n", "Address": "127.0.0.1"},
-            "Service": {
-                "ID": address.to_string(), "Service": self.name,
-                "Address": address.ip(), "Port": address.port(),
-            },
-            "Checks": [],
-        })
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -186,6 +188,18 @@ impl Drop for FakeConsul {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// An instance without checks, as `/v1/health/service/…` lists it.
+pub(crate) fn entry(service: &str, address: SocketAddr) -> Value {
+    json!({
+        "Node": {"Node": "n", "Address": "127.0.0.1"},
+        "Service": {
+            "ID": address.to_string(), "Service": service,
+            "Address": address.ip(), "Port": address.port(),
+        },
+        "Checks": [],
+    })
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
