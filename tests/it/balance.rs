@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    backend::{BACKEND, Backend},
+    backend::{Backend, by},
     eventually,
     load::{Ledger, Load},
-    proxy::Proxy,
+    proxy::{Proxy, set_cookie},
 };
 
 const ROUTE: &str = "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nstrip_prefix = true\n";
@@ -64,10 +64,6 @@ async fn ask(proxy: &Proxy, path: &str, fields: &[(&str, &str)]) -> reqwest::Res
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 200);
     answer
-}
-
-fn by(answer: &reqwest::Response) -> String {
-    answer.headers()[BACKEND].to_str().unwrap().to_owned()
 }
 
 /// Who answers for each of these keys.
@@ -351,12 +347,6 @@ async fn a_key_that_all_ask_for_is_shared_as_the_bound_says() {
             assert_eq!(balance["overflowed"], Value::Null);
         }
     }
-}
-
-/// The cookie that an answer sets, as a client sends it back.
-fn set_cookie(answer: &reqwest::Response) -> Option<String> {
-    let set = answer.headers().get(SET_COOKIE)?.to_str().unwrap();
-    Some(set.split(';').next().unwrap().to_owned())
 }
 
 /// Asks with a cookie: who answers, and which cookie is set.

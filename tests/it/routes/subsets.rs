@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::sample;
+use super::{sample, until_selected};
 use crate::support::{
     backend::{BACKEND, Backend},
     eventually,
@@ -32,16 +32,6 @@ async fn sign_in(proxy: &Proxy, backend: &Backend, tag: &str, zone: &str) {
     proxy.register_with("cart", backend.address(), more).await;
 }
 
-/// Waits until so many may be picked in the subset of `v2`.
-async fn until_selected(proxy: &Proxy, count: usize) {
-    proxy
-        .until_service("cart", "the subset has so many", |service| {
-            let mut views = service["views"].as_array().unwrap().iter();
-            views.any(|view| view["tags"] == json!(["v2"]) && view["endpoints"] == json!(count))
-        })
-        .await;
-}
-
 #[tokio::test]
 async fn a_route_calls_those_with_its_tags_or_metadata_and_says_whom_it_misses() {
     let proxy = Proxy::start(ROUTES).await;
@@ -57,7 +47,7 @@ async fn a_route_calls_those_with_its_tags_or_metadata_and_says_whom_it_misses()
     );
 
     sign_in(&proxy, &new, "v2", "b").await;
-    until_selected(&proxy, 1).await;
+    until_selected(&proxy, "v2", 1).await;
     for _ in 0..10 {
         assert_eq!(proxy.get("/v2/x").await.headers()[BACKEND], "new");
         assert_eq!(proxy.get("/a/cart").await.headers()[BACKEND], "old");
@@ -68,9 +58,9 @@ async fn a_route_calls_those_with_its_tags_or_metadata_and_says_whom_it_misses()
     // It gets another tag in place: the routes follow, and its connection is the same.
     let connections = new.connections();
     sign_in(&proxy, &old, "v2", "a").await;
-    until_selected(&proxy, 2).await;
+    until_selected(&proxy, "v2", 2).await;
     sign_in(&proxy, &new, "v1", "b").await;
-    until_selected(&proxy, 1).await;
+    until_selected(&proxy, "v2", 1).await;
     eventually(
         "the other has the tag",
         async || proxy.get("/v2/x").await.headers()[BACKEND].clone(),
@@ -105,12 +95,12 @@ async fn a_subset_is_updated_and_drained_under_load_and_a_retry_stays_in_it() {
         sign_in(&proxy, &backend, "v2", "b").await;
         running.push(backend);
     }
-    until_selected(&proxy, 3).await;
+    until_selected(&proxy, "v2", 3).await;
     let load = Load::start(proxy.address(), "/v2", 200).await;
     for n in 3..7 {
         let next = ledger.backend(&format!("v2-{n}")).start().await;
         sign_in(&proxy, &next, "v2", "b").await;
-        until_selected(&proxy, 4).await;
+        until_selected(&proxy, "v2", 4).await;
         eventually("it is asked", async || next.requests(), |n| *n > 10).await;
         let leaves = running.remove(0);
         if n % 2 == 0 {
@@ -128,7 +118,7 @@ async fn a_subset_is_updated_and_drained_under_load_and_a_retry_stays_in_it() {
                 .await;
             proxy.deregister("cart", address).await;
         }
-        until_selected(&proxy, 3).await;
+        until_selected(&proxy, "v2", 3).await;
         running.push(next);
     }
     let report = load.stop(&ledger).await;

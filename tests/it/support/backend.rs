@@ -26,6 +26,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The header of every answer that names the backend.
 pub(crate) const BACKEND: &str = "x-backend";
 
+/// Who has given an answer.
+pub(crate) fn by(answer: &reqwest::Response) -> String {
+    answer.headers()[BACKEND].to_str().unwrap().to_owned()
+}
+
 /// How long one that closes waits for the first request of a connection.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,7 @@ use callboard::{
     app::{App, StartError},
     config::Config,
 };
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header::SET_COOKIE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -223,6 +223,12 @@ impl Drop for Proxy {
 /// The registry's id of an instance.
 pub(crate) fn instance(name: &str, address: SocketAddr) -> String {
     format!("{name}@{address}")
+}
+
+/// The cookie that an answer sets, as a client sends it back.
+pub(crate) fn set_cookie(answer: &reqwest::Response) -> Option<String> {
+    let set = answer.headers().get(SET_COOKIE)?.to_str().unwrap();
+    Some(set.split(';').next().unwrap().to_owned())
 }
 
 /// The endpoints of what `/api/services/…` says.
