@@ -14,8 +14,8 @@ mod mass_sign_out;
 mod process;
 mod registry;
 mod slow_registry;
-mod told;
 mod tls;
+mod told;
 mod wire;
 
 use std::{net::SocketAddr, time::Duration};

@@ -3,7 +3,11 @@
 use serde_json::Value;
 
 use super::FOUR;
-use crate::support::{backend::Backend, fake_consul::{FakeConsul, entry}, load::Ledger};
+use crate::support::{
+    backend::Backend,
+    fake_consul::{FakeConsul, entry},
+    load::Ledger,
+};
 
 pub(super) struct Told {
     pub(super) name: &'static str,

@@ -12,8 +12,8 @@ use crate::support::{
     proxy::{Proxy, set_cookie},
 };
 
-/// All of a service, and two parts of it that overlap.
-fn config(balance: &str) -> String {
+/// All of a service, and two parts of it that overlap, whose routes say this too.
+fn config(balance: &str, of_parts: &str) -> String {
     format!(
         r#"
         workers = 2
@@ -29,11 +29,13 @@ fn config(balance: &str) -> String {
         service = "cart"
         tags = ["v1"]
         strip_prefix = true
+        {of_parts}
         [[route]]
         path = "/v2"
         service = "cart"
         tags = ["v2"]
         strip_prefix = true
+        {of_parts}
         "#
     )
 }
@@ -65,7 +67,7 @@ async fn cookies(proxy: &Proxy, path: &str, count: usize) -> BTreeMap<String, St
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cookie_leads_nobody_out_of_a_subset_and_who_is_in_both_keeps_its_clients() {
-    let proxy = Proxy::start(&config(SHOP)).await;
+    let proxy = Proxy::start(&config(SHOP, &format!("balance = {SHOP}"))).await;
     let ledger = Ledger::default();
     let [one, both, two, spare] = [
         ledger.backend("one").start().await,
@@ -144,28 +146,30 @@ async fn a_cookie_leads_nobody_out_of_a_subset_and_who_is_in_both_keeps_its_clie
 }
 
 #[tokio::test]
-async fn without_a_name_of_its_own_each_subset_has_a_cookie_of_its_own() {
-    let proxy = Proxy::start(&config("\"sticky\"")).await;
-    let [one, both, two] = [
-        Backend::start("one").await,
-        Backend::start("both").await,
-        Backend::start("two").await,
-    ];
-    sign_in(&proxy, &one, &["v1"]).await;
-    sign_in(&proxy, &both, &["v1", "v2"]).await;
-    sign_in(&proxy, &two, &["v2"]).await;
-    until_selected(&proxy, "v1", 2).await;
-    until_selected(&proxy, "v2", 2).await;
-    let of_v1 = &cookies(&proxy, "/v1", 2).await["one"];
-    let of_v2 = &cookies(&proxy, "/v2", 2).await["two"];
-    let name = |cookie: &str| cookie.split('=').next().unwrap().to_owned();
-    assert_ne!(name(of_v1), name(of_v2));
-    // A client of both has both, and neither route sets the other's anew.
-    let cookie = format!("{of_v1}; {of_v2}");
-    for _ in 0..5 {
-        assert_eq!(ask(&proxy, "/v1", &cookie).await, ("one".to_owned(), None));
-        assert_eq!(ask(&proxy, "/v2", &cookie).await, ("two".to_owned(), None));
+async fn where_routes_name_no_cookie_each_subset_has_one_of_its_own() {
+    for balance in ["\"sticky\"", SHOP] {
+        let proxy = Proxy::start(&config(balance, "")).await;
+        let [one, both, two] = [
+            Backend::start("one").await,
+            Backend::start("both").await,
+            Backend::start("two").await,
+        ];
+        sign_in(&proxy, &one, &["v1"]).await;
+        sign_in(&proxy, &both, &["v1", "v2"]).await;
+        sign_in(&proxy, &two, &["v2"]).await;
+        until_selected(&proxy, "v1", 2).await;
+        until_selected(&proxy, "v2", 2).await;
+        let of_v1 = &cookies(&proxy, "/v1", 2).await["one"];
+        let of_v2 = &cookies(&proxy, "/v2", 2).await["two"];
+        let name = |cookie: &str| cookie.split('=').next().unwrap().to_owned();
+        assert_ne!(name(of_v1), name(of_v2));
+        // A client of both has both, and neither route sets the other's anew.
+        let cookie = format!("{of_v1}; {of_v2}");
+        for _ in 0..5 {
+            assert_eq!(ask(&proxy, "/v1", &cookie).await, ("one".to_owned(), None));
+            assert_eq!(ask(&proxy, "/v2", &cookie).await, ("two".to_owned(), None));
+        }
+        let moved = "callboard_balance_moved_total{service=\"cart\"}";
+        assert_eq!(sample(&proxy, moved).await, Some(0));
     }
-    let moved = "callboard_balance_moved_total{service=\"cart\"}";
-    assert_eq!(sample(&proxy, moved).await, Some(0));
 }
