@@ -127,8 +127,10 @@ async fn forward(
             host_header: target.host_header,
             strip,
         };
-        let called = service.call(worker, &mut outgoing, request.body, &terms, total, began);
-        let unanswered = match called.await {
+        let unanswered = match service
+            .call(worker, &mut outgoing, request.body, &terms, total, began)
+            .await
+        {
             Ok(Answered {
                 mut answer,
                 by,

@@ -84,16 +84,16 @@ impl Service {
         began: Instant,
     ) {
         let is_whole = answer.is_whole();
-        if !is_fault {
-            let rule = self.policy().eject.as_ref();
-            if is_whole {
+        let rule = self.policy().eject.as_ref().filter(|_| !is_fault);
+        if is_whole {
+            if rule.is_some() {
                 line.life().answered(began);
-            } else if rule.is_some_and(|rule| line.life().has_failed(rule.failures)) {
-                self.eject(worker, line, began, None);
             }
+        } else if rule.is_some_and(|rule| line.life().has_failed(rule.failures)) {
+            self.eject(worker, line, began, None);
         }
-        if seat.is_some() || !is_whole {
-            let of = (!is_fault).then(|| Arc::clone(line));
+        let of = rule.filter(|_| !is_whole).map(|_| Arc::clone(line));
+        if seat.is_some() || of.is_some() {
             answer.watch(Box::new(Outcome {
                 of,
                 began,
@@ -182,7 +182,7 @@ impl Service {
 
 /// Kept by an answer until its end: the seat that it has, and whose life it tells of.
 struct Outcome {
-    /// `None` where it is a failure already.
+    /// `None` where that is told already, or nobody is ejected.
     of: Option<Arc<Line>>,
     began: Instant,
     _seat: Option<Seat>,
