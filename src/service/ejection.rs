@@ -62,7 +62,7 @@ impl Service {
         if is_fault {
             self.note_fault(worker, line, began);
         } else {
-            line.life().head_came(began);
+            line.life().answered(began);
         }
         if retry_on.contains(head.status) {
             self.heed_retry_after(worker, line, head, began);
@@ -83,16 +83,17 @@ impl Service {
         seat: Option<Seat>,
         began: Instant,
     ) {
-        let is_whole = answer.is_whole();
-        let rule = self.policy().eject.as_ref().filter(|_| !is_fault);
-        if is_whole {
-            if rule.is_some() {
-                line.life().answered(began);
+        let mut of = None;
+        if let Some(rule) = self.policy().eject.as_ref().filter(|_| !is_fault) {
+            if answer.is_whole() {
+                line.life().ended();
+            } else {
+                if line.life().has_broken_off(rule.failures) {
+                    self.eject(worker, line, began, None);
+                }
+                of = Some(Arc::clone(line));
             }
-        } else if rule.is_some_and(|rule| line.life().has_failed(rule.failures)) {
-            self.eject(worker, line, began, None);
         }
-        let of = rule.filter(|_| !is_whole).map(|_| Arc::clone(line));
         if seat.is_some() || of.is_some() {
             answer.watch(Box::new(Outcome {
                 of,
@@ -191,8 +192,8 @@ struct Outcome {
 impl Witness for Outcome {
     fn ended(&self, whole: bool) {
         match &self.of {
-            Some(line) if whole => line.life().answered(self.began),
-            Some(line) => line.life().broke_off(self.began),
+            Some(line) if whole => line.life().ended(),
+            Some(line) => line.life().broke_off(self.began, Instant::now()),
             None => {}
         }
     }

@@ -157,6 +157,8 @@ const DOUBT_LONGEST: Duration = Duration::from_secs(30);
 /// Whoever is ejected, and whose time is over, is tried by one request; where that one comes to
 /// nothing (its client may leave), by another after so long.
 const TRIAL: Duration = Duration::from_secs(5);
+/// Answers that break off further apart than this are not in a row.
+const CUT_TOGETHER: Duration = Duration::from_secs(60);
 /// By so much of its length, at most, an ejection is longer than it need be: those that were
 /// ejected together do not come back together.
 const EJECTION_JITTER: f64 = 0.1;
@@ -179,6 +181,9 @@ pub(super) struct Life {
     warming: AtomicU64,
     /// Attempts in a row that failed.
     failures: AtomicU32,
+    /// Answers in a row that broke off, those that broke off together counted once.
+    cut: AtomicU32,
+    cut_at: AtomicU64,
     /// Connects in a row that failed, those that failed together counted once.
     refused: AtomicU32,
     refused_at: AtomicU64,
@@ -207,6 +212,8 @@ impl Life {
             trial: AtomicU64::new(0),
             warming: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            cut: AtomicU32::new(0),
+            cut_at: AtomicU64::new(0),
             refused: AtomicU32::new(0),
             refused_at: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
@@ -300,34 +307,47 @@ impl Life {
         is_news
     }
 
-    /// An attempt that began then was answered as it should be, to the end.
+    /// An attempt that began then has the head of an answer as it should be: whoever is tried is
+    /// back.
     #[inline]
     pub(super) fn answered(&self, began: Instant) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
-        self.head_came(began);
-    }
-
-    /// An attempt that began then has the head of an answer: whoever is tried is back.
-    #[inline]
-    pub(super) fn head_came(&self, began: Instant) {
         if self.is_ejected() && !self.was_ejected_after(began) {
             self.come_back();
         }
     }
 
-    /// An answer broke off whose attempt began then. Nobody is there who could eject the endpoint:
-    /// that is for who has the head of its next answer.
-    #[cold]
-    pub(super) fn broke_off(&self, began: Instant) {
-        self.failed(began, u32::MAX);
+    /// An answer came to its end.
+    #[inline]
+    pub(super) fn ended(&self) {
+        if self.cut.load(Relaxed) != 0 {
+            self.cut.store(0, Relaxed);
+        }
     }
 
-    /// Whether so many attempts in a row have failed.
+    /// An answer broke off whose attempt began then. Streams that are open at the same time end
+    /// together, and after a while it is another story.
+    #[cold]
+    pub(super) fn broke_off(&self, began: Instant, now: Instant) {
+        let (before, now) = (self.cut_at.load(Relaxed), self.millis(now));
+        if self.is_ejected() || self.millis(began) <= before {
+            return;
+        }
+        self.cut_at.store(now, Relaxed);
+        if now.saturating_sub(before) > CUT_TOGETHER.as_millis() as u64 {
+            self.cut.store(1, Relaxed);
+        } else {
+            self.cut.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Whether so many answers in a row broke off. Nobody is there then who could eject it: that is
+    /// for who has the head of its next answer.
     #[inline]
-    pub(super) fn has_failed(&self, limit: u32) -> bool {
-        self.failures.load(Relaxed) >= limit
+    pub(super) fn has_broken_off(&self, times: u32) -> bool {
+        self.cut.load(Relaxed) >= times
     }
 
     /// An attempt that began then failed. Returns whether it is to be ejected: after so many in a
@@ -345,6 +365,7 @@ impl Life {
     /// It may not be ejected, since too many are: it has to fail as often again.
     pub(super) fn spare(&self) {
         self.failures.store(0, Relaxed);
+        self.cut.store(0, Relaxed);
     }
 
     /// Ejects it, for this long or for as long as the rule has it, and returns for how long. The
@@ -361,7 +382,7 @@ impl Life {
             }
         };
         let length = length.mul_f64(1.0 + EJECTION_JITTER * fastrand::f64());
-        self.failures.store(0, Relaxed);
+        self.spare();
         self.warming.store(0, Relaxed);
         let trial = self.millis(now + length);
         self.trial.store(trial, Relaxed);
@@ -401,7 +422,7 @@ impl Life {
 
     /// Checks of it pass that did not: what requests have found out is of the past.
     pub(super) fn recovered(&self) {
-        self.failures.store(0, Relaxed);
+        self.spare();
         self.ejections.store(0, Relaxed);
         self.come_back();
     }
@@ -517,19 +538,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_that_break_off_are_failures_and_a_head_alone_does_not_excuse_them() {
+    async fn answers_that_break_off_one_after_another_count_and_a_head_does_not_excuse_them() {
         let life = life();
-        let now = Instant::now;
+        let cut = async |apart: Duration| {
+            advance(apart).await;
+            let began = Instant::now();
+            life.answered(began);
+            advance(Duration::from_millis(5)).await;
+            life.broke_off(began, Instant::now());
+        };
         for _ in 0..4 {
-            life.head_came(now());
-            life.broke_off(now());
+            cut(SECOND).await;
         }
-        assert!(!life.has_failed(5));
-        life.head_came(now());
-        life.broke_off(now());
-        assert!(life.has_failed(5));
-        life.answered(now());
-        assert!(!life.has_failed(1));
+        assert!(!life.has_broken_off(5));
+        cut(SECOND).await;
+        assert!(life.has_broken_off(5));
+        life.ended();
+        assert!(!life.has_broken_off(1));
+        // Those that end together are one, and those that end now and then are never more.
+        let began = Instant::now();
+        advance(SECOND).await;
+        (0..20).for_each(|_| life.broke_off(began, Instant::now()));
+        assert!(!life.has_broken_off(2));
+        for _ in 0..9 {
+            cut(CUT_TOGETHER * 2).await;
+        }
+        assert!(!life.has_broken_off(2));
+        // And who refuses a connection then is not ejected for them.
+        assert!(!life.failed(Instant::now(), 2));
     }
 
     #[tokio::test(start_paused = true)]

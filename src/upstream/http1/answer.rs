@@ -264,9 +264,9 @@ where
                 }
                 Err(FailureKind::Client(_)) => None,
                 Err(kind) => {
-                    let exchange = &reading.exchange;
-                    exchange.pool().failures.add_one();
-                    let is_ours = matches!(kind, FailureKind::Drained) || exchange.is_out_of_time();
+                    reading.exchange.pool().failures.add_one();
+                    // Who was silent for too long may have waited for the client, or for news.
+                    let is_ours = matches!(kind, FailureKind::Drained | FailureKind::Timeout);
                     (!is_ours).then_some(false)
                 }
             };

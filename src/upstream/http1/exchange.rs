@@ -209,13 +209,6 @@ where
         Poll::Ready(FailureKind::Timeout)
     }
 
-    /// Whether the request's own time is over.
-    #[cold]
-    pub(super) fn is_out_of_time(&self) -> bool {
-        let total = self.limits.total;
-        total.is_some_and(|total| Instant::now() >= total)
-    }
-
     fn earliest(&self, deadline: Instant) -> Instant {
         let total = self.limits.total;
         total.map_or(deadline, |total| deadline.min(total))
