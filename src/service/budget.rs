@@ -87,8 +87,7 @@ impl Budget {
 
     /// Puts back one that was granted and not made.
     pub fn put_back(&self) {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        account.tokens += 1.0;
+        self.account().tokens += 1.0;
     }
 }
 

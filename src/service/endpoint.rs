@@ -155,6 +155,17 @@ pub(super) mod testing {
 
     /// One with this number, for one worker.
     pub(in crate::service) fn endpoint(number: usize, load: Option<Arc<Load>>) -> Arc<Endpoint> {
+        with_life(number, Life::new(None), load)
+    }
+
+    /// The same, which is new and warms up for so long.
+    pub(in crate::service) fn warming(number: usize, time: Duration) -> Arc<Endpoint> {
+        let life = Life::new(Some(time));
+        life.warm_up(tokio::time::Instant::now());
+        with_life(number, life, None)
+    }
+
+    fn with_life(number: usize, life: Life, load: Option<Arc<Load>>) -> Arc<Endpoint> {
         let settings = PoolSettings {
             idle: Duration::from_secs(4),
             connections: 4,
@@ -163,7 +174,7 @@ pub(super) mod testing {
             instance: number.to_string().into(),
             address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),
         };
-        Arc::new(Endpoint::new(id, None, settings, Life::new(None), load, 1))
+        Arc::new(Endpoint::new(id, None, settings, life, load, 1))
     }
 
     /// A way to one.

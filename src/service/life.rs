@@ -274,7 +274,7 @@ impl Life {
     }
 
     /// The part of its share that it has while it warms up.
-    fn warmth(&self, now: Instant) -> Option<f64> {
+    pub(super) fn warmth(&self, now: Instant) -> Option<f64> {
         let since = self.warming.load(Relaxed);
         let span = self.slow_start.filter(|_| since != 0)?;
         let passed = self.millis(now).saturating_sub(since) as f64 / 1e3;

@@ -116,16 +116,7 @@ impl View {
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
-        let line = |endpoint: &Endpoint| Arc::clone(endpoint.line(worker));
-        if let Some(zone) = &self.zone {
-            let picked = zone.pick(&self.balancer, turn, None::<fn(&_) -> _>, tally, now, line);
-            if picked.is_some() {
-                return picked;
-            }
-        }
-        let snapshot = self.snapshot.load();
-        let picked = self.balancer.pick(&snapshot, turn, |_| true, tally, now);
-        picked.map(|endpoint| line(endpoint))
+        self.choose(worker, turn, None::<fn(&Endpoint) -> bool>, tally, now)
     }
 
     /// The same for a request that was tried with these already; `None` where there is no other.
@@ -137,19 +128,34 @@ impl View {
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
-        let line = |endpoint: &Endpoint| Arc::clone(endpoint.line(worker));
         let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.line(worker));
+        self.choose(worker, turn, Some(was_tried), tally, now)
+    }
+
+    fn choose(
+        &self,
+        worker: usize,
+        turn: Turn,
+        tried: Option<impl Fn(&Endpoint) -> bool>,
+        tally: &Tally,
+        now: Instant,
+    ) -> Option<Arc<Line>> {
+        let line = |endpoint: &Endpoint| Arc::clone(endpoint.line(worker));
         if let Some(zone) = &self.zone {
-            let picked = zone.pick(&self.balancer, turn, Some(was_tried), tally, now, line);
+            let picked = zone.pick(&self.balancer, turn, tried.as_ref(), tally, now, line);
             if picked.is_some() {
                 return picked;
             }
         }
         let snapshot = self.snapshot.load();
-        let turn = turn.again(&snapshot);
-        let picked = self
-            .balancer
-            .pick(&snapshot, turn, |one| !was_tried(one), tally, now);
+        let picked = match tried {
+            None => self.balancer.pick(&snapshot, turn, |_| true, tally, now),
+            Some(tried) => {
+                let turn = turn.again(&snapshot);
+                self.balancer
+                    .pick(&snapshot, turn, |one| !tried(one), tally, now)
+            }
+        };
         picked.map(|endpoint| line(endpoint))
     }
 
@@ -384,8 +390,9 @@ mod tests {
 
     /// A service that picks like this, for two workers.
     fn balanced(balance: &str) -> Service {
-        let text =
-            format!("[defaults]\nbalance = {balance}\nguard = false\n[[route]]\nservice = \"a\"\n");
+        let text = format!(
+            "zone = \"a\"\n[defaults]\nbalance = {balance}\nguard = false\n[[route]]\nservice = \"a\"\n"
+        );
         let config = Config::parse(&text, std::path::Path::new(".")).unwrap();
         let tls = Arc::new(Tls::open(&config.defaults.tls).unwrap());
         Service::new("cart".into(), config.defaults, tls, 2, [], Arc::default())
@@ -395,6 +402,11 @@ mod tests {
     fn set(ports: std::ops::Range<usize>) -> Vec<Instance> {
         let instance = |port: usize| Instance {
             weight: 1 + port as u32 % 3,
+            meta: [(
+                "zone".into(),
+                if port.is_multiple_of(2) { "a" } else { "b" }.into(),
+            )]
+            .into(),
             ..instance(port as u16, true, "")
         };
         ports.map(instance).collect()
@@ -411,6 +423,8 @@ mod tests {
             "\"peak_ewma\"",
             "{ kind = \"hash\", by = \"path\", load = 1.1 }",
             "{ kind = \"sticky\", fallback = \"p2c\" }",
+            "\"round_robin\"\nprefer = \"zone\"",
+            "\"weighted\"\nprefer = \"zone\"",
         ] {
             let service = &balanced(balance);
             // Each set is ten ports above the one before, of which it has half.

@@ -175,7 +175,9 @@ impl Sides {
         self.weighed.store(millis(now, epoch), Relaxed);
         let [near, far] = [&self.near, &self.far].map(|side| {
             let healthy = side.endpoints.iter().filter(|one| !one.life().is_out(now));
-            (healthy.count(), side.endpoints.len() + side.resting.len())
+            // Who warms up is healthy to that part.
+            let health = healthy.map(|one| one.life().warmth(now).unwrap_or(1.0));
+            (health.sum(), side.endpoints.len() + side.resting.len())
         });
         self.percent.store(share(near, far), Relaxed);
     }
@@ -188,10 +190,10 @@ fn millis(now: Instant, epoch: Instant) -> u64 {
 /// Of a hundred requests, how many go to the own zone, by how many of its endpoints and of those of
 /// all others are healthy, and are listed at all. Each side can take 1.4 times its healthy share;
 /// where both together cannot take all, each has its part of what they can.
-fn share(near: (usize, usize), far: (usize, usize)) -> u32 {
-    let health = |(healthy, listed): (usize, usize)| match listed {
+fn share(near: (f64, usize), far: (f64, usize)) -> u32 {
+    let health = |(healthy, listed): (f64, usize)| match listed {
         0 => 0,
-        _ => (healthy * 140 / listed).min(100) as u32,
+        _ => (healthy * 140.0 / listed as f64).min(100.0) as u32,
     };
     match (health(near) + health(far)).min(100) {
         // Nobody is better than anybody else: the own zone's are nearer.
@@ -224,7 +226,7 @@ mod tests {
     use crate::{
         config::{self, Balance, HashKey},
         instance::Address,
-        service::endpoint::testing::endpoint,
+        service::endpoint::testing::{endpoint, warming},
     };
 
     /// A service's endpoints, of which the first few are in the proxy's own zone.
@@ -245,13 +247,23 @@ mod tests {
                 near,
                 tally: Tally::default(),
             };
-            stage.zone.publish(|is_there| {
-                let there = |n: &usize| is_there(&stage.instance(*n));
-                let endpoints = (0..near + far).filter(there);
-                let endpoints = endpoints.map(|n| (Arc::clone(&stage.endpoints[n]), 1));
+            stage.publish(balance);
+            stage
+        }
+
+        fn publish(&self, balance: &Balance) {
+            self.zone.publish(|is_there| {
+                let there = |n: &usize| is_there(&self.instance(*n));
+                let endpoints = (0..self.endpoints.len()).filter(there);
+                let endpoints = endpoints.map(|n| (Arc::clone(&self.endpoints[n]), 1));
                 Snapshot::new(endpoints, std::iter::empty(), balance)
             });
-            stage
+        }
+
+        /// Another one takes its place, and is new.
+        fn warm_up_the_first(&mut self, time: Duration) {
+            self.endpoints[0] = warming(0, time);
+            self.publish(&Balance::RoundRobin);
         }
 
         fn instance(&self, n: usize) -> Instance {
@@ -318,6 +330,17 @@ mod tests {
         stage.endpoints[1].life().connected();
         tokio::time::advance(Duration::from_millis(BELIEVED_MILLIS)).await;
         assert_eq!(stage.counts(100), [50, 50, 0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_warms_up_has_a_growing_share_though_it_is_alone_in_its_zone() {
+        let mut stage = Stage::new(&Balance::RoundRobin, 1, 3);
+        stage.warm_up_the_first(Duration::from_secs(10));
+        assert_eq!(stage.counts(100)[0], 14);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(stage.counts(100)[0], 70);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(stage.counts(100)[0], 100);
     }
 
     #[test]
@@ -417,7 +440,8 @@ mod tests {
             ((0, 2), (0, 2), 100),
             ((0, 0), (0, 0), 100),
         ] {
-            assert_eq!(share(near, far), expected, "{near:?} {far:?}");
+            let of = |(healthy, listed): (u32, usize)| (f64::from(healthy), listed);
+            assert_eq!(share(of(near), of(far)), expected, "{near:?} {far:?}");
         }
     }
 
