@@ -24,7 +24,7 @@ impl Balancer {
     /// # Errors
     /// Where there is nobody to be called, or no registry could be read yet.
     pub async fn endpoint(&self) -> Result<Picked, Error> {
-        let now = self.0.wait_until_read(Instant::now()).await?;
+        let now = self.0.wait_until_read(Instant::now(), None).await?;
         let (service, slot) = (&self.0.service, self.0.slot());
         let (view, tally) = (service.main(), &service.lane(slot).tally);
         let picked = view.pick(slot, view.turn(None, tally, now), tally, now);

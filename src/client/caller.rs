@@ -77,15 +77,13 @@ impl Caller {
             let service = &*held.service;
             let slot = held.slot();
             let count = Count::begin(service.lane(slot), arrived);
-            let called = match held.wait_until_read(asked).await {
-                Ok(began) => {
-                    let terms = service.own_terms();
-                    let total = terms.timeout.total.map(|total| arrived + total);
-                    service
-                        .call(slot, &mut outgoing, body, &terms, total, began)
-                        .await
-                        .map_err(|unanswered| in_words(service, unanswered))
-                }
+            let terms = service.own_terms();
+            let total = terms.timeout.total.map(|total| arrived + total);
+            let called = match held.wait_until_read(asked, total).await {
+                Ok(began) => service
+                    .call(slot, &mut outgoing, body, &terms, total, began)
+                    .await
+                    .map_err(|unanswered| in_words(service, unanswered)),
                 Err(error) => Err((error, Some(body))),
             };
             let (error, unsent) = match called {

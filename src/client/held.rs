@@ -18,7 +18,7 @@ use super::Error;
 use crate::{
     config::Config,
     registry::Registry,
-    service::{Directory, Service},
+    service::{Directory, Service, within},
 };
 
 /// What all handles share.
@@ -43,15 +43,19 @@ impl Held {
         thread_number() % self.shared.config.workers
     }
 
-    /// Waits for the service's first set, but not for longer than its `discovery_timeout`. Returns
-    /// the moment at which it was there; `now` where it was before.
-    pub(super) async fn wait_until_read(&self, now: Instant) -> Result<Instant, Error> {
+    /// Waits for the service's first set, but not for longer than its `discovery_timeout`, and not
+    /// beyond `total`. Returns the moment at which it was there; `now` where it was before.
+    pub(super) async fn wait_until_read(
+        &self,
+        now: Instant,
+        total: Option<Instant>,
+    ) -> Result<Instant, Error> {
         let service = &self.service;
         service.usage().note(now);
         if service.is_read() {
             return Ok(now);
         }
-        let limit = service.policy().discovery_timeout;
+        let limit = within(service.policy().discovery_timeout, total, now);
         service.wait_until_read(limit).await;
         if service.is_read() {
             return Ok(Instant::now());

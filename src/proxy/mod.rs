@@ -101,6 +101,7 @@ async fn forward(
         total.map(|total| arrived + total)
     };
     let found;
+    let mut asked = record.arrived;
     let mut service = match &target.goal {
         Goal::Service(service) => service,
         Goal::Split(split) => split.next(worker),
@@ -108,13 +109,12 @@ async fn forward(
             let name = name(matched.service.unwrap_or_default(), *by_host);
             let defaults = generation.directory.defaults().timeout;
             let total = total(&target.overrides.timeout(defaults));
-            found = by_name(&generation, &name, total).await?;
+            (found, asked) = by_name(&generation, &name, asked, total).await?;
             &found
         }
     };
     let mut subset = target.subset.as_ref();
     let mut instead_of = None;
-    let mut asked = record.arrived;
     loop {
         let terms = service.terms(subset, &target.overrides);
         let total = total(&terms.timeout);
@@ -168,22 +168,23 @@ async fn until_read(service: &Service, asked: Instant, total: Option<Instant>) -
     Instant::now()
 }
 
-/// The service that a template route's request names, if a catalog lists it.
+/// The service that a template route's request names, if a catalog lists it; and the moment at
+/// which that was known: `asked`, which is now, where it was before. At `total` the request is over.
 async fn by_name(
     generation: &Generation,
     name: &str,
+    asked: Instant,
     total: Option<Instant>,
-) -> Result<Arc<Service>, Refusal> {
+) -> Result<(Arc<Service>, Instant), Refusal> {
     let directory = &generation.directory;
-    let mut lookup = directory.lookup(name);
+    let (mut lookup, mut known) = (directory.lookup(name), asked);
     if matches!(lookup, Lookup::NotRead) {
-        let limit = directory.defaults().discovery_timeout;
-        let limit = within(limit, total, Instant::now());
+        let limit = within(directory.defaults().discovery_timeout, total, asked);
         directory.wait_for_catalogs(limit).await;
-        lookup = directory.lookup(name);
+        (lookup, known) = (directory.lookup(name), Instant::now());
     }
     match lookup {
-        Lookup::Found(service) => Ok(service),
+        Lookup::Found(service) => Ok((service, known)),
         Lookup::Unknown => Err(Refusal::UnknownService(name.into())),
         Lookup::NotRead => Err(Refusal::CatalogNotRead),
     }

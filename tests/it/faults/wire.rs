@@ -148,7 +148,7 @@ async fn one_whose_answers_break_off_is_left_alone_after_five() {
         assert_eq!(late.count(), 0, "{report}");
         // Five, the one that was the occasion, and what was under way then.
         let failed = report.failed.len();
-        assert!((5..=10).contains(&failed), "{report}");
+        assert!((5..=25).contains(&failed), "{report}");
         assert!(report.sent > 100, "{report}");
     }
 }

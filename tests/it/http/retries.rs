@@ -107,8 +107,8 @@ async fn a_body_that_nobody_has_read_is_sent_elsewhere_whatever_its_size() {
 }
 
 /// The time of one attempt, and longer than that.
-const TRY: Duration = Duration::from_millis(300);
-const LONGER: Duration = Duration::from_millis(600);
+const TRY: Duration = Duration::from_millis(800);
+const LONGER: Duration = Duration::from_millis(1_200);
 
 /// Sends a PUT as one who needs more time for its body than an attempt has, twice: to each of two
 /// endpoints at first. What came back, in the order of the alphabet.
@@ -168,7 +168,7 @@ async fn a_put_that_cannot_be_sent_again_has_all_the_time_that_an_answer_may_tak
         let hangs = RawBackend::saying("", Then::Keep).await;
         for (first, response, answer_of_first) in [
             (late.address(), "20s", "200 late"),
-            (hangs.address(), "900ms", "504"),
+            (hangs.address(), "2s", "504"),
         ] {
             let well = RawBackend::saying(ok("well"), Then::Keep).await;
             let proxy = before_all(&[first, well.address()], &try_timeout(response)).await;

@@ -210,7 +210,7 @@ async fn a_fallback_whose_first_endpoint_hangs_answers_in_the_requests_own_time(
             [defaults]
             discovery_timeout = "{discovery}"
             timeout = {{ total = "{total}" }}
-            retry = {{ try_timeout = "300ms" }}
+            retry = {{ try_timeout = "2s" }}
             [service.unread]
             fallback = "sorry"
             [service.sorry]
@@ -237,13 +237,13 @@ async fn a_fallback_whose_first_endpoint_hangs_answers_in_the_requests_own_time(
     assert_eq!((first, second), (200, 200));
     assert_eq!(hangs.requests(), asked + 1);
     assert!(
-        quick >= millis(200) && slow >= millis(500),
+        quick >= millis(200) && slow >= millis(2_200),
         "{quick:?}, {slow:?}"
     );
-    assert!(slow < millis(5_000), "{slow:?}");
+    assert!(slow < millis(9_000), "{slow:?}");
 
     // Here it is over before the attempt that hangs is.
-    let [(first, _), (second, over)]: [_; 2] = ask("200ms", "400ms").await;
+    let [(first, _), (second, over)]: [_; 2] = ask("200ms", "1700ms").await;
     assert_eq!((first, second), (200, 504));
-    assert!(over >= millis(400) && over < millis(5_000), "{over:?}");
+    assert!(over >= millis(1_700) && over < millis(9_000), "{over:?}");
 }
