@@ -146,3 +146,42 @@ async fn a_zone_that_is_full_spills_over() {
     assert_eq!(counts(&proxy, 10, &[&slow, &other]).await, [0, 10]);
     hangs.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subset_has_a_share_of_its_own() {
+    let text = format!(
+        "{CONFIG}[[route]]\npath = \"/v2\"\nservice = \"cart\"\ntags = [\"v2\"]\nstrip_prefix = true\n"
+    );
+    let proxy = Proxy::start(&text).await;
+    let [old, near, far] = [
+        Backend::start("old").await,
+        Backend::start("near").await,
+        Backend::start("far").await,
+    ];
+    for (backend, zone, tag) in [(&old, "a", "v1"), (&near, "a", "v2"), (&far, "b", "v2")] {
+        let check = json!({ "TTL": "10m", "Status": "passing" });
+        let more = json!({ "Meta": { "zone": zone }, "Tags": [tag], "Check": check });
+        proxy.register_with("cart", backend.address(), more).await;
+    }
+    let until_percents = async |of_all: u32, of_subset: u32| {
+        let what = format!("{of_all} and {of_subset} % are local");
+        let is_so = |service: &Value| {
+            let percent = |of: &Value| of["zone"]["local_percent"].clone();
+            (percent(service), percent(&service["views"][0])) == (of_all.into(), of_subset.into())
+        };
+        proxy.until_service("cart", &what, is_so).await;
+    };
+    until_percents(100, 100).await;
+    let all = [&old, &near, &far];
+    let of_subset = async |count: usize| {
+        for _ in 0..count {
+            assert_eq!(proxy.get("/v2/x").await.status(), 200);
+        }
+        all.map(Backend::requests)
+    };
+    assert_eq!(of_subset(20).await, [0, 20, 0]);
+    // Half of the zone is ill, and of the subset all of it.
+    check(&proxy, &near, "fail").await;
+    until_percents(70, 0).await;
+    assert_eq!(of_subset(20).await, [0, 20, 20]);
+}
