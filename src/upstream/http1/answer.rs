@@ -265,9 +265,9 @@ where
                 Err(FailureKind::Client(_)) => None,
                 Err(kind) => {
                     reading.exchange.pool().failures.add_one();
-                    // Who was silent for too long may have waited for the client, or for news.
-                    let is_ours = matches!(kind, FailureKind::Drained | FailureKind::Timeout);
-                    (!is_ours).then_some(false)
+                    // It was removed; or it was silent, and may have waited for the client, or for news.
+                    let says_nothing = matches!(kind, FailureKind::Drained | FailureKind::Timeout);
+                    (!says_nothing).then_some(false)
                 }
             };
             if let (Some(witness), Some(whole)) = (witness, whole) {
