@@ -104,8 +104,12 @@ impl Endpoint {
         &self.id
     }
 
-    pub(super) fn life(&self) -> &Life {
+    pub(super) fn life(&self) -> &Arc<Life> {
         &self.life
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.lines.len()
     }
 
     /// One worker's way to it.

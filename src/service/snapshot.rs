@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, balance::Tables};
+use super::{Endpoint, Line, balance::Tables, life::Life};
 use crate::config::Balance;
 
 /// A service's endpoints at one moment, in the order of their identities.
@@ -15,6 +15,10 @@ pub struct Snapshot {
     /// The weights of `endpoints`; 1 where they count for nothing.
     weights: Box<[u32]>,
     pub(super) tables: Tables,
+    /// What a pick asks of each of `endpoints`, and each worker's ways to all of them, by their
+    /// places: a pick waits for memory, and for less of it here than by way of the endpoint.
+    pub(super) lives: Box<[Arc<Life>]>,
+    lines: Box<[Box<[Arc<Line>]>]>,
 }
 
 impl Snapshot {
@@ -29,12 +33,24 @@ impl Snapshot {
         let (endpoints, weights): (Vec<_>, Vec<_>) = pickable
             .map(|(endpoint, weight)| (endpoint, heeded(weight)))
             .unzip();
+        let workers = endpoints.first().map_or(0, |one| one.workers());
+        let lines = |worker| {
+            let lines = endpoints.iter().map(|one| one.line(worker));
+            lines.cloned().collect()
+        };
         Self {
+            lives: endpoints.iter().map(|one| Arc::clone(one.life())).collect(),
+            lines: (0..workers).map(lines).collect(),
             tables: Tables::new(balance, &endpoints, &weights),
             endpoints: endpoints.into(),
             weights: weights.into(),
             resting: resting.collect(),
         }
+    }
+
+    /// One worker's way to the endpoint at this place.
+    pub(super) fn line(&self, worker: usize, place: usize) -> &Arc<Line> {
+        &self.lines[worker][place]
     }
 
     /// Whether requests fare alike with either, balanced in the same way.

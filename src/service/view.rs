@@ -140,7 +140,7 @@ impl View {
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
-        let line = |endpoint: &Endpoint| Arc::clone(endpoint.line(worker));
+        let line = |snapshot: &Snapshot, place: usize| Arc::clone(snapshot.line(worker, place));
         if let Some(zone) = &self.zone {
             let picked = zone.pick(&self.balancer, turn, tried.as_ref(), tally, now, line);
             if picked.is_some() {
@@ -156,7 +156,7 @@ impl View {
                     .pick(&snapshot, turn, |one| !tried(one), tally, now)
             }
         };
-        picked.map(|endpoint| line(endpoint))
+        picked.map(|place| line(&snapshot, place))
     }
 
     /// What the answer to a request sets its cookie to, where that must change. Costs nothing where

@@ -1,8 +1,6 @@
 //! Among whom a pick chooses: the endpoints of a snapshot that the request was not tried with. The
 //! only place that asks whether one is passed over.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::loaded::Loaded;
@@ -30,10 +28,6 @@ impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
         self.snapshot.endpoints.len()
     }
 
-    pub(super) fn at(&self, place: usize) -> &'s Arc<Endpoint> {
-        &self.snapshot.endpoints[place]
-    }
-
     /// How busy they are, by their places.
     pub(super) fn loads(&self) -> &'s [Loaded] {
         &self.snapshot.tables.loads
@@ -41,18 +35,18 @@ impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
 
     /// Whether it may be picked where there is no other.
     pub(super) fn wants(&self, place: usize) -> bool {
-        (self.wanted)(self.at(place))
+        (self.wanted)(&self.snapshot.endpoints[place])
     }
 
     /// Whether it may be picked. One that was passed over for long enough is given to the first who
     /// asks: it is asked last, of one that would be picked.
     pub(super) fn takes(&self, place: usize) -> bool {
-        self.wants(place) && !self.at(place).life().is_passed_over(self.now)
+        self.wants(place) && !self.snapshot.lives[place].is_passed_over(self.now)
     }
 
     /// The same for one that the request asks for by a key or a cookie: how new it is is no matter.
     pub(super) fn takes_asked(&self, place: usize) -> bool {
-        self.wants(place) && !self.at(place).life().is_avoided(self.now)
+        self.wants(place) && !self.snapshot.lives[place].is_avoided(self.now)
     }
 
     /// The first in a row of places that may be picked, else the first that is wanted.

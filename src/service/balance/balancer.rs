@@ -1,7 +1,5 @@
 //! The algorithms, as one.
 
-use std::sync::Arc;
-
 use http::HeaderValue;
 use tokio::time::Instant;
 
@@ -102,36 +100,34 @@ impl Balancer {
         }
     }
 
-    /// The endpoint whose turn it is of those that are wanted; one that is passed over only where
-    /// there is no other.
-    pub(in crate::service) fn pick<'s>(
+    /// The place of the endpoint whose turn it is of those that are wanted; one that is passed over
+    /// only where there is no other.
+    pub(in crate::service) fn pick(
         &self,
-        snapshot: &'s Snapshot,
+        snapshot: &Snapshot,
         turn: Turn,
         wanted: impl Fn(&Endpoint) -> bool,
         tally: &Tally,
         now: Instant,
-    ) -> Option<&'s Arc<Endpoint>> {
+    ) -> Option<usize> {
         let among = Among::new(snapshot, wanted, now)?;
-        let place = self.place(turn, &among, tally).or_else(|| {
+        self.place(turn, &among, tally).or_else(|| {
             // Those that were drawn cannot be picked, and so next to none can: whoever there is.
             let start = turn.key.unwrap_or_else(|| fastrand::u64(..));
             among.first_from(start as usize)
-        });
-        place.map(|place| among.at(place))
+        })
     }
 
-    /// Whom the request's cookie names, where that one is wanted and not passed over.
-    pub(super) fn named<'s>(
+    /// The place of whom the request's cookie names, where that one is wanted and not passed over.
+    pub(super) fn named(
         &self,
-        snapshot: &'s Snapshot,
+        snapshot: &Snapshot,
         turn: Turn,
         wanted: impl Fn(&Endpoint) -> bool,
         now: Instant,
-    ) -> Option<&'s Arc<Endpoint>> {
+    ) -> Option<usize> {
         let Self::Sticky(..) = self else { return None };
-        let among = Among::new(snapshot, wanted, now)?;
-        sticky::pick(turn.key, &among).map(|place| among.at(place))
+        sticky::pick(turn.key, &Among::new(snapshot, wanted, now)?)
     }
 
     fn place(
@@ -234,10 +230,8 @@ mod tests {
 
         fn pick_at(&self, turn: Turn) -> Option<usize> {
             let (snapshot, tally) = (&self.snapshot, &self.tally);
-            let picked = self
-                .balancer
-                .pick(snapshot, turn, |_| true, tally, self.now);
-            picked.map(|endpoint| place(endpoint))
+            self.balancer
+                .pick(snapshot, turn, |_| true, tally, self.now)
         }
 
         fn pick(&self) -> Option<usize> {
@@ -254,7 +248,7 @@ mod tests {
                 &self.tally,
                 self.now,
             ) {
-                walked.push(place(next));
+                walked.push(next);
             }
             walked
         }

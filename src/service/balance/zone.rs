@@ -124,7 +124,7 @@ impl Zone {
         tried: Option<impl Fn(&Endpoint) -> bool>,
         tally: &Tally,
         now: Instant,
-        way: impl Fn(&Endpoint) -> T,
+        way: impl Fn(&Snapshot, usize) -> T,
     ) -> Option<T> {
         let all = self.sides.load();
         let mut sides = [&all.near, &all.far];
@@ -134,19 +134,20 @@ impl Zone {
         let was_tried = |endpoint: &Endpoint| tried.as_ref().is_some_and(|tried| tried(endpoint));
         let is_wanted = |one: &Endpoint| !was_tried(one) && !one.life().is_out(now);
         // Whom a cookie names is on whatever side it was.
-        let named = sides
-            .iter()
-            .find_map(|side| balancer.named(side, turn, is_wanted, now));
-        let picked = named.or_else(|| {
+        let named = sides.iter().find_map(|side| {
+            let place = balancer.named(side, turn, is_wanted, now)?;
+            Some(way(side, place))
+        });
+        named.or_else(|| {
             sides.iter().find_map(|side| {
                 let turn = match tried {
                     None => turn,
                     Some(_) => turn.again(side),
                 };
-                balancer.pick(side, turn, is_wanted, tally, now)
+                let place = balancer.pick(side, turn, is_wanted, tally, now)?;
+                Some(way(side, place))
             })
-        });
-        picked.map(|endpoint| way(endpoint))
+        })
     }
 
     pub(in crate::service) fn status(&self, now: Instant) -> ZoneStatus {
@@ -290,8 +291,14 @@ mod tests {
             let number = |one: &Endpoint| one.id().instance.parse::<usize>().unwrap();
             let was_tried = |one: &Endpoint| tried.contains(&number(one));
             let tried = (!tried.is_empty()).then_some(was_tried);
-            self.zone
-                .pick(&self.balancer, turn, tried, &self.tally, now, number)
+            self.zone.pick(
+                &self.balancer,
+                turn,
+                tried,
+                &self.tally,
+                now,
+                |side, place| number(&side.endpoints[place]),
+            )
         }
 
         /// How many of so many requests go to each.
