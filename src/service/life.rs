@@ -158,7 +158,7 @@ const DOUBT_LONGEST: Duration = Duration::from_secs(30);
 /// nothing (its client may leave), by another after so long.
 const TRIAL: Duration = Duration::from_secs(5);
 /// Answers that break off further apart than this are not in a row.
-const CUT_TOGETHER: Duration = Duration::from_secs(60);
+const CUT_IN_A_ROW: Duration = Duration::from_secs(60);
 /// By so much of its length, at most, an ejection is longer than it need be: those that were
 /// ejected together do not come back together.
 const EJECTION_JITTER: f64 = 0.1;
@@ -336,7 +336,7 @@ impl Life {
             return;
         }
         self.cut_at.store(now, Relaxed);
-        if now.saturating_sub(before) > CUT_TOGETHER.as_millis() as u64 {
+        if now.saturating_sub(before) > CUT_IN_A_ROW.as_millis() as u64 {
             self.cut.store(1, Relaxed);
         } else {
             self.cut.fetch_add(1, Relaxed);
@@ -561,7 +561,7 @@ mod tests {
         (0..20).for_each(|_| life.broke_off(began, Instant::now()));
         assert!(!life.has_broken_off(2));
         for _ in 0..9 {
-            cut(CUT_TOGETHER * 2).await;
+            cut(CUT_IN_A_ROW * 2).await;
         }
         assert!(!life.has_broken_off(2));
         // And who refuses a connection then is not ejected for them.

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{SERVICE, empty_registry, let_pass};
+use super::{FOUR, SERVICE, empty_registry, let_pass};
 use crate::support::{
     backend::Backend,
     callboard::{Callboard, command},
@@ -101,15 +101,20 @@ async fn open(registry: &Proxy, ledger: &Ledger, id: &str) -> Backend {
     backend
 }
 
+async fn open_four(registry: &Proxy, ledger: &Ledger) -> Vec<Backend> {
+    let mut backends = Vec::new();
+    for id in FOUR {
+        backends.push(open(registry, ledger, id).await);
+    }
+    backends
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wall_clock_that_jumps_costs_nothing_nor_does_a_start_before_the_last() {
     let [port] = free_ports();
     let registry = empty_registry(port).await;
     let (stage, ledger) = (Stage::new(port), Ledger::default());
-    let mut backends = Vec::new();
-    for id in ["a", "b", "c", "d"] {
-        backends.push(open(&registry, &ledger, id).await);
-    }
+    let mut backends = open_four(&registry, &ledger).await;
     let callboard = stage.run().await;
     stage.until_all_serve(&backends).await;
     let load = stage.load().await;
@@ -152,10 +157,7 @@ async fn a_proxy_that_stands_still_for_two_seconds_fails_nobody() {
     let [port] = free_ports();
     let registry = empty_registry(port).await;
     let (stage, ledger) = (Stage::new(port), Ledger::default());
-    let mut backends = Vec::new();
-    for id in ["a", "b", "c", "d"] {
-        backends.push(open(&registry, &ledger, id).await);
-    }
+    let backends = open_four(&registry, &ledger).await;
     let callboard = stage.run().await;
     stage.until_all_serve(&backends).await;
     let load = stage.load().await;
