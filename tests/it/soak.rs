@@ -15,7 +15,7 @@ use crate::support::{
     eventually,
     load::{Ledger, Load, Outcome, Report},
     process::BackendProcess,
-    proxy::{endpoints, instance},
+    proxy::{are, endpoints, instance, with_state},
     raw::RawBackend,
     server::free_ports,
 };
@@ -155,16 +155,9 @@ impl Soak {
 
     /// All four serve, and nobody else is there.
     async fn until_whole(&self) {
-        self.until("all four serve", |service| {
-            let serving = |address: &SocketAddr| {
-                let address = address.to_string();
-                endpoints(service).any(|one| one["address"] == address && one["state"] == "serving")
-            };
-            let mut addresses = self.backends.iter().map(Backend::address);
-            endpoints(service).count() == self.backends.len()
-                && addresses.all(|address| serving(&address))
-        })
-        .await;
+        let states = with_state(&self.backends, "serving");
+        let all_serve = |service: &Value| are(endpoints(service), &states);
+        self.until("all four serve", all_serve).await;
     }
 
     async fn ejections(&self) -> u64 {

@@ -22,7 +22,7 @@ use crate::support::{
     consul::Consul,
     eventually,
     load::{Ledger, Load},
-    proxy::{endpoints, instance},
+    proxy::{are, endpoints, instance, with_state},
     server::free_ports,
 };
 
@@ -172,18 +172,8 @@ async fn sign_out(consul: &Consul, name: &str, backend: &Backend) {
 
 /// Whether a service has just these endpoints, all in this state.
 fn all_are(service: &Value, backends: &[&Backend], state: &str) -> bool {
-    let mut found: Vec<_> = endpoints(service)
-        .filter(|endpoint| endpoint["state"] != "draining")
-        .map(|endpoint| (endpoint["address"].as_str().unwrap(), &endpoint["state"]))
-        .map(|(address, found)| (address.to_owned(), found == state))
-        .collect();
-    found.sort();
-    let mut wanted: Vec<_> = backends
-        .iter()
-        .map(|one| (one.address().to_string(), true))
-        .collect();
-    wanted.sort();
-    found == wanted
+    let stay = endpoints(service).filter(|one| one["state"] != "draining");
+    are(stay, &with_state(backends.iter().copied(), state))
 }
 
 fn is_of_the_snapshot(service: &Value) -> bool {

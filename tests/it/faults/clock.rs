@@ -16,7 +16,7 @@ use crate::support::{
     callboard::{Callboard, command},
     eventually,
     load::{Ledger, Load},
-    proxy::{Proxy, endpoints},
+    proxy::{Proxy, are, endpoints, with_state},
     server::free_ports,
     wall_clock::WallClock,
 };
@@ -70,11 +70,8 @@ impl Stage {
     }
 
     async fn until_all_serve(&self, backends: &[Backend]) -> Value {
-        let all_serve = |service: &Value| {
-            let mut shown = endpoints(service);
-            shown.all(|one| one["state"] == "serving")
-                && endpoints(service).count() == backends.len()
-        };
+        let states = with_state(backends, "serving");
+        let all_serve = |service: &Value| are(endpoints(service), &states);
         eventually("all serve", async || self.service().await, all_serve).await
     }
 

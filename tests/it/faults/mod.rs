@@ -29,7 +29,7 @@ use crate::support::{
     eventually,
     load::{Ledger, Load, Report},
     process::BackendProcess,
-    proxy::{Proxy, instance},
+    proxy::{Proxy, instance, with_state},
     server::free_ports,
 };
 
@@ -193,8 +193,7 @@ impl Stage {
 
     /// Waits until this is the state of all of these, and of nobody else.
     async fn until_all(&self, backends: &[Backend], state: &str) {
-        let addresses = backends.iter().map(Backend::address);
-        let states: Vec<_> = addresses.map(|address| (address, state)).collect();
+        let states = with_state(backends, state);
         self.proxy.until_states(SERVICE, &states).await;
     }
 

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::eventually;
+use super::{backend::Backend, eventually};
 
 /// Tables that are added to a configuration which does not have them. Relative paths are taken
 /// from a folder of the proxy's own.
@@ -171,20 +171,9 @@ impl Proxy {
 
     /// Waits until it knows these endpoints of a service, with their states; in any order.
     pub(crate) async fn until_states(&self, name: &str, states: &[(SocketAddr, &str)]) {
-        let mut wanted: Vec<_> = states
-            .iter()
-            .map(|(address, state)| (address.to_string(), (*state).to_owned()))
-            .collect();
-        wanted.sort();
-        let what = format!("{name} is {wanted:?}");
-        self.until_service(name, &what, |service| {
-            let mut states = endpoints(service)
-                .map(|endpoint| (text(&endpoint["address"]), text(&endpoint["state"])))
-                .collect::<Vec<_>>();
-            states.sort();
-            states == wanted
-        })
-        .await;
+        let what = format!("{name} is {states:?}");
+        let are = |service: &Value| are(endpoints(service), states);
+        self.until_service(name, &what, are).await;
     }
 
     /// Waits until a path of its first listener is answered with 200, and returns the body.
@@ -236,8 +225,29 @@ pub(crate) fn endpoints(service: &Value) -> impl Iterator<Item = &Value> {
     service["endpoints"].as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
+/// Whether endpoints are these, with these states, and no others; in any order.
+pub(crate) fn are<'a>(
+    endpoints: impl Iterator<Item = &'a Value>,
+    states: &[(SocketAddr, &str)],
+) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let shown = endpoints.map(|one| (text(&one["address"]), text(&one["state"])));
+    let wanted = states
+        .iter()
+        .map(|(address, state)| (address.to_string(), (*state).to_owned()));
+    let [mut shown, mut wanted] = [shown.collect::<Vec<_>>(), wanted.collect()];
+    shown.sort();
+    wanted.sort();
+    shown == wanted
+}
+
+/// Several with one state, as [`are`] takes them.
+pub(crate) fn with_state<'a, 'b>(
+    backends: impl IntoIterator<Item = &'a Backend>,
+    state: &'b str,
+) -> Vec<(SocketAddr, &'b str)> {
+    let addresses = backends.into_iter().map(Backend::address);
+    addresses.map(|address| (address, state)).collect()
 }
 
 fn config(text: &str, folder: &Path) -> Config {
