@@ -36,7 +36,9 @@ pub(super) struct Limits {
 #[derive(Debug, Default)]
 struct Row {
     waiting: AtomicU32,
-    /// Somebody has left.
+    /// Held by the first of them, and had in the order in which they came.
+    front: tokio::sync::Mutex<()>,
+    /// Somebody has left; for the first.
     room: Notify,
 }
 
@@ -151,6 +153,8 @@ impl Limits {
         };
         let limit = Instant::now() + self.rule.wait;
         let limit = by.map_or(limit, |by| by.min(limit));
+        let in_front = timeout_at(limit, row.front.lock()).await;
+        let _front = in_front.map_err(|_| Shed::Pending)?;
         loop {
             let mut left = pin!(row.room.notified());
             // Whoever leaves from here on is heard of.
@@ -309,6 +313,28 @@ mod tests {
         Ok(entered.map(|(seat, _)| seat))
     }
 
+    /// Two views, of an endpoint each that works on one request at a time.
+    fn one_for_each_of_two_views(pending: u32) -> (Arc<Limits>, [Arc<Line>; 2]) {
+        let rule = config::Limits {
+            concurrent: None,
+            per_endpoint: Some(1),
+            pending,
+            wait: Duration::from_secs(1),
+        };
+        let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
+        (Limits::new(rule, 2).unwrap(), lines)
+    }
+
+    fn enter_view(
+        limits: &Arc<Limits>,
+        view: usize,
+        line: &Arc<Line>,
+    ) -> impl Future<Output = Result<Option<(Seat, Arc<Line>)>, Shed>> + use<> {
+        let (limits, line) = (Arc::clone(limits), Arc::clone(line));
+        let pick = move |full: &[Arc<Line>]| full.is_empty().then(|| Arc::clone(&line));
+        async move { limits.enter(view, pick, None).await }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn so_many_are_let_in_so_many_wait_and_the_rest_is_shed() {
         let limits = limits(2, 1);
@@ -398,20 +424,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_view_that_is_full_takes_no_notice_and_no_room_of_another() {
-        let rule = config::Limits {
-            concurrent: None,
-            per_endpoint: Some(1),
-            pending: 2,
-            wait: Duration::from_secs(1),
-        };
-        let limits = Limits::new(rule, 2).unwrap();
-        let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
+    async fn who_waits_is_served_in_turn_though_there_was_no_room_when_it_was_told() {
+        let (limits, lines) = one_for_each_of_two_views(5);
         let enter = |view: usize| {
-            let (limits, line) = (Arc::clone(&limits), Arc::clone(&lines[view]));
-            let pick = move |full: &[Arc<Line>]| full.is_empty().then(|| Arc::clone(&line));
-            async move { limits.enter(view, pick, None).await }
+            let entering = enter_view(&limits, view, &lines[view]);
+            async { entering.await.unwrap().unwrap().0 }
         };
+        let (mut seat, elsewhere) = (enter(0).await, enter(1).await);
+        let (enters, mut entered) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..5 {
+            let (entering, enters) = (enter(0), enters.clone());
+            tokio::spawn(async move { enters.send((number, entering.await)).unwrap() });
+            tokio::task::yield_now().await;
+        }
+        // They are told, and what they wait for is still full.
+        drop(elsewhere);
+        tokio::task::yield_now().await;
+        for number in 0..5 {
+            drop(seat);
+            let (next, its) = entered.recv().await.unwrap();
+            assert_eq!(next, number);
+            seat = its;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_view_that_is_full_takes_no_notice_and_no_room_of_another() {
+        let (limits, lines) = one_for_each_of_two_views(2);
+        let enter = |view: usize| enter_view(&limits, view, &lines[view]);
         let _full = enter(0).await.unwrap().unwrap();
         let seat = enter(1).await.unwrap().unwrap();
         let first = tokio::spawn(enter(0));
