@@ -65,7 +65,7 @@ impl Picked {
 
     /// Says that it has taken a connection: it is trusted again.
     pub fn connected(&self) {
-        self.line.connected();
+        self.line.has_served(self.began);
     }
 
     /// Says that it has taken none: it is passed over for a while where there are others, and then

@@ -10,8 +10,8 @@ use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
 use super::{
-    Asked, Attempts, Line, Replay, Service, Shed, Terms, Turn, View, attempts::Past, limits::Seat,
-    replay, within,
+    Asked, Attempts, Line, Replay, Service, Shed, Terms, attempts::Past, replay, seating::next,
+    view::is_among, within,
 };
 use crate::{
     instance::Address,
@@ -110,7 +110,9 @@ impl Service {
         let out_of_budget = loop {
             let began = now;
             limits.attempt = try_timeout.filter(|_| {
-                past.asked + 1 < retry.attempts && view.has_other(worker, &past.tried, Some(&line))
+                past.asked + 1 < retry.attempts
+                    && view.has_other(worker, &past.tried, Some(&line))
+                    && lane.retries_left(now) > 0
             });
             let pool = line.pool();
             if past.failed.is_empty() || head.names_endpoint() {
@@ -147,20 +149,24 @@ impl Service {
                     let mut is_fault = false;
                     let unwanted = |head: &AnswerHead, body: &B| {
                         is_fault = self.note_head(worker, &line, head, retry.on, began);
+                        let now = Instant::now();
                         let may_follow = idempotent
                             && retry.on.contains(head.status)
                             && past.asked + 1 < retry.attempts
                             && body.is_replayable()
-                            && total.is_none_or(|total| Instant::now() < total)
+                            && total.is_none_or(|total| now < total)
                             && view.has_other(worker, &past.tried, Some(&line))
-                            && lane.withdraw(Instant::now());
+                            && lane.withdraw(now);
                         if may_follow {
                             let tried = [&past.tried[..], &[Arc::clone(&line)]].concat();
-                            let other = |full: &[Arc<Line>]| {
-                                let tried = [&tried, full].concat();
-                                view.pick_other(worker, turn, &tried, &lane.tally, now)
+                            let other = |full: &[Arc<Line>], now| {
+                                view.pick_with_room(worker, turn, (&tried, full), &lane.tally, now)
                             };
-                            follows = next(&mut seat, other);
+                            // Where all others are full this answer is as good as any.
+                            follows = match &mut seat {
+                                None => other(&[], now),
+                                Some(seat) => seat.sit(other).unwrap_or_default(),
+                            };
                             if follows.is_none() {
                                 lane.budget.put_back();
                             }
@@ -236,21 +242,19 @@ impl Service {
             if !is_free && !lane.withdraw(now) {
                 break true;
             }
-            let other = |full: &[Arc<Line>]| {
-                let again = || again.clone().filter(|_| full.is_empty());
-                let tried = match full {
-                    [] => &past.tried[..],
-                    full => &[&past.tried, full].concat(),
-                };
-                view.pick_other(worker, turn, tried, &lane.tally, now)
-                    .or_else(again)
+            let other = |full: &[Arc<Line>], now| {
+                view.pick_with_room(worker, turn, (&past.tried, full), &lane.tally, now)
+                    .or_else(|| again.clone().filter(|again| !is_among(full, again)))
             };
-            let Some(next) = next(&mut seat, other) else {
+            let Some(next) = next(&mut seat, view, other, total, now).await else {
                 if !is_free {
                     lane.budget.put_back();
                 }
                 break false;
             };
+            if seat.is_some() {
+                now = Instant::now();
+            }
             lane.retries.add_one();
             line = next;
         };
@@ -258,44 +262,6 @@ impl Service {
             failed: past.failed,
             out_of_budget,
         }))
-    }
-
-    /// The endpoint whose turn it is, with a seat where the service has limits; `None` where there
-    /// is nobody.
-    async fn seat(
-        &self,
-        worker: usize,
-        view: &View,
-        turn: Turn,
-        by: Option<Instant>,
-        now: Instant,
-    ) -> Result<Option<(Option<Seat>, Arc<Line>)>, Shed> {
-        let tally = &self.lane(worker).tally;
-        let Some(limits) = self.limits() else {
-            return Ok(view.pick(worker, turn, tally, now).map(|line| (None, line)));
-        };
-        let pick = |full: &[Arc<Line>]| match full {
-            [] => view.pick(worker, turn, tally, now),
-            full => view.pick_other(worker, turn, full, tally, now),
-        };
-        let entered = limits
-            .enter(view.number(), pick, by)
-            .await
-            .inspect_err(|shed| {
-                self.lane(worker).shed[shed.index()].add_one();
-            });
-        Ok(entered?.map(|(seat, line)| (Some(seat), line)))
-    }
-}
-
-/// Whom a request that was tried goes to; where all others are full there is nobody.
-fn next(
-    seat: &mut Option<Seat>,
-    other: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
-) -> Option<Arc<Line>> {
-    match seat {
-        None => other(&[]),
-        Some(seat) => seat.sit(other).unwrap_or_default(),
     }
 }
 

@@ -158,17 +158,18 @@ impl Service {
         if life.is_out_since(began) {
             return;
         }
-        if !life.is_ejected() {
-            let ejected = endpoints.iter().filter(|one| one.life().is_ejected());
-            let (with_it, all) = (ejected.count() + 1, endpoints.len());
-            if with_it == all || with_it * 100 > all * rule.max_percent as usize {
-                if pause.is_none() {
-                    life.spare();
-                }
-                return;
+        let now = Instant::now();
+        // Whose time is over waits for a request only, of which there may be none.
+        let ejected = endpoints.iter().filter(|one| one.life().is_kept_out(now));
+        let others = ejected.filter(|one| !Arc::ptr_eq(one, endpoint));
+        let (with_it, all) = (others.count() + 1, endpoints.len());
+        if with_it == all || with_it * 100 > all * rule.max_percent as usize {
+            if pause.is_none() {
+                life.spare();
             }
+            return;
         }
-        let length = life.eject(rule, pause, Instant::now());
+        let length = life.eject(rule, pause, now);
         drop(turn);
         self.lane(worker).ejections.add_one();
         tracing::warn!(
@@ -196,5 +197,27 @@ impl Witness for Outcome {
             Some(line) => line.life().broke_off(self.began, Instant::now()),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::one::testing::{line, service};
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_time_is_over_is_not_among_those_who_are_too_many() {
+        let service = service("", 1..5);
+        let fails = |n: usize| {
+            let line = line(&service, n);
+            (0..5).for_each(|_| service.note_fault(0, &line, Instant::now()));
+            line.life().is_ejected()
+        };
+        assert!(fails(2) && fails(3));
+        assert!(!fails(0), "half of them are");
+        // Nobody has tried them since.
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(fails(0) && fails(1));
+        assert!(!fails(2), "it had its trial, and half of them are again");
     }
 }

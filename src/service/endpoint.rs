@@ -6,6 +6,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
+use tokio::time::Instant;
+
 use super::life::Life;
 use crate::{
     instance::Address,
@@ -65,6 +67,13 @@ impl Line {
     /// Notes that the endpoint took a connection: it is not doubted any more.
     pub fn connected(&self) {
         self.life.connected();
+    }
+
+    /// The same where nothing more is to be heard of it than that, since somebody else speaks with
+    /// it: of an attempt that began then.
+    pub fn has_served(&self, began: Instant) {
+        self.life.connected();
+        self.life.answered(began);
     }
 }
 
@@ -144,7 +153,7 @@ impl Endpoint {
     }
 
     /// It was removed: see [`Pool::retire`].
-    pub(super) fn retire(&self, cut_at: tokio::time::Instant) {
+    pub(super) fn retire(&self, cut_at: Instant) {
         for pool in self.pools() {
             pool.retire(cut_at);
         }

@@ -286,18 +286,22 @@ impl Life {
     #[inline]
     pub(super) fn connected(&self) {
         if self.is_doubted() {
-            self.refused.store(0, Relaxed);
-            self.passed_over.store(0, Relaxed);
+            self.trust();
         }
+    }
+
+    #[cold]
+    fn trust(&self) {
+        self.refused.store(0, Relaxed);
+        self.passed_over.store(0, Relaxed);
     }
 
     /// A connect failed that began then: it is doubted. Returns whether that is news: those that
     /// were under way when one failed say nothing new, however many they are.
     #[cold]
     pub(super) fn connect_failed(&self, began: Instant, now: Instant) -> bool {
-        let is_news = self.millis(began) > self.refused_at.load(Relaxed);
+        let is_news = self.is_first(&self.refused_at, began, now);
         if is_news {
-            self.refused_at.store(self.millis(now), Relaxed);
             self.refused.fetch_add(1, Relaxed);
         }
         if !self.is_ejected() {
@@ -307,15 +311,27 @@ impl Life {
         is_news
     }
 
+    /// Whether what began then, and failed now, is the first of those that failed together, of which
+    /// the last was noted at `last`.
+    fn is_first(&self, last: &AtomicU64, began: Instant, now: Instant) -> bool {
+        let before = last.load(Relaxed);
+        let note = || last.compare_exchange(before, self.millis(now), Relaxed, Relaxed);
+        self.millis(began) > before && note().is_ok()
+    }
+
     /// An attempt that began then has the head of an answer as it should be: whoever is tried is
-    /// back.
+    /// back, over whatever connection.
     #[inline]
     pub(super) fn answered(&self, began: Instant) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
-        if self.is_ejected() && !self.was_ejected_after(began) {
-            self.come_back();
+        if self.is_ejected() {
+            if !self.was_ejected_after(began) {
+                self.come_back();
+            }
+        } else if self.is_doubted() && self.millis(began) > self.refused_at.load(Relaxed) {
+            self.trust();
         }
     }
 
@@ -331,12 +347,11 @@ impl Life {
     /// together, and after a while it is another story.
     #[cold]
     pub(super) fn broke_off(&self, began: Instant, now: Instant) {
-        let (before, now) = (self.cut_at.load(Relaxed), self.millis(now));
-        if self.is_ejected() || self.millis(began) <= before {
+        let before = self.cut_at.load(Relaxed);
+        if self.is_ejected() || !self.is_first(&self.cut_at, began, now) {
             return;
         }
-        self.cut_at.store(now, Relaxed);
-        if now.saturating_sub(before) > CUT_IN_A_ROW.as_millis() as u64 {
+        if self.millis(now).saturating_sub(before) > CUT_IN_A_ROW.as_millis() as u64 {
             self.cut.store(1, Relaxed);
         } else {
             self.cut.fetch_add(1, Relaxed);
@@ -362,8 +377,15 @@ impl Life {
         }
     }
 
-    /// It may not be ejected, since too many are: it has to fail as often again.
+    /// It may not be ejected, or not for longer, since too many are: it has to fail as often again.
     pub(super) fn spare(&self) {
+        self.forget_failures();
+        if self.is_ejected() {
+            self.come_back();
+        }
+    }
+
+    fn forget_failures(&self) {
         self.failures.store(0, Relaxed);
         self.cut.store(0, Relaxed);
     }
@@ -382,7 +404,7 @@ impl Life {
             }
         };
         let length = length.mul_f64(1.0 + EJECTION_JITTER * fastrand::f64());
-        self.spare();
+        self.forget_failures();
         self.warming.store(0, Relaxed);
         let trial = self.millis(now + length);
         self.trial.store(trial, Relaxed);
@@ -422,7 +444,7 @@ impl Life {
 
     /// Checks of it pass that did not: what requests have found out is of the past.
     pub(super) fn recovered(&self) {
-        self.spare();
+        self.forget_failures();
         self.ejections.store(0, Relaxed);
         self.come_back();
     }
@@ -436,6 +458,11 @@ impl Life {
 
     pub(super) fn is_ejected(&self) -> bool {
         self.ejected.load(Relaxed) != 0
+    }
+
+    /// Whether it is ejected, and either its time is not over or it is being tried.
+    pub(super) fn is_kept_out(&self, now: Instant) -> bool {
+        self.is_ejected() && self.is_out(now)
     }
 
     fn is_doubted(&self) -> bool {
@@ -505,6 +532,20 @@ mod tests {
         advance(SECOND).await;
         assert_eq!(tries(&life), 1);
         life.connected();
+        assert_eq!(tries(&life), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_over_a_kept_connection_is_doubted_no_more() {
+        let life = life();
+        let early = Instant::now();
+        advance(SECOND).await;
+        life.connect_failed(Instant::now(), Instant::now());
+        life.answered(early);
+        assert_eq!(tries(&life), 0, "what was under way says nothing");
+        advance(SECOND).await;
+        assert_eq!(tries(&life), 1);
+        life.answered(Instant::now());
         assert_eq!(tries(&life), 20);
     }
 

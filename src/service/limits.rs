@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -18,6 +19,9 @@ use tokio::{
 
 use super::Line;
 use crate::config;
+
+/// Who waits looks again after so long, though nobody has left: an ejection may be over.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A service's limits, and what they are used up by.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ struct Row {
     waiting: AtomicU32,
     /// Held by the first of them, and had in the order in which they came.
     front: tokio::sync::Mutex<()>,
-    /// Somebody has left; for the first.
+    /// Somebody has left, or come; for the first.
     room: Notify,
 }
 
@@ -121,15 +125,15 @@ impl Limits {
     }
 
     /// Takes a seat, at the first endpoint with room that `pick` names, which is told of those that
-    /// have none, and names those of one view; `None` where it names nobody at all. Waits until `by`
-    /// at the latest.
+    /// have none and what time it is, and names those of one view; `None` where it names nobody at
+    /// all. Waits until `by` at the latest.
     ///
     /// # Errors
     /// Where there is no room, or there was none in time.
     pub(super) async fn enter(
         self: &Arc<Self>,
         view: usize,
-        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
         by: Option<Instant>,
     ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
         let row = &self.rows[view];
@@ -139,12 +143,13 @@ impl Limits {
             None => Shed::PerEndpoint,
         };
         if row.waiting.load(SeqCst) == 0 {
-            match self.try_enter(&pick) {
-                Err(shed) => {
-                    why = shed;
-                    // Somebody may just have found full what this one had in hand for a moment.
-                    self.tell_of_room();
-                }
+            let entered = self.try_enter(&pick);
+            if !matches!(entered, Ok(Some(_))) {
+                // Somebody may just have found full what this one had in hand for a moment.
+                self.tell_of_room();
+            }
+            match entered {
+                Err(shed) => why = shed,
                 entered => return entered,
             }
         }
@@ -166,7 +171,8 @@ impl Limits {
             if entered.is_ok() {
                 return entered;
             }
-            if timeout_at(limit, left).await.is_err() {
+            let again = limit.min(Instant::now() + LOOK_AGAIN);
+            if timeout_at(again, left).await.is_err() && again == limit {
                 return Err(Shed::Pending);
             }
         }
@@ -174,7 +180,7 @@ impl Limits {
 
     fn try_enter(
         self: &Arc<Self>,
-        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
     ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
         if !claim(&self.in_use, self.rule.concurrent.unwrap_or(u32::MAX)) {
             return Err(Shed::Concurrent);
@@ -197,16 +203,14 @@ impl Limits {
     fn claim_line(
         &self,
         own: Option<&Arc<Line>>,
-        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
     ) -> Result<Option<Arc<Line>>, Shed> {
         let most = self.rule.per_endpoint;
         let mut full = Vec::new();
-        while let Some(line) = pick(&full) {
+        let now = Instant::now();
+        while let Some(line) = pick(&full, now) {
             let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &line));
-            // Where the others are full one waits for them, and does not go to who is left alone.
-            let is_left_alone = !full.is_empty() && line.life().is_out(Instant::now());
-            let has_room = || most.is_none_or(|most| claim(line.seats(), most));
-            if is_own || (!is_left_alone && has_room()) {
+            if is_own || most.is_none_or(|most| claim(line.seats(), most)) {
                 return Ok(Some(line));
             }
             full.push(line);
@@ -218,7 +222,8 @@ impl Limits {
         }
     }
 
-    fn tell_of_room(&self) {
+    /// Somebody has left, or who may be picked has changed.
+    pub(super) fn tell_of_room(&self) {
         let rows = self.rows.iter();
         rows.filter(|row| row.waiting.load(SeqCst) > 0)
             .for_each(|row| row.room.notify_one());
@@ -232,7 +237,7 @@ impl Seat {
     /// Where it names some, and none of them has room.
     pub(super) fn sit(
         &mut self,
-        pick: impl Fn(&[Arc<Line>]) -> Option<Arc<Line>>,
+        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
     ) -> Result<Option<Arc<Line>>, Shed> {
         let line = self.limits.claim_line(self.at.as_ref(), pick)?;
         if let Some(line) = &line
@@ -244,6 +249,22 @@ impl Seat {
             self.limits.tell_of_room();
         }
         Ok(line)
+    }
+
+    /// Gives it up, and waits behind all others for one at the first endpoint with room that `pick`
+    /// names.
+    ///
+    /// # Errors
+    /// Where there was none in time.
+    pub(super) async fn wait(
+        self,
+        view: usize,
+        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
+        by: Option<Instant>,
+    ) -> Result<Option<(Self, Arc<Line>)>, Shed> {
+        let limits = Arc::clone(&self.limits);
+        drop(self);
+        limits.enter(view, pick, by).await
     }
 
     fn stand_up(&mut self) {
@@ -292,8 +313,6 @@ fn claim(count: &AtomicU32, most: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn limits(concurrent: u32, pending: u32) -> Arc<Limits> {
@@ -309,7 +328,9 @@ mod tests {
     /// Whom nobody is: what is claimed is the service's seat alone.
     async fn enter(limits: &Arc<Limits>) -> Result<Option<Seat>, Shed> {
         let line = super::super::endpoint::testing::line();
-        let entered = limits.enter(0, |_| Some(Arc::clone(&line)), None).await?;
+        let entered = limits
+            .enter(0, |_, _| Some(Arc::clone(&line)), None)
+            .await?;
         Ok(entered.map(|(seat, _)| seat))
     }
 
@@ -331,7 +352,7 @@ mod tests {
         line: &Arc<Line>,
     ) -> impl Future<Output = Result<Option<(Seat, Arc<Line>)>, Shed>> + use<> {
         let (limits, line) = (Arc::clone(limits), Arc::clone(line));
-        let pick = move |full: &[Arc<Line>]| full.is_empty().then(|| Arc::clone(&line));
+        let pick = move |full: &[Arc<Line>], _| full.is_empty().then(|| Arc::clone(&line));
         async move { limits.enter(view, pick, None).await }
     }
 
@@ -400,7 +421,7 @@ mod tests {
         };
         let limits = Limits::new(rule, 1).unwrap();
         let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
-        let pick = |full: &[Arc<Line>]| {
+        let pick = |full: &[Arc<Line>], _| {
             let is_full = |line: &&Arc<Line>| full.iter().any(|one| Arc::ptr_eq(one, line));
             lines.iter().find(|line| !is_full(line)).cloned()
         };
@@ -409,7 +430,7 @@ mod tests {
         let (second, b) = enter().await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&a, &lines[0]) && Arc::ptr_eq(&b, &lines[1]));
         assert_eq!(enter().await.unwrap_err(), Shed::Pending);
-        let others = |full: &[Arc<Line>]| pick(&[full, &lines[..1]].concat());
+        let others = |full: &[Arc<Line>], now| pick(&[full, &lines[..1]].concat(), now);
         assert_eq!(first.sit(others).unwrap_err(), Shed::PerEndpoint);
         let same = first.sit(pick).unwrap().unwrap();
         assert!(Arc::ptr_eq(&same, &lines[0]), "it has a seat there");
@@ -418,7 +439,7 @@ mod tests {
         let to = first.sit(others).unwrap();
         assert!(Arc::ptr_eq(&to.unwrap(), &lines[1]));
         assert!(enter().await.unwrap().is_some());
-        assert!(limits.enter(0, |_| None, None).await.unwrap().is_none());
+        assert!(limits.enter(0, |_, _| None, None).await.unwrap().is_none());
         drop(first);
         assert_eq!(limits.status().in_use, 0);
     }

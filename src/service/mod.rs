@@ -24,6 +24,7 @@ mod pin;
 mod prober;
 mod remember;
 mod replay;
+mod seating;
 mod snapshot;
 mod split;
 mod status;

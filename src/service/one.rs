@@ -239,6 +239,9 @@ impl Service {
             view.publish(board, &self.policy);
         }
         board.retire_the_leaving();
+        if let Some(limits) = &self.limits {
+            limits.tell_of_room();
+        }
         self.published.send_replace(());
     }
 
@@ -317,5 +320,52 @@ impl Service {
         for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.pool(worker).sweep(now);
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::{collections::BTreeMap, ops::Range};
+
+    use super::*;
+    use crate::{
+        config::Config,
+        instance::{Address, Instance},
+        service::{Line, journal::Why, listing::Update},
+    };
+
+    /// One of a worker's, with these lines of configuration, whose endpoints have these ports.
+    pub(in crate::service) fn service(lines: &str, ports: Range<u16>) -> Arc<Service> {
+        let text =
+            format!("[service.cart]\nguard = false\n{lines}\n[[route]]\nservice = \"cart\"\n");
+        let config = Config::parse(&text, std::path::Path::new(".")).unwrap();
+        let policy = config.services["cart"].clone();
+        let tls = Arc::new(Tls::open(&policy.tls).unwrap());
+        let service = Service::new("cart".into(), policy, tls, 1, [], Arc::default());
+        update(&service, ports);
+        Arc::new(service)
+    }
+
+    /// They have these now.
+    pub(in crate::service) fn update(service: &Service, ports: Range<u16>) {
+        let instances = ports.map(|port| Instance {
+            id: format!("i{port}").into(),
+            address: Address::new("10.0.0.1", port.into()).unwrap(),
+            tls: false,
+            healthy: true,
+            weight: 1,
+            tags: vec![],
+            meta: BTreeMap::new(),
+        });
+        let update = Update {
+            instances: instances.collect(),
+            doubtable: true,
+        };
+        service.update(&update, Why::ProxyToml);
+    }
+
+    /// The way to one of those that may be picked.
+    pub(in crate::service) fn line(service: &Service, n: usize) -> Arc<Line> {
+        Arc::clone(service.main().snapshot().endpoints[n].line(0))
     }
 }

@@ -132,6 +132,32 @@ impl View {
         self.choose(worker, turn, Some(was_tried), tally, now)
     }
 
+    /// The same where these have no room. Whoever is doubted or ejected gets none of what others
+    /// have no room for, but where these are too.
+    pub(super) fn pick_with_room(
+        &self,
+        worker: usize,
+        turn: Turn,
+        (tried, full): (&[Arc<Line>], &[Arc<Line>]),
+        tally: &Tally,
+        now: Instant,
+    ) -> Option<Arc<Line>> {
+        if full.is_empty() {
+            return match tried {
+                [] => self.pick(worker, turn, tally, now),
+                tried => self.pick_other(worker, turn, tried, tally, now),
+            };
+        }
+        let all_are_out = full.iter().all(|line| line.life().is_out(now));
+        let is_unwanted = |endpoint: &Endpoint| {
+            let line = endpoint.line(worker);
+            is_among(tried, line)
+                || is_among(full, line)
+                || (!all_are_out && endpoint.life().is_out(now))
+        };
+        self.choose(worker, turn, Some(is_unwanted), tally, now)
+    }
+
     fn choose(
         &self,
         worker: usize,
@@ -232,8 +258,8 @@ impl View {
     }
 }
 
-fn is_among(tried: &[Arc<Line>], line: &Arc<Line>) -> bool {
-    tried.iter().any(|one| Arc::ptr_eq(one, line))
+pub(super) fn is_among(lines: &[Arc<Line>], line: &Arc<Line>) -> bool {
+    lines.iter().any(|one| Arc::ptr_eq(one, line))
 }
 
 #[cfg(test)]
