@@ -184,6 +184,29 @@ async fn a_put_that_cannot_be_sent_again_has_all_the_time_that_an_answer_may_tak
     }
 }
 
+/// What would be cut and not asked again is let run.
+#[tokio::test]
+async fn where_all_are_slow_and_the_budget_is_empty_an_answer_has_its_time() {
+    let late = || {
+        RawBackend::serving(|mut wire: Wire| async move {
+            while wire.message().await.is_some() {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                // Who has gone is not waited for.
+                let _ = wire.stream.write_all(&ok("late")).await;
+            }
+        })
+    };
+    let (one, other) = (late().await, late().await);
+    let tables = "[service.cart]\neject = false\nretry = { try_timeout = \"20ms\", \
+                  budget = { ratio = 0.0, per_second = 1 } }\n";
+    let proxy = before_all(&[one.address(), other.address()], tables).await;
+    for _ in 0..40 {
+        assert_eq!(send(&proxy, "GET", b"", false).await, 200);
+    }
+    let retries = cart(&proxy).await["retries"].as_u64().unwrap();
+    assert!((5..30).contains(&retries), "{retries}");
+}
+
 /// Where nobody listens.
 async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
