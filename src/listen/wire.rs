@@ -6,7 +6,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -153,7 +153,14 @@ impl AsyncWrite for Wire {
         if self.poll_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        // All that it had is written: an answer that was cut short may end.
+        let unwritten = &self.connection.client.activity.unwritten;
+        if unwritten.load(Relaxed) {
+            unwritten.store(false, Relaxed);
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

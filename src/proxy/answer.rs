@@ -35,6 +35,8 @@ pub struct AnswerBody {
 enum Kind {
     Own(Bytes),
     Endpoint(http1::AnswerBody<RequestBody>),
+    /// It broke off; `None` once hyper knows, which then drops whatever it has not written.
+    Cut(Option<Box<dyn StdError + Send + Sync>>),
 }
 
 /// A request on its way; what is noted when it is answered, or when its client is gone first.
@@ -248,28 +250,40 @@ impl Body for AnswerBody {
         let frame = match &mut this.kind {
             Kind::Own(text) => {
                 let text = std::mem::take(text);
-                (!text.is_empty()).then(|| Ok(Frame::data(text)))
+                (!text.is_empty()).then(|| Frame::data(text))
             }
-            Kind::Endpoint(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Kind::Endpoint(body) => match ready!(Pin::new(body).poll_frame(cx)).transpose() {
+                Ok(frame) => frame,
+                Err(failure) => {
+                    this.kind = Kind::Cut(Some(this.ending.cut_short(failure)));
+                    // It goes on to write what it has, and comes back when that is done.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            },
+            Kind::Cut(_) if this.ending.client.activity.unwritten.load(Relaxed) => {
+                return Poll::Pending;
+            }
+            Kind::Cut(failure) => return Poll::Ready(failure.take().map(Err)),
         };
         if let Some(access) = &mut this.ending.access {
-            match &frame {
-                Some(Ok(frame)) => access.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
-                Some(Err(_)) => {}
-                None => access.whole = true,
-            }
-            access.whole |= match &this.kind {
-                Kind::Own(text) => text.is_empty(),
-                Kind::Endpoint(body) => body.is_end_stream(),
-            };
+            let data = frame.as_ref().and_then(Frame::data_ref);
+            access.bytes += data.map_or(0, Bytes::len) as u64;
+            access.whole |= frame.is_none()
+                || match &this.kind {
+                    Kind::Own(text) => text.is_empty(),
+                    Kind::Endpoint(body) => body.is_end_stream(),
+                    Kind::Cut(_) => false,
+                };
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(|failure| this.ending.cut_short(failure))))
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(text) => text.is_empty(),
             Kind::Endpoint(body) => body.is_end_stream(),
+            Kind::Cut(failure) => failure.is_none(),
         }
     }
 
@@ -277,15 +291,18 @@ impl Body for AnswerBody {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
             Kind::Endpoint(body) => body.size_hint(),
+            Kind::Cut(_) => SizeHint::default(),
         }
     }
 }
 
 impl Ending {
-    /// What was begun cannot be taken back: the client's connection is cut, so that it sees that
-    /// the answer is not whole.
+    /// What was begun cannot be taken back: the client gets what came of it, and then its connection
+    /// is cut, so that it sees that the answer is not whole.
     fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
-        self.client.activity.cut_short.store(true, Relaxed);
+        let activity = &self.client.activity;
+        activity.cut_short.store(true, Relaxed);
+        activity.unwritten.store(true, Relaxed);
         tracing::warn!(client = %self.client.peer.ip, error = %failure, "an answer was cut short");
         failure.into()
     }

@@ -153,6 +153,8 @@ pub struct Activity {
     pub http10: AtomicBool,
     /// An answer was cut short.
     pub cut_short: AtomicBool,
+    /// What came of it before is not written yet.
+    pub unwritten: AtomicBool,
 }
 
 impl Client {

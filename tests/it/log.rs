@@ -110,6 +110,24 @@ async fn lines_are_json_where_nobody_sits_before_them_or_the_file_says_so_and_el
 }
 
 #[tokio::test]
+async fn an_answer_that_broke_off_is_not_whole() {
+    let folder = TempDir::new().unwrap();
+    let text = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc";
+    let backend = RawBackend::saying(text, Then::Close).await;
+    let (callboard, address) = start(folder.path(), "access = true", &[backend.address()]).await;
+    let mut client = Wire::connect(address).await;
+    client.send(GET).await;
+    client.head().await.unwrap();
+    assert_eq!(client.rest().await.unwrap(), b"abc");
+    let lines = ended(callboard).await;
+    let mut lines = lines.iter().map(|line| json(line));
+    let line = lines.find(|line| line["target"] == "callboard::access");
+    let line = line.unwrap();
+    let said = [&line["status"], &line["bytes"], &line["whole"]];
+    assert_eq!(said, [&200.into(), &3.into(), &Value::from(false)]);
+}
+
+#[tokio::test]
 async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere() {
     let backend = RawBackend::saying(ok("well"), Then::Keep).await;
     for (log, count) in [("access = true", 3), ("access = false", 0), ("", 0)] {
