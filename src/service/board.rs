@@ -151,12 +151,16 @@ impl Board {
         let known = self
             .places
             .get_mut(&id)
-            // One that was removed has closed its pools for good; it comes back as a new one.
-            .filter(|place| !place.is_removed())
             // Its connections are of no use to one that now speaks TLS, or no longer does.
             .filter(|place| place.instance.tls == instance.tls);
         if let Some(place) = known {
             let before = place.standing;
+            if before == Standing::Removed {
+                // It works on something still, and is the same.
+                self.leaving
+                    .retain(|(leaving, _)| !Arc::ptr_eq(leaving, &place.endpoint));
+                place.endpoint.restore();
+            }
             place.standing = before.listed(instance.healthy);
             if (before, place.standing) == (Standing::Critical, Standing::Passing) {
                 place.endpoint.life().recovered();
@@ -198,10 +202,20 @@ impl Board {
         guard: Option<config::Guard>,
         policy: &config::Service,
     ) -> bool {
+        // Whoever is at an address that is listed under another id is not lost.
+        let addresses: HashSet<_> = listed.iter().map(|id| &id.address).collect();
+        let mut renamed = Vec::new();
         for (id, place) in &mut self.places {
-            if let Standing::Held { listed: is, .. } = &mut place.standing {
-                *is = listed.contains(id);
+            let is_listed = listed.contains(id);
+            if let Standing::Held { listed, .. } = &mut place.standing {
+                *listed = is_listed;
             }
+            if !is_listed && !place.is_removed() && addresses.contains(&id.address) {
+                renamed.push(id.clone());
+            }
+        }
+        for id in renamed {
+            self.remove(&id, policy);
         }
         let missing: Vec<_> = self
             .places
@@ -584,15 +598,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_was_removed_and_comes_back_is_a_new_one() {
+    async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
         let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let before = Arc::clone(&snapshot(&board).endpoints[0]);
-        board.take_over(&healthy(2..5), true, &policy);
+        let first = |board: &Board| Arc::clone(&snapshot(board).endpoints[0]);
+        for works in [true, false] {
+            let before = first(&board);
+            let work = works.then(|| before.pool(0).enter());
+            board.take_over(&healthy(2..5), true, &policy);
+            board.retire_the_leaving();
+            assert!(before.pool(0).is_retired());
+            board.take_over(&healthy(1..5), true, &policy);
+            board.retire_the_leaving();
+            let again = first(&board);
+            assert_eq!(Arc::ptr_eq(&before, &again), works);
+            assert!(before.id() == again.id() && !again.pool(0).is_retired());
+            drop(work);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_another_id_at_its_address_is_neither_held_nor_lost() {
+        let (mut board, policy) = (board(), policy(guard()));
         board.take_over(&healthy(1..5), true, &policy);
-        let again = Arc::clone(&snapshot(&board).endpoints[0]);
-        assert_eq!(before.id(), again.id());
-        assert!(!Arc::ptr_eq(&before, &again) && !again.pool(0).is_retired());
+        let mut renamed = healthy(1..5);
+        for instance in &mut renamed {
+            instance.id = format!("new {}", instance.id).into();
+        }
+        assert!(!board.take_over(&renamed, true, &policy));
+        let all = snapshot(&board).endpoints;
+        assert!(all.iter().all(|one| one.id().instance.starts_with("new")));
+        assert_eq!(all.len(), 4);
+        // Whoever is held until then is let go.
+        assert!(board.take_over(&healthy(5..6), true, &policy));
+        assert_eq!(board.held().len(), 4);
+        board.take_over(&healthy(1..6), true, &policy);
+        assert_eq!(board.held().len(), 0);
     }
 
     #[tokio::test]

@@ -158,6 +158,11 @@ impl Endpoint {
             pool.retire(cut_at);
         }
     }
+
+    /// It is back before it was gone: see [`Pool::restore`].
+    pub(super) fn restore(&self) {
+        self.pools().for_each(Pool::restore);
+    }
 }
 
 #[cfg(test)]

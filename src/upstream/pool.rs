@@ -3,8 +3,8 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -38,8 +38,10 @@ pub struct Pool {
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
     idle: Mutex<Vec<Idle>>,
-    retired: AtomicBool,
-    cut_at: OnceLock<Instant>,
+    made: Instant,
+    /// When the exchanges of an endpoint that was removed are cut, in milliseconds after `made`; 0
+    /// is "not".
+    cut_at: AtomicU64,
     in_flight: Counter,
     /// Attempts made.
     pub attempts: Counter,
@@ -100,8 +102,8 @@ impl Pool {
             settings,
             load,
             idle: Mutex::default(),
-            retired: AtomicBool::new(false),
-            cut_at: OnceLock::new(),
+            made: Instant::now(),
+            cut_at: AtomicU64::new(0),
             in_flight: Counter::default(),
             attempts: Counter::default(),
             failures: Counter::default(),
@@ -149,7 +151,7 @@ impl Pool {
         });
         let mut idle = self.lock();
         // Looked at under the lock: `retire` sets it before it empties the pool.
-        if keep.is_zero() || idle.len() >= self.settings.connections || self.retired.load(Relaxed) {
+        if keep.is_zero() || idle.len() >= self.settings.connections || self.is_retired() {
             return;
         }
         idle.push(Idle {
@@ -170,20 +172,28 @@ impl Pool {
     /// The endpoint was removed: its idle connections are closed now, those that come back are
     /// closed then, and exchanges that still run are cut at `cut_at`.
     pub fn retire(&self, cut_at: Instant) {
-        // A pool is retired once; a second call changes nothing.
-        let _ = self.cut_at.set(cut_at);
-        self.retired.store(true, Relaxed);
+        self.cut_at.store(self.millis(cut_at), Relaxed);
         let closed = std::mem::take(&mut *self.lock());
         drop(closed);
     }
 
+    /// The endpoint is back: what still runs goes on, and connections are kept again.
+    pub fn restore(&self) {
+        self.cut_at.store(0, Relaxed);
+    }
+
     /// Whether the endpoint was removed.
     pub fn is_retired(&self) -> bool {
-        self.retired.load(Relaxed)
+        self.cut_at.load(Relaxed) != 0
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.is_retired() && self.cut_at.get().is_some_and(|at| Instant::now() >= *at)
+        let cut_at = self.cut_at.load(Relaxed);
+        cut_at != 0 && self.millis(Instant::now()) >= cut_at
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        1 + at.saturating_duration_since(self.made).as_millis() as u64
     }
 
     /// Notes for its load how long the endpoint took that was asked then: to the head of its answer,

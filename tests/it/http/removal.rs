@@ -86,6 +86,39 @@ async fn at_the_drain_deadline_a_stream_is_cut_and_until_then_it_is_shown() {
     reading.abort();
 }
 
+/// A registry that forgets somebody for a moment cuts nobody off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_who_comes_back_runs_on_beyond_the_deadline() {
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        wire.head().await.unwrap();
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")
+            .await;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            // Who was cut off is not sent any more.
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut wire.stream, b"x").await;
+        }
+    });
+    let backend = backend.await;
+    let settings = "[service.cart]\ndrain = \"500ms\"\nguard = false\n";
+    let proxy = before(backend.address(), settings).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client.send(GET).await;
+    client.head().await.unwrap();
+    let state = |state: &'static str| {
+        proxy.until_service("cart", state, move |cart| {
+            endpoints(cart).any(|endpoint| endpoint["state"] == state)
+        })
+    };
+    proxy.deregister("cart", backend.address()).await;
+    state("draining").await;
+    proxy.register("cart", backend.address()).await;
+    let shown = state("serving").await;
+    assert_eq!(endpoints(&shown).count(), 1, "{shown}");
+    assert_eq!(shown["endpoints"][0]["in_flight"], 1, "{shown}");
+    assert_eq!(client.bytes(20).await, [b'x'; 20]);
+}
+
 /// A backend that always has more to say; the receiver is told when nobody listens any more.
 pub(super) async fn endless() -> (RawBackend, mpsc::UnboundedReceiver<()>) {
     let (ended, ends) = mpsc::unbounded_channel();
