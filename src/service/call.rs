@@ -149,14 +149,13 @@ impl Service {
                     let mut is_fault = false;
                     let unwanted = |head: &AnswerHead, body: &B| {
                         is_fault = self.note_head(worker, &line, head, retry.on, began);
-                        let now = Instant::now();
                         let may_follow = idempotent
                             && retry.on.contains(head.status)
                             && past.asked + 1 < retry.attempts
                             && body.is_replayable()
-                            && total.is_none_or(|total| now < total)
+                            && total.is_none_or(|total| Instant::now() < total)
                             && view.has_other(worker, &past.tried, Some(&line))
-                            && lane.withdraw(now);
+                            && lane.withdraw(Instant::now());
                         if may_follow {
                             let tried = [&past.tried[..], &[Arc::clone(&line)]].concat();
                             let other = |full: &[Arc<Line>], now| {
@@ -164,7 +163,7 @@ impl Service {
                             };
                             // Where all others are full this answer is as good as any.
                             follows = match &mut seat {
-                                None => other(&[], now),
+                                None => other(&[], Instant::now()),
                                 Some(seat) => seat.sit(other).unwrap_or_default(),
                             };
                             if follows.is_none() {
@@ -249,6 +248,9 @@ impl Service {
             let Some(next) = next(&mut seat, view, other, total, now).await else {
                 if !is_free {
                     lane.budget.put_back();
+                }
+                if view.is_empty() {
+                    return Err(Unanswered::NoEndpoints(body));
                 }
                 break false;
             };
