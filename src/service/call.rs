@@ -206,7 +206,7 @@ impl Service {
             }
             now = Instant::now();
             let is_over = total.is_some_and(|total| now >= total);
-            if is_late(&failure.kind) {
+            if is_late(&failure.kind) || matches!(failure.kind, FailureKind::Unwanted(_)) {
                 line.pool().took(began);
             }
             // The request's own time was at its end, which says nothing of the endpoint.
