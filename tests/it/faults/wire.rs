@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{FOUR, SERVICE, Stage, let_pass};
 use crate::support::{
-    proxy::endpoints,
+    proxy::{Proxy, endpoints},
     raw::{RawBackend, Then, Wire, ok},
 };
 
@@ -150,6 +150,88 @@ async fn one_whose_answers_break_off_is_left_alone_after_five() {
         let failed = report.failed.len();
         assert!((5..=25).contains(&failed), "{report}");
         assert!(report.sent > 100, "{report}");
+    }
+}
+
+/// A proxy that sends the requests for `/NAME` to the service of this name.
+async fn routing_to(services: &[&str]) -> Proxy {
+    let route = |name: &&str| format!("[[route]]\npath = \"/{name}\"\nservice = \"{name}\"\n");
+    let routes: String = services.iter().map(route).collect();
+    Proxy::start(&routes).await
+}
+
+/// A client that is left without a byte on a kept connection sends its request again, whatever its
+/// method: what it asked for would be done twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_of_an_answer_that_breaks_off_comes_before_the_cut() {
+    const GOOD: &str = "GET /well/x HTTP/1.1\r\nHost: a\r\n\r\n";
+    let proxy = routing_to(&["well", "length", "chunked", "busy", "nothing"]).await;
+    let well = RawBackend::saying(ok("well"), Then::Keep).await;
+    proxy.register("well", well.address()).await;
+    proxy.until_served("/well/x").await;
+    let (mut sent, mut empty) = (0, 0);
+    for (name, status, framing, came) in [
+        ("length", "200 OK", "Content-Length: 100", "abc"),
+        (
+            "chunked",
+            "200 OK",
+            "Transfer-Encoding: chunked",
+            "3\r\nabc\r\n",
+        ),
+        (
+            "busy",
+            "503 Service Unavailable",
+            "Content-Length: 100",
+            "abc",
+        ),
+        ("nothing", "200 OK", "Content-Length: 100", ""),
+    ] {
+        let answer = format!("HTTP/1.1 {status}\r\n{framing}\r\n\r\n{came}");
+        let breaks = RawBackend::saying(answer, Then::Close).await;
+        proxy.register(name, breaks.address()).await;
+        proxy
+            .until_states(name, &[(breaks.address(), "serving")])
+            .await;
+        for method in ["GET", "POST"].repeat(15) {
+            let mut client = Wire::connect(proxy.address()).await;
+            assert_eq!(client.ask(GOOD).await.text(), "well");
+            let request =
+                format!("{method} /{name}/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+            client.send(request).await;
+            let got = String::from_utf8(client.rest().await.unwrap()).unwrap();
+            sent += 1;
+            empty += usize::from(got.is_empty());
+            let Some((head, body)) = got.split_once("\r\n\r\n") else {
+                continue;
+            };
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{got}");
+            assert_eq!(body, came, "{name}, {method}");
+        }
+        assert_eq!(breaks.requests().len(), 30, "{name}: none is sent twice");
+    }
+    println!("answers that break off: {empty} of {sent} came to nothing");
+    assert_eq!(empty, 0, "of {sent}");
+}
+
+/// The end of it is there before the client has taken the start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_of_an_answer_is_waited_for_by_the_cut_however_slowly_it_is_taken() {
+    const LENGTH: usize = 300 * 1024;
+    let proxy = routing_to(&["little", "much"]).await;
+    for (name, length) in [("little", LENGTH), ("much", 20 * LENGTH)] {
+        let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n".to_vec();
+        answer.resize(answer.len() + length, b'x');
+        let breaks = RawBackend::saying(answer, Then::Close).await;
+        proxy.register(name, breaks.address()).await;
+        proxy
+            .until_states(name, &[(breaks.address(), "serving")])
+            .await;
+        let mut client = Wire::connect_narrow(proxy.address()).await;
+        let request = format!("GET /{name}/x HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send(request).await;
+        client.head().await.unwrap();
+        let_pass(300).await;
+        assert_eq!(client.rest().await.unwrap().len(), length);
     }
 }
 
