@@ -57,20 +57,54 @@ fn check(
     }
     match services.get(fallback) {
         Some(Service {
-            fallback: Some(next),
-            ..
-        }) => {
-            let wrong = Wrong::new(format!(
-                "`{fallback}` has a fallback of its own, and there is one step only"
-            ));
-            field.wrong(wrong.suggest(format!("did you mean \"{next}\"?")));
-        }
+            fallback: Some(_), ..
+        }) => field.wrong(match end(fallback, own, services) {
+            End::Service(last) => has_one(fallback).suggest(format!("did you mean \"{last}\"?")),
+            End::Own(own) => Wrong::new(format!(
+                "`{fallback}` has a fallback of its own, which leads back to `{own}`: that is a loop"
+            ))
+            .suggest(format!("leave it out, or that of `{fallback}`")),
+            End::Never => has_one(fallback).suggest("name a service that has none, or leave it out"),
+        }),
         None if !has_default => {
             let wrong = origin::no_registry(fallback);
             field.names_nothing(wrong.suggest(origin::SAY_WHICH));
         }
         _ => {}
     }
+}
+
+fn has_one(fallback: &str) -> Wrong {
+    Wrong::new(format!(
+        "`{fallback}` has a fallback of its own, and there is one step only"
+    ))
+}
+
+/// How a row of fallbacks ends.
+enum End<'s> {
+    /// With a service that has none, or itself, which is refused there.
+    Service(&'s str),
+    /// With the service that it began with.
+    Own(&'s str),
+    /// It goes round for ever.
+    Never,
+}
+
+fn end<'s>(
+    fallback: &'s str,
+    own: Option<&'s str>,
+    services: &'s BTreeMap<Arc<str>, Service>,
+) -> End<'s> {
+    let mut last = fallback;
+    for _ in 0..services.len() {
+        let service = services.get(last);
+        match service.and_then(|service| service.fallback.as_deref()) {
+            Some(next) if Some(next) == own => return End::Own(next),
+            Some(next) if next != last => last = next,
+            _ => return End::Service(last),
+        }
+    }
+    End::Never
 }
 
 #[cfg(test)]
@@ -108,9 +142,62 @@ mod tests {
                 "6:1 service.c.fallback: `c` would be the fallback of itself; name another service, or leave it out".to_owned(),
                 "8:1 service.d.fallback: `{service}` is not a service's name; write the name of one service".to_owned(),
                 "11:1 route.fallback: `e` would be the fallback of itself; name another service, or leave it out".to_owned(),
-                format!("15:1 route.fallback: `a` {one_step} \"b\"?"),
+                format!("15:1 route.fallback: `a` {one_step} \"c\"?"),
             ],
             "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn who_is_suggested_has_no_fallback_and_is_not_the_service_itself() {
+        let table = |(name, fallback): &(&str, &str)| {
+            format!("[service.{name}]\nfallback = \"{fallback}\"\n")
+        };
+        let one_step = |of: &str, suggestion: &str| {
+            format!("`{of}` has a fallback of its own, and there is one step only; {suggestion}")
+        };
+        let round = |of: &str, own: &str| {
+            format!(
+                "`{of}` has a fallback of its own, which leads back to `{own}`: that is a loop; leave it out, or that of `{of}`"
+            )
+        };
+        for (services, expected) in [
+            (
+                &[("a", "b"), ("b", "c"), ("c", "d")][..],
+                vec![
+                    one_step("b", "did you mean \"d\"?"),
+                    one_step("c", "did you mean \"d\"?"),
+                ],
+            ),
+            (
+                &[("a", "b"), ("b", "a")],
+                vec![round("b", "a"), round("a", "b")],
+            ),
+            (
+                &[("a", "b"), ("b", "c"), ("c", "a")],
+                vec![round("b", "a"), round("c", "b"), round("a", "c")],
+            ),
+            (
+                &[("a", "b"), ("b", "c"), ("c", "b")],
+                vec![
+                    one_step("b", "name a service that has none, or leave it out"),
+                    round("c", "b"),
+                    round("b", "c"),
+                ],
+            ),
+        ] {
+            let tables: String = services.iter().map(table).collect();
+            let found = errors(&format!("{tables}[[route]]\nservice = \"a\"\n"));
+            let expected = services.iter().enumerate().zip(expected);
+            let expected = expected.map(|((n, (name, _)), wrong)| {
+                format!("{}:1 service.{name}.fallback: {wrong}", 2 * n + 2)
+            });
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
+        let route = "[service.b]\nfallback = \"a\"\n[[route]]\nservice = \"a\"\nfallback = \"b\"\n";
+        assert_eq!(
+            error(route),
+            format!("5:1 route.fallback: {}", round("b", "a"))
         );
     }
 
