@@ -317,13 +317,18 @@ fn key(table: &mut Table<'_>, by: &Field<'_>) -> Option<HashKey> {
 }
 
 fn sticky(table: &mut Table<'_>) -> Balance {
-    let cookie = table.take("cookie");
+    let named = table.take("cookie");
+    let cookie = named.as_ref();
     let cookie = cookie.and_then(|field| field.parse("a cookie's name", "\"shop\"", cookie_name));
     let base = Sticky::default();
     let path = table.take("path");
     let path = path.and_then(|field| field.parse("a path", "\"/\"", cookie_path));
+    let path = path.unwrap_or(base.path);
     let max_age = table.take("max_age").filter(|field| !field.is_false());
     let secure = table.flag("secure", base.secure);
+    if let (Some(field), Some(name)) = (&named, &cookie) {
+        must_be_taken(field, name, secure, &path);
+    }
     let same_site = table.take("same_site");
     let sites = [
         ("lax", SameSite::Lax),
@@ -338,13 +343,31 @@ fn sticky(table: &mut Table<'_>) -> Balance {
     let fallbacks: Vec<_> = KINDS.iter().copied().filter(may_stand_in).collect();
     Balance::Sticky(Sticky {
         cookie,
-        path: path.unwrap_or(base.path),
+        path,
         max_age: max_age.and_then(|field| field.duration(Zero::Refused)),
         secure,
         http_only: table.flag("http_only", base.http_only),
         same_site: chosen.unwrap_or(base.same_site),
         fallback: one_of(table, "fallback", &fallbacks).map_or(base.fallback, Box::new),
     })
+}
+
+/// Browsers take cookies whose names begin like this, in any letter case, only if they are as strict
+/// as that says (RFC 6265bis 4.1.3). None of ours has a `Domain`, which the first must not.
+fn must_be_taken(field: &Field<'_>, name: &str, secure: bool, path: &str) {
+    let begins = |prefix: &str| {
+        let start = name.as_bytes().get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    let is_hosts = begins("__Host-");
+    if !secure && (is_hosts || begins("__Secure-")) {
+        let wrong = Wrong::new("browsers take a cookie of this name over TLS only");
+        field.wrong(wrong.suggest("add `secure = true`"));
+    }
+    if is_hosts && path != "/" {
+        let wrong = Wrong::new("browsers take a cookie of this name for all paths only");
+        field.wrong(wrong.suggest("leave `path` out"));
+    }
 }
 
 /// Whether a kind needs no key of its own.
@@ -522,6 +545,28 @@ mod tests {
                 "2:81 defaults.balance.fallback: `hash` is not known here; for now it may be `round_robin`, `weighted`, `random`, `least_request`, `p2c` or `peak_ewma`",
             ]
         );
+        let tls = "browsers take a cookie of this name over TLS only; add `secure = true`";
+        let paths = "browsers take a cookie of this name for all paths only; leave `path` out";
+        for (settings, expected) in [
+            ("\"__Secure-a\"", &[tls][..]),
+            ("\"__Secure-a\", path = \"/a\", secure = true", &[]),
+            ("\"__Host-a\"", &[tls]),
+            ("\"__host-a\"", &[tls]),
+            ("\"__Host-a\", path = \"/a\"", &[tls, paths]),
+            ("\"__Host-a\", path = \"/a\", secure = true", &[paths]),
+            ("\"__Host-a\", path = \"/\", secure = true", &[]),
+            ("\"__Hosts\"", &[]),
+        ] {
+            let settings = format!("{{ kind = \"sticky\", cookie = {settings} }}");
+            let text = format!("[defaults]\nbalance = {settings}\n{ROUTE}");
+            if expected.is_empty() {
+                config(&text);
+                continue;
+            }
+            let place = "2:30 defaults.balance.cookie";
+            let expected = expected.iter().map(|wrong| format!("{place}: {wrong}"));
+            assert_eq!(errors(&text), expected.collect::<Vec<_>>(), "{settings}");
+        }
         assert!(error(&format!("[defaults]\nbalance = 7\n{ROUTE}")).contains("found the number 7"));
     }
 }

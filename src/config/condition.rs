@@ -8,8 +8,12 @@ use super::{Conditions, Expected, field::Field, reader::Table, report::Wrong, va
 
 /// Reads them. Equal ones are read as equal, whatever their order in the file.
 pub(super) fn read(table: &mut Table<'_>) -> Conditions {
-    let mut methods: Vec<Method> = table
-        .take("method")
+    let methods = table.take("method");
+    if let Some(field) = methods.as_ref().filter(|field| field.is_empty_array()) {
+        let wrong = Wrong::new("no method is named, so that no request is taken");
+        field.wrong(wrong.suggest("name one, or leave the key out"));
+    }
+    let mut methods: Vec<Method> = methods
         .iter()
         .flat_map(|field| field.one_or_more("\"GET\""))
         .filter_map(|field| field.parse("a method", "\"GET\"", method))
@@ -21,6 +25,37 @@ pub(super) fn read(table: &mut Table<'_>) -> Conditions {
         headers: each(table, "header", header_name, header_value),
         queries: each(table, "query", filled, any_value),
         cookies: each(table, "cookie", cookie_name, any_value),
+    }
+}
+
+impl Conditions {
+    /// Whether a request that meets the others surely meets these. Of several values with one name
+    /// one that fits is enough, for both.
+    pub(super) fn are_implied_by(&self, others: &Self) -> bool {
+        let is_one = |method| self.methods.contains(method);
+        (self.methods.is_empty() || !others.methods.is_empty() && others.methods.iter().all(is_one))
+            && all_implied(&self.headers, &others.headers)
+            && all_implied(&self.queries, &others.queries)
+            && all_implied(&self.cookies, &others.cookies)
+    }
+}
+
+fn all_implied<N: PartialEq>(these: &[(N, Expected)], others: &[(N, Expected)]) -> bool {
+    these.iter().all(|(name, expected)| {
+        let mut same = others.iter().filter(|(other, _)| other == name);
+        same.any(|(_, other)| expected.is_implied_by(other))
+    })
+}
+
+impl Expected {
+    fn is_implied_by(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Present, other) => *other != Self::Absent,
+            (Self::Prefix(start), Self::Exactly(text) | Self::Prefix(text)) => {
+                text.starts_with(start)
+            }
+            _ => self == other,
+        }
     }
 }
 
@@ -181,6 +216,16 @@ mod tests {
             errors(text),
             [
                 "5:1 route: the route of line 1 takes the same requests; give one of them another host, path or condition"
+            ]
+        );
+    }
+
+    #[test]
+    fn at_least_one_method_is_named_if_any_is_asked_for() {
+        assert_eq!(
+            errors("[[route]]\nmethod = []\nservice = \"a\"\n"),
+            [
+                "2:1 route.method: no method is named, so that no request is taken; name one, or leave the key out"
             ]
         );
     }

@@ -98,7 +98,13 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let (defaults, default) = service::defaults(top, base, &zone, &registries);
     let services = service::read(top, base, &zone, &defaults, default.as_ref(), &registries);
     let needed = reader == Reader::Proxy && !registries.make_routes();
-    let routes = route::read(top, &services, default.as_ref(), &registries, needed);
+    let known = route::Known {
+        services: &services,
+        defaults: &defaults,
+        default: default.as_ref(),
+        registries: &registries,
+    };
+    let routes = route::read(top, &known, needed);
     let mut config = Config {
         workers: workers(top),
         log: top.within("log", log),

@@ -148,10 +148,25 @@ fn http(table: &mut Table<'_>, base: Option<&HttpHealth>) -> HttpHealth {
         } else {
             header
         },
-        body: table
-            .text("body", "\"ok\"")
-            .or_else(|| base.and_then(|base| base.body.clone())),
+        body: match table.take("body") {
+            Some(field) => field.parse("a text", "\"ok\"", body),
+            None => base.and_then(|base| base.body.clone()),
+        },
     }
+}
+
+/// As much of an answer's body as a check reads.
+const READ: usize = 64 * 1024;
+
+fn body(text: &str) -> Result<String, Wrong> {
+    if text.len() > READ {
+        let wrong = Wrong::new(format!(
+            "this text has {} bytes, and of an answer's body the first 64 KiB are read",
+            text.len()
+        ));
+        return Err(wrong.suggest("look for a part of it"));
+    }
+    value::filled(text)
 }
 
 fn path(text: &str) -> Result<String, Wrong> {
@@ -225,6 +240,19 @@ mod tests {
             Some("the key `path` is missing; write `path = \"/healthz\"`")
         );
         assert!(wrong("health = { path = \"up\" }")[0].contains("begins with a slash"));
+        let body = |length| {
+            format!(
+                "health = {{ path = \"/\", body = \"{}\" }}",
+                "a".repeat(length)
+            )
+        };
+        assert_eq!(
+            wrong(&body(65_537)),
+            [
+                "5:24 defaults.health.body: this text has 65537 bytes, and of an answer's body the first 64 KiB are read; look for a part of it"
+            ]
+        );
+        config(&format!("{ROUTE}[defaults]\n{}\n", body(65_536)));
         assert!(wrong("health = { kind = \"tcp\", path = \"/up\" }")[0].contains("unknown key"));
         assert!(
             wrong("health = { path = \"/\", header = { \"a b\" = \"c\" } }")[0]

@@ -9,6 +9,7 @@ mod fallback;
 mod field;
 mod health;
 mod listen;
+mod moot;
 mod origin;
 mod overrides;
 mod pattern;

@@ -29,6 +29,11 @@ impl Origin {
         }
     }
 
+    /// Whether the instances stand in the file.
+    pub(super) fn is_inline(&self) -> bool {
+        matches!(self, Self::Inline(_))
+    }
+
     /// The registries' names; none where the instances stand in the file.
     pub fn registries(&self) -> &[Arc<str>] {
         match self {
@@ -115,6 +120,7 @@ pub(super) fn of_service(
                 .suggest("keep one of `endpoints` and `registry`"),
         );
     }
+    refuse_what_is_a_registrys(table);
     let mut instances: Vec<Instance> = Vec::new();
     for element in field.elements("\"10.0.0.7:8080\"") {
         let read = element.parse("an endpoint", "\"10.0.0.7:8080\"", |text| {
@@ -136,6 +142,21 @@ pub(super) fn of_service(
     }
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     Origin::Inline(instances)
+}
+
+/// Notes what means nothing to endpoints that stand in the file.
+fn refuse_what_is_a_registrys(table: &mut Table<'_>) {
+    for (key, why) in [
+        (
+            "name",
+            "endpoints that stand here are asked for in no registry",
+        ),
+        ("guard", "no registry can lose endpoints that stand here"),
+    ] {
+        if let Some(field) = table.take(key).filter(|field| !field.is_false()) {
+            field.wrong(Wrong::new(why).suggest("leave it out"));
+        }
+    }
 }
 
 /// What to do about that.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Overrides, Retry, Timeouts, reader::Table, statuses, value::Zero};
+use super::{Overrides, Retry, Timeouts, moot::Follows, reader::Table, statuses, value::Zero};
 
 /// A duration, or `false` for none; `None` where the route says nothing.
 fn off_or_duration(table: &mut Table<'_>, key: &'static str) -> Option<Option<Duration>> {
@@ -14,7 +14,8 @@ fn off_or_duration(table: &mut Table<'_>, key: &'static str) -> Option<Option<Du
 }
 
 impl Overrides {
-    pub(super) fn read(table: &mut Table<'_>) -> Self {
+    /// Reads them; and what must be looked at when the services are known.
+    pub(super) fn read<'a>(table: &mut Table<'a>) -> (Self, Follows<'a>) {
         let mut overrides = table.within("timeout", |table| {
             let mut duration = |key| table.take(key)?.duration(Zero::Refused);
             Self {
@@ -27,14 +28,15 @@ impl Overrides {
                 total: off_or_duration(table, "total"),
             }
         });
-        table.within("retry", |table| {
+        let follows = table.within("retry", |table| {
             overrides.attempts = table
                 .take("attempts")
                 .and_then(|field| field.count(1..=100, 3));
             overrides.on = statuses::read(table, "on");
             overrides.try_timeout = off_or_duration(table, "try_timeout");
+            Follows::of(table)
         });
-        overrides
+        (overrides, follows)
     }
 
     /// A service's retries, as this route has them.
@@ -77,7 +79,7 @@ mod tests {
             timeout = { idle = "6s", total = false }
             service = "cart"
             [[route]]
-            retry = { attempts = 1, on = [503], try_timeout = "1s" }
+            retry = { attempts = 2, on = [503], try_timeout = "1s" }
             service = "cart"
             "#,
         );
@@ -97,7 +99,7 @@ mod tests {
         let overrides = config.routes[1].overrides;
         assert_eq!(overrides.timeout(cart.timeout), cart.timeout);
         let retry = overrides.retry(cart.retry);
-        assert_eq!((retry.attempts, retry.budget_ratio), (1, 0.5));
+        assert_eq!((retry.attempts, retry.budget_ratio), (2, 0.5));
         assert_eq!(retry.try_timeout, Some(seconds(1)));
         assert!(retry.on.contains(http::StatusCode::SERVICE_UNAVAILABLE));
         assert!(cart.retry.on.is_empty() && cart.retry.try_timeout.is_none());

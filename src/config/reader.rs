@@ -91,6 +91,22 @@ impl<'a> Table<'a> {
             .is_some_and(|entries| entries.contains_key(key))
     }
 
+    /// Whether any of the tables `[key.NAME]` or `[[key]]` has `within.inner`, right or wrong.
+    pub(super) fn any_has(&self, key: &str, within: &str, inner: &str) -> bool {
+        let has = |table: &DeValue<'_>| {
+            let table = table.get(within);
+            table.is_some_and(|within| within.get_ref().get(inner).is_some())
+        };
+        match self.entries.and_then(|entries| entries.get(key)) {
+            Some(tables) => match tables.get_ref() {
+                DeValue::Table(named) => named.values().any(|table| has(table.get_ref())),
+                DeValue::Array(tables) => tables.iter().any(|table| has(table.get_ref())),
+                _ => false,
+            },
+            None => false,
+        }
+    }
+
     /// The line of the table's header, from 1.
     pub(super) fn line(&self) -> usize {
         self.problems.line(self.header.start)

@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
-    Goal, HostHeader, HostPattern, Overrides, PathPattern, Route, Segment, Service, condition,
-    fallback,
+    Balance, Conditions, Goal, Hash, HostHeader, HostPattern, Overrides, PathPattern, Route,
+    Segment, Service, Subset, condition, fallback,
     field::Field,
+    moot::Before,
     origin::{self, Origin},
     pattern, rate,
     reader::Table,
@@ -20,35 +21,26 @@ use super::{
 };
 
 /// What the rest of the file says.
-struct Known<'k> {
-    services: &'k BTreeMap<Arc<str>, Service>,
+pub(super) struct Known<'k> {
+    pub(super) services: &'k BTreeMap<Arc<str>, Service>,
+    /// What services have that are not among them.
+    pub(super) defaults: &'k Service,
     /// What is meant where no registry is named, if there can be no doubt.
-    default: Option<&'k Origin>,
-    registries: &'k Registries,
+    pub(super) default: Option<&'k Origin>,
+    pub(super) registries: &'k Registries,
 }
 
 /// Reads all routes, at least one.
-pub(super) fn read(
-    top: &mut Table<'_>,
-    services: &BTreeMap<Arc<str>, Service>,
-    default: Option<&Origin>,
-    registries: &Registries,
-    needed: bool,
-) -> Vec<Route> {
-    let known = Known {
-        services,
-        default,
-        registries,
-    };
+pub(super) fn read(top: &mut Table<'_>, known: &Known<'_>, needed: bool) -> Vec<Route> {
     let mut subsets = Subsets::default();
-    let mut lines = HashMap::new();
+    let mut places: HashMap<_, Vec<_>> = HashMap::new();
     let routes = top.each("route", |table| {
-        let route = one(table, &known, &mut subsets)?;
-        let first = *lines.entry(match_key(&route)).or_insert(route.line);
-        if first != route.line {
-            let wrong = Wrong::new(format!("the route of line {first} takes the same requests"));
-            table.wrong(wrong.suggest("give one of them another host, path or condition"));
+        let route = one(table, known, &mut subsets)?;
+        let earlier = places.entry(place(&route)).or_default();
+        if let Some(wrong) = leaves_nothing(earlier, &route.conditions) {
+            table.wrong(wrong);
         }
+        earlier.push((route.line, route.conditions.clone()));
         Some(route)
     });
     if routes.is_empty() && needed {
@@ -63,9 +55,22 @@ pub(super) fn read(
     routes.into_iter().flatten().collect()
 }
 
-/// Equal for two routes that take the same requests.
-fn match_key(route: &Route) -> String {
-    format!("{:?} {:?} {:?}", route.host, route.path, route.conditions)
+/// Equal for two routes with the same host and path.
+fn place(route: &Route) -> String {
+    format!("{:?} {:?}", route.host, route.path)
+}
+
+/// What is wrong where an earlier route with the same host and path takes all that a route could.
+fn leaves_nothing(earlier: &[(usize, Conditions)], own: &Conditions) -> Option<Wrong> {
+    if let Some((line, _)) = earlier.iter().find(|(_, conditions)| conditions == own) {
+        let wrong = Wrong::new(format!("the route of line {line} takes the same requests"));
+        return Some(wrong.suggest("give one of them another host, path or condition"));
+    }
+    // The one without conditions comes last, wherever it stands.
+    let mut before = earlier.iter().filter(|(_, other)| !other.is_empty());
+    let (line, _) = before.find(|(_, other)| other.are_implied_by(own))?;
+    let wrong = format!("the route of line {line} takes every request that this one could, first");
+    Some(Wrong::new(wrong).suggest("let this one stand before it, or leave it out"))
 }
 
 fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Option<Route> {
@@ -90,7 +95,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         ],
         HostHeader::Client,
     );
-    let overrides = Overrides::read(table);
+    let (overrides, follows) = Overrides::read(table);
     let rate = rate::read(table);
     let goal = goal(table, host.as_ref(), path.as_ref(), known);
     let subset = subsets.read(table, &known.origins(goal.as_ref()), known.registries);
@@ -99,11 +104,21 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         _ => None,
     };
     let fallback = fallback::of_route(table, own, known.services, known.default.is_some());
+    let (host, path, goal) = (host?, path?, goal?);
+    let called = known.policies(&goal, fallback.as_ref()).into_iter();
+    let terms = called.map(|service| {
+        let retry = overrides.retry(service.retry);
+        (retry, overrides.timeout(service.timeout))
+    });
+    follows.check(&terms.collect::<Vec<_>>(), &Before::default());
+    if let Some(subset) = &subset {
+        must_have_no_bound(table, subset, &goal, known);
+    }
     Some(Route {
-        host: host?,
-        path: path?,
+        host,
+        path,
         conditions,
-        goal: goal?,
+        goal,
         subset,
         overrides,
         fallback,
@@ -126,6 +141,23 @@ impl Known<'_> {
             Some(Goal::Template) => self.default.into_iter().collect(),
             Some(goal) => goal.services().filter_map(of).collect(),
         }
+    }
+
+    /// What the services have that a route may call.
+    fn policies(&self, goal: &Goal, fallback: Option<&Arc<str>>) -> Vec<&Service> {
+        if *goal == Goal::Template {
+            return self.services.values().chain([self.defaults]).collect();
+        }
+        let with_fallback = |name| {
+            let service = self.policy(name);
+            let fallback = fallback.or(service.fallback.as_ref());
+            [Some(service), fallback.map(|name| self.policy(name))]
+        };
+        goal.services().flat_map(with_fallback).flatten().collect()
+    }
+
+    fn policy(&self, name: &Arc<str>) -> &Service {
+        self.services.get(name).unwrap_or(self.defaults)
     }
 
     /// Notes where nothing says which registry knows a service.
@@ -162,6 +194,28 @@ fn goal(
     must_hold_no_template(&field, host, path, &always)?;
     known.check(&field, &name);
     Some(Goal::Service(name.into()))
+}
+
+/// The bound of a service's `hash` would be left out in silence for some of its endpoints.
+fn must_have_no_bound(table: &mut Table<'_>, subset: &Subset, goal: &Goal, known: &Known<'_>) {
+    let has_bound =
+        |service: &Service| matches!(&service.balance, Balance::Hash(Hash { load: Some(_), .. }));
+    let bounded = match goal {
+        Goal::Template if has_bound(known.defaults) => "a template's services".to_owned(),
+        _ => match goal.services().find(|name| has_bound(known.policy(name))) {
+            Some(name) => format!("`{name}`"),
+            None => return,
+        },
+    };
+    let key = if subset.tags.is_empty() {
+        "meta"
+    } else {
+        "tags"
+    };
+    if let (Some(field), None) = (table.take(key), &subset.balance) {
+        let wrong = format!("the bound (`load`) of the `hash` of {bounded} is not known of a part");
+        field.wrong(Wrong::new(wrong).suggest("give the route a `balance` without `load`"));
+    }
 }
 
 /// Where the goal is not a template nothing else may be.
@@ -361,6 +415,146 @@ mod tests {
                 format!("12:1 route: {expected}")
             ]
         );
+    }
+
+    #[test]
+    fn a_route_that_an_earlier_one_leaves_nothing_is_named() {
+        let covered = "the route of line 1 takes every request that this one could, first; let this one stand before it, or leave it out";
+        for (first, second, is_covered) in [
+            ("method = [\"GET\", \"POST\"]", "method = \"GET\"", true),
+            ("method = \"GET\"", "method = [\"GET\", \"POST\"]", false),
+            ("method = \"GET\"", "header = { a = \"1\" }", false),
+            (
+                "header = { a = true }",
+                "method = \"GET\"\nheader = { A = \"1\" }",
+                true,
+            ),
+            (
+                "header = { a = true }",
+                "header = { a = { prefix = \"1\" } }",
+                true,
+            ),
+            ("header = { a = true }", "header = { a = false }", false),
+            ("header = { a = true }", "query = { a = true }", false),
+            (
+                "header = { a = false }",
+                "header = { a = false, b = true }",
+                true,
+            ),
+            (
+                "query = { a = { prefix = \"1\" } }",
+                "query = { a = \"12\" }",
+                true,
+            ),
+            (
+                "query = { a = { prefix = \"1\" } }",
+                "query = { a = \"21\" }",
+                false,
+            ),
+            (
+                "query = { a = { prefix = \"1\" } }",
+                "query = { a = { prefix = \"12\" } }",
+                true,
+            ),
+            (
+                "query = { a = { prefix = \"12\" } }",
+                "query = { a = { prefix = \"1\" } }",
+                false,
+            ),
+            ("cookie = { a = \"1\" }", "cookie = { a = true }", false),
+            (
+                "cookie = { a = \"1\" }",
+                "cookie = { a = \"1\", b = \"2\" }",
+                true,
+            ),
+            // The one without conditions comes last.
+            ("", "method = \"GET\"", false),
+            ("method = \"GET\"", "", false),
+            ("method = \"GET\"", "method = \"GET\"\npath = \"/a\"", false),
+            ("method = \"GET\"", "method = \"GET\"\nhost = \"a\"", false),
+        ] {
+            let text = format!(
+                "[[route]]\nservice = \"a\"\n{first}\n[[route]]\nservice = \"b\"\n{second}\n"
+            );
+            if is_covered {
+                let line = 4 + first.lines().count().max(1) - 1;
+                assert_eq!(error(&text), format!("{line}:1 route: {covered}"), "{text}");
+            } else {
+                config(&text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_service_has_no_bound_of_the_wholes_hash() {
+        let hash = "balance = { kind = \"hash\", by = \"path\", load = 1.25 }\n";
+        let route = "[[route]]\nservice = \"cart\"\n";
+        let wrong = |line: usize, key: &str, whose: &str| {
+            format!(
+                "{line}:1 route.{key}: the bound (`load`) of the `hash` of {whose} is not known of a part; give the route a `balance` without `load`"
+            )
+        };
+        let own = format!("[service.cart]\n{hash}{route}");
+        assert_eq!(
+            error(&format!("{own}tags = [\"v2\"]\n")),
+            wrong(5, "tags", "`cart`")
+        );
+        assert_eq!(
+            error(&format!(
+                "[defaults]\n{hash}{route}meta = {{ v = \"2\" }}\n"
+            )),
+            wrong(5, "meta", "`cart`")
+        );
+        let template =
+            "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\ntags = [\"a\"]\n";
+        assert_eq!(
+            error(&format!("[defaults]\n{hash}{template}")),
+            wrong(6, "tags", "a template's services")
+        );
+        config(&own);
+        config(&format!("[service.cart]\n{hash}{template}"));
+        config(&format!("{own}tags = [\"v2\"]\nbalance = \"p2c\"\n"));
+        config(&format!(
+            "{}tags = [\"v2\"]\n",
+            own.replace(", load = 1.25", "")
+        ));
+    }
+
+    #[test]
+    fn endpoints_that_stand_in_the_file_are_chosen_by_nothing_of_a_registrys() {
+        let all = "name = \"b\"\nguard = { share = 0.5 }\ntags = [\"v2\"]\nmeta = { v = \"2\" }\n";
+        let none = |key: &str| {
+            format!(
+                "endpoints that stand in this file have no `{key}`, so that nobody is found; leave it out, and list those that are wanted"
+            )
+        };
+        let service = "[service.a]\nendpoints = [\"10.0.0.7:80\"]\n";
+        let route = "[[route]]\nservice = \"a\"\n";
+        assert_eq!(
+            errors(&format!("{service}{all}{route}")),
+            [
+                "3:1 service.a.name: endpoints that stand here are asked for in no registry; leave it out".to_owned(),
+                "4:1 service.a.guard: no registry can lose endpoints that stand here; leave it out".to_owned(),
+                format!("5:1 service.a.tags: {}", none("tags")),
+                format!("6:1 service.a.meta: {}", none("meta")),
+            ]
+        );
+        let split = "[[route]]\nsplit = [{ service = \"b\", weight = 1 }, { service = \"a\", weight = 1 }]\n";
+        for (goal, line) in [(route, 5), (split, 5)] {
+            assert_eq!(
+                errors(&format!(
+                    "{service}{goal}tags = [\"v2\"]\nmeta = {{ v = \"2\" }}\n"
+                )),
+                [
+                    format!("{line}:1 route.tags: {}", none("tags")),
+                    format!("{}:1 route.meta: {}", line + 1, none("meta")),
+                ]
+            );
+        }
+        config(&format!(
+            "{service}guard = false\ntags = []\nmeta = {{}}\n{route}tags = []\n"
+        ));
+        config(&format!("{service}{route}balance = \"p2c\"\n"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts, balance,
     fallback::Fallbacks,
     health,
+    moot::{self, Before, Follows},
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
@@ -23,6 +24,7 @@ pub(super) fn defaults(
     zone: &OwnZone,
     registries: &Registries,
 ) -> (Service, Option<Origin>) {
+    let before = Before::the_defaults(top);
     top.within("defaults", |table| {
         let origin =
             origin::registries(table, registries).or_else(|| registries.only().map(Origin::only));
@@ -69,7 +71,8 @@ pub(super) fn defaults(
             discovery_timeout: Duration::from_secs(2),
             fallback: None,
         };
-        (policy(table, folder, zone, &built_in), origin)
+        let policy = policy(table, folder, zone, &built_in, &before);
+        (policy, origin)
     })
 }
 
@@ -97,28 +100,48 @@ pub(super) fn read(
     default: Option<&Origin>,
     registries: &Registries,
 ) -> BTreeMap<Arc<str>, Service> {
+    let before = Before::services(top);
     let mut fallbacks = Fallbacks::default();
     let services = top.named("service", |name, table| {
         let origin = origin::of_service(name, table, registries, default);
+        let (tags, meta) = selection(table, &[&origin], registries);
         Service {
             name: table.text("name", "\"cart-v2\""),
-            tags: tags(table, &[&origin], registries),
-            meta: table.map("meta", "{ version = \"2\" }"),
+            tags,
+            meta,
             origin,
             fallback: fallbacks.read(name, table),
-            ..policy(table, folder, zone, defaults)
+            ..policy(table, folder, zone, defaults, &before)
         }
     });
     fallbacks.check(&services, default.is_some());
     services
 }
 
-/// Reads the tags that instances must have who are learnt at one of `origins`.
-pub(super) fn tags(
+/// Reads the tags and the metadata that instances must have who are learnt at one of `origins`.
+pub(super) fn selection(
     table: &mut Table<'_>,
     origins: &[&Origin],
     registries: &Registries,
-) -> Vec<String> {
+) -> (Vec<String>, BTreeMap<String, String>) {
+    let tags = tags(table, origins, registries);
+    let meta = table.map("meta", "{ version = \"2\" }");
+    if origins.iter().any(|origin| origin.is_inline()) {
+        let wanted = [("tags", !tags.is_empty()), ("meta", !meta.is_empty())];
+        for (key, _) in wanted.into_iter().filter(|(_, is_wanted)| *is_wanted) {
+            if let Some(field) = table.take(key) {
+                let wrong = Wrong::new(format!(
+                    "endpoints that stand in this file have no `{key}`, so that nobody is found"
+                ));
+                field.wrong(wrong.suggest("leave it out, and list those that are wanted"));
+            }
+        }
+    }
+    (tags, meta)
+}
+
+/// Reads the tags alone.
+fn tags(table: &mut Table<'_>, origins: &[&Origin], registries: &Registries) -> Vec<String> {
     let tags = table.texts("tags", "\"v2\"").unwrap_or_default();
     let mut kinds = origins.iter().flat_map(|origin| origin.registries());
     let without = kinds.find_map(|name| registries.kind(name).filter(|kind| !kind.has_tags()));
@@ -138,30 +161,34 @@ pub(super) fn tags(
 
 /// What `[service.NAME]` and `[defaults]` have in common. Tables inside are taken over from
 /// `base` key by key.
-fn policy(table: &mut Table<'_>, folder: &Path, zone: &OwnZone, base: &Service) -> Service {
+fn policy(
+    table: &mut Table<'_>,
+    folder: &Path,
+    zone: &OwnZone,
+    base: &Service,
+    before: &Before,
+) -> Service {
     let balance = balance::read(table, &base.balance);
     let zone = zone::prefer(table, zone, base.zone.as_ref());
     if zone.is_some() {
         balance::refuse_bound(table, &balance, "a zone's `hash`");
     }
+    let (retry, follows) = table.within("retry", |table| retry(table, base.retry));
+    let timeout = table.within("timeout", |table| timeouts(table, base.timeout));
+    follows.check(&[(retry, timeout)], before);
     Service {
         balance,
         zone,
-        retry: table.within("retry", |table| retry(table, base.retry)),
-        timeout: table.within("timeout", |table| timeouts(table, base.timeout)),
+        retry,
+        timeout,
         pool: table.within("pool", |table| Pool {
             idle: table.wait("idle", base.pool.idle),
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
-        limits: table.within("limits", |table| Limits {
-            concurrent: most(table, "concurrent", base.limits.concurrent),
-            per_endpoint: most(table, "per_endpoint", base.limits.per_endpoint),
-            pending: table.count("pending", 0..=1_000_000, base.limits.pending),
-            wait: table.duration("wait", base.limits.wait),
-        }),
+        limits: table.within("limits", |table| limits(table, base.limits, before)),
         health: health::read(table, base.health.as_ref()),
-        eject: eject(table, base.eject.as_ref()),
+        eject: eject(table, base.eject.as_ref(), before),
         panic_percent: table.count("panic_percent", 0..=100, base.panic_percent),
         slow_start: table.optional("slow_start", base.slow_start),
         guard: guard(table, base.guard),
@@ -169,6 +196,17 @@ fn policy(table: &mut Table<'_>, folder: &Path, zone: &OwnZone, base: &Service) 
         discovery_timeout: table.wait("discovery_timeout", base.discovery_timeout),
         ..base.clone()
     }
+}
+
+fn limits(table: &mut Table<'_>, base: Limits, before: &Before) -> Limits {
+    let limits = Limits {
+        concurrent: most(table, "concurrent", base.concurrent),
+        per_endpoint: most(table, "per_endpoint", base.per_endpoint),
+        pending: table.count("pending", 0..=1_000_000, base.pending),
+        wait: table.duration("wait", base.wait),
+    };
+    moot::check_limits(table, &limits, before);
+    limits
 }
 
 /// A number that may be `false`, for no limit.
@@ -180,11 +218,12 @@ fn most(table: &mut Table<'_>, key: &'static str, base: Option<u32>) -> Option<u
     }
 }
 
-fn retry(table: &mut Table<'_>, base: Retry) -> Retry {
+fn retry<'a>(table: &mut Table<'a>, base: Retry) -> (Retry, Follows<'a>) {
     let attempts = table.count("attempts", 1..=100, base.attempts);
     let on = statuses::read(table, "on").unwrap_or(base.on);
     let try_timeout = table.optional("try_timeout", base.try_timeout);
-    table.within("budget", |table| Retry {
+    let follows = Follows::of(table);
+    let retry = table.within("budget", |table| Retry {
         attempts,
         budget_ratio: table.fraction(
             "ratio",
@@ -195,21 +234,27 @@ fn retry(table: &mut Table<'_>, base: Retry) -> Retry {
         budget_per_second: table.count("per_second", 0..=1_000_000, base.budget_per_second),
         on,
         try_timeout,
-    })
+    });
+    (retry, follows)
 }
 
-fn eject(table: &mut Table<'_>, base: Option<&Eject>) -> Option<Eject> {
+fn eject(table: &mut Table<'_>, base: Option<&Eject>, before: &Before) -> Option<Eject> {
     match table.take("eject") {
         None => base.cloned(),
         Some(field) if field.is_false() => None,
         Some(_) => {
             let base = base.cloned().unwrap_or_else(eject_by_default);
-            Some(table.within("eject", |table| Eject {
-                failures: table.count("failures", 1..=1_000, base.failures),
-                time: table.duration("time", base.time),
-                max_time: table.duration("max_time", base.max_time),
-                max_percent: table.count("max_percent", 0..=100, base.max_percent),
-                statuses: statuses::read(table, "statuses").unwrap_or(base.statuses),
+            Some(table.within("eject", |table| {
+                let time = table.duration("time", base.time);
+                let max_time = table.duration("max_time", base.max_time);
+                moot::check_ejection(table, time, max_time, before);
+                Eject {
+                    failures: table.count("failures", 1..=1_000, base.failures),
+                    time,
+                    max_time,
+                    max_percent: table.count("max_percent", 0..=100, base.max_percent),
+                    statuses: statuses::read(table, "statuses").unwrap_or(base.statuses),
+                }
             }))
         }
     }

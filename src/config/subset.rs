@@ -19,9 +19,10 @@ impl Subsets {
         registries: &Registries,
     ) -> Option<Arc<Subset>> {
         let balance = balance::of_subset(table);
+        let (tags, meta) = service::selection(table, origins, registries);
         let subset = Subset {
-            tags: service::tags(table, origins, registries),
-            meta: table.map("meta", "{ version = \"2\" }"),
+            tags,
+            meta,
             balance,
         };
         if subset == (Subset::EMPTY) {
