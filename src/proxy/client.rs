@@ -173,7 +173,7 @@ impl Client {
         let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         for hop in hops {
             let text = std::str::from_utf8(hop.trim_ascii()).ok();
-            let Some(ip) = text.and_then(|text| text.parse().ok()) else {
+            let Some(ip) = text.and_then(hop_address) else {
                 break;
             };
             asker = ip;
@@ -187,5 +187,46 @@ impl Client {
     /// The worker's time, for [`Activity`].
     pub fn now(&self) -> u64 {
         self.worker.clock.load(Relaxed) + 1
+    }
+}
+
+/// The address in an element of `X-Forwarded-For`: bare, or as some balancers write it, with the port
+/// (`1.2.3.4:4000`) or in brackets (`[2001:db8::1]`, `[2001:db8::1]:4000`).
+fn hop_address(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse() {
+        return Some(ip);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    let bare = text.strip_prefix('[')?.strip_suffix(']')?;
+    bare.parse().ok().map(IpAddr::V6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_is_an_address_with_or_without_port_and_brackets() {
+        for (text, expected) in [
+            ("1.2.3.4", Some("1.2.3.4")),
+            ("1.2.3.4:4000", Some("1.2.3.4")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("[2001:db8::1]:4000", Some("2001:db8::1")),
+            // All of it is the address.
+            ("2001:db8::1:4000", Some("2001:db8::1:4000")),
+            ("[1.2.3.4]", None),
+            ("1.2.3.4:", None),
+            ("1.2.3.4:65536", None),
+            ("1.2.3.4:http", None),
+            ("[2001:db8::1", None),
+            ("unknown", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|ip| ip.parse().unwrap());
+            assert_eq!(hop_address(text), expected, "{text}");
+        }
     }
 }

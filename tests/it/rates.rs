@@ -100,6 +100,36 @@ async fn clients_are_told_apart_by_the_key_and_those_without_one_by_their_addres
     assert_eq!(statuses, [200, 200, 429]);
 }
 
+/// Some balancers write the port too. Else all of their clients would have one bucket.
+#[tokio::test]
+async fn a_client_behind_a_balancer_is_its_address_with_or_without_a_port() {
+    let proxy = Proxy::start(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         [[route]]\nservice = \"cart\"\nrate = { requests = 1, per = \"1h\" }\n",
+    )
+    .await;
+    let backend = Backend::start("a").await;
+    proxy.register("cart", backend.address()).await;
+    proxy
+        .until_states("cart", &[(backend.address(), "serving")])
+        .await;
+    for (forwarded, status) in [
+        ("192.0.2.1:4000", 200),
+        ("192.0.2.2:4000", 200),
+        ("192.0.2.1:4001", 429),
+        ("192.0.2.1", 429),
+        ("[2001:db8::1]:4000", 200),
+        ("[2001:db8::2]", 200),
+        ("2001:db8::1", 429),
+        ("[2001:db8::2]:1", 429),
+        ("192.0.2.1, 192.0.2.3:4000, 127.0.0.1:80", 200),
+        ("192.0.2.3", 429),
+    ] {
+        let (answered, _) = ask(&proxy, "/", &[("x-forwarded-for", forwarded)]).await;
+        assert_eq!(answered, status, "{forwarded}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_flows_in_may_be_used_and_tags_that_change_routes_refill_nothing() {
     let config = "[registry.embedded]\naddress = \"127.0.0.1:0\"\nroutes = \"urlprefix\"\n\
