@@ -43,10 +43,20 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
         return Json(ServiceTraffic::of(&service)).into_response();
     }
     let of_journal = name.strip_suffix("/journal");
-    match of_journal.and_then(|name| find(&context, name)) {
-        Some(service) => Json(service.changes()).into_response(),
-        None => refuse(StatusCode::NOT_FOUND, &unknown(of_journal.unwrap_or(&name))),
+    if let Some(service) = of_journal.and_then(|name| find(&context, name)) {
+        return Json(service.changes()).into_response();
     }
+    let of_pin = name.strip_suffix("/pin");
+    if let Some(service) = of_pin.and_then(|name| find(&context, name)) {
+        let text = format!(
+            "POST pins the service and DELETE ends that; the pin itself is shown at \
+             /api/services/{}",
+            service.name()
+        );
+        return not_allowed(&text, "POST,DELETE");
+    }
+    let name = of_journal.or(of_pin).unwrap_or(&name);
+    refuse(StatusCode::NOT_FOUND, &unknown(name))
 }
 
 /// `POST /api/services/{name}/pin`.
@@ -58,7 +68,7 @@ pub(super) async fn pin(
 ) -> Response {
     let service = match pinnable(&context, &name) {
         Ok(service) => service,
-        Err((status, text)) => return refuse(status, &text),
+        Err(refusal) => return refusal,
     };
     // A web page can post anything here but this without being asked whether it may.
     let kind = headers.get(header::CONTENT_TYPE);
@@ -102,17 +112,26 @@ pub(super) async fn unpin(State(context): Shown, Path(name): Path<String>) -> Re
             let text = format!("`{}` is not pinned", service.name());
             refuse(StatusCode::NOT_FOUND, &text)
         }
-        Err((status, text)) => refuse(status, &text),
+        Err(refusal) => refusal,
     }
 }
 
 /// The service whose pin a path names; else how that is refused.
-fn pinnable(context: &Context, path: &str) -> Result<Arc<Service>, (StatusCode, String)> {
-    let Some(name) = path.strip_suffix("/pin") else {
-        let text = format!("nothing is changed here but /api/services/{path}/pin");
-        return Err((StatusCode::METHOD_NOT_ALLOWED, text));
+#[expect(clippy::result_large_err, reason = "it is the answer")]
+fn pinnable(context: &Context, path: &str) -> Result<Arc<Service>, Response> {
+    let of_pin = path.strip_suffix("/pin");
+    if let Some(service) = of_pin.and_then(|name| find(context, name)) {
+        return Ok(service);
+    }
+    // The whole may be a service, here too.
+    let name = match (of_pin, path.strip_suffix("/journal")) {
+        _ if find(context, path).is_some() => path,
+        (Some(name), _) => return Err(refuse(StatusCode::NOT_FOUND, &unknown(name))),
+        (None, Some(name)) => name,
+        (None, None) => path,
     };
-    find(context, name).ok_or_else(|| (StatusCode::NOT_FOUND, unknown(name)))
+    let text = format!("nothing is changed here but /api/services/{name}/pin");
+    Err(not_allowed(&text, "GET,HEAD"))
 }
 
 fn find(context: &Context, name: &str) -> Option<Arc<Service>> {
@@ -126,10 +145,12 @@ fn unknown(name: &str) -> String {
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {
-    let mut refusal = (status, Json(json!({ "error": error }))).into_response();
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = HeaderValue::from_static("GET,HEAD");
-        refusal.headers_mut().insert(header::ALLOW, allowed);
-    }
+    (status, Json(json!({ "error": error }))).into_response()
+}
+
+fn not_allowed(error: &str, allowed: &'static str) -> Response {
+    let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, error);
+    let allowed = HeaderValue::from_static(allowed);
+    refusal.headers_mut().insert(header::ALLOW, allowed);
     refusal
 }

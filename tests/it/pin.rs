@@ -341,3 +341,97 @@ async fn pinning_needs_the_token_where_one_is_set() {
         assert_eq!(answer.status(), 200);
     }
 }
+
+/// What a route's tags make has slashes in its name, and may end like one of these pages.
+#[tokio::test]
+async fn another_method_is_told_which_there_are_and_where() {
+    let services = ["cart", "shop/pin", "shop/journal"];
+    let route = |name: &&str| format!("[[route]]\npath = \"/{name}\"\nservice = \"{name}\"\n");
+    let proxy = Proxy::start(&services.iter().map(route).collect::<String>()).await;
+    let ask = async |method: Method, path: &str| {
+        let url = proxy.admin(&format!("/api/services/{path}"));
+        let answer = proxy.http.request(method, url).send().await.unwrap();
+        let allow = answer.headers().get("allow");
+        let allow = allow.map(|allow| allow.to_str().unwrap().to_owned());
+        let status = answer.status().as_u16();
+        (
+            status,
+            allow.unwrap_or_default(),
+            answer.text().await.unwrap(),
+        )
+    };
+    for (method, path, status, allowed, says) in [
+        (
+            Method::GET,
+            "cart/pin",
+            405,
+            "POST,DELETE",
+            "shown at /api/services/cart\"",
+        ),
+        (
+            Method::GET,
+            "shop/pin/pin",
+            405,
+            "POST,DELETE",
+            "/api/services/shop/pin\"",
+        ),
+        (Method::GET, "shop/pin", 200, "", "\"name\":\"shop/pin\""),
+        (Method::GET, "shop/journal/journal", 200, "", ""),
+        (Method::GET, "hat/pin", 404, "", "named a service `hat`"),
+        (Method::GET, "hat/journal", 404, "", "named a service `hat`"),
+        (Method::GET, "hat", 404, "", "named a service `hat`"),
+        (
+            Method::DELETE,
+            "cart/journal",
+            405,
+            "GET,HEAD",
+            "but /api/services/cart/pin\"",
+        ),
+        (
+            Method::DELETE,
+            "cart",
+            405,
+            "GET,HEAD",
+            "but /api/services/cart/pin\"",
+        ),
+        (
+            Method::DELETE,
+            "shop/pin",
+            405,
+            "GET,HEAD",
+            "but /api/services/shop/pin/pin\"",
+        ),
+        (
+            Method::DELETE,
+            "shop/journal",
+            405,
+            "GET,HEAD",
+            "but /api/services/shop/journal/pin\"",
+        ),
+        (
+            Method::DELETE,
+            "shop/pin/pin",
+            404,
+            "",
+            "`shop/pin` is not pinned",
+        ),
+        (Method::DELETE, "hat/pin", 404, "", "named a service `hat`"),
+        (
+            Method::POST,
+            "cart/journal",
+            405,
+            "GET,HEAD",
+            "but /api/services/cart/pin\"",
+        ),
+    ] {
+        let (answered, allow, text) = ask(method.clone(), path).await;
+        assert_eq!(
+            (answered, &*allow),
+            (status, allowed),
+            "{method} {path}: {text}"
+        );
+        assert!(text.contains(says), "{method} {path}: {text}");
+    }
+    let head = ask(Method::HEAD, "cart/pin").await;
+    assert_eq!((head.0, &*head.1), (405, "POST,DELETE"));
+}
