@@ -34,9 +34,9 @@ pub(super) enum Refusal {
     Limited(Limited),
     /// Nobody is there of those that the route wants, nor in the fallback that was called instead.
     NoEndpoints {
-        service: Arc<str>,
+        service: Nobody,
         subset: Option<Arc<Subset>>,
-        fallback: Option<Arc<str>>,
+        fallback: Option<Nobody>,
     },
     /// The client's body broke off: mostly the client is gone.
     BodyBroke(Box<dyn StdError + Send + Sync>),
@@ -47,8 +47,27 @@ pub(super) enum Refusal {
     },
 }
 
+/// A service in which nobody is.
+pub(super) struct Nobody {
+    name: Arc<str>,
+    /// Whether its registry has ever said so.
+    is_read: bool,
+}
+
+impl Nobody {
+    fn of(service: &Service) -> Self {
+        Self {
+            name: Arc::clone(service.name()),
+            is_read: service.is_read(),
+        }
+    }
+}
+
 /// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
 pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// Why nobody is known where no registry has ever been read.
+const UNREAD: &str = "the registry could not be read yet";
 
 /// How long a client is told to stay away where there is nobody to answer it.
 const RETRY_AFTER: &str = "1";
@@ -67,14 +86,14 @@ impl Refusal {
             Unanswered::Shed(_) => Self::Shed(name(service)),
             Unanswered::NoEndpoints(_) => match instead_of {
                 None => Self::NoEndpoints {
-                    service: name(service),
+                    service: Nobody::of(service),
                     subset: subset.cloned(),
                     fallback: None,
                 },
                 Some((asked, subset)) => Self::NoEndpoints {
-                    service: name(asked),
+                    service: Nobody::of(asked),
                     subset: subset.cloned(),
-                    fallback: Some(name(service)),
+                    fallback: Some(Nobody::of(service)),
                 },
             },
             Unanswered::BodyBroke(error) => Self::BodyBroke(error),
@@ -121,7 +140,7 @@ impl Refusal {
             Self::NoRoute => "no route takes this request".to_owned(),
             Self::UnknownService(name) => format!("no service `{name}` is registered"),
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
-            Self::CatalogNotRead => "the registry could not be read yet".to_owned(),
+            Self::CatalogNotRead => UNREAD.to_owned(),
             Self::Limited(_) => "too many requests for now".to_owned(),
             Self::Shed(name) => format!("service `{name}` has as much to do as it may"),
             Self::NoEndpoints {
@@ -132,10 +151,22 @@ impl Refusal {
                 let wanted = subset.as_ref().map(ToString::to_string);
                 let wanted = wanted.filter(|wanted| !wanted.is_empty());
                 let with = wanted.map_or(String::new(), |wanted| format!(" with {wanted}"));
-                let nor = fallback.as_ref().map_or(String::new(), |fallback| {
-                    format!(", nor has its fallback `{fallback}`")
-                });
-                format!("service `{service}` has no healthy instance{with}{nor}")
+                let name = &service.name;
+                let why = match service.is_read {
+                    true => format!("service `{name}` has no healthy instance{with}"),
+                    false => format!("{UNREAD} for service `{name}`"),
+                };
+                let Some(Nobody { name, is_read }) = fallback else {
+                    return why;
+                };
+                match (service.is_read, is_read) {
+                    (true, true) => format!("{why}, nor has its fallback `{name}`"),
+                    (false, true) => {
+                        format!("{why}, and its fallback `{name}` has no healthy instance")
+                    }
+                    (true, false) => format!("{why}, and {UNREAD} for its fallback `{name}`"),
+                    (false, false) => format!("{why}, nor for its fallback `{name}`"),
+                }
             }
             Self::Failed { service, attempts } => match last_failure(attempts) {
                 Some(
@@ -212,7 +243,12 @@ impl Refusal {
                 tracing::warn!(status, request_id, %service, %attempts, out_of_budget, "no answer");
             }
             Self::NoEndpoints { service, .. } => {
-                tracing::warn!(status, request_id, %service, message, "no healthy instance");
+                let Nobody { name, is_read } = service;
+                if *is_read {
+                    tracing::warn!(status, request_id, service = %name, message, "no healthy instance");
+                } else {
+                    tracing::warn!(status, request_id, service = %name, message, "not read yet");
+                }
             }
             Self::Limited(limited) => {
                 let (client, wait) = (&client.peer.ip, limited.wait);

@@ -190,6 +190,76 @@ async fn a_fallback_is_for_who_is_not_there_and_not_for_who_fails() {
     assert_eq!(answer.headers()[BACKEND], "sorry");
 }
 
+/// Nobody knows whether it has instances: that none is healthy would be made up.
+#[tokio::test]
+async fn a_service_whose_registry_was_never_read_is_said_to_be_unread() {
+    let silent = silent().await;
+    let proxy = Proxy::start(&format!(
+        r#"
+        [registry.silent]
+        kind = "consul"
+        address = "http://{}"
+        [[route]]
+        path = "/plain"
+        service = "unread"
+        [[route]]
+        path = "/v2"
+        service = "unread"
+        tags = ["v2"]
+        [[route]]
+        path = "/empty-next"
+        service = "unread"
+        fallback = "empty"
+        [[route]]
+        path = "/unread-next"
+        service = "unread"
+        fallback = "other"
+        [[route]]
+        path = "/empty-first"
+        service = "empty"
+        fallback = "other"
+        [[route]]
+        path = "/of/{{service}}"
+        service = "{{service}}"
+        [defaults]
+        discovery_timeout = "50ms"
+        [service.empty]
+        endpoints = []
+        "#,
+        silent.local_addr().unwrap(),
+    ))
+    .await;
+    let unread = "the registry could not be read yet";
+    for (path, says) in [
+        ("/of/unread", format!("{unread} (")),
+        ("/plain", format!("{unread} for service `unread` (")),
+        ("/v2", format!("{unread} for service `unread` (")),
+        (
+            "/empty-next",
+            format!(
+                "{unread} for service `unread`, and its fallback `empty` has no healthy instance ("
+            ),
+        ),
+        (
+            "/unread-next",
+            format!("{unread} for service `unread`, nor for its fallback `other` ("),
+        ),
+        (
+            "/empty-first",
+            format!(
+                "service `empty` has no healthy instance, and {unread} for its fallback `other` ("
+            ),
+        ),
+    ] {
+        let answer = proxy.get(path).await;
+        assert_eq!(answer.status(), 503, "{path}");
+        assert_eq!(answer.headers()["retry-after"], "1", "{path}");
+        let text = answer.text().await.unwrap();
+        let says = format!("503 Service Unavailable: {says}");
+        assert!(text.starts_with(&says), "{path}: {text}");
+    }
+}
+
 /// The time that a request has is over all: the wait for a service that nobody has read, and the
 /// attempts at the one that stands in for it.
 #[tokio::test]
