@@ -278,6 +278,31 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_in_metadata_is_at_least_1_and_what_is_none_is_left_out() {
+        for (text, weight) in [
+            ("3", 3),
+            (" 3 ", 3),
+            ("0", 1),
+            ("70000", MAX_WEIGHT),
+            ("-5", 7),
+            ("1e3", 7),
+            ("2.5", 7),
+            ("", 7),
+        ] {
+            let instance = Instance {
+                id: "a".into(),
+                address: Address::new("10.0.0.1", 80).unwrap(),
+                tls: false,
+                healthy: true,
+                weight: 7,
+                tags: Vec::new(),
+                meta: BTreeMap::from([("weight".to_owned(), text.to_owned())]),
+            };
+            assert_eq!(instance.heed_meta().weight, weight, "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_called_is_refused() {
         for port in [0, -1, 80810] {
             assert_eq!(

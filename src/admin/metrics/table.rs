@@ -161,7 +161,7 @@ pub const METRICS: &[Metric] = &[
         "callboard_balance_overflowed_total",
         Counter,
         SERVICE,
-        "Requests whose key's endpoint had as much in flight as the hash's bound allows.",
+        "Picks whose key's endpoint had as much in flight as the hash's bound allows.",
         |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.overflowed),
     ),
     line(

@@ -28,7 +28,7 @@ pub struct BalanceStatus {
     /// Requests without the key (`hash`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keyless: Option<u64>,
-    /// Requests whose key's endpoint was full (`hash` with a bound).
+    /// Picks whose key's endpoint was full (`hash` with a bound).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflowed: Option<u64>,
     /// Clients that were given another cookie than they had (`sticky`).

@@ -7,7 +7,8 @@ use crate::metrics::Counter;
 pub struct Tally {
     /// Requests without the key that `hash` asks for.
     pub keyless: Counter,
-    /// Requests whose key's endpoint had as much in flight as `load` allows.
+    /// Picks whose key's endpoint had as much in flight as `load` allows: a request picks anew for
+    /// each retry, and whenever it has waited for room.
     pub overflowed: Counter,
     /// Clients that were given another cookie than they had.
     pub moved: Counter,
