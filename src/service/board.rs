@@ -202,8 +202,14 @@ impl Board {
         guard: Option<config::Guard>,
         policy: &config::Service,
     ) -> bool {
-        // Whoever is at an address that is listed under another id is not lost.
-        let addresses: HashSet<_> = listed.iter().map(|id| &id.address).collect();
+        // Whoever is at an address that is listed under another id is not lost, once that one serves:
+        // a new check fails until it has run.
+        let addresses: HashSet<_> = self
+            .places
+            .iter()
+            .filter(|(id, place)| listed.contains(*id) && place.standing == Standing::Passing)
+            .map(|(id, _)| id.address.clone())
+            .collect();
         let mut renamed = Vec::new();
         for (id, place) in &mut self.places {
             let is_listed = listed.contains(id);
@@ -634,6 +640,27 @@ mod tests {
         assert_eq!(board.held().len(), 4);
         board.take_over(&healthy(1..6), true, &policy);
         assert_eq!(board.held().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_another_id_at_its_address_is_held_until_the_check_of_that_one_has_passed() {
+        let (mut board, policy) = (board(), policy(guard()));
+        board.take_over(&healthy(1..5), true, &policy);
+        let mut renamed = unhealthy(1..5);
+        for instance in &mut renamed {
+            instance.id = format!("new {}", instance.id).into();
+        }
+        assert!(board.take_over(&renamed, true, &policy));
+        assert_eq!(snapshot(&board).endpoints.len(), 4);
+        for passed in 0..4 {
+            renamed[passed].healthy = true;
+            board.take_over(&renamed, true, &policy);
+            assert_eq!(board.held().len(), 3 - passed);
+            let addresses = snapshot(&board).endpoints;
+            let addresses = addresses.iter().map(|one| one.id().address.clone());
+            assert_eq!(addresses.collect::<HashSet<_>>().len(), 4, "each is called");
+            assert_eq!(snapshot(&board).endpoints.len(), 4, "once");
+        }
     }
 
     #[tokio::test]
