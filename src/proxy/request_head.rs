@@ -2,7 +2,7 @@
 //! own, never copied. Oracle: these bytes parse again to exactly one request, the one that was
 //! routed.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 
@@ -75,7 +75,10 @@ impl service::Head for Outgoing<'_> {
         }
         out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        line(out, "host", self.host(endpoint).as_bytes());
+        match self.named_host() {
+            Some(host) => line(out, "host", host.as_bytes()),
+            None => line(out, "host", endpoint.to_string().as_bytes()),
+        }
         end_to_end(out, client, head);
         forwarded(out, client, head, prefix.as_bytes());
         framing.write(out, &parts.method);
@@ -83,7 +86,7 @@ impl service::Head for Outgoing<'_> {
     }
 
     fn names_endpoint(&self) -> bool {
-        self.host_header == HostHeader::Endpoint
+        self.named_host().is_none()
     }
 
     fn fields(&mut self) -> &mut HeaderMap {
@@ -92,14 +95,14 @@ impl service::Head for Outgoing<'_> {
 }
 
 impl Outgoing<'_> {
-    /// The `Host` that the endpoint sees: its address where a client of HTTP/1.0 sent none, or
-    /// where the service's name can be no host.
-    fn host(&self, endpoint: &Address) -> Cow<'_, str> {
+    /// The `Host` that every endpoint sees; `None` where each sees its own address: by setting, where
+    /// a client of HTTP/1.0 sent none, or where the service's name can be no host.
+    fn named_host(&self) -> Option<&str> {
         let name = self.service.name();
-        match (self.host_header, self.head.host()) {
-            (HostHeader::Client, Some(host)) => host.into(),
-            (HostHeader::Name, _) if is_host(name.as_bytes()) => (&**name).into(),
-            _ => endpoint.to_string().into(),
+        match self.host_header {
+            HostHeader::Client => self.head.host(),
+            HostHeader::Name => is_host(name.as_bytes()).then_some(name),
+            HostHeader::Endpoint => None,
         }
     }
 }

@@ -212,3 +212,23 @@ async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
 }
+
+/// Where a client of HTTP/1.0 named no host, that is the endpoint.
+#[tokio::test]
+async fn each_attempt_at_a_request_without_a_host_bears_the_address_of_its_own_endpoint() {
+    let closes = RawBackend::saying("", Then::Close).await;
+    let well = RawBackend::saying(ok("well"), Then::Keep).await;
+    let proxy = before_all(&[closes.address(), well.address()], "").await;
+    // One of two in turn begins with the one that closes.
+    for _ in 0..2 {
+        let mut client = Wire::connect(proxy.address()).await;
+        assert_eq!(client.ask("GET /cart HTTP/1.0\r\n\r\n").await.status(), 200);
+    }
+    assert_eq!((closes.requests().len(), well.requests().len()), (1, 2));
+    for backend in [closes, well] {
+        let address = backend.address().to_string();
+        for request in backend.requests() {
+            assert_eq!(request.field("host"), Some(&*address));
+        }
+    }
+}
