@@ -119,6 +119,71 @@ async fn a_stream_of_who_comes_back_runs_on_beyond_the_deadline() {
     assert_eq!(client.bytes(20).await, [b'x'; 20]);
 }
 
+/// Nor does it make anybody forget who is ejected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ejection_of_who_comes_back_while_it_drains_lasts() {
+    let bad = RawBackend::serving(|mut wire: Wire| async move {
+        while let Some(head) = wire.head().await {
+            if !head.contains("/stream ") {
+                wire.send("HTTP/1.1 500 no\r\nContent-Length: 0\r\n\r\n")
+                    .await;
+                continue;
+            }
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")
+                .await;
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut wire.stream, b"x").await;
+            }
+        }
+    })
+    .await;
+    let well = RawBackend::saying(ok("well"), Then::Keep).await;
+    let settings = "[service.cart]\ndrain = \"500ms\"\nguard = false\n\
+                    eject = { statuses = [500], time = \"1m\" }\n";
+    let proxy = before_all(&[bad.address(), well.address()], settings).await;
+    let address = bad.address().to_string();
+    let shown = async |what: &str, holds: &dyn Fn(&serde_json::Value) -> bool| {
+        let of_bad = |cart: &serde_json::Value| {
+            let mut all = endpoints(cart).filter(|one| one["address"] == *address);
+            (all.next().cloned().unwrap_or_default(), all.count())
+        };
+        let holds = |cart: &serde_json::Value| holds(&of_bad(cart).0);
+        let (bad, more) = of_bad(&proxy.until_service("cart", what, holds).await);
+        assert_eq!(more, 0, "it stands there once");
+        bad
+    };
+    let stream = GET.replace("/cart", "/cart/stream");
+    let mut client = Wire::connect(proxy.address()).await;
+    // One of two in turn.
+    loop {
+        client.send(&stream).await;
+        let head = client.head().await.unwrap().to_lowercase();
+        if head.contains("content-length: 20") {
+            break;
+        }
+        assert_eq!(client.bytes(4).await, b"well");
+    }
+    let mut asks = Wire::connect(proxy.address()).await;
+    for _ in 0..10 {
+        asks.ask(GET).await;
+    }
+    shown("ejected", &|bad| bad["state"] == "ejected").await;
+    proxy.deregister("cart", bad.address()).await;
+    shown("draining", &|bad| bad["state"] == "draining").await;
+    proxy.register("cart", bad.address()).await;
+    let back = shown("back", &|bad| bad["state"] != "draining").await;
+    assert_eq!(back["state"], "ejected", "{back}");
+    assert_eq!(
+        (&back["in_flight"], &back["ejection"]["times"]),
+        (&1.into(), &1.into())
+    );
+    for _ in 0..10 {
+        assert_eq!(asks.ask(GET).await.status(), 200, "nobody asks it");
+    }
+    assert_eq!(client.bytes(20).await, [b'x'; 20]);
+}
+
 /// A backend that always has more to say; the receiver is told when nobody listens any more.
 pub(super) async fn endless() -> (RawBackend, mpsc::UnboundedReceiver<()>) {
     let (ended, ends) = mpsc::unbounded_channel();
