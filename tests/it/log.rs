@@ -110,24 +110,6 @@ async fn lines_are_json_where_nobody_sits_before_them_or_the_file_says_so_and_el
 }
 
 #[tokio::test]
-async fn an_answer_that_broke_off_is_not_whole() {
-    let folder = TempDir::new().unwrap();
-    let text = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc";
-    let backend = RawBackend::saying(text, Then::Close).await;
-    let (callboard, address) = start(folder.path(), "access = true", &[backend.address()]).await;
-    let mut client = Wire::connect(address).await;
-    client.send(GET).await;
-    client.head().await.unwrap();
-    assert_eq!(client.rest().await.unwrap(), b"abc");
-    let lines = ended(callboard).await;
-    let mut lines = lines.iter().map(|line| json(line));
-    let line = lines.find(|line| line["target"] == "callboard::access");
-    let line = line.unwrap();
-    let said = [&line["status"], &line["bytes"], &line["whole"]];
-    assert_eq!(said, [&200.into(), &3.into(), &Value::from(false)]);
-}
-
-#[tokio::test]
 async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere() {
     let backend = RawBackend::saying(ok("well"), Then::Keep).await;
     for (log, count) in [("access = true", 3), ("access = false", 0), ("", 0)] {
@@ -171,5 +153,44 @@ async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere(
             (&405.into(), &Value::Null)
         );
         assert_eq!(line["request_id"], refused.field("x-request-id").unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_cut_is_not_whole_whoever_cut_it() {
+    let length = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".as_slice();
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let whole = ok("abc");
+    for (answer, then, is_whole) in [
+        (length, Then::Close, false),
+        (length, Then::Reset, false),
+        // A time-out ends it.
+        (length, Then::Keep, false),
+        (chunked, Then::Close, false),
+        (
+            &[chunked, b"0\r\n\r\n".as_slice()].concat(),
+            Then::Close,
+            true,
+        ),
+        (&whole, Then::Close, true),
+    ] {
+        let backend = RawBackend::saying(answer, then).await;
+        let folder = TempDir::new().unwrap();
+        let log = "access = true\n[defaults]\ntimeout = { idle = \"300ms\" }";
+        let (callboard, address) = start(folder.path(), log, &[backend.address()]).await;
+        let mut client = Wire::connect(address).await;
+        let request = GET.replace("User-Agent: x", "Connection: close");
+        client.send(request).await;
+        client.rest().await.unwrap();
+        let lines = ended(callboard).await;
+        let lines = lines.iter().map(|line| json(line));
+        let lines: Vec<_> = lines
+            .filter(|line| line["target"] == "callboard::access")
+            .collect();
+        let [line] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert_eq!(line["whole"], is_whole, "{then:?}: {line}");
+        assert_eq!((&line["status"], &line["bytes"]), (&200.into(), &3.into()));
     }
 }
