@@ -155,11 +155,11 @@ fn http(table: &mut Table<'_>, base: Option<&HttpHealth>) -> HttpHealth {
     }
 }
 
-/// As much of an answer's body as a check reads.
-const READ: usize = 64 * 1024;
+/// As much of an answer's body as a check looks at.
+pub const MOST_OF_A_BODY: usize = 64 * 1024;
 
 fn body(text: &str) -> Result<String, Wrong> {
-    if text.len() > READ {
+    if text.len() > MOST_OF_A_BODY {
         let wrong = Wrong::new(format!(
             "this text has {} bytes, and of an answer's body the first 64 KiB are read",
             text.len()

@@ -33,7 +33,7 @@ mod value;
 mod zone;
 
 pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
-pub use health::{Health, HealthAsk, HttpHealth};
+pub use health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
 pub use origin::{Combine, Origin};
 pub use rate::Rate;
 pub use registry::{

@@ -16,15 +16,12 @@ use tokio::net::TcpStream;
 
 use super::{stream::Stream, tls::Handshake};
 use crate::{
-    config::{HealthAsk, HttpHealth},
+    config::{HealthAsk, HttpHealth, MOST_OF_A_BODY},
     error::with_causes,
     instance::Address,
 };
 
 const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"), " (health check)");
-
-/// The most of a body that is looked at.
-const MOST: usize = 64 * 1024;
 
 /// What a check needs to reach its endpoint.
 #[derive(Clone, Debug)]
@@ -111,11 +108,11 @@ async fn judge(answer: Response<Incoming>, wanted: &HttpHealth) -> Result<(), St
     };
     let mut body = answer.into_body();
     let mut read = Vec::new();
-    while read.len() < MOST
+    while read.len() < MOST_OF_A_BODY
         && let Some(frame) = body.frame().await
     {
         if let Ok(data) = frame.map_err(|error| with_causes(&error))?.into_data() {
-            read.extend_from_slice(&data[..data.len().min(MOST - read.len())]);
+            read.extend_from_slice(&data[..data.len().min(MOST_OF_A_BODY - read.len())]);
         }
         if memchr::memmem::find(&read, text.as_bytes()).is_some() {
             return Ok(());
@@ -168,7 +165,7 @@ async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), Strin
             return Err(format!("answered {}", answer.status()));
         }
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MOST).collect().await;
+        let body = Limited::new(body, MOST_OF_A_BODY).collect().await;
         let body = body.map_err(|error| error.to_string())?;
         let trailers = body.trailers().cloned().unwrap_or_default();
         let status = trailers

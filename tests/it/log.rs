@@ -163,7 +163,6 @@ async fn an_answer_that_was_cut_is_not_whole_whoever_cut_it() {
     let whole = ok("abc");
     for (answer, then, is_whole) in [
         (length, Then::Close, false),
-        (length, Then::Reset, false),
         // A time-out ends it.
         (length, Then::Keep, false),
         (chunked, Then::Close, false),
