@@ -52,7 +52,7 @@ impl<'a> Follows<'a> {
         }
     }
 
-    /// Notes what is moot with each of the values that may hold.
+    /// Notes what is moot with each of the values that may hold, of which there is at least one.
     pub(super) fn check(&self, holding: &[(Retry, Timeouts)], before: &Before) {
         let Self { on, try_timeout } = self;
         if !before.attempts && holding.iter().all(|(retry, _)| retry.attempts == 1) {
@@ -66,20 +66,15 @@ impl<'a> Follows<'a> {
             let try_timeout = retry.try_timeout;
             try_timeout.is_some_and(|limit| limit >= timeout.response)
         };
-        if let (Some(field), false, true) = (
-            try_timeout,
-            before.response,
-            holding.iter().all(is_late) && !holding.is_empty(),
-        ) {
-            let longest = holding.iter().map(|(_, timeout)| timeout.response).max();
-            field.wrong(too_late("timeout.response", longest.unwrap_or_default()));
+        let longest = holding.iter().map(|(_, timeout)| timeout.response).max();
+        if let (Some(field), Some(longest)) = (try_timeout, longest)
+            && !before.response
+            && holding.iter().all(is_late)
+        {
+            let wrong = format!("by then it is over by `timeout.response`, which is {longest:?}");
+            field.wrong(Wrong::new(wrong).suggest("make it shorter, or leave it out"));
         }
     }
-}
-
-fn too_late(key: &str, limit: Duration) -> Wrong {
-    let wrong = Wrong::new(format!("by then it is over by `{key}`, which is {limit:?}"));
-    wrong.suggest("make it shorter, or leave it out")
 }
 
 /// Notes where a table `limits` says who waits for room, and there is no end of it.
@@ -90,13 +85,11 @@ pub(super) fn check_limits(table: &mut Table<'_>, limits: &Limits, before: &Befo
     if is_said || has_limit || before.room {
         return;
     }
-    for field in ["pending", "wait"]
-        .map(|key| table.take(key))
-        .iter()
-        .flatten()
-    {
-        let wrong = Wrong::new("nobody waits where there is no limit");
-        field.wrong(wrong.suggest("add `concurrent` or `per_endpoint`, or leave it out"));
+    for key in ["pending", "wait"] {
+        if let Some(field) = table.take(key) {
+            let wrong = Wrong::new("nobody waits where there is no limit");
+            field.wrong(wrong.suggest("add `concurrent` or `per_endpoint`, or leave it out"));
+        }
     }
 }
 
@@ -107,8 +100,9 @@ pub(super) fn check_ejection(
     max_time: Duration,
     before: &Before,
 ) {
-    if let (Some(field), true, false) =
-        (table.take("time"), time > max_time, before.longest_ejection)
+    if time > max_time
+        && !before.longest_ejection
+        && let Some(field) = table.take("time")
     {
         let wrong = Wrong::new(format!(
             "no ejection is longer than `max_time`, which is {max_time:?}"

@@ -127,9 +127,8 @@ pub(super) fn selection(
     let tags = tags(table, origins, registries);
     let meta = table.map("meta", "{ version = \"2\" }");
     if origins.iter().any(|origin| origin.is_inline()) {
-        let wanted = [("tags", !tags.is_empty()), ("meta", !meta.is_empty())];
-        for (key, _) in wanted.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-            if let Some(field) = table.take(key) {
+        for (key, is_wanted) in [("tags", !tags.is_empty()), ("meta", !meta.is_empty())] {
+            if is_wanted && let Some(field) = table.take(key) {
                 let wrong = Wrong::new(format!(
                     "endpoints that stand in this file have no `{key}`, so that nobody is found"
                 ));

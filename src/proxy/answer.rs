@@ -269,22 +269,13 @@ impl Body for AnswerBody {
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);
             access.bytes += data.map_or(0, Bytes::len) as u64;
-            access.whole |= frame.is_none()
-                || match &this.kind {
-                    Kind::Own(text) => text.is_empty(),
-                    Kind::Endpoint(body) => body.is_end_stream(),
-                    Kind::Cut(_) => false,
-                };
+            access.whole |= frame.is_none() || this.kind.is_at_its_end();
         }
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Own(text) => text.is_empty(),
-            Kind::Endpoint(body) => body.is_end_stream(),
-            Kind::Cut(failure) => failure.is_none(),
-        }
+        self.kind.is_at_its_end()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -292,6 +283,16 @@ impl Body for AnswerBody {
             Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
             Kind::Endpoint(body) => body.size_hint(),
             Kind::Cut(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Kind {
+    fn is_at_its_end(&self) -> bool {
+        match self {
+            Self::Own(text) => text.is_empty(),
+            Self::Endpoint(body) => body.is_end_stream(),
+            Self::Cut(_) => false,
         }
     }
 }
