@@ -10,13 +10,13 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src ./src
-RUN cargo build --release --locked --bin callboard \
-    && strip target/release/callboard \
+RUN cargo build --profile dist --locked --bin callboard \
+    && strip target/dist/callboard \
     && mkdir -p /callboard/callboard-data
 
 FROM debian:bookworm-slim
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-COPY --from=build /src/target/release/callboard /usr/local/bin/
+COPY --from=build /src/target/dist/callboard /usr/local/bin/
 COPY --from=build --chown=10001:10001 /callboard /etc/callboard
 COPY proxy.toml /etc/callboard/
 
