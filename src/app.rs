@@ -166,12 +166,18 @@ impl App {
     /// Ends it without losing a request: says that it is not ready, goes on accepting until that
     /// was seen, lets what runs finish until the deadline, and stops the watchers last.
     pub async fn drain(self) {
-        let drain = self.config.drain;
+        let notice = self.config.drain.notice;
+        self.drain_after(notice).await;
+    }
+
+    /// The same with a notice of its own.
+    pub async fn drain_after(self, notice: Duration) {
+        let deadline = self.config.drain.deadline;
         self.shared.draining.store(true, Relaxed);
         self.shared.ready.store(false, Relaxed);
-        tracing::info!(notice = ?drain.notice, deadline = ?drain.deadline, "draining");
-        tokio::time::sleep(drain.notice).await;
-        let cut = self.crew.finish(drain.deadline).await;
+        tracing::info!(?notice, ?deadline, "draining");
+        tokio::time::sleep(notice).await;
+        let cut = self.crew.finish(deadline).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "cut at the drain deadline");
         }

@@ -2,7 +2,10 @@
 //! failed together do not come back together; and how often to speak of it. Knows nothing of what
 //! failed, and does not sleep.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -83,6 +86,39 @@ impl Default for Lines {
     }
 }
 
+/// The log lines about a trouble that several tasks meet, and that comes and goes: as [`Lines`] has
+/// them, and from the start again where it did not come for a minute.
+#[derive(Debug, Default)]
+pub struct Repeated(Mutex<Option<Trouble>>);
+
+#[derive(Debug)]
+struct Trouble {
+    lines: Lines,
+    last: Instant,
+    unsaid: u64,
+}
+
+/// Without the trouble for this long, it is over.
+const OVER: Duration = Duration::from_secs(60);
+
+impl Repeated {
+    /// Counts a time that it came. Where a line is due, the times since the last line.
+    pub fn note(&self) -> Option<u64> {
+        let mut trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let going_on = trouble.take().filter(|trouble| now - trouble.last < OVER);
+        let trouble = trouble.insert(going_on.unwrap_or_else(|| Trouble {
+            lines: Lines::new(),
+            last: now,
+            unsaid: 0,
+        }));
+        trouble.last = now;
+        trouble.unsaid += 1;
+        let due = trouble.lines.is_due();
+        due.then(|| std::mem::take(&mut trouble.unsaid))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +181,22 @@ mod tests {
         }
         let expected = [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030];
         assert_eq!(due, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_that_comes_twenty_times_a_second_is_said_rarely_and_with_its_count() {
+        let (start, trouble) = (Instant::now(), Repeated::default());
+        let mut said = Vec::new();
+        let mut come = async |until: u64| {
+            while start.elapsed() < Duration::from_secs(until) {
+                let due = trouble.note();
+                said.extend(due.map(|count| (start.elapsed().as_secs(), count)));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        come(60).await;
+        tokio::time::sleep(OVER).await;
+        come(130).await;
+        assert_eq!(said, [(0, 1), (10, 200), (30, 400), (120, 1)]);
     }
 }

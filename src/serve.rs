@@ -21,6 +21,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::backoff::Repeated;
+
 /// How long a request's head may take, and an idle connection may stay.
 const HEAD_TIME: Duration = Duration::from_secs(90);
 /// How long requests may take to end once the server goes down.
@@ -37,6 +39,7 @@ pub async fn serve(
 ) {
     let ending = ending.child_token();
     let _ends = ending.clone().drop_guard();
+    let troubles = Repeated::default();
     let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(connections)));
     while let Some(accepted) = ending.run_until_cancelled(accept(&listener, &places)).await {
         match accepted {
@@ -49,7 +52,9 @@ pub async fn serve(
             }
             Err(error) => {
                 // Out of descriptors, most likely: accepting again at once would spin.
-                tracing::warn!(%error, "the control plane cannot accept a connection");
+                if let Some(times) = troubles.note() {
+                    tracing::warn!(%error, times, "the control plane cannot accept a connection");
+                }
                 sleep(Duration::from_millis(50)).await;
             }
         }

@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    backoff::Repeated,
     listen::{Arrival, Bound, Connection, Order, accept, serve},
     metrics::Padded,
     proxy::{Activity, Client, Peer, Worker},
@@ -96,6 +97,7 @@ impl Crew {
                     socket,
                     settings: Arc::clone(&bound.settings),
                     permits: Arc::clone(&bound.permits),
+                    troubles: Arc::clone(&bound.troubles),
                 });
             }
         }
@@ -174,6 +176,7 @@ struct Socket {
     socket: TcpListener,
     settings: Arc<crate::config::Listener>,
     permits: Arc<tokio::sync::Semaphore>,
+    troubles: Arc<Repeated>,
 }
 
 /// What one worker's tasks share.
@@ -197,10 +200,16 @@ impl Floor {
                 Ok(listener) => {
                     let floor = Arc::clone(&self);
                     let seat = move |stream, arrival| floor.seat(stream, arrival);
-                    let (settings, permits) = (socket.settings, socket.permits);
                     let (stop, cut) = (stop.clone(), cut.clone());
-                    self.tasks
-                        .spawn(accept(listener, settings, permits, stop, cut, seat));
+                    self.tasks.spawn(accept(
+                        listener,
+                        socket.settings,
+                        socket.permits,
+                        socket.troubles,
+                        stop,
+                        cut,
+                        seat,
+                    ));
                 }
                 Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
             }

@@ -3,12 +3,14 @@
 mod check;
 mod config_file;
 mod demo;
+mod descriptors;
 mod duration;
 mod health;
 mod logging;
 mod register;
 mod registry;
 mod run;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -1,14 +1,19 @@
 //! `callboard run`: the configuration, the log, and then the proxy until it ends.
 
-use std::{io::stdout, path::Path, process::ExitCode};
+use std::{
+    io::{IsTerminal, stdin, stdout},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal;
 
-use super::logging;
+use super::{descriptors, logging, signals::Signals};
 use crate::{app::App, config::Config};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = match Config::load(path) {
+    let mut config = match Config::load(path) {
         Ok(config) => config,
         Err(report) => {
             eprintln!("{report}");
@@ -16,11 +21,12 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     let _flushed_at_exit = logging::start(&config.log, stdout())?;
+    descriptors::fit(&mut config.listeners, descriptors::raise());
     serve(config)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+/// Serves until a signal asks to end, then drains; a second one ends it at once.
 fn serve(config: Config) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -28,14 +34,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let served = control.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut told_to_end = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
+        let mut signals = Signals::take()?;
         let app = App::start(config).await?;
         for address in app.listeners() {
             tracing::info!("listening on {address}");
@@ -44,10 +43,19 @@ fn serve(config: Config) -> anyhow::Result<()> {
             tracing::info!("the embedded registry is at http://{address}");
         }
         tracing::info!("the admin server is at http://{}", app.admin());
-        told_to_end().await;
+        let signal = signals.to_end().await;
+        tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
+        // A person who presses Ctrl-C has no balancer in front that needs the time.
+        let drained = async {
+            if signal == Signal::SIGINT && stdin().is_terminal() {
+                app.drain_after(Duration::ZERO).await;
+            } else {
+                app.drain().await;
+            }
+        };
         tokio::select! {
-            () = app.drain() => {}
-            () = told_to_end() => anyhow::bail!("ended at once by a second signal"),
+            () = drained => {}
+            _ = signals.to_end() => anyhow::bail!("ended at once by a second signal"),
         }
         Ok(())
     });

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::{backoff::Repeated, config};
 
 /// How long the loop rests when the process has run out of something.
 const REST: Duration = Duration::from_millis(50);
@@ -29,6 +29,7 @@ pub async fn accept(
     socket: TcpListener,
     listener: Arc<config::Listener>,
     permits: Arc<Semaphore>,
+    troubles: Arc<Repeated>,
     stop: CancellationToken,
     cut: CancellationToken,
     mut seat: impl FnMut(TcpStream, Arrival),
@@ -65,7 +66,10 @@ pub async fn accept(
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept");
+                    if let Some(times) = troubles.note() {
+                        let address = listener.address;
+                        tracing::error!(%error, times, %address, "cannot accept");
+                    }
                     tokio::time::sleep(REST).await;
                 }
             }

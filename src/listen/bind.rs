@@ -9,7 +9,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 
-use crate::config;
+use crate::{backoff::Repeated, config};
 
 /// Connections that the kernel keeps for us before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -24,6 +24,8 @@ pub struct Bound {
     pub settings: Arc<config::Listener>,
     /// One permit per connection that it may have.
     pub permits: Arc<Semaphore>,
+    /// What keeps it from accepting.
+    pub troubles: Arc<Repeated>,
 }
 
 /// An address that cannot be listened on.
@@ -59,6 +61,7 @@ pub fn bind(settings: config::Listener, workers: usize) -> Result<Bound, BindErr
         address,
         sockets,
         permits: Arc::new(Semaphore::new(settings.limits.connections)),
+        troubles: Arc::default(),
         settings: Arc::new(settings),
     })
 }

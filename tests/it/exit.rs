@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT drain; a second signal ends the process at once, whatever is still running.
+//! SIGTERM, SIGINT and SIGQUIT drain; a second one ends the process at once, whatever is still
+//! running. SIGHUP, SIGUSR1 and SIGUSR2 end nothing.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -13,14 +14,19 @@ use crate::support::{
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A proxy that sends everything to this backend, and where it listens.
-async fn before(folder: &Path, backend: SocketAddr) -> (Callboard, SocketAddr) {
-    let text = format!(
+/// A configuration that sends everything to this backend.
+fn text(backend: SocketAddr) -> String {
+    format!(
         "[log]\nformat = \"text\"\n[drain]\nnotice = \"10ms\"\ndeadline = \"1h\"\n\
          [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
          [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
          [service.cart]\nendpoints = [\"{backend}\"]\n[[route]]\nservice = \"cart\"\n"
-    );
+    )
+}
+
+/// A proxy with it, and where it listens.
+async fn before(folder: &Path, backend: SocketAddr) -> (Callboard, SocketAddr) {
+    let text = text(backend);
     let mut callboard = Callboard::run(folder, &text);
     let line = callboard.until_logged("listening on").await;
     let address = line.rsplit(' ').next().unwrap().parse().unwrap();
@@ -54,8 +60,8 @@ async fn a_second_signal_ends_it_though_a_stream_runs_on() {
 }
 
 #[tokio::test]
-async fn either_signal_lets_what_runs_come_to_its_end() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+async fn a_signal_that_asks_to_end_lets_what_runs_come_to_its_end() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
         let (answer, may_answer) = tokio::sync::watch::channel(false);
         let backend = RawBackend::serving(move |mut wire: Wire| {
@@ -98,4 +104,83 @@ async fn an_idle_connection_keeps_it_from_nothing() {
     // The deadline is an hour.
     assert_eq!(callboard.ended().await.0, Some(0));
     client.until_closed().await;
+}
+
+const NOT_TO_END: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+
+#[tokio::test]
+async fn a_signal_that_asks_for_something_else_ends_nothing() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let folder = TempDir::new().unwrap();
+    let (mut callboard, address) = before(folder.path(), backend.address()).await;
+    let mut client = Wire::connect(address).await;
+    for signal in NOT_TO_END {
+        callboard.signal(signal);
+        let said = format!("{signal} came, which does nothing here");
+        callboard.until_logged(&said).await;
+        assert_eq!(client.ask(GET).await.text(), "well", "{signal}");
+    }
+    callboard.signal(Signal::SIGTERM);
+    let line = callboard.until_logged("SIGTERM came").await;
+    assert!(line.contains("a second signal ends it at once"), "{line}");
+    // Nor while it drains, or as a second signal.
+    for signal in NOT_TO_END {
+        callboard.signal(signal);
+    }
+    assert_eq!(callboard.ended().await.0, Some(0));
+}
+
+/// What the process may open, soft and hard.
+fn descriptors(callboard: &Callboard) -> [String; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", callboard.pid())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let mut numbers = line.unwrap().split_whitespace().skip(3).map(str::to_owned);
+    [numbers.next().unwrap(), numbers.next().unwrap()]
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_descriptors_is_raised_and_a_hard_one_that_is_too_low_is_said() {
+    for (connections, is_said) in [(376, true), (375, false)] {
+        let folder = TempDir::new().unwrap();
+        let listen = format!("[[listen]]\nlimits.connections = {connections}\n");
+        let text = text(([127, 0, 0, 1], 1).into()).replace("[[listen]]\n", &listen);
+        let binary = env!("CARGO_BIN_EXE_callboard");
+        let mut limited = tokio::process::Command::new("sh");
+        let script = format!("ulimit -Sn 100 && ulimit -Hn 1000 && exec {binary} run");
+        limited.args(["-c", &script]).current_dir(folder.path());
+        let mut callboard = Callboard::run_by(limited, folder.path(), &text);
+        let first = callboard.until_logged("").await;
+        assert_eq!(first.contains("at most 375 clients"), is_said, "{first}");
+        callboard.until_logged("the admin server is at").await;
+        assert_eq!(descriptors(&callboard), ["1000", "1000"]);
+    }
+}
+
+#[tokio::test]
+async fn connections_that_cannot_be_accepted_are_said_once_and_not_twenty_times_a_second() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let folder = TempDir::new().unwrap();
+    let (mut callboard, address) = before(folder.path(), backend.address()).await;
+    let pid = callboard.pid().to_string();
+    let few = |most: u32| {
+        let limit = format!("--nofile={most}:1000");
+        let mut set = std::process::Command::new("prlimit");
+        let status = set.args(["--pid", &pid, &limit]).status();
+        assert!(status.unwrap().success());
+    };
+    // Fewer than it has: it can open nothing.
+    few(3);
+    let mut waiting = Wire::connect(address).await;
+    let line = callboard.until_logged("cannot accept").await;
+    assert!(line.contains("Too many open files"), "{line}");
+    // It tries on meanwhile.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    few(1000);
+    assert_eq!(waiting.ask(GET).await.text(), "well");
+    callboard.signal(Signal::SIGTERM);
+    let (_, lines) = callboard.ended().await;
+    let again = lines.iter().filter(|line| line.contains("cannot accept"));
+    assert_eq!(again.count(), 0, "{lines:?}");
 }

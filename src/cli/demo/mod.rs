@@ -17,16 +17,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, value_parser};
+use nix::sys::signal::Signal;
 use tokio::{
     runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::duration;
+use super::{
+    descriptors, duration,
+    signals::{ENDING, Signals},
+};
 
 use self::{
     cast::CAST,
@@ -70,11 +73,13 @@ pub(super) struct Demo {
 /// # Errors
 /// Where something cannot be started, and where a request failed in an unattended run.
 pub(super) fn demo(demo: Demo) -> anyhow::Result<ExitCode> {
+    descriptors::raise();
+    let attended = demo.lasting.is_none() && stdin().is_terminal() && stdout().is_terminal();
     Runtime::new()?.block_on(async {
         let stop = CancellationToken::new();
         tokio::select! {
-            outcome = show(demo, &stop) => outcome?,
-            outcome = signals(&stop) => outcome?,
+            outcome = show(demo, attended, &stop) => outcome?,
+            outcome = signals(&stop, attended) => outcome?,
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -90,8 +95,7 @@ pub(super) fn provide(provider: Provider) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(args: Demo, stop: &CancellationToken) -> anyhow::Result<()> {
-    let attended = args.lasting.is_none() && stdin().is_terminal() && stdout().is_terminal();
+async fn show(args: Demo, attended: bool, stop: &CancellationToken) -> anyhow::Result<()> {
     let servers = Servers::start(args.port).await?;
     let mut children = Children::new(servers.registry)?;
     for (service, count) in CAST {
@@ -179,21 +183,18 @@ async fn wait_for_the_proxy(servers: &Servers) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Passes the first signal on, and returns at the second.
-async fn signals(stop: &CancellationToken) -> anyhow::Result<()> {
-    let on = |kind| signal(kind).context("cannot listen for signals");
-    let mut interrupt = on(SignalKind::interrupt())?;
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut hangup = on(SignalKind::hangup())?;
-    let mut next = async || {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+/// Passes the first signal that asks to end on, and returns at the second.
+async fn signals(stop: &CancellationToken, attended: bool) -> anyhow::Result<()> {
+    let mut signals = Signals::take()?;
+    loop {
+        match signals.next().await {
+            // The terminal that shows it and has its keys is gone.
+            Signal::SIGHUP if attended => break,
+            signal if ENDING.contains(&signal) => break,
+            _ => {}
         }
-    };
-    next().await;
+    }
     stop.cancel();
-    next().await;
+    signals.to_end().await;
     bail!("ended by a second signal")
 }

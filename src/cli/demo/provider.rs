@@ -21,13 +21,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cli::registry,
+    cli::{registry, signals::Signals},
     instance::Address,
     register::{self, Check},
 };
@@ -67,7 +66,7 @@ pub(in crate::cli) struct Provider {
 }
 
 impl Provider {
-    /// Serves until SIGTERM or SIGINT. Prints one line when it is registered.
+    /// Serves until a signal asks to end. Prints one line when it is registered.
     pub(super) async fn run(self) -> anyhow::Result<()> {
         if self.tied {
             // A plain thread: a runtime would wait for its blocked read.
@@ -76,8 +75,7 @@ impl Provider {
                 std::process::exit(0);
             });
         }
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::take()?;
         let listener = TcpListener::bind(("127.0.0.1", self.port))
             .await
             .with_context(|| format!("cannot listen on 127.0.0.1:{}", self.port))?;
@@ -103,10 +101,7 @@ impl Provider {
         entry.sign_in().await?;
         writeln!(io::stdout(), "{}", ready_line(&id, address))?;
 
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.to_end().await;
         // It goes on accepting until the registry knows: until then it is sent requests.
         if let Err(error) = entry.sign_out().await {
             eprintln!("{id}: {error}");

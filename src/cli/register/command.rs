@@ -3,11 +3,8 @@
 
 use std::{
     ffi::OsString,
-    future::poll_fn,
-    io,
     os::unix::process::ExitStatusExt,
     process::{ExitCode, ExitStatus},
-    task::Poll,
 };
 
 use anyhow::Context;
@@ -15,44 +12,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{
-    process::Child,
-    signal::unix::{self, SignalKind},
-};
+use tokio::process::Child;
 
-/// Those that ask a process to end.
-pub(super) const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
-
-/// Those that say something else, which is the command's to understand.
-const OTHERS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
-
-/// Signals that no longer do what they do by default.
-pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
-
-impl Signals {
-    /// Takes these from now on.
-    pub(super) fn take(signals: impl IntoIterator<Item = Signal>) -> anyhow::Result<Self> {
-        let take = |signal| {
-            let taken = unix::signal(SignalKind::from_raw(signal as i32))?;
-            Ok((signal, taken))
-        };
-        let taken: io::Result<_> = signals.into_iter().map(take).collect();
-        taken.map(Self).context("cannot listen for signals")
-    }
-
-    pub(super) async fn next(&mut self) -> Signal {
-        poll_fn(|context| {
-            let came = |(signal, taken): &mut (Signal, unix::Signal)| {
-                taken.poll_recv(context).is_ready().then_some(*signal)
-            };
-            self.0
-                .iter_mut()
-                .find_map(came)
-                .map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
-    }
-}
+use crate::cli::signals::{ENDING, Signals};
 
 /// A command that runs.
 pub(super) struct Command {
@@ -73,7 +35,7 @@ impl Command {
     /// Starts it, with its port in the environment. It is in a process group of its own, so that
     /// Ctrl-C reaches us alone, and has our standard input and output.
     pub(super) fn start(words: &[OsString], port: u16) -> anyhow::Result<Self> {
-        let signals = Signals::take(ENDING.into_iter().chain(OTHERS))?;
+        let signals = Signals::take()?;
         let (program, arguments) = words.split_first().expect("a command has a first word");
         let name = program.display().to_string();
         let text = port.to_string();

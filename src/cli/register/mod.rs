@@ -25,12 +25,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    command::{Command, ENDING, Event, Signals, exit_code},
+    command::{Command, Event, exit_code},
     probe::Probe,
 };
 use super::{
     duration, logging,
     registry::{self, Chosen},
+    signals::Signals,
 };
 use crate::{
     instance::{Address, MAX_WEIGHT},
@@ -172,26 +173,26 @@ async fn run(args: Register, chosen: Chosen) -> anyhow::Result<ExitCode> {
     with_command(command, &args, &probe, sign_in).await
 }
 
-/// Stays until a signal comes.
+/// Stays until a signal asks to end.
 async fn alone(
     probe: Option<Probe>,
     limit: Duration,
     sign_in: impl FnOnce() -> Registrar,
 ) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::take(ENDING.into_iter().chain([Signal::SIGHUP]))?;
+    let mut signals = Signals::take()?;
     if let Some(probe) = probe {
         tokio::select! {
             healthy = probe.passes_within(limit) => {
                 healthy.map_err(|reason| unhealthy(limit, &reason))?;
             }
-            _ = signals.next() => return Ok(ExitCode::SUCCESS),
+            _ = signals.to_end() => return Ok(ExitCode::SUCCESS),
         }
     }
     let registrar = sign_in();
-    signals.next().await;
+    signals.to_end().await;
     tokio::select! {
         gone = registrar.deregister() => gone.context("not signed out")?,
-        _ = signals.next() => bail!("ended at once by a second signal"),
+        _ = signals.to_end() => bail!("ended at once by a second signal"),
     }
     tracing::info!("signed out");
     Ok(ExitCode::SUCCESS)
