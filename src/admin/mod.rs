@@ -191,7 +191,7 @@ mod tests {
         let context = Context {
             view: View {
                 config: Arc::new(config),
-                shared: Arc::new(proxy::Shared::new(generation, false)),
+                shared: Arc::new(proxy::Shared::new(generation, config::Access::Off)),
                 workers: Vec::new(),
                 connections: Box::new(|| 0),
                 listeners: Vec::new(),

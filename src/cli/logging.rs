@@ -3,9 +3,17 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
+use tracing::field::{Field, Visit};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    field::RecordFields,
+    fmt::{self, FormatFields, format::Writer},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
+use super::plain::Plain;
 use crate::config::{Log, LogFormat};
 
 /// ZooKeeper's client tells of every attempt, which the watchers do at a slowing pace. A level for
@@ -38,7 +46,7 @@ pub(super) fn start(
         lines.json().flatten_event(true).boxed()
     } else {
         let colours = terminal && std::env::var_os("NO_COLOR").is_none();
-        lines.with_ansi(colours).boxed()
+        lines.with_ansi(colours).fmt_fields(PlainFields).boxed()
     };
     let filter = format!("{QUIET},{}", log.level);
     let filter = EnvFilter::try_new(filter).context("the log level")?;
@@ -47,4 +55,61 @@ pub(super) fn start(
         .try_init()
         .context("cannot start the log")?;
     Ok(guard)
+}
+
+/// The fields of an event on one line, whatever stands in them: `text name=value name=value`.
+struct PlainFields;
+
+impl<'writer> FormatFields<'writer> for PlainFields {
+    fn format_fields<R: RecordFields>(
+        &self,
+        writer: Writer<'writer>,
+        fields: R,
+    ) -> std::fmt::Result {
+        let mut line = Line {
+            writer,
+            written: false,
+            result: Ok(()),
+        };
+        fields.record(&mut line);
+        line.result
+    }
+}
+
+struct Line<'writer> {
+    writer: Writer<'writer>,
+    written: bool,
+    result: std::fmt::Result,
+}
+
+impl Line<'_> {
+    fn add(&mut self, field: &Field, value: impl std::fmt::Display) {
+        let gap = if self.written { " " } else { "" };
+        self.written = true;
+        let added = match (field.name(), self.writer.has_ansi_escapes()) {
+            ("message", _) => write!(self.writer, "{gap}{value}"),
+            (name, false) => write!(self.writer, "{gap}{name}={value}"),
+            // In italics, and the sign faint, as `tracing` has them.
+            (name, true) => {
+                let style = ["\u{1b}[3m", "\u{1b}[0m\u{1b}[2m", "\u{1b}[0m"];
+                let [italic, faint, plain] = style;
+                write!(self.writer, "{gap}{italic}{name}{faint}={plain}{value}")
+            }
+        };
+        self.result = self.result.and(added);
+    }
+}
+
+impl Visit for Line<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.add(field, Plain(value));
+        } else {
+            self.record_debug(field, &value);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.add(field, format_args!("{:?}", Plain(value)));
+    }
 }

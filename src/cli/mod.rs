@@ -7,6 +7,7 @@ mod descriptors;
 mod duration;
 mod health;
 mod logging;
+mod plain;
 mod register;
 mod registry;
 mod run;
@@ -59,7 +60,7 @@ pub fn main() -> ExitCode {
         Command::Provider(provider) => demo::provide(provider),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", plain::Plain(format!("{error:#}")));
         ExitCode::FAILURE
     })
 }

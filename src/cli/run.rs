@@ -43,7 +43,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
             tracing::info!("the embedded registry is at http://{address}");
         }
         tracing::info!("the admin server is at http://{}", app.admin());
-        let signal = signals.to_end().await;
+        let signal = signals.until_end().await;
         tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
         // A person who presses Ctrl-C has no balancer in front that needs the time.
         let drained = async {
@@ -55,7 +55,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         };
         tokio::select! {
             () = drained => {}
-            _ = signals.to_end() => anyhow::bail!("ended at once by a second signal"),
+            _ = signals.until_end() => anyhow::bail!("ended at once by a second signal"),
         }
         Ok(())
     });

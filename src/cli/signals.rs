@@ -42,7 +42,7 @@ impl Signals {
     }
 
     /// Waits for one that asks to end; the others do nothing. Cancel-safe.
-    pub(super) async fn to_end(&mut self) -> Signal {
+    pub(super) async fn until_end(&mut self) -> Signal {
         loop {
             let signal = self.next().await;
             if ENDING.contains(&signal) {

@@ -11,7 +11,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Admin, Config, Drain, Log, LogFormat, Report,
+    Access, Admin, Config, Drain, Log, LogFormat, Report,
     claims::Claims,
     listen,
     reader::Table,
@@ -152,7 +152,14 @@ fn log(table: &mut Table<'_>) -> Log {
             .take("level")
             .and_then(|field| field.parse("a log level", "\"info\"", value::log_level))
             .unwrap_or_else(|| "info".to_owned()),
-        access: table.flag("access", false),
+        access: match (
+            table.flag("access", false),
+            table.flag("access_query", true),
+        ) {
+            (false, _) => Access::Off,
+            (true, false) => Access::WithoutQuery,
+            (true, true) => Access::Whole,
+        },
     }
 }
 
@@ -278,7 +285,7 @@ mod tests {
         let config = config(&format!(
             r#"
             workers = 3
-            log = {{ format = "json", level = "warn,callboard=debug", access = true }}
+            log = {{ format = "json", level = "warn,callboard=debug", access = true, access_query = false }}
             drain = {{ notice = "0s", deadline = "5s" }}
             admin = {{ address = "0.0.0.0:0", token = {{ env = "T" }}, ready_timeout = "1m" }}
             {ROUTE}"#
@@ -286,7 +293,7 @@ mod tests {
         assert_eq!(config.workers.get(), 3);
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.level, "warn,callboard=debug");
-        assert!(config.log.access);
+        assert_eq!(config.log.access, Access::WithoutQuery);
         assert_eq!(config.drain.notice, Duration::ZERO);
         assert_eq!(config.drain.deadline, Duration::from_secs(5));
         assert_eq!(config.admin.token, Some(Secret::Env("T".into())));

@@ -98,8 +98,19 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter directive, `info` by default.
     pub level: String,
+    /// Whether each request is a line.
+    pub access: Access,
+}
+
+/// `log.access` and `log.access_query`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// No line.
+    Off,
+    /// One line per request, without its query.
+    WithoutQuery,
     /// One line per request.
-    pub access: bool,
+    Whole,
 }
 
 /// `log.format`

@@ -6,16 +6,18 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{Client, RequestBody};
 use crate::{
+    config,
     instance::Address,
     metrics::Padded,
     service::{Lane, Service, StatusClass},
@@ -84,11 +86,11 @@ impl Record {
         if request.version() == Version::HTTP_10 {
             activity.http10.store(true, Relaxed);
         }
-        let access = client.worker.shared.access_log.then(|| {
+        let access = (client.worker.shared.access_log != config::Access::Off).then(|| {
             Box::new(Access {
                 method: request.method().clone(),
                 host: request.headers().get(header::HOST).cloned(),
-                target: request.uri().to_string(),
+                target: target(request.uri(), client.worker.shared.access_log),
                 arrived: Some(arrived),
                 ..Access::default()
             })
@@ -214,6 +216,22 @@ impl Drop for Ending {
     }
 }
 
+/// The target as the log has it.
+fn target(uri: &Uri, log: config::Access) -> String {
+    let mut target = uri.to_string();
+    if log == config::Access::WithoutQuery
+        && let Some(query) = target.find('?')
+    {
+        target.truncate(query);
+    }
+    target
+}
+
+/// Milliseconds, to a microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
 impl Access {
     fn log(&self, client: &Client) {
         tracing::info!(
@@ -229,7 +247,7 @@ impl Access {
                 .map_or(499, |status| status.as_u16()),
             bytes = self.bytes,
             whole = self.whole,
-            ms = self.arrived.map(|arrived| arrived.elapsed().as_secs_f64() * 1e3),
+            ms = self.arrived.map(|arrived| milliseconds(arrived.elapsed())),
             service = self.service.as_deref(),
             endpoint = self.endpoint,
             attempts = self.attempts,

@@ -24,14 +24,14 @@ pub struct Shared {
     /// Whether the proxy may be sent traffic.
     pub ready: AtomicBool,
     /// Whether each request is logged.
-    pub access_log: bool,
+    pub access_log: config::Access,
     /// This proxy's name in `Via`: a request that bears it has been here before.
     pub pseudonym: String,
 }
 
 impl Shared {
     /// For a proxy that begins with `generation`.
-    pub fn new(generation: Generation, access_log: bool) -> Self {
+    pub fn new(generation: Generation, access_log: config::Access) -> Self {
         Self {
             generation: ArcSwap::from_pointee(generation),
             draining: AtomicBool::new(false),

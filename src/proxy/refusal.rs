@@ -235,7 +235,7 @@ impl Refusal {
     }
 
     /// One line in the log; at `warn` where an endpoint or a registry is at fault.
-    fn note(&self, client: &Client, status: StatusCode, message: &str, request_id: &str) {
+    fn note(&self, client: &Client, status: StatusCode, reason: &str, request_id: &str) {
         let (status, worker) = (status.as_u16(), &client.worker);
         match self {
             Self::Failed { service, attempts } => {
@@ -245,9 +245,9 @@ impl Refusal {
             Self::NoEndpoints { service, .. } => {
                 let Nobody { name, is_read } = service;
                 if *is_read {
-                    tracing::warn!(status, request_id, service = %name, message, "no healthy instance");
+                    tracing::warn!(status, request_id, service = %name, reason, "no healthy instance");
                 } else {
-                    tracing::warn!(status, request_id, service = %name, message, "not read yet");
+                    tracing::warn!(status, request_id, service = %name, reason, "not read yet");
                 }
             }
             Self::Limited(limited) => {
@@ -259,15 +259,15 @@ impl Refusal {
                 tracing::debug!(status, request_id, %service, "shed");
             }
             Self::BodyBroke(error) => {
-                tracing::debug!(status, request_id, client = %client.peer.ip, %error, message);
+                tracing::debug!(status, request_id, client = %client.peer.ip, %error, "{reason}");
             }
             Self::NoRoute | Self::UnknownService(_) | Self::CatalogNotRead => {
                 worker.unrouted.add_one();
-                tracing::debug!(status, request_id, message, "not routed");
+                tracing::debug!(status, request_id, reason, "not routed");
             }
             _ => {
                 worker.refused.add_one();
-                tracing::debug!(status, request_id, client = %client.peer.ip, message, "refused");
+                tracing::debug!(status, request_id, client = %client.peer.ip, reason, "refused");
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use nix::sys::signal::Signal;
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -112,7 +113,13 @@ async fn lines_are_json_where_nobody_sits_before_them_or_the_file_says_so_and_el
 #[tokio::test]
 async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere() {
     let backend = RawBackend::saying(ok("well"), Then::Keep).await;
-    for (log, count) in [("access = true", 3), ("access = false", 0), ("", 0)] {
+    let without = "access = true\naccess_query = false";
+    for (log, count) in [
+        ("access = true", 3),
+        (without, 3),
+        ("access = false", 0),
+        ("", 0),
+    ] {
         let folder = TempDir::new().unwrap();
         let (callboard, address) = start(folder.path(), log, &[backend.address()]).await;
         let mut client = Wire::connect(address).await;
@@ -130,12 +137,13 @@ async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere(
             .collect();
         assert_eq!(lines.len(), count, "{log}: {lines:?}");
         let Some(line) = lines.first() else { continue };
+        let path = if log == without { "/cart" } else { "/cart?a=b" };
         for (key, value) in [
             ("level", "INFO".into()),
             ("client", "127.0.0.1".into()),
             ("method", "GET".into()),
             ("host", "shop".into()),
-            ("path", "/cart?a=b".into()),
+            ("path", path.into()),
             ("status", 200.into()),
             ("bytes", 4.into()),
             ("whole", true.into()),
@@ -147,6 +155,9 @@ async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere(
             assert_eq!(line[key], value, "{key}: {line}");
         }
         assert!(line["ms"].as_f64().unwrap() > 0.0, "{line}");
+        let ms = line["ms"].to_string();
+        let decimals = ms.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        assert!(decimals <= 3, "{ms}");
         let line = &lines[2];
         assert_eq!(
             (&line["status"], &line["service"]),
@@ -192,4 +203,124 @@ async fn an_answer_that_was_cut_is_not_whole_whoever_cut_it() {
         assert_eq!(line["whole"], is_whole, "{then:?}: {line}");
         assert_eq!((&line["status"], &line["bytes"]), (&200.into(), &3.into()));
     }
+}
+
+#[tokio::test]
+async fn nobody_forges_a_line_of_text_or_reaches_the_terminal() {
+    let folder = TempDir::new().unwrap();
+    let log = "format = \"text\"\nlevel = \"debug\"\naccess = true\n\
+         [[route]]\npath = \"/t/{service}\"\nservice = \"{service}\"\n[defaults]\n\
+         registry = \"embedded\"";
+    let (callboard, address) = start(folder.path(), log, &[nobody().await]).await;
+    for path in ["/t/x%0aFORGED", "/t/x%1b[31mFORGED", "/cart/\u{9b}31m"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");
+        Wire::connect(address).await.ask(&request).await;
+    }
+    let lines = ended(callboard).await;
+    assert!(
+        lines.iter().any(|line| line.contains("`x\\nFORGED`")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("`x\\u{1b}[31mFORGED`")),
+        "{lines:#?}"
+    );
+    for line in lines {
+        assert!(!line.starts_with("FORGED"), "{line}");
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_json_line_has_each_key_once() {
+    let folder = TempDir::new().unwrap();
+    let log = "format = \"json\"\nlevel = \"debug\"\naccess = true";
+    let (callboard, address) = start(folder.path(), log, &[]).await;
+    for path in ["/", "/a/../b"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");
+        Wire::connect(address).await.ask(&request).await;
+    }
+    let lines = ended(callboard).await;
+    for said in ["no healthy instance", "refused"] {
+        let said = |line: &&String| json(line)["message"] == said;
+        let line = lines.iter().find(said).expect("it is said");
+        assert_eq!(line.matches("\"message\":").count(), 1, "{line}");
+        assert!(json(line)["reason"].is_string(), "{line}");
+    }
+}
+
+/// Keys that each JSON line has already.
+const TAKEN: [&str; 6] = ["message", "timestamp", "level", "target", "span", "spans"];
+
+#[test]
+fn no_event_has_a_field_that_is_named_like_a_key_of_every_line() {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut events = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let mut fields = Vec::new();
+                events += fields_of_events(text.parse().unwrap(), &mut fields);
+                fields.retain(|field| TAKEN.contains(&&**field));
+                found.extend(fields.iter().map(|field| (path.clone(), field.clone())));
+            }
+        }
+    }
+    assert!(events > 50, "only {events} were found");
+    assert!(found.is_empty(), "{found:?}");
+    let mut fields = Vec::new();
+    let text = "tracing::warn!(target: \"x\", a, %message, b = f(c), ?d, \"{e}\", e)";
+    assert_eq!(fields_of_events(text.parse().unwrap(), &mut fields), 1);
+    assert_eq!(fields, ["a", "message", "b", "d"]);
+}
+
+/// Adds the names of the fields of all `tracing::LEVEL!(…)`, and counts these.
+fn fields_of_events(tokens: TokenStream, fields: &mut Vec<String>) -> usize {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    let mut events = 0;
+    for (at, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else {
+            continue;
+        };
+        let before: String = tokens[at.saturating_sub(5)..at]
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if before.starts_with("tracing::") && before.ends_with('!') {
+            assert_eq!(group.delimiter(), Delimiter::Parenthesis);
+            events += 1;
+            fields.extend(fields_of(group.stream()));
+        }
+        events += fields_of_events(group.stream(), fields);
+    }
+    events
+}
+
+/// The names of the fields that stand before an event's text.
+fn fields_of(arguments: TokenStream) -> Vec<String> {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(p) if p.as_char() == ',');
+    let mut names = Vec::new();
+    for argument in arguments.split(is_comma) {
+        let punct = |at: usize| match argument.get(at) {
+            Some(TokenTree::Punct(punct)) => Some(punct.as_char()),
+            _ => None,
+        };
+        let start = usize::from(matches!(punct(0), Some('%' | '?')));
+        match argument.get(start) {
+            Some(TokenTree::Literal(_)) => break,
+            Some(TokenTree::Ident(name)) if punct(start + 1) != Some(':') => {
+                names.push(name.to_string());
+            }
+            _ => {}
+        }
+    }
+    names
 }

@@ -22,3 +22,12 @@ pub(super) fn open_fds() -> Option<usize> {
             .saturating_sub(1),
     )
 }
+
+/// File descriptors that it may open.
+pub(super) fn max_fds() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}

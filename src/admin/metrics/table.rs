@@ -472,6 +472,13 @@ pub const METRICS: &[Metric] = &[
         "Open file descriptors.",
         |_, samples| known(samples, process::open_fds()),
     ),
+    line(
+        "process_max_fds",
+        Gauge,
+        &[],
+        "File descriptors that it may open.",
+        |_, samples| known(samples, process::max_fds()),
+    ),
 ];
 
 const fn line(

@@ -195,6 +195,6 @@ async fn signals(stop: &CancellationToken, attended: bool) -> anyhow::Result<()>
         }
     }
     stop.cancel();
-    signals.to_end().await;
+    signals.until_end().await;
     bail!("ended by a second signal")
 }

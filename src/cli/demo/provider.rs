@@ -101,7 +101,7 @@ impl Provider {
         entry.sign_in().await?;
         writeln!(io::stdout(), "{}", ready_line(&id, address))?;
 
-        signals.to_end().await;
+        signals.until_end().await;
         // It goes on accepting until the registry knows: until then it is sent requests.
         if let Err(error) = entry.sign_out().await {
             eprintln!("{id}: {error}");

@@ -185,14 +185,14 @@ async fn alone(
             healthy = probe.passes_within(limit) => {
                 healthy.map_err(|reason| unhealthy(limit, &reason))?;
             }
-            _ = signals.to_end() => return Ok(ExitCode::SUCCESS),
+            _ = signals.until_end() => return Ok(ExitCode::SUCCESS),
         }
     }
     let registrar = sign_in();
-    signals.to_end().await;
+    signals.until_end().await;
     tokio::select! {
         gone = registrar.deregister() => gone.context("not signed out")?,
-        _ = signals.to_end() => bail!("ended at once by a second signal"),
+        _ = signals.until_end() => bail!("ended at once by a second signal"),
     }
     tracing::info!("signed out");
     Ok(ExitCode::SUCCESS)

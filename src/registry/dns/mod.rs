@@ -159,7 +159,7 @@ impl Cursor {
                     Host::At(found.ips)
                 }
                 Err(failure) => {
-                    tracing::debug!(%target, ?failure, "a target cannot be looked up");
+                    tracing::debug!(host = %target, ?failure, "a target cannot be looked up");
                     ttl = Duration::ZERO;
                     let known = self.known.get(&target);
                     known.map_or(Host::Unresolved, |known| Host::At(known.ips.clone()))
