@@ -4,6 +4,7 @@
 mod accept;
 mod bind;
 mod connection;
+mod leave;
 mod serve;
 mod wire;
 

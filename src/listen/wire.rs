@@ -4,6 +4,7 @@
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
+    net::Shutdown,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 use super::Connection;
+use crate::proxy::Activity;
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
 const FLATTENED: usize = 2048;
@@ -40,6 +42,13 @@ impl Wire {
             pipelined: false,
             tail: 0,
         }
+    }
+
+    /// The socket, when nothing more is written: its sending side is shut.
+    pub(super) fn shut(&mut self) -> &mut TcpStream {
+        // It is mostly shut already, or gone.
+        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        &mut self.stream
     }
 
     /// Whether the client has closed its side while it waits for an answer. hyper would find out
@@ -67,7 +76,7 @@ impl Wire {
         let at_end = is_an_empty_line(self.tail);
         let connection = &*self.connection;
         let activity = &connection.client.activity;
-        if activity.requests.value() > 0 {
+        if activity.requests.value() > 0 || activity.rest.is_abandoned() {
             connection.beyond.fetch_add(read.len() as u64, Relaxed);
         } else {
             if connection.head_began.load(Relaxed) == 0 {
@@ -86,6 +95,11 @@ impl Wire {
     }
 
     fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
+        let activity = &self.connection.client.activity;
+        if !activity.asked.load(Relaxed) {
+            // hyper answers a head by itself that it does not understand.
+            activity.rest.disregard_what_follows();
+        }
         let stuck = &self.connection.stuck;
         let since = stuck.load(Relaxed);
         if polled.is_ready() {
@@ -155,7 +169,15 @@ impl AsyncWrite for Wire {
         }
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         // All that it had is written: an answer that was cut short may end.
-        let unwritten = &self.connection.client.activity.unwritten;
+        let Activity {
+            asked,
+            requests,
+            unwritten,
+            ..
+        } = &self.connection.client.activity;
+        if requests.value() == 0 && asked.load(Relaxed) {
+            asked.store(false, Relaxed);
+        }
         if unwritten.load(Relaxed) {
             unwritten.store(false, Relaxed);
             cx.waker().wake_by_ref();

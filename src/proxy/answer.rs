@@ -79,6 +79,7 @@ impl Record {
     pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
         let activity = &client.activity;
         activity.requests.add_one();
+        activity.asked.store(true, Relaxed);
         let length = request.body().size_hint().exact();
         activity
             .body_length
@@ -152,14 +153,14 @@ impl Record {
         let (status, headers) = (answer.head.status, answer.head.headers);
         let mut response = self.finish(status, Kind::Endpoint(answer.body));
         *response.headers_mut() = headers;
-        close_when_draining(&mut response);
+        close_where_it_ends(&mut response);
         response
     }
 
     /// Answers with a short text of our own.
     pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
         let mut response = self.finish(status, Kind::Own(text.into()));
-        close_when_draining(&mut response);
+        close_where_it_ends(&mut response);
         response
     }
 
@@ -197,12 +198,20 @@ impl Drop for Record {
     }
 }
 
-fn close_when_draining(response: &mut Response) {
-    let shared = &response.body().ending.client.worker.shared;
-    if shared.draining.load(Relaxed) {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
+/// A client is told when its connection ends with this answer: its next request must not be on its
+/// way when that happens.
+fn close_where_it_ends(response: &mut Response) {
+    let client = &response.body().ending.client;
+    let ends = client.worker.shared.draining.load(Relaxed) || !client.activity.rest.is_small();
+    if ends {
+        say_close(response);
     }
+}
+
+/// Ends the connection with this answer.
+pub(super) fn say_close(response: &mut Response) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
 }
 
 impl Drop for Ending {

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Client;
+use super::{Activity, Client};
 use crate::{config::Underscores, service::Kept};
 
 /// A client's body that can be sent more than once.
@@ -19,12 +19,15 @@ pub type RequestBody = Kept<ClientBody>;
 
 /// A client's body, as it comes.
 pub struct ClientBody {
-    incoming: Incoming,
+    /// `None` when it is dropped.
+    incoming: Option<Incoming>,
     client: Arc<Client>,
 }
 
 /// The body of a client's request.
 pub(super) fn of_client(incoming: Incoming, client: Arc<Client>) -> RequestBody {
+    client.activity.rest.begin(&incoming);
+    let incoming = Some(incoming);
     Kept::new(ClientBody { incoming, client })
 }
 
@@ -36,17 +39,31 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        let awaited = &self.client.activity.body_awaited;
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        let Activity {
+            rest, body_awaited, ..
+        } = &this.client.activity;
+        rest.ask();
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
         match &polled {
-            Poll::Pending if awaited.load(Relaxed) == 0 => {
-                awaited.store(self.client.now(), Relaxed)
+            Poll::Pending if body_awaited.load(Relaxed) == 0 => {
+                body_awaited.store(this.client.now(), Relaxed)
             }
             Poll::Pending => {}
-            Poll::Ready(_) => awaited.store(0, Relaxed),
+            Poll::Ready(more) => {
+                body_awaited.store(0, Relaxed);
+                match more {
+                    Some(Ok(frame)) if frame.is_data() => rest.note(incoming),
+                    Some(Ok(_)) | None => rest.end(),
+                    Some(Err(_)) => {}
+                }
+            }
         }
         // A trailer comes too late for its request to be rejected.
-        let underscores = self.client.listener.underscores == Underscores::Allow;
+        let underscores = this.client.listener.underscores == Underscores::Allow;
         polled.map_ok(|frame| match frame.into_trailers() {
             Ok(trailers) => Frame::trailers(those_that_may_trail(trailers, underscores)),
             Err(frame) => frame,
@@ -54,11 +71,12 @@ impl Body for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let incoming = self.incoming.as_ref();
+        incoming.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -100,6 +118,13 @@ fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        self.client.activity.body_awaited.store(0, Relaxed);
+        let activity = &self.client.activity;
+        activity.body_awaited.store(0, Relaxed);
+        // The client may be sending it still, and does not know that nobody reads it.
+        if activity.rest.may_come()
+            && let Some(incoming) = self.incoming.take()
+        {
+            activity.rest.abandon(incoming);
+        }
     }
 }

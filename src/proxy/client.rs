@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 
-use super::Generation;
+use super::{Generation, Rest};
 use crate::{config, metrics::Counter};
 
 /// What all workers share.
@@ -151,6 +151,10 @@ pub struct Activity {
     pub answered: AtomicU64,
     /// The client speaks HTTP/1.0, in which an answer may end with its connection.
     pub http10: AtomicBool,
+    /// A request's answer is not written to its end.
+    pub asked: AtomicBool,
+    /// What is still to come of the request.
+    pub rest: Rest,
     /// An answer was cut short.
     pub cut_short: AtomicBool,
     /// What came of it before is not written yet.

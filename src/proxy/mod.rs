@@ -10,6 +10,7 @@ mod rate;
 mod refusal;
 mod request;
 mod request_head;
+mod rest;
 
 use std::{
     borrow::Cow,
@@ -25,6 +26,7 @@ pub use body::{ClientBody, RequestBody};
 pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
 pub use generation::{Generation, Goal, Rates, Strip, Target};
 pub use rate::Rate;
+pub use rest::Rest;
 
 use crate::{
     config::Timeouts,
@@ -39,21 +41,36 @@ use request_head::{Asking, Outgoing};
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
     let mut record = Record::new(&client, Instant::now(), &request);
-    let request = match request::admit(&client, &mut record, request) {
-        Ok(request) => request,
-        Err(refusal) => return refusal.into_response(&client, record),
-    };
-    match request.head.path() {
-        path if client.listener.health_path.as_deref() == Some(path) => {
-            return health(&client, record);
-        }
-        request::ASTERISK => return options(record),
-        _ => {}
+    let outcome = outcome(&client, &mut record, request).await;
+    if !matches!(outcome, Ok(Outcome::Answer(_))) {
+        client.activity.rest.settle().await;
     }
-    match forward(&client, &mut record, request).await {
-        Ok(answer) => record.pass_on(answer),
+    match outcome {
+        Ok(Outcome::Answer(answer)) => record.pass_on(answer),
+        Ok(Outcome::Health) => health(&client, record),
+        Ok(Outcome::Options) => options(record),
         Err(refusal) => refusal.into_response(&client, record),
     }
+}
+
+/// What a request that is not refused gets.
+enum Outcome {
+    Answer(Answer<RequestBody>),
+    Health,
+    Options,
+}
+
+async fn outcome(
+    client: &Arc<Client>,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Outcome, Refusal> {
+    let request = request::admit(client, record, request)?;
+    Ok(match request.head.path() {
+        path if client.listener.health_path.as_deref() == Some(path) => Outcome::Health,
+        request::ASTERISK => Outcome::Options,
+        _ => Outcome::Answer(forward(client, record, request).await?),
+    })
 }
 
 /// The listener's own answer, for load balancers that reach nothing but this port.

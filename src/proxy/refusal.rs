@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::{
     Client,
-    answer::{Record, Response},
+    answer::{Record, Response, say_close},
     rate::Limited,
 };
 use crate::{
@@ -19,7 +19,8 @@ use crate::{
 pub(super) enum Refusal {
     /// It breaks HTTP's rules, or could be read in two ways.
     Malformed(&'static str),
-    Method,
+    Connect,
+    Trace,
     TargetTooLong,
     TooManyHeaders,
     Coding,
@@ -108,7 +109,7 @@ impl Refusal {
         match self {
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
@@ -131,7 +132,7 @@ impl Refusal {
     fn message(&self) -> String {
         match self {
             Self::Malformed(why) => (*why).to_owned(),
-            Self::Method => "CONNECT and TRACE are not forwarded".to_owned(),
+            Self::Connect | Self::Trace => "CONNECT and TRACE are not forwarded".to_owned(),
             Self::TargetTooLong => "the request's target is too long".to_owned(),
             Self::TooManyHeaders => "the request has too many header fields".to_owned(),
             Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
@@ -225,13 +226,22 @@ impl Refusal {
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(FORWARDED_METHODS));
             }
-            // What follows a request that was not understood need not be the next one.
-            StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
             _ => {}
         }
+        if self.ends_connection() {
+            client.activity.rest.disregard_what_follows();
+            say_close(&mut response);
+        }
         response
+    }
+
+    /// What follows a request that was not understood need not be the next one; nor what follows a
+    /// `CONNECT`, which belongs to the tunnel.
+    fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_) | Self::BodyBroke(_) | Self::Coding | Self::Connect
+        )
     }
 
     /// One line in the log; at `warn` where an endpoint or a registry is at fault.

@@ -57,11 +57,17 @@ pub(super) fn admit(
     request: Request<Incoming>,
 ) -> Result<Admitted, Refusal> {
     let (parts, incoming) = request.into_parts();
+    let body = body::of_client(incoming, Arc::clone(client));
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
+    if fields.expects && parts.version != Version::HTTP_10 {
+        client.activity.rest.waits_to_be_asked();
+    }
     let limits = &client.listener.limits;
-    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        return Err(Refusal::Method);
+    match parts.method {
+        Method::CONNECT => return Err(Refusal::Connect),
+        Method::TRACE => return Err(Refusal::Trace),
+        _ => {}
     }
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if target.len() > limits.target_bytes {
@@ -79,7 +85,7 @@ pub(super) fn admit(
     let host = fields.host(&parts)?;
     let (connection, deadline) = (fields.connection, fields.deadline);
     Ok(Admitted {
-        body: body::of_client(incoming, Arc::clone(client)),
+        body,
         head: Head {
             parts,
             host,
@@ -98,6 +104,8 @@ struct Fields<'a> {
     connection: bool,
     deadline: Option<Duration>,
     wants_json: bool,
+    /// It waits for a `100 Continue`.
+    expects: bool,
     refusal: Option<Refusal>,
 }
 
@@ -132,8 +140,8 @@ impl<'a> Fields<'a> {
                     (!understood).then_some(Refusal::Coding)
                 }
                 "expect" => {
-                    let understood = bytes.eq_ignore_ascii_case(b"100-continue");
-                    (!understood).then_some(Refusal::Expectation)
+                    fields.expects = bytes.eq_ignore_ascii_case(b"100-continue");
+                    (!fields.expects).then_some(Refusal::Expectation)
                 }
                 "via" => {
                     let pseudonym = client.worker.shared.pseudonym.as_bytes();
