@@ -7,8 +7,10 @@ use std::{
     hint::black_box,
     net::IpAddr,
     path::Path,
+    pin::pin,
     process::ExitCode,
     sync::{Arc, Barrier},
+    task::{self, Poll, Waker},
     time::Duration,
 };
 
@@ -56,6 +58,17 @@ const CASES: [(&str, &str, bool); 11] = [
     (LEAST_REQUEST, "\"least_request\"", false),
 ];
 const LEAST_REQUEST: &str = "least_request";
+
+/// Ways of balancing with which a request is turned away, since every endpoint is full.
+const FULL: [(&str, &str); 4] = [
+    ("full, round_robin", "\"round_robin\""),
+    ("full, p2c", "\"p2c\""),
+    ("full, zone first", "\"round_robin\"\nprefer = \"zone\""),
+    ("full, least_request", "\"least_request\""),
+];
+
+/// Nanoseconds of a request that is turned away so: it is no dearer than one that is served.
+const FULL_BOUND: f64 = 1000.0;
 
 /// A request's head.
 struct Head(Request<()>);
@@ -172,18 +185,23 @@ fn endpoints(with_weights: bool) -> String {
     text + "]\n"
 }
 
+/// A client of a service that balances so.
+fn start(folder: &Path, balance: &str, with_weights: bool) -> Result<Client, Box<dyn Error>> {
+    std::fs::write(folder.join("services.toml"), endpoints(with_weights))?;
+    let text = format!(
+        "workers = {THREADS}\nzone = \"a\"\n[registry.file]\npath = \"services.toml\"\n\
+         [defaults]\nbalance = {balance}\n"
+    );
+    Ok(Client::start(Config::parse_for_client(&text, folder)?)?)
+}
+
 async fn run(
     folder: &Path,
     balance: &str,
     with_weights: bool,
     picks: usize,
 ) -> Result<Cost, Box<dyn Error>> {
-    std::fs::write(folder.join("services.toml"), endpoints(with_weights))?;
-    let text = format!(
-        "workers = {THREADS}\nzone = \"a\"\n[registry.file]\npath = \"services.toml\"\n\
-         [defaults]\nbalance = {balance}\n"
-    );
-    let client = Client::start(Config::parse_for_client(&text, folder)?)?;
+    let client = start(folder, balance, with_weights)?;
     let cart = client.service("cart")?;
     let service = cart.service();
     service.wait_until_read(Duration::from_secs(10)).await;
@@ -213,6 +231,33 @@ async fn run(
     })
 }
 
+/// Nanoseconds of a request that is turned away, since every endpoint is full.
+async fn run_full(folder: &Path, balance: &str) -> Result<f64, Box<dyn Error>> {
+    let limits = "limits = { per_endpoint = 1, pending = 0 }";
+    let text = format!("{balance}\n{limits}");
+    let client = start(folder, &text, false)?;
+    let cart = client.service("cart")?;
+    let service = cart.service();
+    service.wait_until_read(Duration::from_secs(10)).await;
+    let now = tokio::time::Instant::now();
+    let (view, tally) = (service.main(), &service.lane(0).tally);
+    let mut seats = Vec::new();
+    for _ in 0..ENDPOINTS {
+        let turn = view.turn(None, tally, now);
+        let seat = service.seat(0, view, turn, None, now).await;
+        seats.push(seat.map_err(|shed| format!("no room: {shed:?}"))?);
+    }
+    let turns: Vec<_> = (0..REQUESTS).map(|_| view.turn(None, tally, now)).collect();
+    let context = &mut task::Context::from_waker(Waker::noop());
+    let cost = nanos(1_000_000, &turns, |turn| {
+        let seat = pin!(service.seat(0, view, *turn, None, now));
+        assert!(matches!(seat.poll(context), Poll::Ready(Err(_))));
+    });
+    drop(seats);
+    client.close().await;
+    Ok(cost)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
@@ -229,6 +274,14 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         let missed = if held { "" } else { "  missed" };
         println!("{name:<20}{turn:>8.1}{pick:>8.1}{bound:>8}{missed}");
         if !held {
+            status = ExitCode::FAILURE;
+        }
+    }
+    for (name, balance) in FULL {
+        let cost = run_full(folder.path(), balance).await?;
+        let missed = if cost < FULL_BOUND { "" } else { "  missed" };
+        println!("{name:<20}{:>8}{cost:>8.1}{FULL_BOUND:>8}{missed}", "-");
+        if cost >= FULL_BOUND {
             status = ExitCode::FAILURE;
         }
     }

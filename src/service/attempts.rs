@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Line;
+use super::{Line, tried::Tried};
 use crate::{
     instance::Address,
     upstream::{Failure, FailureKind},
@@ -34,7 +34,7 @@ pub struct Attempt {
 /// The attempts that failed.
 #[derive(Default)]
 pub(super) struct Past {
-    pub(super) tried: Vec<Arc<Line>>,
+    pub(super) tried: Tried,
     pub(super) failed: Vec<Attempt>,
     /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
     /// at once, several in a row may be gone before the registry has said so. What bounds those
@@ -57,7 +57,7 @@ impl Past {
             failure,
             took: began.elapsed(),
         });
-        self.tried.push(line);
+        self.tried.add(line);
     }
 
     pub(super) fn last_unless_removed(&self) -> Option<Arc<Line>> {

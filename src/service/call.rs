@@ -10,8 +10,8 @@ use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
 use super::{
-    Asked, Attempts, Line, Replay, Service, Shed, Terms, attempts::Past, replay, seating::next,
-    view::is_among, within,
+    Asked, Attempts, Line, Replay, Service, Shed, Terms, attempts::Past, limits::Room, replay,
+    seating::next, within,
 };
 use crate::{
     instance::Address,
@@ -111,7 +111,7 @@ impl Service {
             let began = now;
             limits.attempt = try_timeout.filter(|_| {
                 past.asked + 1 < retry.attempts
-                    && view.has_other(worker, &past.tried, Some(&line))
+                    && view.has_other(&past.tried, Some(&line))
                     && lane.retries_left(now) > 0
             });
             let pool = line.pool();
@@ -154,18 +154,19 @@ impl Service {
                             && past.asked + 1 < retry.attempts
                             && body.is_replayable()
                             && total.is_none_or(|total| Instant::now() < total)
-                            && view.has_other(worker, &past.tried, Some(&line))
+                            && view.has_other(&past.tried, Some(&line))
                             && lane.withdraw(Instant::now());
                         if may_follow {
-                            let tried = [&past.tried[..], &[Arc::clone(&line)]].concat();
-                            let other = |full: &[Arc<Line>], now| {
-                                view.pick_with_room(worker, turn, (&tried, full), &lane.tally, now)
+                            let tried = past.tried.with(&line);
+                            let other = |room: Room<'_>, now| {
+                                view.pick_with_room(worker, turn, &tried, room, &lane.tally, now)
                             };
                             // Where all others are full this answer is as good as any.
-                            follows = match &mut seat {
-                                None => other(&[], Instant::now()),
-                                Some(seat) => seat.sit(other).unwrap_or_default(),
+                            let other = match &mut seat {
+                                None => other(Room::anywhere(), Instant::now()),
+                                Some(seat) => seat.sit(other),
                             };
+                            follows = other.unwrap_or_default();
                             if follows.is_none() {
                                 lane.budget.put_back();
                             }
@@ -229,7 +230,7 @@ impl Service {
             if over {
                 break false;
             }
-            if again.is_none() && !view.has_other(worker, &past.tried, None) {
+            if again.is_none() && !view.has_other(&past.tried, None) {
                 if view.is_empty() {
                     // Who was asked has left, and was the last.
                     return Err(Unanswered::NoEndpoints(body));
@@ -241,9 +242,9 @@ impl Service {
             if !is_free && !lane.withdraw(now) {
                 break true;
             }
-            let other = |full: &[Arc<Line>], now| {
-                view.pick_with_room(worker, turn, (&past.tried, full), &lane.tally, now)
-                    .or_else(|| again.clone().filter(|again| !is_among(full, again)))
+            let other = |room: Room<'_>, now| {
+                let other = view.pick_with_room(worker, turn, &past.tried, room, &lane.tally, now);
+                or_again(other, again.as_ref(), room)
             };
             let Some(next) = next(&mut seat, view, other, total, now).await else {
                 if !is_free {
@@ -264,6 +265,20 @@ impl Service {
             failed: past.failed,
             out_of_budget,
         }))
+    }
+}
+
+/// Another endpoint, else the last again where it may be, if that one has room.
+fn or_again(
+    other: Result<Option<Arc<Line>>, Shed>,
+    again: Option<&Arc<Line>>,
+    room: Room<'_>,
+) -> Result<Option<Arc<Line>>, Shed> {
+    match (other, again) {
+        (Ok(Some(other)), _) => Ok(Some(other)),
+        (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
+        (_, Some(_)) => Err(Shed::PerEndpoint),
+        (other, None) => other,
     }
 }
 

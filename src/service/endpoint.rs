@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use tokio::time::Instant;
@@ -40,8 +40,6 @@ pub struct Endpoint {
 pub struct Line {
     pool: Arc<Pool>,
     life: Arc<Life>,
-    /// The endpoint's, where there is a limit to them: requests that it works on.
-    seats: Arc<AtomicU32>,
     is_near: AtomicBool,
 }
 
@@ -53,10 +51,6 @@ impl Line {
 
     pub(super) fn life(&self) -> &Life {
         &self.life
-    }
-
-    pub(super) fn seats(&self) -> &AtomicU32 {
-        &self.seats
     }
 
     /// Whether the endpoint is in the proxy's own zone, where that comes first.
@@ -89,7 +83,6 @@ impl Endpoint {
     ) -> Self {
         let handshake = handshake.map(Arc::new);
         let life = Arc::new(life);
-        let seats = Arc::<AtomicU32>::default();
         let pool = || {
             let address = id.address.clone();
             Pool::new(address, handshake.clone(), settings, load.clone())
@@ -97,7 +90,6 @@ impl Endpoint {
         let line = |_| Line {
             pool: Arc::new(pool()),
             life: Arc::clone(&life),
-            seats: Arc::clone(&seats),
             is_near: AtomicBool::new(false),
         };
         Self {

@@ -191,6 +191,9 @@ pub(super) struct Life {
     ejections: AtomicU32,
     /// When the last ejection ended.
     returned: AtomicU64,
+    /// Requests that it works on, where there is a limit to them. Here, since a pick that asks for
+    /// room asks the rest as well.
+    seats: AtomicU32,
 }
 
 /// An ejection, for people.
@@ -218,7 +221,12 @@ impl Life {
             refused_at: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             returned: AtomicU64::new(0),
+            seats: AtomicU32::new(0),
         }
+    }
+
+    pub(super) fn seats(&self) -> &AtomicU32 {
+        &self.seats
     }
 
     /// Whether a pick should pass it over while there are others. Of all who ask when an ejection's

@@ -5,8 +5,8 @@
 use std::{
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst},
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -17,11 +17,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::Line;
+use super::{Line, life::Life};
 use crate::config;
 
 /// Who waits looks again after so long, though nobody has left: an ejection may be over.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A view that was found full is not looked through again for so long, while no request leaves: in
+/// an overload the requests that are turned away cost no search each.
+const FULL_MILLIS: u32 = 10;
 
 /// A service's limits, and what they are used up by.
 #[derive(Debug)]
@@ -31,9 +34,9 @@ pub(super) struct Limits {
     waiting: AtomicU32,
     /// One for each view of the service, in their order.
     rows: Box<[Row]>,
-    /// Of those who wait one looks for room at a time: what one has in hand for a moment would be
-    /// full to another.
-    turn: Mutex<()>,
+    /// How often a request left, or who may be picked changed.
+    changes: AtomicU64,
+    epoch: Instant,
 }
 
 /// Those who wait for the endpoints of one view: where these are full, others may have room.
@@ -44,6 +47,39 @@ struct Row {
     front: tokio::sync::Mutex<()>,
     /// Somebody has left, or come; for the first.
     room: Notify,
+    /// When all its endpoints were last found full: the changes until then, above the milliseconds
+    /// after the limits' epoch. In one word, so that both are of one search.
+    full: AtomicU64,
+}
+
+/// Which endpoints have room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room<'l> {
+    most: Option<u32>,
+    /// Where the request has a seat already.
+    own: Option<&'l Life>,
+}
+
+impl Room<'_> {
+    /// Where there are no limits.
+    pub(super) fn anywhere() -> Self {
+        Self {
+            most: None,
+            own: None,
+        }
+    }
+
+    pub(super) fn is_limited(self) -> bool {
+        self.most.is_some()
+    }
+
+    /// Whether the endpoint of this life has room.
+    #[inline]
+    pub(super) fn is_at(self, life: &Life) -> bool {
+        let is_own = || self.own.is_some_and(|own| std::ptr::eq(own, life));
+        self.most
+            .is_none_or(|most| life.seats().load(Relaxed) < most || is_own())
+    }
 }
 
 /// Why a request was shed.
@@ -91,10 +127,15 @@ pub struct LimitsStatus {
 
 /// A request's place among those that are worked on, and at its endpoint. Dropped, it is given up.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub struct Seat {
     limits: Arc<Limits>,
     at: Option<Arc<Line>>,
+    /// Whether it is one of those that the service works on.
+    is_counted: bool,
 }
+
+/// A seat, and at which endpoint; `None` where there is no endpoint.
+type Entered = Result<Option<(Seat, Arc<Line>)>, Shed>;
 
 impl Limits {
     /// Those of a service with so many views; `None` where the rule sets none.
@@ -110,7 +151,9 @@ impl Limits {
                 in_use: AtomicU32::new(0),
                 waiting: AtomicU32::new(0),
                 rows: (0..views).map(|_| Row::default()).collect(),
-                turn: Mutex::default(),
+                // Not 0, which a row says of no search at all.
+                changes: AtomicU64::new(1),
+                epoch: Instant::now(),
             })
         })
     }
@@ -124,31 +167,36 @@ impl Limits {
         }
     }
 
-    /// Takes a seat, at the first endpoint with room that `pick` names, which is told of those that
-    /// have none and what time it is, and names those of one view; `None` where it names nobody at
-    /// all. Waits until `by` at the latest.
+    /// Takes a seat, at the endpoint that `pick` names of those of one view that have room; `None`
+    /// where it names nobody at all. Waits until `by` at the latest.
     ///
     /// # Errors
     /// Where there is no room, or there was none in time.
     pub(super) async fn enter(
         self: &Arc<Self>,
         view: usize,
-        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
         by: Option<Instant>,
-    ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
+    ) -> Entered {
         let row = &self.rows[view];
-        // Nobody goes past those who wait.
+        let first = || self.try_unless_full(row, &pick);
+        self.enter_after(row, first, &pick, by).await
+    }
+
+    /// A seat by the first try, else by waiting for one. No request goes past those that wait.
+    async fn enter_after(
+        self: &Arc<Self>,
+        row: &Row,
+        first: impl FnOnce() -> Entered,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+        by: Option<Instant>,
+    ) -> Entered {
         let mut why = match self.rule.concurrent {
             Some(_) => Shed::Concurrent,
             None => Shed::PerEndpoint,
         };
         if row.waiting.load(SeqCst) == 0 {
-            let entered = self.try_enter(&pick);
-            if !matches!(entered, Ok(Some(_))) {
-                // Somebody may just have found full what this one had in hand for a moment.
-                self.tell_of_room();
-            }
-            match entered {
+            match first() {
                 Err(shed) => why = shed,
                 entered => return entered,
             }
@@ -164,10 +212,7 @@ impl Limits {
             let mut left = pin!(row.room.notified());
             // Whoever leaves from here on is heard of.
             left.as_mut().enable();
-            let entered = {
-                let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-                self.try_enter(&pick)
-            };
+            let entered = self.try_enter(&pick);
             if entered.is_ok() {
                 return entered;
             }
@@ -178,52 +223,79 @@ impl Limits {
         }
     }
 
-    fn try_enter(
+    /// Without a search where the last one, a moment ago, has found all full, and no request has
+    /// left since.
+    fn try_unless_full(
         self: &Arc<Self>,
-        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
-    ) -> Result<Option<(Seat, Arc<Line>)>, Shed> {
-        if !claim(&self.in_use, self.rule.concurrent.unwrap_or(u32::MAX)) {
-            return Err(Shed::Concurrent);
+        row: &Row,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+    ) -> Entered {
+        // Before the search: what changes during it is a change after it.
+        let changes = self.changes.load(SeqCst) as u32;
+        let now = self.epoch.elapsed().as_millis() as u32;
+        let full = row.full.load(Relaxed);
+        if (full >> 32) as u32 == changes && now.wrapping_sub(full as u32) < FULL_MILLIS {
+            return Err(Shed::PerEndpoint);
         }
-        match self.claim_line(None, pick) {
-            Ok(Some(line)) => {
-                let at = self.rule.per_endpoint.map(|_| Arc::clone(&line));
-                let limits = Arc::clone(self);
-                Ok(Some((Seat { limits, at }, line)))
-            }
-            none => {
-                self.in_use.fetch_sub(1, SeqCst);
-                none.map(|_| None)
-            }
+        let entered = self.try_enter(pick);
+        if matches!(entered, Err(Shed::PerEndpoint)) {
+            let full = u64::from(changes) << 32 | u64::from(now);
+            row.full.store(full, Relaxed);
         }
+        entered
     }
 
-    /// The first endpoint with room that `pick` names, one seat of which is taken then; at `own`
+    /// Has nothing in hand that it does not keep, unless another request has just taken what was
+    /// free: so none finds full what is not, and those that wait need not take turns.
+    fn try_enter(
+        self: &Arc<Self>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+    ) -> Entered {
+        let most = self.rule.concurrent.unwrap_or(u32::MAX);
+        if self.in_use.load(SeqCst) >= most {
+            return Err(Shed::Concurrent);
+        }
+        let Some(line) = self.claim_line(None, pick)? else {
+            return Ok(None);
+        };
+        let mut seat = Seat {
+            limits: Arc::clone(self),
+            at: self.rule.per_endpoint.map(|_| Arc::clone(&line)),
+            is_counted: false,
+        };
+        if !claim(&self.in_use, most) {
+            return Err(Shed::Concurrent);
+        }
+        seat.is_counted = true;
+        Ok(Some((seat, line)))
+    }
+
+    /// The endpoint that `pick` names of those with room, one seat of which is taken then; at `own`
     /// there is one already.
     fn claim_line(
         &self,
         own: Option<&Arc<Line>>,
-        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
     ) -> Result<Option<Arc<Line>>, Shed> {
         let most = self.rule.per_endpoint;
-        let mut full = Vec::new();
+        let room = Room {
+            most,
+            own: own.map(|own| own.life()),
+        };
         let now = Instant::now();
-        while let Some(line) = pick(&full, now) {
+        while let Some(line) = pick(room, now)? {
             let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &line));
-            if is_own || most.is_none_or(|most| claim(line.seats(), most)) {
+            if is_own || most.is_none_or(|most| claim(line.life().seats(), most)) {
                 return Ok(Some(line));
             }
-            full.push(line);
+            // Another request has just had the last seat there.
         }
-        if full.is_empty() {
-            Ok(None)
-        } else {
-            Err(Shed::PerEndpoint)
-        }
+        Ok(None)
     }
 
     /// Somebody has left, or who may be picked has changed.
     pub(super) fn tell_of_room(&self) {
+        self.changes.fetch_add(1, SeqCst);
         let rows = self.rows.iter();
         rows.filter(|row| row.waiting.load(SeqCst) > 0)
             .for_each(|row| row.room.notify_one());
@@ -231,13 +303,13 @@ impl Limits {
 }
 
 impl Seat {
-    /// Goes over to the first endpoint with room that `pick` names.
+    /// Goes over to the endpoint that `pick` names of those with room.
     ///
     /// # Errors
-    /// Where it names some, and none of them has room.
+    /// Where none of them has room.
     pub(super) fn sit(
         &mut self,
-        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
     ) -> Result<Option<Arc<Line>>, Shed> {
         let line = self.limits.claim_line(self.at.as_ref(), pick)?;
         if let Some(line) = &line
@@ -251,25 +323,28 @@ impl Seat {
         Ok(line)
     }
 
-    /// Gives it up, and waits behind all others for one at the first endpoint with room that `pick`
-    /// names.
+    /// Gives it up, and waits behind all others for one at the endpoint that `pick` names of those
+    /// with room.
     ///
     /// # Errors
     /// Where there was none in time.
     pub(super) async fn wait(
         self,
         view: usize,
-        pick: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
         by: Option<Instant>,
-    ) -> Result<Option<(Self, Arc<Line>)>, Shed> {
+    ) -> Entered {
         let limits = Arc::clone(&self.limits);
         drop(self);
-        limits.enter(view, pick, by).await
+        let first = || limits.try_enter(&pick);
+        limits
+            .enter_after(&limits.rows[view], first, &pick, by)
+            .await
     }
 
     fn stand_up(&mut self) {
         if let Some(line) = self.at.take() {
-            line.seats().fetch_sub(1, SeqCst);
+            line.life().seats().fetch_sub(1, SeqCst);
         }
     }
 }
@@ -277,7 +352,9 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.stand_up();
-        self.limits.in_use.fetch_sub(1, SeqCst);
+        if self.is_counted {
+            self.limits.in_use.fetch_sub(1, SeqCst);
+        }
         self.limits.tell_of_room();
     }
 }
@@ -329,7 +406,7 @@ mod tests {
     async fn enter(limits: &Arc<Limits>) -> Result<Option<Seat>, Shed> {
         let line = super::super::endpoint::testing::line();
         let entered = limits
-            .enter(0, |_, _| Some(Arc::clone(&line)), None)
+            .enter(0, |_, _| Ok(Some(Arc::clone(&line))), None)
             .await?;
         Ok(entered.map(|(seat, _)| seat))
     }
@@ -346,13 +423,19 @@ mod tests {
         (Limits::new(rule, 2).unwrap(), lines)
     }
 
+    /// The first of these that has room.
+    fn first_with_room(lines: &[Arc<Line>], room: Room<'_>) -> Result<Option<Arc<Line>>, Shed> {
+        let first = lines.iter().find(|line| room.is_at(line.life()));
+        first.cloned().map(Some).ok_or(Shed::PerEndpoint)
+    }
+
     fn enter_view(
         limits: &Arc<Limits>,
         view: usize,
         line: &Arc<Line>,
     ) -> impl Future<Output = Result<Option<(Seat, Arc<Line>)>, Shed>> + use<> {
         let (limits, line) = (Arc::clone(limits), Arc::clone(line));
-        let pick = move |full: &[Arc<Line>], _| full.is_empty().then(|| Arc::clone(&line));
+        let pick = move |room: Room<'_>, _| first_with_room(std::slice::from_ref(&line), room);
         async move { limits.enter(view, pick, None).await }
     }
 
@@ -421,16 +504,13 @@ mod tests {
         };
         let limits = Limits::new(rule, 1).unwrap();
         let lines = [(); 2].map(|()| super::super::endpoint::testing::line());
-        let pick = |full: &[Arc<Line>], _| {
-            let is_full = |line: &&Arc<Line>| full.iter().any(|one| Arc::ptr_eq(one, line));
-            lines.iter().find(|line| !is_full(line)).cloned()
-        };
+        let pick = |room: Room<'_>, _| first_with_room(&lines, room);
         let enter = || limits.enter(0, pick, None);
         let (mut first, a) = enter().await.unwrap().unwrap();
         let (second, b) = enter().await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&a, &lines[0]) && Arc::ptr_eq(&b, &lines[1]));
         assert_eq!(enter().await.unwrap_err(), Shed::Pending);
-        let others = |full: &[Arc<Line>], now| pick(&[full, &lines[..1]].concat(), now);
+        let others = |room: Room<'_>, _| first_with_room(&lines[1..], room);
         assert_eq!(first.sit(others).unwrap_err(), Shed::PerEndpoint);
         let same = first.sit(pick).unwrap().unwrap();
         assert!(Arc::ptr_eq(&same, &lines[0]), "it has a seat there");
@@ -439,7 +519,13 @@ mod tests {
         let to = first.sit(others).unwrap();
         assert!(Arc::ptr_eq(&to.unwrap(), &lines[1]));
         assert!(enter().await.unwrap().is_some());
-        assert!(limits.enter(0, |_, _| None, None).await.unwrap().is_none());
+        assert!(
+            limits
+                .enter(0, |_, _| Ok(None), None)
+                .await
+                .unwrap()
+                .is_none()
+        );
         drop(first);
         assert_eq!(limits.status().in_use, 0);
     }
@@ -489,5 +575,32 @@ mod tests {
         assert_eq!(limits.status().waiting, 2);
         assert!(enter(1).await.unwrap().is_some());
         assert!(first.await.unwrap().is_err() && other.await.unwrap().is_err());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_search_that_found_all_full_is_not_made_again_until_a_request_leaves_or_time_passes()
+    {
+        let (limits, [line, _]) = one_for_each_of_two_views(0);
+        let searches = std::cell::Cell::new(0);
+        let enter = || {
+            let pick = |room: Room<'_>, _| {
+                searches.set(searches.get() + 1);
+                first_with_room(std::slice::from_ref(&line), room)
+            };
+            limits.enter(0, pick, None)
+        };
+        let seat = enter().await.unwrap();
+        for _ in 0..1000 {
+            assert_eq!(enter().await.unwrap_err(), Shed::PerEndpoint);
+        }
+        assert_eq!(searches.replace(0), 2);
+        drop(seat);
+        let _seat = enter().await.unwrap().unwrap();
+        assert_eq!(enter().await.unwrap_err(), Shed::PerEndpoint);
+        // An ejection may be over.
+        tokio::time::advance(Duration::from_millis(FULL_MILLIS.into())).await;
+        assert_eq!(enter().await.unwrap_err(), Shed::PerEndpoint);
+        assert_eq!(searches.get(), 3);
+        // Of another view it says nothing.
+        assert!(limits.enter(1, |_, _| Ok(None), None).await.is_ok());
     }
 }

@@ -30,6 +30,7 @@ mod split;
 mod status;
 mod tagged;
 mod terms;
+mod tried;
 mod view;
 
 pub use attempts::{Attempt, Attempts};
@@ -42,7 +43,7 @@ pub use journal::{Change, EntryStatus, Why};
 pub use keep::keep;
 pub use lane::{Lane, StatusClass};
 pub use life::{Ejection, EndpointState};
-pub use limits::{LimitsStatus, Shed};
+pub use limits::{LimitsStatus, Seat, Shed};
 pub use listing::Difference;
 pub use maker::StartError;
 pub use one::Service;

@@ -5,12 +5,19 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Line, Service, Shed, Turn, View, limits::Seat};
+use super::{
+    Line, Service, Shed, Turn, View,
+    limits::{Room, Seat},
+    tried::Tried,
+};
 
 impl Service {
     /// The endpoint whose turn it is, with a seat where the service has limits; `None` where there
-    /// is nobody.
-    pub(super) async fn seat(
+    /// is no endpoint. Waits for room until `by` at the latest.
+    ///
+    /// # Errors
+    /// Where there is no room, or there was none in time.
+    pub async fn seat(
         &self,
         worker: usize,
         view: &View,
@@ -22,8 +29,9 @@ impl Service {
         let Some(limits) = self.limits() else {
             return Ok(view.pick(worker, turn, tally, now).map(|line| (None, line)));
         };
+        let untried = Tried::default();
         let pick =
-            |full: &[Arc<Line>], now| view.pick_with_room(worker, turn, (&[], full), tally, now);
+            |room: Room<'_>, now| view.pick_with_room(worker, turn, &untried, room, tally, now);
         let entered = limits
             .enter(view.number(), pick, by)
             .await
@@ -38,12 +46,12 @@ impl Service {
 pub(super) async fn next(
     seat: &mut Option<Seat>,
     view: &View,
-    other: impl Fn(&[Arc<Line>], Instant) -> Option<Arc<Line>>,
+    other: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
     by: Option<Instant>,
     now: Instant,
 ) -> Option<Arc<Line>> {
     let Some(mut own) = seat.take() else {
-        return other(&[], now);
+        return other(Room::anywhere(), now).ok().flatten();
     };
     let (its, next) = match own.sit(&other) {
         Ok(next) => (own, next?),
@@ -109,8 +117,8 @@ mod tests {
         for _ in 0..200 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(line(&service, 1).seats().load(SeqCst), 1);
-        assert_eq!(line(&service, 0).seats().load(SeqCst), 20);
+        assert_eq!(line(&service, 1).life().seats().load(SeqCst), 1);
+        assert_eq!(line(&service, 0).life().seats().load(SeqCst), 20);
         drop(waiting);
     }
 
@@ -162,11 +170,10 @@ mod tests {
         let (held, _) = sit(&service).await.unwrap().unwrap();
         let (terms, lane) = (service.terms(None, &Overrides::default()), service.lane(0));
         let turn = terms.view.turn(None, &lane.tally, Instant::now());
-        let other = |full: &[Arc<Line>], now| {
-            let tried = [Arc::clone(&tried)];
-            terms
-                .view
-                .pick_with_room(0, turn, (&tried, full), &lane.tally, now)
+        let past = Tried::default().with(&tried);
+        let other = |room: Room<'_>, now| {
+            let view = terms.view;
+            view.pick_with_room(0, turn, &past, room, &lane.tally, now)
         };
         let leaves = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -177,7 +184,7 @@ mod tests {
         assert!(line.is_some_and(|line| !Arc::ptr_eq(&line, &tried)));
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         leaves.await.unwrap();
-        assert_eq!(tried.seats().load(SeqCst), 0);
+        assert_eq!(tried.life().seats().load(SeqCst), 0);
         drop(seat);
         assert_eq!(service.limits().unwrap().status().in_use, 0);
     }

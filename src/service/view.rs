@@ -3,16 +3,18 @@
 //! that connections, doubts, counts and drains are an endpoint's, whichever route calls it. Knows
 //! nothing of routes.
 
-use std::sync::Arc;
+use std::{ptr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::{
-    Asked, BalanceStatus, Balancer, Endpoint, Line, Snapshot, Tally, Turn, ZoneStatus,
+    Asked, BalanceStatus, Balancer, Endpoint, Line, Shed, Snapshot, Tally, Turn, ZoneStatus,
     balance::{Cookie, Zone},
     board::Board,
+    limits::Room,
+    tried::Tried,
 };
 use crate::{
     config::{self, Balance, Subset},
@@ -116,72 +118,68 @@ impl View {
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
-        self.choose(worker, turn, None::<fn(&Endpoint) -> bool>, tally, now)
+        self.choose(worker, turn, |_| true, tally, now)
     }
 
-    /// The same for a request that was tried with these already; `None` where there is no other.
-    pub fn pick_other(
-        &self,
-        worker: usize,
-        turn: Turn,
-        tried: &[Arc<Line>],
-        tally: &Tally,
-        now: Instant,
-    ) -> Option<Arc<Line>> {
-        let was_tried = |endpoint: &Endpoint| is_among(tried, endpoint.line(worker));
-        self.choose(worker, turn, Some(was_tried), tally, now)
-    }
-
-    /// The same where these have no room. Whoever is doubted or ejected gets none of what others
-    /// have no room for, but where these are too.
+    /// The same for a request that was tried with these already, of the endpoints that have room.
+    /// An endpoint that is doubted or ejected gets none of what others have no room for, unless all
+    /// are. `None` where there is no endpoint but those that were tried.
+    ///
+    /// # Errors
+    /// Where none of them has room.
     pub(super) fn pick_with_room(
         &self,
         worker: usize,
         turn: Turn,
-        (tried, full): (&[Arc<Line>], &[Arc<Line>]),
+        tried: &Tried,
+        room: Room<'_>,
         tally: &Tally,
         now: Instant,
-    ) -> Option<Arc<Line>> {
-        if full.is_empty() {
-            return match tried {
-                [] => self.pick(worker, turn, tally, now),
-                tried => self.pick_other(worker, turn, tried, tally, now),
-            };
+    ) -> Result<Option<Arc<Line>>, Shed> {
+        let turn = turn.tried(!tried.is_empty());
+        let was_tried = |one: &Endpoint| tried.has(one.life());
+        let choose =
+            |wanted: &dyn Fn(&Endpoint) -> bool| self.choose(worker, turn, wanted, tally, now);
+        if !room.is_limited() {
+            return Ok(choose(&|one| !was_tried(one)));
         }
-        let all_are_out = full.iter().all(|line| line.life().is_out(now));
-        let is_unwanted = |endpoint: &Endpoint| {
-            let line = endpoint.line(worker);
-            is_among(tried, line)
-                || is_among(full, line)
-                || (!all_are_out && endpoint.life().is_out(now))
+        let has_room = |one: &Endpoint| !was_tried(one) && room.is_at(one.life());
+        let trusted = choose(&|one| has_room(one) && !one.life().is_out(now));
+        if trusted.is_some() {
+            return Ok(trusted);
+        }
+        let is_there = |wanted: &dyn Fn(&Endpoint) -> bool| {
+            let snapshot = self.snapshot.load();
+            snapshot.endpoints.iter().any(|one| wanted(one))
         };
-        self.choose(worker, turn, Some(is_unwanted), tally, now)
+        if is_there(&|one| !was_tried(one) && !one.life().is_out(now)) {
+            return Err(Shed::PerEndpoint);
+        }
+        match choose(&has_room) {
+            None if is_there(&|one| !was_tried(one)) => Err(Shed::PerEndpoint),
+            picked => Ok(picked),
+        }
     }
 
+    /// Of those that are wanted, the one whose turn it is.
     fn choose(
         &self,
         worker: usize,
         turn: Turn,
-        tried: Option<impl Fn(&Endpoint) -> bool>,
+        wanted: impl Fn(&Endpoint) -> bool,
         tally: &Tally,
         now: Instant,
     ) -> Option<Arc<Line>> {
         let line = |snapshot: &Snapshot, place: usize| Arc::clone(snapshot.line(worker, place));
         if let Some(zone) = &self.zone {
-            let picked = zone.pick(&self.balancer, turn, tried.as_ref(), tally, now, line);
+            let picked = zone.pick(&self.balancer, turn, &wanted, tally, now, line);
             if picked.is_some() {
                 return picked;
             }
         }
         let snapshot = self.snapshot.load();
-        let picked = match tried {
-            None => self.balancer.pick(&snapshot, turn, |_| true, tally, now),
-            Some(tried) => {
-                let turn = turn.again(&snapshot);
-                self.balancer
-                    .pick(&snapshot, turn, |one| !tried(one), tally, now)
-            }
-        };
+        let turn = turn.at(&snapshot);
+        let picked = self.balancer.pick(&snapshot, turn, wanted, tally, now);
         picked.map(|place| line(&snapshot, place))
     }
 
@@ -226,17 +224,12 @@ impl View {
         BalanceStatus::of(&self.balance, &self.balancer, tallies)
     }
 
-    /// Whether there is somebody other than these, and this one, to pick.
-    pub(super) fn has_other(
-        &self,
-        worker: usize,
-        tried: &[Arc<Line>],
-        this: Option<&Arc<Line>>,
-    ) -> bool {
+    /// Whether there is another endpoint to pick than those that were tried, and this one.
+    pub(super) fn has_other(&self, tried: &Tried, this: Option<&Arc<Line>>) -> bool {
+        let is_this = |one: &Endpoint| this.is_some_and(|this| ptr::eq(this.life(), &**one.life()));
         let snapshot = self.snapshot.load();
-        let lines = snapshot.endpoints.iter().map(|one| one.line(worker));
-        let mut others = lines.filter(|line| this.is_none_or(|this| !Arc::ptr_eq(this, line)));
-        others.any(|line| !is_among(tried, line))
+        let mut endpoints = snapshot.endpoints.iter();
+        endpoints.any(|one| !is_this(one) && !tried.has(one.life()))
     }
 
     /// Takes over what the board has, if it differs.
@@ -256,10 +249,6 @@ impl View {
             self.snapshot.store(Arc::new(snapshot));
         }
     }
-}
-
-pub(super) fn is_among(lines: &[Arc<Line>], line: &Arc<Line>) -> bool {
-    lines.iter().any(|one| Arc::ptr_eq(one, line))
 }
 
 #[cfg(test)]

@@ -41,7 +41,11 @@ impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
     /// Whether it may be picked. One that was passed over for long enough is given to the first who
     /// asks: it is asked last, of one that would be picked.
     pub(super) fn takes(&self, place: usize) -> bool {
-        self.wants(place) && !self.snapshot.lives[place].is_passed_over(self.now)
+        self.wants(place) && self.is_trusted(place)
+    }
+
+    fn is_trusted(&self, place: usize) -> bool {
+        !self.snapshot.lives[place].is_passed_over(self.now)
     }
 
     /// The same for one that the request asks for by a key or a cookie: how new it is is no matter.
@@ -49,11 +53,14 @@ impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
         self.wants(place) && !self.snapshot.lives[place].is_avoided(self.now)
     }
 
-    /// The first in a row of places that may be picked, else the first that is wanted.
-    pub(super) fn first(&self, places: impl Iterator<Item = usize> + Clone) -> Option<usize> {
-        let mut all = places.clone();
-        let trusted = all.find(|place| self.takes(*place));
-        trusted.or_else(|| places.clone().find(|place| self.wants(*place)))
+    /// The first in a row of places that may be picked, else the first that is wanted. Each place is
+    /// looked at once.
+    pub(super) fn first(&self, mut places: impl Iterator<Item = usize>) -> Option<usize> {
+        let first = places.find(|place| self.wants(*place))?;
+        if self.is_trusted(first) {
+            return Some(first);
+        }
+        places.find(|place| self.takes(*place)).or(Some(first))
     }
 
     /// The same for all places, in a row that begins anywhere and goes round once.

@@ -43,9 +43,24 @@ pub struct Turn {
     pub(super) key: Option<u64>,
     /// Whether it is elsewhere than in the proxy's own zone, where that comes first.
     pub(super) is_far: bool,
+    /// Whether the request was tried before.
+    pub(super) is_again: bool,
 }
 
 impl Turn {
+    /// That of a request which was tried before, if it was.
+    pub(in crate::service) fn tried(self, is_again: bool) -> Self {
+        Self { is_again, ..self }
+    }
+
+    /// As it stands in a snapshot.
+    pub(in crate::service) fn at(self, snapshot: &Snapshot) -> Self {
+        match self.is_again {
+            true => self.again(snapshot),
+            false => self,
+        }
+    }
+
     /// The same request's, which was tried before.
     pub(in crate::service) fn again(self, snapshot: &Snapshot) -> Self {
         let place = round_robin::again(self.place, snapshot);
@@ -93,7 +108,7 @@ impl Balancer {
                 Some(token) => Turn {
                     place: fastrand::usize(..),
                     key: Some(token),
-                    is_far: false,
+                    ..Turn::default()
                 },
                 None => fallback.turn(asked, tally),
             },
@@ -349,6 +364,27 @@ mod tests {
             board.doubt(2);
             for turn in turns(&board) {
                 assert!(board.pick_at(turn).is_some(), "{balance:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_the_algorithm_a_pick_looks_at_an_endpoint_twice_at_most() {
+        const COUNT: usize = 1000;
+        // Draws come first.
+        const MOST: usize = 2 * COUNT + 100;
+        for balance in every_balance() {
+            let board = Board::new(&balance, &[1; COUNT]);
+            for (turn, only) in turns(&board).into_iter().zip([None, Some(COUNT / 2)]) {
+                let looks = std::cell::Cell::new(0);
+                let is_wanted = |endpoint: &Endpoint| {
+                    looks.set(looks.get() + 1);
+                    only == Some(place(endpoint))
+                };
+                let (snapshot, tally, now) = (&board.snapshot, &board.tally, board.now);
+                let picked = board.balancer.pick(snapshot, turn, is_wanted, tally, now);
+                assert_eq!(picked, only, "{balance:?}");
+                assert!(looks.get() <= MOST, "{balance:?}: {} looks", looks.get());
             }
         }
     }

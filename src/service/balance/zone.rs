@@ -111,7 +111,7 @@ impl Zone {
         Turn {
             is_far: !is_near,
             place,
-            key: None,
+            ..Turn::default()
         }
     }
 
@@ -121,7 +121,7 @@ impl Zone {
         &self,
         balancer: &Balancer,
         turn: Turn,
-        tried: Option<impl Fn(&Endpoint) -> bool>,
+        wanted: impl Fn(&Endpoint) -> bool,
         tally: &Tally,
         now: Instant,
         way: impl Fn(&Snapshot, usize) -> T,
@@ -131,8 +131,7 @@ impl Zone {
         if turn.is_far {
             sides.reverse();
         }
-        let was_tried = |endpoint: &Endpoint| tried.as_ref().is_some_and(|tried| tried(endpoint));
-        let is_wanted = |one: &Endpoint| !was_tried(one) && !one.life().is_out(now);
+        let is_wanted = |one: &Endpoint| wanted(one) && !one.life().is_out(now);
         // Whom a cookie names is on whatever side it was.
         let named = sides.iter().find_map(|side| {
             let place = balancer.named(side, turn, is_wanted, now)?;
@@ -140,11 +139,7 @@ impl Zone {
         });
         named.or_else(|| {
             sides.iter().find_map(|side| {
-                let turn = match tried {
-                    None => turn,
-                    Some(_) => turn.again(side),
-                };
-                let place = balancer.pick(side, turn, is_wanted, tally, now)?;
+                let place = balancer.pick(side, turn.at(side), is_wanted, tally, now)?;
                 Some(way(side, place))
             })
         })
@@ -289,12 +284,10 @@ mod tests {
             let now = Instant::now();
             let turn = self.zone.turn(self.balancer.turn(asked, &self.tally), now);
             let number = |one: &Endpoint| one.id().instance.parse::<usize>().unwrap();
-            let was_tried = |one: &Endpoint| tried.contains(&number(one));
-            let tried = (!tried.is_empty()).then_some(was_tried);
             self.zone.pick(
                 &self.balancer,
-                turn,
-                tried,
+                turn.tried(!tried.is_empty()),
+                |one| !tried.contains(&number(one)),
                 &self.tally,
                 now,
                 |side, place| number(&side.endpoints[place]),
