@@ -143,6 +143,11 @@ impl Balance {
         }
     }
 
+    /// Whether requests that have a key in common go to the same endpoint.
+    pub fn is_keyed(&self) -> bool {
+        matches!(self, Self::Hash(_) | Self::Sticky(_))
+    }
+
     /// Whether weights count for anything.
     pub fn heeds_weights(&self) -> bool {
         match self {

@@ -454,6 +454,8 @@ pub struct Eject {
     pub max_percent: u32,
     /// Answers that are failures too.
     pub statuses: Statuses,
+    /// Whether one is ejected that answers 5xx far more often than its peers.
+    pub answers: bool,
 }
 
 /// `timeout`

@@ -2,9 +2,7 @@
 //! are refused where they are written, and only where no table that stands before that one may give
 //! them an effect.
 
-use std::time::Duration;
-
-use super::{Limits, Retry, Timeouts, field::Field, reader::Table, report::Wrong};
+use super::{Eject, Limits, Retry, Timeouts, field::Field, reader::Table, report::Wrong};
 
 /// What is written in any of the tables that stand before one.
 #[derive(Default)]
@@ -13,6 +11,7 @@ pub(super) struct Before {
     response: bool,
     room: bool,
     longest_ejection: bool,
+    most_ejections: bool,
 }
 
 impl Before {
@@ -33,6 +32,7 @@ impl Before {
             response: any("timeout", "response"),
             room: any("limits", "concurrent") || any("limits", "per_endpoint"),
             longest_ejection: any("eject", "max_time"),
+            most_ejections: any("eject", "max_percent"),
         }
     }
 }
@@ -93,13 +93,19 @@ pub(super) fn check_limits(table: &mut Table<'_>, limits: &Limits, before: &Befo
     }
 }
 
-/// Notes where a table `eject` has a first ejection that is longer than the longest.
-pub(super) fn check_ejection(
-    table: &mut Table<'_>,
-    time: Duration,
-    max_time: Duration,
-    before: &Before,
-) {
+/// Notes where a table `eject` has a first ejection that is longer than the longest, or says for what
+/// endpoints are ejected where none ever is.
+pub(super) fn check_ejection(table: &mut Table<'_>, eject: &Eject, before: &Before) {
+    let Eject { time, max_time, .. } = eject;
+    if eject.max_percent == 0 && !before.most_ejections {
+        let statuses = table.take("statuses");
+        let statuses = statuses.filter(|field| !field.is_empty_array());
+        let answers = table.take("answers").filter(|field| !field.is_false());
+        for field in statuses.iter().chain(&answers) {
+            let wrong = Wrong::new("no endpoint is ejected, since `max_percent` is 0");
+            field.wrong(wrong.suggest("leave it out, or write `max_percent = 1` or more"));
+        }
+    }
     if time > max_time
         && !before.longest_ejection
         && let Some(field) = table.take("time")
@@ -127,6 +133,7 @@ mod tests {
         };
         let room = "nobody waits where there is no limit; add `concurrent` or `per_endpoint`, or leave it out";
         let eject = "no ejection is longer than `max_time`, which is 300s; make it shorter, or `max_time` longer";
+        let none = "no endpoint is ejected, since `max_percent` is 0; leave it out, or write `max_percent = 1` or more";
         for (text, expected) in [
             (
                 "[defaults]\nretry = { attempts = 1, on = 503, try_timeout = \"1s\" }",
@@ -182,6 +189,13 @@ mod tests {
                 "[service.cart]\neject.time = \"10m\"",
                 vec![format!("2:7 service.cart.eject.time: {eject}")],
             ),
+            (
+                "[defaults]\neject = { max_percent = 0, statuses = \"5xx\", answers = true }",
+                vec![
+                    format!("2:28 defaults.eject.statuses: {none}"),
+                    format!("2:46 defaults.eject.answers: {none}"),
+                ],
+            ),
         ] {
             assert_eq!(errors(&format!("{text}\n{CART}")), expected, "{text}");
         }
@@ -210,6 +224,8 @@ mod tests {
             "[service.cart]\nlimits = { concurrent = 5, wait = \"1h\" }\ntimeout.total = \"1s\"",
             "[defaults]\neject.time = \"10m\"\n[service.cart]\neject.max_time = \"1h\"",
             "[service.cart]\neject.max_time = \"10s\"",
+            "[defaults]\neject = { max_percent = 0, answers = false, statuses = [] }",
+            "[defaults]\neject = { max_percent = 0, answers = true }\n[service.cart]\neject.max_percent = 5",
         ] {
             config(&format!("{text}\n{CART}"));
         }

@@ -88,6 +88,7 @@ fn eject_by_default() -> Eject {
         max_time: Duration::from_secs(300),
         max_percent: 50,
         statuses: Statuses::default(),
+        answers: true,
     }
 }
 
@@ -244,16 +245,16 @@ fn eject(table: &mut Table<'_>, base: Option<&Eject>, before: &Before) -> Option
         Some(_) => {
             let base = base.cloned().unwrap_or_else(eject_by_default);
             Some(table.within("eject", |table| {
-                let time = table.duration("time", base.time);
-                let max_time = table.duration("max_time", base.max_time);
-                moot::check_ejection(table, time, max_time, before);
-                Eject {
+                let eject = Eject {
                     failures: table.count("failures", 1..=1_000, base.failures),
-                    time,
-                    max_time,
+                    time: table.duration("time", base.time),
+                    max_time: table.duration("max_time", base.max_time),
                     max_percent: table.count("max_percent", 0..=100, base.max_percent),
                     statuses: statuses::read(table, "statuses").unwrap_or(base.statuses),
-                }
+                    answers: table.flag("answers", base.answers),
+                };
+                moot::check_ejection(table, &eject, before);
+                eject
             }))
         }
     }

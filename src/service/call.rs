@@ -148,7 +148,7 @@ impl Service {
                     };
                     let mut is_fault = false;
                     let unwanted = |head: &AnswerHead, body: &B| {
-                        is_fault = self.note_head(worker, &line, head, retry.on, began);
+                        is_fault = self.note_head(worker, view, &line, head, retry.on, began);
                         let may_follow = idempotent
                             && retry.on.contains(head.status)
                             && past.asked + 1 < retry.attempts

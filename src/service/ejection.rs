@@ -1,15 +1,20 @@
 //! What becomes of the endpoint of an attempt that failed: it is doubted where it takes no
 //! connection, and ejected where too many attempts in a row have failed, if enough others are
-//! left. (The rule is Envoy's outlier detection by consecutive failures.)
+//! left. (The rule is Envoy's outlier detection by consecutive failures.) So is one that answers
+//! 5xx far more often than its peers.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::header;
 use tokio::time::Instant;
 
-use super::{Endpoint, Line, Service, limits::Seat};
+use super::{
+    Endpoint, Line, Service, View,
+    limits::Seat,
+    outlier::{Count, Peers, Proof, is_ill},
+};
 use crate::{
-    config::{Eject, Statuses},
+    config::Statuses,
     upstream::{
         Failure, FailureKind,
         http1::{AnswerBody, AnswerHead, Witness},
@@ -52,17 +57,26 @@ impl Service {
     pub(super) fn note_head(
         &self,
         worker: usize,
+        view: &View,
         line: &Arc<Line>,
         head: &AnswerHead,
         retry_on: Statuses,
         began: Instant,
     ) -> bool {
-        let is_fault = |rule: &Eject| rule.statuses.contains(head.status);
-        let is_fault = self.policy().eject.as_ref().is_some_and(is_fault);
+        let rule = self.policy().eject.as_ref();
+        let is_fault = rule.is_some_and(|rule| rule.statuses.contains(head.status));
+        self.lane(worker).heard[view.number()].answers.add_one();
+        let life = line.life();
+        let is_ill = is_ill(head.status) && rule.is_some_and(|rule| rule.answers);
+        if is_ill {
+            self.note_ill(worker, view, line, began);
+        } else {
+            life.suspicion().note_well(view.number());
+        }
         if is_fault {
             self.note_fault(worker, line, began);
-        } else {
-            line.life().answered(began);
+        } else if !(is_ill && life.is_ejected_for_answers()) && life.answered(began) {
+            self.expect_relapse(line);
         }
         if retry_on.contains(head.status) {
             self.heed_retry_after(worker, line, head, began);
@@ -89,7 +103,7 @@ impl Service {
                 line.life().ended();
             } else {
                 if line.life().has_broken_off(rule.failures) {
-                    self.eject(worker, line, began, None);
+                    self.eject(worker, line, began, &Cause::BrokenOff);
                 }
                 of = Some(Arc::clone(line));
             }
@@ -115,8 +129,47 @@ impl Service {
         let pause = answer.headers.get(header::RETRY_AFTER);
         let pause = pause.and_then(|pause| pause.to_str().ok()?.trim().parse().ok());
         if let Some(pause) = pause.filter(|pause| *pause > 0) {
-            self.eject(worker, line, began, Some(Duration::from_secs(pause)));
+            let pause = Duration::from_secs(pause);
+            self.eject(worker, line, began, &Cause::RetryAfter(pause));
         }
+    }
+
+    /// Notes an answer, to an attempt that began then, which says that the endpoint is ill.
+    #[cold]
+    fn note_ill(&self, worker: usize, view: &View, line: &Arc<Line>, began: Instant) {
+        self.lane(worker).heard[view.number()].ill.add_one();
+        // Requests that come in the same order again and again may be in step with the endpoints.
+        view.break_step();
+        let life = line.life();
+        if life.is_ejected_for_answers() {
+            self.eject(worker, line, began, &Cause::StillIll);
+            return;
+        }
+        let endpoints = view.snapshot().endpoints.len();
+        if endpoints < 2 {
+            return;
+        }
+        let peers = Peers {
+            all: self.heard(view.number()),
+            endpoints,
+            keyed: view.balance().is_keyed(),
+        };
+        let views = (view.number(), 1 + self.views().len());
+        let proof = life.suspicion().note_ill(views, &peers, Instant::now());
+        if let Some(proof) = proof {
+            self.eject(worker, line, began, &Cause::Answers(proof));
+        }
+    }
+
+    #[cold]
+    fn expect_relapse(&self, line: &Line) {
+        let suspicion = line.life().suspicion();
+        suspicion.expect_relapse(|view| self.heard(view));
+    }
+
+    /// What all endpoints of a view have answered, over all workers.
+    fn heard(&self, view: usize) -> Count {
+        Count::of(self.lanes().map(|lane| &lane.heard[view]))
     }
 
     /// Notes that an endpoint took no connection.
@@ -133,13 +186,12 @@ impl Service {
     fn note_fault(&self, worker: usize, line: &Arc<Line>, began: Instant) {
         let rule = self.policy().eject.as_ref();
         if rule.is_some_and(|rule| line.life().failed(began, rule.failures)) {
-            self.eject(worker, line, began, None);
+            self.eject(worker, line, began, &Cause::Failures);
         }
     }
 
-    /// Ejects an endpoint whose attempt began then, if enough others are left: for as long as it
-    /// asked for, or as the rule says.
-    fn eject(&self, worker: usize, line: &Arc<Line>, began: Instant, pause: Option<Duration>) {
+    /// Ejects an endpoint whose attempt began then, if enough others are left.
+    fn eject(&self, worker: usize, line: &Arc<Line>, began: Instant, cause: &Cause) {
         let Some(rule) = &self.policy().eject else {
             return;
         };
@@ -164,21 +216,64 @@ impl Service {
         let others = ejected.filter(|one| !Arc::ptr_eq(one, endpoint));
         let (with_it, all) = (others.count() + 1, endpoints.len());
         if with_it == all || with_it * 100 > all * rule.max_percent as usize {
-            if pause.is_none() {
+            if cause.pause().is_none() {
                 life.spare();
             }
             return;
         }
-        let length = life.eject(rule, pause, now);
+        let length = life.eject(rule, cause.pause(), now);
+        life.note_why(cause.to_string(), cause.is_answers());
         drop(turn);
         self.lane(worker).ejections.add_one();
         tracing::warn!(
             service = %self.name(),
             endpoint = %endpoint.id().address,
             seconds = length.as_secs(),
-            reason = pause.map_or("attempts in a row have failed", |_| "it said Retry-After"),
+            reason = %cause,
             "an endpoint is ejected"
         );
+    }
+}
+
+/// Why an endpoint is ejected.
+enum Cause {
+    /// Attempts in a row failed.
+    Failures,
+    /// Answers in a row broke off.
+    BrokenOff,
+    /// It answers 5xx far more often than its peers.
+    Answers(Proof),
+    /// It did, and its trial was answered so, too.
+    StillIll,
+    /// It asked for it, for so long.
+    RetryAfter(Duration),
+}
+
+impl Cause {
+    /// For how long, where the rule does not say so.
+    fn pause(&self) -> Option<Duration> {
+        match self {
+            Self::RetryAfter(pause) => Some(*pause),
+            _ => None,
+        }
+    }
+
+    fn is_answers(&self) -> bool {
+        matches!(self, Self::Answers(_) | Self::StillIll)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failures => f.write_str("attempts in a row have failed"),
+            Self::BrokenOff => f.write_str("answers in a row have broken off"),
+            Self::Answers(Proof { own, peers }) => {
+                write!(f, "it answered 5xx {own} times, and its peers {peers}")
+            }
+            Self::StillIll => f.write_str("it still answers 5xx"),
+            Self::RetryAfter(_) => f.write_str("it said Retry-After"),
+        }
     }
 }
 

@@ -15,13 +15,17 @@
 //! ([`Life`]) is kept in atomics, which a request that goes well only reads.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::outlier::Suspicion;
 use crate::config::Eject;
 
 /// What the registry says of an endpoint.
@@ -175,6 +179,11 @@ pub(super) struct Life {
     passed_over: AtomicU64,
     /// When it was ejected, while it is.
     ejected: AtomicU64,
+    /// Whether that was for what it answers: a head is then no proof that it is well.
+    for_answers: AtomicBool,
+    /// Why it was ejected last, for people.
+    why: Mutex<Box<str>>,
+    suspicion: Suspicion,
     /// When that is over, and it may be tried.
     trial: AtomicU64,
     /// Since when it warms up.
@@ -197,8 +206,10 @@ pub(super) struct Life {
 }
 
 /// An ejection, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ejection {
+    /// What it is for.
+    pub reason: Box<str>,
     /// How many there were in close succession, for failures.
     pub times: u32,
     /// Until a request tries the endpoint again; 0 where that time has come.
@@ -212,6 +223,9 @@ impl Life {
             slow_start,
             passed_over: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
+            for_answers: AtomicBool::new(false),
+            why: Mutex::default(),
+            suspicion: Suspicion::default(),
             trial: AtomicU64::new(0),
             warming: AtomicU64::new(0),
             failures: AtomicU32::new(0),
@@ -328,19 +342,21 @@ impl Life {
     }
 
     /// An attempt that began then has the head of an answer as it should be: whoever is tried is
-    /// back, over whatever connection.
+    /// back, over whatever connection. Returns whether that is after an ejection for its answers.
     #[inline]
-    pub(super) fn answered(&self, began: Instant) {
+    pub(super) fn answered(&self, began: Instant) -> bool {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
         if self.is_ejected() {
             if !self.was_ejected_after(began) {
                 self.come_back();
+                return self.for_answers.swap(false, Relaxed);
             }
         } else if self.is_doubted() && self.millis(began) > self.refused_at.load(Relaxed) {
             self.trust();
         }
+        false
     }
 
     /// An answer came to its end.
@@ -396,6 +412,25 @@ impl Life {
     fn forget_failures(&self) {
         self.failures.store(0, Relaxed);
         self.cut.store(0, Relaxed);
+    }
+
+    /// What is held against its answers.
+    pub(super) fn suspicion(&self) -> &Suspicion {
+        &self.suspicion
+    }
+
+    /// Notes for what it was just ejected, and whether that was its answers.
+    pub(super) fn note_why(&self, why: impl Into<Box<str>>, for_answers: bool) {
+        self.for_answers.store(for_answers, Relaxed);
+        *self.why() = why.into();
+    }
+
+    fn why(&self) -> MutexGuard<'_, Box<str>> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_ejected_for_answers(&self) -> bool {
+        self.is_ejected() && self.for_answers.load(Relaxed)
     }
 
     /// Ejects it, for this long or for as long as the rule has it, and returns for how long. The
@@ -454,6 +489,7 @@ impl Life {
     pub(super) fn recovered(&self) {
         self.forget_failures();
         self.ejections.store(0, Relaxed);
+        self.suspicion.forget();
         self.come_back();
     }
 
@@ -486,6 +522,7 @@ impl Life {
         self.is_ejected().then(|| {
             let left = self.passed_over.load(Relaxed);
             Ejection {
+                reason: self.why().clone(),
                 times: self.ejections.load(Relaxed),
                 seconds_left: left.saturating_sub(self.millis(now)) as f64 / 1e3,
             }
@@ -519,6 +556,7 @@ mod tests {
             max_time: Duration::from_secs(100),
             max_percent: 50,
             statuses: crate::config::Statuses::default(),
+            answers: true,
         }
     }
 

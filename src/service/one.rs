@@ -87,7 +87,7 @@ impl Service {
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
             lanes: (0..workers)
-                .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers))))
+                .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers, 1 + views.len()))))
                 .collect(),
             board: Mutex::new(Board::new(
                 workers,

@@ -110,6 +110,15 @@ impl View {
         }
     }
 
+    /// Skips turns, so that requests which come in the same order again and again are no longer in
+    /// step with the endpoints: each of these has its even share of every kind of request.
+    pub(super) fn break_step(&self) {
+        self.balancer.break_step();
+        if let Some(zone) = &self.zone {
+            zone.break_step();
+        }
+    }
+
     /// Picks the endpoint whose turn it is, without a lock, and returns this worker's way to it.
     pub fn pick(
         &self,

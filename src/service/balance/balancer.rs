@@ -115,6 +115,15 @@ impl Balancer {
         }
     }
 
+    /// See [`Turns::break_step`].
+    pub(in crate::service) fn break_step(&self) {
+        match self {
+            Self::RoundRobin(turns) => turns.break_step(),
+            Self::Sticky(_, fallback) => fallback.break_step(),
+            Self::Random | Self::LeastRequest | Self::P2c | Self::PeakEwma | Self::Hash(_) => {}
+        }
+    }
+
     /// The place of the endpoint whose turn it is of those that are wanted; one that is passed over
     /// only where there is no other.
     pub(in crate::service) fn pick(

@@ -28,6 +28,13 @@ impl Turns {
     pub(super) fn next(&self) -> usize {
         self.0.fetch_add(1, Relaxed)
     }
+
+    /// Skips turns at random: requests that come in the same order again and again are not in step
+    /// with the endpoints then.
+    #[cold]
+    pub(super) fn break_step(&self) {
+        self.0.fetch_add(fastrand::usize(..1 << 16), Relaxed);
+    }
 }
 
 /// The one whose turn it is; where that one may not be picked, another, as for a request that it

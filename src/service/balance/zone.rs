@@ -115,6 +115,11 @@ impl Zone {
         }
     }
 
+    /// See [`Turns::break_step`].
+    pub(in crate::service) fn break_step(&self) {
+        self.turns.break_step();
+    }
+
     /// The endpoint whose turn it is, of the other side where nobody on its own can be picked; `None`
     /// where only such can be as are passed over, or nobody.
     pub(in crate::service) fn pick<T>(

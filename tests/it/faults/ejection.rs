@@ -30,7 +30,7 @@ const EJECT: &str = "[defaults]\ntimeout = { response = \"1s\" }\n\
                      eject = { time = \"1s\", statuses = \"5xx\" }\n";
 
 impl Stage {
-    async fn endpoint(&self, address: SocketAddr) -> Value {
+    pub(super) async fn endpoint(&self, address: SocketAddr) -> Value {
         let service = self.proxy.service(SERVICE).await;
         endpoint(&service, address)
     }

@@ -9,6 +9,7 @@ mod drain;
 mod ejection;
 mod file;
 mod flapping_registry;
+mod illness;
 mod instances;
 mod mass_sign_out;
 mod process;

@@ -1,0 +1,165 @@
+//! One instance of four is ill, as the defaults have it: it answers 500, or stands still. What its
+//! clients see of that is counted; and so is that nothing is done where all of them are alike.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use axum::response::IntoResponse as _;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{SERVICE, Stage, let_pass};
+use crate::support::{
+    backend::Backend,
+    eventually,
+    load::{Ledger, Report, process},
+    proxy::endpoints,
+};
+
+/// What may be seen of an instance that answers 500 for ten seconds.
+const SEEN: usize = 15;
+
+/// A backend that answers some requests with 500, by their number, before it does anything.
+async fn failing(
+    stage: &Stage,
+    id: &str,
+    fails: impl Fn(u64) -> bool + Clone + Send + Sync + 'static,
+) -> Backend {
+    let (ledger, count) = (stage.ledger.clone(), Arc::new(AtomicU64::new(0)));
+    let answer = move |request: http::Request<hyper::body::Incoming>| {
+        let ledger = ledger.clone();
+        let fails = fails(count.fetch_add(1, Relaxed));
+        async move {
+            let body = process(request, |id| ledger.note(id)).await;
+            match fails {
+                true => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                false => body.into_response(),
+            }
+        }
+    };
+    let backend = Backend::named(id).answering(answer).start().await;
+    stage.sign_in(backend.address()).await;
+    backend
+}
+
+/// The load for so long, once all are known.
+async fn under_load(stage: &Stage, millis: u64) -> Report {
+    stage.proxy.until_served("/cart/x").await;
+    stage
+        .proxy
+        .until_service(SERVICE, "all four serve", |service| {
+            let serving = endpoints(service).filter(|one| one["state"] == "serving");
+            serving.count() == 4
+        })
+        .await;
+    let load = stage.load().await;
+    let_pass(millis).await;
+    stage.ended(load).await
+}
+
+async fn assert_none_is_avoided(stage: &Stage) {
+    assert_eq!(stage.ejections().await, 0);
+    let service = stage.proxy.service(SERVICE).await;
+    let serving = |endpoint: &Value| endpoint["state"] == "serving";
+    assert!(endpoints(&service).all(serving), "{service}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_of_four_that_answers_500_next_to_nothing_is_seen() {
+    let stage = Stage::embedded().await;
+    let _well = stage.open_some(&["a", "b", "c"]).await;
+    let is_ill = Arc::new(AtomicUsize::new(0));
+    let ill = Arc::clone(&is_ill);
+    let bad = failing(&stage, "bad", move |_| ill.load(Relaxed) == 1).await;
+    stage.until_state(bad.address(), "serving").await;
+    let load = stage.load().await;
+    let_pass(1_000).await;
+    is_ill.store(1, Relaxed);
+    stage.until_state(bad.address(), "ejected").await;
+    let shown = stage.endpoint(bad.address()).await;
+    let reason = shown["ejection"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("it answered 5xx"), "{shown}");
+    let_pass(4_000).await;
+    let report = stage.ended(load).await;
+    report.assert_nothing_twice("one of four answers 500", 1_600);
+    let is_500 = |failure: &str| failure.starts_with("500");
+    let failures = report
+        .failed
+        .iter()
+        .filter_map(|one| one.failure.as_deref());
+    assert!(failures.clone().all(is_500), "{report}");
+    assert!((1..=SEEN).contains(&failures.count()), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_tried_and_still_answers_500_goes_at_once_and_one_that_fails_again_soon() {
+    let stage = Stage::embedded_with("[defaults]\neject = { time = \"1s\" }\n").await;
+    let _well = stage.open_some(&["a", "b", "c"]).await;
+    let failing_from = Arc::new(AtomicU64::new(0));
+    let from = Arc::clone(&failing_from);
+    let bad = failing(&stage, "bad", move |n| n >= from.load(Relaxed)).await;
+    let load = stage.load().await;
+    stage.until_state(bad.address(), "ejected").await;
+    let first = bad.requests();
+    // Its trial is one request.
+    let tried = async || stage.ejections().await;
+    eventually("it is ejected again", tried, |count| *count == 2).await;
+    assert_eq!(bad.requests(), first + 1);
+    let reason = stage.endpoint(bad.address()).await["ejection"]["reason"].clone();
+    assert_eq!(reason, "it still answers 5xx");
+    // The trial is answered well, and what follows is not.
+    let before = bad.requests();
+    failing_from.store(before as u64 + 1, Relaxed);
+    eventually("it is ejected once more", tried, |count| *count == 3).await;
+    let seen = bad.requests() - before;
+    assert!(seen <= 8, "{seen} requests");
+    failing_from.store(u64::MAX, Relaxed);
+    stage.until_state(bad.address(), "serving").await;
+    drop(stage.ended(load).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_four_answer_500_to_a_tenth_none_is_ejected() {
+    let stage = Stage::embedded().await;
+    let mut backends = Vec::new();
+    for id in super::FOUR {
+        backends.push(failing(&stage, id, |_| fastrand::u32(..10) == 0).await);
+    }
+    let report = under_load(&stage, 5_000).await;
+    report.assert_nothing_twice("all answer 500 to a tenth", 1_600);
+    assert!(report.failed.len() > 100, "{report}");
+    assert_none_is_avoided(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_url_is_bad_none_is_ejected_be_it_in_step_with_the_turns() {
+    for every in [4, 10, 20] {
+        let stage = Stage::embedded().await;
+        let ledger = Ledger::default();
+        let mut backends = Vec::new();
+        for id in super::FOUR {
+            let ledger = ledger.clone();
+            let answer = move |request: http::Request<hyper::body::Incoming>| {
+                let number = request.uri().path().rsplit('/').next();
+                let number = number.and_then(|number| number.parse::<u64>().ok());
+                let is_bad = number.is_some_and(|number| number % every == 0);
+                let ledger = ledger.clone();
+                async move {
+                    let body = process(request, |id| ledger.note(id)).await;
+                    match is_bad {
+                        true => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                        false => body.into_response(),
+                    }
+                }
+            };
+            let backend = Backend::named(id).answering(answer).start().await;
+            stage.sign_in(backend.address()).await;
+            backends.push(backend);
+        }
+        let report = under_load(&stage, 3_000).await;
+        assert!(report.failed.len() > 40, "{report}");
+        assert_none_is_avoided(&stage).await;
+    }
+}
