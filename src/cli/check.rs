@@ -63,11 +63,16 @@ fn summary(config: &Config) -> String {
         format!("{count} {}", if count == 1 { one } else { several })
     };
     let registries: Vec<_> = config.registries.keys().map(AsRef::as_ref).collect();
+    let named = match &registries[..] {
+        [] => "no registry".to_owned(),
+        names => {
+            let count = counted(names.len(), "registry", "registries");
+            format!("{count} ({})", names.join(", "))
+        }
+    };
     format!(
-        "no errors; {}, {}, {} ({})",
+        "no errors; {}, {}, {named}",
         counted(config.routes.len(), "route", "routes"),
         counted(config.services.len(), "service", "services"),
-        counted(registries.len(), "registry", "registries"),
-        registries.join(", "),
     )
 }

@@ -51,6 +51,12 @@ pub(super) fn choose(registry: Option<&str>, file: Option<&Path>) -> anyhow::Res
 
 fn named(registry: Option<&str>, config: Config, file: &str) -> anyhow::Result<Chosen> {
     let mut registries = config.registries;
+    if registries.is_empty() {
+        bail!(
+            "{file} has no registry, since all endpoints stand in it: say --registry with a URL \
+             such as consul://127.0.0.1:8500"
+        );
+    }
     let names: Vec<_> = registries.keys().map(|name| name.to_string()).collect();
     let names = names.join(", ");
     let name = registry

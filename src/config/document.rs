@@ -1,6 +1,7 @@
 //! A whole file: its text, its syntax, and the order in which its tables are read.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
@@ -11,7 +12,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Access, Admin, Config, Drain, Log, LogFormat, Report,
+    Access, Admin, Config, Drain, Goal, Log, LogFormat, Report,
     claims::Claims,
     listen,
     reader::Table,
@@ -115,10 +116,8 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         listeners,
         admin,
         snapshot: snapshot::read(top, base),
-        default_registry: default
-            .as_ref()
-            .and_then(|origin| origin.registries().first().cloned()),
-        registries: registries.into_map(),
+        default_registry: None,
+        registries: BTreeMap::new(),
         routes,
         defaults,
         services,
@@ -129,6 +128,17 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         let service = services.entry(name);
         service.or_insert_with(|| config.defaults.clone());
     }
+    let mut services = config.services.values();
+    let is_used = reader == Reader::Client
+        || config
+            .routes
+            .iter()
+            .any(|route| route.goal == Goal::Template)
+        || services.any(|service| !service.origin.is_inline());
+    config.registries = registries.into_map(is_used, &mut claims);
+    let default = default.iter().flat_map(|origin| origin.registries());
+    let mut default = default.filter(|name| config.registries.contains_key(*name));
+    config.default_registry = default.next().cloned();
     config
 }
 
@@ -330,6 +340,31 @@ mod tests {
             error.starts_with("2:1 admin.address: the admin server on 0.0.0.0:9900 is open"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn without_a_registry_of_the_file_there_is_the_embedded_one_if_a_service_is_learnt_there() {
+        let inline = "[service.cart]\nendpoints = [\"10.0.0.1:80\"]\n";
+        let cart = "[[route]]\npath = \"/a\"\nservice = \"cart\"\n";
+        let fallback = "[service.cart]\nendpoints = []\nfallback = \"hat\"\n";
+        for (text, count) in [
+            (format!("{inline}{cart}"), 0),
+            // Its port is free then, and no more than its port.
+            (
+                format!("listen = [{{ address = \"127.0.0.1:8500\" }}]\n{inline}{cart}"),
+                0,
+            ),
+            (format!("{inline}{cart}{ROUTE}"), 1),
+            (format!("{fallback}{cart}"), 1),
+            (cart.to_owned(), 1),
+            (format!("[registry.embedded]\n{inline}{cart}"), 1),
+        ] {
+            let config = config(&text);
+            assert_eq!(config.registries.len(), count, "{text}");
+            assert_eq!(config.default_registry.is_some(), count == 1, "{text}");
+        }
+        let client = Config::parse_for_client(inline, Path::new("")).unwrap();
+        assert_eq!(client.registries.len(), 1);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;
 pub use snapshot::Snapshot;
 pub use statuses::Statuses;
-pub use tls::{ClientTls, EndpointTls};
+pub use tls::{ClientTls, EndpointTls, Pin};
 pub use urlprefix::TagRoute;
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -67,7 +67,7 @@ pub struct Config {
     pub admin: Admin,
     /// Where the last good sets are kept on disk; `None` where they are not.
     pub snapshot: Option<Snapshot>,
-    /// By name; at least one.
+    /// By name; none where the file names none and all instances stand in it.
     pub registries: BTreeMap<Arc<str>, Registry>,
     /// A key of `registries`: the one that is meant where none is named, if there can be no doubt.
     pub default_registry: Option<Arc<str>>,

@@ -455,7 +455,7 @@ mod tests {
             [
                 "2:1 service.cart.tls.key: `certificate` is of no use without `key`; add `key = \"….pem\"`",
                 "2:9 service.cart.tls.server_name: `https://cart:443` is neither a host name nor an IP address; write it without a scheme and a port",
-                "2:69 service.cart.tls.verify: unknown key `verify`; it may be `ca`, `certificate`, `key` or `server_name`",
+                "2:69 service.cart.tls.verify: unknown key `verify`; it may be `ca`, `certificate`, `key`, `pin` or `server_name`",
             ]
         );
     }

@@ -171,7 +171,7 @@ mod tests {
         let mut settings = EndpointTls {
             client: ClientTls {
                 ca: Some(ca),
-                identity: None,
+                ..ClientTls::default()
             },
             server_name: None,
         };

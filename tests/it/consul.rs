@@ -377,7 +377,11 @@ async fn tls_proves_the_agent_to_us_and_us_to_the_agent() {
     };
     consul.register(provider("a", 80)).await;
     let with = |ca: Option<PathBuf>, identity| config::Consul {
-        tls: ClientTls { ca, identity },
+        tls: ClientTls {
+            ca,
+            identity,
+            ..ClientTls::default()
+        },
         ..settings(&format!("https://localhost:{port}"))
     };
     let both = Watched::service(&with(Some(ca.clone()), Some(ours.clone())), "cart");

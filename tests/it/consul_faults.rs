@@ -432,12 +432,12 @@ fn settings_that_cannot_work_are_refused_at_once_and_named() {
     let ca = |path: &std::path::Path| {
         tls(ClientTls {
             ca: Some(path.to_owned()),
-            identity: None,
+            ..ClientTls::default()
         })
     };
     let identity = tls(ClientTls {
-        ca: None,
         identity: Some((empty.clone(), empty.clone())),
+        ..ClientTls::default()
     });
     for (wrong, says) in [
         (

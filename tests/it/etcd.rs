@@ -509,7 +509,11 @@ async fn tls_proves_etcd_to_us_and_us_to_etcd() {
         return;
     };
     let with = |ca, identity| config::Etcd {
-        tls: ClientTls { ca, identity },
+        tls: ClientTls {
+            ca,
+            identity,
+            ..ClientTls::default()
+        },
         ..settings(&etcd.url())
     };
     let ca = Some(authority.ca());

@@ -1,7 +1,7 @@
 //! `[registry.embedded]`: the registry that is built in.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -18,13 +18,32 @@ pub struct Embedded {
     pub token: Option<Secret>,
 }
 
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500);
+const OWNER: &str = "the embedded registry";
+
+impl Embedded {
+    /// Where the file names no registry.
+    pub(super) fn by_default(base: &Path) -> Self {
+        Self {
+            address: ADDRESS,
+            data: base.join("callboard-data"),
+            token: None,
+        }
+    }
+}
+
+/// Takes the address that it has by default.
+pub(super) fn claim(claims: &mut Claims<'_>) {
+    claims.add(ADDRESS, OWNER, None);
+}
+
 pub(super) fn read<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Embedded {
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8500));
+    let default = Embedded::by_default(base);
     Embedded {
-        address: claims.server(table, "the embedded registry", default),
+        address: claims.server(table, OWNER, default.address),
         data: table
             .file("data", base, "\"callboard-data\"")
-            .unwrap_or_else(|| base.join("callboard-data")),
+            .unwrap_or(default.data),
         token: table.secret("token", base),
     }
 }

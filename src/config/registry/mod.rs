@@ -117,6 +117,8 @@ pub struct Expose {
 pub(super) struct Registries {
     /// By name; without settings where its kind is not known.
     named: BTreeMap<Arc<str>, Option<Registry>>,
+    /// Whether the file has none, so that there is the embedded one.
+    is_default: bool,
 }
 
 /// Reads all registries; where there is none, the embedded one with its defaults.
@@ -146,16 +148,17 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
             max_staleness: table.optional("max_staleness", None),
         })
     });
-    if named.is_empty() {
-        let registry = top.within("registry", |table| Registry {
-            kind: RegistryKind::Embedded(embedded::read(table, base, claims)),
+    let is_default = named.is_empty();
+    if is_default {
+        let registry = Registry {
+            kind: RegistryKind::Embedded(Embedded::by_default(base)),
             expose: Expose::default(),
             routes: None,
             max_staleness: None,
-        });
+        };
         named.insert("embedded".into(), Some(registry));
     }
-    Registries { named }
+    Registries { named, is_default }
 }
 
 impl Registries {
@@ -203,8 +206,19 @@ impl Registries {
         named.any(|registry| registry.routes.is_some())
     }
 
-    /// Those that could be read.
-    pub(super) fn into_map(self) -> BTreeMap<Arc<str>, Registry> {
+    /// Those that could be read. One that the file does not name is left out where no service is
+    /// learnt there, so that its port stays free; where one is, the port is taken.
+    pub(super) fn into_map(
+        self,
+        is_used: bool,
+        claims: &mut Claims<'_>,
+    ) -> BTreeMap<Arc<str>, Registry> {
+        if self.is_default && !is_used {
+            return BTreeMap::new();
+        }
+        if self.is_default {
+            embedded::claim(claims);
+        }
         let read = |(name, registry)| Some((name, registry?));
         self.named.into_iter().filter_map(read).collect()
     }

@@ -4,17 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::{
     connection::{Connection, User},
     fault::Failure,
+    member::Member,
     watch::Link,
 };
 use crate::{
-    config::{self, ClientTls},
-    registry::{BuildError, RegistryError, http_api},
-    tls::TlsError,
+    config,
+    registry::{BuildError, RegistryError},
+    tls::client_config,
 };
 
 /// No connection is made sooner after another: for so long, one who has tried has tried for all.
@@ -25,8 +25,8 @@ const TRIED: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Client {
     user: Arc<User>,
-    /// At least one, each with its URL.
-    members: Vec<(String, Endpoint)>,
+    /// At least one.
+    members: Vec<Member>,
     state: Mutex<State>,
 }
 
@@ -45,28 +45,21 @@ struct State {
 impl Client {
     /// Reads the TLS files, and connects to nothing yet.
     pub(crate) fn new(registry: &str, settings: &config::Etcd) -> Result<Self, BuildError> {
-        let https = |address: &String| address.starts_with("https://");
-        // What is wrong with a file is said here as it is of every other registry's.
-        let _ = http_api::client(
-            registry,
-            settings.addresses.iter().any(https),
-            &settings.tls,
-        )?;
-        let tls = tls(registry, &settings.tls)?;
-        let member = |address: &String| {
-            let endpoint = endpoint(registry, address, &tls)?;
-            Ok((address.clone(), endpoint))
-        };
+        let addresses = &settings.addresses;
+        let mut any = addresses.iter();
+        let tls = any.any(|address| address.starts_with("https://"));
+        let tls = tls.then(|| client_config(&settings.tls)).transpose();
+        let tls = tls.map_err(|error| BuildError::Tls {
+            registry: registry.to_owned(),
+            error,
+        })?;
+        let member = |address: &String| Member::new(registry, address, tls.as_ref());
         Ok(Self {
             user: Arc::new(User {
                 registry: registry.to_owned(),
                 credentials: settings.credentials.clone(),
             }),
-            members: settings
-                .addresses
-                .iter()
-                .map(member)
-                .collect::<Result<_, _>>()?,
+            members: addresses.iter().map(member).collect::<Result<_, _>>()?,
             state: Mutex::default(),
         })
     }
@@ -102,8 +95,8 @@ impl Client {
     }
 
     async fn try_next(&self, state: &mut State) -> Option<Arc<Link>> {
-        let (member, endpoint) = &self.members[state.next % self.members.len()];
-        let opened = Connection::open(&self.user, member, endpoint).await;
+        let member = &self.members[state.next % self.members.len()];
+        let opened = Connection::open(&self.user, member).await;
         state.tried = Some(Instant::now());
         match opened {
             Ok(connection) => {
@@ -112,50 +105,9 @@ impl Client {
             }
             Err(fault) => {
                 state.next += 1;
-                state.failure.0.push((member.clone(), fault));
+                state.failure.0.push((member.address.clone(), fault));
                 None
             }
         }
     }
-}
-
-fn endpoint(registry: &str, address: &str, tls: &ClientTlsConfig) -> Result<Endpoint, BuildError> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .and_then(|endpoint| endpoint.user_agent(concat!("callboard/", env!("CARGO_PKG_VERSION"))))
-        .map_err(|_| BuildError::Address {
-            registry: registry.to_owned(),
-            address: address.to_owned(),
-        })?
-        // Finds a machine that is gone where nothing is asked for a while.
-        .tcp_keepalive(Some(Duration::from_secs(15)));
-    if !address.starts_with("https://") {
-        return Ok(endpoint);
-    }
-    endpoint
-        .tls_config(tls.clone())
-        .map_err(|error| BuildError::Unsuited {
-            registry: registry.to_owned(),
-            reason: format!("its `tls` cannot be used: {error:?}"),
-        })
-}
-
-fn tls(registry: &str, tls: &ClientTls) -> Result<ClientTlsConfig, BuildError> {
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|source| BuildError::Tls {
-            registry: registry.to_owned(),
-            error: TlsError::Read {
-                path: path.to_owned(),
-                source,
-            },
-        })
-    };
-    let mut client = ClientTlsConfig::new();
-    client = match &tls.ca {
-        Some(ca) => client.ca_certificate(Certificate::from_pem(read(ca)?)),
-        None => client.with_native_roots(),
-    };
-    if let Some((chain, key)) = &tls.identity {
-        client = client.identity(Identity::from_pem(read(chain)?, read(key)?));
-    }
-    Ok(client)
 }

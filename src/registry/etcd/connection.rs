@@ -17,13 +17,14 @@ use tonic::{
     Request, Response, Streaming,
     client::Grpc,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 use tonic_prost::ProstCodec;
 
 use super::{
     fault::{Failure, Fault},
     keys::Keys,
+    member::Member,
     message::{
         AuthenticateRequest, AuthenticateResponse, Header, KeyValue, RangeRequest, RangeResponse,
     },
@@ -79,18 +80,14 @@ pub(crate) struct Read {
 
 impl Connection {
     /// Connects, and shows who we are.
-    pub(super) async fn open(
-        user: &Arc<User>,
-        member: &str,
-        endpoint: &Endpoint,
-    ) -> Result<Self, Fault> {
-        let channel = timeout(CONNECT, endpoint.connect())
+    pub(super) async fn open(user: &Arc<User>, member: &Member) -> Result<Self, Fault> {
+        let channel = timeout(CONNECT, member.connect())
             .await
             .map_err(|_| Fault::Silent(CONNECT))?
             .map_err(|error| Fault::connection(&error))?;
         let connection = Self {
             user: Arc::clone(user),
-            member: member.to_owned(),
+            member: member.address.clone(),
             channel,
             token: Mutex::default(),
             answered: AtomicBool::default(),

@@ -9,6 +9,7 @@ mod connection;
 mod fault;
 pub(super) mod gather;
 pub(crate) mod keys;
+mod member;
 pub(crate) mod message;
 mod watch;
 

@@ -5,9 +5,10 @@ use std::{
     process::Command,
 };
 
+use callboard::config::Pin;
 use http::{Method, StatusCode};
-use rcgen::date_time_ymd;
-use rustls::ProtocolVersion;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+use rustls::{ProtocolVersion, server::ParsedCertificate};
 use serde_json::{Value, json};
 
 use super::{CA, DEFAULTS, authority, proxy, register, serve};
@@ -312,6 +313,69 @@ async fn who_is_another_is_sent_nothing_and_the_log_says_why() {
         }
     }
     assert!(backends.iter().all(|(backend, _)| backend.requests() == 0));
+}
+
+/// A certificate as `openssl req -x509` makes it, an authority's and for no host, with its key.
+fn self_signed(folder: &Path, name: &str) -> (Identity, Pin) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    let file = |kind| folder.join(format!("{name}-{kind}.pem"));
+    std::fs::write(file("certificate"), certificate.pem()).unwrap();
+    std::fs::write(file("key"), key.serialize_pem()).unwrap();
+    let parsed = ParsedCertificate::try_from(certificate.der()).unwrap();
+    let pin = Pin::of_key(&parsed.subject_public_key_info());
+    ((file("certificate"), file("key")), pin)
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_named_itself_is_believed_and_so_is_a_key() {
+    let (folder, authority) = authority();
+    let (own, pin) = self_signed(folder.path(), "own");
+    let (_, other) = self_signed(folder.path(), "other");
+    let signed = authority.issue("signed");
+    let named = "ca = \"own-certificate.pem\"".to_owned();
+    let pinned = |pin: &Pin| format!("pin = [\"{pin}\"]");
+    let both = |pin: &Pin| format!("{CA}, {}", pinned(pin));
+    let [wrong_key, wrong_ca] = ["its key is sha256/", "it is an authority's own"].map(Some);
+    let mut started = Vec::new();
+    let mut services = DEFAULTS.to_owned();
+    for (name, identity, tls, refused) in [
+        ("named", &own, named.clone(), None),
+        (
+            "elsewhere",
+            &own,
+            format!("{named}, server_name = \"x.internal\""),
+            None,
+        ),
+        ("another", &own, CA.to_owned(), wrong_ca),
+        ("pinned", &own, pinned(&pin), None),
+        ("mispinned", &own, pinned(&other), wrong_key),
+        // An authority and a pin are both asked for.
+        ("half", &own, both(&pin), wrong_ca),
+        ("signed", &signed, both(&other), wrong_key),
+    ] {
+        let (backend, front) = behind(identity).await;
+        services += &format!("[service.{name}]\ntls = {{ {tls} }}\n");
+        started.push((name, backend, front, refused));
+    }
+    let proxy = Running::start(folder.path(), &services, |_| {});
+    for (name, _, front, _) in &started {
+        proxy.register(name, front.address()).await;
+    }
+    for (name, backend, _, refused) in started {
+        let status = proxy.ask(&Method::GET, name).await;
+        let Some(why) = refused else {
+            assert_eq!(status, StatusCode::OK, "{name}");
+            continue;
+        };
+        assert_eq!(status, StatusCode::BAD_GATEWAY, "{name}");
+        let logged = async || proxy.unanswered(name);
+        let attempts = eventually("it is logged", logged, |lines| !lines.is_empty()).await;
+        assert!(attempts[0].contains(why), "{name}: {attempts:?}");
+        assert_eq!(backend.requests(), 0, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! TLS of a client of ours, from its files: whom it believes, and as whom it comes. Knows nothing of
 //! whom it calls.
 
+mod trust;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -9,11 +11,13 @@ use std::{
 
 use rustls::{
     ClientConfig, Error, RootCertStore,
-    crypto::aws_lc_rs,
+    client::WebPkiServerVerifier,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
 use crate::config::ClientTls;
+use trust::Trust;
 
 /// Why a `tls` of the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,20 +51,19 @@ pub enum TlsError {
     NoAuthorities,
 }
 
-/// What a client of ours with these settings needs; where they name no authority, the system's are
-/// believed.
+/// What a client of ours with these settings needs; where they name no authority and no key, the
+/// system's authorities are believed.
 ///
 /// # Errors
 /// Where a file cannot be used, or the system's authorities are wanted and there are none.
 pub fn client_config(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
-    let authorities = match &settings.ca {
-        Some(path) => authorities_in(path)?,
-        None => authorities_of_the_system()?,
-    };
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let trust = Arc::new(trust(settings, Arc::clone(&provider))?);
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for them")
-        .with_root_certificates(authorities);
+        .dangerous()
+        .with_custom_certificate_verifier(trust);
     Ok(match &settings.identity {
         None => config.with_no_client_auth(),
         Some((chain, key)) => {
@@ -75,10 +78,36 @@ pub fn client_config(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
     })
 }
 
-fn authorities_in(path: &Path) -> Result<RootCertStore, TlsError> {
+fn trust(settings: &ClientTls, provider: Arc<CryptoProvider>) -> Result<Trust, TlsError> {
+    let named = match &settings.ca {
+        Some(path) => certificates_in(path)?,
+        None => Vec::new(),
+    };
+    let authorities = match &settings.ca {
+        Some(path) => Some(authorities_among(&named, path)?),
+        None if settings.pins.is_empty() => Some(authorities_of_the_system()?),
+        None => None,
+    };
+    let verifier = |authorities| {
+        WebPkiServerVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
+            .build()
+            .expect("there is an authority, and no list of revoked certificates")
+    };
+    Ok(Trust {
+        authorities: authorities.map(verifier),
+        named,
+        pins: settings.pins.clone(),
+        provider,
+    })
+}
+
+fn authorities_among(
+    certificates: &[CertificateDer<'static>],
+    path: &Path,
+) -> Result<RootCertStore, TlsError> {
     let mut authorities = RootCertStore::empty();
-    for certificate in certificates_in(path)? {
-        let added = authorities.add(certificate);
+    for certificate in certificates {
+        let added = authorities.add(certificate.clone());
         added.map_err(|_| no_pem(path, "certificate"))?;
     }
     Ok(authorities)

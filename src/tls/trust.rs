@@ -1,0 +1,120 @@
+//! Whom a client of ours believes: whoever an authority vouches for, whoever shows a certificate
+//! that is named itself, or whoever has a key that is.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+
+use crate::config::Pin;
+
+/// Whom to believe.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// Whose signatures count; `None` where the pins alone do.
+    pub(super) authorities: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates that stand in `tls.ca`. Who shows one of them byte for byte, and has its key, is
+    /// who was meant, whether it is an authority's, whomever it is for and however old.
+    pub(super) named: Vec<CertificateDer<'static>>,
+    /// Where not empty, one of these must be the certificate's key.
+    pub(super) pins: Vec<Pin>,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if !self.pins.is_empty() {
+            let key = ParsedCertificate::try_from(shown)?.subject_public_key_info();
+            let pin = Pin::of_key(&key);
+            if !self.pins.contains(&pin) {
+                return Err(refused(Why::Key(pin)));
+            }
+        }
+        if self.named.iter().any(|named| **named == **shown) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let Some(authorities) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verified = authorities.verify_server_cert(shown, intermediates, name, ocsp, now);
+        verified.map_err(|error| match &error {
+            Error::InvalidCertificate(CertificateError::Other(other))
+                if other.to_string().contains("CaUsedAsEndEntity") =>
+            {
+                refused(Why::Authority)
+            }
+            _ => error,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, shown, signed, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, shown, signed, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let known = &self.provider.signature_verification_algorithms;
+        known.supported_schemes()
+    }
+}
+
+/// What is wrong with a certificate that authorities have no word for.
+enum Why {
+    Authority,
+    Key(Pin),
+}
+
+fn refused(why: Why) -> Error {
+    CertificateError::Other(OtherError(Arc::new(why))).into()
+}
+
+impl StdError for Why {}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Authority => f.write_str(
+                "it is an authority's own, such as `openssl req -x509` makes, and not one of \
+                 tls.ca: name this very one there, or its key in tls.pin",
+            ),
+            Self::Key(pin) => write!(f, "its key is {pin}, which is none of tls.pin"),
+        }
+    }
+}
+
+/// `rustls` shows the causes that it does not know so.
+impl fmt::Debug for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
