@@ -80,14 +80,16 @@ impl App {
         let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
         let mut registry_address = None;
         for (name, registry) in &config.registries {
-            let mut kind = registry.kind.clone();
-            if let RegistryKind::Embedded(settings) = &mut kind {
+            let opened = if let RegistryKind::Embedded(settings) = &registry.kind {
                 let server = embedded::Server::bind(settings).await?;
-                settings.address = server.address();
                 registry_address = Some(server.address());
+                let reader = server.reader();
                 tasks.push(tokio::spawn(server.run(ending.clone())));
-            }
-            registries.insert(Arc::clone(name), registry::open(name, &kind)?);
+                reader
+            } else {
+                registry::open(name, &registry.kind)?
+            };
+            registries.insert(Arc::clone(name), opened);
         }
 
         let snapshot = store(&config);

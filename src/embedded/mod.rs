@@ -1,6 +1,7 @@
 //! The registry built in: one node that speaks the Consul HTTP API (`/v1/agent`, `/v1/catalog`,
 //! `/v1/health`), runs its providers' checks and keeps its state on disk. For one machine,
-//! development and tests. Knows nothing of the proxy, which reads it over HTTP as it would Consul.
+//! development and tests. The proxy of this process reads it in place (`reader`), and every other
+//! over HTTP, as it would Consul. Knows nothing of the proxy.
 
 mod api;
 mod blocking;
@@ -11,6 +12,7 @@ mod fields;
 mod guard;
 mod journal;
 mod model;
+mod reader;
 mod render;
 mod state;
 mod store;
@@ -23,17 +25,20 @@ use std::{
     sync::Arc,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, gate::Gate, serve::serve};
+use crate::{config, gate::Gate, registry::Registry, serve::serve};
 use api::Context;
 use journal::{Journal, OpenError};
+use reader::Reader;
 use render::Node;
 use store::Store;
 
-/// Connections at once. A watcher holds one for as long as it waits.
+/// Connections at once.
 const CONNECTIONS: usize = 8192;
+/// Those of them on which a watcher may wait for a change: others can always register and ask.
+const WAITS: usize = CONNECTIONS - 1024;
 
 /// A registry that has its address and its state, and serves nobody yet.
 #[derive(Debug)]
@@ -102,6 +107,7 @@ impl Server {
             node,
             gate: Gate::new(address, token),
             address,
+            waits: Semaphore::new(WAITS),
         };
         Ok(Self {
             listener,
@@ -113,6 +119,12 @@ impl Server {
     /// Where it listens, with the port that it got.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Reads it in this process, over no connection.
+    pub fn reader(&self) -> Arc<dyn Registry> {
+        let Context { store, node, .. } = &*self.context;
+        Arc::new(Reader::new(Arc::clone(store), node.clone()))
     }
 
     /// Serves until `shutdown`. Then blocking queries answer, other requests have a second to

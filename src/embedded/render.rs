@@ -71,6 +71,15 @@ impl Node {
         self.address
     }
 
+    /// What every instance has in its metadata, as a reader of the HTTP API puts it there.
+    pub(super) fn meta_of_instances(&self) -> BTreeMap<String, String> {
+        let own = self.meta.iter().map(|(key, value)| (*key, *value));
+        let datacenter = ("consul-datacenter", self.datacenter);
+        own.chain([datacenter])
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
     /// Whether the node's metadata has this pair.
     pub(super) fn has_meta(&self, key: &str, value: &str) -> bool {
         self.meta.get(key) == Some(&value)

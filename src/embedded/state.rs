@@ -55,6 +55,14 @@ pub(super) struct Entry {
     pub(super) checks: BTreeMap<String, Arc<Indexed<Check>>>,
 }
 
+impl Entry {
+    /// Whether its instance has this tag; tags are compared without case.
+    pub(super) fn has_tag(&self, tag: &str) -> bool {
+        let same = |held: &String| held.to_lowercase() == tag.to_lowercase();
+        self.service.tags.iter().any(same)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Name {
     index: u64,
@@ -77,6 +85,8 @@ pub(super) struct State {
     /// Every check's id, and the service it belongs to.
     owners: HashMap<String, Option<String>>,
     names: HashMap<String, Name>,
+    /// How many of them have an instance.
+    named: usize,
 }
 
 impl State {
@@ -208,7 +218,11 @@ impl State {
         let id = service.id.clone();
         let before = self.services.remove(&id);
         let told = |service: &Service| (service.name.clone(), service.tags.clone());
-        if before.as_ref().map(|entry| told(&entry.service)) != Some(told(&service)) {
+        let is_as_before = before
+            .as_ref()
+            .is_some_and(|entry| told(&entry.service) == told(&service));
+        let gone = before.iter().map(|entry| &**entry.service);
+        if !is_as_before && gone.chain([&*service]).any(|one| !self.others_list(one)) {
             touched.insert(Topic::Catalog);
         }
         let mut checks = BTreeMap::new();
@@ -218,7 +232,9 @@ impl State {
         }
         let name = service.name.to_lowercase();
         touched.insert(Topic::Name(name.clone()));
-        self.names.entry(name).or_default().ids.insert(id.clone());
+        let ids = &mut self.names.entry(name).or_default().ids;
+        self.named += usize::from(ids.is_empty());
+        ids.insert(id.clone());
         let service = Arc::new(service);
         self.services.insert(id, Entry { service, checks });
     }
@@ -228,7 +244,9 @@ impl State {
             return;
         };
         self.unname(&entry.service, touched);
-        touched.insert(Topic::Catalog);
+        if !self.others_list(&entry.service) {
+            touched.insert(Topic::Catalog);
+        }
         if !entry.checks.is_empty() {
             touched.insert(Topic::Checks);
         }
@@ -237,13 +255,22 @@ impl State {
         }
     }
 
+    /// Whether the catalog says of the other instances' name and tags what this one adds to it.
+    fn others_list(&self, service: &Service) -> bool {
+        let is_other =
+            |entry: &&Entry| entry.service.id != service.id && entry.service.name == service.name;
+        let others = || self.named(&service.name).filter(is_other);
+        let mut tags = service.tags.iter();
+        others().next().is_some()
+            && tags.all(|tag| others().any(|entry| entry.service.tags.contains(tag)))
+    }
+
     fn unname(&mut self, service: &Service, touched: &mut BTreeSet<Topic>) {
         let name = service.name.to_lowercase();
-        self.names
-            .entry(name.clone())
-            .or_default()
-            .ids
-            .remove(&service.id);
+        let ids = &mut self.names.entry(name.clone()).or_default().ids;
+        if ids.remove(&service.id) && ids.is_empty() {
+            self.named -= 1;
+        }
         touched.insert(Topic::Name(name));
     }
 
@@ -321,9 +348,8 @@ impl State {
     }
 
     fn forget_names(&mut self) {
-        let without = |name: &Name| name.ids.is_empty();
-        if self.names.values().filter(|name| without(name)).count() > REMEMBERED_NAMES {
-            self.names.retain(|_, name| !without(name));
+        if self.names.len() - self.named > REMEMBERED_NAMES {
+            self.names.retain(|_, name| !name.ids.is_empty());
             self.floor = self.index;
         }
     }

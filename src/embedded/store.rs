@@ -126,7 +126,7 @@ impl Store {
     }
 
     /// From now on every change of the topic is noticed.
-    pub(super) fn watch(&self, topic: &Topic) -> Watch<'_> {
+    pub(super) fn watch(&self, topic: &Topic) -> Watch {
         self.waiting.watch(topic)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::watch;
@@ -11,14 +11,16 @@ use super::state::Topic;
 
 /// Everybody who waits. A topic is here for as long as somebody does.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Mutex<HashMap<Topic, watch::Sender<()>>>);
+pub(super) struct Waiting(Arc<Mutex<Topics>>);
+
+type Topics = HashMap<Topic, watch::Sender<()>>;
 
 impl Waiting {
     /// From now on every change of the topic is noticed.
-    pub(super) fn watch(&self, topic: &Topic) -> Watch<'_> {
+    pub(super) fn watch(&self, topic: &Topic) -> Watch {
         let changes = self.lock().entry(topic.clone()).or_default().subscribe();
         Watch {
-            waiting: self,
+            waiting: Self(Arc::clone(&self.0)),
             topic: topic.clone(),
             changes,
         }
@@ -32,19 +34,19 @@ impl Waiting {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Topic, watch::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, Topics> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Notices a topic's changes for as long as it lives.
-pub(super) struct Watch<'a> {
-    waiting: &'a Waiting,
+pub(super) struct Watch {
+    waiting: Waiting,
     topic: Topic,
     changes: watch::Receiver<()>,
 }
 
-impl Watch<'_> {
+impl Watch {
     /// Waits for a change since the last one that was noticed, or since the watch began.
     pub(super) async fn changed(&mut self) {
         self.changes
@@ -54,7 +56,7 @@ impl Watch<'_> {
     }
 }
 
-impl Drop for Watch<'_> {
+impl Drop for Watch {
     fn drop(&mut self) {
         let mut waiting = self.waiting.lock();
         let last = |sender: &watch::Sender<()>| sender.receiver_count() == 1;

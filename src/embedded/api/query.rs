@@ -6,6 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::request::{Failure, Params};
 use crate::{
@@ -25,6 +26,8 @@ pub(in crate::embedded) struct Context {
     pub(in crate::embedded) node: Node,
     pub(in crate::embedded) gate: Gate,
     pub(in crate::embedded) address: SocketAddr,
+    /// One for each query that may wait at once.
+    pub(in crate::embedded) waits: Semaphore,
 }
 
 /// What a catalog or health query found, and the headers that say when.
@@ -53,6 +56,11 @@ pub(super) async fn find<T>(
         // An index above the server's is from another life of its state: there is nothing to wait
         // for, and the answer's lower index tells the client so.
         let passed = |state: &State| state.index_of(topic) > index || index > state.index();
+        // The rest of the connections is for those who register, and for probes.
+        let _waits = context.waits.try_acquire().map_err(|_| {
+            let text = "Too many queries wait for a change already".to_owned();
+            (StatusCode::TOO_MANY_REQUESTS, text)
+        })?;
         blocking::until(&context.store, topic, wait, passed).await;
     }
     let (index, content) = context
@@ -81,12 +89,9 @@ impl<T> Found<T> {
     }
 }
 
-/// Whether the instance has every tag that is asked for; tags are compared without case.
+/// Whether the instance has every tag that is asked for.
 pub(super) fn tagged(entry: &Entry, params: &Params) -> bool {
-    params.all("tag").all(|tag| {
-        let same = |held: &String| held.to_lowercase() == tag.to_lowercase();
-        entry.service.tags.iter().any(same)
-    })
+    params.all("tag").all(|tag| entry.has_tag(tag))
 }
 
 /// Whether the node has the metadata that is asked for.
