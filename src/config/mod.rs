@@ -456,6 +456,8 @@ pub struct Eject {
     pub statuses: Statuses,
     /// Whether one is ejected that answers 5xx far more often than its peers.
     pub answers: bool,
+    /// Whether one is doubted that is silent while its peers answer.
+    pub silence: bool,
 }
 
 /// `timeout`

@@ -89,6 +89,7 @@ fn eject_by_default() -> Eject {
         max_percent: 50,
         statuses: Statuses::default(),
         answers: true,
+        silence: true,
     }
 }
 
@@ -252,6 +253,7 @@ fn eject(table: &mut Table<'_>, base: Option<&Eject>, before: &Before) -> Option
                     max_percent: table.count("max_percent", 0..=100, base.max_percent),
                     statuses: statuses::read(table, "statuses").unwrap_or(base.statuses),
                     answers: table.flag("answers", base.answers),
+                    silence: table.flag("silence", base.silence),
                 };
                 moot::check_ejection(table, &eject, before);
                 eject

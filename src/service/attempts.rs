@@ -44,7 +44,7 @@ pub(super) struct Past {
 
 impl Past {
     pub(super) fn note(&mut self, line: Arc<Line>, failure: Failure, began: Instant) {
-        line.pool().failures.add_one();
+        line.pool().note_failure(&failure.kind);
         let unasked = matches!(
             failure.kind,
             FailureKind::Connect(_) | FailureKind::Handshake(_) | FailureKind::Removed

@@ -24,6 +24,8 @@ pub struct Lane {
     pub budget_refused: Counter,
     /// Endpoints that were ejected.
     pub ejections: Counter,
+    /// Endpoints that were doubted for their silence.
+    pub silences: Counter,
     /// Requests that there was no room for, by the reason.
     pub shed: [Counter; Shed::ALL.len()],
     /// Requests answered by the proxy itself because no attempt brought an answer.
@@ -49,6 +51,7 @@ impl Lane {
             retries: Counter::default(),
             budget_refused: Counter::default(),
             ejections: Counter::default(),
+            silences: Counter::default(),
             shed: Default::default(),
             failed: Counter::default(),
             fallbacks: Counter::default(),

@@ -98,7 +98,8 @@ pub enum EndpointState {
     Serving,
     /// It is new, or back, and has a growing part of its share (`slow_start`).
     Warming,
-    /// Its last connect failed: it is picked only where there is no other, and tried now and then.
+    /// Its last connect failed, or it is silent while others answer: it is picked only where there is
+    /// no other, and tried now and then.
     Doubted,
     /// Too many attempts in a row have failed: as if doubted, and for longer.
     Ejected,
@@ -175,6 +176,10 @@ const LEAST_WARMTH: f64 = 0.1;
 pub(super) struct Life {
     epoch: Instant,
     slow_start: Option<Duration>,
+    /// Since when it is doubted for its silence, while it is.
+    silent: AtomicU64,
+    /// How often it was tried since.
+    tries: AtomicU32,
     /// Until when it is passed over while there are others.
     passed_over: AtomicU64,
     /// When it was ejected, while it is.
@@ -216,11 +221,22 @@ pub struct Ejection {
     pub seconds_left: f64,
 }
 
+/// A doubt, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Doubt {
+    /// What it is for.
+    pub reason: &'static str,
+    /// Until a request tries the endpoint again; 0 where that time has come.
+    pub seconds_left: f64,
+}
+
 impl Life {
     pub(super) fn new(slow_start: Option<Duration>) -> Self {
         Self {
             epoch: Instant::now(),
             slow_start,
+            silent: AtomicU64::new(0),
+            tries: AtomicU32::new(0),
             passed_over: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
             for_answers: AtomicBool::new(false),
@@ -278,9 +294,13 @@ impl Life {
         } else {
             self.doubt()
         };
-        self.passed_over
-            .compare_exchange(until, self.millis(now + next), Relaxed, Relaxed)
-            .is_err()
+        let after = self.millis(now + next);
+        let passed_over = &self.passed_over;
+        let is_tried = passed_over.compare_exchange(until, after, Relaxed, Relaxed);
+        if is_tried.is_ok() && self.is_silent() {
+            self.tries.fetch_add(1, Relaxed);
+        }
+        is_tried.is_err()
     }
 
     /// Whether a request should leave it to others for its being new.
@@ -304,17 +324,41 @@ impl Life {
         (warmth < 1.0).then(|| warmth.max(LEAST_WARMTH))
     }
 
-    /// A connection stands: it is not doubted any more.
+    /// A connection stands: it is not doubted any more. (Where it is silent that says nothing: the
+    /// system takes connections for it.)
     #[inline]
     pub(super) fn connected(&self) {
-        if self.is_doubted() {
+        if self.is_doubted() && !self.is_silent() {
             self.trust();
         }
+    }
+
+    /// It has fallen silent: it is doubted until it answers. Returns whether that is news.
+    #[cold]
+    pub(super) fn fall_silent(&self, now: Instant) -> bool {
+        let at = self.millis(now);
+        let is_news = self.silent.compare_exchange(0, at, Relaxed, Relaxed);
+        if is_news.is_ok() {
+            self.tries.store(1, Relaxed);
+            let until = self.millis(now + DOUBT_FIRST);
+            self.passed_over.store(until, Relaxed);
+        }
+        is_news.is_ok()
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Relaxed) != 0
+    }
+
+    /// Whether it is doubted or ejected, be it tried at this moment.
+    pub(super) fn is_avoided_already(&self) -> bool {
+        self.passed_over.load(Relaxed) != 0
     }
 
     #[cold]
     fn trust(&self) {
         self.refused.store(0, Relaxed);
+        self.silent.store(0, Relaxed);
         self.passed_over.store(0, Relaxed);
     }
 
@@ -353,7 +397,9 @@ impl Life {
                 self.come_back();
                 return self.for_answers.swap(false, Relaxed);
             }
-        } else if self.is_doubted() && self.millis(began) > self.refused_at.load(Relaxed) {
+        } else if self.is_doubted()
+            && (self.is_silent() || self.millis(began) > self.refused_at.load(Relaxed))
+        {
             self.trust();
         }
         false
@@ -481,6 +527,7 @@ impl Life {
         self.returned.store(self.millis(now), Relaxed);
         self.ejected.store(0, Relaxed);
         self.refused.store(0, Relaxed);
+        self.silent.store(0, Relaxed);
         self.passed_over.store(0, Relaxed);
         self.warm_up(now);
     }
@@ -529,13 +576,29 @@ impl Life {
         })
     }
 
+    /// The doubt that it is in.
+    pub(super) fn doubted(&self, now: Instant) -> Option<Doubt> {
+        let (until, at) = (self.passed_over.load(Relaxed), self.millis(now));
+        let silent = self.silent.load(Relaxed);
+        self.is_doubted().then(|| Doubt {
+            reason: match silent {
+                0 => "it takes no connection",
+                _ => "it answers nothing, and its peers do",
+            },
+            seconds_left: until.saturating_sub(at) as f64 / 1e3,
+        })
+    }
+
     fn millis(&self, at: Instant) -> u64 {
         1 + at.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
     fn doubt(&self) -> Duration {
-        let refused = self.refused.load(Relaxed).clamp(1, 16);
-        (DOUBT_FIRST * 2u32.pow(refused - 1)).min(DOUBT_LONGEST)
+        let times = match self.is_silent() {
+            true => 1 + self.tries.load(Relaxed),
+            false => self.refused.load(Relaxed),
+        };
+        (DOUBT_FIRST * 2u32.pow(times.clamp(1, 16) - 1)).min(DOUBT_LONGEST)
     }
 }
 
@@ -557,6 +620,7 @@ mod tests {
             max_percent: 50,
             statuses: crate::config::Statuses::default(),
             answers: true,
+            silence: true,
         }
     }
 

@@ -27,7 +27,14 @@ impl Service {
     ) -> Result<Option<(Option<Seat>, Arc<Line>)>, Shed> {
         let tally = &self.lane(worker).tally;
         let Some(limits) = self.limits() else {
-            return Ok(view.pick(worker, turn, tally, now).map(|line| (None, line)));
+            let picked = view.pick(worker, turn, tally, now);
+            let line = match picked {
+                Some(line) if self.finds_silent(worker, view, &line, now) => {
+                    view.pick(worker, turn, tally, now)
+                }
+                picked => picked,
+            };
+            return Ok(line.map(|line| (None, line)));
         };
         let untried = Tried::default();
         let pick =
@@ -38,7 +45,12 @@ impl Service {
             .inspect_err(|shed| {
                 self.lane(worker).shed[shed.index()].add_one();
             });
-        Ok(entered?.map(|(seat, line)| (Some(seat), line)))
+        let entered = entered?;
+        if let Some((_, line)) = &entered {
+            // It keeps its seat: the requests after it go elsewhere.
+            self.finds_silent(worker, view, line, now);
+        }
+        Ok(entered.map(|(seat, line)| (Some(seat), line)))
     }
 }
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    BalanceStatus, Checkup, Difference, Ejection, EndpointState, LimitsStatus, PinStatus, Service,
-    View, ZoneStatus, journal::unix_seconds,
+    BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
+    Service, View, ZoneStatus, journal::unix_seconds,
 };
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
@@ -92,6 +92,8 @@ pub struct EndpointStatus {
     pub check: Option<Checkup>,
     /// The ejection that it is in.
     pub ejection: Option<Ejection>,
+    /// The doubt that it is in, where it is not ejected.
+    pub doubt: Option<Doubt>,
     /// Requests that it works on now.
     pub in_flight: u64,
     /// Idle connections to it.
@@ -131,6 +133,7 @@ impl Service {
                     registry: place.standing.as_str(),
                     check: place.checkup.clone(),
                     ejection: place.endpoint.life().ejection(now),
+                    doubt: place.endpoint.life().doubted(now),
                     in_flight: place.endpoint.in_flight(),
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
                     attempts: sum(|pool| pool.attempts.value()),

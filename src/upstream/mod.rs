@@ -8,6 +8,7 @@ pub mod http1;
 mod load;
 mod pool;
 mod probe;
+mod record;
 mod stream;
 mod timer;
 mod tls;
@@ -17,4 +18,7 @@ pub use failure::{Failure, FailureKind, Processed};
 pub use load::{LatencyScale, Load, Noted};
 pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
 pub use probe::{Checked, probe};
+#[cfg(test)]
+pub use record::testing;
+pub use record::{Cause, LatencySum, Quiet, Recorded};
 pub use tls::{Handshake, Protocol, Tls};

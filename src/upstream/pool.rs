@@ -3,16 +3,19 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
+    FailureKind,
     load::Load,
+    record::{LatencySum, Quiet, Record, Recorded},
     stream::{Ask, Stream},
     timer::Timer,
     tls::Handshake,
@@ -43,6 +46,8 @@ pub struct Pool {
     /// is "not".
     cut_at: AtomicU64,
     in_flight: Counter,
+    /// Of an endpoint that was never called there is none.
+    record: OnceLock<Box<Record>>,
     /// Attempts made.
     pub attempts: Counter,
     /// Attempts that failed.
@@ -105,6 +110,7 @@ impl Pool {
             made: Instant::now(),
             cut_at: AtomicU64::new(0),
             in_flight: Counter::default(),
+            record: OnceLock::new(),
             attempts: Counter::default(),
             failures: Counter::default(),
             opened: Counter::default(),
@@ -221,7 +227,60 @@ impl Pool {
         if let Some(load) = &self.load {
             load.enter();
         }
-        InFlight(Arc::clone(self))
+        InFlight {
+            pool: Arc::clone(self),
+            waits_since: None,
+        }
+    }
+
+    /// Counts an attempt that failed, or an answer that broke off.
+    pub fn note_failure(&self, kind: &FailureKind) {
+        self.failures.add_one();
+        self.record().note_failure(kind);
+    }
+
+    /// Adds what was heard over these connections.
+    pub fn add_record(&self, sum: &mut Recorded) {
+        if let Some(record) = self.record.get() {
+            record.add_to(sum);
+        }
+    }
+
+    /// Adds how long answers took lately.
+    pub fn add_latencies(&self, sum: &mut LatencySum) {
+        if let Some(record) = self.record.get() {
+            record.latencies.add_to(sum);
+        }
+    }
+
+    /// Whether requests wait here for so long that it is time to ask why.
+    #[inline]
+    pub fn is_silence_due(&self, now: Instant) -> bool {
+        let record = self.record.get();
+        record.is_some_and(|record| record.silence.is_due(self.age(now)))
+    }
+
+    /// What is known of the endpoint's silence.
+    pub fn quiet(&self, now: Instant) -> Quiet {
+        let record = self.record.get();
+        record.map_or(Quiet::default(), |record| {
+            record.silence.observed(self.age(now))
+        })
+    }
+
+    /// Notes that it was looked at; for the worker whose pool this is.
+    pub fn note_look(&self, now: Instant) {
+        if let Some(record) = self.record.get() {
+            record.silence.note_look(self.age(now));
+        }
+    }
+
+    fn record(&self) -> &Record {
+        self.record.get_or_init(Box::default)
+    }
+
+    fn age(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.made)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -231,20 +290,46 @@ impl Pool {
 
 /// One exchange in flight; it lives until the end of the answer's body.
 #[derive(Debug)]
-pub struct InFlight(Arc<Pool>);
+pub struct InFlight {
+    pool: Arc<Pool>,
+    /// Since when the endpoint has all of the request, and has not answered.
+    waits_since: Option<Instant>,
+}
 
 impl InFlight {
     /// The pool that counts it.
     pub fn pool(&self) -> &Arc<Pool> {
-        &self.0
+        &self.pool
+    }
+
+    /// The endpoint has all of the request since then.
+    #[inline]
+    pub(super) fn note_sent(&mut self, at: Instant) {
+        if self.waits_since.is_none() {
+            self.waits_since = Some(at);
+            let record = self.pool.record();
+            record.silence.note_request(self.pool.age(at));
+        }
+    }
+
+    /// The head of its answer is there.
+    pub(super) fn note_answer(&mut self, status: StatusCode) {
+        let now = Instant::now();
+        let waited = self.waits_since.take();
+        let waited = waited.map(|since| now.saturating_duration_since(since));
+        let record = self.pool.record();
+        record.note_answer(status, waited, self.pool.age(now));
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.sub_one();
-        if let Some(load) = &self.0.load {
+        self.pool.in_flight.sub_one();
+        if let Some(load) = &self.pool.load {
             load.leave();
+        }
+        if self.waits_since.is_some() {
+            self.pool.record().silence.note_loss();
         }
     }
 }

@@ -78,8 +78,15 @@ pub const METRICS: &[Metric] = &[
         "callboard_ejections_total",
         Counter,
         SERVICE,
-        "Endpoints that were ejected after failures in a row, or since they said Retry-After.",
+        "Endpoints that were ejected for failures in a row, for their answers, or by Retry-After.",
         |scrape, samples| per_service(scrape, samples, |lane| &lane.ejections),
+    ),
+    line(
+        "callboard_silences_total",
+        Counter,
+        SERVICE,
+        "Endpoints that were doubted, since they answered nothing while their peers did.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.silences),
     ),
     line(
         "callboard_requests_limited_total",

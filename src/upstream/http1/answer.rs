@@ -96,7 +96,17 @@ where
         to_head_request: bool,
         unwanted: impl FnOnce(&AnswerHead, &B) -> bool,
     ) -> Result<Answer<B>, (Failure, Vec<u8>, B)> {
-        let parsed = poll_fn(|cx| self.poll_head(cx, recycled, to_head_request)).await;
+        let parsed = poll_fn(|cx| {
+            let polled = self.poll_head(cx, recycled, to_head_request);
+            if polled.is_pending() && self.sender.is_done() {
+                self.in_flight.note_sent(self.taken);
+            }
+            polled
+        })
+        .await;
+        if let Ok((head, ..)) = &parsed {
+            self.in_flight.note_answer(head.status);
+        }
         let failure = match parsed {
             Ok((head, ..)) if unwanted(&head, self.sender.body()) => Failure {
                 kind: FailureKind::Unwanted(head.status),
@@ -264,7 +274,7 @@ where
                 }
                 Err(FailureKind::Client(_)) => None,
                 Err(kind) => {
-                    reading.exchange.pool().failures.add_one();
+                    reading.exchange.pool().note_failure(kind);
                     // It was removed; or it was silent, and may have waited for the client, or for news.
                     let says_nothing = matches!(kind, FailureKind::Drained | FailureKind::Timeout);
                     (!says_nothing).then_some(false)

@@ -45,7 +45,7 @@ pub struct Exchange<B> {
     pub(super) limits: Limits,
     pub(super) in_flight: InFlight,
     /// When the endpoint last took a byte of the request.
-    taken: Instant,
+    pub(super) taken: Instant,
     /// The sending half failed; the answer, if it comes whole, is still passed on.
     pub(super) send_error: Option<SendError>,
 }

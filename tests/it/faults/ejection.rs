@@ -50,7 +50,7 @@ impl Stage {
             .await;
     }
 
-    async fn metric(&self, line: &str) -> u64 {
+    pub(super) async fn metric(&self, line: &str) -> u64 {
         let metrics = self.proxy.page("/metrics").await.text().await.unwrap();
         let value = metrics.lines().find_map(|found| found.strip_prefix(line));
         value

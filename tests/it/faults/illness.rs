@@ -1,9 +1,13 @@
 //! One instance of four is ill, as the defaults have it: it answers 500, or stands still. What its
 //! clients see of that is counted; and so is that nothing is done where all of them are alike.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use axum::response::IntoResponse as _;
@@ -14,12 +18,27 @@ use super::{SERVICE, Stage, let_pass};
 use crate::support::{
     backend::Backend,
     eventually,
-    load::{Ledger, Report, process},
+    load::{Ledger, Load, Report, process},
+    process::BackendProcess,
     proxy::endpoints,
 };
 
 /// What may be seen of an instance that answers 500 for ten seconds.
 const SEEN: usize = 15;
+/// The same of one that stands still.
+const LOST: usize = 30;
+
+impl Stage {
+    async fn silences(&self) -> u64 {
+        self.metric("callboard_silences_total{service=\"cart\"}")
+            .await
+    }
+
+    async fn attempts(&self, backend: SocketAddr) -> u64 {
+        let shown = self.endpoint(backend).await;
+        shown["attempts"].as_u64().unwrap()
+    }
+}
 
 /// A backend that answers some requests with 500, by their number, before it does anything.
 async fn failing(
@@ -60,7 +79,7 @@ async fn under_load(stage: &Stage, millis: u64) -> Report {
 }
 
 async fn assert_none_is_avoided(stage: &Stage) {
-    assert_eq!(stage.ejections().await, 0);
+    assert_eq!((stage.ejections().await, stage.silences().await), (0, 0));
     let service = stage.proxy.service(SERVICE).await;
     let serving = |endpoint: &Value| endpoint["state"] == "serving";
     assert!(endpoints(&service).all(serving), "{service}");
@@ -162,4 +181,146 @@ async fn where_one_url_is_bad_none_is_ejected_be_it_in_step_with_the_turns() {
         assert!(report.failed.len() > 40, "{report}");
         assert_none_is_avoided(&stage).await;
     }
+}
+
+async fn four_processes(stage: &Stage) -> Vec<BackendProcess> {
+    let mut processes = Vec::new();
+    for _ in 0..4 {
+        processes.push(stage.open_process().await);
+    }
+    stage.proxy.until_served("/cart/x").await;
+    processes
+}
+
+/// What came of a load whose POSTs these have processed, all of them.
+async fn ended(stage: &Stage, load: Load, processes: Vec<BackendProcess>) -> Report {
+    let outcomes = load.end().await;
+    drop(processes);
+    Report::new(outcomes, &stage.ledger)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_of_four_that_stands_still_next_to_nothing_fails_and_no_post_is_sent_twice() {
+    let stage = Stage::embedded().await;
+    let processes = four_processes(&stage).await;
+    let load = stage.load().await;
+    let_pass(1_000).await;
+    let still = processes[0].address();
+    processes[0].pause();
+    stage.until_state(still, "doubted").await;
+    let shown = stage.endpoint(still).await;
+    assert_eq!(
+        shown["doubt"]["reason"],
+        "it answers nothing, and its peers do"
+    );
+    // Long enough that what waits there has failed its clients.
+    let_pass(6_000).await;
+    processes[0].resume();
+    stage.until_state(still, "serving").await;
+    let before = stage.attempts(still).await;
+    stage
+        .proxy
+        .until_service(SERVICE, "it has its share again", |service| {
+            let mut all = endpoints(service);
+            let own = all.find(|one| one["address"] == still.to_string()).unwrap();
+            own["attempts"].as_u64() > Some(before + 50)
+        })
+        .await;
+    let report = ended(&stage, load, processes).await;
+    report.assert_nothing_twice("one of four stands still", 2_000);
+    assert!((1..=LOST).contains(&report.failed.len()), "{report}");
+    assert_eq!(stage.ejections().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_balancer_one_that_stands_still_gets_next_to_nothing() {
+    for balance in [
+        "\"weighted\"",
+        "\"random\"",
+        "\"least_request\"",
+        "\"p2c\"",
+        "\"peak_ewma\"",
+        "{ kind = \"hash\", by = \"path\" }",
+        "\"sticky\"",
+    ] {
+        let stage = Stage::embedded_with(&format!("[defaults]\nbalance = {balance}\n")).await;
+        let processes = four_processes(&stage).await;
+        let load = stage.load().await;
+        let_pass(500).await;
+        let still = processes[0].address();
+        let before = stage.attempts(still).await;
+        processes[0].pause();
+        let_pass(2_000).await;
+        let during = stage.attempts(still).await - before;
+        processes[0].resume();
+        stage.until_state(still, "serving").await;
+        let report = ended(&stage, load, processes).await;
+        report.assert_flawless(balance, 900);
+        assert!(during <= LOST as u64, "{balance}: {during}");
+    }
+}
+
+/// Four backends that take so long by their place and the request's path.
+async fn taking(
+    stage: &Stage,
+    time: impl Fn(usize, &str) -> u64 + Clone + Send + Sync + 'static,
+) -> Vec<Backend> {
+    let mut backends = Vec::new();
+    for (place, id) in super::FOUR.into_iter().enumerate() {
+        let (ledger, time) = (stage.ledger.clone(), time.clone());
+        let answer = move |request: http::Request<hyper::body::Incoming>| {
+            let ledger = ledger.clone();
+            let millis = time(place, request.uri().path());
+            async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                process(request, |id| ledger.note(id)).await
+            }
+        };
+        let backend = Backend::named(id).answering(answer).start().await;
+        stage.sign_in(backend.address()).await;
+        backends.push(backend);
+    }
+    backends
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_twice_as_slow_as_the_others_has_its_share() {
+    let stage = Stage::embedded().await;
+    let backends = taking(&stage, |place, _| if place == 0 { 42 } else { 20 }).await;
+    let report = under_load(&stage, 4_000).await;
+    report.assert_flawless("one is twice as slow", 1_300);
+    assert_none_is_avoided(&stage).await;
+    let requests: Vec<_> = backends.iter().map(Backend::requests).collect();
+    let share = requests[0] as f64 / requests.iter().sum::<usize>() as f64;
+    assert!(share > 0.23, "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_route_is_slow_or_has_long_polls_none_is_avoided() {
+    let stage = Stage::embedded().await;
+    let time = |_, path: &str| match path {
+        _ if path.ends_with('5') => 800,
+        _ if path.contains("poll") => 2_500,
+        _ => 0,
+    };
+    let backends = taking(&stage, time).await;
+    stage.proxy.until_served("/cart/x").await;
+    let (http, url) = (stage.proxy.http.clone(), stage.proxy.url("/cart/poll"));
+    let polls: Vec<_> = (0..40)
+        .map(|_| {
+            let (http, url) = (http.clone(), url.clone());
+            tokio::spawn(async move {
+                for _ in 0..2 {
+                    assert_eq!(http.get(&url).send().await.unwrap().status(), 200);
+                }
+            })
+        })
+        .collect();
+    let report = under_load(&stage, 4_000).await;
+    for poll in polls {
+        poll.await.unwrap();
+    }
+    report.assert_flawless("one route is slow", 1_300);
+    assert_none_is_avoided(&stage).await;
+    assert!(backends.iter().all(|one| one.requests() > 250));
 }

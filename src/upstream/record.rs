@@ -1,0 +1,416 @@
+//! What one worker has heard of one endpoint: its answers by their class, its failures by their cause,
+//! how long it took, and for how long it has been silent while requests wait. Made with the first
+//! request, and written by that worker alone; whoever looks adds the workers' up. Knows nothing of what
+//! follows from it.
+
+use std::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+
+use super::FailureKind;
+use crate::metrics::Counter;
+
+/// What one worker has heard of one endpoint. Moments are durations since its pool was made.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    answers: [Counter; 5],
+    failures: [Counter; Cause::ALL.len()],
+    pub(super) latencies: Latencies,
+    pub(super) silence: Silence,
+}
+
+impl Record {
+    pub(super) fn note_answer(&self, status: StatusCode, waited: Option<Duration>, at: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, self.answers.len()) - 1;
+        self.answers[class].add_one();
+        if let Some(took) = waited {
+            self.latencies.note(took, at);
+        }
+        self.silence.note_answer(at);
+    }
+
+    pub(super) fn note_failure(&self, kind: &FailureKind) {
+        self.failures[Cause::of(kind) as usize].add_one();
+    }
+
+    pub(super) fn add_to(&self, sum: &mut Recorded) {
+        for (sum, counter) in sum.answers.iter_mut().zip(&self.answers) {
+            *sum += counter.value();
+        }
+        for (sum, counter) in sum.failures.iter_mut().zip(&self.failures) {
+            *sum += counter.value();
+        }
+        self.latencies.add_to(&mut sum.latencies);
+    }
+}
+
+/// Several workers' records, added up.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// Heads of answers by the class of their status, from 1xx to 5xx.
+    pub answers: [u64; 5],
+    /// Attempts that failed, in the order of [`Cause::ALL`].
+    pub failures: [u64; Cause::ALL.len()],
+    /// How long it took lately.
+    pub latencies: LatencySum,
+}
+
+/// Why an attempt failed, as far as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It took no connection, or not in time.
+    Connect,
+    /// It took one, and there was no TLS over it.
+    Tls,
+    /// It closed the connection, or broke it off.
+    Closed,
+    /// Its answer was not there in time, or did not go on.
+    Timeout,
+    /// Its answer was not sound HTTP.
+    BadAnswer,
+    /// It was removed.
+    Removed,
+    /// Its answer was not passed on, since another attempt followed.
+    Unwanted,
+    /// The request broke off, which was the client's doing.
+    Client,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Tls,
+        Self::Closed,
+        Self::Timeout,
+        Self::BadAnswer,
+        Self::Removed,
+        Self::Unwanted,
+        Self::Client,
+    ];
+
+    fn of(kind: &FailureKind) -> Self {
+        match kind {
+            FailureKind::Connect(_) | FailureKind::ConnectTimeout => Self::Connect,
+            FailureKind::Handshake(_) => Self::Tls,
+            FailureKind::Closed | FailureKind::Io(_) => Self::Closed,
+            FailureKind::Timeout | FailureKind::TryTimeout => Self::Timeout,
+            FailureKind::BadAnswer(_) => Self::BadAnswer,
+            FailureKind::Removed | FailureKind::Drained => Self::Removed,
+            FailureKind::Unwanted(_) => Self::Unwanted,
+            FailureKind::Client(_) => Self::Client,
+        }
+    }
+
+    /// As the API and the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::BadAnswer => "bad_answer",
+            Self::Removed => "removed",
+            Self::Unwanted => "unwanted",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// Two for each doubling, from 64 µs to some 200 s.
+const BUCKETS: usize = 44;
+
+/// The latencies of the last minute, and of the minute before, or of as many answers where there are
+/// few: from when the endpoint had all of the request to the head of its answer.
+#[derive(Debug)]
+pub(super) struct Latencies {
+    now: [AtomicU32; BUCKETS],
+    before: [AtomicU32; BUCKETS],
+    count: AtomicU32,
+    /// In microseconds.
+    since: AtomicU64,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// What is known is not forgotten for fewer answers than that.
+const FEW: u32 = 64;
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self {
+            now: std::array::from_fn(|_| AtomicU32::new(0)),
+            before: std::array::from_fn(|_| AtomicU32::new(0)),
+            count: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Latencies {
+    fn note(&self, took: Duration, at: Duration) {
+        let since = Duration::from_micros(self.since.load(Relaxed));
+        if at.saturating_sub(since) >= MINUTE && self.count.load(Relaxed) >= FEW {
+            self.turn_over(at);
+        }
+        self.count.fetch_add(1, Relaxed);
+        self.now[bucket_of(took)].fetch_add(1, Relaxed);
+    }
+
+    #[cold]
+    fn turn_over(&self, at: Duration) {
+        for (before, now) in self.before.iter().zip(&self.now) {
+            before.store(now.swap(0, Relaxed), Relaxed);
+        }
+        self.count.store(0, Relaxed);
+        self.since.store(at.as_micros() as u64, Relaxed);
+    }
+
+    pub(super) fn add_to(&self, sum: &mut LatencySum) {
+        for (sum, counts) in sum.0.iter_mut().zip(self.now.iter().zip(&self.before)) {
+            *sum += u64::from(counts.0.load(Relaxed)) + u64::from(counts.1.load(Relaxed));
+        }
+    }
+}
+
+fn bucket_of(took: Duration) -> usize {
+    let micros = took.as_micros().min(1 << 40) as u64;
+    let Some(doublings) = micros.max(1).ilog2().checked_sub(6) else {
+        return 0;
+    };
+    let half = (micros >> (doublings + 5)) & 1;
+    (1 + 2 * doublings as usize + half as usize).min(BUCKETS - 1)
+}
+
+/// The least that is in a bucket.
+fn bound(bucket: usize) -> Duration {
+    match bucket.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(halves) => Duration::from_micros((64 + 32 * (halves as u64 % 2)) << (halves / 2)),
+    }
+}
+
+/// Several workers' latencies of late.
+#[derive(Clone, Debug)]
+pub struct LatencySum([u64; BUCKETS]);
+
+impl Default for LatencySum {
+    fn default() -> Self {
+        Self([0; BUCKETS])
+    }
+}
+
+impl LatencySum {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// How many took that long, or may have.
+    pub fn at_least(&self, time: Duration) -> u64 {
+        self.0[bucket_of(time)..].iter().sum()
+    }
+
+    /// What this part of them took at most, as far as the buckets tell; `None` where there are none.
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let wanted = part * self.count() as f64;
+        let mut below = 0.0;
+        for (bucket, count) in self.0.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let count = *count as f64;
+            if below + count >= wanted {
+                let (from, to) = (bound(bucket), bound(bucket + 1));
+                return Some(
+                    from + (to - from).mul_f64(((wanted - below) / count).clamp(0.0, 1.0)),
+                );
+            }
+            below += count;
+        }
+        None
+    }
+}
+
+/// For how long nothing was heard, and how many requests were sent in that time and wait.
+#[derive(Debug, Default)]
+pub(super) struct Silence {
+    /// Requests that wait and were sent after the last answer.
+    waiting: AtomicU32,
+    /// When the first of them was sent, in microseconds, as all moments here.
+    from: AtomicU64,
+    /// When the last answer came; 0 before the first.
+    heard: AtomicU64,
+    /// Two moments since then, each with how many waited. The later one is replaced where it is old
+    /// enough beside the silence, so that the earlier one is at half of it, or before.
+    marks: [Mark; 2],
+}
+
+#[derive(Debug, Default)]
+struct Mark {
+    at: AtomicU64,
+    waiting: AtomicU32,
+}
+
+/// A silence is looked at so often at first, and then less and less often.
+const LOOK: Duration = Duration::from_millis(25);
+
+impl Silence {
+    pub(super) fn note_request(&self, at: Duration) {
+        let before = self.waiting.load(Relaxed);
+        if before == 0 {
+            let at = at.as_micros() as u64;
+            self.from.store(at, Relaxed);
+            for mark in &self.marks {
+                mark.at.store(at, Relaxed);
+                mark.waiting.store(0, Relaxed);
+            }
+        }
+        self.waiting.store(before + 1, Release);
+    }
+
+    fn note_answer(&self, at: Duration) {
+        self.heard.store(at.as_micros() as u64, Relaxed);
+        self.waiting.store(0, Release);
+    }
+
+    /// A request that waited is given up.
+    pub(super) fn note_loss(&self) {
+        let left = self.waiting.load(Relaxed).saturating_sub(1);
+        self.waiting.store(left, Release);
+    }
+
+    /// Whether it is time to look at this silence again.
+    #[inline]
+    pub(super) fn is_due(&self, at: Duration) -> bool {
+        let since = |moment: &AtomicU64| at.saturating_sub(micros(moment));
+        let [_, late] = &self.marks;
+        self.waiting.load(Relaxed) != 0 && since(&late.at) >= LOOK.max(since(&self.from) / 4)
+    }
+
+    /// Notes that it was looked at. For its worker only.
+    #[cold]
+    pub(super) fn note_look(&self, at: Duration) {
+        let [early, late] = &self.marks;
+        early.at.store(late.at.load(Relaxed), Relaxed);
+        early.waiting.store(late.waiting.load(Relaxed), Relaxed);
+        late.at.store(at.as_micros() as u64, Relaxed);
+        late.waiting.store(self.waiting.load(Relaxed), Relaxed);
+    }
+
+    /// What is known of it, from the last look and the one before.
+    pub(super) fn observed(&self, at: Duration) -> Quiet {
+        let waiting = self.waiting.load(Acquire);
+        let [early, _] = &self.marks;
+        let since = |moment: &AtomicU64| at.saturating_sub(micros(moment));
+        let heard = self.heard.load(Relaxed);
+        Quiet {
+            heard: (heard != 0).then(|| since(&self.heard)),
+            waits: (waiting != 0).then(|| since(&self.from)),
+            waiting: early.waiting.load(Relaxed).min(waiting),
+            for_at_least: since(&early.at),
+        }
+    }
+}
+
+fn micros(moment: &AtomicU64) -> Duration {
+    Duration::from_micros(moment.load(Relaxed))
+}
+
+/// What one worker knows of an endpoint's silence at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quiet {
+    /// How long ago it last answered; `None` where it never did.
+    pub heard: Option<Duration>,
+    /// For how long a request has waited that was sent after that; `None` where there is none.
+    pub waits: Option<Duration>,
+    /// So many have waited …
+    pub waiting: u32,
+    /// … for so long at least.
+    pub for_at_least: Duration,
+}
+
+/// What others test with.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// Latencies, so many of each.
+    pub fn latencies(of: &[(Duration, u64)]) -> LatencySum {
+        let mut sum = LatencySum::default();
+        of.iter()
+            .for_each(|(took, count)| sum.0[bucket_of(*took)] += count);
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn buckets_are_in_order_and_a_latency_is_in_its_own() {
+        for bucket in 0..BUCKETS - 1 {
+            assert!(bound(bucket) < bound(bucket + 1));
+            assert_eq!(bucket_of(bound(bucket)), bucket);
+            assert_eq!(
+                bucket_of(bound(bucket + 1) - Duration::from_micros(1)),
+                bucket
+            );
+        }
+        assert_eq!(bucket_of(Duration::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_late() {
+        let latencies = Latencies::default();
+        let quantiles = || {
+            let mut sum = LatencySum::default();
+            latencies.add_to(&mut sum);
+            let part = |part| sum.quantile(part).map(|time| time.as_millis());
+            (part(0.5), part(0.99), sum.at_least(millis(400)))
+        };
+        assert_eq!(quantiles(), (None, None, 0));
+        (0..98).for_each(|_| latencies.note(millis(10), millis(1)));
+        (0..2).for_each(|_| latencies.note(millis(500), millis(1)));
+        let (half, most, long) = quantiles();
+        assert!((8..=12).contains(&half.unwrap()) && (390..=530).contains(&most.unwrap()));
+        assert_eq!(long, 2);
+        // What is two minutes old is forgotten, once there is enough that is newer.
+        latencies.note(millis(10), MINUTE * 100);
+        assert_eq!(quantiles().2, 2);
+        (0..100).for_each(|_| latencies.note(millis(10), MINUTE * 100));
+        latencies.note(millis(10), MINUTE * 102);
+        assert_eq!(quantiles().2, 0);
+    }
+
+    #[test]
+    fn a_silence_begins_with_the_first_request_after_an_answer_and_ends_with_the_next() {
+        let silence = Silence::default();
+        let look = |at| {
+            let looks = silence.is_due(millis(at));
+            let quiet = silence.observed(millis(at));
+            if looks {
+                silence.note_look(millis(at));
+            }
+            looks.then_some((quiet.waiting, quiet.for_at_least.as_millis()))
+        };
+        silence.note_answer(millis(1));
+        assert_eq!(look(10_000), None, "no request waits");
+        let mut looks = Vec::new();
+        for at in (10_000..10_200).step_by(10) {
+            looks.extend(look(at));
+            silence.note_request(millis(at));
+        }
+        // A request every 10 ms: those that have waited for half of the time and more.
+        assert_eq!(looks, [(0, 30), (0, 60), (3, 60), (6, 60), (9, 70)]);
+        silence.note_answer(millis(10_200));
+        assert_eq!(look(11_000), None);
+    }
+}
