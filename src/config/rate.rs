@@ -17,7 +17,12 @@ pub struct Rate {
     /// Whose requests are counted together; `None` for all of the route's. Those without the key
     /// are counted by their client's address.
     pub by: Option<HashKey>,
+    /// So many leading bits of an IPv6 address are one client.
+    pub ipv6_prefix: u8,
 }
+
+/// The longest that a bucket may take to fill.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Reads a route's `rate`.
 pub(super) fn read(table: &mut Table<'_>) -> Option<Rate> {
@@ -35,11 +40,22 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<Rate> {
         if per > Duration::from_secs(24 * 3600) {
             table.wrong(Wrong::new("a rate is for a day at the most"));
         }
+        let ipv6_prefix = table.count("ipv6_prefix", 1..=128, 64);
+        let requests = requests?;
+        if per * burst / requests > YEAR {
+            table.wrong(
+                Wrong::new(format!(
+                    "a burst of {burst} takes longer than a year to flow in"
+                ))
+                .suggest("write a smaller `burst`, or a shorter `per`"),
+            );
+        }
         Some(Rate {
-            requests: requests?,
+            requests,
             per,
             burst,
             by,
+            ipv6_prefix: u8::try_from(ipv6_prefix).unwrap_or(128),
         })
     })
 }
@@ -61,6 +77,7 @@ mod tests {
             per: Duration::from_secs(1),
             burst: 10,
             by: Some(HashKey::Client),
+            ipv6_prefix: 64,
         };
         assert_eq!(rate("rate = { requests = 10 }"), Some(expected));
         assert_eq!(rate(""), None);
@@ -88,5 +105,9 @@ mod tests {
         assert!(wrong("{ requests = 0 }").contains("write a number from 1 to 1000000"));
         assert!(wrong("{ requests = 1, by = \"clinet\" }").contains("did you mean \"client\"?"));
         assert!(wrong("{ requests = 1, per = \"25h\" }").contains("a day at the most"));
+        let year = "a burst of 366 takes longer than a year to flow in";
+        assert!(wrong("{ requests = 1, per = \"24h\", burst = 366 }").contains(year));
+        assert!(rate("rate = { requests = 1, per = \"24h\", burst = 365 }").is_some());
+        assert!(wrong("{ requests = 1, ipv6_prefix = 129 }").contains("from 1 to 128"));
     }
 }

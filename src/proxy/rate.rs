@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
-    service::{Asked, key_digest},
+    service::{Asked, client_digest, key_digest},
 };
 
 /// Parts with a lock of their own, held for a few instructions: workers seldom meet.
@@ -112,8 +112,16 @@ impl Rate {
     ) -> Result<Level, Limited> {
         let key = match &self.rule.by {
             None => 1,
-            Some(by) => key_digest(by, self.seed, asked)
-                .or_else(|| key_digest(&config::HashKey::Client, self.seed, asked))
+            Some(by) => Some(by)
+                .filter(|by| **by != config::HashKey::Client)
+                .and_then(|by| key_digest(by, self.seed, asked))
+                .or_else(|| {
+                    Some(client_digest(
+                        asked.client()?,
+                        self.rule.ipv6_prefix,
+                        self.seed,
+                    ))
+                })
                 .unwrap_or(1),
         };
         self.take_of(key, now).map_err(|wait| {
@@ -194,6 +202,7 @@ mod tests {
             per: Duration::from_millis(per_millis),
             burst,
             by: None,
+            ipv6_prefix: 64,
         })
     }
 
@@ -217,6 +226,14 @@ mod tests {
         );
         let in_a_minute: usize = (0..600).map(|tenth| taken(&rate, 9, tenth * 100, 5)).sum();
         assert_eq!(in_a_minute, 20 + 599);
+    }
+
+    #[test]
+    fn the_largest_bucket_gives_what_it_says() {
+        let rate = rate(1, 24 * 3600 * 1000, 365);
+        assert_eq!(taken(&rate, 7, 0, 1_000), 365);
+        let rate = self::rate(1_000_000, 1, 1_000_000);
+        assert_eq!(taken(&rate, 7, 0, 1_000_100), 1_000_000);
     }
 
     #[test]

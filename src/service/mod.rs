@@ -36,7 +36,9 @@ mod tried;
 mod view;
 
 pub use attempts::{Attempt, Attempts};
-pub use balance::{Asked, BalanceStatus, Balancer, Tally, Turn, ZoneStatus, key_digest};
+pub use balance::{
+    Asked, BalanceStatus, Balancer, Tally, Turn, ZoneStatus, client_digest, key_digest,
+};
 pub use budget::Budget;
 pub use call::{Answered, Head, Unanswered};
 pub use directory::{Directory, Lookup};

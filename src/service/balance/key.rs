@@ -33,13 +33,23 @@ pub fn key_digest(by: &HashKey, seed: u64, asked: &dyn Asked) -> Option<u64> {
         HashKey::Query(name) => parameter(asked.uri().query()?, name)?,
         HashKey::Path => asked.uri().path().as_bytes(),
         HashKey::Client => {
-            return Some(match asked.client()?.to_canonical() {
-                IpAddr::V4(address) => digest(seed, &address.octets()),
-                IpAddr::V6(address) => digest(seed, &address.octets()),
-            });
+            return Some(client_digest(asked.client()?, 128, seed));
         }
     };
     (!bytes.is_empty()).then(|| digest(seed, bytes))
+}
+
+/// The digest of a client's address, of which so many leading bits count where it is one of IPv6: there
+/// a network, and not an address, is what one client has.
+pub fn client_digest(client: IpAddr, ipv6_prefix: u8, seed: u64) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(address) => digest(seed, &address.octets()),
+        IpAddr::V6(address) => {
+            let left = 128_u32.saturating_sub(ipv6_prefix.into());
+            let network = u128::MAX.checked_shl(left).unwrap_or(0) & address.to_bits();
+            digest(seed, &network.to_be_bytes())
+        }
+    }
 }
 
 /// The value of the first cookie of this name (RFC 6265 5.4).
@@ -137,6 +147,16 @@ mod tests {
         assert_eq!(path, Some(digest(0, b"/ann")));
         let client = key(&HashKey::Client, Request::get("/"));
         assert_eq!(client, Some(digest(0, &[10, 0, 0, 7])));
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let of = |address: &str, prefix| client_digest(address.parse().unwrap(), prefix, 0);
+        assert_eq!(of("2001:db8::1", 64), of("2001:db8::ffff:0:0:2", 64));
+        assert_ne!(of("2001:db8::1", 64), of("2001:db8:0:1::1", 64));
+        assert_ne!(of("2001:db8::1", 128), of("2001:db8::2", 128));
+        assert_eq!(of("::ffff:10.0.0.7", 64), of("10.0.0.7", 64));
+        assert_ne!(of("10.0.0.7", 1), of("10.0.0.8", 1));
     }
 
     #[test]

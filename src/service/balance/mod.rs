@@ -23,7 +23,7 @@ mod tokens;
 mod zone;
 
 pub use balancer::{Balancer, Turn};
-pub use key::{Asked, key_digest};
+pub use key::{Asked, client_digest, key_digest};
 pub use shown::BalanceStatus;
 pub use tally::Tally;
 pub use zone::ZoneStatus;
