@@ -55,6 +55,8 @@ pub(super) struct Record {
 /// The end of an answer, or of a request that got none.
 struct Ending {
     client: Arc<Client>,
+    /// What the client speaks.
+    version: Version,
     access: Option<Box<Access>>,
 }
 
@@ -103,6 +105,7 @@ impl Record {
             wants_json: false,
             ending: Some(Ending {
                 client: Arc::clone(client),
+                version: request.version(),
                 access,
             }),
         }
@@ -201,8 +204,14 @@ impl Drop for Record {
 /// A client is told when its connection ends with this answer: its next request must not be on its
 /// way when that happens.
 fn close_where_it_ends(response: &mut Response) {
-    let client = &response.body().ending.client;
-    let ends = client.worker.shared.draining.load(Relaxed) || !client.activity.rest.is_small();
+    let body = response.body();
+    let client = &body.ending.client;
+    let ends = client.worker.shared.draining.load(Relaxed)
+        || !client.activity.rest.is_small()
+        // There its end is that of the connection.
+        || (body.ending.version == Version::HTTP_10
+            && !body.is_end_stream()
+            && body.size_hint().exact().is_none());
     if ends {
         say_close(response);
     }
@@ -210,6 +219,10 @@ fn close_where_it_ends(response: &mut Response) {
 
 /// Ends the connection with this answer.
 pub(super) fn say_close(response: &mut Response) {
+    if response.body().ending.version == Version::HTTP_10 {
+        // hyper says `keep-alive` with an answer of a later version.
+        *response.version_mut() = Version::HTTP_10;
+    }
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
 }

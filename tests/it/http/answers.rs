@@ -52,6 +52,37 @@ async fn every_framing_is_passed_on_whole() {
     }
 }
 
+/// As `ab -k` asks: who is told that its connection is kept asks again on it.
+#[tokio::test]
+async fn a_client_of_http_1_0_is_told_what_becomes_of_its_connection() {
+    let request = "GET /cart HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
+    for (answer, then, is_kept) in [
+        ("Content-Length: 4\r\n\r\nwell", Then::Keep, true),
+        ("Content-Length: 0\r\n\r\n", Then::Keep, true),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n4\r\nwell\r\n0\r\n\r\n",
+            Then::Keep,
+            false,
+        ),
+        ("\r\nwell", Then::Close, false),
+    ] {
+        let backend = RawBackend::saying(format!("HTTP/1.1 200 OK\r\n{answer}"), then).await;
+        let proxy = before(backend.address(), "").await;
+        let mut client = Wire::connect(proxy.address()).await;
+        for path in ["/cart", "/nowhere"] {
+            let got = client.ask(request.replace("/cart", path)).await;
+            assert!(got.start().starts_with("HTTP/1.0 "), "{}", got.head);
+            let is_kept = is_kept || path == "/nowhere";
+            let says = if is_kept { "keep-alive" } else { "close" };
+            assert_eq!(got.field("connection"), Some(says), "{answer:?}");
+            if !is_kept {
+                client.until_closed().await;
+                client = Wire::connect(proxy.address()).await;
+            }
+        }
+    }
+}
+
 /// HTTP/1.0 knows no chunks: a clean end of the connection would be a clean end of the answer.
 #[tokio::test]
 async fn what_is_cut_short_ends_in_a_reset_for_a_client_of_http_1_0() {
