@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    ListenLimits, ListenTimeouts, Listener, Underscores, claims::Claims, pattern, reader::Table,
-    value,
+    ListenLimits, ListenTimeouts, Listener, Paths, Underscores, claims::Claims, pattern,
+    reader::Table, value,
 };
 
 /// Reads all listeners; where there is none, the default one.
@@ -65,6 +65,12 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
             ],
             default.underscores,
         ),
+        paths: table.choice(
+            "paths",
+            &[("forward", Paths::Forward), ("strict", Paths::Strict)],
+            default.paths,
+        ),
+        max_passes: table.size("max_passes", 1..=100, default.max_passes),
         ..default
     };
     let at = |address| Listener {
@@ -106,6 +112,8 @@ impl Default for Listener {
             half_close: false,
             health_path: None,
             underscores: Underscores::Drop,
+            paths: Paths::Forward,
+            max_passes: 3,
         }
     }
 }
@@ -135,6 +143,8 @@ mod tests {
             half_close = true
             health_path = "/up"
             underscore_headers = "reject"
+            paths = "strict"
+            max_passes = 1
             [[listen]]
             address = "127.0.0.1:81"
         "#;
@@ -158,8 +168,11 @@ mod tests {
             assert!(listener.half_close);
             assert_eq!(listener.health_path.as_deref(), Some("/up"));
             assert_eq!(listener.underscores, Underscores::Reject);
+            assert_eq!((listener.paths, listener.max_passes), (Paths::Strict, 1));
         }
         assert!(!listeners[2].half_close);
+        let plain = &listeners[2];
+        assert_eq!((plain.paths, plain.max_passes), (Paths::Forward, 3));
     }
 
     #[test]
@@ -170,7 +183,9 @@ mod tests {
             limits = { headers = 101, header_bytes = 100, connections = \"many\" }\n\
             half_close = \"yes\"\n\
             health_path = \"up\"\n\
-            underscore_headers = \"dorp\"\n";
+            underscore_headers = \"dorp\"\n\
+            paths = \"strikt\"\n\
+            max_passes = 0\n";
         assert_eq!(
             errors(&format!("{text}{ROUTE}")),
             [
@@ -185,6 +200,8 @@ mod tests {
                 "5:1 listen.half_close: expected true or false, found the text \"yes\"; write `half_close = true`",
                 "6:1 listen.health_path: the path `up` does not begin with a slash; did you mean \"/up\"?",
                 "7:1 listen.underscore_headers: `dorp` is not known here; did you mean \"drop\"?",
+                "8:1 listen.paths: `strikt` is not known here; did you mean \"strict\"?",
+                "9:1 listen.max_passes: 0 is out of range; write a number from 1 to 100",
             ]
         );
     }

@@ -150,6 +150,19 @@ pub struct Listener {
     pub health_path: Option<String>,
     /// What becomes of header names with an underscore.
     pub underscores: Underscores,
+    /// What becomes of paths that can be read in several ways.
+    pub paths: Paths,
+    /// How often a request may pass through this proxy; at least once.
+    pub max_passes: usize,
+}
+
+/// `listen.paths`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// They are forwarded as they came where every reading leads to the same route (the default).
+    Forward,
+    /// They are refused.
+    Strict,
 }
 
 /// `listen.underscore_headers`

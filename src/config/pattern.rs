@@ -142,7 +142,7 @@ fn segments(text: &str) -> Result<Vec<&str>, Wrong> {
     if text.contains("//") {
         return Err(
             Wrong::new(format!("the path `{text}` has an empty segment"))
-                .suggest("requests with `//` are not routed"),
+                .suggest("no path of a route has a `//`"),
         );
     }
     Ok(rest.split_terminator('/').collect())
@@ -163,9 +163,8 @@ fn check_literal(segment: &str) -> Result<(), Wrong> {
     }
     let lower = segment.to_ascii_lowercase();
     if REFUSED.iter().any(|refused| lower.contains(refused)) {
-        return Err(wrong.suggest(
-            "requests with a backslash or an escaped dot, slash or backslash are not routed",
-        ));
+        return Err(wrong
+            .suggest("a route's path has no backslash, and no escaped dot, slash or backslash"));
     }
     let is_escape = |tail: &str| {
         let digits = tail.as_bytes().get(..2);

@@ -87,30 +87,12 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn settings(address: SocketAddr) -> config::Listener {
-        let second = Duration::from_secs(1);
         config::Listener {
             address,
-            trusted_proxies: Vec::new(),
-            timeout: config::ListenTimeouts {
-                header: second,
-                body: second,
-                write: second,
-                idle: second,
-            },
-            limits: config::ListenLimits {
-                connections: 10,
-                header_bytes: 8192,
-                headers: 100,
-                target_bytes: 8192,
-            },
-            half_close: false,
-            health_path: None,
-            underscores: config::Underscores::Drop,
+            ..config::Listener::default()
         }
     }
 

@@ -30,6 +30,7 @@ pub use rest::Rest;
 
 use crate::{
     config::Timeouts,
+    route::Match,
     service::{Answered, Lookup, Service, Unanswered, within},
     upstream::http1::Answer,
 };
@@ -98,6 +99,13 @@ async fn forward(
     // One generation for the whole request.
     let generation = client.worker.generation();
     let matched = generation.routes.find(&request.head.route_by());
+    let leads_elsewhere =
+        |reading: &String| leads_elsewhere(&generation, client, &request.head, reading, matched);
+    if request.head.readings.iter().any(leads_elsewhere) {
+        return Err(Refusal::Malformed(
+            "the path can be read in another way, which leads elsewhere",
+        ));
+    }
     let matched = matched.ok_or(Refusal::NoRoute)?;
     let target = &generation.targets[matched.route];
     let strip = target.strip.bytes(matched.prefix_len);
@@ -170,6 +178,33 @@ async fn forward(
             }
             (unanswered, _) => return Err(Refusal::of(service, subset, instead_of, unanswered)),
         }
+    }
+}
+
+/// Whether another reading of a request's path leads to another route or service than the one that was
+/// found, or to what the listener answers itself.
+#[cold]
+fn leads_elsewhere(
+    generation: &Generation,
+    client: &Client,
+    head: &request::Head,
+    reading: &str,
+    found: Option<Match<'_>>,
+) -> bool {
+    if client.listener.health_path.as_deref() == Some(reading) {
+        return true;
+    }
+    let other = generation.routes.find_reading(&head.route_as(reading));
+    match (found, other) {
+        (None, None) => false,
+        (Some(found), Some(other)) => {
+            let named = |matched: &Match<'_>| {
+                let captured = matched.service.unwrap_or_default();
+                name(captured, false).into_owned()
+            };
+            found.route != other.route || named(&found) != named(&other)
+        }
+        _ => true,
     }
 }
 

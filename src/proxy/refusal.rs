@@ -21,6 +21,7 @@ pub(super) enum Refusal {
     Malformed(&'static str),
     Connect,
     Trace,
+    MethodTooLong,
     TargetTooLong,
     TooManyHeaders,
     Coding,
@@ -112,7 +113,7 @@ impl Refusal {
             Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::MethodTooLong | Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
@@ -133,11 +134,12 @@ impl Refusal {
         match self {
             Self::Malformed(why) => (*why).to_owned(),
             Self::Connect | Self::Trace => "CONNECT and TRACE are not forwarded".to_owned(),
+            Self::MethodTooLong => "the request's method is too long".to_owned(),
             Self::TargetTooLong => "the request's target is too long".to_owned(),
             Self::TooManyHeaders => "the request has too many header fields".to_owned(),
             Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
             Self::Expectation => "the only expectation understood is `100-continue`".to_owned(),
-            Self::Loop => "the request has passed through this proxy before".to_owned(),
+            Self::Loop => "the request has passed through this proxy too often".to_owned(),
             Self::NoRoute => "no route takes this request".to_owned(),
             Self::UnknownService(name) => format!("no service `{name}` is registered"),
             Self::BodyBroke(_) => "the request's body broke off".to_owned(),
@@ -240,7 +242,11 @@ impl Refusal {
     fn ends_connection(&self) -> bool {
         matches!(
             self,
-            Self::Malformed(_) | Self::BodyBroke(_) | Self::Coding | Self::Connect
+            Self::Malformed(_)
+                | Self::BodyBroke(_)
+                | Self::Coding
+                | Self::MethodTooLong
+                | Self::Connect
         )
     }
 

@@ -4,13 +4,28 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::{Client, RequestBody, answer::Record, body, deadline, refusal::Refusal};
-use crate::{config::Underscores, route};
+use super::{
+    Client, RequestBody, answer::Record, body, deadline, refusal::Refusal, request_head::nominated,
+};
+use crate::{
+    config::{Paths, Underscores},
+    route,
+};
 
 /// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
 pub(super) const ASTERISK: &str = "*";
+
+/// Bytes of a method. The longest that is registered has 17.
+const LONGEST_METHOD: usize = 64;
+
+/// Bytes of a host's name; DNS has 253 at the most.
+const LONGEST_HOST: usize = 255;
+
+/// Fields that `Connection` may name.
+pub(super) const MOST_NOMINATED: usize = 32;
 
 /// A request that may be answered.
 pub(super) struct Admitted {
@@ -26,6 +41,8 @@ pub(super) struct Head {
     pub(super) connection: bool,
     /// How long the client waits, where it says so.
     pub(super) deadline: Option<Duration>,
+    /// How else an endpoint may read the path; mostly in no other way.
+    pub(super) readings: Vec<String>,
 }
 
 impl Head {
@@ -40,9 +57,14 @@ impl Head {
 
     /// What it is routed by.
     pub(super) fn route_by(&self) -> route::Request<'_> {
+        self.route_as(self.path())
+    }
+
+    /// What it would be routed by if this were its path.
+    pub(super) fn route_as<'r>(&'r self, path: &'r str) -> route::Request<'r> {
         route::Request {
             host: self.host().unwrap_or_default(),
-            path: self.path(),
+            path,
             method: &self.parts.method,
             headers: &self.parts.headers,
             query: self.parts.uri.query(),
@@ -69,6 +91,9 @@ pub(super) fn admit(
         Method::TRACE => return Err(Refusal::Trace),
         _ => {}
     }
+    if parts.method.as_str().len() > LONGEST_METHOD {
+        return Err(Refusal::MethodTooLong);
+    }
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if target.len() > limits.target_bytes {
         return Err(Refusal::TargetTooLong);
@@ -79,9 +104,15 @@ pub(super) fn admit(
     if let Some(refusal) = fields.refusal {
         return Err(refusal);
     }
-    if !(parts.method == Method::OPTIONS && parts.uri.path() == ASTERISK) {
-        check_path(parts.uri.path())?;
+    check_framing(&fields, &body)?;
+    if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(Refusal::Malformed("the target's scheme is not HTTP's"));
     }
+    let path = parts.uri.path();
+    let readings = match parts.method {
+        Method::OPTIONS if path == ASTERISK => Vec::new(),
+        _ => readings(path, client.listener.paths)?,
+    };
     let host = fields.host(&parts)?;
     let (connection, deadline) = (fields.connection, fields.deadline);
     Ok(Admitted {
@@ -91,8 +122,21 @@ pub(super) fn admit(
             host,
             connection,
             deadline,
+            readings,
         },
     })
+}
+
+/// hyper takes any length, and a body behind a handshake, where the other protocol's first bytes are.
+fn check_framing(fields: &Fields<'_>, body: &RequestBody) -> Result<(), Refusal> {
+    let length = body.size_hint().exact();
+    if length.is_some_and(|length| i64::try_from(length).is_err()) {
+        return Err(Refusal::Malformed("the `Content-Length` is beyond measure"));
+    }
+    if fields.websocket && !body.is_end_stream() {
+        return Err(Refusal::Malformed("a handshake has no body"));
+    }
+    Ok(())
 }
 
 /// What the header fields say that matters before a request is routed, gathered in one pass.
@@ -106,12 +150,17 @@ struct Fields<'a> {
     wants_json: bool,
     /// It waits for a `100 Continue`.
     expects: bool,
+    /// It asks for the WebSocket protocol.
+    websocket: bool,
+    /// How often it has passed through this proxy.
+    passes: usize,
     refusal: Option<Refusal>,
 }
 
 impl<'a> Fields<'a> {
     fn read(client: &Client, headers: &'a HeaderMap) -> Self {
         let mut fields = Self::default();
+        let mut named = 0;
         let rejects_underscores = client.listener.underscores == Underscores::Reject;
         for (name, value) in headers {
             let bytes = value.as_bytes();
@@ -127,6 +176,12 @@ impl<'a> Fields<'a> {
                 }
                 "connection" => {
                     fields.connection = true;
+                    named += nominated(bytes).count();
+                    (named > MOST_NOMINATED)
+                        .then_some(Refusal::Malformed("`Connection` names too many fields"))
+                }
+                "upgrade" => {
+                    fields.websocket |= bytes.trim_ascii().eq_ignore_ascii_case(b"websocket");
                     None
                 }
                 "grpc-timeout" => {
@@ -145,7 +200,8 @@ impl<'a> Fields<'a> {
                 }
                 "via" => {
                     let pseudonym = client.worker.shared.pseudonym.as_bytes();
-                    memchr::memmem::find(bytes, pseudonym).map(|_| Refusal::Loop)
+                    fields.passes += memchr::memmem::find_iter(bytes, pseudonym).count();
+                    (fields.passes >= client.listener.max_passes).then_some(Refusal::Loop)
                 }
                 name => (rejects_underscores && name.contains('_'))
                     .then_some(Refusal::Malformed("a header's name has an underscore")),
@@ -180,45 +236,68 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// One documented rule instead of a normalisation: a path that two parties could resolve
-/// differently is refused, so that what is matched is what is forwarded, byte for byte.
-fn check_path(path: &str) -> Result<(), Refusal> {
+/// One documented rule instead of a normalisation, so that what is matched is what is forwarded, byte for
+/// byte: a path that goes up, in whatever way it is read, is refused; and one that can be read in several
+/// ways has all of them looked at. With [`Paths::Strict`] it is refused.
+fn readings(path: &str, rule: Paths) -> Result<Vec<String>, Refusal> {
     if !path.starts_with('/') {
         return Err(Refusal::Malformed("the request's target is not a path"));
     }
     let bytes = path.as_bytes();
+    let (mut refused, mut several) = (false, false);
     for (at, byte) in bytes.iter().enumerate() {
-        if !matches!(byte, b'/' | b'\\' | b'%') {
+        if !matches!(byte, b'/' | b'\\' | b'%' | b';') {
             continue;
         }
         let rest = &bytes[at + 1..];
-        let refused = match byte {
-            b'/' => rest.first() == Some(&b'/') || is_dots(rest),
-            b'%' => encodes_separator(rest),
-            _ => true,
-        };
-        if refused {
-            return Err(Refusal::Malformed(
-                "the path holds `//`, `\\`, a `.` or `..` segment, or a percent-encoded `.`, `/` or `\\`",
-            ));
+        match byte {
+            b'/' => {
+                refused |= is_dots(rest);
+                several |= rest.first() == Some(&b'/');
+            }
+            b'%' => {
+                refused |= !is_escape(rest);
+                several |= rule == Paths::Forward || is_of_a_separator(rest);
+            }
+            b';' => several |= rule == Paths::Forward,
+            _ => refused = true,
         }
     }
-    Ok(())
+    if refused || (several && rule == Paths::Strict) {
+        return Err(Refusal::Malformed(match rule {
+            Paths::Forward => ASTRAY,
+            Paths::Strict => STRICT,
+        }));
+    }
+    if !several {
+        return Ok(Vec::new());
+    }
+    route::readings(path).map_err(|route::Astray| Refusal::Malformed(ASTRAY))
 }
 
-/// Whether the next segment is `.` or `..`.
+const ASTRAY: &str = "the path holds, or may be read to hold, a `.` or `..` segment, a backslash or a \
+                      NUL; or a `%` that is no escape";
+const STRICT: &str = "the path holds `//`, `\\`, a `.` or `..` segment, or a percent-encoded `.`, `/` \
+                      or `\\`";
+
+/// Whether the next segment is `.` or `..`, perhaps with parameters.
 fn is_dots(rest: &[u8]) -> bool {
     let dots = rest.iter().take_while(|byte| **byte == b'.').count();
-    (dots == 1 || dots == 2) && rest.get(dots).is_none_or(|byte| *byte == b'/')
+    (dots == 1 || dots == 2) && matches!(rest.get(dots), None | Some(b'/' | b';'))
 }
 
-/// `%2e`, `%2f`, `%5c`, and an escape that is none.
-fn encodes_separator(rest: &[u8]) -> bool {
+/// What may follow a `%`: not a NUL, nor a backslash.
+fn is_escape(rest: &[u8]) -> bool {
     match rest {
-        [b'2', b'e' | b'E' | b'f' | b'F', ..] | [b'5', b'c' | b'C', ..] | [b'0', b'0', ..] => true,
-        [high, low, ..] => !(high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
-        _ => true,
+        [b'0', b'0', ..] | [b'5', b'c' | b'C', ..] => false,
+        [high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+        _ => false,
     }
+}
+
+/// `%2e` and `%2f`.
+fn is_of_a_separator(rest: &[u8]) -> bool {
+    matches!(rest, [b'2', b'e' | b'E' | b'f' | b'F', ..])
 }
 
 /// `name`, `name:port`, `[ipv6]:port`; no userinfo, no path, no list.
@@ -251,9 +330,14 @@ pub(super) fn is_host(host: &[u8]) -> bool {
         }
     };
     !name.is_empty()
+        && name.len() <= LONGEST_HOST
         && match port {
-            [] => true,
-            [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+            [] | [b':'] => true,
+            [b':', digits @ ..] => {
+                let port = std::str::from_utf8(digits).ok();
+                digits.iter().all(u8::is_ascii_digit)
+                    && port.is_some_and(|port| port.parse::<u16>().is_ok())
+            }
             _ => false,
         }
 }
@@ -263,17 +347,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_that_can_be_read_in_two_ways_are_refused() {
+    fn paths_that_go_up_are_refused_by_either_rule() {
         for path in [
             "/a/../b",
             "/..",
             "/.",
             "/a/./b",
-            "//",
-            "/a//b",
             "/a\\b",
             "/%2e%2e/b",
-            "/a%2Fb",
+            "/a/..;/b",
+            "/a/.;x",
             "/a%5cb",
             "/a%",
             "/a%2",
@@ -282,7 +365,8 @@ mod tests {
             "*",
             "a",
         ] {
-            assert!(check_path(path).is_err(), "{path}");
+            assert!(readings(path, Paths::Forward).is_err(), "{path}");
+            assert!(readings(path, Paths::Strict).is_err(), "{path}");
         }
         for path in [
             "/",
@@ -293,8 +377,22 @@ mod tests {
             "/a.b/c..d",
             "/%20",
             "/a%3Fb",
+            "/a;b",
         ] {
-            assert!(check_path(path).is_ok(), "{path}");
+            assert!(
+                readings(path, Paths::Strict).is_ok_and(|others| others.is_empty()),
+                "{path}"
+            );
+            assert!(readings(path, Paths::Forward).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_can_be_read_in_two_ways_are_refused_by_the_strict_rule_alone() {
+        for path in ["//", "/a//b", "/a%2Fb", "/a%2eb"] {
+            assert!(readings(path, Paths::Strict).is_err(), "{path}");
+            let others = readings(path, Paths::Forward);
+            assert!(others.is_ok_and(|others| !others.is_empty()), "{path}");
         }
     }
 
@@ -308,11 +406,27 @@ mod tests {
             "[::1]:8080",
             "a_b",
             "a:",
+            "a:65535",
+            "a:00080",
+            &"a".repeat(255),
         ] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
         for host in [
-            "", ":80", "u@a", "a,b", "a b", "a/b", "[::1", "[::1]x", "[]", "a:b", "a:123456",
+            "",
+            ":80",
+            "u@a",
+            "a,b",
+            "a b",
+            "a/b",
+            "[::1",
+            "[::1]x",
+            "[]",
+            "a:b",
+            "a:123456",
+            "a:65536",
+            "a:+80",
+            &"a".repeat(256),
         ] {
             assert!(!is_host(host.as_bytes()), "{host}");
         }

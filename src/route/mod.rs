@@ -18,12 +18,17 @@
 mod condition;
 mod host;
 mod path;
+mod reading;
 #[cfg(test)]
 mod tests;
 
 use self::path::{Map, Prefixes};
-pub use self::{condition::Request, path::Match};
-use crate::config::{Conditions, HostPattern, PathPattern};
+pub use self::{
+    condition::Request,
+    path::Match,
+    reading::{Astray, readings},
+};
+use crate::config::{Conditions, HostPattern, PathPattern, Segment};
 
 /// All routes of one generation, immutable.
 #[derive(Debug, Default)]
@@ -36,6 +41,8 @@ pub struct Table {
     /// Bytes of the longest key of `wildcard`: longer ends of a host need no lookup.
     longest_wildcard: usize,
     any: Prefixes,
+    /// The table for decoded readings of a path, where a pattern is written with escapes.
+    decoded: Option<Box<Table>>,
 }
 
 impl Table {
@@ -43,9 +50,19 @@ impl Table {
     pub fn new<'r>(
         routes: impl IntoIterator<Item = (&'r HostPattern, &'r PathPattern, &'r Conditions)>,
     ) -> Self {
+        let routes: Vec<_> = routes.into_iter().collect();
         let mut table = Self::default();
-        for (index, (host, path, conditions)) in routes.into_iter().enumerate() {
+        for (index, (host, path, conditions)) in routes.iter().enumerate() {
             table.paths_of(host).insert(path, conditions, index);
+        }
+        if routes.iter().any(|(_, path, _)| is_escaped(path)) {
+            let mut decoded = Self::default();
+            for (index, (host, path, conditions)) in routes.iter().enumerate() {
+                decoded
+                    .paths_of(host)
+                    .insert(&canonical(path), conditions, index);
+            }
+            table.decoded = Some(Box::new(decoded));
         }
         table
     }
@@ -80,6 +97,11 @@ impl Table {
             .or_else(|| self.any.find(request, None))
     }
 
+    /// Finds the route for another reading of a request's path, one of [`readings`].
+    pub fn find_reading<'r>(&self, request: &Request<'r>) -> Option<Match<'r>> {
+        self.decoded.as_deref().unwrap_or(self).find(request)
+    }
+
     /// Tries what follows each dot of the host's name, the longest end first. A template fits the
     /// first dot alone, where no wildcard can be longer.
     fn find_by_end<'r>(
@@ -105,5 +127,21 @@ impl Table {
         templated()
             .or_else(|| wild(first))
             .or_else(|| dots.find_map(wild))
+    }
+}
+
+fn is_escaped(path: &PathPattern) -> bool {
+    let mut segments = path.segments.iter();
+    segments.any(|segment| matches!(segment, Segment::Literal(text) if text.contains('%')))
+}
+
+/// A pattern as a path is when its escapes are decoded.
+fn canonical(path: &PathPattern) -> PathPattern {
+    let segments = path.segments.iter().map(|segment| match segment {
+        Segment::Literal(text) => Segment::Literal(reading::canonical(text)),
+        Segment::Service => Segment::Service,
+    });
+    PathPattern {
+        segments: segments.collect(),
     }
 }

@@ -3,6 +3,7 @@
 
 mod conditions;
 mod fallback;
+mod paths;
 mod policy;
 mod split;
 mod sticky;
