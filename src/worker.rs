@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, sleep, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -39,14 +39,22 @@ const SWEPT: u64 = 125;
 const NOTABLY: usize = 8;
 /// How long a connection that never had a request may go on when the rest finish.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
+/// How often it is looked, on the way out, whether the listeners may be closed.
+const LOOK: Duration = Duration::from_millis(20);
+/// Before the deadline the listeners close so much earlier, or a quarter of it, for those who came
+/// last.
+const LAST_CALL: Duration = Duration::from_secs(3);
 
 /// What the data plane is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Accepting and serving.
     Serve,
-    /// Serving what was accepted.
+    /// Serving what was accepted to its end; and for as long as that takes, accepting and serving
+    /// one request each, so that the address is not dead.
     Finish,
+    /// Serving what was accepted to its end, and no more.
+    Close,
     /// Over.
     Cut,
 }
@@ -147,9 +155,12 @@ impl Crew {
         }
     }
 
-    /// Stops accepting, lets requests finish, and cuts at the deadline those that do not. Returns
-    /// how many connections were cut.
-    pub async fn finish(self, deadline: Duration) -> usize {
+    /// Lets the requests of the connections that there are finish, and cuts at the deadline those
+    /// that do not. Goes on accepting meanwhile, until `successor` or shortly before the deadline.
+    /// Returns how many connections were cut.
+    pub async fn finish(self, deadline: Duration, successor: &CancellationToken) -> usize {
+        let end = Instant::now() + deadline;
+        let last_call = end - LAST_CALL.min(deadline / 4);
         self.phase.send_replace(Phase::Finish);
         let count = self.connection_count();
         let threads = self.threads;
@@ -160,8 +171,14 @@ impl Crew {
                 }
             }
         });
+        tokio::select! {
+            _ = &mut joining => return 0,
+            () = successor.cancelled() => {}
+            () = sleep_until(last_call) => {}
+        }
+        self.phase.send_replace(Phase::Close);
         let mut cut = 0;
-        if tokio::time::timeout(deadline, &mut joining).await.is_err() {
+        if timeout_at(end, &mut joining).await.is_err() {
             cut = count();
             self.phase.send_replace(Phase::Cut);
             // It ends now: connections that were told so end when they are next polled.
@@ -218,7 +235,10 @@ impl Floor {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut ticks, mut next_sweep) = (0, SWEEP);
         let mut ending: Option<(Order, Instant)> = None;
+        // When the process began to end, those with a lower id were there.
+        let mut newcomers = 0;
         loop {
+            let accepting = !stop.is_cancelled();
             tokio::select! {
                 Some(handed) = handed_over.recv() => self.take_over(handed),
                 _ = tick.tick() => {
@@ -233,17 +253,34 @@ impl Floor {
                     self.tell_to_end(ending);
                 }
                 Ok(()) = phase.changed() => {
-                    ending = match *phase.borrow_and_update() {
+                    let now = Instant::now();
+                    match *phase.borrow_and_update() {
                         Phase::Serve => continue,
-                        Phase::Finish => Some((Order::Finish, Instant::now())),
-                        Phase::Cut => {
-                            cut.cancel();
-                            Some((Order::Cut, Instant::now()))
+                        Phase::Finish => {
+                            newcomers = self.next_id();
+                            ending = Some((Order::Finish, now));
                         }
-                    };
-                    stop.cancel();
-                    self.tasks.close();
+                        Phase::Close => {
+                            ending.get_or_insert((Order::Finish, now));
+                            stop.cancel();
+                        }
+                        Phase::Cut => {
+                            ending = Some((Order::Cut, now));
+                            stop.cancel();
+                            cut.cancel();
+                        }
+                    }
                     self.tell_to_end(ending);
+                    if stop.is_cancelled() || !self.has_older_than(newcomers) {
+                        stop.cancel();
+                        self.tasks.close();
+                    }
+                }
+                () = sleep(LOOK), if ending.is_some() && accepting => {
+                    if !self.has_older_than(newcomers) {
+                        stop.cancel();
+                        self.tasks.close();
+                    }
                 }
                 () = self.tasks.wait(), if ending.is_some() => return,
             }
@@ -333,13 +370,20 @@ impl Floor {
         }
     }
 
+    /// Whether one of the connections that were there before this id is there still.
+    fn has_older_than(&self, id: u64) -> bool {
+        self.connections().keys().any(|other| *other < id)
+    }
+
     /// Tells connections to end: again and again, for some are seated late. New ones, whose first
     /// request may be on its way, are given a moment before they are told to finish.
     fn tell_to_end(&self, ending: Option<(Order, Instant)>) {
         let Some((order, since)) = ending else { return };
-        let new_too = order == Order::Cut || since.elapsed() >= LAST_CHANCE;
+        let chance = since.elapsed() < LAST_CHANCE;
+        let now = self.worker.clock.load(Relaxed);
         for connection in self.connections().values() {
-            if new_too || !connection.is_new() {
+            let is_new = connection.is_new() && (chance || connection.is_younger(LAST_CHANCE, now));
+            if order == Order::Cut || !is_new {
                 connection.order(order);
             }
         }

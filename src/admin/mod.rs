@@ -1,6 +1,8 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON. Shows, and
-//! changes nothing but whether a service is pinned to a set.
+//! changes nothing but whether a service is pinned to a set, and who has the addresses of a proxy
+//! that drains.
 
+mod handover;
 mod metrics;
 mod ready;
 mod routes;
@@ -9,6 +11,7 @@ mod status;
 mod view;
 
 pub use metrics::{Kind, METRICS, Metric};
+pub use ready::DRAINING;
 pub use view::View;
 
 use std::{
@@ -23,7 +26,7 @@ use axum::{
     extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use http::{StatusCode, header};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +54,7 @@ Callboard
 /api/services/{name}   one service of it
     …/journal          what became of its set
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
+/api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
 
 /// Why the admin server cannot start.
@@ -125,6 +129,7 @@ fn router(context: Context) -> Router {
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))
         .route("/api/status", get(status::status))
+        .route("/api/handover", post(handover::hand_over))
         .route(
             "/api/services/{*name}",
             get(service::show).post(service::pin).delete(service::unpin),
@@ -196,6 +201,7 @@ mod tests {
                 connections: Box::new(|| 0),
                 listeners: Vec::new(),
                 snapshot: None,
+                handover: CancellationToken::new(),
             },
             gate: Gate::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
             started: Started {

@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use super::view::{Shown, View, accepts};
 
+/// What is said of a proxy that is on its way out.
+pub const DRAINING: &str = "draining\n";
+
 /// Whether the proxy may be sent traffic, and what it has not read.
 #[derive(Debug, Serialize)]
 pub(super) struct Readiness {
@@ -47,7 +50,7 @@ impl Readiness {
 
     fn text(&self) -> String {
         if self.draining {
-            return "draining\n".to_owned();
+            return DRAINING.to_owned();
         }
         let state = if self.ready { "ready" } else { "not ready" };
         if self.missing.is_empty() {

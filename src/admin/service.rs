@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     status::ServiceTraffic,
-    view::{Context, Shown},
+    view::{Context, Shown, is_json},
 };
 use crate::{
     config,
@@ -71,8 +71,7 @@ pub(super) async fn pin(
         Err(refusal) => return refusal,
     };
     // A web page can post anything here but this without being asked whether it may.
-    let kind = headers.get(header::CONTENT_TYPE);
-    if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json")) {
+    if !is_json(&headers) {
         let text = "send `Content-Type: application/json`, with a body such as \
                     {\"set\": 17, \"for\": \"30m\"}, or {} for the present set and 30 minutes";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);

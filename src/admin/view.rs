@@ -8,6 +8,7 @@ use std::{
 
 use axum::extract::State;
 use http::{HeaderMap, header};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
@@ -30,6 +31,8 @@ pub struct View {
     pub listeners: Vec<SocketAddr>,
     /// Where the last good sets are kept, if they are.
     pub snapshot: Option<Arc<Store>>,
+    /// A successor wants the addresses.
+    pub handover: CancellationToken,
 }
 
 /// What every request needs.
@@ -63,4 +66,10 @@ pub(super) fn accepts(headers: &HeaderMap, part: &str) -> bool {
         .get_all(header::ACCEPT)
         .iter()
         .any(|accept| memchr::memmem::find(accept.as_bytes(), part.as_bytes()).is_some())
+}
+
+/// Whether the request's body says that it is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }

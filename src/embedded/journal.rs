@@ -47,7 +47,8 @@ pub(super) struct Journal {
     file: File,
     length: u64,
     compacted: u64,
-    _lock: File,
+    /// `None` once it was given up.
+    lock: Option<File>,
 }
 
 /// Why the state on disk could not be opened.
@@ -91,7 +92,7 @@ impl Journal {
             file,
             length,
             compacted: length,
-            _lock: lock,
+            lock: Some(lock),
         };
         Ok((journal, state))
     }
@@ -117,6 +118,11 @@ impl Journal {
         }
         self.length += line.len() as u64;
         Ok(())
+    }
+
+    /// Lets another process have the folder. Nothing is written after this.
+    pub(super) fn release(&mut self) {
+        self.lock = None;
     }
 
     /// Whether the file has grown enough to be rewritten.

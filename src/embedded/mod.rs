@@ -140,6 +140,7 @@ impl Server {
             store.close().await;
         };
         tokio::join!(serve(self.listener, router, CONNECTIONS, ending), closing);
+        store.release();
     }
 }
 

@@ -120,6 +120,12 @@ impl Store {
         self.tasks.wait().await;
     }
 
+    /// Lets another process have the folder, whoever reads this still. Called when no change can
+    /// come any more.
+    pub(super) fn release(&self) {
+        self.lock().journal.release();
+    }
+
     /// Looks at the state at one moment. Must not take long: changes wait meanwhile.
     pub(super) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.lock().state)

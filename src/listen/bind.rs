@@ -34,7 +34,7 @@ pub struct Bound {
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
-    /// Why.
+    /// Why, and what to do where that is known.
     pub source: io::Error,
 }
 
@@ -43,18 +43,35 @@ pub struct BindError {
 /// # Errors
 /// Also where another process listens on the address and would share it.
 pub fn bind(settings: config::Listener, workers: usize) -> Result<Bound, BindError> {
+    open(settings, workers, true)
+}
+
+/// The same beside a process of this user's that listens there and is about to end: each gets a part
+/// of the connections until that one closes its sockets.
+///
+/// # Errors
+/// Also where the other process does not share.
+pub fn bind_beside(settings: config::Listener, workers: usize) -> Result<Bound, BindError> {
+    open(settings, workers, false)
+}
+
+fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound, BindError> {
     let wanted = settings.address;
     let failed = |source| BindError {
         address: wanted,
-        source,
+        source: with_hint(source, wanted),
     };
     // With SO_REUSEPORT a second proxy would be let in without a word, and take half of the
     // connections; a socket without it is let in only where there is nobody.
-    let address = socket(wanted, false)
-        .and_then(|socket| socket.local_addr())
-        .map_err(failed)?;
+    let address = match alone {
+        false => wanted,
+        true => socket(wanted, false)
+            .and_then(|socket| socket.local_addr())
+            .map_err(failed)?,
+    };
+    // A single one, too, so that a successor can bind before it is closed.
     let sockets = (0..workers)
-        .map(|_| socket(address, workers > 1))
+        .map(|_| socket(address, true))
         .collect::<Result<_, _>>()
         .map_err(failed)?;
     Ok(Bound {
@@ -64,6 +81,22 @@ pub fn bind(settings: config::Listener, workers: usize) -> Result<Bound, BindErr
         troubles: Arc::default(),
         settings: Arc::new(settings),
     })
+}
+
+/// The same error, and what to do about it.
+fn with_hint(error: io::Error, address: SocketAddr) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "a port below 1024 needs the capability CAP_NET_BIND_SERVICE (systemd's \
+             AmbientCapabilities, or `setcap cap_net_bind_service=+ep` on the binary), or a lower \
+             net.ipv4.ip_unprivileged_port_start"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address; 0.0.0.0 or [::] is all of them"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {hint}"))
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -106,5 +139,27 @@ mod tests {
             second.err().map(|error| error.source.kind()),
             Some(io::ErrorKind::AddrInUse)
         );
+    }
+
+    #[test]
+    fn who_may_not_listen_is_told_what_is_needed() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let hint = with_hint(denied, "0.0.0.0:80".parse().unwrap());
+        assert_eq!(hint.kind(), io::ErrorKind::PermissionDenied);
+        assert!(hint.to_string().contains("CAP_NET_BIND_SERVICE"), "{hint}");
+        // TEST-NET-1: no machine has it.
+        let error = bind(settings("192.0.2.1:8080".parse().unwrap()), 1);
+        let error = error.err().unwrap().source.to_string();
+        assert!(error.contains("no interface of this machine"), "{error}");
+    }
+
+    #[test]
+    fn a_successor_may_bind_beside_one_that_goes_whatever_its_number_of_workers() {
+        let free = "127.0.0.1:0".parse().unwrap();
+        for workers in [1, 2] {
+            let first = bind(settings(free), workers).unwrap();
+            let second = bind_beside(settings(first.address), 1).unwrap();
+            assert_eq!(second.address, first.address);
+        }
     }
 }

@@ -73,6 +73,11 @@ impl Connection {
         activity.requests.value() == 0 && activity.answered.load(Relaxed) == 0
     }
 
+    /// Whether it was accepted less than `age` ago, at this moment of the worker's clock.
+    pub fn is_younger(&self, age: Duration, now: u64) -> bool {
+        u128::from(now.saturating_sub(self.accepted)) < age.as_millis()
+    }
+
     /// Whether the client has taken longer than the listener allows, at this moment of the
     /// worker's clock.
     pub fn is_late(&self, now: u64) -> bool {

@@ -9,6 +9,6 @@ mod serve;
 mod wire;
 
 pub use accept::{Arrival, accept};
-pub use bind::{BindError, Bound, bind};
+pub use bind::{BindError, Bound, bind, bind_beside};
 pub use connection::{Connection, Order};
 pub use serve::serve;

@@ -9,7 +9,9 @@ use tokio::time::timeout;
 
 use crate::support::{
     callboard::Callboard,
+    eventually,
     raw::{RawBackend, Then, Wire, ok},
+    server::free_ports,
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -183,4 +185,135 @@ async fn connections_that_cannot_be_accepted_are_said_once_and_not_twenty_times_
     let (_, lines) = callboard.ended().await;
     let again = lines.iter().filter(|line| line.contains("cannot accept"));
     assert_eq!(again.count(), 0, "{lines:?}");
+}
+
+/// A backend that answers `/slow` when it may, and everything else at once; and what it was asked.
+async fn slow(may_answer: tokio::sync::watch::Receiver<bool>) -> (RawBackend, Asked) {
+    let (asked, is_asked) = tokio::sync::mpsc::unbounded_channel();
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let (asked, mut may_answer) = (asked.clone(), may_answer.clone());
+        async move {
+            while let Some(head) = wire.head().await {
+                if head.contains(" /slow ") {
+                    asked.send(()).unwrap();
+                    may_answer.wait_for(|may| *may).await.unwrap();
+                    wire.send(ok("late")).await;
+                } else {
+                    wire.send(ok("well")).await;
+                }
+            }
+        }
+    });
+    (backend.await, is_asked)
+}
+
+type Asked = tokio::sync::mpsc::UnboundedReceiver<()>;
+
+const SLOW: &str = "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test]
+async fn for_as_long_as_something_runs_its_address_is_not_dead() {
+    let (answer, may_answer) = tokio::sync::watch::channel(false);
+    let (backend, mut is_asked) = slow(may_answer).await;
+    let folder = TempDir::new().unwrap();
+    let (mut callboard, address) = before(folder.path(), backend.address()).await;
+    let mut client = Wire::connect(address).await;
+    client.send(SLOW).await;
+    is_asked.recv().await.unwrap();
+    let mut idle = Wire::connect(address).await;
+    assert_eq!(idle.ask(GET).await.text(), "well");
+
+    callboard.signal(Signal::SIGTERM);
+    callboard.until_logged("draining").await;
+    // It is told to end, and so the notice is over.
+    idle.until_closed().await;
+    for _ in 0..20 {
+        let mut other = Wire::connect(address).await;
+        let got = other.ask(GET).await;
+        assert_eq!((got.status(), got.text()), (200, "well"));
+        assert_eq!(got.field("connection"), Some("close"));
+        other.until_closed().await;
+    }
+    answer.send_replace(true);
+    assert_eq!(client.message().await.expect("an answer").text(), "late");
+    assert_eq!(callboard.ended().await.0, Some(0));
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+/// Asks on one new connection after the other until it is told to stop: how often, and what failed.
+async fn ask_on_and_on(
+    address: SocketAddr,
+    stop: tokio_util::sync::CancellationToken,
+) -> (usize, Vec<String>) {
+    let (mut asked, mut failed) = (0, Vec::new());
+    while !stop.is_cancelled() {
+        asked += 1;
+        match tokio::net::TcpStream::connect(address).await {
+            Err(error) => failed.push(error.to_string()),
+            Ok(stream) => {
+                let mut client = Wire::new(stream);
+                client
+                    .send(GET.replace("Host", "Connection: close\r\nHost"))
+                    .await;
+                match client.message().await {
+                    Some(got) if got.status() == 200 => {}
+                    Some(got) => failed.push(got.text().to_owned()),
+                    None => failed.push("no answer".to_owned()),
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (asked, failed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_is_started_at_once_has_the_addresses_and_refuses_nobody() {
+    for workers in [1, 2] {
+        let (answer, may_answer) = tokio::sync::watch::channel(false);
+        let (backend, mut is_asked) = slow(may_answer).await;
+        let [proxy, admin, registry] = free_ports();
+        let text = format!(
+            "workers = {workers}\n[log]\nformat = \"text\"\n[drain]\nnotice = \"1h\"\ndeadline = \"1h\"\n\
+             [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n[admin]\naddress = \"127.0.0.1:{admin}\"\n\
+             [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
+             [[route]]\nservice = \"cart\"\n"
+        );
+        let folder = TempDir::new().unwrap();
+        let mut old = Callboard::run(folder.path(), &text);
+        old.until_logged("the admin server is at").await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://127.0.0.1:{registry}/v1/agent/service/register");
+        let (ip, port) = (backend.address().ip(), backend.address().port());
+        let entry = serde_json::json!({"Name": "cart", "Address": ip, "Port": port});
+        let put = http.put(url).json(&entry).send().await.unwrap();
+        assert!(put.status().is_success());
+        let address = SocketAddr::from(([127, 0, 0, 1], proxy));
+        let served = async || Wire::connect(address).await.ask(GET).await.status();
+        eventually("it is served", served, |status| *status == 200).await;
+
+        let mut client = Wire::connect(address).await;
+        client.send(SLOW).await;
+        is_asked.recv().await.unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let asking = tokio::spawn(ask_on_and_on(address, stop.clone()));
+        old.signal(Signal::SIGTERM);
+        old.until_logged("draining").await;
+        let mut new = Callboard::run(folder.path(), &text);
+        new.until_logged("hands its addresses over").await;
+        new.until_logged("ready").await;
+        old.until_logged("a successor has the addresses now").await;
+        let served = async || Wire::connect(address).await.ask(GET).await;
+        let is_the_new_ones =
+            |got: &crate::support::raw::Message| got.field("connection").is_none();
+        eventually("the new one serves", served, is_the_new_ones).await;
+        stop.cancel();
+        let (asked, failed) = asking.await.unwrap();
+        assert!(failed.is_empty(), "{} of {asked}: {failed:?}", failed.len());
+
+        answer.send_replace(true);
+        assert_eq!(client.message().await.expect("an answer").text(), "late");
+        assert_eq!(old.ended().await.0, Some(0));
+        assert_eq!(Wire::connect(address).await.ask(GET).await.text(), "well");
+    }
 }

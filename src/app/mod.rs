@@ -1,5 +1,7 @@
 //! The process: build → run → drain.
 
+mod predecessor;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -15,13 +17,17 @@ use crate::{
     admin,
     config::{Config, RegistryKind},
     embedded,
-    listen::{self, BindError},
+    listen::BindError,
     proxy::{Generation, Rates, Shared, Worker},
     registry::{self, BuildError, Registry},
     saved::{Contents, Store},
     service::{self, Directory},
     worker::Crew,
 };
+use predecessor::Predecessor;
+
+/// What `/ready` says of a proxy that is on its way out.
+const DRAINING: &str = admin::DRAINING;
 
 /// A proxy that runs.
 pub struct App {
@@ -33,6 +39,8 @@ pub struct App {
     registry: Option<SocketAddr>,
     /// Ends the admin server, the embedded registry and the readiness watch.
     ending: CancellationToken,
+    /// A successor wants the addresses of one that drains.
+    handover: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -69,19 +77,24 @@ impl App {
         let config = Arc::new(config);
         let workers = config.workers.get();
         let mut bound = Vec::new();
+        let mut predecessor = Predecessor::new(&config.admin);
         for listener in &config.listeners {
-            bound.push(listen::bind(listener.clone(), workers)?);
+            bound.push(predecessor.listener(listener, workers).await?);
         }
         let listeners = bound.iter().map(|bound| bound.address).collect();
-        let admin = admin::Server::bind(&config.admin).await?;
-        let ending = CancellationToken::new();
+        let admin = predecessor
+            .after(async || admin::Server::bind(&config.admin).await)
+            .await?;
+        let (ending, handover) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = Vec::new();
 
         let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
         let mut registry_address = None;
         for (name, registry) in &config.registries {
             let opened = if let RegistryKind::Embedded(settings) = &registry.kind {
-                let server = embedded::Server::bind(settings).await?;
+                let server = predecessor
+                    .after(async || embedded::Server::bind(settings).await)
+                    .await?;
                 registry_address = Some(server.address());
                 let reader = server.reader();
                 tasks.push(tokio::spawn(server.run(ending.clone())));
@@ -114,6 +127,7 @@ impl App {
             connections: Box::new(crew.connection_count()),
             listeners: Vec::clone(&listeners),
             snapshot: snapshot.clone(),
+            handover: handover.clone(),
         };
         tasks.push(tokio::spawn(admin.run(view, ending.clone())));
         tasks.push(tokio::spawn(follow_tags(
@@ -141,6 +155,7 @@ impl App {
             admin: admin_address,
             registry: registry_address,
             ending,
+            handover,
             tasks,
         })
     }
@@ -165,8 +180,9 @@ impl App {
         self.shared.ready.load(Relaxed)
     }
 
-    /// Ends it without losing a request: says that it is not ready, goes on accepting until that
-    /// was seen, lets what runs finish until the deadline, and stops the watchers last.
+    /// Ends it without losing a request: says that it is not ready, lets what runs finish until the
+    /// deadline, and stops the watchers last. It goes on accepting for as long as that takes, so
+    /// that the address is not dead; a successor that wants the addresses gets them at once.
     pub async fn drain(self) {
         let notice = self.config.drain.notice;
         self.drain_after(notice).await;
@@ -178,18 +194,33 @@ impl App {
         self.shared.draining.store(true, Relaxed);
         self.shared.ready.store(false, Relaxed);
         tracing::info!(?notice, ?deadline, "draining");
-        tokio::time::sleep(notice).await;
-        let cut = self.crew.finish(deadline).await;
+        let noticed = tokio::time::sleep(notice);
+        self.handover.run_until_cancelled(noticed).await;
+        let finished = CancellationToken::new();
+        let finishing = async {
+            let cut = self.crew.finish(deadline, &self.handover).await;
+            finished.cancel();
+            cut
+        };
+        let ending = async {
+            tokio::select! {
+                () = self.handover.cancelled() => {
+                    tracing::info!("a successor has the addresses now");
+                }
+                () = finished.cancelled() => {}
+            }
+            let directory = Arc::clone(&self.shared.generation.load().directory);
+            directory.stop().await;
+            self.ending.cancel();
+            for task in self.tasks {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "a task of the control plane failed");
+                }
+            }
+        };
+        let (cut, ()) = tokio::join!(finishing, ending);
         if cut > 0 {
             tracing::warn!(connections = cut, "cut at the drain deadline");
-        }
-        let directory = Arc::clone(&self.shared.generation.load().directory);
-        directory.stop().await;
-        self.ending.cancel();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the control plane failed");
-            }
         }
         tracing::info!("gone");
     }

@@ -1,0 +1,156 @@
+//! A proxy with the same configuration that is on its way out: it has the addresses still, and gives
+//! them up to the one that comes after it. It is found by its admin server.
+
+use std::{future::Future, io, time::Duration};
+
+use reqwest::{Client, Method, RequestBuilder};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    config::{self, Secret},
+    embedded,
+    listen::{self, BindError, Bound},
+    serve::reachable,
+};
+
+/// How long its admin server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to give an address up once it said that it would.
+const GIVES_UP: Duration = Duration::from_secs(5);
+/// Between two tries to have an address that is being given up.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whoever has our addresses.
+pub(super) struct Predecessor<'a> {
+    admin: &'a config::Admin,
+    /// Whether it goes, once that was asked.
+    goes: Option<bool>,
+    /// Whether it was told that we are here, and gives them up.
+    told: bool,
+}
+
+/// An error that says whether an address is another's.
+pub(super) trait Taken {
+    fn is_taken(&self) -> bool;
+}
+
+impl<'a> Predecessor<'a> {
+    pub(super) fn new(admin: &'a config::Admin) -> Self {
+        Self {
+            admin,
+            goes: None,
+            told: false,
+        }
+    }
+
+    /// Binds a listener: beside a predecessor that goes, so that no connection is refused between
+    /// the two; else only where nobody is.
+    pub(super) async fn listener(
+        &mut self,
+        settings: &config::Listener,
+        workers: usize,
+    ) -> Result<Bound, BindError> {
+        let bind = || listen::bind(settings.clone(), workers);
+        match bind() {
+            Err(error) if error.is_taken() && self.goes().await => {}
+            done => return done,
+        }
+        match listen::bind_beside(settings.clone(), workers) {
+            // Another user's, or an older version's: it has to close first.
+            Err(_) => self.after(async || bind()).await,
+            bound => bound,
+        }
+    }
+
+    /// Does what needs an address, when a predecessor that has it has given it up.
+    pub(super) async fn after<T, E: Taken, F: Future<Output = Result<T, E>>>(
+        &mut self,
+        take: impl Fn() -> F,
+    ) -> Result<T, E> {
+        let done = take().await;
+        if !done.as_ref().is_err_and(Taken::is_taken) || !self.give_up().await {
+            return done;
+        }
+        let end = Instant::now() + GIVES_UP;
+        loop {
+            match take().await {
+                Err(error) if error.is_taken() && Instant::now() < end => sleep(PAUSE).await,
+                done => return done,
+            }
+        }
+    }
+
+    /// Tells one that goes that its addresses are ours now; whether it gives them up.
+    pub(super) async fn give_up(&mut self) -> bool {
+        if !self.told && self.goes().await {
+            let answer = match self.ask(Method::POST, "/api/handover") {
+                Some(request) => request.json(&serde_json::json!({})).send().await.ok(),
+                None => None,
+            };
+            self.told = answer.is_some_and(|answer| answer.status().is_success());
+            if self.told {
+                tracing::info!("another Callboard is on its way out, and hands its addresses over");
+            }
+        }
+        self.told
+    }
+
+    /// Whether a Callboard is at our admin address that is on its way out.
+    async fn goes(&mut self) -> bool {
+        if let Some(goes) = self.goes {
+            return goes;
+        }
+        let answer = async {
+            let answer = self.ask(Method::GET, "/ready")?.send().await.ok()?;
+            answer.text().await.ok()
+        };
+        let goes = answer.await.is_some_and(|text| text == super::DRAINING);
+        self.goes = Some(goes);
+        goes
+    }
+
+    fn ask(&self, method: Method, path: &str) -> Option<RequestBuilder> {
+        let address = reachable(self.admin.address);
+        if address.port() == 0 {
+            return None;
+        }
+        let client = Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .tls_certs_only([])
+            .build()
+            .ok()?;
+        let request = client.request(method, format!("http://{address}{path}"));
+        let token = self.admin.token.as_ref().map(Secret::read);
+        Some(match token {
+            Some(token) => request.bearer_auth(token.ok()?),
+            None => request,
+        })
+    }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+impl Taken for BindError {
+    fn is_taken(&self) -> bool {
+        is_in_use(&self.source)
+    }
+}
+
+impl Taken for crate::admin::StartError {
+    fn is_taken(&self) -> bool {
+        matches!(self, Self::Bind(_, error) if is_in_use(error))
+    }
+}
+
+impl Taken for embedded::StartError {
+    fn is_taken(&self) -> bool {
+        match self {
+            Self::Listen { source, .. } => is_in_use(source),
+            Self::Locked(_) => true,
+            _ => false,
+        }
+    }
+}
