@@ -109,9 +109,14 @@ fn parse_size(line: &[u8]) -> Result<u64, &'static str> {
         .iter()
         .position(|byte| !byte.is_ascii_hexdigit())
         .unwrap_or(line.len());
-    let rest = line[digits..].trim_ascii_start();
+    let mut rest = &line[digits..];
+    // White space of this grammar is these two, and no other (RFC 9110 5.6.3).
+    while let [b' ' | b'\t', after @ ..] = rest {
+        rest = after;
+    }
     let malformed = digits == 0 || digits > 16 || !(rest.is_empty() || rest[0] == b';');
-    if malformed || rest.contains(&b'\r') {
+    let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+    if malformed || rest.iter().any(is_control) {
         return Err("malformed chunk size");
     }
     std::str::from_utf8(&line[..digits])
@@ -194,6 +199,12 @@ mod tests {
     }
 
     #[test]
+    fn white_space_after_a_size_is_spaces_and_tabs() {
+        let wire = b"5 \t;a=\"b\tc\"\r\nhello\r\n0\t\r\n\r\n";
+        assert_eq!(decode(wire, 1).unwrap().0, b"hello");
+    }
+
+    #[test]
     fn what_is_not_quite_chunked_is_refused() {
         for wire in [
             &b"5\nhello\r\n0\r\n\r\n"[..],
@@ -203,6 +214,11 @@ mod tests {
             b"+5\r\nhello\r\n0\r\n\r\n",
             b"\r\nhello\r\n0\r\n\r\n",
             b"5 x\r\nhello\r\n0\r\n\r\n",
+            b"5\r\r\nhello\r\n0\r\n\r\n",
+            b"5\r;a\r\nhello\r\n0\r\n\r\n",
+            b"5\x0c\r\nhello\r\n0\r\n\r\n",
+            b"5\x0b;a\r\nhello\r\n0\r\n\r\n",
+            b"5;a\0\r\nhello\r\n0\r\n\r\n",
             b"11111111111111111\r\nhello\r\n0\r\n\r\n",
             b"0\r\nno field\r\n\r\n",
             b"0\r\n : x\r\n\r\n",
