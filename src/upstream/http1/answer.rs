@@ -220,8 +220,12 @@ where
                 return Poll::Ready(Err(ready!(self.exchange.poll_late(cx, late))));
             };
             match read {
-                Ok(0) if matches!(self.length, Length::UntilClose) => {
-                    return Poll::Ready(Ok(Decoded::End(None)));
+                Ok(0) => {
+                    return Poll::Ready(match (&self.length, self.exchange.broken_off()) {
+                        (_, Some(kind)) => Err(kind),
+                        (Length::UntilClose, None) => Ok(Decoded::End(None)),
+                        (_, None) => Err(FailureKind::Closed),
+                    });
                 }
                 Ok(0) => return Poll::Ready(Err(FailureKind::Closed)),
                 Ok(_) => {

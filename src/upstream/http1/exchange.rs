@@ -221,12 +221,18 @@ where
     /// The endpoint closed the connection where its answer was due.
     #[cold]
     fn ended(&mut self) -> Failure {
-        // What broke the sending says more than the end that followed.
-        let kind = match self.send_error.take() {
-            Some(SendError::Socket(error)) => FailureKind::Io(error),
-            _ => FailureKind::Closed,
-        };
+        let kind = self.broken_off().unwrap_or(FailureKind::Closed);
         self.failed(kind)
+    /// What broke the sending, which says more than the end that follows: the kernel tells of a
+    /// reset once, and to a write that failed of it the next read is an end like any other.
+    #[cold]
+    pub(super) fn broken_off(&mut self) -> Option<FailureKind> {
+        match self.send_error.take() {
+            Some(SendError::Socket(error)) => Some(FailureKind::Io(error)),
+            _ => None,
+        }
+    }
+
     }
 
     /// Reading failed where the answer was due.

@@ -1,6 +1,8 @@
 //! What a backend answers, and what the client gets of it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::timeout};
 
 use super::{before, before_all, cart};
 use crate::support::{
@@ -150,6 +152,41 @@ async fn what_is_cut_short_upstream_is_cut_short_downstream() {
             "{answer:?}"
         );
     }
+}
+
+/// The kernel tells of a reset once: here to the half that sends.
+#[tokio::test]
+async fn an_answer_without_length_that_a_reset_ends_is_not_whole_while_the_body_is_being_sent() {
+    let may_reset = Arc::new(Semaphore::new(0));
+    let told = Arc::clone(&may_reset);
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let told = Arc::clone(&told);
+        async move {
+            wire.head().await.unwrap();
+            wire.send("HTTP/1.1 200 OK\r\n\r\nhalf of it").await;
+            let _permit = told.acquire().await.unwrap();
+            wire.stream.set_zero_linger().unwrap();
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client
+        .send("POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+        .await;
+    // Until nothing on the way takes any more: so the proxy is about to send.
+    let piece = [b'x'; 64 * 1024];
+    let a_while = Duration::from_millis(300);
+    while let Ok(sent) = timeout(a_while, client.stream.write(&piece)).await {
+        sent.unwrap();
+    }
+    let head = client.head().await.unwrap();
+    assert!(head.contains("transfer-encoding: chunked"), "{head}");
+    assert_eq!(client.bytes(15).await, b"a\r\nhalf of it\r\n");
+    may_reset.add_permits(1);
+    let rest = client.rest().await.unwrap_or_default();
+    assert_eq!(String::from_utf8(rest).unwrap(), "", "no last chunk");
+    assert_eq!(cart(&proxy).await["endpoints"][0]["failures"], 1);
 }
 
 /// What a POST asked may have been done: nobody is asked twice, and nothing that could be read in
