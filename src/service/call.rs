@@ -10,8 +10,8 @@ use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
 use super::{
-    Asked, Attempts, Line, Replay, Service, Shed, Terms, attempts::Past, limits::Room, replay,
-    seating::next, within,
+    Asked, Attempts, Keep, Line, Replay, Service, Shed, Terms, attempts::Past, limits::Room,
+    replay, seating::next, within,
 };
 use crate::{
     instance::Address,
@@ -85,9 +85,8 @@ impl Service {
         let idempotent = is_idempotent(head.method());
         let to_head_request = *head.method() == Method::HEAD;
         let framing = Framing::of(&body);
-        let try_timeout = retry
-            .try_timeout
-            .filter(|_| idempotent && may_be_replayed(framing));
+        let may_be_second = idempotent && may_be_replayed(framing);
+        let try_timeout = retry.try_timeout.filter(|_| may_be_second);
         let mut limits = Limits {
             response: timeout.response,
             attempt: None,
@@ -96,7 +95,7 @@ impl Service {
         };
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();
-        let mut reuse = Some(if idempotent { Reuse::Any } else { Reuse::Fresh });
+        let mut may_reuse = true;
         let turn = view.turn(Some(&*head), &lane.tally, now);
         let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
             Ok(Some(seated)) => seated,
@@ -109,10 +108,9 @@ impl Service {
         }
         let out_of_budget = loop {
             let began = now;
+            let is_last = past.asked + 1 >= retry.attempts;
             limits.attempt = try_timeout.filter(|_| {
-                past.asked + 1 < retry.attempts
-                    && view.has_other(&past.tried, Some(&line))
-                    && lane.retries_left(now) > 0
+                !is_last && view.has_other(&past.tried, Some(&line)) && lane.retries_left(now) > 0
             });
             let pool = line.pool();
             if past.failed.is_empty() || head.names_endpoint() {
@@ -120,7 +118,16 @@ impl Service {
                 head.write(&mut bytes, framing, pool.address());
             }
             let in_flight = pool.enter();
-            let kept = reuse.and_then(|reuse| pool.checkout(now, reuse));
+            let reuse = if may_be_second && !is_last {
+                Reuse::Any
+            } else {
+                Reuse::Fresh
+            };
+            let kept = if may_reuse {
+                pool.checkout(now, reuse)
+            } else {
+                None
+            };
             let was_kept = kept.is_some();
             let connection = match kept {
                 Some(connection) => Ok(connection),
@@ -137,6 +144,11 @@ impl Service {
             (failure, bytes, body) = match connection {
                 Err(failure) => (failure, bytes, body),
                 Ok(connection) => {
+                    body.keep(if idempotent && !is_last {
+                        Keep::UntilAnswered
+                    } else {
+                        Keep::UntilBegun
+                    });
                     let exchange =
                         Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
                     // A request that may follow an answer needs its own fields then.
@@ -151,7 +163,7 @@ impl Service {
                         is_fault = self.note_head(worker, view, &line, head, retry.on, began);
                         let may_follow = idempotent
                             && retry.on.contains(head.status)
-                            && past.asked + 1 < retry.attempts
+                            && !is_last
                             && body.is_replayable()
                             && total.is_none_or(|total| Instant::now() < total)
                             && view.has_other(&past.tried, Some(&line))
@@ -200,7 +212,7 @@ impl Service {
             // budget.
             let died = matches!(failure.kind, FailureKind::Closed | FailureKind::Io(_));
             if died {
-                reuse = None;
+                may_reuse = false;
             }
             if let FailureKind::Client(error) = failure.kind {
                 return Err(Unanswered::BodyBroke(error));

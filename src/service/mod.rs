@@ -54,7 +54,7 @@ pub use one::Service;
 pub use outlier::Heard;
 pub use pin::{LONGEST_PIN, PinError, PinStatus};
 pub use prober::Checkup;
-pub use replay::{Kept, Replay};
+pub use replay::{Keep, Kept, Replay};
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
 pub use status::{EndpointStatus, Remembered, ServiceStatus, ViewStatus};

@@ -65,11 +65,16 @@ impl Stream {
         matches!(came, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// Whether this error of reading says that the endpoint does not take us for who we are. In
-    /// TLS 1.3 our side of the handshake is over before the endpoint has looked at our
-    /// certificate, or missed it; until it has, it reads nothing of a request.
+    /// Whether the endpoint may yet say that it does not take us for who we are. In TLS 1.3 our
+    /// side of the handshake is over before the endpoint has looked at our certificate, or missed
+    /// it; until it has, it reads nothing of a request.
+    pub(super) fn may_be_turned_away(&self) -> bool {
+        matches!(self, Self::Tls(secure) if !secure.answered)
+    }
+
+    /// Whether this error of reading says that it does not.
     pub(super) fn is_turned_away(&self, error: &io::Error) -> bool {
-        matches!(self, Self::Tls(secure) if !secure.answered) && tls::is_of_our_certificate(error)
+        self.may_be_turned_away() && tls::is_of_our_certificate(error)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Client-side discovery without a proxy in between: who is registered is called, who is gone is
 //! not, and nothing that may have been processed is sent twice.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use callboard::{
@@ -11,6 +11,7 @@ use callboard::{
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Empty, Full};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tower::{Service as _, ServiceExt};
 
 use crate::support::{
@@ -18,6 +19,7 @@ use crate::support::{
     consul::Consul,
     eventually,
     proxy::{Proxy, instance},
+    raw::{RawBackend, Then, leaves_after, ok},
 };
 
 /// A client of the registry that a proxy brings along; nothing is sent through the proxy.
@@ -66,6 +68,35 @@ async fn who_has_nobody_is_stood_in_for_by_its_fallback() {
     assert_eq!(get(&caller).await.unwrap().0, "cart");
     let lanes = caller.service().lanes();
     assert_eq!(lanes.map(|lane| lane.fallbacks.value()).sum::<u64>(), 1);
+}
+
+#[tokio::test]
+async fn who_was_asked_leaves_as_the_last_and_the_fallback_gets_the_body_whole() {
+    const BODY: &str = "a body that must arrive whole";
+    let proxy = Proxy::start("").await;
+    let sorry = RawBackend::saying(ok("sorry"), Then::Keep).await;
+    let may_leave = Arc::new(Semaphore::new(0));
+    let (leaves, has_read) = leaves_after(BODY.len(), Arc::clone(&may_leave)).await;
+    let text = format!(
+        "[registry.main]\nkind = \"consul\"\naddress = \"{}\"\n\
+         [service.cart]\nfallback = \"sorry\"\nguard = false\n\
+         [service.sorry]\nendpoints = [\"{}\"]\n",
+        proxy.registry(""),
+        sorry.address()
+    );
+    let config = Config::parse_for_client(&text, Path::new(".")).unwrap();
+    let client = Client::start(config).unwrap();
+    proxy.register("cart", leaves).await;
+    until_there_are(&client, "cart", 1).await;
+    let caller = client.service("cart").unwrap();
+    let request = Request::put("/x").body(Full::from(BODY)).unwrap();
+    let asking = tokio::spawn(async move { caller.send(request).await.unwrap().status() });
+    drop(has_read.acquire().await.unwrap());
+    proxy.deregister("cart", leaves).await;
+    until_there_are(&client, "cart", 0).await;
+    may_leave.add_permits(1);
+    assert_eq!(asking.await.unwrap(), 200);
+    assert_eq!(sorry.requests()[0].text(), BODY);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

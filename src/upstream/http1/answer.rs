@@ -2,7 +2,6 @@
 //! polled. The body owns the connection until both sides are cleanly at their end.
 
 use std::{
-    error::Error as StdError,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -15,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::{
+    Source,
     chunked::{Decoded, Decoder},
     exchange::Exchange,
     head::{AnswerHead, BodyLength, Persistence},
@@ -78,11 +78,7 @@ enum Length {
     UntilClose,
 }
 
-impl<B> Exchange<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<B: Source> Exchange<B> {
     /// Drives the exchange until the head of the final answer is there, while the request's body
     /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
     /// `unwanted` says, of an answer's head and the request's body, whether another attempt is to
@@ -112,7 +108,10 @@ where
                 kind: FailureKind::Unwanted(head.status),
                 processed: Processed::Begun,
             },
-            Ok((head, length, persistence)) => return Ok(begin(self, head, length, persistence)),
+            Ok((head, length, persistence)) => {
+                self.sender.body_mut().settled();
+                return Ok(begin(self, head, length, persistence));
+            }
             Err(failure) => failure,
         };
         buffers::give_read(self.read);
@@ -122,16 +121,12 @@ where
 }
 
 /// The body of the answer whose head was just read.
-fn begin<B>(
+fn begin<B: Source>(
     mut exchange: Exchange<B>,
     head: AnswerHead,
     length: BodyLength,
     persistence: Persistence,
-) -> Answer<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+) -> Answer<B> {
     let body = match length {
         BodyLength::Known(length)
             if exchange.read.len() as u64 >= length && exchange.sender.is_done() =>
@@ -161,11 +156,7 @@ where
 }
 
 /// The answer is over: the connection goes back to its pool if nothing is left on either side.
-fn finish<B>(exchange: Exchange<B>, persistence: Persistence) -> InFlight
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence) -> InFlight {
     let clean = persistence.keep
         && exchange.read.is_empty()
         && exchange.sender.is_done()
@@ -182,11 +173,7 @@ where
     exchange.in_flight
 }
 
-impl<B> Reading<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<B: Source> Reading<B> {
     /// The next piece that the buffer holds; `None` where it must be read first.
     fn decode(&mut self) -> Result<Option<Decoded>, FailureKind> {
         let read = &mut self.exchange.read;
@@ -227,7 +214,6 @@ where
                         (_, None) => Err(FailureKind::Closed),
                     });
                 }
-                Ok(0) => return Poll::Ready(Err(FailureKind::Closed)),
                 Ok(_) => {
                     let now = Instant::now();
                     self.late = now + self.exchange.limits.idle;
@@ -246,11 +232,7 @@ where
     }
 }
 
-impl<B> Body for AnswerBody<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<B: Source> Body for AnswerBody<B> {
     type Data = Bytes;
     type Error = Failure;
 

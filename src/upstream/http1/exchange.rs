@@ -9,14 +9,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::HeaderMap;
-use http_body::Body;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    Framing,
+    Framing, Source,
     head::{self, Parsed},
     send::{SendError, Sender},
 };
@@ -50,11 +49,7 @@ pub struct Exchange<B> {
     pub(super) send_error: Option<SendError>,
 }
 
-impl<B> Exchange<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<B: Source> Exchange<B> {
     /// An exchange that sends `head` (which ends with its empty line, and whose framing fields
     /// say what `framing` says) and then `body`.
     pub fn new(
@@ -130,8 +125,11 @@ where
         if self.send_error.is_none() && !self.sender.is_done() {
             let before = self.sender.written();
             let polled = self.sender.poll_send(cx, &mut self.connection.stream);
-            if before > 0 && self.sender.written() > before {
+            let written = self.sender.written();
+            if before > 0 && written > before {
                 self.taken = Instant::now();
+            } else if written > before && !self.connection.stream.may_be_turned_away() {
+                self.sender.body_mut().begun();
             }
             match polled {
                 Poll::Ready(Err(SendError::Source(error))) => return Err(error),
@@ -223,6 +221,8 @@ where
     fn ended(&mut self) -> Failure {
         let kind = self.broken_off().unwrap_or(FailureKind::Closed);
         self.failed(kind)
+    }
+
     /// What broke the sending, which says more than the end that follows: the kernel tells of a
     /// reset once, and to a write that failed of it the next read is an end like any other.
     #[cold]
@@ -231,8 +231,6 @@ where
             Some(SendError::Socket(error)) => Some(FailureKind::Io(error)),
             _ => None,
         }
-    }
-
     }
 
     /// Reading failed where the answer was due.

@@ -9,8 +9,10 @@ mod exchange;
 mod framing;
 mod head;
 mod send;
+mod source;
 
 pub use answer::{Answer, AnswerBody, Witness};
 pub use exchange::{Exchange, Limits};
 pub use framing::{Framing, field};
 pub use head::AnswerHead;
+pub use source::Source;

@@ -9,10 +9,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use super::Framing;
+use super::{Framing, Source};
 use crate::upstream::stream::Stream;
 
 /// Why sending stopped.
@@ -52,11 +51,7 @@ enum State {
     Finished,
 }
 
-impl<B> Sender<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
+impl<B: Source> Sender<B> {
     pub(super) fn new(head: Vec<u8>, body: B, framing: Framing) -> Self {
         Self {
             head_len: head.len(),
@@ -84,6 +79,11 @@ where
     /// The request's body.
     pub(super) fn body(&self) -> &B {
         &self.body
+    }
+
+    /// The same, to be told how far its exchange has come.
+    pub(super) fn body_mut(&mut self) -> &mut B {
+        &mut self.body
     }
 
     /// Whether all of the request went out.

@@ -106,6 +106,32 @@ async fn a_body_that_nobody_has_read_is_sent_elsewhere_whatever_its_size() {
     assert!(served.iter().all(|request| request.body == body));
 }
 
+/// Longer than a connection may be idle that a request takes which is not sent twice.
+const OLD: Duration = Duration::from_millis(700);
+
+#[tokio::test]
+async fn what_is_not_sent_twice_takes_no_old_connection_whatever_its_method() {
+    let more = "[service.cart]\nretry = { attempts = 1 }\n";
+    for (method, length, chunked, config, connections) in [
+        ("PUT", 1_000, false, "", 1),
+        ("PUT", KEPT, false, "", 1),
+        ("PUT", KEPT + 1, false, "", 2),
+        ("DELETE", KEPT + 1, false, "", 2),
+        ("GET", KEPT + 1, false, "", 2),
+        ("PUT", 1_000, true, "", 2),
+        ("PUT", 1_000, false, more, 2),
+        ("POST", 1_000, false, "", 2),
+    ] {
+        let well = RawBackend::saying(ok("well"), Then::Keep).await;
+        let proxy = before_all(&[well.address()], config).await;
+        assert_eq!(send(&proxy, "GET", b"", false).await, 200);
+        tokio::time::sleep(OLD).await;
+        let status = send(&proxy, method, &body(length), chunked).await;
+        let of = format!("{method} of {length}, chunked: {chunked}, {config}");
+        assert_eq!((status, well.connections()), (200, connections), "{of}");
+    }
+}
+
 /// The time of one attempt, and longer than that.
 const TRY: Duration = Duration::from_millis(800);
 const LONGER: Duration = Duration::from_millis(1_200);

@@ -2,13 +2,14 @@
 //! there and back. Attempts that fail are not what it is for.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::Method;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::sample;
 use crate::support::{
@@ -16,9 +17,14 @@ use crate::support::{
     eventually,
     load::{Ledger, Load},
     proxy::Proxy,
+    raw::{RawBackend, Then, Wire, leaves_after, ok},
 };
 
 fn config(sorry: &Backend, more: &str) -> String {
+    config_with(sorry.address(), more)
+}
+
+fn config_with(sorry: SocketAddr, more: &str) -> String {
     format!(
         r#"
         workers = 2
@@ -33,7 +39,7 @@ fn config(sorry: &Backend, more: &str) -> String {
         endpoints = ["{}"]
         {more}
         "#,
-        sorry.address()
+        sorry
     )
 }
 
@@ -101,6 +107,46 @@ async fn who_was_asked_leaves_as_the_last_and_what_may_be_repeated_goes_to_the_f
     assert_eq!(get.headers()[BACKEND], "sorry");
     assert_eq!(post.status(), 502, "it may have been processed");
     assert_eq!(sorry.requests_with(&Method::POST), 0);
+}
+
+#[tokio::test]
+async fn a_body_comes_to_the_fallback_whole_however_much_of_it_was_read() {
+    const BODY: &str = "a body of which no byte may be lost on its way elsewhere";
+    for (read, chunked) in [(BODY.len(), false), (20, false), (20, true)] {
+        let sorry = RawBackend::saying(ok("sorry"), Then::Keep).await;
+        let proxy = Proxy::start(&config_with(sorry.address(), "")).await;
+        let may_leave = Arc::new(Semaphore::new(0));
+        // The size of a chunk and the ends of its lines are read, too.
+        let on_the_wire = read + if chunked { "14\r\n".len() } else { 0 };
+        let (leaves, has_read) = leaves_after(on_the_wire, Arc::clone(&may_leave)).await;
+        proxy.register("cart", leaves).await;
+        proxy.until_states("cart", &[(leaves, "serving")]).await;
+        let (first, rest) = BODY.split_at(read);
+        let mut client = Wire::connect(proxy.address()).await;
+        let (framing, first, rest) = if chunked {
+            let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+            let last = chunk(rest) + "0\r\n\r\n";
+            ("Transfer-Encoding: chunked".to_owned(), chunk(first), last)
+        } else {
+            let length = format!("Content-Length: {}", BODY.len());
+            (length, first.to_owned(), rest.to_owned())
+        };
+        client
+            .send(format!(
+                "PUT /cart/x HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}"
+            ))
+            .await;
+        drop(has_read.acquire().await.unwrap());
+        proxy.deregister("cart", leaves).await;
+        proxy.until_states("cart", &[(leaves, "draining")]).await;
+        may_leave.add_permits(1);
+        client.send(rest).await;
+        assert_eq!(client.message().await.unwrap().text(), "sorry");
+        let served = sorry.requests();
+        assert_eq!(served.len(), 1, "{read}, chunked: {chunked}");
+        let body = String::from_utf8(served[0].body.clone()).unwrap();
+        assert_eq!(body, BODY, "{read}: {}", served[0].head);
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
     task::JoinHandle,
     time::timeout,
 };
@@ -241,6 +242,27 @@ pub(crate) fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
     .unwrap();
     answer.extend_from_slice(body);
     answer
+}
+
+/// A backend that reads so much of a body and says so, waits until it may leave, and ends its
+/// connection. It takes no other.
+pub(crate) async fn leaves_after(
+    length: usize,
+    may_leave: Arc<Semaphore>,
+) -> (SocketAddr, Arc<Semaphore>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let has_read = Arc::new(Semaphore::new(0));
+    let told = Arc::clone(&has_read);
+    tokio::spawn(async move {
+        let mut wire = Wire::new(listener.accept().await.unwrap().0);
+        drop(listener);
+        wire.head().await.unwrap();
+        wire.bytes(length).await;
+        told.add_permits(1);
+        let _permit = may_leave.acquire().await;
+    });
+    (address, has_read)
 }
 
 /// A backend in bytes, gone when it is dropped.
