@@ -407,6 +407,8 @@ pub struct Service {
     pub tls: EndpointTls,
     /// How many requests are worked on at once.
     pub limits: Limits,
+    /// How large the head of an answer may be.
+    pub answer_limits: AnswerLimits,
     /// How the proxy itself checks its endpoints; `None` where it does not.
     pub health: Option<Health>,
     /// When an endpoint whose attempts fail is ejected; `None` where none ever is.
@@ -452,6 +454,15 @@ pub struct Limits {
     pub pending: u32,
     /// How long each of them waits at most.
     pub wait: Duration,
+}
+
+/// `limits.answer_…`: how large the head of an endpoint's answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerLimits {
+    /// The most fields.
+    pub headers: usize,
+    /// The most bytes.
+    pub header_bytes: usize,
 }
 
 /// `eject`: an endpoint is passed over after failures in a row.

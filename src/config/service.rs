@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts, balance,
+    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts,
+    balance,
     fallback::Fallbacks,
     health,
     moot::{self, Before, Follows},
@@ -61,6 +62,10 @@ pub(super) fn defaults(
                 per_endpoint: None,
                 pending: 100,
                 wait: Duration::from_secs(1),
+            },
+            answer_limits: AnswerLimits {
+                headers: 1_000,
+                header_bytes: 256 * 1024,
             },
             health: None,
             eject: Some(eject_by_default()),
@@ -177,6 +182,10 @@ fn policy(
     let (retry, follows) = table.within("retry", |table| retry(table, base.retry));
     let timeout = table.within("timeout", |table| timeouts(table, base.timeout));
     follows.check(&[(retry, timeout)], before);
+    let (limits, answer_limits) = table.within("limits", |table| {
+        let limits = limits(table, base.limits, before);
+        (limits, answer_limits(table, base.answer_limits))
+    });
     Service {
         balance,
         zone,
@@ -187,7 +196,8 @@ fn policy(
             connections: table.size("connections", 0..=65_536, base.pool.connections),
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
-        limits: table.within("limits", |table| limits(table, base.limits, before)),
+        limits,
+        answer_limits,
         health: health::read(table, base.health.as_ref()),
         eject: eject(table, base.eject.as_ref(), before),
         panic_percent: table.count("panic_percent", 0..=100, base.panic_percent),
@@ -208,6 +218,13 @@ fn limits(table: &mut Table<'_>, base: Limits, before: &Before) -> Limits {
     };
     moot::check_limits(table, &limits, before);
     limits
+}
+
+fn answer_limits(table: &mut Table<'_>, base: AnswerLimits) -> AnswerLimits {
+    AnswerLimits {
+        headers: table.size("answer_headers", 1..=10_000, base.headers),
+        header_bytes: table.size("answer_header_bytes", 1_024..=1_048_576, base.header_bytes),
+    }
 }
 
 /// A number that may be `false`, for no limit.

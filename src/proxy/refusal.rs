@@ -180,6 +180,9 @@ impl Refusal {
                 Some(FailureKind::BadAnswer(_)) => {
                     format!("service `{service}` gave an answer that is not sound HTTP")
                 }
+                Some(FailureKind::TooLarge(_)) => {
+                    format!("service `{service}` gave an answer with more headers than it may")
+                }
                 _ => format!("service `{service}` could not be reached"),
             },
         }

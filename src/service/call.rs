@@ -17,7 +17,7 @@ use crate::{
     instance::Address,
     upstream::{
         Connection, Failure, FailureKind, Processed, Reuse, connect,
-        http1::{self, AnswerHead, Exchange, Framing, Limits},
+        http1::{self, AnswerHead, Exchange, Framing, HeadLimits, Limits},
     },
 };
 
@@ -92,6 +92,10 @@ impl Service {
             attempt: None,
             idle: timeout.idle,
             total,
+            head: HeadLimits {
+                fields: self.policy().answer_limits.headers,
+                bytes: self.policy().answer_limits.header_bytes,
+            },
         };
         let mut bytes = Exchange::<B>::head_buffer();
         let mut past = Past::default();

@@ -43,6 +43,12 @@ impl Service {
             | FailureKind::Timeout
             | FailureKind::TryTimeout
             | FailureKind::BadAnswer(_) => self.note_fault(worker, line, began),
+            // It answered, with what one of its pages may be.
+            FailureKind::TooLarge(_) => {
+                if line.life().answered(began) {
+                    self.expect_relapse(line);
+                }
+            }
             // Our doing, the client's, or noted when the answer came.
             FailureKind::Removed
             | FailureKind::Drained

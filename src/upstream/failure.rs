@@ -63,6 +63,10 @@ pub enum FailureKind {
     /// The answer breaks the rules of HTTP/1.1, or can be read in two ways.
     #[error("bad answer: {0}")]
     BadAnswer(&'static str),
+    /// The answer is larger than it may be: which is true of this one, and says nothing of the
+    /// endpoint.
+    #[error("answer too large: {0}")]
+    TooLarge(&'static str),
     /// The client's side ended before the request was whole.
     #[error("the client's request broke off: {0}")]
     Client(Box<dyn StdError + Send + Sync>),

@@ -72,7 +72,7 @@ pub enum Cause {
     Closed,
     /// Its answer was not there in time, or did not go on.
     Timeout,
-    /// Its answer was not sound HTTP.
+    /// Its answer was not sound HTTP, or larger than it may be.
     BadAnswer,
     /// It was removed.
     Removed,
@@ -101,7 +101,7 @@ impl Cause {
             FailureKind::Handshake(_) => Self::Tls,
             FailureKind::Closed | FailureKind::Io(_) => Self::Closed,
             FailureKind::Timeout | FailureKind::TryTimeout => Self::Timeout,
-            FailureKind::BadAnswer(_) => Self::BadAnswer,
+            FailureKind::BadAnswer(_) | FailureKind::TooLarge(_) => Self::BadAnswer,
             FailureKind::Removed | FailureKind::Drained => Self::Removed,
             FailureKind::Unwanted(_) => Self::Unwanted,
             FailureKind::Client(_) => Self::Client,

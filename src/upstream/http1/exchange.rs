@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    Framing, Source,
+    Framing, HeadLimits, Source,
     head::{self, Parsed},
     send::{SendError, Sender},
 };
@@ -33,6 +33,8 @@ pub struct Limits {
     pub idle: Duration,
     /// When all of it must be over.
     pub total: Option<Instant>,
+    /// How large the answer's head may be.
+    pub head: HeadLimits,
 }
 
 /// A request that is sent, and the answer to it that is read, on one connection.
@@ -41,6 +43,8 @@ pub struct Exchange<B> {
     pub(super) connection: Connection,
     pub(super) sender: Sender<B>,
     pub(super) read: BytesMut,
+    /// Of `read`, what is known not to be a whole head.
+    looked_at: usize,
     pub(super) limits: Limits,
     pub(super) in_flight: InFlight,
     /// When the endpoint last took a byte of the request.
@@ -65,6 +69,7 @@ impl<B: Source> Exchange<B> {
             connection,
             sender: Sender::new(head, body, framing),
             read: BytesMut::new(),
+            looked_at: 0,
             limits,
             in_flight,
             taken: now,
@@ -88,20 +93,22 @@ impl<B: Source> Exchange<B> {
             return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
         }
         loop {
-            if !self.read.is_empty() {
-                match head::parse(&mut self.read, recycled, to_head_request) {
+            let limits = self.limits.head;
+            if !self.read.is_empty() && head::may_have_ended(&self.read, self.looked_at, limits) {
+                match head::parse(&mut self.read, recycled, to_head_request, limits) {
                     Ok(Parsed::Complete(head, length, persistence)) => {
                         return Poll::Ready(Ok((head, length, persistence)));
                     }
-                    // Whoever says for ever that an answer will come is late too.
-                    Ok(Parsed::Interim) => match self.over(Instant::now(), self.due()) {
-                        Some(kind) => return Poll::Ready(Err(self.late(kind))),
-                        None => continue,
-                    },
-                    Ok(Parsed::Partial) => {}
-                    Err(reason) => {
-                        return Poll::Ready(Err(self.failed(FailureKind::BadAnswer(reason))));
+                    Ok(Parsed::Interim(_)) => {
+                        self.looked_at = 0;
+                        // Whoever says for ever that an answer will come is late too.
+                        match self.over(Instant::now(), self.due()) {
+                            Some(kind) => return Poll::Ready(Err(self.late(kind))),
+                            None => continue,
+                        }
                     }
+                    Ok(Parsed::Partial) => self.looked_at = self.read.len(),
+                    Err(refused) => return Poll::Ready(Err(self.failed(refused.into()))),
                 }
             }
             match self.poll_read(cx) {
@@ -249,7 +256,8 @@ impl<B: Source> Exchange<B> {
     }
 
     fn failed(&self, kind: FailureKind) -> Failure {
-        let processed = if !self.read.is_empty() || matches!(kind, FailureKind::BadAnswer(_)) {
+        let is_answer = matches!(kind, FailureKind::BadAnswer(_) | FailureKind::TooLarge(_));
+        let processed = if is_answer || !self.read.is_empty() {
             Processed::Begun
         } else if self.sender.written() > 0 {
             Processed::Perhaps

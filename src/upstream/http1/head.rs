@@ -4,13 +4,24 @@
 
 use std::{mem::MaybeUninit, ops::Range, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-/// The most bytes an answer's head may have.
-const MAX_HEAD: usize = u16::MAX as usize;
-/// The most fields.
-const MAX_FIELDS: usize = 100;
+use crate::upstream::FailureKind;
+
+/// So many fields are parsed on the stack; more cost an allocation.
+const USUAL_FIELDS: usize = 100;
+/// A chunked body without a byte.
+const NO_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// How large the head of an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// The most fields.
+    pub fields: usize,
+    /// The most bytes.
+    pub bytes: usize,
+}
 
 /// The head of an answer, without what belongs to the connection.
 #[derive(Debug)]
@@ -42,27 +53,53 @@ pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
     /// A 1xx other than 101, taken off the buffer.
-    Interim,
+    Interim(StatusCode),
     Complete(AnswerHead, BodyLength, Persistence),
+}
+
+/// Why a head is not passed on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It is not sound HTTP/1.1.
+    Unsound(&'static str),
+    /// It is larger than it may be.
+    TooLarge(&'static str),
+}
+
+impl From<&'static str> for Refused {
+    fn from(reason: &'static str) -> Self {
+        Self::Unsound(reason)
+    }
+}
+
+impl From<Refused> for FailureKind {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unsound(reason) => Self::BadAnswer(reason),
+            Refused::TooLarge(reason) => Self::TooLarge(reason),
+        }
+    }
 }
 
 /// Where a field stands in the head: small, since there is an array of them on the stack.
 #[derive(Clone, Copy, Default)]
 struct Field {
-    name: (u16, u16),
-    value: (u16, u16),
+    name: (u32, u32),
+    value: (u32, u32),
 }
 
 impl Field {
     fn name(self) -> Range<usize> {
-        let (start, length) = self.name;
-        usize::from(start)..usize::from(start) + usize::from(length)
+        range(self.name)
     }
 
     fn value(self) -> Range<usize> {
-        let (start, length) = self.value;
-        usize::from(start)..usize::from(start) + usize::from(length)
+        range(self.value)
     }
+}
+
+fn range((start, length): (u32, u32)) -> Range<usize> {
+    start as usize..start as usize + length as usize
 }
 
 /// What the fields of the connection say together.
@@ -76,51 +113,114 @@ struct Connection<'a> {
     nominates: bool,
 }
 
+/// Whether the end of a head may have come since `buffer` was looked at, of which that many bytes
+/// were there. A head that comes byte by byte is not parsed anew with each.
+pub(super) fn may_have_ended(buffer: &[u8], looked_at: usize, limits: HeadLimits) -> bool {
+    let came = &buffer[looked_at.saturating_sub(3).min(buffer.len())..];
+    buffer.len() >= (2 * looked_at).min(limits.bytes)
+        || memchr::memmem::find(came, b"\n\r\n").is_some()
+        || memchr::memmem::find(came, b"\n\n").is_some()
+}
+
 /// Takes one head off `buffer`. `recycled` is a map whose allocation is used again.
 pub(super) fn parse(
     buffer: &mut BytesMut,
     recycled: &mut HeaderMap,
     to_head_request: bool,
-) -> Result<Parsed, &'static str> {
-    let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    limits: HeadLimits,
+) -> Result<Parsed, Refused> {
+    let mut fields = [Field::default(); USUAL_FIELDS];
+    let mut many = Vec::new();
+    let usual = limits.fields.min(USUAL_FIELDS);
+    let read = {
+        let mut slots = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+        let fields = &mut fields[..usual];
+        read(buffer, &mut slots[..usual], fields, to_head_request, limits)
+    };
+    let (read, fields) = match read {
+        Err(Refused::TooLarge(FIELDS)) if limits.fields > usual => {
+            let mut slots = vec![MaybeUninit::uninit(); limits.fields];
+            many.resize(limits.fields, Field::default());
+            let read = self::read(buffer, &mut slots, &mut many, to_head_request, limits)?;
+            (read, &many[..])
+        }
+        read => (read?, &fields[..]),
+    };
+    match read {
+        Read::Partial => Ok(Parsed::Partial),
+        Read::Interim(status, length) => {
+            buffer.advance(length);
+            Ok(Parsed::Interim(status))
+        }
+        Read::Complete(read) => take(buffer, read, fields, recycled),
+    }
+}
+
+const FIELDS: &str = "more header fields than `limits.answer_headers`";
+const BYTES: &str = "a head of more bytes than `limits.answer_header_bytes`";
+
+/// What stands in a buffer.
+enum Read {
+    Partial,
+    Interim(StatusCode, usize),
+    Complete(Complete),
+}
+
+/// A whole head that was understood.
+struct Complete {
+    length: usize,
+    /// How many fields it has.
+    count: usize,
+    status: StatusCode,
+    body: BodyLength,
+    persistence: Persistence,
+    nominates: bool,
+    /// It says how its body is coded.
+    is_coded: bool,
+}
+
+/// Reads a head, and notes where its fields stand.
+fn read<'b>(
+    buffer: &'b [u8],
+    slots: &mut [MaybeUninit<httparse::Header<'b>>],
+    fields: &mut [Field],
+    to_head_request: bool,
+    limits: HeadLimits,
+) -> Result<Read, Refused> {
     let mut response = httparse::Response::new(&mut []);
     // A blank line before the status line is what is left of another answer.
     if buffer.first().is_some_and(|first| *first != b'H') {
-        return Err("no status line");
+        return Err("no status line".into());
     }
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
         &mut response,
         buffer,
-        &mut slots,
+        slots,
     );
     let length = match status {
-        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(httparse::Status::Partial) if buffer.len() < MAX_HEAD => return Ok(Parsed::Partial),
-        Ok(_) => return Err("head too large"),
-        Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
-        Err(httparse::Error::Version) => return Err("not HTTP/1"),
-        Err(_) => return Err("malformed head"),
+        Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
+        Ok(httparse::Status::Partial) if buffer.len() < limits.bytes => return Ok(Read::Partial),
+        Ok(_) => return Err(Refused::TooLarge(BYTES)),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge(FIELDS)),
+        Err(httparse::Error::Version) => return Err("not HTTP/1".into()),
+        Err(_) => return Err("malformed head".into()),
     };
     if !ends_lines_with_crlf(&buffer[..length], response.headers) {
-        return Err("a bare LF in the head");
+        return Err("a bare LF in the head".into());
     }
     let code = response.code.ok_or("no status")?;
     let status = StatusCode::from_u16(code).map_err(|_| "status out of range")?;
     if code == 101 {
-        return Err("101 to a request that asked for no upgrade");
+        return Err("101 to a request that asked for no upgrade".into());
     }
     if status.is_informational() {
-        bytes::Buf::advance(buffer, length);
-        return Ok(Parsed::Interim);
+        return Ok(Read::Interim(status, length));
     }
-
-    let mut fields = [Field::default(); MAX_FIELDS];
-    let count = response.headers.len();
     let base = buffer.as_ptr() as usize;
     let mut connection = Connection::default();
     for (field, header) in fields.iter_mut().zip(response.headers.iter()) {
-        // No more than MAX_HEAD, which is what fits.
-        let at = |bytes: &[u8]| ((bytes.as_ptr() as usize - base) as u16, bytes.len() as u16);
+        // What fits is far more than a head may have.
+        let at = |bytes: &[u8]| ((bytes.as_ptr() as usize - base) as u32, bytes.len() as u32);
         *field = Field {
             name: at(header.name.as_bytes()),
             value: at(header.value),
@@ -131,26 +231,58 @@ pub(super) fn parse(
     let bodyless =
         to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let body = connection.body(status, http10, bodyless)?;
-    let persistence = Persistence {
-        keep: body != BodyLength::UntilClose
-            && !connection.close
-            && (!http10 || connection.keep_alive),
-        timeout: connection.timeout,
-    };
-    let nominates = connection.nominates;
+    Ok(Read::Complete(Complete {
+        length,
+        count: response.headers.len(),
+        status,
+        body,
+        persistence: Persistence {
+            keep: body != BodyLength::UntilClose
+                && !connection.close
+                && (!http10 || connection.keep_alive),
+            timeout: connection.timeout,
+        },
+        nominates: connection.nominates,
+        is_coded: connection.transfer_encoding.is_some(),
+    }))
+}
 
-    let head = buffer.split_to(length).freeze();
-    let headers = collect(&head, &fields[..count], nominates, recycled)?;
-    // RFC 9110 8.6: a 204 carries no length.
-    let mut headers = headers;
+/// Takes a head off the buffer that was read in it.
+fn take(
+    buffer: &mut BytesMut,
+    read: Complete,
+    fields: &[Field],
+    recycled: &mut HeaderMap,
+) -> Result<Parsed, Refused> {
+    let (status, mut persistence) = (read.status, read.persistence);
+    let head = buffer.split_to(read.length).freeze();
+    let mut headers = collect(&head, &fields[..read.count], read.nominates, recycled)?;
     if status == StatusCode::NO_CONTENT {
+        // RFC 9110 8.6: a 204 carries no length.
         headers.remove(header::CONTENT_LENGTH);
+        if read.is_coded {
+            persistence.keep &= takes_no_chunk(buffer)?;
+        }
     }
     Ok(Parsed::Complete(
         AnswerHead { status, headers },
-        body,
+        read.body,
         persistence,
     ))
+}
+
+/// A 204 ends with its head, whatever that says (RFC 9112 6.3). Servers that say `chunked` all the
+/// same send a body without a byte, which is taken off where it came along. Returns whether it was:
+/// it may come still.
+fn takes_no_chunk(buffer: &mut BytesMut) -> Result<bool, &'static str> {
+    if buffer.starts_with(NO_CHUNK) {
+        buffer.advance(NO_CHUNK.len());
+        return Ok(true);
+    }
+    if NO_CHUNK.starts_with(buffer) {
+        return Ok(false);
+    }
+    Err("204 with a body")
 }
 
 /// httparse takes a bare LF for a line's end. The lines end before the names, and at the end.
@@ -214,9 +346,7 @@ impl<'a> Connection<'a> {
                 return Err("a Transfer-Encoding other than chunked");
             }
         }
-        if status == StatusCode::NO_CONTENT
-            && (self.transfer_encoding.is_some() || length.is_some_and(|length| length > 0))
-        {
+        if status == StatusCode::NO_CONTENT && length.is_some_and(|length| length > 0) {
             return Err("204 with a body");
         }
         Ok(if bodyless {
@@ -312,12 +442,24 @@ fn remove_nominated(head: &Bytes, fields: &[Field], headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    fn complete(text: &str) -> Result<(AnswerHead, BodyLength, Persistence), &'static str> {
+    const LIMITS: HeadLimits = HeadLimits {
+        fields: 1_000,
+        bytes: 256 * 1024,
+    };
+
+    fn complete(text: &str) -> Result<(AnswerHead, BodyLength, Persistence), Refused> {
+        within(text, LIMITS)
+    }
+
+    fn within(
+        text: &str,
+        limits: HeadLimits,
+    ) -> Result<(AnswerHead, BodyLength, Persistence), Refused> {
         let mut buffer = BytesMut::from(text);
-        match parse(&mut buffer, &mut HeaderMap::new(), false)? {
+        match parse(&mut buffer, &mut HeaderMap::new(), false, limits)? {
             Parsed::Complete(head, body, persistence) => Ok((head, body, persistence)),
-            Parsed::Partial => Err("partial"),
-            Parsed::Interim => Err("interim"),
+            Parsed::Partial => Err("partial".into()),
+            Parsed::Interim(_) => Err("interim".into()),
         }
     }
 
@@ -353,7 +495,8 @@ mod tests {
         assert!(complete("HTTP/2.0 200 OK\r\n\r\n").is_err());
         assert!(complete("HTTP/1.1 099 OK\r\n\r\n").is_err());
         assert!(complete("HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n").is_err());
-        assert!(complete("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        let chunked = "HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(complete(&format!("{chunked}1\r\na\r\n0\r\n\r\n")).is_err());
         assert!(complete("HTTP/1.1 101 Switching\r\n\r\n").is_err());
     }
 
@@ -400,21 +543,67 @@ mod tests {
             BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 No\r\n\r\n");
         let mut map = HeaderMap::new();
         assert!(matches!(
-            parse(&mut buffer, &mut map, false),
-            Ok(Parsed::Interim)
+            parse(&mut buffer, &mut map, false, LIMITS),
+            Ok(Parsed::Interim(StatusCode::EARLY_HINTS))
         ));
         assert!(matches!(
-            parse(&mut buffer, &mut map, false),
+            parse(&mut buffer, &mut map, false, LIMITS),
             Ok(Parsed::Complete(_, BodyLength::Known(0), _))
         ));
         assert!(buffer.is_empty());
     }
 
     #[test]
-    fn an_endless_head_is_refused() {
-        let text = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD));
-        assert_eq!(complete(&text).err(), Some("head too large"));
-        let many = "A: b\r\n".repeat(MAX_FIELDS + 1);
-        assert!(complete(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
+    fn a_head_may_be_as_large_as_its_limits_and_no_larger() {
+        let too_large = |reason| Some(Refused::TooLarge(reason));
+        for (fields, bytes) in [(1, 1_024), (USUAL_FIELDS, 65_536), (1_000, 262_144)] {
+            let limits = HeadLimits { fields, bytes };
+            let of = |count: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(count));
+            let (head, ..) = within(&of(fields), limits).unwrap();
+            assert_eq!(head.headers.len(), fields);
+            assert_eq!(within(&of(fields + 1), limits).err(), too_large(FIELDS));
+
+            let of =
+                |length: usize| format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(length));
+            let most = bytes - of(0).len();
+            let (head, ..) = within(&of(most), limits).unwrap();
+            assert_eq!(head.headers["a"].len(), most);
+            assert_eq!(within(&of(most + 1), limits).err(), too_large(BYTES));
+            // The same where its end has not come.
+            let endless = &of(most + 10)[..bytes];
+            assert_eq!(within(endless, limits).err(), too_large(BYTES));
+        }
+    }
+
+    #[test]
+    fn a_204_that_says_chunked_ends_with_its_head() {
+        for (after, keep, left) in [
+            ("0\r\n\r\n", true, ""),
+            ("", false, ""),
+            ("0\r", false, "0\r"),
+        ] {
+            let text = format!("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n{after}");
+            let mut buffer = BytesMut::from(&*text);
+            let parsed = parse(&mut buffer, &mut HeaderMap::new(), false, LIMITS).unwrap();
+            let Parsed::Complete(head, body, persistence) = parsed else {
+                panic!("{after:?}");
+            };
+            assert_eq!((body, persistence.keep), (BodyLength::Known(0), keep));
+            assert!(head.headers.is_empty());
+            assert_eq!(buffer, left);
+        }
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_parsed_a_few_times_only() {
+        let text = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(100_000));
+        let (mut looked_at, mut parsed) = (0, 0);
+        for end in 1..=text.len() {
+            if may_have_ended(&text.as_bytes()[..end], looked_at, LIMITS) {
+                (looked_at, parsed) = (end, parsed + 1);
+            }
+        }
+        assert_eq!(looked_at, text.len(), "its end is seen");
+        assert!(parsed < 20, "{parsed}");
     }
 }

@@ -14,5 +14,5 @@ mod source;
 pub use answer::{Answer, AnswerBody, Witness};
 pub use exchange::{Exchange, Limits};
 pub use framing::{Framing, field};
-pub use head::AnswerHead;
+pub use head::{AnswerHead, HeadLimits};
 pub use source::Source;
