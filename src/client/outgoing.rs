@@ -88,6 +88,11 @@ impl Head for Outgoing {
         self.host.is_none()
     }
 
+    /// The program has it at hand.
+    fn expects_continue(&self) -> bool {
+        false
+    }
+
     fn fields(&mut self) -> &mut HeaderMap {
         &mut self.parts.headers
     }

@@ -373,6 +373,26 @@ mod tests {
     }
 
     #[test]
+    fn how_large_an_answers_head_may_be_stands_beside_who_waits() {
+        let config = config(&format!(
+            "[defaults]\nlimits = {{ answer_headers = 7 }}\n\
+             [service.cart]\nlimits = {{ answer_header_bytes = 2048 }}\n{CART}"
+        ));
+        let limits = config.services["cart"].answer_limits;
+        assert_eq!((limits.headers, limits.header_bytes), (7, 2_048));
+        assert_eq!(config.defaults.answer_limits.header_bytes, 256 * 1_024);
+        let text =
+            "[service.cart]\nlimits = { answer_headers = 10001, answer_header_bytes = 100 }\n";
+        assert_eq!(
+            errors(&format!("{text}{CART}")),
+            [
+                "2:12 service.cart.limits.answer_headers: 10001 is out of range; write a number from 1 to 10000",
+                "2:36 service.cart.limits.answer_header_bytes: 100 is out of range; write a number from 1024 to 1048576",
+            ]
+        );
+    }
+
+    #[test]
     fn a_service_that_only_a_route_names_has_the_defaults() {
         let config = config(&format!("[defaults]\ndrain = \"7s\"\n{CART}"));
         assert_eq!(config.services["cart"], config.defaults);

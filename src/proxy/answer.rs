@@ -64,7 +64,7 @@ struct Ending {
 #[derive(Default)]
 struct Access {
     method: Method,
-    host: Option<HeaderValue>,
+    host: Option<Box<str>>,
     target: String,
     arrived: Option<Instant>,
     service: Option<Arc<str>>,
@@ -92,7 +92,7 @@ impl Record {
         let access = (client.worker.shared.access_log != config::Access::Off).then(|| {
             Box::new(Access {
                 method: request.method().clone(),
-                host: request.headers().get(header::HOST).cloned(),
+                host: host_of(request),
                 target: target(request.uri(), client.worker.shared.access_log),
                 arrived: Some(arrived),
                 ..Access::default()
@@ -201,6 +201,12 @@ impl Drop for Record {
     }
 }
 
+/// A copy: the value itself would hold the buffer of the whole head to the end of the answer.
+fn host_of(request: &Request<Incoming>) -> Option<Box<str>> {
+    let host = request.headers().get(header::HOST)?;
+    host.to_str().ok().map(Box::from)
+}
+
 /// A client is told when its connection ends with this answer: its next request must not be on its
 /// way when that happens.
 fn close_where_it_ends(response: &mut Response) {
@@ -260,7 +266,7 @@ impl Access {
             target: "callboard::access",
             client = %client.peer.ip,
             method = %self.method,
-            host = self.host.as_ref().and_then(|host| host.to_str().ok()),
+            host = self.host.as_deref(),
             path = %self.target,
             // As nginx has it, for a client that did not wait.
             status = self

@@ -39,6 +39,8 @@ pub(super) struct Head {
     host: Option<HeaderValue>,
     /// Whether there is a `Connection`, which may name fields that are not to be passed on.
     pub(super) connection: bool,
+    /// The client sends its body when it is asked for it.
+    pub(super) expects_continue: bool,
     /// How long the client waits, where it says so.
     pub(super) deadline: Option<Duration>,
     /// How else an endpoint may read the path; mostly in no other way.
@@ -82,7 +84,9 @@ pub(super) fn admit(
     let body = body::of_client(incoming, Arc::clone(client));
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
-    if fields.expects && parts.version != Version::HTTP_10 {
+    // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
+    let expects_continue = fields.expects && parts.version != Version::HTTP_10;
+    if expects_continue {
         client.activity.rest.waits_to_be_asked();
     }
     let limits = &client.listener.limits;
@@ -121,6 +125,7 @@ pub(super) fn admit(
             parts,
             host,
             connection,
+            expects_continue,
             deadline,
             readings,
         },

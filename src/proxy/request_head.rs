@@ -82,11 +82,18 @@ impl service::Head for Outgoing<'_> {
         end_to_end(out, client, head);
         forwarded(out, client, head, prefix.as_bytes());
         framing.write(out, &parts.method);
+        if self.head.expects_continue && framing.has_body() {
+            line(out, "expect", b"100-continue");
+        }
         out.extend_from_slice(b"\r\n");
     }
 
     fn names_endpoint(&self) -> bool {
         self.named_host().is_none()
+    }
+
+    fn expects_continue(&self) -> bool {
+        self.head.expects_continue
     }
 
     fn fields(&mut self) -> &mut HeaderMap {
@@ -115,7 +122,7 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
         let keep = match name.as_str() {
             // Written anew.
             "host" | "content-length" | "transfer-encoding" => false,
-            // Of the connection. hyper answers `Expect` itself.
+            // Of the connection, or written anew.
             "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "expect" => false,
             // Between the client and us.
             "proxy-authenticate" | "proxy-authorization" => false,

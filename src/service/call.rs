@@ -32,6 +32,9 @@ pub trait Head: Asked {
     /// Whether it says who the endpoint is, and must be written anew for another.
     fn names_endpoint(&self) -> bool;
 
+    /// Whether the endpoint is to say first that it wants the body, which is then to be asked for.
+    fn expects_continue(&self) -> bool;
+
     /// Its fields: a map whose allocation those of the answer take over.
     fn fields(&mut self) -> &mut HeaderMap;
 }
@@ -153,8 +156,11 @@ impl Service {
                     } else {
                         Keep::UntilBegun
                     });
-                    let exchange =
+                    let mut exchange =
                         Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
+                    if head.expects_continue() {
+                        exchange = exchange.withholding_its_body();
+                    }
                     // A request that may follow an answer needs its own fields then.
                     let mut fresh = HeaderMap::new();
                     let recycled = if retry.on.is_empty() {

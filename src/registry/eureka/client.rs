@@ -131,7 +131,9 @@ impl Client {
                 text: http_api::reason(answer).await,
             });
         }
-        let tag = answer.headers().get(ETAG).cloned();
+        // A copy: the value itself would hold what it was read into until the tag is another.
+        let tag = answer.headers().get(ETAG);
+        let tag = tag.and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok());
         let (body, whole) = http_api::read(&mut answer, MAX_BODY)
             .await
             .map_err(Fault::connection)?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -20,6 +20,10 @@ use super::{
     send::{SendError, Sender},
 };
 use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers, tls};
+
+/// How long an endpoint that was told to `Expect: 100-continue` may be silent before the body is
+/// sent all the same: not every server answers it (RFC 9110 10.1.1).
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long an exchange may take.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,13 @@ impl<B: Source> Exchange<B> {
         }
     }
 
+    /// The body is asked for, and sent, when the endpoint has answered the head's
+    /// `Expect: 100-continue`, or was silent for a second. Nothing of it is after a final answer.
+    pub fn withholding_its_body(mut self) -> Self {
+        self.sender.withhold();
+        self
+    }
+
     /// An empty buffer to write a head into.
     pub fn head_buffer() -> Vec<u8> {
         buffers::take_write()
@@ -99,13 +110,16 @@ impl<B: Source> Exchange<B> {
                     Ok(Parsed::Complete(head, length, persistence)) => {
                         return Poll::Ready(Ok((head, length, persistence)));
                     }
-                    Ok(Parsed::Interim(_)) => {
+                    Ok(Parsed::Interim(status)) => {
                         self.looked_at = 0;
                         // Whoever says for ever that an answer will come is late too.
-                        match self.over(Instant::now(), self.due()) {
-                            Some(kind) => return Poll::Ready(Err(self.late(kind))),
-                            None => continue,
+                        if let Some(kind) = self.over(Instant::now(), self.due()) {
+                            return Poll::Ready(Err(self.late(kind)));
                         }
+                        if status == StatusCode::CONTINUE && self.sender.is_withheld() {
+                            self.release_body(cx)?;
+                        }
+                        continue;
                     }
                     Ok(Parsed::Partial) => self.looked_at = self.read.len(),
                     Err(refused) => return Poll::Ready(Err(self.failed(refused.into()))),
@@ -117,10 +131,31 @@ impl<B: Source> Exchange<B> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(error))),
                 Poll::Pending => {
                     let due = self.due();
+                    if self.sender.is_withheld() && self.poll_silence(cx, due).is_ready() {
+                        self.release_body(cx)?;
+                        continue;
+                    }
                     return self.poll_late(cx, due).map(|kind| Err(self.late(kind)));
                 }
             }
         }
+    }
+
+    /// Ready when the endpoint has not said for long enough that it wants the body. It has half of
+    /// its time left then at the least.
+    #[cold]
+    fn poll_silence(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
+        let half = due.saturating_duration_since(self.taken) / 2;
+        let until = self.taken + SILENCE.min(half);
+        self.connection.timer.poll_late(cx, until)
+    }
+
+    /// Asks for the body, and sends what is there.
+    #[cold]
+    fn release_body(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        self.sender.release();
+        let sent = self.drive_sending(cx);
+        sent.map_err(|error| self.failed(FailureKind::Client(error)))
     }
 
     /// Sends what can be sent. A socket that fails is remembered, for the endpoint may have

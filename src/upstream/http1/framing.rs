@@ -27,6 +27,11 @@ impl Framing {
         }
     }
 
+    /// Whether there are bytes of a body.
+    pub fn has_body(self) -> bool {
+        !matches!(self, Self::None | Self::Length(0))
+    }
+
     /// Writes the field that says it, where one must.
     pub fn write(self, out: &mut Vec<u8>, method: &Method) {
         match self {

@@ -34,6 +34,8 @@ pub(super) struct Sender<B> {
     head_len: usize,
     body: B,
     state: State,
+    /// The body is not asked: the endpoint has not said yet that it wants it.
+    withheld: bool,
     /// The body was asked last, and had nothing yet.
     starved: bool,
     written: u64,
@@ -64,6 +66,7 @@ impl<B: Source> Sender<B> {
                 Framing::Length(length) => State::Length(length),
                 Framing::Chunked => State::Chunked { open: false },
             },
+            withheld: false,
             starved: false,
             written: 0,
             flushed: true,
@@ -94,9 +97,24 @@ impl<B: Source> Sender<B> {
             && self.flushed
     }
 
+    /// Sends the head, and nothing of a body until it is released.
+    pub(super) fn withhold(&mut self) {
+        self.withheld = self.state != State::Finished;
+    }
+
+    /// The body may be asked, and sent.
+    pub(super) fn release(&mut self) {
+        self.withheld = false;
+    }
+
+    /// Whether a body waits to be released.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.withheld
+    }
+
     /// Whether all that the client sent so far went out, and more is to come.
     pub(super) fn is_starved(&self) -> bool {
-        self.starved && self.sent == self.out.len() && self.flushed
+        self.starved && !self.withheld && self.sent == self.out.len() && self.flushed
     }
 
     /// Bytes that were handed to the kernel, or to TLS.
@@ -133,6 +151,9 @@ impl<B: Source> Sender<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, Box<dyn StdError + Send + Sync>> {
+        if self.withheld {
+            return Ok(Poll::Pending);
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             return Ok(Poll::Pending);
         };

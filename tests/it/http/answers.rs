@@ -182,7 +182,7 @@ async fn an_answer_without_length_that_a_reset_ends_is_not_whole_while_the_body_
     }
     let head = client.head().await.unwrap();
     assert!(head.contains("transfer-encoding: chunked"), "{head}");
-    assert_eq!(client.bytes(15).await, b"a\r\nhalf of it\r\n");
+    assert_eq!(client.bytes(15).await, b"A\r\nhalf of it\r\n");
     may_reset.add_permits(1);
     let rest = client.rest().await.unwrap_or_default();
     assert_eq!(String::from_utf8(rest).unwrap(), "", "no last chunk");
@@ -193,7 +193,6 @@ async fn an_answer_without_length_that_a_reset_ends_is_not_whole_while_the_body_
 /// two ways is passed on.
 #[tokio::test]
 async fn an_answer_that_is_ambiguous_or_none_at_all_is_502() {
-    let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(70_000));
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
@@ -208,8 +207,8 @@ async fn an_answer_that_is_ambiguous_or_none_at_all_is_502() {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/2 200\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         "SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        &long,
     ] {
         let backend = RawBackend::saying(answer, Then::Keep).await;
         let other = RawBackend::saying(ok("other"), Then::Keep).await;
@@ -284,6 +283,11 @@ async fn answers_without_a_body_keep_both_connections_in_step() {
         (GET, "304 Not Modified\r\n\r\n", None),
         (GET, "204 No Content\r\n\r\n", None),
         (GET, "204 No Content\r\nContent-Length: 0\r\n\r\n", None),
+        (
+            GET,
+            "204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            None,
+        ),
     ] {
         let backend = RawBackend::saying(format!("HTTP/1.1 {answer}"), Then::Keep).await;
         let proxy = before(backend.address(), "").await;
@@ -304,6 +308,77 @@ async fn answers_without_a_body_keep_both_connections_in_step() {
         }
         assert_eq!(backend.connections(), 1, "{answer:?}");
         assert_eq!(backend.requests().len(), 3, "{answer:?}");
+    }
+}
+
+/// Its end may come a moment later, and is no part of the next answer.
+#[tokio::test]
+async fn a_204_that_says_chunked_without_more_is_passed_on_and_ends_its_connection() {
+    let answer = "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let backend = RawBackend::saying(answer, Then::Keep).await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    for _ in 0..3 {
+        client.send(GET).await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 204"));
+        assert!(client.is_silent().await);
+    }
+    assert_eq!(backend.connections(), 3);
+}
+
+fn with_fields(count: usize) -> Vec<u8> {
+    let fields: String = (0..count).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n").into_bytes()
+}
+
+#[tokio::test]
+async fn an_answer_with_many_fields_is_passed_on_and_its_limits_have_keys() {
+    let few = "[service.cart]\nlimits = { answer_headers = 150, answer_header_bytes = 4096 }\n";
+    let long = format!(
+        "HTTP/1.1 200 OK\r\nA: {}\r\nContent-Length: 0\r\n\r\n",
+        "a".repeat(5_000)
+    );
+    for (answer, config, status) in [
+        (with_fields(149), "", 200),
+        (with_fields(999), "", 200),
+        (with_fields(1_000), "", 502),
+        (with_fields(149), few, 200),
+        (with_fields(150), few, 502),
+        (long.clone().into_bytes(), "", 200),
+        (long.into_bytes(), few, 502),
+    ] {
+        let of = answer.len();
+        let backend = RawBackend::saying(answer, Then::Keep).await;
+        let proxy = before(backend.address(), config).await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let got = client.ask(GET).await;
+        assert_eq!(got.status(), status, "{of} bytes, {config}");
+        if status == 200 && of < 5_000 {
+            assert_eq!(got.field("x-100"), Some("100"));
+        } else if status == 502 {
+            assert!(
+                got.text().contains("more headers than it may"),
+                "{}",
+                got.text()
+            );
+        }
+    }
+}
+
+/// It is a page that is at fault, and not who serves it.
+#[tokio::test]
+async fn an_answer_that_is_too_large_takes_no_endpoint_out() {
+    let backends = [(); 2].map(|()| RawBackend::saying(with_fields(1_001), Then::Keep));
+    let [one, other] = backends;
+    let (one, other) = (one.await, other.await);
+    let proxy = before_all(&[one.address(), other.address()], "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    for _ in 0..20 {
+        assert_eq!(client.ask(GET).await.status(), 502);
+    }
+    let cart = cart(&proxy).await;
+    for endpoint in cart["endpoints"].as_array().unwrap() {
+        assert_eq!(endpoint["state"], "serving", "{cart}");
     }
 }
 

@@ -5,6 +5,7 @@
 mod answers;
 mod bodies;
 mod ends;
+mod expect;
 mod own;
 mod removal;
 mod requests;

@@ -500,7 +500,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn who_waits_for_100_gets_it_from_the_proxy() {
+async fn who_waits_for_100_gets_it_and_nobody_asks_for_what_has_no_route() {
     let backend = well().await;
     let proxy = before(backend.address(), "").await;
     let mut client = Wire::connect(proxy.address()).await;
@@ -518,7 +518,7 @@ async fn who_waits_for_100_gets_it_from_the_proxy() {
     let requests = backend.requests();
     assert_eq!(
         (requests[0].text(), requests[0].field("expect")),
-        ("body", None)
+        ("body", Some("100-continue"))
     );
 
     // A body that nobody will take is not asked for.
