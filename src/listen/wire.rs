@@ -2,19 +2,20 @@
 //! client is gone, is noted in passing, so that none of it needs a timer or a task.
 
 use std::{
-    io::{self, IoSlice},
+    future::Future as _,
+    io::{self, IoSlice, Read as _},
     mem::MaybeUninit,
     net::Shutdown,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use socket2::SockRef;
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -24,12 +25,18 @@ use crate::proxy::Activity;
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
 const FLATTENED: usize = 2048;
 
+/// The most that one read takes. hyper doubles the buffer that a read has filled, to the size that a
+/// head may have, and keeps it to the connection's end: after an upload each client would hold 128
+/// KiB. A read of less than its 16 KiB fills none.
+const READ: u64 = 16 * 1024 - 1;
+
 /// A client's socket.
 pub(super) struct Wire {
     stream: TcpStream,
     connection: Arc<Connection>,
-    /// Bytes of the next request lie in the socket: the client is not gone.
-    pipelined: bool,
+    /// Bytes that nobody reads yet lie in the socket: a body that the endpoint does not take, or the
+    /// next request. The runtime was made to forget them, so that it tells of what comes after.
+    ahead: bool,
     /// The last four bytes that were read.
     tail: u32,
 }
@@ -39,7 +46,7 @@ impl Wire {
         Self {
             stream,
             connection,
-            pipelined: false,
+            ahead: false,
             tail: 0,
         }
     }
@@ -48,6 +55,16 @@ impl Wire {
     pub(super) fn shut(&mut self) -> &mut TcpStream {
         // It is mostly shut already, or gone.
         let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        // The runtime does not tell again of what it was made to forget.
+        let mut space = [MaybeUninit::uninit(); 8192];
+        while self.ahead {
+            if !matches!(
+                self.read_ahead(&mut ReadBuf::uninit(&mut space)),
+                Some(Ok(()))
+            ) {
+                break;
+            }
+        }
         &mut self.stream
     }
 
@@ -56,17 +73,53 @@ impl Wire {
     /// readiness that the runtime has, and the kernel only where something came.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
         let client = &self.connection.client;
-        if client.listener.half_close || self.pipelined || client.activity.requests.value() == 0 {
+        if client.listener.half_close || client.activity.requests.value() == 0 {
             return false;
         }
-        let mut byte = [MaybeUninit::uninit()];
-        match self.stream.poll_peek(cx, &mut ReadBuf::uninit(&mut byte)) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(0) | Err(_)) => true,
-            Poll::Ready(Ok(_)) => {
-                self.pipelined = true;
-                false
+        if !self.ahead {
+            let mut byte = [MaybeUninit::uninit()];
+            match self.stream.poll_peek(cx, &mut ReadBuf::uninit(&mut byte)) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(0) | Err(_)) => return true,
+                Poll::Ready(Ok(_)) => self.ahead = true,
             }
+        }
+        self.poll_gone_behind(cx)
+    }
+
+    /// The same where bytes lie in the socket, behind which the end of the connection would be.
+    #[cold]
+    fn poll_gone_behind(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Err(_)) => return true,
+                Poll::Ready(Ok(())) if is_closed(&self.stream) => return true,
+                Poll::Ready(Ok(())) => {
+                    let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = self.stream.try_io(Interest::READABLE, forget);
+                }
+            }
+        }
+    }
+
+    /// Reads what the runtime was made to forget; `None` where all of it was read.
+    #[cold]
+    fn read_ahead(&mut self, buffer: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+        let room = buffer.remaining().min(READ as usize);
+        let unfilled = buffer.initialize_unfilled_to(room);
+        match (&*SockRef::from(&self.stream)).read(unfilled) {
+            Ok(count) => {
+                // Less than there was room for is all that there was.
+                self.ahead = count == room;
+                buffer.advance(count);
+                Some(Ok(()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ahead = false;
+                None
+            }
+            Err(error) => Some(Err(error)),
         }
     }
 
@@ -119,9 +172,16 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.pipelined = false;
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let ahead = if self.ahead {
+            self.read_ahead(buffer)
+        } else {
+            None
+        };
+        let polled = match ahead {
+            Some(read) => Poll::Ready(read),
+            None => Pin::new(&mut (&mut self.stream).take(READ)).poll_read(cx, buffer),
+        };
         if let Some(read @ [_, ..]) = buffer.filled().get(before..) {
             self.note_read(read);
         }
@@ -188,6 +248,13 @@ impl AsyncWrite for Wire {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// Whether the client has closed its side, as far as the runtime knows.
+fn is_closed(stream: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 /// The last four bytes when these are read too.

@@ -9,8 +9,8 @@ use bytes::BytesMut;
 const READ_SIZE: usize = 8 * 1024;
 /// Spares that a thread keeps of each kind.
 const SPARES: usize = 256;
-/// A larger write buffer than this is not worth keeping.
-const LARGEST_KEPT: usize = 64 * 1024;
+/// A larger buffer than this is not kept: one answer's large head would be paid for ever.
+pub(super) const LARGEST_KEPT: usize = 64 * 1024;
 
 thread_local! {
     // First in, first out: the longer a buffer lay, the surer that the answers cut from it are
@@ -30,6 +30,9 @@ pub(super) fn take_read() -> BytesMut {
 
 /// Gives a read buffer back; what it still holds is dropped.
 pub(super) fn give_read(mut buffer: BytesMut) {
+    if buffer.capacity() > LARGEST_KEPT {
+        return;
+    }
     buffer.clear();
     READ.with_borrow_mut(|spares| {
         if spares.len() < SPARES {
@@ -45,7 +48,7 @@ pub(super) fn take_write() -> Vec<u8> {
 
 /// Gives a write buffer back.
 pub(super) fn give_write(mut buffer: Vec<u8>) {
-    if buffer.capacity() > LARGEST_KEPT {
+    if !(1..=LARGEST_KEPT).contains(&buffer.capacity()) {
         return;
     }
     buffer.clear();

@@ -34,6 +34,7 @@ mod health;
 mod http;
 mod limits;
 mod log;
+mod memory;
 mod pin;
 mod provider;
 mod rates;

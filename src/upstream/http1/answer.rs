@@ -109,7 +109,7 @@ impl<B: Source> Exchange<B> {
                 processed: Processed::Begun,
             },
             Ok((head, length, persistence)) => {
-                self.sender.body_mut().settled();
+                self.sender.settled();
                 return Ok(begin(self, head, length, persistence));
             }
             Err(failure) => failure,

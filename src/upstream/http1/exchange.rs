@@ -104,10 +104,14 @@ impl<B: Source> Exchange<B> {
             return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
         }
         loop {
-            let limits = self.limits.head;
+            let (limits, before) = (self.limits.head, self.read.len());
             if !self.read.is_empty() && head::may_have_ended(&self.read, self.looked_at, limits) {
                 match head::parse(&mut self.read, recycled, to_head_request, limits) {
                     Ok(Parsed::Complete(head, length, persistence)) => {
+                        if before - self.read.len() > buffers::LARGEST_KEPT {
+                            // What follows is not kept in so large a buffer.
+                            self.read = BytesMut::from(&self.read[..]);
+                        }
                         return Poll::Ready(Ok((head, length, persistence)));
                     }
                     Ok(Parsed::Interim(status)) => {
@@ -171,7 +175,7 @@ impl<B: Source> Exchange<B> {
             if before > 0 && written > before {
                 self.taken = Instant::now();
             } else if written > before && !self.connection.stream.may_be_turned_away() {
-                self.sender.body_mut().begun();
+                self.sender.begun();
             }
             match polled {
                 Poll::Ready(Err(SendError::Source(error))) => return Err(error),

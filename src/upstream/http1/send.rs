@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use super::{Framing, Source};
-use crate::upstream::stream::Stream;
+use crate::upstream::{buffers, stream::Stream};
 
 /// Why sending stopped.
 #[derive(Debug)]
@@ -84,9 +84,18 @@ impl<B: Source> Sender<B> {
         &self.body
     }
 
-    /// The same, to be told how far its exchange has come.
-    pub(super) fn body_mut(&mut self) -> &mut B {
-        &mut self.body
+    /// A byte of the request was written.
+    pub(super) fn begun(&mut self) {
+        self.body.begun();
+    }
+
+    /// No other exchange sends this request: what was kept for one goes.
+    pub(super) fn settled(&mut self) {
+        self.body.settled();
+        if self.sent == self.out.len() {
+            buffers::give_write(std::mem::take(&mut self.out));
+            (self.sent, self.head_len) = (0, 0);
+        }
     }
 
     /// Whether all of the request went out.
@@ -228,6 +237,10 @@ impl<B: Source> Sender<B> {
         let of_head = written.min(self.out.len() - self.sent);
         self.sent += of_head;
         self.data.advance(written - of_head);
+        if self.data.is_empty() {
+            // It would hold the buffer that it is a slice of.
+            self.data = Bytes::new();
+        }
         // The head stays, for another attempt; the framing after it need not.
         if self.sent == self.out.len() && self.sent > self.head_len {
             self.out.truncate(self.head_len);

@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt as _,
     sync::{Semaphore, mpsc},
+    time::timeout,
 };
 
 use super::{before, cart};
@@ -213,6 +214,47 @@ async fn a_client_that_is_gone_ends_its_request_and_counts_against_nobody() {
         (&endpoint["failures"], &endpoint["in_flight"]),
         (&0.into(), &0.into())
     );
+}
+
+/// What it sent, and nobody has read, stands before its end.
+#[tokio::test]
+async fn a_client_that_is_gone_is_missed_though_bytes_of_its_lie_unread() {
+    for is_body in [false, true] {
+        let backend = RawBackend::serving(|mut wire: Wire| async move {
+            wire.head().await.unwrap();
+            // It takes no more, and says nothing.
+            std::future::pending().await
+        });
+        let backend = backend.await;
+        let proxy = before(backend.address(), "").await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let get = "GET /cart HTTP/1.1\r\nHost: a\r\n\r\n";
+        if is_body {
+            let head = "POST /cart HTTP/1.1\r\nHost: a\r\n";
+            client.send(format!("{head}{}", length())).await;
+            // As much as fits on the way.
+            let piece = piece(0);
+            let a_while = Duration::from_millis(300);
+            while let Ok(sent) = timeout(a_while, client.stream.write(&piece)).await {
+                sent.unwrap();
+            }
+            client.stream.set_zero_linger().unwrap();
+        } else {
+            client.send(get).await;
+            let asked = async || backend.connections();
+            eventually("asked", asked, |count| *count == 1).await;
+            client.send(get).await;
+            // It was seen that the client is there still.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(client);
+        let noted = eventually(
+            "its leaving is noted",
+            async || cart(&proxy).await,
+            |cart| cart["abandoned"] == 1,
+        );
+        assert_eq!(noted.await["endpoints"][0]["in_flight"], 0, "{is_body}");
+    }
 }
 
 #[tokio::test]

@@ -203,6 +203,14 @@ impl Wire {
         read.map(|_| bytes)
     }
 
+    /// Whatever comes next; an error where that is the end.
+    pub(crate) async fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.read.is_empty() {
+            self.more().await?;
+        }
+        Ok(std::mem::take(&mut self.read))
+    }
+
     /// Waits for the connection's end, clean or not, before which nothing may come.
     pub(crate) async fn until_closed(&mut self) {
         let rest = self.rest().await.unwrap_or_default();

@@ -1,0 +1,253 @@
+//! What clients and endpoints can make the process hold is bounded, by the figures of
+//! `docs/memory.md`: each is driven to its bound, and the memory of the process looked at.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{
+    callboard::Callboard,
+    eventually,
+    raw::{RawBackend, Wire, ok},
+    server::free_ports,
+};
+
+const KIB: u64 = 1024;
+
+/// A proxy in a process of its own, with one worker, whose service `cart` is one backend.
+struct Stage {
+    callboard: Callboard,
+    address: SocketAddr,
+    before: u64,
+    _folder: TempDir,
+}
+
+impl Stage {
+    async fn before(backend: SocketAddr) -> Self {
+        let [proxy, admin] = free_ports();
+        let folder = TempDir::new().unwrap();
+        let text = format!(
+            "workers = 1\n[log]\nformat = \"text\"\n[[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n\
+             [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+             [[route]]\nservice = \"cart\"\n[service.cart]\nendpoints = [\"{backend}\"]\n"
+        );
+        let mut callboard = Callboard::run(folder.path(), &text);
+        callboard.until_logged("the admin server is at").await;
+        let mut stage = Self {
+            callboard,
+            address: ([127, 0, 0, 1], proxy).into(),
+            before: 0,
+            _folder: folder,
+        };
+        // What is made once is made now.
+        let mut client = stage.client().await;
+        client.send("GET /warm HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.head().await.unwrap();
+        drop(client);
+        stage.before = stage.settled().await;
+        stage
+    }
+
+    async fn client(&self) -> Wire {
+        Wire::connect(self.address).await
+    }
+
+    /// Its memory, once that has stopped to grow.
+    async fn settled(&self) -> u64 {
+        let twice = async || {
+            let before = self.callboard.resident_bytes();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            (before, self.callboard.resident_bytes())
+        };
+        let still = |(before, after): &(u64, u64)| after <= before;
+        eventually("its memory is settled", twice, still).await.1
+    }
+
+    /// Each of so many costs no more than this.
+    async fn assert_each_holds(&self, what: &str, count: usize, most: u64) {
+        let grown = self.settled().await.saturating_sub(self.before);
+        let each = grown / count as u64;
+        println!("{what}: {} KiB each of {count}", each / KIB);
+        assert!(each <= most, "{what}: {each} bytes each, and not {most}");
+    }
+}
+
+/// Counts what it reads, and says nothing but where it is asked to be warm.
+async fn counts(count: Arc<AtomicUsize>) -> RawBackend {
+    RawBackend::serving(move |mut wire: Wire| {
+        let count = Arc::clone(&count);
+        async move {
+            let head = wire.head().await.unwrap();
+            if head.starts_with("GET /warm") {
+                wire.send(ok("warm")).await;
+                return;
+            }
+            while let Ok(read) = wire.some().await {
+                count.fetch_add(read.len(), Relaxed);
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_byte_by_byte_costs_what_its_limit_says() {
+    const CLIENTS: usize = 20;
+    const LENGTH: usize = 3_000;
+    let came = Arc::<AtomicUsize>::default();
+    let backend = counts(Arc::clone(&came)).await;
+    let stage = Stage::before(backend.address()).await;
+    let trickle = async || {
+        let mut client = stage.client().await;
+        client
+            .send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n")
+            .await;
+        for _ in 0..LENGTH {
+            client.send("x").await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        client
+    };
+    let clients = join_all((0..CLIENTS).map(|_| trickle())).await;
+    let all = async || came.load(Relaxed);
+    eventually("all of it came", all, |came| *came == CLIENTS * LENGTH).await;
+    stage
+        .assert_each_holds("a trickled body", CLIENTS, 256 * KIB)
+        .await;
+    drop(clients);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_holds_nothing_of_the_request_that_it_answers() {
+    const CLIENTS: usize = 200;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let head = wire.head().await.unwrap();
+        if !head.starts_with("GET /warm") {
+            wire.bytes(60_000).await;
+        }
+        wire.send("HTTP/1.1 200 OK\r\n\r\nand so on").await;
+        let _ = wire.rest().await;
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = stage.client().await;
+        client
+            .send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n")
+            .await;
+        client.send(vec![b'x'; 60_000]).await;
+        client.head().await.unwrap();
+        clients.push(client);
+    }
+    stage
+        .assert_each_holds("an open stream", CLIENTS, 64 * KIB)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_client_holds_little() {
+    const CLIENTS: usize = 500;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        while wire.head().await.is_some() {
+            wire.send(ok("well")).await;
+        }
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = stage.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.message().await.unwrap();
+        clients.push(client);
+    }
+    stage
+        .assert_each_holds("an idle client", CLIENTS, 32 * KIB)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_does_not_end_costs_what_its_limit_says() {
+    const CLIENTS: usize = 100;
+    let backend = counts(Arc::default()).await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = stage.client().await;
+        let field = "a".repeat(60_000);
+        client
+            .send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {field}"))
+            .await;
+        clients.push(client);
+    }
+    stage
+        .assert_each_holds("a head in the making", CLIENTS, 256 * KIB)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answers_head_that_does_not_end_costs_what_its_limit_says() {
+    const CLIENTS: usize = 50;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let head = wire.head().await.unwrap();
+        if head.starts_with("GET /warm") {
+            return wire.send(ok("warm")).await;
+        }
+        let field = "a".repeat(255 * 1024);
+        wire.send(format!("HTTP/1.1 200 OK\r\nX: {field}")).await;
+        wire.head().await;
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = stage.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    let asked = async || backend.connections();
+    eventually("all are asked", asked, |count| *count == 1 + CLIENTS).await;
+    stage
+        .assert_each_holds("an answer's head in the making", CLIENTS, 1024 * KIB)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_in_small_pieces_that_is_not_taken_costs_some_of_them() {
+    const CLIENTS: usize = 10;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let head = wire.head().await.unwrap();
+        if head.starts_with("GET /warm") {
+            return wire.send(ok("warm")).await;
+        }
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        // As much as is taken.
+        let pieces = "1\r\nx\r\n".repeat(1_000);
+        while wire.stream.write_all(pieces.as_bytes()).await.is_ok() {}
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Wire::connect_narrow(stage.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    let asked = async || backend.connections();
+    eventually("all are asked", asked, |count| *count == 1 + CLIENTS).await;
+    stage
+        .assert_each_holds("an answer that is not taken", CLIENTS, 1024 * KIB)
+        .await;
+}
