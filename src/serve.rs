@@ -30,6 +30,8 @@ use crate::backoff::Repeated;
 const HEAD_TIME: Duration = Duration::from_secs(90);
 /// How long a connection that makes room may take to send the end of its last answer.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Bytes of a request's head, and of an answer that is not taken: of each connection.
+const BUFFER: usize = 16 * 1024;
 /// How long requests may take to end once the server goes down.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -220,6 +222,7 @@ async fn converse(stream: TcpStream, router: Router, silent: Silent, ending: Can
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

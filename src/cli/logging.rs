@@ -20,6 +20,9 @@ use crate::config::{Log, LogFormat};
 /// it in `log.level` stands before this.
 const QUIET: &str = "zookeeper_client=off";
 
+/// Lines that wait to be written. One may be as long as a request's target.
+const WAITING: usize = 32 * 1024;
+
 /// Sends the log there from now on. What is still in the buffer is written when the guard
 /// goes, so it is kept until the process ends.
 ///
@@ -39,6 +42,7 @@ pub(super) fn start(
     // but never holds up a request.
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
+        .buffered_lines_limit(WAITING)
         .thread_name("log")
         .finish(out);
     let lines = fmt::layer().with_writer(writer);
