@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt as _, time::Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use super::{
     before, before_all, cart,
@@ -179,6 +182,32 @@ async fn a_client_that_does_not_take_its_answer_is_closed() {
     closed.await;
     assert_in_time(began);
     assert!(client.rest().await.unwrap_or_default().len() < 32 * 1024 * 1024);
+}
+
+/// The kernel asks for more by the kilobyte: in between it takes nothing.
+#[tokio::test]
+async fn a_client_that_takes_a_byte_of_its_answer_now_and_then_is_closed_like_one_that_takes_none()
+{
+    let backend = RawBackend::saying(ok(vec![b'x'; 32 * 1024 * 1024]), Then::Keep).await;
+    let proxy = before(backend.address(), &listen("write")).await;
+    let mut client = Wire::connect_narrow(proxy.address()).await;
+    client.send(GET).await;
+    let sipping = async {
+        let byte = &mut [0];
+        while client.stream.read(byte).await.is_ok_and(|count| count > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::future::pending().await
+    };
+    let closed = eventually(
+        "nothing is in flight",
+        async || cart(&proxy).await["endpoints"][0].clone(),
+        |endpoint| endpoint["attempts"] == 1 && endpoint["in_flight"] == 0,
+    );
+    tokio::select! {
+        _ = closed => {}
+        () = sipping => {}
+    }
 }
 
 #[tokio::test]
