@@ -16,7 +16,10 @@ pub async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure
         let address = pool.address();
         let socket = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await,
-            None => TcpStream::connect((address.host(), address.port())).await,
+            None => match pool.names().resolve(address).await {
+                Ok(sockets) => TcpStream::connect(&*sockets).await,
+                Err(error) => Err(error),
+            },
         };
         let socket = socket.map_err(FailureKind::Connect)?;
         socket.set_nodelay(true).map_err(FailureKind::Connect)?;

@@ -6,6 +6,7 @@ mod connect;
 mod failure;
 pub mod http1;
 mod load;
+mod names;
 mod pool;
 mod probe;
 mod record;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{
     FailureKind,
     load::Load,
+    names::Names,
     record::{LatencySum, Quiet, Record, Recorded},
     stream::{Ask, Stream},
     timer::Timer,
@@ -37,6 +38,8 @@ pub struct Pool {
     address: Address,
     /// Where it is called over TLS.
     handshake: Option<Arc<Handshake>>,
+    /// Where it is called by a name, and was.
+    names: OnceLock<Names>,
     settings: PoolSettings,
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
@@ -104,6 +107,7 @@ impl Pool {
         Self {
             address,
             handshake,
+            names: OnceLock::new(),
             settings,
             load,
             idle: Mutex::default(),
@@ -120,6 +124,11 @@ impl Pool {
     /// Where its connections lead.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What its name stands for.
+    pub(super) fn names(&self) -> &Names {
+        self.names.get_or_init(Names::default)
     }
 
     pub(super) fn handshake(&self) -> Option<&Handshake> {
