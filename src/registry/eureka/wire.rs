@@ -8,6 +8,14 @@ use serde_json::{Map, Value, value::RawValue};
 use super::entry::Entry;
 use crate::config::NamedBy;
 
+/// How deep elements may lie in an instance. Eureka's lie three deep; each level is one of our own
+/// stack, and a stack that overflows ends the process.
+const MAX_DEPTH: usize = 32;
+
+/// How many attributes an element may have. Eureka's have one; the parser compares each with all
+/// the others.
+const MAX_ATTRIBUTES: usize = 100;
+
 /// An answer of `/apps` or `/apps/delta`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Answer {
@@ -108,6 +116,9 @@ fn one_or_more(value: Option<&RawValue>) -> Vec<&RawValue> {
 
 fn xml(body: &[u8], by: NamedBy) -> Result<Answer, String> {
     let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+    if text.split('<').any(has_many_attributes) {
+        return Err(format!("an element has more than {MAX_ATTRIBUTES} attributes"));
+    }
     let document = Document::parse_with_options(text, ParsingOptions::default())
         .map_err(|error| error.to_string())?;
     let root = document.root_element();
@@ -115,15 +126,33 @@ fn xml(body: &[u8], by: NamedBy) -> Result<Answer, String> {
         return Err(format!("its root is <{}>", root.tag_name().name()));
     }
     let hash = child_text(root, "apps__hashcode");
-    let applications = named(root, "application");
-    let all = applications.flat_map(|application| {
+    let mut all = Vec::new();
+    for application in named(root, "application") {
         let name = child_text(application, "name");
-        changes(&name, named(application, "instance").map(value), by)
-    });
-    Ok(Answer {
-        changes: all.collect(),
-        hash,
-    })
+        let instances = named(application, "instance").map(|instance| value(instance, MAX_DEPTH));
+        let instances = instances.collect::<Result<Vec<_>, _>>()?;
+        all.extend(changes(&name, instances.into_iter(), by));
+    }
+    Ok(Answer { changes: all, hash })
+}
+
+/// Whether what stands after a `<`, which no attribute's value may hold, begins with a tag of more
+/// attributes than are read.
+fn has_many_attributes(text: &str) -> bool {
+    let mut quote = None;
+    let mut values = 0;
+    for byte in text.bytes() {
+        match (quote, byte) {
+            (None, b'>') => break,
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (Some(open), close) if open == close => {
+                quote = None;
+                values += 1;
+            }
+            _ => {}
+        }
+    }
+    values > MAX_ATTRIBUTES
 }
 
 fn named<'a>(node: Node<'a, 'a>, name: &str) -> impl Iterator<Item = Node<'a, 'a>> {
@@ -138,8 +167,11 @@ fn child_text(node: Node<'_, '_>, name: &str) -> String {
 }
 
 /// An element as the JSON that the same server would write: attributes are keys with an `@`, and
-/// the text beside attributes is the key `$`.
-fn value(node: Node<'_, '_>) -> Value {
+/// the text beside attributes is the key `$`. `room` is how much deeper it may go.
+fn value(node: Node<'_, '_>, room: usize) -> Result<Value, String> {
+    let Some(room) = room.checked_sub(1) else {
+        return Err(format!("an instance has elements more than {MAX_DEPTH} deep"));
+    };
     let text = || node.text().unwrap_or_default().trim().to_owned();
     let mut fields = Map::new();
     for attribute in node.attributes() {
@@ -147,15 +179,15 @@ fn value(node: Node<'_, '_>) -> Value {
     }
     let attributes = fields.len();
     for child in node.children().filter(Node::is_element) {
-        fields.insert(unescape(child.tag_name().name()), value(child));
+        fields.insert(unescape(child.tag_name().name()), value(child, room)?);
     }
     if fields.is_empty() {
-        return Value::String(text());
+        return Ok(Value::String(text()));
     }
     if fields.len() == attributes && !text().is_empty() {
         fields.insert("$".to_owned(), text().into());
     }
-    Value::Object(fields)
+    Ok(Value::Object(fields))
 }
 
 /// A name as it was before XStream, which writes Eureka's XML, made an element's name of it: `__`
@@ -318,6 +350,42 @@ mod tests {
             assert!(error.contains(says), "{text}: {error}");
         }
         assert!(read(b"<applications>\xff</applications>", NamedBy::Application).is_err());
+    }
+
+    #[test]
+    fn xml_of_any_depth_and_breadth_is_an_error_and_ends_nothing() {
+        let of = |instance: &str| {
+            let head = "<applications><application><name>CART</name><instance>";
+            let text = format!("{head}{instance}</instance></application></applications>");
+            read(text.as_bytes(), NamedBy::Application)
+        };
+        let nested = |depth| "<a>".repeat(depth) + &"</a>".repeat(depth);
+        assert!(of(&nested(MAX_DEPTH - 1)).is_ok());
+        for depth in [MAX_DEPTH, 10_000, 1_000_000] {
+            let error = of(&nested(depth)).unwrap_err();
+            assert!(error.contains("more than 32 deep"), "{error}");
+        }
+        // What lies outside of an instance is passed over.
+        let beside = format!("<applications>{}</applications>", nested(1_000_000));
+        assert!(read(beside.as_bytes(), NamedBy::Application).is_ok());
+
+        let tag = |attributes: usize| {
+            let attributes: Vec<_> = (0..attributes).map(|n| format!("a{n}='>\"'")).collect();
+            format!("<b {}/>", attributes.join(" "))
+        };
+        assert!(of(&tag(MAX_ATTRIBUTES)).is_ok());
+        // At some nanoseconds for each pair of attributes this would take an hour.
+        let error = of(&tag(2_000_000)).unwrap_err();
+        assert!(error.contains("more than 100 attributes"), "{error}");
+    }
+
+    #[test]
+    fn json_of_any_depth_costs_its_own_entry_only() {
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        let text = format!(
+            r#"{{"applications":{{"application":[{{"name":"CART","instance":[{deep},{{"instanceId":"a"}}]}}]}}}}"#
+        );
+        assert_eq!(ids(&answer(&text)), ["cart/#0", "cart/a"]);
     }
 
     #[test]

@@ -195,6 +195,20 @@ mod tests {
     }"#;
 
     #[test]
+    fn a_file_of_any_depth_is_an_error_and_ends_nothing() {
+        let deep = |open: &str, close: &str| open.repeat(100_000) + &close.repeat(100_000);
+        for (text, format) in [
+            (deep("[", "]"), FileFormat::Json),
+            (format!("a = {}", deep("[", "]")), FileFormat::Toml),
+            (format!("a = {}", deep("{a=", "}")), FileFormat::Toml),
+            (format!("{} = 1", vec!["a"; 100_000].join(".")), FileFormat::Toml),
+            (format!("[{}]", vec!["a"; 100_000].join(".")), FileFormat::Toml),
+        ] {
+            assert!(services(text.as_bytes(), format).is_err(), "{}", &text[..9]);
+        }
+    }
+
+    #[test]
     fn both_formats_say_the_same_in_any_order() {
         let read = toml(TOML).unwrap();
         assert_eq!(services(JSON.as_bytes(), FileFormat::Json).unwrap(), read);
