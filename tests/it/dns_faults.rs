@@ -341,6 +341,164 @@ async fn targets_are_asked_for_where_they_do_not_come_along_and_one_in_trouble_i
     );
 }
 
+/// Addresses of `cart.example.test`, on port 80.
+fn of_addresses(fake: &FakeDns) -> config::Dns {
+    config::Dns {
+        query: "{service}.example.test".to_owned(),
+        record: config::DnsRecord::Address { port: 80 },
+        ..quick(fake)
+    }
+}
+
+const HOST: &str = "cart.example.test.";
+
+fn aaaa(ip: &str) -> RData {
+    RData::AAAA(ip.parse::<std::net::Ipv6Addr>().unwrap().into())
+}
+
+/// Both families, the second of which is what `of` makes of it.
+fn families(
+    of: impl Fn(Message) -> Say + Send + Sync + 'static,
+) -> impl Fn(&Asked, Message) -> Say + Send + Sync {
+    move |asked, mut answer| match asked.kind {
+        RecordType::SRV => {
+            answer.add_answer(record(CART, 0, srv(80, HOST)));
+            Say::Answer(answer)
+        }
+        RecordType::A => {
+            answer.add_answer(record(HOST, 0, a("10.0.0.1")));
+            Say::Answer(answer)
+        }
+        _ => of(answer),
+    }
+}
+
+#[tokio::test]
+async fn one_family_that_cannot_be_had_takes_nothing_from_the_other() {
+    type Of = fn(Message) -> Say;
+    let bad: [(&str, Of); 4] = [
+        ("SERVFAIL", |m| {
+            Say::Answer(with_code(m, ResponseCode::ServFail))
+        }),
+        ("NOTIMP", |m| {
+            Say::Answer(with_code(m, ResponseCode::NotImp))
+        }),
+        ("REFUSED", |m| {
+            Say::Answer(with_code(m, ResponseCode::Refused))
+        }),
+        ("silence", |_| Say::Nothing),
+    ];
+    for (what, bad) in bad {
+        let fake = FakeDns::start(families(bad)).await;
+        for settings in [of_addresses(&fake), quick(&fake)] {
+            fake.says(families(bad));
+            let registry = registry(&settings);
+            let mut source = registry.service(named("cart"));
+            let set = source.next().await.unwrap();
+            assert_eq!(addresses(&set), ["10.0.0.1:80"], "{what}");
+            fake.says(families(|mut answer| {
+                answer.add_answer(record(HOST, 0, aaaa("fd00::1")));
+                Say::Answer(answer)
+            }));
+            let both = ["10.0.0.1:80", "[fd00::1]:80"];
+            assert_eq!(addresses(&source.next().await.unwrap()), both, "{what}");
+            fake.says(families(bad));
+            let kept = source.next().await.unwrap();
+            assert_eq!(addresses(&kept), both, "its old addresses stay: {what}");
+            // And no more than those: what the other family says counts.
+            fake.says(move |asked, answer| match asked.kind {
+                RecordType::A => Say::Answer(answer),
+                _ => families(bad)(asked, answer),
+            });
+            let moved = source.next().await.unwrap();
+            assert_eq!(addresses(&moved), ["[fd00::1]:80"], "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_family_that_was_never_had_does_not_make_nobody_of_an_empty_other() {
+    let fake = FakeDns::start(|asked, answer| match asked.kind {
+        RecordType::A => Say::Answer(answer),
+        _ => Say::Answer(with_code(answer, ResponseCode::ServFail)),
+    })
+    .await;
+    let registry = registry(&of_addresses(&fake));
+    let mut source = registry.service(named("cart"));
+    let error = source.next().await.unwrap_err().message;
+    assert!(error.contains("answered SERVFAIL"), "{error}");
+    // Where it was there once, and then is not, it is gone.
+    fake.says(families(|answer| {
+        Say::Answer(with_code(answer, ResponseCode::ServFail))
+    }));
+    assert_eq!(source.next().await.unwrap().instances.len(), 1);
+    fake.says(|asked, answer| match asked.kind {
+        RecordType::A => Say::Answer(answer),
+        _ => Say::Answer(with_code(answer, ResponseCode::ServFail)),
+    });
+    for _ in 0..2 {
+        assert_eq!(source.next().await.unwrap().instances.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_resolver_that_knows_no_edns_is_asked_without_and_remembered() {
+    type Of = fn(Message) -> Say;
+    let ways: [(&str, Of); 4] = [
+        ("FORMERR", |mut answer| {
+            answer.queries.clear();
+            Say::Answer(with_code(answer, ResponseCode::FormErr))
+        }),
+        ("FORMERR with the question", |answer| {
+            Say::Answer(with_code(answer, ResponseCode::FormErr))
+        }),
+        ("NOTIMP", |answer| {
+            Say::Answer(with_code(answer, ResponseCode::NotImp))
+        }),
+        ("silence", |_| Say::Nothing),
+    ];
+    for (what, of) in ways {
+        let fake = FakeDns::start(move |asked, answer| match asked.payload {
+            Some(_) => of(answer),
+            None => Say::Answer(one(answer, 0)),
+        })
+        .await;
+        let registry = registry(&quick(&fake));
+        let mut source = registry.service(named("cart"));
+        let set = source.next().await.unwrap();
+        assert_eq!(addresses(&set), ["10.0.0.1:80"], "{what}");
+        let first = fake.asked().len();
+        for _ in 0..3 {
+            source.next().await.unwrap();
+        }
+        let later = &fake.asked()[first..];
+        assert!(
+            later.len() == 3 && later.iter().all(|asked| asked.payload.is_none()),
+            "{what}: {later:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_without_edns_is_had_whole_where_tcp_is_to_be_had() {
+    // As Consul does without EDNS: three of all, and not a word.
+    let silently = |asked: &Asked, answer: Message| match (asked.payload, asked.tcp) {
+        (Some(_), false) => Say::Nothing,
+        (_, tcp) => Say::Answer(many(answer, if tcp { 40 } else { 3 })),
+    };
+    let fake = FakeDns::start(silently).await;
+    let mut source = registry(&quick(&fake)).service(named("cart"));
+    assert_eq!(source.next().await.unwrap().instances.len(), 40);
+    // And one that has no TCP is believed.
+    let udp_only = FakeDns::start(|asked, answer| match (asked.payload, asked.tcp) {
+        (None, false) => Say::Answer(many(answer, 3)),
+        _ => Say::Nothing,
+    })
+    .await;
+    let mut source = registry(&quick(&udp_only)).service(named("cart"));
+    assert_eq!(source.next().await.unwrap().instances.len(), 3);
+}
+
 #[tokio::test]
 async fn only_the_order_differs_and_nothing_is_published() {
     let turn = AtomicUsize::new(0);

@@ -20,7 +20,7 @@ pub(super) struct Answer {
     pub(super) ttl: Duration,
 }
 
-/// The addresses of one name.
+/// The addresses of one name, as they came along with an answer.
 #[derive(Clone, Debug)]
 pub(super) struct Addresses {
     pub(super) ips: Vec<IpAddr>,
@@ -60,11 +60,8 @@ impl Answer {
     }
 
     /// The addresses that were asked for.
-    pub(super) fn addresses(&self) -> Addresses {
-        Addresses {
-            ips: self.records.iter().filter_map(ip).collect(),
-            ttl: self.ttl,
-        }
+    pub(super) fn ips(&self) -> Vec<IpAddr> {
+        self.records.iter().filter_map(ip).collect()
     }
 
     /// The addresses of a name that came along, if any did.
@@ -75,15 +72,6 @@ impl Answer {
             ips: records.iter().copied().filter_map(ip).collect(),
             ttl: shortest(records),
         })
-    }
-}
-
-impl Addresses {
-    /// Both together.
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.ips.extend(other.ips);
-        self.ttl = self.ttl.min(other.ttl);
-        self
     }
 }
 

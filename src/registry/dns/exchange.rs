@@ -22,30 +22,141 @@ use super::fault::Fault;
 /// What fits into one datagram on any path (DNS flag day 2020).
 const PAYLOAD: u16 = 1232;
 
+/// And what fits where that is not said (RFC 1035).
+const PLAIN_PAYLOAD: u16 = 512;
+
 /// And what is read of one that keeps to no size.
 const DATAGRAM: usize = 4096;
+
+/// How often a question is sent over UDP within its time, since a datagram may be lost. Where the
+/// first half of them is not answered, the others go without EDNS.
+const SENDINGS: u32 = 4;
+
+/// What a resolver can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// With EDNS: without it Consul leaves instances out and does not say so.
+    Edns,
+    /// Without, as some forwarders want it: they refuse an option that they do not know, or drop
+    /// the whole question.
+    Plain,
+}
+
+/// What came back.
+pub(super) struct Reply {
+    pub(super) message: Message,
+    /// In which dialect it was had.
+    pub(super) dialect: Dialect,
+}
 
 /// Asks, within this time.
 pub(super) async fn ask(
     resolver: SocketAddr,
     name: &Name,
     wanted: RecordType,
+    dialect: Dialect,
     limit: Duration,
-) -> Result<Message, Fault> {
-    let question = question(name, wanted);
-    let asking = async {
-        let (answer, length) = over_udp(resolver, &question, limit / 4).await?;
-        if may_be_cut(&answer, length) {
-            return over_tcp(resolver, &question).await;
-        }
-        Ok(answer)
+) -> Result<Reply, Fault> {
+    let exchange = Exchange {
+        resolver,
+        question: question(name, wanted),
+        pause: limit / SENDINGS,
     };
-    timeout(limit, asking)
+    timeout(limit, exchange.run(dialect))
         .await
         .unwrap_or(Err(Fault::Silent(limit)))
 }
 
-/// Always with EDNS: without it Consul leaves instances out and does not say so.
+struct Exchange {
+    resolver: SocketAddr,
+    /// With EDNS.
+    question: Message,
+    /// Between two sendings.
+    pause: Duration,
+}
+
+impl Exchange {
+    async fn run(&self, dialect: Dialect) -> Result<Reply, Fault> {
+        let (mut reply, mut length) = self.over_udp(dialect).await?;
+        if reply.dialect == Dialect::Edns && knows_no_edns(&reply.message) {
+            (reply, length) = self.over_udp(Dialect::Plain).await?;
+        }
+        let Reply { message, dialect } = &reply;
+        let over_tcp = match dialect {
+            Dialect::Edns if may_be_cut(message, length, PAYLOAD) => self.over_tcp(*dialect).await,
+            Dialect::Plain if message.metadata.truncation => self.over_tcp(*dialect).await,
+            // Consul's three of ten are short. Who knows no EDNS may not know TCP either.
+            Dialect::Plain
+                if message.answers.len() > 2 || may_be_cut(message, length, PLAIN_PAYLOAD) =>
+            {
+                match timeout(self.pause, self.over_tcp(*dialect)).await {
+                    Ok(Ok(whole)) => Ok(whole),
+                    _ => return Ok(reply),
+                }
+            }
+            _ => return Ok(reply),
+        };
+        let dialect = reply.dialect;
+        over_tcp.map(|message| Reply { message, dialect })
+    }
+
+    /// The question in a dialect, both of which have one number.
+    fn encoded(&self, dialect: Dialect) -> Result<Vec<u8>, Fault> {
+        let mut question = self.question.clone();
+        if dialect == Dialect::Plain {
+            question.edns = None;
+        }
+        let bytes = question.to_vec();
+        bytes.map_err(|error| Fault::Connection(io::Error::other(error)))
+    }
+
+    /// Asks again after each pause, and in the end without EDNS.
+    async fn over_udp(&self, dialect: Dialect) -> Result<(Reply, usize), Fault> {
+        let any: SocketAddr = match self.resolver {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any).await?;
+        // From here on the kernel takes the resolver's datagrams only, and tells of a closed port.
+        socket.connect(self.resolver).await?;
+        let mut sent = 0;
+        loop {
+            let asked = if sent < SENDINGS / 2 {
+                dialect
+            } else {
+                Dialect::Plain
+            };
+            socket.send(&self.encoded(asked)?).await?;
+            sent += 1;
+            if let Ok(answer) = timeout(self.pause, receive(&socket, &self.question)).await {
+                let (message, length) = answer?;
+                // A late answer to what was asked first says so.
+                let has_edns = message.edns.is_some();
+                let dialect = if has_edns { Dialect::Edns } else { asked };
+                return Ok((Reply { message, dialect }, length));
+            }
+        }
+    }
+
+    async fn over_tcp(&self, dialect: Dialect) -> Result<Message, Fault> {
+        let bytes = self.encoded(dialect)?;
+        let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+        let mut stream = TcpStream::connect(self.resolver).await?;
+        stream
+            .write_all(&[&length.to_be_bytes()[..], &bytes].concat())
+            .await?;
+        let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut buffer).await?;
+        let answer = decode(&buffer)?;
+        if !answers(&answer, &self.question) || answer.metadata.truncation {
+            return Err(Fault::Garbage(
+                "it is another question's answer, or a part".to_owned(),
+            ));
+        }
+        Ok(answer)
+    }
+}
+
 fn question(name: &Name, wanted: RecordType) -> Message {
     let mut question = Message::query();
     question.metadata.recursion_desired = true;
@@ -56,26 +167,11 @@ fn question(name: &Name, wanted: RecordType) -> Message {
     question
 }
 
-/// Asks again after each `pause`, since a datagram may be lost.
-async fn over_udp(
-    resolver: SocketAddr,
-    question: &Message,
-    pause: Duration,
-) -> Result<(Message, usize), Fault> {
-    let any: SocketAddr = match resolver {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let bytes = encode(question)?;
-    let socket = UdpSocket::bind(any).await?;
-    // From here on the kernel takes the resolver's datagrams only, and tells of a closed port.
-    socket.connect(resolver).await?;
-    loop {
-        socket.send(&bytes).await?;
-        if let Ok(answer) = timeout(pause, receive(&socket, question)).await {
-            return answer;
-        }
-    }
+/// Whether the question is refused as it is by those that do not know its option: they answer
+/// without one (RFC 6891, 7).
+fn knows_no_edns(answer: &Message) -> bool {
+    let code = answer.metadata.response_code;
+    answer.edns.is_none() && matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
 }
 
 async fn receive(socket: &UdpSocket, question: &Message) -> Result<(Message, usize), Fault> {
@@ -88,30 +184,6 @@ async fn receive(socket: &UdpSocket, question: &Message) -> Result<(Message, usi
             return Ok((answer, length));
         }
     }
-}
-
-async fn over_tcp(resolver: SocketAddr, question: &Message) -> Result<Message, Fault> {
-    let bytes = encode(question)?;
-    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-    let mut stream = TcpStream::connect(resolver).await?;
-    stream
-        .write_all(&[&length.to_be_bytes()[..], &bytes].concat())
-        .await?;
-    let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut buffer).await?;
-    let answer = decode(&buffer)?;
-    if !answers(&answer, question) || answer.metadata.truncation {
-        return Err(Fault::Garbage(
-            "it is another question's answer, or a part".to_owned(),
-        ));
-    }
-    Ok(answer)
-}
-
-fn encode(question: &Message) -> Result<Vec<u8>, Fault> {
-    question
-        .to_vec()
-        .map_err(|error| Fault::Connection(io::Error::other(error)))
 }
 
 fn decode(bytes: &[u8]) -> Result<Message, Fault> {
@@ -130,12 +202,12 @@ fn answers(answer: &Message, question: &Message) -> bool {
 /// Whether there may be more than what came over UDP: where that is said, and where more than half
 /// of the room was taken. Consul leaves out what does not fit, says nothing, and reckons as though
 /// every name were written out; so the names are counted in full here, too.
-fn may_be_cut(answer: &Message, length: usize) -> bool {
+fn may_be_cut(answer: &Message, length: usize, room: u16) -> bool {
     let names: usize = answer.all_sections().map(|record| record.name.len()).sum();
     let targets = answer.answers.iter().map(|record| match &record.data {
         RData::SRV(srv) => srv.target.len(),
         _ => 0,
     });
     let in_full = length + names + targets.sum::<usize>();
-    answer.metadata.truncation || in_full > usize::from(PAYLOAD / 2)
+    answer.metadata.truncation || in_full > usize::from(room / 2)
 }

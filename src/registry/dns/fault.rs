@@ -26,6 +26,8 @@ pub(super) enum Fault {
 pub(super) enum Failure {
     /// The system's resolvers are not known: why.
     NoResolvers(String),
+    /// It was waited for no longer than this, since there was another that would do.
+    Late(Duration),
     /// Nobody gave one; at least one was asked.
     Unanswered(Vec<(SocketAddr, Fault)>),
 }
@@ -81,6 +83,10 @@ impl Failure {
             Self::NoResolvers(why) => (
                 format!("{registry} was not asked for {subject}: {why}"),
                 Some("address"),
+            ),
+            Self::Late(limit) => (
+                format!("{registry} has no answer for {subject} within {limit:?}"),
+                None,
             ),
             Self::Unanswered(faults) => {
                 let said = faults

@@ -1,8 +1,10 @@
 //! Names in the DNS, as a [`Registry`]: SRV records, or the addresses of a name. Owns what is asked
 //! and when it is asked again; who is asked is in `resolvers`, one exchange in `exchange`, what an
-//! answer says in `answer`, and what records make of a service in `set`. Knows nothing of pacing or
+//! answer says in `answer`, a name's addresses in `addresses`, and what records make of a service in
+//! `set`. Knows nothing of pacing or
 //! retrying, which [`watch`](super::watch) does for every registry.
 
+mod addresses;
 mod answer;
 mod exchange;
 mod fault;
@@ -20,7 +22,8 @@ use hickory_proto::rr::{Name, RecordType};
 use tokio::time::{Instant, sleep_until};
 
 use self::{
-    answer::{Addresses, Answer},
+    addresses::{Known, addresses},
+    answer::Answer,
     fault::Failure,
     resolvers::{Panel, Resolvers},
     set::Host,
@@ -82,8 +85,8 @@ struct Cursor {
     query: ServiceQuery,
     /// When the last answer is no longer believed; `None` asks at once.
     due: Option<Instant>,
-    /// The last addresses of each target that had to be asked for.
-    known: BTreeMap<Name, Addresses>,
+    /// The last addresses of each name that they were asked for.
+    known: BTreeMap<Name, Known>,
 }
 
 impl Source<InstanceSet> for Cursor {
@@ -117,8 +120,11 @@ impl Cursor {
         let panel = shared.resolvers.panel().await.map_err(explain)?;
         match record {
             DnsRecord::Address { port } => {
-                let found = addresses(&panel, &name).await.map_err(explain)?;
-                Ok((set::of_addresses(&found.ips, port), found.ttl))
+                let known = self.known.get(&name).cloned().unwrap_or_default();
+                let (known, ttl) = addresses(&panel, &name, &known).await.map_err(explain)?;
+                let set = set::of_addresses(&known.ips(), port);
+                self.known.insert(name, known);
+                Ok((set, ttl))
             }
             DnsRecord::Srv => {
                 let answer = panel.ask(&name, RecordType::SRV).await.map_err(explain)?;
@@ -149,36 +155,33 @@ impl Cursor {
         }
         self.known.retain(|target, _| unknown.contains(target));
         let mut asked = stream::iter(unknown)
-            .map(async |target| (addresses(panel, &target).await, target))
+            .map(|target| {
+                let known = self.known.get(&target).cloned().unwrap_or_default();
+                async move { (addresses(panel, &target, &known).await, target) }
+            })
             .buffer_unordered(AT_ONCE);
+        let mut learnt = Vec::new();
         while let Some((found, target)) = asked.next().await {
             let host = match found {
-                Ok(found) => {
-                    ttl = ttl.min(found.ttl);
-                    self.known.insert(target.clone(), found.clone());
-                    Host::At(found.ips)
+                Ok((found, of_target)) => {
+                    ttl = ttl.min(of_target);
+                    let ips = found.ips();
+                    learnt.push((target.clone(), found));
+                    Host::At(ips)
                 }
                 Err(failure) => {
                     tracing::debug!(host = %target, ?failure, "a target cannot be looked up");
                     ttl = Duration::ZERO;
                     let known = self.known.get(&target);
-                    known.map_or(Host::Unresolved, |known| Host::At(known.ips.clone()))
+                    known.map_or(Host::Unresolved, |known| Host::At(known.ips()))
                 }
             };
             hosts.insert(target, host);
         }
+        drop(asked);
+        self.known.extend(learnt);
         (set::of_srv(answer.srv(), &hosts), ttl)
     }
-}
-
-/// All addresses of a name.
-async fn addresses(panel: &Panel<'_>, name: &Name) -> Result<Addresses, Failure> {
-    let (v4, v6) = futures_util::future::try_join(
-        panel.ask(name, RecordType::A),
-        panel.ask(name, RecordType::AAAA),
-    )
-    .await?;
-    Ok(v4.addresses().and(v6.addresses()))
 }
 
 impl Shared {

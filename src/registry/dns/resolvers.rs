@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     answer::Answer,
-    exchange,
+    exchange::{self, Dialect},
     fault::{Failure, Fault},
 };
 use crate::config;
@@ -24,6 +24,9 @@ const SYSTEM: &str = "/etc/resolv.conf";
 /// How long a resolver that was away is asked last.
 const LAST: Duration = Duration::from_secs(30);
 
+/// How long one that was understood without EDNS only is asked so: it may be another by then.
+const PLAIN: Duration = Duration::from_secs(15 * 60);
+
 /// The resolvers of one registry.
 #[derive(Debug)]
 pub(super) struct Resolvers {
@@ -31,6 +34,8 @@ pub(super) struct Resolvers {
     limit: Duration,
     /// Until when those that were away are asked last.
     away: Mutex<BTreeMap<SocketAddr, Instant>>,
+    /// Until when those that know no EDNS are asked without it.
+    plain: Mutex<BTreeMap<SocketAddr, Instant>>,
 }
 
 /// Those that may be asked now.
@@ -45,6 +50,7 @@ impl Resolvers {
             named: settings.resolvers.clone(),
             limit: settings.timeout,
             away: Mutex::default(),
+            plain: Mutex::default(),
         }
     }
 
@@ -64,14 +70,14 @@ impl Resolvers {
 
     /// Which of `members` are asked after which.
     fn order(&self, members: &[SocketAddr]) -> Vec<SocketAddr> {
-        let (now, away) = (Instant::now(), self.away());
+        let (now, away) = (Instant::now(), lock(&self.away));
         let mut order = members.to_vec();
         order.sort_by_key(|resolver| away.get(resolver).is_some_and(|until| *until > now));
         order
     }
 
     fn note(&self, resolver: SocketAddr, fault: Option<&Fault>) {
-        let mut away = self.away();
+        let mut away = lock(&self.away);
         if fault.is_some_and(Fault::is_absence) {
             away.insert(resolver, Instant::now() + LAST);
         } else {
@@ -79,19 +85,46 @@ impl Resolvers {
         }
     }
 
-    fn away(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Instant>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    /// In which dialect this one is asked.
+    fn dialect(&self, resolver: SocketAddr) -> Dialect {
+        let plain = lock(&self.plain);
+        match plain
+            .get(&resolver)
+            .is_some_and(|until| *until > Instant::now())
+        {
+            true => Dialect::Plain,
+            false => Dialect::Edns,
+        }
+    }
+
+    /// Remembers in which dialect this one gave an answer.
+    fn answered_in(&self, resolver: SocketAddr, asked: Dialect, answered: Dialect) {
+        if (asked, answered) == (Dialect::Edns, Dialect::Plain) {
+            lock(&self.plain).insert(resolver, Instant::now() + PLAIN);
+            tracing::info!(%resolver, "this resolver knows no EDNS, and is asked without it");
+        }
     }
 }
 
 impl Panel<'_> {
+    /// How long one resolver may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.resolvers.limit
+    }
+
     /// The first answer that one of them gives.
     pub(super) async fn ask(&self, name: &Name, wanted: RecordType) -> Result<Answer, Failure> {
+        let Self { resolvers, members } = self;
         let mut faults = Vec::new();
-        for resolver in self.resolvers.order(&self.members) {
-            let asked = exchange::ask(resolver, name, wanted, self.resolvers.limit).await;
-            let answer = asked.and_then(|message| Answer::read(message, wanted));
-            self.resolvers.note(resolver, answer.as_ref().err());
+        for resolver in resolvers.order(members) {
+            let dialect = resolvers.dialect(resolver);
+            let asked = exchange::ask(resolver, name, wanted, dialect, resolvers.limit).await;
+            let answer = asked.and_then(|reply| {
+                let answer = Answer::read(reply.message, wanted)?;
+                resolvers.answered_in(resolver, dialect, reply.dialect);
+                Ok(answer)
+            });
+            resolvers.note(resolver, answer.as_ref().err());
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => faults.push((resolver, fault)),
@@ -99,6 +132,10 @@ impl Panel<'_> {
         }
         Err(Failure::Unanswered(faults))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn system(path: &Path) -> Result<Vec<SocketAddr>, String> {

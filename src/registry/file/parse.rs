@@ -201,8 +201,14 @@ mod tests {
             (deep("[", "]"), FileFormat::Json),
             (format!("a = {}", deep("[", "]")), FileFormat::Toml),
             (format!("a = {}", deep("{a=", "}")), FileFormat::Toml),
-            (format!("{} = 1", vec!["a"; 100_000].join(".")), FileFormat::Toml),
-            (format!("[{}]", vec!["a"; 100_000].join(".")), FileFormat::Toml),
+            (
+                format!("{} = 1", vec!["a"; 100_000].join(".")),
+                FileFormat::Toml,
+            ),
+            (
+                format!("[{}]", vec!["a"; 100_000].join(".")),
+                FileFormat::Toml,
+            ),
         ] {
             assert!(services(text.as_bytes(), format).is_err(), "{}", &text[..9]);
         }
