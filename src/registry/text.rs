@@ -1,71 +1,43 @@
 //! An instance as one text, as go-kit's registrars of etcd and ZooKeeper write it: `host:port` or a
-//! URL, or the JSON of gRPC's naming. Knows nothing of where the text stood.
+//! URL, or the JSON of others ([`formats`]). Knows nothing of where the text stood.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde_json::Value;
-
-use crate::instance::{Address, Instance, Skipped};
+use super::formats::{self, Read};
+use crate::instance::{Address, Instance, MAX_WEIGHT, Skipped};
 
 /// Reads the entry with this id.
 pub(super) fn instance(id: &str, text: &[u8]) -> Result<Instance, Skipped> {
-    read(text.trim_ascii())
-        .map(|(address, tls, meta)| {
-            Instance {
-                id: id.into(),
-                address,
-                tls,
-                healthy: true,
-                weight: 1,
-                tags: Vec::new(),
-                meta,
-            }
-            .heed_meta()
-        })
-        .map_err(|reason| Skipped {
-            id: id.to_owned(),
-            reason,
-        })
+    let read = read(text.trim_ascii()).map_err(|reason| Skipped {
+        id: id.to_owned(),
+        reason,
+    })?;
+    let weight = u32::try_from(read.weight.unwrap_or(1)).unwrap_or(MAX_WEIGHT);
+    Ok(Instance {
+        id: id.into(),
+        address: read.address,
+        tls: read.tls,
+        healthy: read.healthy,
+        weight: weight.clamp(1, MAX_WEIGHT),
+        tags: Vec::new(),
+        meta: read.meta,
+    }
+    .heed_meta())
 }
-
-type Read = (Address, bool, BTreeMap<String, String>);
 
 fn read(text: &[u8]) -> Result<Read, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is no text".to_owned())?;
     if text.starts_with('{') {
-        return naming(text);
+        return formats::read(text);
     }
     let (address, tls) = Address::of_text(text)?;
-    Ok((address, tls, BTreeMap::new()))
-}
-
-/// gRPC's naming in etcd (`clientv3/naming`): what is called, and whatever its owner adds.
-#[derive(Deserialize)]
-struct Naming {
-    #[serde(rename = "Addr", alias = "addr")]
-    address: String,
-    #[serde(rename = "Metadata", alias = "metadata", default)]
-    metadata: Value,
-}
-
-fn naming(text: &str) -> Result<Read, String> {
-    let naming: Naming = serde_json::from_str(text)
-        .map_err(|error| format!("it is not the JSON of gRPC's naming: {error}"))?;
-    let (address, tls) = Address::of_text(&naming.address)?;
-    let meta = match naming.metadata {
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(key, value)| match value {
-                Value::String(text) => (key, text),
-                other => (key, other.to_string()),
-            })
-            .collect(),
-        Value::Null => BTreeMap::new(),
-        Value::String(text) => BTreeMap::from([("metadata".to_owned(), text)]),
-        other => BTreeMap::from([("metadata".to_owned(), other.to_string())]),
-    };
-    Ok((address, tls, meta))
+    Ok(Read {
+        address,
+        tls,
+        healthy: true,
+        weight: None,
+        meta: BTreeMap::new(),
+    })
 }
 
 #[cfg(test)]
@@ -127,7 +99,7 @@ mod tests {
             ("ftp://1.2.3.4:80", "cannot be called"),
             ("http://1.2.3.4:80/api", "more than a host"),
             ("http://u:p@h:1", "more than a host"),
-            ("{\"Addr\":1}", "not the JSON"),
+            ("{\"Addr\":1}", "is no text"),
         ] {
             let skipped = instance("k", text.as_bytes()).unwrap_err();
             assert!(

@@ -66,10 +66,10 @@ fn entry(name: &str, data: &Data) -> Option<Result<Instance, Skipped>> {
     }
     Some(
         match serde_json::from_slice::<BTreeMap<String, Value>>(bytes) {
-            Ok(fields) if ["Addr", "addr"].iter().any(|key| fields.contains_key(*key)) => {
-                plain(name, bytes)
+            Ok(fields) if CURATORS.iter().any(|key| fields.contains_key(*key)) => {
+                curator(name, bytes).map_err(skipped)
             }
-            Ok(_) => curator(name, bytes).map_err(skipped),
+            Ok(_) => plain(name, bytes),
             Err(error) => Err(skipped(format!("it is not JSON: {error}"))),
         },
     )
@@ -84,6 +84,9 @@ fn plain(name: &str, bytes: &[u8]) -> Result<Instance, Skipped> {
         ..instance
     })
 }
+
+/// Keys of which an instance of Curator's has one at least.
+const CURATORS: [&str; 4] = ["address", "sslPort", "serviceType", "payload"];
 
 /// An instance of Curator's service discovery (`ServiceInstance`).
 #[derive(Deserialize)]
@@ -253,14 +256,30 @@ mod tests {
     }
 
     #[test]
+    fn smart_stacks_finagles_and_auroras_members_are_understood() {
+        let set = read(&[
+            ("i-1_1.2.3.4_80", br#"{"host":"1.2.3.4","port":80,"name":"i-1"}"#),
+            (
+                "member_0000000001",
+                br#"{"serviceEndpoint":{"host":"1.2.3.5","port":80},"additionalEndpoints":{},"status":"ALIVE","shard":0}"#,
+            ),
+        ]);
+        assert_eq!(set.skipped, []);
+        let ids: Vec<_> = set.instances.iter().map(|instance| &*instance.id).collect();
+        assert_eq!(ids, ["1.2.3.4:80", "1.2.3.5:80"]);
+    }
+
+    #[test]
     fn what_cannot_be_called_is_skipped_with_its_reason() {
         for (bytes, reason) in [
             (&b"garbage"[..], "has no port"),
             (b"\xff\xfe", "no text"),
             (b"{", "it is not JSON: EOF"),
             (b"{\"address\":7}", "not the JSON of Curator's"),
-            (b"{}", "it has no port"),
-            (b"{\"port\":80}", "`` is neither"),
+            (b"{}", "it is JSON of no kind that is known here"),
+            (b"{\"port\":80}", "it has none of `Addr`"),
+            (b"{\"sslPort\":80}", "`` is neither"),
+            (b"{\"address\":\"a\"}", "it has no port"),
             (b"{\"address\":\"a\",\"port\":0}", "port 0"),
             (b"{\"address\":\"a\",\"port\":80810}", "port 80810"),
             (b"{\"address\":\"http://a\",\"port\":80}", "neither"),
