@@ -410,6 +410,19 @@ async fn a_wrong_command_line_or_command_is_said() {
 }
 
 #[tokio::test]
+async fn one_at_whose_port_nobody_listens_is_named_before_it_is_signed_in() {
+    let proxy = Proxy::start("").await;
+    let (listener, port) = listener();
+    drop(listener);
+    let cart = cart(&proxy.registry(""), &port, &[]);
+    until_one_is(&proxy.registry(""), "passing").await;
+    let said = cart.said();
+    let warning = format!("nobody takes connections at 127.0.0.1:{port}");
+    let place = |text: &str| said.find(text).unwrap_or_else(|| panic!("{text}: {said}"));
+    assert!(place(&warning) < place("signing in at"), "{said}");
+}
+
+#[tokio::test]
 async fn who_comes_later_has_the_id_and_the_other_waits_for_it() {
     let Some(consul) = Consul::start().await else {
         return;

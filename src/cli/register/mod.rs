@@ -138,6 +138,9 @@ pub(super) fn register(args: Register) -> anyhow::Result<ExitCode> {
         let message = "`--port 0` chooses a port for a command, and there is none\n";
         clap::Error::raw(ErrorKind::MissingRequiredArgument, message).exit();
     }
+    if let Some(url) = &args.registry {
+        takes_entries(url)?;
+    }
     let chosen = registry::choose(args.registry.as_deref(), args.config.as_deref())?;
     // stdout is the command's.
     let _flushed_at_exit = logging::start(&chosen.log, stderr())?;
@@ -160,8 +163,15 @@ async fn run(args: Register, chosen: Chosen) -> anyhow::Result<ExitCode> {
         Registrar::start(entry)
     };
     if args.command.is_empty() {
-        // Of a TTL this process is the only judge.
-        let probe = (args.check != CheckOf::Ttl).then_some(probe);
+        // Of a TTL this process is the only judge, be it from where the provider cannot be reached.
+        let judged = args.check == CheckOf::Ttl;
+        if judged && let Err(reason) = probe.passes_within(GLANCE).await {
+            tracing::warn!(
+                "nobody takes connections at {address} ({reason}): it is signed in all the same, \
+                 and requests to it fail until somebody does"
+            );
+        }
+        let probe = (!judged).then_some(probe);
         return alone(probe, args.start_timeout, sign_in).await;
     }
     if probe.passes_within(GLANCE).await.is_ok() {
@@ -171,6 +181,31 @@ async fn run(args: Register, chosen: Chosen) -> anyhow::Result<ExitCode> {
     }
     let command = Command::start(&args.command, address.port())?;
     with_command(command, &args, &probe, sign_in).await
+}
+
+/// Refuses the URL of a kind at which nobody can sign in, and names those at which one can.
+fn takes_entries(registry: &str) -> anyhow::Result<()> {
+    const KINDS: [&str; 6] = ["consul", "embedded", "etcd", "etcd2", "eureka", "zookeeper"];
+    let Some((scheme, _)) = registry.split_once("://") else {
+        return Ok(());
+    };
+    let known = KINDS.iter().chain(&["http", "https"]);
+    if known.into_iter().any(|known| *known == scheme) {
+        return Ok(());
+    }
+    let close = |kind: &&str| strsim::damerau_levenshtein(kind, scheme) <= 2;
+    let meant = match KINDS.iter().copied().find(close) {
+        Some(meant) => format!("did you mean `{meant}://`?"),
+        None => format!(
+            "it may be {}, or http and https for Consul's API",
+            KINDS.join(", ")
+        ),
+    };
+    let why = match scheme {
+        "dns" | "file" => "takes no entries",
+        _ => "is not known here",
+    };
+    bail!("--registry: `{scheme}` {why}; {meant}")
 }
 
 /// Stays until a signal asks to end.
@@ -397,6 +432,28 @@ mod tests {
         }
         for text in ["", "http", "ftp://h/", "h:80", "http://"] {
             assert!(CheckOf::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_registries_that_take_entries_are_suggested() {
+        for url in ["consul://h:1", "https://h", "zookeeper://h", "main"] {
+            assert!(takes_entries(url).is_ok(), "{url}");
+        }
+        for (url, says) in [
+            (
+                "consl://h",
+                "`consl` is not known here; did you mean `consul://`?",
+            ),
+            (
+                "nacos://h",
+                "it may be consul, embedded, etcd, etcd2, eureka, zookeeper, or http",
+            ),
+            ("dns://h", "`dns` takes no entries; it may be"),
+            ("file://h", "`file` takes no entries; it may be"),
+        ] {
+            let error = takes_entries(url).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 
