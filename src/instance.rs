@@ -105,6 +105,18 @@ impl Address {
     }
 }
 
+/// A service's name in the one spelling that stands for all of its letter cases: what is the same
+/// here is the same to a registry that takes names in any case. As Consul has it, letter by letter
+/// (Go's `strings.ToLower`): the one letter of which Rust makes two is one there.
+pub fn in_any_case(name: &str) -> String {
+    name.chars()
+        .flat_map(|letter| match letter {
+            'İ' => 'i'.to_lowercase(),
+            letter => letter.to_lowercase(),
+        })
+        .collect()
+}
+
 fn is_host_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 253
@@ -165,12 +177,19 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// What its metadata says of it, whatever registry it stands in: `scheme = "https"` that it
-    /// speaks TLS, and `weight` its weight. Called once where an entry was read.
+    /// What its metadata and tags say of it, whatever registry it stands in: `scheme = "https"`, or
+    /// `secure = "true"` and the tag `secure=true` as Spring Cloud writes them, that it speaks TLS;
+    /// and `weight` its weight. Called once where an entry was read.
     #[must_use]
     pub fn heed_meta(mut self) -> Self {
         let says = |key| self.meta.get(key).map(|value| value.trim());
-        self.tls |= says("scheme").is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+        let says_so = |key, word: &str| says(key).is_some_and(|it| it.eq_ignore_ascii_case(word));
+        let is_tagged = || {
+            self.tags
+                .iter()
+                .any(|tag| tag.eq_ignore_ascii_case("secure=true"))
+        };
+        self.tls |= says_so("scheme", "https") || says_so("secure", "true") || is_tagged();
         if let Some(weight) = says("weight").and_then(|weight| weight.parse::<u32>().ok()) {
             self.weight = weight.clamp(1, MAX_WEIGHT);
         }
@@ -271,6 +290,20 @@ mod tests {
     }
 
     #[test]
+    fn names_in_any_case_are_one_as_go_has_it() {
+        for (name, folded) in [
+            ("Billing", "billing"),
+            ("bİLLING", "billing"),
+            ("\u{212a}art", "kart"),
+            ("ΟΔΟΣ", "οδοσ"),
+            ("straße", "straße"),
+            ("a b\tC", "a b\tc"),
+        ] {
+            assert_eq!(in_any_case(name), folded);
+        }
+    }
+
+    #[test]
     fn a_name_is_kept_for_the_resolver() {
         let named = Address::new("My-Address", 12345).unwrap();
         assert_eq!(named.to_string(), "my-address:12345");
@@ -299,6 +332,35 @@ mod tests {
                 meta: BTreeMap::from([("weight".to_owned(), text.to_owned())]),
             };
             assert_eq!(instance.heed_meta().weight, weight, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tls_is_what_metadata_and_tags_say_in_the_words_of_each_framework() {
+        for (meta, tags, tls) in [
+            (None, &[][..], false),
+            (Some(("scheme", "HTTPS")), &[], true),
+            (Some(("scheme", "http")), &[], false),
+            (Some(("secure", "true")), &[], true),
+            (Some(("secure", " True ")), &[], true),
+            (Some(("secure", "false")), &[], false),
+            (Some(("secure", "yes")), &[], false),
+            (None, &["v1", "secure=true"], true),
+            (None, &["secure=false", "secure"], false),
+        ] {
+            let instance = Instance {
+                id: "a".into(),
+                address: Address::new("10.0.0.1", 80).unwrap(),
+                tls: false,
+                healthy: true,
+                weight: 1,
+                tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+                meta: meta
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into_iter()
+                    .collect(),
+            };
+            assert_eq!(instance.heed_meta().tls, tls, "{meta:?} {tags:?}");
         }
     }
 

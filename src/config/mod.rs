@@ -37,8 +37,8 @@ pub use health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
 pub use origin::{Combine, Origin};
 pub use rate::Rate;
 pub use registry::{
-    Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat, NamedBy,
-    Registry, RegistryKind, Resolvers, TagRoutes, ZooKeeper,
+    CalledAt, Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat,
+    NamedBy, Registry, RegistryKind, Resolvers, TagRoutes, Warnings, ZooKeeper,
 };
 pub use report::{Diagnostic, Place, Report};
 pub use secret::Secret;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     instance::{Address, Instance, InstanceSet, MAX_WEIGHT, Skipped},
-    registry::{Catalog, Registry, RegistryError, ServiceQuery, Source},
+    registry::{Catalog, Registry, RegistryError, ServiceQuery, Source, consul::in_one_spelling},
 };
 
 /// Reads the store of this process.
@@ -125,10 +125,8 @@ fn instance(
 
 fn catalog(state: &State) -> Catalog {
     let names = state.catalog().into_iter();
-    let names = names.filter(|(name, _)| *name != "consul");
-    names
-        .map(|(name, tags)| (name.into(), tags.into_iter().map(str::to_owned).collect()))
-        .collect()
+    let listed = names.map(|(name, tags)| (name, tags.into_iter().map(str::to_owned)));
+    in_one_spelling(listed)
 }
 
 #[cfg(test)]
@@ -143,7 +141,7 @@ mod tests {
         registry,
     };
 
-    const REGISTRATIONS: [&str; 8] = [
+    const REGISTRATIONS: [&str; 9] = [
         r#"{"Name": "web", "ID": "w1", "Port": 80, "Tags": ["v1", "Blue"], "Meta": {"a": "b"}}"#,
         r#"{"Name": "web", "ID": "w2", "Address": "10.0.0.2", "Port": 81, "Tags": ["v2"],
             "Weights": {"Passing": 7, "Warning": 1}, "Check": {"TTL": "10s"}}"#,
@@ -153,7 +151,8 @@ mod tests {
         r#"{"Name": "web", "ID": "socket", "SocketPath": "/run/web"}"#,
         r#"{"Name": "web", "ID": "odd", "Address": "not a host", "Port": 80}"#,
         r#"{"Name": "api", "ID": "a1", "Port": 90, "Tags": ["v1"]}"#,
-        r#"{"Name": "consul", "ID": "c1", "Port": 90}"#,
+        r#"{"Name": "Consul", "ID": "c1", "Port": 90}"#,
+        r#"{"Name": "WEB", "ID": "w4", "Port": 91, "Tags": ["v3", "v1"], "Meta": {"secure": "true"}}"#,
     ];
 
     async fn bind(folder: &std::path::Path) -> (Server, Embedded) {

@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::model::{Check, Indexed, Service, Status};
+use crate::instance::in_any_case;
 
 /// Names without an instance whose index is remembered one by one. Beyond it they share one.
 const REMEMBERED_NAMES: usize = 1024;
@@ -44,7 +45,7 @@ pub(super) enum Topic {
 
 impl Topic {
     pub(super) fn name(name: &str) -> Self {
-        Self::Name(name.to_lowercase())
+        Self::Name(in_any_case(name))
     }
 }
 
@@ -126,7 +127,7 @@ impl State {
     /// The instances of a name, by id.
     pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &Entry> {
         self.names
-            .get(&name.to_lowercase())
+            .get(&in_any_case(name))
             .into_iter()
             .flat_map(|name| &name.ids)
             .filter_map(|id| self.services.get(id))
@@ -230,7 +231,7 @@ impl State {
             self.unname(&entry.service, touched);
             checks = entry.checks;
         }
-        let name = service.name.to_lowercase();
+        let name = in_any_case(&service.name);
         touched.insert(Topic::Name(name.clone()));
         let ids = &mut self.names.entry(name).or_default().ids;
         self.named += usize::from(ids.is_empty());
@@ -266,7 +267,7 @@ impl State {
     }
 
     fn unname(&mut self, service: &Service, touched: &mut BTreeSet<Topic>) {
-        let name = service.name.to_lowercase();
+        let name = in_any_case(&service.name);
         let ids = &mut self.names.entry(name.clone()).or_default().ids;
         if ids.remove(&service.id) && ids.is_empty() {
             self.named -= 1;

@@ -16,6 +16,16 @@ pub fn entry(
     kind: &RegistryKind,
     provider: Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
+    // In a path these are steps: the entry would stand elsewhere.
+    if let Some(dots) = [&provider.service, &provider.id]
+        .into_iter()
+        .find(|text| is_dots(text))
+    {
+        return Err(BuildError::Unsuited {
+            registry: name.to_owned(),
+            reason: format!("`{dots}` is no name; give the service and its id others"),
+        });
+    }
     match kind {
         RegistryKind::Eureka(settings) => eureka::entry(name, settings, &provider),
         RegistryKind::Etcd(settings) => Ok(Box::new(etcd::Etcd::new(name, settings, &provider)?)),
@@ -47,4 +57,8 @@ pub fn entry(
             Ok(Box::new(consul::Entry::new(name, &settings, provider)?))
         }
     }
+}
+
+fn is_dots(text: &str) -> bool {
+    matches!(text, "." | "..")
 }

@@ -15,8 +15,6 @@ use crate::{
 
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
-/// The longest that a registry's `Retry-After` is honoured.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Who is on the way out waits no longer than this for a registry.
 const SIGN_OUT: Duration = Duration::from_secs(5);
 /// An entry that stood for this long was a good one: the next trouble begins a new row.
@@ -186,7 +184,7 @@ async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &Can
             tracing::warn!(error = %error, "not signed in; trying again");
         }
         told.send_replace(Standing::Out(Some(error.message)));
-        let away = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        let away = error.retry_after.unwrap_or_default();
         let pause = tokio::time::sleep(backoff.delay() + away);
         if leave.run_until_cancelled(pause).await.is_none() {
             return;

@@ -2,6 +2,7 @@
 //! error. Supervision, pacing and the last good set are written once, in [`watch`].
 //! Knows nothing of services, balancing or routes.
 
+mod bounded;
 pub mod consul;
 pub mod dns;
 mod error;
@@ -9,10 +10,12 @@ pub mod etcd;
 pub mod etcd2;
 pub mod eureka;
 pub mod file;
+mod formats;
 mod http_api;
 mod kinds;
 pub mod merged;
 mod pace;
+mod room;
 mod text;
 mod usage;
 pub mod watch;
@@ -41,6 +44,20 @@ pub trait Registry: Send + Sync + 'static {
     fn watches(&self) -> Option<Watches> {
         None
     }
+
+    /// Where its instances have another host besides the one at which they are called.
+    fn other_host(&self) -> Option<OtherHost> {
+        None
+    }
+}
+
+/// A host of an instance at which it is not called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherHost {
+    /// The key of an instance's metadata that holds it.
+    pub meta: &'static str,
+    /// What in the registry's table makes it the one at which an instance is called.
+    pub setting: &'static str,
 }
 
 /// The watches of a registry that holds a limited number at once.

@@ -3,7 +3,7 @@
 
 use std::{
     pin::pin,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ pub struct Usage {
     /// The second since `since` in which it was last called, from 1; 0 for never.
     last: AtomicU64,
     noted: Notify,
+    is_kept: AtomicBool,
 }
 
 impl Default for Usage {
@@ -24,6 +25,7 @@ impl Default for Usage {
             since: Instant::now(),
             last: AtomicU64::new(0),
             noted: Notify::new(),
+            is_kept: AtomicBool::new(false),
         }
     }
 }
@@ -37,6 +39,16 @@ impl Usage {
             self.last.store(second, Relaxed);
             self.noted.notify_waiters();
         }
+    }
+
+    /// From now on it is wanted however seldom it is called, since routes name it.
+    pub fn keep(&self) {
+        self.is_kept.store(true, Relaxed);
+    }
+
+    /// Whether routes name it.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept.load(Relaxed)
     }
 
     /// How long ago it was last called; `None` for never.

@@ -12,7 +12,7 @@ use tokio::{sync::watch as state, task::JoinHandle, time::Instant};
 
 use super::{
     Service, Split, Tagged,
-    maker::{CatalogView, Maker, StartError},
+    maker::{CatalogView, Found, Maker, StartError},
     tagged::{LINGER, Plan, Running},
 };
 use crate::{
@@ -87,6 +87,7 @@ impl Directory {
         for name in config.declared() {
             if !directory.declared.contains_key(name) {
                 let (service, watchers) = directory.maker.make(name, saved)?;
+                service.usage().keep();
                 tasks.extend(watchers);
                 directory.declared.insert(Arc::clone(name), service);
             }
@@ -127,8 +128,8 @@ impl Directory {
         let reached = saved.sets.iter().map(|set| &set.service);
         let undeclared = reached.filter(|name| !self.declared.contains_key(*name));
         for name in undeclared {
-            if matches!(self.listing(name), Listing::Exposed) {
-                self.made(name, saved)?;
+            if let Found::Exposed(name) = self.listing(name) {
+                self.made(&name, saved)?;
             }
         }
         if self.catalogs.values().any(|view| view.for_tags) {
@@ -189,12 +190,9 @@ impl Directory {
             return Lookup::Found(Arc::clone(service));
         }
         for catalog in self.template_catalogs() {
-            let names = catalog.names.load();
-            if let Some((name, tags)) = names.get_key_value(name)
-                && catalog.exposes(name, tags)
-            {
+            if let Found::Exposed(name) = catalog.find(name) {
                 // `Config` has ruled out that it names a registry that is none.
-                let found = self.named(name);
+                let found = self.named(&name);
                 return found.map_or(Lookup::Unknown, Lookup::Found);
             }
         }
@@ -246,9 +244,9 @@ impl Directory {
     pub fn services(&self) -> Vec<Arc<Service>> {
         let found = self.found.load();
         let mut made: Vec<_> = found
-            .iter()
-            .filter(|(name, _)| !self.declared.contains_key(*name))
-            .map(|(_, service)| Arc::clone(service))
+            .values()
+            .filter(|service| !self.declared.contains_key(service.name()))
+            .cloned()
             .collect();
         made.sort_by(|a, b| a.name().cmp(b.name()));
         let tagged = self.tagged.load();
@@ -321,15 +319,20 @@ impl Directory {
     }
 
     fn made(&self, name: &Arc<str>, saved: &saved::Contents) -> Result<Arc<Service>, StartError> {
+        // Other requests ask for it in another letter case than the catalog has it.
+        if let Some(service) = self.found.load().get(name) {
+            return Ok(Arc::clone(service));
+        }
         let mut founding = lock(&self.founding);
         // Another request may have been first.
         if let Some(service) = self.found.load().get(name) {
             return Ok(Arc::clone(service));
         }
-        let service = if let Some(declared) = self.declared.get(name) {
+        let written = self.maker.as_written(name);
+        let service = if let Some(declared) = self.declared.get(written) {
             Arc::clone(declared)
         } else {
-            let (service, watchers) = self.maker.make(name, saved)?;
+            let (service, watchers) = self.maker.make(written, saved)?;
             founding.watchers.insert(Arc::clone(name), watchers);
             service
         };
@@ -367,16 +370,16 @@ impl Directory {
         let gone: Vec<_> = found
             .iter()
             .filter(|(name, service)| match self.listing(name) {
-                Listing::Exposed => {
+                Found::Exposed(_) => {
                     founding.unlisted.remove(*name);
                     false
                 }
-                Listing::Hidden => true,
-                Listing::Absent if service.is_empty() => {
+                Found::Hidden => true,
+                Found::Absent if service.is_empty() => {
                     let since = *founding.unlisted.entry(Arc::clone(name)).or_insert(now);
                     now.saturating_duration_since(since) >= LINGER
                 }
-                Listing::Absent => false,
+                Found::Absent => false,
             })
             .map(|(name, _)| Arc::clone(name))
             .collect();
@@ -394,24 +397,17 @@ impl Directory {
         self.found.store(Arc::new(left));
     }
 
-    fn listing(&self, name: &str) -> Listing {
-        let mut listing = Listing::Absent;
+    fn listing(&self, name: &str) -> Found {
+        let mut listing = Found::Absent;
         for catalog in self.template_catalogs() {
-            if let Some(tags) = catalog.names.load().get(name) {
-                if catalog.exposes(name, tags) {
-                    return Listing::Exposed;
-                }
-                listing = Listing::Hidden;
+            match catalog.find(name) {
+                exposed @ Found::Exposed(_) => return exposed,
+                Found::Hidden => listing = Found::Hidden,
+                Found::Absent => {}
             }
         }
         listing
     }
-}
-
-enum Listing {
-    Exposed,
-    Hidden,
-    Absent,
 }
 
 impl Drop for Directory {

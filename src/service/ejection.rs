@@ -183,6 +183,7 @@ impl Service {
     pub fn note_refusal(&self, worker: usize, line: &Arc<Line>, began: Instant) {
         // Many connects may be under way when an endpoint goes, and are one thing that happened.
         if line.life().connect_failed(began, Instant::now()) {
+            self.tell_of_refusal();
             self.note_fault(worker, line, began);
         }
     }

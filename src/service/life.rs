@@ -556,6 +556,11 @@ impl Life {
         self.is_ejected() && self.is_out(now)
     }
 
+    /// Whether it took no connection when that was tried last.
+    pub(super) fn has_refused(&self) -> bool {
+        self.refused.load(Relaxed) > 0
+    }
+
     fn is_doubted(&self) -> bool {
         self.passed_over.load(Relaxed) != 0 && !self.is_ejected()
     }

@@ -2,6 +2,7 @@
 //! services there are.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Service, Split, checks, guard,
+    Service, Split, checks, elsewhere, guard,
     journal::Why,
     listing::Update,
     prober::Prober,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     config::{self, Origin, Subset},
-    instance::InstanceSet,
+    instance::{InstanceSet, in_any_case},
     registry::{
         Catalog, Registry, ServiceQuery, Source, Watches,
         merged::{Merged, Part},
@@ -44,6 +45,9 @@ pub(super) struct Maker {
     /// What services have where nothing else is said.
     pub(super) defaults: config::Service,
     described: BTreeMap<Arc<str>, config::Service>,
+    /// The names in the file that have capital letters, by the one that stands for all spellings,
+    /// where a template's registry takes any.
+    spellings: BTreeMap<String, Arc<str>>,
     /// Which subsets routes want, of whom.
     subsets: Vec<(config::Goal, Arc<Subset>)>,
     /// One for all services with the same settings.
@@ -60,6 +64,8 @@ pub(super) struct CatalogView {
     /// Whether its tags make routes.
     pub(super) for_tags: bool,
     expose: config::Expose,
+    /// Whether names are to be compared in any case, as the registry does.
+    any_case: bool,
     pub(super) names: ArcSwap<Catalog>,
     pub(super) read: state::Sender<bool>,
     /// When the registry said what is in `names`, where that was before the start.
@@ -99,6 +105,7 @@ impl Maker {
             settings: config.registries.clone(),
             defaults: config.defaults.clone(),
             described: config.services.clone(),
+            spellings: spellings(config),
             subsets: wanted_subsets(config),
             tls: open_tls(config)?,
             prober: Arc::default(),
@@ -123,12 +130,20 @@ impl Maker {
             service.update(&update, Why::ProxyToml);
         }
         self.remember(&service, saved);
-        let watchers = origin
+        let mut watchers = origin
             .registries()
             .iter()
             .enumerate()
             .map(|(place, registry)| self.watch(&service, place, registry))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        for name in origin.registries() {
+            let (registry, _) = self.registry(name)?;
+            if let Some(other) = registry.other_host() {
+                let of = Arc::downgrade(&service);
+                let looking = elsewhere::watch(of, Arc::clone(name), other);
+                watchers.push(self.control.spawn(looking));
+            }
+        }
         Ok((service, watchers))
     }
 
@@ -242,6 +257,15 @@ impl Maker {
         self.described.get(name).unwrap_or(&self.defaults)
     }
 
+    /// The name of a listed service as proxy.toml has it, where it has it in another letter case and
+    /// the registry takes any: what the file says of a service holds however it is asked for.
+    pub(super) fn as_written<'a>(&'a self, listed: &'a Arc<str>) -> &'a Arc<str> {
+        if self.spellings.is_empty() || self.described.contains_key(listed) {
+            return listed;
+        }
+        self.spellings.get(&*in_any_case(listed)).unwrap_or(listed)
+    }
+
     /// The service of a route that tags make.
     pub(super) fn make_tagged(
         &self,
@@ -268,6 +292,7 @@ impl Maker {
             ..own.clone()
         };
         let service = self.service(name, policy, Vec::new());
+        service.usage().keep();
         self.remember(&service, saved);
         let source = Box::new(Merged::new(
             Arc::clone(registry),
@@ -294,7 +319,8 @@ impl Maker {
         let view = Arc::new(CatalogView {
             for_templates,
             for_tags,
-            expose: settings.expose.clone(),
+            expose: exposed(&settings.expose, settings.kind.takes_any_case()),
+            any_case: settings.kind.takes_any_case(),
             names: ArcSwap::from_pointee(
                 saved.map_or_else(Catalog::new, |saved| saved.services.clone()),
             ),
@@ -360,6 +386,21 @@ impl CatalogView {
         })
     }
 
+    /// A service that it lists and exposes, by its name as a request has it.
+    pub(super) fn find(&self, name: &str) -> Found {
+        let name = if self.any_case {
+            Cow::Owned(in_any_case(name))
+        } else {
+            Cow::Borrowed(name)
+        };
+        match self.names.load().get_key_value(&*name) {
+            None => Found::Absent,
+            Some((name, tags)) if self.exposes(name, tags) => Found::Exposed(Arc::clone(name)),
+            Some(_) => Found::Hidden,
+        }
+    }
+
+    /// Whether a service that it lists may be reached.
     pub(super) fn exposes(&self, name: &str, tags: &[String]) -> bool {
         let config::Expose {
             tags: wanted,
@@ -371,6 +412,40 @@ impl CatalogView {
             && (services.is_empty() || services.iter().any(|service| service == name))
             && (wanted.is_empty() || wanted.iter().any(|tag| tags.contains(tag)))
     }
+}
+
+/// What a catalog has under a name.
+pub(super) enum Found {
+    /// A service that may be reached, by the name in the catalog.
+    Exposed(Arc<str>),
+    /// One that may not.
+    Hidden,
+    Absent,
+}
+
+/// With names as they are in the catalog.
+fn exposed(expose: &config::Expose, any_case: bool) -> config::Expose {
+    let mut expose = expose.clone();
+    if any_case {
+        for name in expose.services.iter_mut().chain(&mut expose.not) {
+            *name = in_any_case(name);
+        }
+    }
+    expose
+}
+
+fn spellings(config: &config::Config) -> BTreeMap<String, Arc<str>> {
+    let mut registries = config.defaults.origin.registries().iter();
+    let takes_any = registries.any(|name| {
+        let settings = config.registries.get(name);
+        settings.is_some_and(|settings| settings.kind.takes_any_case())
+    });
+    let names = config.declared().chain(config.services.keys());
+    names
+        .filter(|_| takes_any)
+        .map(|name| (in_any_case(name), Arc::clone(name)))
+        .filter(|(any, name)| **any != **name)
+        .collect()
 }
 
 fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {

@@ -10,6 +10,7 @@ mod call;
 mod checks;
 mod directory;
 mod ejection;
+mod elsewhere;
 mod endpoint;
 mod guard;
 mod journal;

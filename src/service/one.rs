@@ -67,6 +67,10 @@ pub struct Service {
     usage: Arc<Usage>,
     /// Told whenever its set has changed.
     changes: Arc<Notify>,
+    /// Told whenever an endpoint takes no connection.
+    refusals: Arc<Notify>,
+    /// What a person could do about endpoints that cannot be reached.
+    hint: Mutex<Option<Arc<str>>>,
 }
 
 impl Service {
@@ -115,6 +119,8 @@ impl Service {
                 .collect(),
             usage: Arc::default(),
             changes,
+            refusals: Arc::default(),
+            hint: Mutex::default(),
             name,
             policy,
         }
@@ -281,6 +287,25 @@ impl Service {
     /// Tells whoever keeps sets that this one has changed.
     pub(super) fn tell_of_change(&self) {
         self.changes.notify_one();
+    }
+
+    /// An endpoint took no connection.
+    pub(super) fn tell_of_refusal(&self) {
+        self.refusals.notify_one();
+    }
+
+    pub(super) fn refusals(&self) -> Arc<Notify> {
+        Arc::clone(&self.refusals)
+    }
+
+    /// What a person could do about endpoints that cannot be reached, where that is known.
+    pub(super) fn hint(&self) -> Option<Arc<str>> {
+        let hint = self.hint.lock();
+        hint.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_hint(&self, hint: Option<Arc<str>>) {
+        *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = hint;
     }
 
     /// Changes of who is listed.

@@ -37,6 +37,8 @@ pub struct ServiceStatus {
     /// Its watchers, one for each of its registries, with the entries that cannot be called. None
     /// where its endpoints stand in the file.
     pub watches: Vec<WatchSnapshot>,
+    /// What a person could do about endpoints that cannot be reached; `None` where nothing is known.
+    pub hint: Option<Arc<str>>,
     /// Whether it stays with a set, whatever its registries say.
     pub pin: Option<PinStatus>,
     /// Those of its registries of which the set still counts that was kept from before the start.
@@ -165,6 +167,7 @@ impl Service {
                 .iter()
                 .map(|watch| watch.snapshot())
                 .collect(),
+            hint: self.hint(),
             pin: self.pinned(),
             from_snapshot: std::iter::zip(self.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {

@@ -149,12 +149,34 @@ async fn any_legal_name_is_found() {
     let Some(consul) = Consul::start().await else {
         return;
     };
-    for name in ["my cart", "cart/eu", "cart?tag=x#1", "Wägen+1&2"] {
+    consul
+        .register(json!({"ID": "b", "Name": "admin", "Port": 80}))
+        .await;
+    for name in [
+        "my cart",
+        "cart/eu",
+        "cart?tag=x#1",
+        "Wägen+1&2",
+        "..",
+        "admin/.",
+        "%61dmin",
+    ] {
         consul
             .register(json!({"ID": "a", "Name": name, "Port": 80}))
             .await;
         let found = Watched::service(&settings(&consul.url()), name);
         found.until(name, |set| ids(set) == ["a"]).await;
+    }
+    // Consul lists such a name, and does not let itself be asked for it. A question for what is
+    // left where a URL takes tabs and line ends out would have been for another service.
+    for name in ["ad\tmin", "ad\nmin", "\radmin"] {
+        consul
+            .register(json!({"ID": "a", "Name": name, "Port": 80}))
+            .await;
+        let asked = Watched::service(&settings(&consul.url()), name);
+        let error = asked.error().await;
+        assert!(error.contains("answered 400"), "{error}");
+        assert_eq!(asked.published(), []);
     }
 }
 
@@ -191,6 +213,129 @@ async fn tags_of_the_registry_and_of_the_query_must_all_be_there() {
             names.keys().map(|name| &**name).eq(["cart"])
         })
         .await;
+}
+
+#[tokio::test]
+async fn warnings_are_passing_where_that_is_wanted_with_their_own_weight() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    let taken = config::Consul {
+        warnings: config::Warnings::Passing,
+        ..settings(&consul.url())
+    };
+    let [taken, left] = [taken, settings(&consul.url())].map(|it| Watched::service(&it, "cart"));
+    let mut service = checked("a", 8001);
+    service["Weights"] = json!({"Passing": 7, "Warning": 3});
+    consul.register(service).await;
+    consul
+        .put("/v1/agent/check/warn/service:a", json!({}))
+        .await;
+    taken
+        .until("it is taken in", |set| {
+            healthy(set) == ["a"] && set.instances[0].weight == 3
+        })
+        .await;
+    left.until("by default it is not", |set| {
+        ids(set) == ["a"] && healthy(set).is_empty()
+    })
+    .await;
+    consul
+        .put("/v1/agent/check/fail/service:a", json!({}))
+        .await;
+    taken
+        .until("what fails is not", |set| healthy(set).is_empty())
+        .await;
+}
+
+#[tokio::test]
+async fn what_springs_instances_say_of_tls_is_heard() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    let mut by_meta = provider("a", 8001);
+    by_meta["Meta"] = json!({"secure": "true"});
+    let mut by_tag = provider("b", 8002);
+    by_tag["Tags"] = json!(["secure=true"]);
+    let mut plain = provider("c", 8003);
+    plain["Meta"] = json!({"secure": "false"});
+    plain["Tags"] = json!(["secure=false"]);
+    for service in [by_meta, by_tag, plain] {
+        consul.register(service).await;
+    }
+    let cart = Watched::service(&settings(&consul.url()), "cart");
+    let set = cart.until("all", |set| set.instances.len() == 3).await;
+    let tls: Vec<_> = set.instances.iter().map(|instance| instance.tls).collect();
+    assert_eq!(tls, [true, true, false]);
+}
+
+#[tokio::test]
+async fn where_no_token_is_needed_to_be_shown_nothing_that_is_said() {
+    let acl = json!({
+        "enabled": true, "default_policy": "deny", "tokens": {"initial_management": "root"},
+    });
+    let Some(consul) = Consul::start_with(json!({ "acl": acl })).await else {
+        return;
+    };
+    let without = registry(&settings(&consul.url()));
+    let error = Watched::start(without.catalog().unwrap()).error().await;
+    assert!(
+        error.contains("lists 0 services") && error.ends_with("check registry.main.token"),
+        "{error}"
+    );
+    let cart = Watched::start(without.service(named("cart")));
+    let set = cart.until("an empty set", |_| true).await;
+    assert!(set.skipped[0].reason.contains("no token is set"), "{set:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "root").unwrap();
+    let with = registry(&config::Consul {
+        token: Some(Secret::File(token)),
+        ..settings(&consul.url())
+    });
+    let catalog = Watched::start(with.catalog().unwrap());
+    catalog
+        .until("an empty list", |names| names.is_empty())
+        .await;
+    let cart = Watched::start(with.service(named("cart")));
+    let set = cart.until("an empty set", |_| true).await;
+    assert_eq!(set, InstanceSet::default());
+}
+
+#[tokio::test]
+async fn the_catalog_has_one_name_for_all_spellings_and_nothing_of_the_mesh() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    for (id, name, kind) in [
+        ("a", "MyApp", ""),
+        ("b", "billing", ""),
+        ("c", "Billing", ""),
+        ("d", "billing-sidecar-proxy", "connect-proxy"),
+        ("e", "edge", "ingress-gateway"),
+        ("f", "billing", "mesh-gateway"),
+    ] {
+        let mut service = json!({"ID": id, "Name": name, "Port": 80, "Kind": kind});
+        if kind == "connect-proxy" {
+            service["Proxy"] = json!({"DestinationServiceName": "billing"});
+        }
+        consul.register(service).await;
+    }
+    let catalog = Watched::start(registry(&settings(&consul.url())).catalog().unwrap());
+    catalog
+        .until("two services", |names| {
+            names.keys().map(|name| &**name).eq(["billing", "myapp"])
+        })
+        .await;
+    for (name, all) in [
+        ("billing", &["b", "c"][..]),
+        ("myapp", &["a"]),
+        ("edge", &[]),
+    ] {
+        let found = Watched::service(&settings(&consul.url()), name);
+        found.until(name, |set| ids(set) == all).await;
+    }
 }
 
 #[tokio::test]

@@ -9,10 +9,14 @@ use callboard::{
     registry::{Registry, RegistryError, ServiceQuery, Source, consul::Consul},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use crate::support::{
     eventually,
-    fake_consul::{Answer, FakeConsul},
+    fake_consul::{Answer, FakeConsul, Pace},
     watched::{Watched, named, registry, settings},
 };
 
@@ -296,6 +300,64 @@ async fn silence_is_an_error_once_it_lasts_longer_than_the_agent_may_wait() {
 }
 
 #[tokio::test]
+async fn a_query_that_is_cut_after_a_silence_is_asked_again_and_is_no_failure() {
+    let script = [with(7, &["a"]), Answer::error(504, "gateway time-out")];
+    let fake = FakeConsul::start(script).await;
+    let settings = config::Consul {
+        wait: Duration::from_secs(5),
+        ..settings(fake.url())
+    };
+    let cart = Watched::start(cart(&settings));
+    cart.until("the first", |set| ids(set) == ["n/a"]).await;
+    fake.at_pace(Pace::Late(Duration::from_millis(1_200)));
+    until_asked(&fake, 3).await;
+    fake.at_pace(Pace::AtOnce);
+    fake.always(with(8, &["b"]));
+    cart.until("the next", |set| ids(set) == ["n/b"]).await;
+    assert_eq!(indexes(&fake)[..3], ["-", "7", "-"]);
+    let waits = fake.asked()[1].parameters();
+    assert!(waits.contains(&("wait".to_owned(), "5000ms".to_owned())));
+    assert_eq!(cart.status().failures, 0);
+
+    // One that is refused at once is a failure as ever.
+    fake.always(Answer::error(504, "gateway time-out"));
+    assert!(cart.error().await.contains("answered 504"));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_after_a_silence_is_no_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // Answers, ends the next without a word after a while, answers, and says nothing more.
+    let balancer = tokio::spawn(async move {
+        for id in [Some("a"), None, Some("b")] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let Some(id) = id else {
+                tokio::time::sleep(Duration::from_millis(1_200)).await;
+                continue;
+            };
+            let body = json!([entry(id)]).to_string();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nConnection: close\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        let _waits = listener.accept().await;
+        std::future::pending::<()>().await;
+    });
+    let cart = Watched::start(cart(&settings(&url)));
+    cart.until("the next", |set| ids(set) == ["n/b"]).await;
+    assert_eq!(cart.status().failures, 0);
+    balancer.abort();
+}
+
+#[tokio::test]
 async fn every_setting_is_sent_where_it_means_something() {
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), " 7c0ffee\n").unwrap();
@@ -311,6 +373,8 @@ async fn every_setting_is_sent_where_it_means_something() {
         near: text("_agent"),
         filter: text(r#"Service.Meta.zone == "a b" and Node.Meta.x != 1"#),
         stale: true,
+        warnings: config::Warnings::Critical,
+        wait: Duration::from_secs(60),
         max_watches: 100,
         tls: ClientTls::default(),
     });
@@ -354,7 +418,11 @@ async fn every_setting_is_sent_where_it_means_something() {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect()
     };
-    assert_eq!(catalog.parameters(), owned(&of_both));
+    let of_catalog = [("filter", "ServiceKind == \"\"")];
+    assert_eq!(
+        catalog.parameters(),
+        owned(&[&of_both[..], &of_catalog].concat())
+    );
     assert_eq!(
         service.parameters(),
         owned(&[&of_both[..], &of_instances].concat())

@@ -97,6 +97,63 @@ async fn a_host_and_a_prefix_reach_what_is_registered_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_name_leads_to_one_service_or_to_none_however_it_is_spelled() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    let [app, billing, inner] = [echo("app"), echo("billing"), echo("inner")];
+    let (app, billing, inner) = (
+        app.start().await,
+        billing.start().await,
+        inner.start().await,
+    );
+    register(&consul, "MyApp", app.address(), None).await;
+    register(&consul, "billing", billing.address(), None).await;
+    // Whoever may register a spelling does not thereby reach what has another.
+    register(&consul, "BILLING", inner.address(), None).await;
+    register(&consul, "Consul", inner.address(), None).await;
+    let proxy = Proxy::start(&format!(
+        "[registry.consul]\naddress = \"{}\"\nexpose = {{ not = [\"Billing\"] }}\n\
+         [service.MYAPP]\nlimits = {{ concurrent = 7 }}\n\
+         [[route]]\nhost = \"{{service}}.internal\"\nservice = \"{{service}}\"\n\
+         [[route]]\npath = \"/{{service}}\"\nservice = \"{{service}}\"\nstrip_prefix = true\n",
+        consul.url()
+    ))
+    .await;
+    for (host, path) in [
+        ("myapp.internal", "/"),
+        ("MyApp.internal", "/"),
+        ("any", "/MyApp"),
+        ("any", "/myapp"),
+        ("any", "/MYAPP"),
+    ] {
+        let (status, backend, says) = ask(&proxy, host, path).await;
+        assert_eq!(
+            (status.as_u16(), &*backend),
+            (200, "app"),
+            "{host}{path}: {says}"
+        );
+    }
+    for (host, path) in [
+        ("billing.internal", "/"),
+        ("any", "/billing"),
+        ("any", "/Billing"),
+        ("any", "/BILLING"),
+        ("any", "/consul"),
+        ("any", "/Consul"),
+    ] {
+        assert_eq!(ask(&proxy, host, path).await.0, 404, "{host}{path}");
+    }
+    // All are one service, and what the file says of it holds.
+    let status = proxy.status().await;
+    let services = status["services"].as_array().unwrap();
+    let names: Vec<_> = services.iter().map(|service| &service["name"]).collect();
+    assert_eq!(names, ["MYAPP"]);
+    assert_eq!(services[0]["limits"]["concurrent"], 7, "{services:?}");
+    assert_eq!(services[0]["requests"], 5);
+}
+
+#[tokio::test]
 async fn an_instance_whose_check_fails_is_not_asked_until_it_passes_again() {
     let Some(consul) = Consul::start().await else {
         return;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use callboard::{
-    config::{self, ClientTls, NamedBy, RegistryKind},
+    config::{self, CalledAt, ClientTls, NamedBy, RegistryKind},
     instance::{Address, Instance, InstanceSet},
     register::{self, Check, Layout, Provider, Registrar, Standing},
     registry::{BuildError, Catalog, Registry, ServiceQuery, eureka},
@@ -32,6 +32,7 @@ pub(crate) fn settings(address: &str) -> config::Eureka {
         addresses: vec![address.to_owned()],
         poll: Duration::from_millis(200),
         by: NamedBy::Application,
+        host: CalledAt::Address,
         zones: Vec::new(),
         login: None,
         delta: true,
@@ -523,6 +524,42 @@ fn serving(service: &Value) -> Vec<String> {
         .filter(|endpoint| endpoint["state"] == "serving")
         .map(|endpoint| endpoint["address"].as_str().unwrap_or_default().to_owned())
         .collect()
+}
+
+#[tokio::test]
+async fn an_instance_that_only_its_name_leads_to_is_called_by_it_and_the_key_is_named() {
+    let Some(eureka) = Eureka::shared().await else {
+        return;
+    };
+    let backend = Backend::start("behind-a-port").await;
+    let port = backend.address().port();
+    // The backend listens at 127.0.0.1 only: this one is an address of an inner network.
+    let inner = json!({"ipAddr": "127.0.0.77", "hostName": "localhost"});
+    eureka.register("INNER", "inner", port, inner).await;
+    let proxy = async |host: &str| {
+        Proxy::start(&format!(
+            "[registry.eureka]\naddress = \"{}\"\npoll = \"200ms\"\n{host}\n\
+             [[route]]\nservice = \"inner\"\n",
+            eureka.url()
+        ))
+        .await
+    };
+    let by_name = proxy("host = \"name\"").await;
+    let answer = by_name.get("/").await;
+    assert_eq!(answer.status(), 200);
+
+    let by_address = proxy("").await;
+    let answer = by_address.get("/").await;
+    assert_eq!(answer.status(), 502);
+    let hint = format!(
+        "127.0.0.77:{port} takes no connection, and localhost:{port} does; if that is the same \
+         instance, write registry.eureka: host = \"name\""
+    );
+    by_address
+        .until_service("inner", "the key is named", |service| {
+            service["hint"] == hint.as_str()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -107,6 +107,38 @@ async fn a_tag_makes_a_route_with_its_options_and_takes_it_away_again() {
 }
 
 #[tokio::test]
+async fn a_sidecar_with_its_services_tags_is_not_called() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    let proxy = proxy(&consul, "").await;
+    let [web, sidecar] = [shows_path("web").await, shows_path("sidecar").await];
+    sign_in(&consul, "web", &web, &["urlprefix-/web"]).await;
+    for (name, kind) in [
+        ("web-sidecar-proxy", "connect-proxy"),
+        ("web", "mesh-gateway"),
+    ] {
+        let mut service = json!({
+            "ID": kind, "Name": name, "Kind": kind, "Tags": ["urlprefix-/web"],
+            "Address": sidecar.address().ip(), "Port": sidecar.address().port(),
+        });
+        if kind == "connect-proxy" {
+            service["Proxy"] = json!({"DestinationServiceName": "web"});
+        }
+        consul.register(service).await;
+    }
+    until_says(&proxy, "any", "/web", "web /web").await;
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/web").await.status(), 200);
+    }
+    assert_eq!(sidecar.requests(), 0);
+    let status = proxy.status().await;
+    let routes = status["routes"].as_array().unwrap();
+    let web = routes.iter().find(|route| route["service"] == "/web");
+    assert_eq!(web.unwrap()["tagged_by"], json!(["web"]));
+}
+
+#[tokio::test]
 async fn a_bad_tag_is_quarantined_and_the_file_stands_before_tags() {
     let Some(consul) = Consul::start().await else {
         return;

@@ -1,11 +1,18 @@
 //! `kind = "consul"`: its agents, and what they are asked.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 
 use crate::config::{ClientTls, Secret, field::Field, reader::Table, report::Wrong, tls, value};
 
 /// Far below what an agent allows a client, which is 200 connections.
 const MAX_WATCHES: usize = 100;
+
+/// A query a minute for each watch, which is also about how long an agent that hangs goes unnoticed.
+/// Far below Consul's default of 5 minutes.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Shorter ones are a question each time; Consul allows no longer ones.
+const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// `[registry.consul]`
 #[derive(Clone, Debug)]
@@ -29,10 +36,23 @@ pub struct Consul {
     pub filter: Option<String>,
     /// Whether any server may answer.
     pub stale: bool,
+    /// What checks with warnings come to.
+    pub warnings: Warnings,
+    /// How long a blocking query may wait, from 1 s to 10 min.
+    pub wait: Duration,
     /// Blocking queries at once; at least 1.
     pub max_watches: usize,
     /// TLS to the agents.
     pub tls: ClientTls,
+}
+
+/// `warning`: what an instance is whose checks pass but for warnings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warnings {
+    /// Not called, as one whose checks fail.
+    Critical,
+    /// Called, with its weight for warnings.
+    Passing,
 }
 
 pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Consul {
@@ -49,6 +69,15 @@ pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Consul {
         near: table.text("near", "\"_agent\""),
         filter: table.text("filter", "'Service.Meta.version == \"2\"'"),
         stale: table.flag("stale", false),
+        warnings: table.choice(
+            "warning",
+            &[
+                ("critical", Warnings::Critical),
+                ("passing", Warnings::Passing),
+            ],
+            Warnings::Critical,
+        ),
+        wait: wait(table),
         max_watches: table.size("max_watches", 1..=10_000, MAX_WATCHES),
         tls,
         addresses,
@@ -80,6 +109,18 @@ fn datacenters(table: &mut Table<'_>) -> Vec<String> {
     distinct(written, |field| {
         field.parse("a text", EXAMPLE, value::filled)
     })
+}
+
+fn wait(table: &mut Table<'_>) -> Duration {
+    let Some(field) = table.take("wait") else {
+        return WAIT;
+    };
+    let wait = field.duration(value::Zero::Refused);
+    if wait.is_some_and(|wait| !WAITS.contains(&wait)) {
+        let wrong = Wrong::new("a query of Consul waits from 1s to 10m");
+        field.wrong(wrong.suggest("write a duration between, such as \"60s\""));
+    }
+    wait.unwrap_or(WAIT)
 }
 
 /// What can be read of an array in which nothing may stand twice.

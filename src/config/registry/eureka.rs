@@ -18,6 +18,8 @@ pub struct Eureka {
     pub poll: Duration,
     /// What a service's name is there.
     pub by: NamedBy,
+    /// Where an instance is called.
+    pub host: CalledAt,
     /// Where not empty: only instances of the first of these zones that has a healthy one.
     pub zones: Vec<String>,
     /// A user and the password, for servers that ask for such.
@@ -37,6 +39,15 @@ pub enum NamedBy {
     Vip,
 }
 
+/// `host`: where an instance is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalledAt {
+    /// At its `ipAddr`, as go-kit's registrars mean it.
+    Address,
+    /// At its `hostName`, as Spring's and Netflix's clients do.
+    Name,
+}
+
 pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Eureka {
     let addresses = addresses(table);
     // Where several are mixed, one of https is enough for `tls` to mean something.
@@ -49,6 +60,11 @@ pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Eureka {
             "by",
             &[("application", NamedBy::Application), ("vip", NamedBy::Vip)],
             NamedBy::Application,
+        ),
+        host: table.choice(
+            "host",
+            &[("address", CalledAt::Address), ("name", CalledAt::Name)],
+            CalledAt::Address,
         ),
         zones: table.texts("zones", "\"zone-a\"").unwrap_or_default(),
         login: login(table, base),
@@ -136,6 +152,7 @@ mod tests {
         assert_eq!(eureka.addresses, ["http://127.0.0.1:8761/eureka"]);
         assert_eq!(eureka.poll, Duration::from_secs(5));
         assert_eq!(eureka.by, NamedBy::Application);
+        assert_eq!(eureka.host, CalledAt::Address);
         assert_eq!((eureka.zones.len(), eureka.login), (0, None));
         assert!(eureka.delta);
         assert_eq!(eureka.tls, ClientTls::default());
@@ -148,6 +165,7 @@ mod tests {
             address = ["http://a:8761/eureka/", "https://b:8761/eureka"]
             poll = "30s"
             by = "vip"
+            host = "name"
             zones = ["a", "b"]
             user = "proxy"
             password = { file = "password" }
@@ -159,6 +177,7 @@ mod tests {
         assert_eq!(eureka.addresses, servers);
         assert_eq!(eureka.poll, Duration::from_secs(30));
         assert_eq!(eureka.by, NamedBy::Vip);
+        assert_eq!(eureka.host, CalledAt::Name);
         assert_eq!(eureka.zones, ["a", "b"]);
         let password = Secret::File("/etc/callboard/password".into());
         assert_eq!(eureka.login, Some(("proxy".to_owned(), password)));
@@ -178,6 +197,7 @@ mod tests {
             address = [\"10.0.0.1:8761/eureka\", 7]\n\
             poll = \"1ms\"\n\
             by = \"name\"\n\
+            host = \"hostName\"\n\
             zone = \"a\"\n\
             user = \"proxy\"\n\
             tls = { ca = \"ca.pem\" }\n\
@@ -191,11 +211,12 @@ mod tests {
                 "2:36 registry.eureka.address: expected a URL, found the number 7; write `\"http://127.0.0.1:8761/eureka\"`",
                 "3:1 registry.eureka.poll: a server is not asked that often; write a longer duration, at least \"100ms\"",
                 "4:1 registry.eureka.by: `name` is not known here; for now it may be `application` or `vip`",
-                "5:1 registry.eureka.zone: unknown key `zone`; did you mean `zones`?",
-                "7:1 registry.eureka.tls: `tls` needs an address of https; write `address = \"https://127.0.0.1:8761/eureka\"`",
-                "8:1 registry.b.user: `password` is of no use without `user`; add `user = \"callboard\"`",
-                "10:1 registry.b.address: there is no address here; write `address = \"http://127.0.0.1:8761/eureka\"`",
-                "11:1 registry.b.password: a secret does not stand in this file; write `password = { file = \"…\" }` or `password = { env = \"…\" }`",
+                "5:1 registry.eureka.host: `hostName` is not known here; for now it may be `address` or `name`",
+                "6:1 registry.eureka.zone: unknown key `zone`; did you mean `zones`?",
+                "8:1 registry.eureka.tls: `tls` needs an address of https; write `address = \"https://127.0.0.1:8761/eureka\"`",
+                "9:1 registry.b.user: `password` is of no use without `user`; add `user = \"callboard\"`",
+                "11:1 registry.b.address: there is no address here; write `address = \"http://127.0.0.1:8761/eureka\"`",
+                "12:1 registry.b.password: a secret does not stand in this file; write `password = { file = \"…\" }` or `password = { env = \"…\" }`",
             ]
         );
     }

@@ -13,11 +13,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
 
-pub use consul::Consul;
+pub use consul::{Consul, Warnings};
 pub use dns::{Dns, DnsRecord, Resolvers};
 pub use embedded::Embedded;
 pub use etcd::Etcd;
-pub use eureka::{Eureka, NamedBy};
+pub use eureka::{CalledAt, Eureka, NamedBy};
 pub use file::{File, FileFormat};
 pub use zookeeper::{Digest, ZooKeeper};
 
@@ -86,6 +86,12 @@ impl RegistryKind {
     /// Whether it can say which services there are, as template routes need it.
     pub fn lists_services(&self) -> bool {
         !matches!(self, Self::Dns(_))
+    }
+
+    /// Whether it takes a service's name in any letter case. Its catalog has the one spelling that
+    /// stands for all ([`in_any_case`](crate::instance::in_any_case)).
+    pub fn takes_any_case(&self) -> bool {
+        matches!(self, Self::Embedded(_) | Self::Consul(_) | Self::Eureka(_))
     }
 
     /// Whether it is another process or a file, which may be away when the proxy starts.

@@ -11,7 +11,10 @@ use axum::{
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde::Serialize;
 
-use crate::embedded::{duration, store::Refused};
+use crate::{
+    embedded::{duration, store::Refused},
+    registry::consul::NOT_OF_THE_MESH,
+};
 
 /// Bytes of a request's body, as with Consul.
 pub(super) const BODY_MAX: usize = 512 * 1024;
@@ -74,9 +77,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
                 return Err(bad(text));
             }
         }
+        // No service here is of a mesh: what leaves those out leaves nothing out.
         if params
             .first("filter")
-            .is_some_and(|filter| !filter.is_empty())
+            .is_some_and(|filter| !filter.is_empty() && filter != NOT_OF_THE_MESH)
         {
             return Err(bad("?filter is not supported by the embedded registry"));
         }

@@ -126,12 +126,7 @@ impl Agent {
     }
 
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .expect("an http URL has a path")
-            .pop_if_empty()
-            .extend(["v1", "agent"])
-            .extend(path);
+        let mut url = http_api::url_below(&self.base, &[&["v1", "agent"], path].concat());
         for (key, value) in &self.tenancy {
             url.query_pairs_mut().append_pair(key, value);
         }

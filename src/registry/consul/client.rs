@@ -17,7 +17,10 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Empty;
 use reqwest::Url;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 use super::{
     fault::{Failed, Fault},
@@ -27,16 +30,18 @@ use super::{
 };
 use crate::{
     config,
-    registry::{BuildError, RegistryError, http_api},
+    registry::{
+        BuildError, RegistryError, http_api,
+        room::{Body, Room},
+    },
     tls::client_config,
 };
 
-/// How long a blocking query may wait, which is also about how long an agent that hangs goes
-/// unnoticed. Far below Consul's default of 5 minutes, and still a query a minute at most.
-const WAIT: Duration = Duration::from_secs(60);
-
 /// How long an answer may take beside what we let the agent wait, its body included.
 const EXCHANGE: Duration = Duration::from_secs(10);
+
+/// After so much silence it may be a balancer before the agent that ends a query, and not the agent.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Questions that may be under way at once beside those that wait for a change.
 const SHORT: usize = 2;
@@ -57,31 +62,30 @@ impl Question {
         path: &[&str],
         parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
     ) -> Self {
+        // Of a URL this is the query only: see `path_below`.
         let mut url = Url::parse("http://agent").expect("it is a URL");
-        url.path_segments_mut()
-            .expect("an http URL has a path")
-            .pop_if_empty()
-            .extend(path);
         for (key, value) in parameters {
             match value {
                 Some(value) => url.query_pairs_mut().append_pair(key, value),
                 None => url.query_pairs_mut().append_key_only(key),
             };
         }
-        Self {
-            target: match url.query() {
-                Some(query) => format!("{}?{query}", url.path()),
-                None => url.path().to_owned(),
-            },
-            subject,
+        let mut target = http_api::path_below("", path);
+        if let Some(query) = url.query() {
+            target += "?";
+            target += query;
         }
+        Self { target, subject }
     }
 }
 
 /// A 200 with a valid index.
 pub(super) struct Answer {
     pub(super) index: Index,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Body,
+    /// Whether what it lists may be less than there is: the agent denies what no token allows, and
+    /// there is no token.
+    pub(super) may_hide: bool,
 }
 
 /// How far the state is known. Each agent has indexes of its own: it may belong to another
@@ -123,6 +127,8 @@ pub(super) struct Client {
     /// Another one became the first, since one said nothing.
     moved: Notify,
     token: Token,
+    /// How long a blocking query may wait.
+    wait: Duration,
     gate: Gate,
     /// Who has a line may ask. Nobody has a connection without one.
     lines: Semaphore,
@@ -143,6 +149,7 @@ impl Client {
     pub(super) fn new(registry: &str, settings: &config::Consul) -> Result<Self, BuildError> {
         let mut config = None;
         let mut agents = Vec::new();
+        let room = Arc::new(Room::default());
         for address in &settings.addresses {
             let url = http_api::base_url(registry, address)?;
             if url.scheme() == "https" && config.is_none() {
@@ -154,7 +161,7 @@ impl Client {
                 })?));
             }
             let config = config.as_ref().filter(|_| url.scheme() == "https");
-            agents.push(Agent::new(registry, &url, config)?);
+            agents.push(Agent::new(registry, &url, config, Arc::clone(&room))?);
         }
         if agents.is_empty() {
             return Err(BuildError::Unsuited {
@@ -168,6 +175,7 @@ impl Client {
             current: AtomicUsize::new(0),
             moved: Notify::new(),
             token: Token::new(settings.token.clone()),
+            wait: settings.wait,
             gate: Gate::default(),
             lines: Semaphore::new(settings.max_watches + SHORT),
         })
@@ -242,7 +250,14 @@ impl Client {
         for step in 0..self.agents.len() {
             let agent = (first + step) % self.agents.len();
             let index = known.filter(|index| index.agent == agent);
-            let fault = match self.ask_agent(question, agent, index, bearer).await {
+            let asked = Instant::now();
+            let mut answer = self.ask_agent(question, agent, index, bearer).await;
+            let is_cut = |fault: &Fault| fault.is_cut() && asked.elapsed() >= SILENCE;
+            if index.is_some() && answer.as_ref().is_err_and(is_cut) {
+                // That nothing came for a while is no failure of who would have sent it.
+                answer = self.ask_agent(question, agent, None, bearer).await;
+            }
+            let fault = match answer {
                 Ok(answer) => {
                     self.gate.open();
                     if step > 0 {
@@ -278,10 +293,10 @@ impl Client {
         let mut deadline = EXCHANGE;
         if let Some(index) = index {
             let joint = if target.contains('?') { '&' } else { '?' };
-            let (at, wait) = (index.at, WAIT.as_millis());
+            let (at, wait) = (index.at, self.wait.as_millis());
             target += &format!("{joint}index={at}&wait={wait}ms");
             // The agent adds up to a sixteenth.
-            deadline += WAIT + WAIT / 16;
+            deadline += self.wait + self.wait / 16;
         }
         let mut request = Request::get(target).header(header::HOST, authority);
         if let Some(token) = bearer {
@@ -293,9 +308,13 @@ impl Client {
             .await
             .map_err(|_| Fault::Silent(deadline))?
             .map_err(Fault::Connection)?;
+        let denies = denies(&reply);
         let (at, body) = read(reply)?;
-        let index = Index { agent, at };
-        Ok(Answer { index, body })
+        Ok(Answer {
+            index: Index { agent, at },
+            body,
+            may_hide: denies && bearer.is_none(),
+        })
     }
 
     /// This agent answered where those before did not: it is asked first from now on.
@@ -392,7 +411,12 @@ impl Client {
 }
 
 impl Agent {
-    fn new(registry: &str, url: &Url, tls: Option<&Arc<ClientConfig>>) -> Result<Self, BuildError> {
+    fn new(
+        registry: &str,
+        url: &Url,
+        tls: Option<&Arc<ClientConfig>>,
+        room: Arc<Room>,
+    ) -> Result<Self, BuildError> {
         let wrong = || BuildError::Address {
             registry: registry.to_owned(),
             address: http_api::without_credentials(url),
@@ -413,7 +437,7 @@ impl Agent {
         };
         let port = url.port_or_known_default().ok_or_else(wrong)?;
         Ok(Self {
-            wire: Wire::new(host.to_owned(), port, tls),
+            wire: Wire::new(host.to_owned(), port, tls, room),
             prefix: url.path().trim_end_matches('/').to_owned(),
             authority: authority.parse().map_err(|_| wrong())?,
             shown: http_api::without_credentials(url),
@@ -421,8 +445,15 @@ impl Agent {
     }
 }
 
+/// Whether the agent denies what no token allows.
+fn denies(reply: &Reply) -> bool {
+    let policy = reply.headers.get("X-Consul-Default-ACL-Policy");
+    policy.is_some_and(|policy| policy.as_bytes() == b"deny")
+}
+
 /// The index and the body of a 200; everything else is a fault.
-fn read(reply: Reply) -> Result<(NonZeroU64, Vec<u8>), Fault> {
+fn read(reply: Reply) -> Result<(NonZeroU64, Body), Fault> {
+    let denies = denies(&reply);
     let Reply {
         status,
         headers,
@@ -449,6 +480,10 @@ fn read(reply: Reply) -> Result<(NonZeroU64, Vec<u8>), Fault> {
     // Nothing is left of what there is: the token lost its rights, not the service its instances.
     if hidden && matches!(body.trim_ascii(), b"[]" | b"{}") {
         return Err(Fault::Hidden);
+    }
+    // A catalog lists Consul itself at least.
+    if denies && body.trim_ascii() == b"{}" {
+        return Err(Fault::Nothing);
     }
     Ok((index, body))
 }

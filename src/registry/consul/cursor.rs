@@ -83,7 +83,7 @@ impl<P> Cursor<P> {
 
 impl<T, P> Source<T> for Cursor<P>
 where
-    P: Fn(&[u8], Index) -> serde_json::Result<T> + Send + Sync + 'static,
+    P: Fn(&Answer) -> serde_json::Result<T> + Send + Sync + 'static,
 {
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
@@ -102,7 +102,7 @@ where
                 self.known = in_turn.then_some(Known { index: None, asked });
                 error
             })?;
-            let state = (self.parse)(&answer.body, answer.index)
+            let state = (self.parse)(&answer)
                 .map_err(|error| self.client.misunderstood(&self.question, &answer, &error))?;
             let before = known.and_then(|known| known.index);
             self.known = answer.index.follows(before).then_some(Known {
@@ -141,7 +141,7 @@ mod tests {
             Arc::new(Client::new("main", &nobody()).unwrap()),
             Question::new("service `a`".to_owned(), &["a"], []),
             seats.join(Some(Arc::default())),
-            |_: &[u8], _| Ok(()),
+            |_: &Answer| Ok(()),
         );
         assert!(
             cursor.next().await.is_err(),

@@ -38,6 +38,8 @@ pub(super) enum Fault {
     Index(Option<String>),
     /// The agent's access rules left nothing of the answer.
     Hidden,
+    /// The list of services is empty, and the agent denies what no token allows.
+    Nothing,
     /// It has more bytes than this.
     TooLarge(usize),
     /// The body is not Consul's JSON.
@@ -68,6 +70,10 @@ impl Fault {
             Self::Hidden => {
                 format!("has an answer for {subject}, but the token's policies hide all of it")
             }
+            Self::Nothing => format!(
+                "lists 0 services for {subject}, and denies by default: a token may be missing, or \
+                 have no right to see them"
+            ),
             Self::TooLarge(limit) => format!("answered more than {limit} bytes for {subject}"),
             Self::Garbage(error) => {
                 format!("answered something else than Consul's JSON for {subject}: {error}")
@@ -97,7 +103,22 @@ impl Fault {
                     || *status == StatusCode::NOT_FOUND;
                 status_of_an_agent && !ours && self.retry_after().is_none()
             }
-            Self::Token(_) | Self::Hidden | Self::TooLarge(_) | Self::Garbage(_) => false,
+            Self::Token(_)
+            | Self::Hidden
+            | Self::Nothing
+            | Self::TooLarge(_)
+            | Self::Garbage(_) => false,
+        }
+    }
+
+    /// Whether a query that waits may have been ended by who stands before the agent, for nothing
+    /// came for a while.
+    pub(super) fn is_cut(&self) -> bool {
+        let gateways = [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT];
+        match self {
+            Self::Connection(Broken::Http(_)) => true,
+            Self::Refused { status, .. } => gateways.contains(status),
+            _ => false,
         }
     }
 
@@ -124,7 +145,7 @@ impl Fault {
         let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
         match self {
             Self::Refused { status, .. } => denied.contains(status),
-            Self::Hidden => true,
+            Self::Hidden | Self::Nothing => true,
             _ => false,
         }
     }
@@ -143,7 +164,7 @@ impl Fault {
     /// The key of the registry's table that is likely to be wrong.
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Token(_) | Self::Hidden => Some("token"),
+            Self::Token(_) | Self::Hidden | Self::Nothing => Some("token"),
             Self::Connection(error) => {
                 let cause = error.to_string().to_lowercase();
                 let tls = ["certificate", "tls", "alert", "handshake"];

@@ -15,18 +15,25 @@ mod seats;
 mod token;
 mod wire;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::agent::{Agent, Registered};
+pub(crate) use self::{
+    agent::{Agent, Registered},
+    parse::in_one_spelling,
+};
 
 use self::{
-    client::{Client, Index, Question},
+    client::{Answer, Client, Question},
     cursor::Cursor,
     datacenters::{First, Leg, Union},
     seats::Seats,
 };
 use super::{BuildError, Catalog, Registry, ServiceQuery, Source, Watches};
-use crate::{config, instance::InstanceSet, serve::reachable};
+use crate::{
+    config,
+    instance::{InstanceSet, Skipped},
+    serve::reachable,
+};
 
 /// The agents of a Consul.
 #[derive(Clone, Debug)]
@@ -82,6 +89,7 @@ impl Consul {
         let tags = settings.tags.iter().chain(&query.tags);
         parameters.extend(tags.map(|tag| ("tag", Some(&**tag))));
         let subject = subject(format!("service `{}`", query.name), datacenter);
+        let warnings = settings.warnings;
         Box::new(Cursor::new(
             Arc::clone(&self.client),
             Question::new(
@@ -90,7 +98,18 @@ impl Consul {
                 parameters,
             ),
             self.seats.join(Some(Arc::clone(&query.usage))),
-            |body: &[u8], index: Index| Ok(parse::instances(body)?.at(index.number())),
+            move |answer: &Answer| {
+                let mut set = parse::instances(&answer.body, warnings)?;
+                if answer.may_hide && set == InstanceSet::default() {
+                    set.skipped.push(Skipped {
+                        id: "token".to_owned(),
+                        reason: "Consul denies by default, and no token is set: it may hide \
+                                 instances"
+                            .to_owned(),
+                    });
+                }
+                Ok(set.at(answer.index.number()))
+            },
         ))
     }
 
@@ -98,11 +117,13 @@ impl Consul {
         let tags = self.settings.tags.clone();
         let subject = subject("the catalog".to_owned(), datacenter);
         let path = ["v1", "catalog", "services"];
+        let mut parameters = self.parameters(datacenter);
+        parameters.push(("filter", Some(NOT_OF_THE_MESH)));
         Box::new(Cursor::new(
             Arc::clone(&self.client),
-            Question::new(subject, &path, self.parameters(datacenter)),
+            Question::new(subject, &path, parameters),
             self.seats.join(None),
-            move |body: &[u8], _| parse::catalog(body, &tags),
+            move |answer: &Answer| parse::catalog(&answer.body, &tags),
         ))
     }
 
@@ -118,6 +139,10 @@ impl Consul {
         self.settings.datacenters.iter().map(leg).collect()
     }
 }
+
+/// What the catalog is to list: no sidecars and gateways. A Consul that is too old to filter its
+/// catalog lists them, with nobody in them.
+pub(crate) const NOT_OF_THE_MESH: &str = "ServiceKind == \"\"";
 
 /// Parameters of a query; one without a value is a flag.
 type Parameters<'a> = Vec<(&'a str, Option<&'a str>)>;
@@ -142,6 +167,8 @@ pub fn of_embedded(settings: &config::Embedded) -> config::Consul {
         near: None,
         filter: None,
         stale: false,
+        warnings: config::Warnings::Critical,
+        wait: Duration::from_secs(60),
         // Nobody counts connections there.
         max_watches: 100_000,
         tls: config::ClientTls::default(),

@@ -1,14 +1,15 @@
 //! Consul's JSON → instances and names, entry by entry, so that one malformed entry costs itself
 //! and nothing else. Knows nothing of HTTP.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    instance::{Address, Instance, InstanceSet, MAX_WEIGHT, Skipped},
-    registry::Catalog,
+    config::Warnings,
+    instance::{Address, Instance, InstanceSet, MAX_WEIGHT, Skipped, in_any_case},
+    registry::{Catalog, bounded::List},
 };
 
 /// The key under which an instance's datacenter stands in its metadata, beside the `consul-…` keys
@@ -19,26 +20,49 @@ const DATACENTER: &str = "consul-datacenter";
 ///
 /// # Errors
 /// Where the body is not a JSON array.
-pub(super) fn instances(body: &[u8]) -> serde_json::Result<InstanceSet> {
-    let entries: Vec<&RawValue> = serde_json::from_slice(body)?;
+pub(super) fn instances(body: &[u8], warnings: Warnings) -> serde_json::Result<InstanceSet> {
+    let List(entries) = serde_json::from_slice(body)?;
     Ok(InstanceSet::of(
-        entries.into_iter().map(|entry| instance(entry.get())),
+        entries
+            .into_iter()
+            .map(|entry| instance(entry.get(), warnings)),
     ))
 }
 
 /// Reads an answer of `/v1/catalog/services`, without Consul itself and without the services that
 /// no instance with all of `tags` can belong to. A service whose tags cannot be read has none.
+/// Names are in small letters: Consul lists each spelling by itself, and answers a question for any
+/// of them with the instances of all.
 ///
 /// # Errors
 /// Where the body is not a JSON object.
 pub(super) fn catalog(body: &[u8], tags: &[String]) -> serde_json::Result<Catalog> {
-    let services: BTreeMap<Arc<str>, &RawValue> = serde_json::from_slice(body)?;
-    Ok(services
-        .into_iter()
-        .filter(|(name, _)| &**name != "consul")
-        .map(|(name, tags)| (name, serde_json::from_str(tags.get()).unwrap_or_default()))
-        .filter(|(_, has): &(_, Vec<String>)| tags.iter().all(|tag| contains(has, tag)))
-        .collect())
+    let services: BTreeMap<String, &RawValue> = serde_json::from_slice(body)?;
+    let mut catalog = in_one_spelling(services.iter().map(|(name, tags)| {
+        let tags: Vec<String> = serde_json::from_str(tags.get()).unwrap_or_default();
+        (name.as_str(), tags.into_iter())
+    }));
+    catalog.retain(|_, has| tags.iter().all(|tag| contains(has, tag)));
+    Ok(catalog)
+}
+
+/// A catalog of what is listed under each spelling of a name, without Consul itself: all of them are
+/// one service, and have one another's tags.
+pub(crate) fn in_one_spelling<'a>(
+    listed: impl Iterator<Item = (&'a str, impl Iterator<Item = String>)>,
+) -> Catalog {
+    let mut catalog = Catalog::new();
+    for (name, tags) in listed {
+        let all = catalog.entry(in_any_case(name).into()).or_default();
+        if all.is_empty() {
+            all.extend(tags);
+        } else {
+            let new: Vec<_> = tags.filter(|tag| !all.contains(tag)).collect();
+            all.extend(new);
+        }
+    }
+    catalog.remove("consul");
+    catalog
 }
 
 /// Consul compares tags without regard to case.
@@ -69,6 +93,8 @@ struct Node {
 struct Service {
     #[serde(rename = "ID")]
     id: String,
+    /// Empty for what is called; else a part of Consul's own mesh.
+    kind: Option<String>,
     address: Option<String>,
     port: Option<i64>,
     socket_path: Option<String>,
@@ -81,6 +107,7 @@ struct Service {
 #[serde(rename_all = "PascalCase")]
 struct Weights {
     passing: Option<i64>,
+    warning: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +116,10 @@ struct Check {
     status: String,
 }
 
-fn instance(entry: &str) -> Result<Instance, Skipped> {
+/// Kinds of a service that is called like any other.
+const CALLED: [&str; 3] = ["", "typical", "connect-native"];
+
+fn instance(entry: &str, warnings: Warnings) -> Result<Instance, Skipped> {
     let Entry {
         node,
         service,
@@ -100,6 +130,12 @@ fn instance(entry: &str) -> Result<Instance, Skipped> {
     })?;
     // Consul's service ids are unique on their node only.
     let id = format!("{}/{}", node.node, service.id);
+    // Sidecars and gateways speak the mesh's TLS, and have their service's tags.
+    let kind = service.kind.unwrap_or_default();
+    if !CALLED.contains(&&*kind) {
+        let reason = format!("it is a {kind} of Consul's mesh, and no instance");
+        return Err(Skipped { id, reason });
+    }
     let socket = service.socket_path.filter(|path| !path.is_empty());
     let host = service
         .address
@@ -124,26 +160,55 @@ fn instance(entry: &str) -> Result<Instance, Skipped> {
             .map(|datacenter| (DATACENTER.to_owned(), datacenter)),
     );
     meta.extend(service.meta.unwrap_or_default());
+    let health = Health::of(checks.as_deref().unwrap_or_default());
     Ok(Instance {
         id: id.into(),
         address,
         tls: false,
-        healthy: checks
-            .unwrap_or_default()
-            .iter()
-            .all(|check| check.status == "passing"),
-        weight: weight(service.weights),
+        healthy: health.is_healthy(warnings, service.weights.as_ref()),
+        weight: weight(health, service.weights.as_ref()),
         tags: service.tags.unwrap_or_default(),
         meta,
     }
     .heed_meta())
 }
 
-/// Consul refuses a weight of 0 where services register, so one that is read says nothing.
-fn weight(weights: Option<Weights>) -> u32 {
-    let passing = weights.and_then(|weights| weights.passing).unwrap_or(1);
-    u32::try_from(passing)
-        .unwrap_or(if passing < 0 { 1 } else { MAX_WEIGHT })
+/// What an instance's checks come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl Health {
+    fn of(checks: &[Check]) -> Self {
+        let all = |of: &[&str]| checks.iter().all(|check| of.contains(&&*check.status));
+        if all(&["passing"]) {
+            Self::Passing
+        } else if all(&["passing", "warning"]) {
+            Self::Warning
+        } else {
+            Self::Critical
+        }
+    }
+
+    /// A `Weights.Warning` of 0 says that nothing is sent to it meanwhile.
+    fn is_healthy(self, warnings: Warnings, weights: Option<&Weights>) -> bool {
+        let sent = weights.and_then(|weights| weights.warning) != Some(0);
+        self == Self::Passing || self == Self::Warning && warnings == Warnings::Passing && sent
+    }
+}
+
+/// Consul refuses a passing weight of 0 where services register, so one that is read says nothing.
+fn weight(health: Health, weights: Option<&Weights>) -> u32 {
+    let weight = weights.and_then(|weights| match health {
+        Health::Warning => weights.warning,
+        Health::Passing | Health::Critical => weights.passing,
+    });
+    let weight = weight.unwrap_or(1);
+    u32::try_from(weight)
+        .unwrap_or(if weight < 0 { 1 } else { MAX_WEIGHT })
         .clamp(1, MAX_WEIGHT)
 }
 
@@ -173,7 +238,8 @@ mod tests {
     }
 
     fn read(entries: &[serde_json::Value]) -> InstanceSet {
-        instances(json!(entries).to_string().as_bytes()).unwrap()
+        let body = json!(entries).to_string();
+        instances(body.as_bytes(), Warnings::Critical).unwrap()
     }
 
     #[test]
@@ -231,6 +297,78 @@ mod tests {
             entry["Checks"] = statuses.iter().map(|s| json!({"Status": s})).collect();
             assert_eq!(read(&[entry]).instances[0].healthy, healthy, "{statuses:?}");
         }
+    }
+
+    #[test]
+    fn warnings_are_taken_in_where_that_is_wanted_with_the_weight_for_them() {
+        for (statuses, weights, taken, weight) in [
+            (
+                ["passing", "warning"],
+                json!({"Passing": 7, "Warning": 3}),
+                true,
+                3,
+            ),
+            (["passing", "warning"], json!({"Passing": 7}), true, 1),
+            (
+                ["passing", "warning"],
+                json!({"Passing": 7, "Warning": 0}),
+                false,
+                1,
+            ),
+            (
+                ["passing", "passing"],
+                json!({"Passing": 7, "Warning": 0}),
+                true,
+                7,
+            ),
+            (
+                ["warning", "critical"],
+                json!({"Passing": 7, "Warning": 3}),
+                false,
+                7,
+            ),
+        ] {
+            let mut entry = entry(json!({"ID": "a", "Port": 80, "Weights": weights}));
+            entry["Checks"] = statuses.iter().map(|s| json!({"Status": s})).collect();
+            let body = json!([entry]).to_string();
+            let read = |warnings| {
+                instances(body.as_bytes(), warnings)
+                    .unwrap()
+                    .instances
+                    .remove(0)
+            };
+            let instance = read(Warnings::Passing);
+            assert_eq!(
+                (instance.healthy, instance.weight),
+                (taken, weight),
+                "{body}"
+            );
+            assert_eq!(read(Warnings::Critical).healthy, statuses == ["passing"; 2]);
+        }
+    }
+
+    #[test]
+    fn sidecars_and_gateways_are_no_instances() {
+        let of = |kind: &str| entry(json!({"ID": kind, "Kind": kind, "Port": 80}));
+        let set = read(
+            &[
+                "connect-proxy",
+                "mesh-gateway",
+                "ingress-gateway",
+                "terminating-gateway",
+                "api-gateway",
+                "something-new",
+                "",
+                "typical",
+                "connect-native",
+            ]
+            .map(of),
+        );
+        let ids: Vec<_> = set.instances.iter().map(|instance| &*instance.id).collect();
+        assert_eq!(ids, ["n1/", "n1/connect-native", "n1/typical"]);
+        assert_eq!(set.skipped.len(), 6);
+        let reason = "it is a connect-proxy of Consul's mesh, and no instance";
+        assert!(set.skipped.iter().any(|skipped| skipped.reason == reason));
     }
 
     #[test]
@@ -329,9 +467,15 @@ mod tests {
     #[test]
     fn what_is_not_a_list_is_an_error_and_never_empty() {
         for body in ["", "null", "{}", "<html>", "[{}", "\"\""] {
-            assert!(instances(body.as_bytes()).is_err(), "{body}");
+            assert!(
+                instances(body.as_bytes(), Warnings::Critical).is_err(),
+                "{body}"
+            );
         }
-        assert_eq!(instances(b"[]").unwrap(), InstanceSet::default());
+        assert_eq!(
+            instances(b"[]", Warnings::Critical).unwrap(),
+            InstanceSet::default()
+        );
         for body in ["", "null", "[]", "{\"a\":"] {
             assert!(catalog(body.as_bytes(), &[]).is_err(), "{body}");
         }
@@ -339,7 +483,7 @@ mod tests {
 
     #[test]
     fn the_catalog_leaves_out_consul_and_what_the_tags_rule_out() {
-        let body = br#"{"consul":[],"cart":["V2","blue"],"shop":["v1"],"odd":7,"none":null}"#;
+        let body = br#"{"Consul":[],"cart":["V2","blue"],"shop":["v1"],"odd":7,"none":null}"#;
         let names = |tags: &[&str]| {
             let tags: Vec<_> = tags.iter().map(|tag| (*tag).to_owned()).collect();
             let catalog = catalog(body, &tags).unwrap();
@@ -348,5 +492,14 @@ mod tests {
         assert_eq!(names(&[]), ["cart", "none", "odd", "shop"]);
         assert_eq!(names(&["v2"]), ["cart"], "as Consul compares tags");
         assert_eq!(names(&["v2", "v1"]), [""; 0]);
+    }
+
+    #[test]
+    fn all_spellings_of_a_name_are_one_service_with_the_tags_of_all() {
+        let body = r#"{"Billing":["a","b"],"billing":["b","c"],"bİlling":[],"MyApp":[]}"#;
+        let catalog = catalog(body.as_bytes(), &[]).unwrap();
+        let names: Vec<_> = catalog.keys().map(|name| &**name).collect();
+        assert_eq!(names, ["billing", "myapp"]);
+        assert_eq!(catalog["billing"], ["a", "b", "c"]);
     }
 }

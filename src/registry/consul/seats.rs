@@ -112,15 +112,21 @@ impl Seats {
 
 impl Member {
     /// A seat, if there is one: a free one, or for one that is called the one that has been
-    /// without a call for the longest time.
+    /// without a call for the longest time and may be taken.
     pub(super) fn claim(&self) -> Option<Seat> {
         let mut holders = self.seats.holders();
         if holders.len() >= self.seats.limit {
             if !is_called(self.usage.as_ref()) {
                 return None;
             }
+            // What templates lead to is chosen by whoever calls: half of the seats stay with what
+            // routes name, however seldom it is called.
+            let kept = |usage: &Option<Arc<Usage>>| usage.as_ref().is_none_or(|one| one.is_kept());
+            let named = holders.iter().filter(|holder| kept(&holder.usage)).count();
+            let spares = !kept(&self.usage) && named <= self.seats.limit / 2;
             let quietest = (0..holders.len())
                 .filter(|at| !is_called(holders[*at].usage.as_ref()))
+                .filter(|at| !(spares && kept(&holders[*at].usage)))
                 .max_by_key(|at| idle(holders[*at].usage.as_ref()))?;
             holders.swap_remove(quietest).taken.notify_one();
         }
@@ -207,6 +213,8 @@ fn idle(usage: Option<&Arc<Usage>>) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn service(seats: &Arc<Seats>) -> (Member, Arc<Usage>) {
@@ -258,6 +266,35 @@ mod tests {
         let (late, calls) = service(&seats);
         calls.note(Instant::now());
         assert!(late.claim().is_none(), "all seats are of those in use");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_who_call_whatever_there_is_leave_half_of_the_seats_to_what_routes_name() {
+        let seats = Seats::new(4);
+        let named: [_; 4] = std::array::from_fn(|_| service(&seats));
+        named.iter().for_each(|(_, usage)| usage.keep());
+        let mut held: Vec<_> = named
+            .iter()
+            .map(|(member, _)| member.claim().unwrap())
+            .collect();
+        let strangers: [_; 4] = std::array::from_fn(|_| service(&seats));
+        let mut taken = Vec::new();
+        for (member, usage) in &strangers {
+            usage.note(Instant::now());
+            taken.extend(member.claim());
+        }
+        assert_eq!(taken.len(), 2);
+        let lost = held
+            .iter()
+            .filter(|seat| seat.is_taken().now_or_never().is_some());
+        assert_eq!(lost.count(), 2);
+        // One that routes name is called: of the strangers' the quietest goes, in time.
+        let (late, usage) = service(&seats);
+        usage.keep();
+        tokio::time::advance(CALLED * 2).await;
+        usage.note(Instant::now());
+        held.extend(late.claim());
+        assert_eq!(held.len(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::error::root_cause;
+use crate::{
+    error::root_cause,
+    registry::room::{Body, Room},
+};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -36,7 +39,11 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long a connection is kept for another question.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// The largest answer that is read: some 50,000 instances of one service.
+/// A kept connection that is dead says so at once.
+const ALIVE: Duration = Duration::from_secs(1);
+
+/// The largest answer that is read: some 50,000 instances of one service. There is one of those at a
+/// time.
 pub(super) const MAX_BODY: usize = 64 << 20;
 
 /// How much of an error's body is looked at.
@@ -47,7 +54,7 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// Up to a limit.
-    pub(super) body: Vec<u8>,
+    pub(super) body: Body,
     /// Whether that was all of it.
     pub(super) whole: bool,
 }
@@ -73,6 +80,8 @@ pub(super) struct Wire {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// That of all answers of the registry.
+    room: Arc<Room>,
     /// The last one that was used is the first one that is used again.
     idle: Mutex<Vec<Idle>>,
 }
@@ -95,11 +104,13 @@ impl Wire {
         host: String,
         port: u16,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+        room: Arc<Room>,
     ) -> Self {
         Self {
             host,
             port,
             tls: tls.map(|(config, name)| (config.into(), name)),
+            room,
             idle: Mutex::default(),
         }
     }
@@ -108,8 +119,12 @@ impl Wire {
     /// dead. Dropped, it closes its connection.
     pub(super) async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Reply, Broken> {
         while let Some(kept) = self.take() {
-            if let Ok(reply) = self.over(kept, request.clone()).await {
-                return Ok(reply);
+            let asked = Instant::now();
+            match self.over(kept, request.clone()).await {
+                Ok(reply) => return Ok(reply),
+                // It was alive: asked again, a query that waits would wait for twice its time.
+                Err(error) if asked.elapsed() >= ALIVE => return Err(Broken::Http(error)),
+                Err(_) => {}
             }
         }
         let fresh = self.connect().await?;
@@ -126,7 +141,7 @@ impl Wire {
         mut connection: Connection,
         request: Request<Empty<Bytes>>,
     ) -> hyper::Result<Reply> {
-        let reply = connection.exchange(request).await?;
+        let reply = connection.exchange(request, &self.room).await?;
         if reply.whole && connection.is_usable().await {
             let since = Instant::now();
             let mut idle = self.idle();
@@ -189,10 +204,14 @@ impl Connection {
         })
     }
 
-    async fn exchange(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Reply> {
+    async fn exchange(
+        &mut self,
+        request: Request<Empty<Bytes>>,
+        room: &Room,
+    ) -> hyper::Result<Reply> {
         let sending = self.sender.send_request(request);
         let (head, body) = driven(&mut self.driver, sending).await?.into_parts();
-        driven(&mut self.driver, reply(head, body)).await
+        driven(&mut self.driver, reply(head, body, room)).await
     }
 
     /// Whether another request can follow.
@@ -215,10 +234,10 @@ async fn driven<O>(driver: &mut Option<Driver>, something: impl Future<Output = 
     .await
 }
 
-async fn reply(head: Parts, mut incoming: Incoming) -> hyper::Result<Reply> {
+async fn reply(head: Parts, mut incoming: Incoming, room: &Room) -> hyper::Result<Reply> {
     let success = head.status == StatusCode::OK;
     let limit = if success { MAX_BODY } else { MAX_ERROR_BODY };
-    let (mut body, mut whole) = (Vec::new(), true);
+    let (mut body, mut whole) = (room.body(limit), true);
     while let Some(frame) = incoming.frame().await {
         let data = match frame {
             Ok(frame) => frame.into_data().unwrap_or_default(),
@@ -226,9 +245,7 @@ async fn reply(head: Parts, mut incoming: Incoming) -> hyper::Result<Reply> {
             Err(_) if !success => break,
             Err(error) => return Err(error),
         };
-        let room = limit - body.len();
-        body.extend_from_slice(&data[..data.len().min(room)]);
-        if data.len() > room {
+        if !body.push(&data).await {
             whole = false;
             break;
         }

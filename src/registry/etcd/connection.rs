@@ -12,7 +12,10 @@ use std::{
 use futures_util::Stream;
 use http::uri::PathAndQuery;
 use prost::Message;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 use tonic::{
     Request, Response, Streaming,
     client::Grpc,
@@ -40,6 +43,9 @@ pub(super) const EXCHANGE: Duration = Duration::from_secs(8);
 
 /// The largest answer that is read: some 500,000 keys.
 const MAX_MESSAGE: usize = 64 << 20;
+
+/// Ranges that are read at once, by however many watches: each may be of that size.
+const RANGES: usize = 2;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
@@ -70,6 +76,7 @@ pub(crate) struct Connection {
     cluster: OnceLock<u64>,
     /// The latest revision that it has told.
     seen: AtomicI64,
+    ranges: Semaphore,
 }
 
 /// All that stood in a range at one revision.
@@ -91,6 +98,7 @@ impl Connection {
             channel,
             token: Mutex::default(),
             answered: AtomicBool::default(),
+            ranges: Semaphore::new(RANGES),
             broken: OnceLock::new(),
             cluster: OnceLock::new(),
             seen: AtomicI64::default(),
@@ -236,6 +244,8 @@ impl Connection {
 
     /// All that stands in a range, read so that nothing that anyone was told before is missing.
     pub(crate) async fn range(&self, keys: &Keys, keys_only: bool) -> Result<Read, Fault> {
+        let turn = self.ranges.acquire().await;
+        let _turn = turn.expect("it is never closed");
         self.read(keys, keys_only, 0).await
     }
 

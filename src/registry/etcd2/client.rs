@@ -16,15 +16,21 @@ use super::{
 };
 use crate::{
     config::{self, Secret},
-    registry::{BuildError, RegistryError, error::one_line, http_api},
+    registry::{
+        BuildError, RegistryError,
+        error::one_line,
+        http_api,
+        room::{Body, Room},
+    },
 };
 
 /// How long an answer may take beside what we let etcd wait. A little more than etcd itself takes
 /// to say that it has no majority (7 s), so that it can say so.
 const EXCHANGE: Duration = Duration::from_secs(8);
 
-/// The largest answer that is read: some 200,000 keys.
-const MAX_BODY: usize = 64 << 20;
+/// The largest answer that is read: some 50,000 keys. There is one of those at a time, and each key
+/// costs many times its shortest form.
+const MAX_BODY: usize = 16 << 20;
 
 /// A cluster, and how to talk to it.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub(crate) struct Client {
     current: AtomicUsize,
     credentials: Option<(String, Secret)>,
     http: reqwest::Client,
+    room: Room,
 }
 
 /// A moment in a cluster's history.
@@ -73,6 +80,7 @@ impl Client {
             current: AtomicUsize::default(),
             credentials: settings.credentials.clone(),
             http: http_api::client(registry, https, &settings.tls)?,
+            room: Room::default(),
         })
     }
 
@@ -121,7 +129,7 @@ impl Client {
             if head.status().is_success() && now.is_none_or(is_another) {
                 return Ok(Waited::Nothing);
             }
-            match timeout(wait, body(head)).await {
+            match timeout(wait, self.body(head)).await {
                 Err(_) => Ok(Waited::Nothing),
                 Ok(Err(fault)) if fault.is(Refusal::CLEARED) => Ok(Waited::Nothing),
                 // A server that goes down ends it so.
@@ -204,20 +212,29 @@ impl Client {
     async fn exchange(&self, number: usize, request: &Request<'_>) -> Result<Answer, Fault> {
         let head = self.send(number, request).await?;
         let position = position(&head);
-        let body = match body(head).await {
+        let body = match self.body(head).await {
             Err(fault) if fault.is(Refusal::NOT_FOUND) => None,
             body => Some(body?),
         };
         Ok(Answer { position, body })
     }
 
+    /// The body of a good answer.
+    async fn body(&self, mut answer: Response) -> Result<Body, Fault> {
+        let status = answer.status();
+        let (body, whole) = http_api::read_into(&mut answer, self.room.body(MAX_BODY))
+            .await
+            .map_err(Fault::connection)?;
+        if status.is_success() {
+            return whole.then_some(body).ok_or(Fault::TooLarge(MAX_BODY));
+        }
+        Err(refusal(status, &body))
+    }
+
     async fn send(&self, number: usize, request: &Request<'_>) -> Result<Response, Fault> {
-        let mut url = self.member(number).clone();
-        url.path_segments_mut()
-            .expect("an http URL has a path")
-            .pop_if_empty()
-            .extend(["v2", "keys"])
-            .extend(request.key.split('/').filter(|segment| !segment.is_empty()));
+        let key = request.key.split('/').filter(|segment| !segment.is_empty());
+        let path: Vec<_> = ["v2", "keys"].into_iter().chain(key).collect();
+        let url = http_api::url_below(self.member(number), &path);
         let mut send = self.http.request(request.method.clone(), url);
         send = send.query(request.query);
         if !request.form.is_empty() {
@@ -261,7 +278,7 @@ impl<'a> Request<'a> {
 struct Answer {
     position: Option<Position>,
     /// `None` where there is no such key.
-    body: Option<Vec<u8>>,
+    body: Option<Body>,
 }
 
 async fn within<T>(
@@ -279,18 +296,6 @@ fn position(answer: &Response) -> Option<Position> {
         cluster: header("X-Etcd-Cluster-Id")?.to_owned(),
         index: header("X-Etcd-Index")?.parse().ok()?,
     })
-}
-
-/// The body of a good answer.
-async fn body(mut answer: Response) -> Result<Vec<u8>, Fault> {
-    let status = answer.status();
-    let (body, whole) = http_api::read(&mut answer, MAX_BODY)
-        .await
-        .map_err(Fault::connection)?;
-    if status.is_success() {
-        return whole.then_some(body).ok_or(Fault::TooLarge(MAX_BODY));
-    }
-    Err(refusal(status, &body))
 }
 
 fn refusal(status: StatusCode, body: &[u8]) -> Fault {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{entry::Entry, wire::Change};
-use crate::{instance::InstanceSet, registry::Catalog};
+use crate::{
+    instance::{InstanceSet, in_any_case},
+    registry::Catalog,
+};
 
 /// Every entry of a registry at one moment.
 #[derive(Debug, Default, PartialEq)]
@@ -62,7 +65,7 @@ impl Services {
     /// A service's instances that have all of `tags`; where there are `zones`, those of the first
     /// zone that has a healthy one, and of all of them where none has. Nobody is an empty set.
     pub(super) fn instances(&self, name: &str, tags: &[String], zones: &[String]) -> InstanceSet {
-        let entries = self.0.get(name.to_lowercase().as_str());
+        let entries = self.0.get(in_any_case(name).as_str());
         let entries = entries.into_iter().flatten();
         let mut set = InstanceSet::of(entries.map(|entry| entry.read.clone()));
         set.instances
@@ -121,7 +124,10 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use crate::config::NamedBy;
+    use crate::{
+        config::{CalledAt, NamedBy},
+        registry::eureka::entry::Reading,
+    };
 
     fn change(app: &str, id: &str, more: Value) -> Change {
         let mut instance = json!({
@@ -131,7 +137,15 @@ mod tests {
             instance[key] = value.clone();
         }
         Change {
-            entry: Entry::read(app, 0, &instance, NamedBy::Application),
+            entry: Entry::read(
+                app,
+                0,
+                &instance,
+                Reading {
+                    by: NamedBy::Application,
+                    host: CalledAt::Address,
+                },
+            ),
             deleted: instance["actionType"] == "DELETED",
         }
     }

@@ -10,7 +10,6 @@ use http::{
     HeaderValue, Method, StatusCode,
     header::{ACCEPT, ETAG, IF_NONE_MATCH},
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{RequestBuilder, Url};
 use serde_json::Value;
 
@@ -28,13 +27,6 @@ const MAX_BODY: usize = 64 << 20;
 
 /// JSON where the server has a choice.
 const FORMATS: HeaderValue = HeaderValue::from_static("application/json, application/xml;q=0.5");
-
-/// What is encoded in a path's segment: all that RFC 3986 does not call unreserved.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// A registry's servers, and how to talk to them.
 #[derive(Debug)]
@@ -113,7 +105,7 @@ impl Client {
     }
 
     async fn exchange(&self, server: &Server, question: Question<'_>) -> Result<Reply, Fault> {
-        let url = below(&server.base, question.path);
+        let url = http_api::url_below(&server.base, question.path);
         let request = self.http.request(question.method, url);
         let mut request = self.signed(request).await?.header(ACCEPT, FORMATS);
         if let Some(tag) = question.known {
@@ -183,40 +175,6 @@ impl Client {
     }
 }
 
-/// The URL of a path below another's. Every letter that could mean something is encoded: to a
-/// server in Java what follows a `;` is no part of a name.
-fn below(base: &Url, path: &[&str]) -> Url {
-    let mut whole = base.path().trim_end_matches('/').to_owned();
-    for segment in path {
-        whole.push('/');
-        whole.extend(utf8_percent_encode(segment, NAME));
-    }
-    let mut url = base.clone();
-    url.set_path(&whole);
-    url
-}
-
 /// What went wrong with each server that was asked.
 #[derive(Default)]
 pub(crate) struct Failures(Vec<(usize, Fault)>);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_one_segment_whatever_is_in_it() {
-        for base in ["http://h:1/eureka", "http://h:1/eureka/"] {
-            let url = below(
-                &Url::parse(base).unwrap(),
-                &["apps", "a b;c%?#/:@", "Wä-._~"],
-            );
-            assert_eq!(
-                url.as_str(),
-                "http://h:1/eureka/apps/a%20b%3Bc%25%3F%23%2F%3A%40/W%C3%A4-._~"
-            );
-        }
-        let root = Url::parse("http://h:1").unwrap();
-        assert_eq!(below(&root, &["apps"]).as_str(), "http://h:1/apps");
-    }
-}

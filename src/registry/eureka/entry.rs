@@ -6,18 +6,25 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde_json::{Map, Value};
 
 use crate::{
-    config::NamedBy,
-    instance::{Address, Instance, Skipped},
+    config::{CalledAt, NamedBy},
+    instance::{Address, Instance, Skipped, in_any_case},
 };
 
 /// Keys that an instance's metadata has besides its own, which stand before these.
 const VIP: &str = "eureka-vip-address";
-const HOST_NAME: &str = "eureka-host-name";
+pub(super) const HOST_NAME: &str = "eureka-host-name";
 const DATA_CENTER: &str = "eureka-data-center";
 
 /// The metadata's key that holds an instance's tags, with commas between them. Eureka has none of
 /// its own.
 pub(crate) const TAGS: &str = "tags";
+
+/// What is made of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) by: NamedBy,
+    pub(super) host: CalledAt,
+}
 
 /// An entry, whether it can be called or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,19 +42,20 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Reads the instance that is the `position`th of its application.
-    pub(super) fn read(app: &str, position: usize, value: &Value, by: NamedBy) -> Self {
-        let app: Arc<str> = app.to_lowercase().into();
+    pub(super) fn read(app: &str, position: usize, value: &Value, reading: Reading) -> Self {
+        let app: Arc<str> = in_any_case(app).into();
         let id = id(value).unwrap_or_else(|| format!("#{position}"));
         let vips = text(&value["vipAddress"]);
-        let (names, shown) = match by {
+        let (names, shown) = match reading.by {
             NamedBy::Application => (vec![Arc::clone(&app)], id.clone()),
             // Ids are unique within an application, and a VIP address may belong to several.
-            NamedBy::Vip => (words(&vips.to_lowercase()), format!("{app}/{id}")),
+            NamedBy::Vip => (words(&in_any_case(&vips)), format!("{app}/{id}")),
         };
         Self {
             status: text(&value["status"]),
             names,
-            read: instance(&shown, value).map_err(|reason| Skipped { id: shown, reason }),
+            read: instance(&shown, value, reading.host)
+                .map_err(|reason| Skipped { id: shown, reason }),
             app,
             id: id.into(),
         }
@@ -66,12 +74,12 @@ fn id(value: &Value) -> Option<String> {
     .find(|id| !id.is_empty())
 }
 
-fn instance(id: &str, value: &Value) -> Result<Instance, String> {
+fn instance(id: &str, value: &Value, called_at: CalledAt) -> Result<Instance, String> {
     if !value.is_object() {
         return Err("not an instance of Eureka's".to_owned());
     }
     let (port, tls) = port(value)?;
-    let address = Address::new(&host(value), port).map_err(|error| error.to_string())?;
+    let address = Address::new(&host(value, called_at), port).map_err(|error| error.to_string())?;
     let meta = meta(value);
     Ok(Instance {
         id: id.into(),
@@ -85,10 +93,12 @@ fn instance(id: &str, value: &Value) -> Result<Instance, String> {
     .heed_meta())
 }
 
-/// The IP address, where it is one, else the name.
-fn host(value: &Value) -> String {
+/// What is wanted of the address and the name, where there is that; the address only where it is
+/// one.
+fn host(value: &Value, called_at: CalledAt) -> String {
     let (address, name) = (text(&value["ipAddr"]), text(&value["hostName"]));
-    if address.parse::<IpAddr>().is_ok() || name.is_empty() {
+    let is_address = called_at == CalledAt::Address && address.parse::<IpAddr>().is_ok();
+    if is_address || name.is_empty() {
         address
     } else {
         name
@@ -182,8 +192,13 @@ mod tests {
 
     use serde_json::json;
 
+    fn reading(by: NamedBy) -> Reading {
+        let host = CalledAt::Address;
+        Reading { by, host }
+    }
+
     fn read(value: Value) -> Entry {
-        Entry::read("CART", 3, &value, NamedBy::Application)
+        Entry::read("CART", 3, &value, reading(NamedBy::Application))
     }
 
     fn with(more: Value) -> Instance {
@@ -312,7 +327,7 @@ mod tests {
         let value = json!({
             "instanceId": "1", "ipAddr": "10.0.0.1", "port": 80, "vipAddress": "Shop, cart-vip,",
         });
-        let entry = Entry::read("CART", 0, &value, NamedBy::Vip);
+        let entry = Entry::read("CART", 0, &value, reading(NamedBy::Vip));
         assert_eq!(entry.names, ["shop".into(), "cart-vip".into()]);
         assert_eq!(&*entry.read.unwrap().id, "cart/1");
     }

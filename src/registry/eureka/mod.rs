@@ -18,9 +18,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{applications::Services, poll::Poller};
-use super::{BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source};
-use crate::{config, instance::InstanceSet};
+use self::{applications::Services, entry::HOST_NAME, poll::Poller};
+use super::{BuildError, Catalog, OtherHost, Registry, RegistryError, ServiceQuery, Source};
+use crate::{
+    config::{self, CalledAt},
+    instance::InstanceSet,
+};
 
 pub(crate) use self::{
     client::{Client, Failures, Question},
@@ -31,14 +34,12 @@ pub(crate) use self::{
 /// watcher backs off by itself, and all of them together ask no more than this.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// The longest that a server's `Retry-After` is honoured, as by the watchers.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-
 /// A registry of Eureka's.
 #[derive(Debug)]
 pub struct Eureka {
     shared: Arc<Shared>,
     zones: Arc<[String]>,
+    called_at: CalledAt,
 }
 
 /// What all sources of a registry have in common. There is no task: whoever waits first asks, for
@@ -81,6 +82,7 @@ impl Eureka {
                 latest: watch::Sender::new(before),
             }),
             zones: settings.zones.clone().into(),
+            called_at: settings.host,
         })
     }
 }
@@ -102,6 +104,13 @@ impl Registry for Eureka {
             seen: 0,
             read: move |services: &Services| services.catalog(&zones),
         }))
+    }
+
+    fn other_host(&self) -> Option<OtherHost> {
+        (self.called_at == CalledAt::Address).then_some(OtherHost {
+            meta: HOST_NAME,
+            setting: "host = \"name\"",
+        })
     }
 }
 
@@ -139,7 +148,7 @@ impl Shared {
         let pause = match &answer {
             Ok(_) => self.interval,
             Err(error) => {
-                let away = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+                let away = error.retry_after.unwrap_or_default();
                 self.interval.min(AFTER_FAILURE).max(away)
             }
         };

@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::{
     applications::{Applications, Services},
     client::{Client, Failures, Question, Reply},
+    entry::Reading,
     fault::Fault,
     wire::{self, Answer},
 };
 use crate::{
-    config::{self, NamedBy},
+    config,
     registry::{BuildError, RegistryError},
 };
 
@@ -33,7 +34,7 @@ const NO_CHANGES: [StatusCode; 3] = [
 #[derive(Debug)]
 pub(super) struct Poller {
     client: Client,
-    by: NamedBy,
+    reading: Reading,
     delta: bool,
     /// What the server whose turn it is said last; `None` where that is not known.
     known: Option<Known>,
@@ -75,7 +76,10 @@ impl Poller {
     pub(super) fn new(registry: &str, settings: &config::Eureka) -> Result<Self, BuildError> {
         Ok(Self {
             client: Client::new(registry, settings)?,
-            by: settings.by,
+            reading: Reading {
+                by: settings.by,
+                host: settings.host,
+            },
             delta: settings.delta,
             known: None,
         })
@@ -188,6 +192,6 @@ impl Poller {
     }
 
     fn understood(&self, reply: &Reply) -> Result<Answer, Fault> {
-        wire::read(&reply.body, self.by).map_err(Fault::Garbage)
+        wire::read(&reply.body, self.reading).map_err(Fault::Garbage)
     }
 }

@@ -5,8 +5,12 @@ use roxmltree::{Document, Node, ParsingOptions};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::entry::Entry;
-use crate::config::NamedBy;
+use super::entry::{Entry, Reading};
+use crate::registry::bounded::{List, MAX_ENTRIES};
+
+/// How many elements and texts are read of an answer in XML: those of 50,000 instances. Each costs
+/// many times its shortest form, and room for all is made at the start.
+const MAX_NODES: u32 = 4_000_000;
 
 /// How deep elements may lie in an instance. Eureka's lie three deep; each level is one of our own
 /// stack, and a stack that overflows ends the process.
@@ -36,22 +40,22 @@ pub(super) struct Change {
 ///
 /// # Errors
 /// Why it is neither.
-pub(super) fn read(body: &[u8], by: NamedBy) -> Result<Answer, String> {
+pub(super) fn read(body: &[u8], reading: Reading) -> Result<Answer, String> {
     if body.trim_ascii_start().starts_with(b"<") {
-        xml(body, by)
+        xml(body, reading)
     } else {
-        json(body, by).map_err(|error| error.to_string())
+        json(body, reading).map_err(|error| error.to_string())
     }
 }
 
 /// The instances of one application.
-fn changes(name: &str, instances: impl Iterator<Item = Value>, by: NamedBy) -> Vec<Change> {
+fn changes(name: &str, instances: impl Iterator<Item = Value>, reading: Reading) -> Vec<Change> {
     let change = |(position, instance): (usize, Value)| {
         let own = instance["app"].as_str();
         let app = Some(name).filter(|name| !name.is_empty()).or(own)?;
         Some(Change {
             deleted: instance["actionType"] == "DELETED",
-            entry: Entry::read(app, position, &instance, by),
+            entry: Entry::read(app, position, &instance, reading),
         })
     };
     // Of what belongs to no application nobody could say what it is.
@@ -80,21 +84,23 @@ struct Application<'a> {
     instance: Option<&'a RawValue>,
 }
 
-fn json(body: &[u8], by: NamedBy) -> serde_json::Result<Answer> {
+fn json(body: &[u8], reading: Reading) -> serde_json::Result<Answer> {
     let Envelope { applications } = serde_json::from_slice(body)?;
     if applications.hash.is_none() && applications.application.is_none() {
         return Err(serde::de::Error::missing_field("application"));
     }
     let mut all = Vec::new();
-    for application in one_or_more(applications.application) {
+    for application in one_or_more(applications.application)? {
         // Of one without a name nobody could ask for the instances.
         let Ok(Application { name, instance }) = serde_json::from_str(application.get()) else {
             continue;
         };
-        let instances = one_or_more(instance)
+        let instances = one_or_more(instance)?;
+        check_number(all.len() + instances.len()).map_err(serde::de::Error::custom)?;
+        let instances = instances
             .into_iter()
             .map(|instance| serde_json::from_str(instance.get()).unwrap_or_default());
-        all.extend(changes(&name.unwrap_or_default(), instances, by));
+        all.extend(changes(&name.unwrap_or_default(), instances, reading));
     }
     Ok(Answer {
         hash: applications.hash.unwrap_or_default(),
@@ -102,25 +108,42 @@ fn json(body: &[u8], by: NamedBy) -> serde_json::Result<Answer> {
     })
 }
 
+fn check_number(instances: usize) -> Result<(), String> {
+    if instances > MAX_ENTRIES {
+        return Err(format!("it lists more than {MAX_ENTRIES} instances"));
+    }
+    Ok(())
+}
+
 /// An array, or the one value that older servers write in place of an array of one.
-fn one_or_more(value: Option<&RawValue>) -> Vec<&RawValue> {
-    match value {
+fn one_or_more(value: Option<&RawValue>) -> serde_json::Result<Vec<&RawValue>> {
+    Ok(match value {
         None => Vec::new(),
         Some(value) if value.get() == "null" => Vec::new(),
         Some(value) if value.get().starts_with('[') => {
-            serde_json::from_str(value.get()).expect("a raw value is JSON already")
+            let List(values) = serde_json::from_str(value.get())?;
+            values
         }
         Some(value) => vec![value],
-    }
+    })
 }
 
-fn xml(body: &[u8], by: NamedBy) -> Result<Answer, String> {
+fn xml(body: &[u8], reading: Reading) -> Result<Answer, String> {
     let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
     if text.split('<').any(has_many_attributes) {
-        return Err(format!("an element has more than {MAX_ATTRIBUTES} attributes"));
+        return Err(format!(
+            "an element has more than {MAX_ATTRIBUTES} attributes"
+        ));
     }
-    let document = Document::parse_with_options(text, ParsingOptions::default())
-        .map_err(|error| error.to_string())?;
+    if text.split('<').count() > MAX_NODES as usize {
+        return Err(format!("it has more than {MAX_NODES} elements"));
+    }
+    let options = ParsingOptions {
+        nodes_limit: MAX_NODES,
+        ..ParsingOptions::default()
+    };
+    let document =
+        Document::parse_with_options(text, options).map_err(|error| error.to_string())?;
     let root = document.root_element();
     if root.tag_name().name() != "applications" {
         return Err(format!("its root is <{}>", root.tag_name().name()));
@@ -131,7 +154,8 @@ fn xml(body: &[u8], by: NamedBy) -> Result<Answer, String> {
         let name = child_text(application, "name");
         let instances = named(application, "instance").map(|instance| value(instance, MAX_DEPTH));
         let instances = instances.collect::<Result<Vec<_>, _>>()?;
-        all.extend(changes(&name, instances.into_iter(), by));
+        check_number(all.len() + instances.len())?;
+        all.extend(changes(&name, instances.into_iter(), reading));
     }
     Ok(Answer { changes: all, hash })
 }
@@ -170,7 +194,9 @@ fn child_text(node: Node<'_, '_>, name: &str) -> String {
 /// the text beside attributes is the key `$`. `room` is how much deeper it may go.
 fn value(node: Node<'_, '_>, room: usize) -> Result<Value, String> {
     let Some(room) = room.checked_sub(1) else {
-        return Err(format!("an instance has elements more than {MAX_DEPTH} deep"));
+        return Err(format!(
+            "an instance has elements more than {MAX_DEPTH} deep"
+        ));
     };
     let text = || node.text().unwrap_or_default().trim().to_owned();
     let mut fields = Map::new();
@@ -217,6 +243,13 @@ mod tests {
     use super::*;
 
     use serde_json::json;
+
+    use crate::config::{CalledAt, NamedBy};
+
+    const BY_APPLICATION: Reading = Reading {
+        by: NamedBy::Application,
+        host: CalledAt::Address,
+    };
 
     /// One registry in both formats, as one server writes them.
     const JSON: &str = r#"{"applications":{"versions__delta":"1","apps__hashcode":"DOWN_1_UP_1_","application":[{"name":"CART","instance":[{"instanceId":"a:1","hostName":"h1.example","app":"CART","ipAddr":"10.0.0.1","status":"UP","overriddenStatus":"UNKNOWN","port":{"$":8080,"@enabled":"false"},"securePort":{"$":7002,"@enabled":"false"},"countryId":1,"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},"leaseInfo":{"renewalIntervalInSecs":1,"durationInSecs":300},"metadata":{"zone":"a","my_key":"v","my key":"w"},"vipAddress":"cart-vip","actionType":"ADDED"},{"instanceId":"","hostName":"10.0.0.2","app":"CART","ipAddr":"10.0.0.2","status":"DOWN","overriddenStatus":"UNKNOWN","port":{"$":8081,"@enabled":"false"},"securePort":{"$":0,"@enabled":"false"},"countryId":0,"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},"metadata":{"@class":"java.util.Collections$EmptyMap"},"homePageUrl":"","vipAddress":"cart","actionType":"DELETED"}]}]}}"#;
@@ -269,7 +302,7 @@ mod tests {
 </applications>"#;
 
     fn answer(text: &str) -> Answer {
-        read(text.as_bytes(), NamedBy::Application).unwrap()
+        read(text.as_bytes(), BY_APPLICATION).unwrap()
     }
 
     fn ids(answer: &Answer) -> Vec<String> {
@@ -346,10 +379,10 @@ mod tests {
             ("<!DOCTYPE html><html></html>", "DTD"),
             ("<applications><application>", "root node"),
         ] {
-            let error = read(text.as_bytes(), NamedBy::Application).unwrap_err();
+            let error = read(text.as_bytes(), BY_APPLICATION).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
-        assert!(read(b"<applications>\xff</applications>", NamedBy::Application).is_err());
+        assert!(read(b"<applications>\xff</applications>", BY_APPLICATION).is_err());
     }
 
     #[test]
@@ -357,7 +390,7 @@ mod tests {
         let of = |instance: &str| {
             let head = "<applications><application><name>CART</name><instance>";
             let text = format!("{head}{instance}</instance></application></applications>");
-            read(text.as_bytes(), NamedBy::Application)
+            read(text.as_bytes(), BY_APPLICATION)
         };
         let nested = |depth| "<a>".repeat(depth) + &"</a>".repeat(depth);
         assert!(of(&nested(MAX_DEPTH - 1)).is_ok());
@@ -367,7 +400,7 @@ mod tests {
         }
         // What lies outside of an instance is passed over.
         let beside = format!("<applications>{}</applications>", nested(1_000_000));
-        assert!(read(beside.as_bytes(), NamedBy::Application).is_ok());
+        assert!(read(beside.as_bytes(), BY_APPLICATION).is_ok());
 
         let tag = |attributes: usize| {
             let attributes: Vec<_> = (0..attributes).map(|n| format!("a{n}='>\"'")).collect();
@@ -377,6 +410,27 @@ mod tests {
         // At some nanoseconds for each pair of attributes this would take an hour.
         let error = of(&tag(2_000_000)).unwrap_err();
         assert!(error.contains("more than 100 attributes"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_of_more_entries_than_any_registry_has_is_an_error() {
+        let many = vec!["1"; MAX_ENTRIES + 1].join(",");
+        let text =
+            format!(r#"{{"applications":{{"application":[{{"name":"A","instance":[{many}]}}]}}}}"#);
+        let of_many_applications = r#"{"name":"A","instance":["#.to_owned()
+            + &vec!["1"; MAX_ENTRIES / 2].join(",")
+            + "]},";
+        let of_many_applications = format!(
+            r#"{{"applications":{{"application":[{}{{}}]}}}}"#,
+            of_many_applications.repeat(3)
+        );
+        for text in [text, of_many_applications] {
+            let error = read(text.as_bytes(), BY_APPLICATION).unwrap_err();
+            assert!(error.contains("it lists more than 200000"), "{error}");
+        }
+        let nodes = format!("<applications>{}", "<a/>".repeat(MAX_NODES as usize));
+        let error = read(nodes.as_bytes(), BY_APPLICATION).unwrap_err();
+        assert!(error.contains("more than 4000000 elements"), "{error}");
     }
 
     #[test]

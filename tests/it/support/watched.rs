@@ -3,6 +3,7 @@
 use std::{
     fmt::Debug,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use callboard::{
@@ -29,6 +30,8 @@ pub(crate) fn settings(address: &str) -> config::Consul {
         near: None,
         filter: None,
         stale: false,
+        warnings: config::Warnings::Critical,
+        wait: Duration::from_secs(60),
         max_watches: 100,
         tls: config::ClientTls::default(),
     }
