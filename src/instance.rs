@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr, sync::Arc};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::{Evidence, Mark};
+
 /// Where an instance is called: a host (an IP address or a name) and a port that is never 0. In
 /// JSON, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -176,7 +178,15 @@ pub struct Instance {
     pub meta: BTreeMap<String, String>,
 }
 
+/// What tells an instance from the others of its service: its id, and where it is called.
+pub type Identity = (Arc<str>, Address);
+
 impl Instance {
+    /// Its own.
+    pub fn identity(&self) -> Identity {
+        (Arc::clone(&self.id), self.address.clone())
+    }
+
     /// What its metadata and tags say of it, whatever registry it stands in: `scheme = "https"`, or
     /// `secure = "true"` and the tag `secure=true` as Spring Cloud writes them, that it speaks TLS;
     /// and `weight` its weight. Called once where an entry was read.
@@ -217,23 +227,12 @@ pub struct InstanceSet {
     pub instances: Vec<Instance>,
     /// Entries that could not be understood: what they are called, and why they were skipped.
     pub skipped: Vec<Skipped>,
-    /// How the registry numbers it.
-    pub revision: Revision,
+    /// Instances that the registry lists, and that are not in the set for what they are: of another
+    /// datacenter or zone than the one that serves, or without what is wanted of them.
+    pub elsewhere: Vec<Identity>,
+    /// What it shows of the registry's history.
+    pub evidence: Evidence,
 }
-
-/// How a registry numbers its states, where it does: Consul's index, etcd's revision, ZooKeeper's
-/// zxid. It says when a state was seen, and nothing of what is in it: any two are equal.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[serde(transparent)]
-pub struct Revision(pub Option<u64>);
-
-impl PartialEq for Revision {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Revision {}
 
 impl InstanceSet {
     /// Brings the entries of one answer into the order of sets. Registries promise none: what is
@@ -260,10 +259,10 @@ impl InstanceSet {
         set
     }
 
-    /// The same set, with the registry's number for it.
+    /// The same set, with what its answer shows of the registry's history.
     #[must_use]
-    pub fn at(mut self, revision: u64) -> Self {
-        self.revision = Revision(Some(revision));
+    pub fn with(mut self, mark: Mark) -> Self {
+        self.evidence = Evidence::of(mark);
         self
     }
 }

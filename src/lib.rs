@@ -14,7 +14,7 @@
 //! 3  registry  upstream  route
 //! 2  config  tls         proxy.toml → a Config in which no field can be wrong; its TLS files
 //!    saved               what the registries said last, on disk
-//! 1  instance  backoff  disk  error  gate  metrics  serve
+//! 1  instance  evidence  backoff  disk  error  gate  metrics  serve
 //! ```
 
 pub mod admin;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod disk;
 pub mod embedded;
 pub mod error;
+pub mod evidence;
 pub mod gate;
 pub mod instance;
 pub mod listen;

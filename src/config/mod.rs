@@ -512,8 +512,12 @@ pub struct Guard {
     /// The part of a set whose loss at once is doubted, above 0 and below 1. The loss of all is
     /// always doubted.
     pub share: f64,
-    /// How long endpoints that still answer are kept.
+    /// How long endpoints that still answer are kept, where their registry has lost data, or
+    /// nothing shows whether it has.
     pub hold: Duration,
+    /// For how long a registry that took away many at once, and shows no loss of data, must go on
+    /// saying so; not longer than `hold`.
+    pub settle: Duration,
 }
 
 /// Reads a duration as the file has it (`500ms`, `30s`, `1m30s`); it may be nothing.

@@ -84,6 +84,7 @@ pub(super) fn defaults(
 const GUARD: Guard = Guard {
     share: 0.5,
     hold: Duration::from_secs(60),
+    settle: Duration::from_secs(5),
 };
 
 fn eject_by_default() -> Eject {
@@ -302,6 +303,7 @@ fn guard(table: &mut Table<'_>, base: Option<Guard>) -> Option<Guard> {
                     base.share,
                 ),
                 hold: table.duration("hold", base.hold),
+                settle: table.duration("settle", base.settle),
             }))
         }
     }
@@ -331,7 +333,7 @@ mod tests {
             timeout = {{ response = "3s", total = false }}
             retry.budget.per_second = 1
             pool = {{ connections = 0 }}
-            guard = {{ hold = "5s" }}
+            guard = {{ hold = "5s", settle = "3s" }}
             [service.bare]
             guard = false
             discovery_timeout = "0s"
@@ -362,6 +364,7 @@ mod tests {
         let guard = Guard {
             share: 0.25,
             hold: seconds(5),
+            settle: seconds(3),
         };
         assert_eq!(cart.guard, Some(guard));
         assert_eq!(cart.drain, seconds(7));

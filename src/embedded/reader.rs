@@ -13,6 +13,7 @@ use super::{
     waiting::Watch,
 };
 use crate::{
+    evidence::Mark,
     instance::{Address, Instance, InstanceSet, MAX_WEIGHT, Skipped},
     registry::{Catalog, Registry, RegistryError, ServiceQuery, Source, consul::in_one_spelling},
 };
@@ -86,8 +87,10 @@ fn instances(state: &State, node: &Node, topic: &Topic, query: &ServiceQuery) ->
     let shared: Vec<_> = state.node_checks().values().collect();
     let entries = state.named(&query.name);
     let entries = entries.filter(|entry| query.tags.iter().all(|tag| entry.has_tag(tag)));
-    InstanceSet::of(entries.map(|entry| instance(node, &shared, entry)))
-        .at(state.index_of(topic).max(1))
+    InstanceSet::of(entries.map(|entry| instance(node, &shared, entry))).with(Mark {
+        revision: Some(state.index_of(topic).max(1)),
+        ..Mark::default()
+    })
 }
 
 fn instance(
@@ -179,7 +182,7 @@ mod tests {
         ServiceQuery {
             name: name.to_owned(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
-            usage: Arc::default(),
+            ..ServiceQuery::default()
         }
     }
 
@@ -206,7 +209,7 @@ mod tests {
             };
             let (own, others) = (read(&here).await, read(&there).await);
             assert_eq!(own, others, "{name} {tags:?}");
-            assert_eq!(own.revision.0, others.revision.0);
+            assert_eq!(own.evidence.revision(), others.evidence.revision());
         }
         let catalog =
             async |from: &Arc<dyn Registry>| from.catalog().unwrap().next().await.unwrap();

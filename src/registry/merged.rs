@@ -6,8 +6,11 @@ use std::{future, sync::Arc};
 use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::watch;
 
-use super::{Registry, RegistryError, ServiceQuery, Source, Usage};
-use crate::instance::{Instance, InstanceSet, MAX_WEIGHT, Revision};
+use super::{Registry, RegistryError, ServiceQuery, Source};
+use crate::{
+    evidence::Evidence,
+    instance::{Instance, InstanceSet, MAX_WEIGHT},
+};
 
 /// One question, and what is made of its instances.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,10 +25,19 @@ pub struct Part {
     pub weight: Option<f64>,
 }
 
+impl Part {
+    /// What it asks, in a word: two that ask alike are one.
+    fn name(&self) -> String {
+        let Self { service, tags, .. } = self;
+        format!("{service}#{}", tags.join(","))
+    }
+}
+
 /// The instances of all parts.
 pub struct Merged {
     registry: Arc<dyn Registry>,
-    usage: Arc<Usage>,
+    /// What each question has beside its part.
+    query: ServiceQuery,
     wanted: watch::Receiver<Vec<Part>>,
     parts: Vec<Asked>,
 }
@@ -39,15 +51,15 @@ struct Asked {
 }
 
 impl Merged {
-    /// Asks what is `wanted`, and follows its changes. `usage` is when the set was last called for.
+    /// Asks what is `wanted`, and follows its changes. What is not in a part is asked as in `query`.
     pub fn new(
         registry: Arc<dyn Registry>,
         wanted: watch::Receiver<Vec<Part>>,
-        usage: Arc<Usage>,
+        query: ServiceQuery,
     ) -> Self {
         Self {
             registry,
-            usage,
+            query,
             wanted,
             parts: Vec::new(),
         }
@@ -69,7 +81,7 @@ impl Merged {
                     source: self.registry.service(ServiceQuery {
                         name: part.service.clone(),
                         tags: part.tags.clone(),
-                        usage: Arc::clone(&self.usage),
+                        ..self.query.clone()
                     }),
                     part,
                     last: None,
@@ -101,12 +113,16 @@ impl Merged {
                 instances.chain(skipped)
             })
         });
-        // One registry numbers all of its states together: the latest is the set's.
-        let revisions = self.parts.iter().filter_map(|asked| asked.last.as_ref());
-        let revision = revisions.filter_map(|set| set.revision.0).max();
         let set = InstanceSet::of(entries);
+        let sets = || {
+            let sets = self.parts.iter();
+            sets.filter_map(|asked| Some((&asked.part, asked.last.as_ref()?)))
+        };
+        let names: Vec<_> = sets().map(|(part, _)| part.name()).collect();
+        let evidence = sets().map(|(_, set)| &set.evidence);
         Some(InstanceSet {
-            revision: Revision(revision),
+            elsewhere: sets().flat_map(|(_, set)| set.elsewhere.clone()).collect(),
+            evidence: Evidence::of_all(std::iter::zip(names.iter().map(|name| &**name), evidence)),
             ..set
         })
     }
@@ -276,7 +292,7 @@ mod tests {
     fn merged(told: &Told, parts: &[Part]) -> (Merged, watch::Sender<Vec<Part>>) {
         let (sender, wanted) = watch::channel(parts.to_vec());
         (
-            Merged::new(Arc::new(told.clone()), wanted, Arc::default()),
+            Merged::new(Arc::new(told.clone()), wanted, ServiceQuery::default()),
             sender,
         )
     }

@@ -81,10 +81,27 @@ pub struct ServiceQuery {
     /// Whether the service is called: a registry that cannot watch everything at once watches
     /// what is.
     pub usage: Arc<Usage>,
+    /// Whether the first answer must be no older than anything that the registry said before,
+    /// whatever else it is told to read.
+    pub consistent: bool,
 }
 
 /// A registry's service names, each with the tags of its instances.
 pub type Catalog = BTreeMap<Arc<str>, Vec<String>>;
+
+/// A complete state of one thing, as a watcher follows it. Two that show the same are equal.
+pub trait State: PartialEq + Clone + Send + 'static {
+    /// Notes which state the same source gave before.
+    fn follow(&mut self, _before: &Self) {}
+}
+
+impl State for Catalog {}
+
+impl State for InstanceSet {
+    fn follow(&mut self, before: &Self) {
+        self.evidence.follow(&before.evidence);
+    }
+}
 
 /// A sequence of complete states of one thing.
 pub trait Source<T>: Send + 'static {

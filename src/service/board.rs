@@ -14,11 +14,14 @@ use super::{
     Endpoint, EndpointId, EndpointState, Snapshot,
     balance::Loads,
     journal,
-    life::{Life, Standing},
+    life::Life,
+    listing::Update,
     prober::Checkup,
+    standing::{Facts, Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
     config::{self, Balance},
+    evidence::Order,
     instance::Instance,
     upstream::{PoolSettings, Protocol, Tls},
 };
@@ -105,49 +108,45 @@ impl Board {
         failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
     }
 
-    /// Takes over a set; `doubtable` is whether the guard may doubt it. Returns whether it does,
-    /// and nobody watches over those that are held yet.
-    pub(super) fn take_over(
-        &mut self,
-        set: &[Instance],
-        doubtable: bool,
-        policy: &config::Service,
-    ) -> bool {
+    /// Takes over a set. Returns whether the guard doubts it, and nobody watches over those that are
+    /// held yet.
+    pub(super) fn take_over(&mut self, update: &Update, policy: &config::Service) -> bool {
         let before = self.picked_ids(policy);
         self.forget_the_gone();
         let serves = |place: &&Place| place.standing == Standing::Passing;
-        let served_before = self.places.values().filter(serves).count();
-        let is_new = self.expects_new && served_before > 0;
+        let served = self.places.values().filter(serves).count();
+        let is_new = self.expects_new && served > 0;
         let mut listed = HashSet::new();
-        for instance in set {
+        for instance in &update.instances {
             let id = EndpointId {
                 instance: Arc::clone(&instance.id),
                 address: instance.address.clone(),
             };
             listed.insert(id.clone());
-            self.list(id, instance, is_new, policy);
+            self.list(id, instance, update.order, is_new, policy);
         }
-        let guard = policy.guard.filter(|_| doubtable);
-        let doubted = self.drop_unlisted(&listed, served_before, guard, policy);
-        if !doubtable {
-            // What they were held for is over.
-            for (id, _) in self.held() {
-                self.let_go(&id, policy);
-            }
-        }
+        let doubts = self.miss(&listed, served, update, policy);
         if before != self.picked_ids(policy) {
             self.changed = Some(SystemTime::now());
         }
-        doubted && !std::mem::replace(&mut self.guarded, true)
+        doubts && !std::mem::replace(&mut self.guarded, true)
     }
 
+    /// What a set says of an instance that it lists.
     fn list(
         &mut self,
         id: EndpointId,
         instance: &Instance,
+        order: Order,
         is_new: bool,
         policy: &config::Service,
     ) {
+        let said = match instance.healthy {
+            true => Said::Healthy,
+            false => Said::Ill {
+                doubted: order != Order::Replaced,
+            },
+        };
         let known = self
             .places
             .get_mut(&id)
@@ -161,13 +160,29 @@ impl Board {
                     .retain(|(leaving, _)| !Arc::ptr_eq(leaving, &place.endpoint));
                 place.endpoint.restore();
             }
-            place.standing = before.listed(instance.healthy);
+            place.standing = Facts::of(before, said).standing();
             if (before, place.standing) == (Standing::Critical, Standing::Passing) {
                 place.endpoint.life().recovered();
             }
             place.instance = instance.clone();
             return;
         }
+        let place = self.new_place(&id, instance, Facts::new(said).standing(), is_new, policy);
+        if let Some(replaced) = self.places.insert(id, place) {
+            let cut_at = Instant::now() + policy.drain;
+            self.leaving.push((replaced.endpoint, cut_at));
+            self.changed = Some(SystemTime::now());
+        }
+    }
+
+    fn new_place(
+        &self,
+        id: &EndpointId,
+        instance: &Instance,
+        standing: Standing,
+        is_new: bool,
+        policy: &config::Service,
+    ) -> Place {
         let settings = PoolSettings {
             idle: policy.pool.idle,
             connections: policy.pool.connections,
@@ -181,87 +196,78 @@ impl Board {
         }
         let load = self.loads.load();
         let endpoint = Endpoint::new(id.clone(), handshake, settings, life, load, self.workers);
-        let place = Place {
+        Place {
             endpoint: Arc::new(endpoint),
             instance: instance.clone(),
-            standing: Standing::first(instance.healthy),
+            standing,
             checkup: None,
-        };
-        if let Some(replaced) = self.places.insert(id, place) {
-            let cut_at = Instant::now() + policy.drain;
-            self.leaving.push((replaced.endpoint, cut_at));
-            self.changed = Some(SystemTime::now());
         }
     }
 
-    /// Removes, or holds, what the registry no longer lists.
-    fn drop_unlisted(
+    /// Removes, or holds, what a set does not list. Returns whether it is doubted.
+    fn miss(
         &mut self,
         listed: &HashSet<EndpointId>,
-        served_before: usize,
-        guard: Option<config::Guard>,
+        served: usize,
+        update: &Update,
         policy: &config::Service,
     ) -> bool {
         // Whoever is at an address that is listed under another id is not lost, once that one serves:
         // a new check fails until it has run.
-        let addresses: HashSet<_> = self
+        let serving: HashSet<_> = self
             .places
             .iter()
             .filter(|(id, place)| listed.contains(*id) && place.standing == Standing::Passing)
             .map(|(id, _)| id.address.clone())
             .collect();
-        let mut renamed = Vec::new();
-        for (id, place) in &mut self.places {
-            let is_listed = listed.contains(id);
-            if let Standing::Held { listed, .. } = &mut place.standing {
-                *listed = is_listed;
-            }
-            if !is_listed && !place.is_removed() && addresses.contains(&id.address) {
-                renamed.push(id.clone());
-            }
-        }
-        for id in renamed {
-            self.remove(&id, policy);
-        }
+        let is_accounted_for = |id: &EndpointId| {
+            let identity = (Arc::clone(&id.instance), id.address.clone());
+            serving.contains(&id.address) || update.elsewhere.contains(&identity)
+        };
         let missing: Vec<_> = self
             .places
             .iter()
-            .filter(|(id, place)| {
-                !listed.contains(*id)
-                    && matches!(place.standing, Standing::Passing | Standing::Critical)
-            })
-            .map(|(id, place)| (id.clone(), place.standing == Standing::Passing))
+            .filter(|(id, _)| !listed.contains(*id))
+            .map(|(id, place)| (id.clone(), place.standing, is_accounted_for(id)))
             .collect();
-        let lost = missing.iter().filter(|(_, served)| *served).count();
-        let nobody_left = !self
-            .places
+        let lost = missing
             .iter()
-            .any(|(id, place)| listed.contains(id) && place.standing == Standing::Passing);
-        let now = Instant::now();
-        let hold = guard.filter(|guard| {
-            lost > 0 && (nobody_left || lost as f64 > guard.share * served_before as f64)
-        });
-        for (id, served) in missing {
-            match hold {
-                Some(guard) if served => {
-                    let until = now + guard.hold;
-                    if let Some(place) = self.places.get_mut(&id) {
-                        place.standing = Standing::Held {
-                            until,
-                            listed: false,
-                        };
-                    }
-                }
-                _ => self.remove(&id, policy),
+            .filter(|(_, before, accounted_for)| *before == Standing::Passing && !accounted_for);
+        let shrink = Shrink {
+            order: update.order,
+            served,
+            lost: lost.count(),
+            leaves_some: !serving.is_empty(),
+        };
+        let verdict = shrink.judge(policy.guard, update.by, Instant::now());
+        for (id, before, accounted_for) in missing {
+            let missing = if accounted_for {
+                Missing::Replaced
+            } else {
+                verdict
+            };
+            let now = Facts::of(before, Said::Nothing(missing)).standing();
+            match now {
+                Standing::Removed if before == Standing::Removed => {}
+                Standing::Removed => self.remove(&id, policy),
+                now => self.stand(&id, now),
             }
         }
-        hold.is_some()
+        matches!(verdict, Missing::Doubted(_))
     }
 
-    /// Holds an endpoint no longer: what the registry says of it now is believed.
-    pub(super) fn let_go(&mut self, id: &EndpointId, policy: &config::Service) {
-        let Some(place) = self.places.get_mut(id) else {
-            return;
+    fn stand(&mut self, id: &EndpointId, standing: Standing) {
+        if let Some(place) = self.places.get_mut(id) {
+            place.standing = standing;
+        }
+    }
+
+    /// Holds an endpoint no longer, if it is still held so: what the registry says of it now is
+    /// believed. Returns whether it was.
+    pub(super) fn let_go(&mut self, id: &EndpointId, held: Held, policy: &config::Service) -> bool {
+        let Some(place) = self.held_so(id, held) else {
+            // In the meantime it may have been registered again.
+            return false;
         };
         match place.standing.let_go() {
             Standing::Removed => self.remove(id, policy),
@@ -270,6 +276,19 @@ impl Board {
                 self.changed = Some(SystemTime::now());
             }
         }
+        true
+    }
+
+    /// Holds an endpoint for another reason, if it is still held for that one.
+    pub(super) fn hold_on(&mut self, id: &EndpointId, before: Held, now: Held) {
+        if let Some(place) = self.held_so(id, before) {
+            place.standing = Standing::Held(now);
+        }
+    }
+
+    fn held_so(&mut self, id: &EndpointId, held: Held) -> Option<&mut Place> {
+        let place = self.places.get_mut(id)?;
+        (place.standing == Standing::Held(held)).then_some(place)
     }
 
     /// The endpoint is gone: no new picks, and once nobody can pick it any more its idle
@@ -291,12 +310,12 @@ impl Board {
         }
     }
 
-    /// Those that the guard holds, and until when.
-    pub(super) fn held(&self) -> Vec<(EndpointId, Instant)> {
+    /// Those that the guard holds.
+    pub(super) fn held(&self) -> Vec<(EndpointId, Held)> {
         self.places
             .iter()
             .filter_map(|(id, place)| match place.standing {
-                Standing::Held { until, .. } => Some((id.clone(), until)),
+                Standing::Held(held) => Some((id.clone(), held)),
                 _ => None,
             })
             .collect()
@@ -304,7 +323,7 @@ impl Board {
 
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
     pub(super) fn healthy_instances(&self, all: bool) -> Vec<Instance> {
-        let is_held = |place: &Place| matches!(place.standing, Standing::Held { .. });
+        let is_held = |place: &Place| matches!(place.standing, Standing::Held(_));
         let wanted = |place: &&Place| match all {
             true => place.standing.is_pickable(),
             false => is_held(place),
@@ -323,7 +342,7 @@ impl Board {
         self.places.values().filter_map(|place| {
             let standing = match place.standing {
                 Standing::Removed => return None,
-                Standing::Held { .. } => journal::Standing::Held,
+                Standing::Held(_) => journal::Standing::Held,
                 Standing::Passing => journal::Standing::Healthy,
                 Standing::Critical => journal::Standing::Unhealthy,
             };
@@ -421,6 +440,7 @@ mod tests {
         Some(config::Guard {
             share: 0.5,
             hold: Duration::from_secs(60),
+            settle: Duration::from_secs(5),
         })
     }
 
@@ -430,6 +450,24 @@ mod tests {
             Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
             Loads::default(),
         )
+    }
+
+    /// A set that may be doubted, without evidence of anything; or one of our own choice.
+    fn take(
+        board: &mut Board,
+        set: &[Instance],
+        doubtable: bool,
+        policy: &config::Service,
+    ) -> bool {
+        let ours = Update::ours(set.to_vec());
+        let update = match doubtable {
+            true => Update {
+                order: Order::Unknown,
+                ..ours
+            },
+            false => ours,
+        };
+        board.take_over(&update, policy)
     }
 
     fn snapshot(board: &Board) -> Snapshot {
@@ -459,11 +497,11 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..4), true, &policy);
+        take(&mut board, &healthy(1..4), true, &policy);
         let before = snapshot(&board);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
-        board.take_over(&heavier, true, &policy);
+        take(&mut board, &heavier, true, &policy);
         let after = snapshot(&board);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
@@ -474,9 +512,9 @@ mod tests {
     #[tokio::test]
     async fn few_that_leave_are_removed_at_once() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..5), true, &policy);
+        take(&mut board, &healthy(1..5), true, &policy);
         let leaves = Arc::clone(&snapshot(&board).endpoints[0]);
-        assert!(!board.take_over(&healthy(2..5), true, &policy));
+        assert!(!take(&mut board, &healthy(2..5), true, &policy));
         assert_eq!(snapshot(&board).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
         board.retire_the_leaving();
@@ -487,8 +525,12 @@ mod tests {
     async fn many_that_leave_at_once_are_held() {
         for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
             let (mut board, policy) = (board(), policy(guard()));
-            board.take_over(&healthy(1..5), true, &policy);
-            assert!(board.take_over(&left, true, &policy), "{} left", left.len());
+            take(&mut board, &healthy(1..5), true, &policy);
+            assert!(
+                take(&mut board, &left, true, &policy),
+                "{} left",
+                left.len()
+            );
             let pickable = snapshot(&board).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
@@ -498,31 +540,31 @@ mod tests {
     #[tokio::test]
     async fn without_the_guard_all_that_leave_are_removed() {
         let (mut board, policy) = (board(), policy(None));
-        board.take_over(&healthy(1..5), true, &policy);
-        assert!(!board.take_over(&[], true, &policy));
+        take(&mut board, &healthy(1..5), true, &policy);
+        assert!(!take(&mut board, &[], true, &policy));
         assert!(snapshot(&board).endpoints.is_empty());
     }
 
     #[tokio::test]
     async fn what_is_given_up_is_not_held() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..5), true, &policy);
-        board.take_over(&healthy(4..5), true, &policy);
+        take(&mut board, &healthy(1..5), true, &policy);
+        take(&mut board, &healthy(4..5), true, &policy);
         assert_eq!(board.held().len(), 3);
-        board.take_over(&[], false, &policy);
+        take(&mut board, &[], false, &policy);
         assert!(snapshot(&board).endpoints.is_empty() && board.held().is_empty());
-        board.take_over(&healthy(1..5), true, &policy);
+        take(&mut board, &healthy(1..5), true, &policy);
         assert_eq!(snapshot(&board).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..4), true, &policy);
+        take(&mut board, &healthy(1..4), true, &policy);
         let before = snapshot(&board);
-        board.take_over(&[], true, &policy);
+        take(&mut board, &[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Held; 3]);
-        board.take_over(&healthy(1..4), true, &policy);
+        take(&mut board, &healthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
@@ -537,18 +579,22 @@ mod tests {
     #[tokio::test]
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..4), true, &policy);
+        take(&mut board, &healthy(1..4), true, &policy);
         let before = snapshot(&board);
-        board.take_over(&[], true, &policy);
-        let held = board.held();
+        take(&mut board, &[], true, &policy);
+        let until = |board: &Board| -> Vec<_> {
+            let held = board.held().into_iter();
+            held.map(|(id, held)| (id, held.until)).collect()
+        };
+        let held = until(&board);
         for signed_in in 2..5 {
-            board.take_over(&unhealthy(1..signed_in), true, &policy);
+            take(&mut board, &unhealthy(1..signed_in), true, &policy);
             assert_eq!(states(&mut board), [EndpointState::Held; 3]);
-            assert_eq!(board.held(), held, "for no longer than before");
+            assert_eq!(until(&board), held, "for no longer than before");
         }
         let mut set = unhealthy(1..4);
         set[1].healthy = true;
-        board.take_over(&set, true, &policy);
+        take(&mut board, &set, true, &policy);
         let (held, serving) = (EndpointState::Held, EndpointState::Serving);
         assert_eq!(states(&mut board), [held, serving, held]);
         assert!(Arc::ptr_eq(
@@ -556,7 +602,7 @@ mod tests {
             &snapshot(&board).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
-        board.take_over(&unhealthy(1..4), true, &policy);
+        take(&mut board, &unhealthy(1..4), true, &policy);
         assert_eq!(states(&mut board), [held, EndpointState::Unhealthy, held]);
     }
 
@@ -564,14 +610,14 @@ mod tests {
     async fn who_is_let_go_rests_if_it_has_signed_in_again_and_is_removed_if_not() {
         for doubtable in [true, false] {
             let (mut board, policy) = (board(), policy(guard()));
-            board.take_over(&healthy(1..4), true, &policy);
-            board.take_over(&[], true, &policy);
-            board.take_over(&unhealthy(1..4), true, &policy);
+            take(&mut board, &healthy(1..4), true, &policy);
+            take(&mut board, &[], true, &policy);
+            take(&mut board, &unhealthy(1..4), true, &policy);
             // One that has signed out again is not listed any more.
-            board.take_over(&unhealthy(1..3), doubtable, &policy);
-            for (id, _) in board.held() {
+            take(&mut board, &unhealthy(1..3), doubtable, &policy);
+            for (id, held) in board.held() {
                 assert!(doubtable, "not held any more");
-                board.let_go(&id, &policy);
+                board.let_go(&id, held, &policy);
             }
             let snapshot = snapshot(&board);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
@@ -582,9 +628,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
         let (mut board, policy) = (board(), policy(None));
-        board.take_over(&healthy(1..3), true, &policy);
+        take(&mut board, &healthy(1..3), true, &policy);
         let works = snapshot(&board).endpoints[0].pool(0).enter();
-        board.take_over(&[], true, &policy);
+        take(&mut board, &[], true, &policy);
         assert_eq!(states(&mut board), [EndpointState::Draining]);
         tokio::time::advance(policy.drain * 2).await;
         assert_eq!(states(&mut board), [EndpointState::Draining]);
@@ -595,9 +641,9 @@ mod tests {
     #[tokio::test]
     async fn whose_checks_fail_is_neither_picked_nor_held() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..3), true, &policy);
+        take(&mut board, &healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
-        assert!(!board.take_over(&failing, true, &policy));
+        assert!(!take(&mut board, &failing, true, &policy));
         let snapshot = snapshot(&board);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
@@ -606,15 +652,15 @@ mod tests {
     #[tokio::test]
     async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..5), true, &policy);
+        take(&mut board, &healthy(1..5), true, &policy);
         let first = |board: &Board| Arc::clone(&snapshot(board).endpoints[0]);
         for works in [true, false] {
             let before = first(&board);
             let work = works.then(|| before.pool(0).enter());
-            board.take_over(&healthy(2..5), true, &policy);
+            take(&mut board, &healthy(2..5), true, &policy);
             board.retire_the_leaving();
             assert!(before.pool(0).is_retired());
-            board.take_over(&healthy(1..5), true, &policy);
+            take(&mut board, &healthy(1..5), true, &policy);
             board.retire_the_leaving();
             let again = first(&board);
             assert_eq!(Arc::ptr_eq(&before, &again), works);
@@ -626,35 +672,35 @@ mod tests {
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_neither_held_nor_lost() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..5), true, &policy);
+        take(&mut board, &healthy(1..5), true, &policy);
         let mut renamed = healthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
         }
-        assert!(!board.take_over(&renamed, true, &policy));
+        assert!(!take(&mut board, &renamed, true, &policy));
         let all = snapshot(&board).endpoints;
         assert!(all.iter().all(|one| one.id().instance.starts_with("new")));
         assert_eq!(all.len(), 4);
         // Whoever is held until then is let go.
-        assert!(board.take_over(&healthy(5..6), true, &policy));
+        assert!(take(&mut board, &healthy(5..6), true, &policy));
         assert_eq!(board.held().len(), 4);
-        board.take_over(&healthy(1..6), true, &policy);
+        take(&mut board, &healthy(1..6), true, &policy);
         assert_eq!(board.held().len(), 0);
     }
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_held_until_the_check_of_that_one_has_passed() {
         let (mut board, policy) = (board(), policy(guard()));
-        board.take_over(&healthy(1..5), true, &policy);
+        take(&mut board, &healthy(1..5), true, &policy);
         let mut renamed = unhealthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
         }
-        assert!(board.take_over(&renamed, true, &policy));
+        assert!(take(&mut board, &renamed, true, &policy));
         assert_eq!(snapshot(&board).endpoints.len(), 4);
         for passed in 0..4 {
             renamed[passed].healthy = true;
-            board.take_over(&renamed, true, &policy);
+            take(&mut board, &renamed, true, &policy);
             assert_eq!(board.held().len(), 3 - passed);
             let addresses = snapshot(&board).endpoints;
             let addresses = addresses.iter().map(|one| one.id().address.clone());
@@ -672,7 +718,7 @@ mod tests {
             for instance in &mut set {
                 instance.tls = tls;
             }
-            assert!(!board.take_over(&set, true, &policy));
+            assert!(!take(&mut board, &set, true, &policy));
             board.retire_the_leaving();
             let after = snapshot(&board).endpoints;
             assert_eq!(states(&mut board), [EndpointState::Serving; 4]);

@@ -1,32 +1,43 @@
-//! The shrink guard's checks. A registry that restarts without its data answers an empty list
-//! with status 200; before endpoints are dropped by the dozen they are asked themselves.
+//! The shrink guard's questions. A registry that restarts without its data answers an empty list
+//! with status 200; before endpoints are dropped that must not be, they are asked whether they are
+//! there, and their registry whether it means it. What follows from the answers is in `standing`.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures_util::future::join_all;
-use tokio::{net::TcpStream, time::Instant};
+use futures_util::future::{join, join_all};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
-use super::{EndpointId, Service, journal::Why};
+use super::{
+    EndpointId, Service,
+    journal::Why,
+    standing::{Again, Held, HoldReason},
+};
+use crate::{
+    evidence::Evidence,
+    instance::{Instance, InstanceSet},
+    registry::ServiceQuery,
+};
 
 /// How often those that are held are asked.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Checks the service's held endpoints until none is held any more: one that does not take a
-/// connection is let go at once, one that does at the guard's deadline.
+/// connection is let go at once, one that does when its registry has confirmed that it is gone, or
+/// at the guard's deadline.
 pub(super) fn watch_over(service: &Arc<Service>) {
-    tracing::warn!(
-        service = %service.name(),
-        held = service.board().held().len(),
-        "the registry lost many instances at once; those that still answer are kept for a while"
-    );
     // Ends by itself: with the service, with the last held endpoint, or at the deadline.
     tokio::spawn(run(Arc::downgrade(service)));
 }
 
 async fn run(service: Weak<Service>) {
+    let mut seen = HashSet::new();
     loop {
         let Some(service) = service.upgrade() else {
             return;
@@ -40,27 +51,135 @@ async fn run(service: Weak<Service>) {
         if held.is_empty() {
             return;
         }
-        let limit = service.policy().timeout.connect;
-        let verdicts = join_all(held.into_iter().map(|(id, until)| async move {
-            let keep = Instant::now() < until && answers(&id, limit).await;
-            (id, until, keep)
-        }))
-        .await;
-        settle(&service, verdicts);
+        log(&service, &held, &seen);
+        let answers = join_all(held.iter().map(|(id, _)| answers(&service, id)));
+        let (answers, said) = join(answers, ask_again(&service, &held, &seen)).await;
+        seen = held.iter().map(key).collect();
+        settle(&service, std::iter::zip(held, answers), &said);
         drop(service);
         tokio::time::sleep(EVERY).await;
     }
 }
 
+/// What tells one time that an endpoint is held from another.
+fn key((id, held): &(EndpointId, Held)) -> (EndpointId, Instant) {
+    (id.clone(), held.until)
+}
+
+type Seen = HashSet<(EndpointId, Instant)>;
+
+fn log(service: &Service, held: &[(EndpointId, Held)], seen: &Seen) {
+    let mut new = HashMap::<String, (usize, HoldReason)>::new();
+    for one in held.iter().filter(|one| !seen.contains(&key(one))) {
+        let reason = one.1.reason;
+        new.entry(reason.to_string()).or_insert((0, reason)).0 += 1;
+    }
+    let name = service.name();
+    for (why, (held, reason)) in new {
+        match reason {
+            HoldReason::Unconfirmed(_) => {
+                tracing::info!(service = %name, held, why, "the registry took away instances that it is asked about again");
+            }
+            HoldReason::Loss(_) | HoldReason::Many => {
+                tracing::warn!(service = %name, held, why, "the registry lost many instances at once; those that still answer are kept for a while");
+            }
+        }
+    }
+}
+
+/// A registry's second answer.
+struct Second {
+    set: InstanceSet,
+    is_empty: bool,
+    /// What the first answer showed.
+    before: Evidence,
+}
+
+/// Asks those registries again that have dropped endpoints and may be right: once at once, for what
+/// shows a loss of data may not show for long, and once when they are to be believed.
+async fn ask_again(
+    service: &Service,
+    held: &[(EndpointId, Held)],
+    seen: &Seen,
+) -> HashMap<usize, Second> {
+    let now = Instant::now();
+    let is_due = |one: &&(EndpointId, Held)| match one.1.reason {
+        HoldReason::Unconfirmed(settled) => now >= settled || !seen.contains(&key(one)),
+        HoldReason::Loss(_) | HoldReason::Many => false,
+    };
+    let of: HashSet<_> = held
+        .iter()
+        .filter(is_due)
+        .map(|(_, held)| held.by)
+        .collect();
+    let second = |of: usize| async move {
+        let inquiry = service.inquiry(of)?;
+        // Before it is asked: the watcher may hear something later meanwhile.
+        let before = service.listing().set(of)?.evidence.clone();
+        let query = ServiceQuery {
+            name: service.registered_name().to_owned(),
+            tags: service.policy().tags.clone(),
+            usage: Arc::clone(service.usage()),
+            consistent: true,
+        };
+        let set = inquiry.set(query).await?;
+        let is_empty = inquiry.is_empty().await?;
+        let second = Second {
+            set,
+            is_empty,
+            before,
+        };
+        Some((of, second))
+    };
+    let seconds = join_all(of.into_iter().map(second)).await;
+    seconds.into_iter().flatten().collect()
+}
+
+impl Second {
+    fn of(&self, id: &EndpointId, service: &Service) -> Again {
+        let policy = service.policy();
+        let several = service.listing().several();
+        let is_it =
+            |one: &&Instance| one.address == id.address && (several || one.id == id.instance);
+        let mut same = self.set.instances.iter().filter(is_it);
+        Again {
+            order: self.set.evidence.after(&self.before),
+            lists_it: same.any(|one| one.healthy && one.has(&policy.tags, &policy.meta)),
+            is_empty: self.is_empty,
+        }
+    }
+}
+
 /// Lets go of those that need not be kept.
-fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
+fn settle(
+    service: &Service,
+    asked: impl Iterator<Item = ((EndpointId, Held), bool)>,
+    said: &HashMap<usize, Second>,
+) {
+    let now = Instant::now();
+    let verdicts: Vec<_> = asked
+        .map(|((id, held), answers)| {
+            let again = said.get(&held.by).map(|second| second.of(&id, service));
+            let verdict = match again {
+                _ if !answers || now >= held.until => None,
+                Some(again) => held.confirmed(again, now),
+                None => Some(held),
+            };
+            (id, held, verdict)
+        })
+        .collect();
     let mut board = service.board();
-    let held = board.held();
-    for (id, until, keep) in verdicts {
-        // In the meantime it may have been registered again.
-        if !keep && held.contains(&(id.clone(), until)) {
-            tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
-            board.let_go(&id, service.policy());
+    for (id, held, verdict) in verdicts {
+        match verdict {
+            Some(still) if still == held => {}
+            Some(still) => {
+                tracing::warn!(service = %service.name(), endpoint = %id.address, why = %still.reason, "held for longer");
+                board.hold_on(&id, held, still);
+            }
+            None if board.let_go(&id, held, service.policy()) => {
+                tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
+            }
+            None => {}
         }
     }
     service.publish(&mut board);
@@ -69,7 +188,8 @@ fn settle(service: &Service, verdicts: Vec<(EndpointId, Instant, bool)>) {
     service.tell_of_change();
 }
 
-async fn answers(id: &EndpointId, limit: Duration) -> bool {
+async fn answers(service: &Service, id: &EndpointId) -> bool {
+    let limit = service.policy().timeout.connect;
     let connecting = TcpStream::connect((id.address.host(), id.address.port()));
-    matches!(tokio::time::timeout(limit, connecting).await, Ok(Ok(_)))
+    matches!(timeout(limit, connecting).await, Ok(Ok(_)))
 }

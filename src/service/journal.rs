@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::instance::{Address, Instance, Revision};
+use crate::instance::{Address, Instance};
 
 /// As many changes are remembered.
 const LENGTH: usize = 50;
@@ -81,7 +81,7 @@ pub enum Why {
         /// Its name in proxy.toml.
         registry: Arc<str>,
         /// How it numbers that, if it does.
-        revision: Revision,
+        revision: Option<u64>,
     },
     /// A registry cannot be read, and another one takes its place; or what it said was given up.
     Away {
@@ -385,7 +385,7 @@ mod tests {
     fn told() -> Why {
         Why::Registry {
             registry: "main".into(),
-            revision: Revision(Some(7)),
+            revision: Some(7),
         }
     }
 

@@ -11,7 +11,7 @@
 //!                    doubted, ejected <
 //! ```
 //!
-//! What the registry says ([`Standing`]) is kept under the board's lock. What requests find out
+//! What the registry makes of it ([`Standing`]) is kept under the board's lock. What requests find out
 //! ([`Life`]) is kept in atomics, which a request that goes well only reads.
 
 use std::{
@@ -25,70 +25,8 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::outlier::Suspicion;
+use super::{outlier::Suspicion, standing::Standing};
 use crate::config::Eject;
-
-/// What the registry says of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Listed, and healthy.
-    Passing,
-    /// Listed; its checks do not pass.
-    Critical,
-    /// The registry dropped it, and is doubted: picked until the guard lets go of it.
-    Held {
-        until: Instant,
-        /// It has signed in again, and its checks have not passed yet. A new check fails until it
-        /// has run, which says nothing of whoever is checked.
-        listed: bool,
-    },
-    /// Removed; what is in flight finishes.
-    Removed,
-}
-
-impl Standing {
-    pub(super) fn is_pickable(self) -> bool {
-        matches!(self, Self::Passing | Self::Held { .. })
-    }
-
-    /// As the API has it.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Passing => "passing",
-            Self::Critical => "critical",
-            Self::Held { .. } => "dropped",
-            Self::Removed => "removed",
-        }
-    }
-
-    /// The first that a registry says of an instance.
-    pub(super) fn first(healthy: bool) -> Self {
-        if healthy {
-            Self::Passing
-        } else {
-            Self::Critical
-        }
-    }
-
-    /// The registry lists it, again or still.
-    pub(super) fn listed(self, healthy: bool) -> Self {
-        match self {
-            Self::Held { until, .. } if !healthy => Self::Held {
-                until,
-                listed: true,
-            },
-            _ => Self::first(healthy),
-        }
-    }
-
-    /// The guard holds it no longer: what the registry says of it now is believed.
-    pub(super) fn let_go(self) -> Self {
-        match self {
-            Self::Held { listed: true, .. } => Self::Critical,
-            _ => Self::Removed,
-        }
-    }
-}
 
 /// What becomes of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -148,7 +86,7 @@ impl EndpointState {
             _ if fails_checks => Self::Failing,
             _ if life.is_ejected() => Self::Ejected,
             _ if life.is_doubted() => Self::Doubted,
-            Standing::Held { .. } => Self::Held,
+            Standing::Held(_) => Self::Held,
             Standing::Passing if life.is_warming(now) => Self::Warming,
             Standing::Passing => Self::Serving,
         }

@@ -2,16 +2,18 @@
 //! metadata and, where there are several registries, combined. Knows nothing of endpoints.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::{
     config::{self, Combine, Origin},
-    instance::{Address, Instance, InstanceSet},
+    evidence::{Loss, Order},
+    instance::{Address, Identity, Instance, InstanceSet},
     registry::watch::Event,
 };
 
@@ -26,23 +28,44 @@ pub(super) struct Listing {
     remembered: Vec<Option<SystemTime>>,
     /// Whose set a failover has chosen.
     chosen: Option<usize>,
+    /// The registries' latest losses of data, and when they showed.
+    losses: Vec<Option<(Loss, Instant)>>,
 }
 
 #[derive(Debug)]
 enum Heard {
     Nothing,
-    /// It cannot be read, or what it said is too old; it never said anything that still counts.
+    /// It cannot be read, and never said anything.
     Failed,
+    /// What it said is too old to count.
+    GivenUp,
     Set(InstanceSet),
 }
 
 /// What the service's set is now.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Update {
     pub(super) instances: Vec<Instance>,
-    /// Whether this is one registry's word for a change, which may be its mistake; or our own
-    /// decision, which is not.
-    pub(super) doubtable: bool,
+    /// How it follows the set before: as one registry's word for a change, which may be its
+    /// mistake; or as another set in its place, which is our own decision.
+    pub(super) order: Order,
+    /// Whose word it is, by the registry's place in the list.
+    pub(super) by: usize,
+    /// Those that nobody dropped, although they are not in the set: they have not what is wanted,
+    /// or are of a datacenter, a zone or a registry that does not serve.
+    pub(super) elsewhere: HashSet<Identity>,
+}
+
+impl Update {
+    /// A set of our own choice, in the place of whatever was there.
+    pub(super) fn ours(instances: Vec<Instance>) -> Self {
+        Self {
+            instances,
+            order: Order::Replaced,
+            by: 0,
+            elsewhere: HashSet::new(),
+        }
+    }
 }
 
 /// How another registry's set differs from the one that serves, by address.
@@ -67,6 +90,7 @@ impl Listing {
         Self {
             heard: registries.iter().map(|_| Heard::Nothing).collect(),
             remembered: vec![None; registries.len()],
+            losses: vec![None; registries.len()],
             registries,
             combine,
             chosen: None,
@@ -81,27 +105,78 @@ impl Listing {
         event: Event<InstanceSet>,
         policy: &config::Service,
     ) -> Option<Update> {
-        let given_up = event == Event::Stale;
         if !matches!(event, Event::Failed) {
             self.remembered[from] = None;
         }
-        self.heard[from] = match event {
+        let order = match event {
             Event::State(mut set) => {
-                let wanted = |instance: &Instance| instance.has(&policy.tags, &policy.meta);
-                set.instances.retain(wanted);
-                Heard::Set(set)
+                let order = self.order(from, &set);
+                let wanted = |one: &Instance| one.has(&policy.tags, &policy.meta);
+                let (wanted, others) = set.instances.into_iter().partition(wanted);
+                set.instances = wanted;
+                let others: Vec<Instance> = others;
+                set.elsewhere.extend(others.iter().map(Instance::identity));
+                self.heard[from] = Heard::Set(set);
+                order
             }
-            Event::Stale => Heard::Failed,
-            Event::Failed if matches!(self.heard[from], Heard::Nothing) => Heard::Failed,
-            Event::Failed => return None,
+            Event::Failed if !matches!(self.heard[from], Heard::Nothing) => return None,
+            Event::Failed => {
+                self.heard[from] = Heard::Failed;
+                Order::Unknown
+            }
+            Event::Stale => {
+                self.heard[from] = Heard::GivenUp;
+                Order::Replaced
+            }
         };
-        match self.combine {
-            Combine::Failover if self.registries.len() > 1 => self.fail_over(from, given_up),
-            Combine::Union if self.registries.len() > 1 => self.unite(given_up),
+        let update = match self.combine {
+            Combine::Failover if self.registries.len() > 1 => self.fail_over(from, order),
+            Combine::Union if self.registries.len() > 1 => self.unite(order),
             Combine::Failover | Combine::Union | Combine::Shadow => {
-                (from == 0).then(|| self.first(given_up)).flatten()
+                (from == 0).then(|| self.first(order)).flatten()
             }
+        };
+        update.map(|update| Update {
+            by: from,
+            elsewhere: self.elsewhere(),
+            ..update
+        })
+    }
+
+    /// How a registry's answer follows the one before. Another datacenter's or zone's takes the
+    /// place of what was there only if it has somebody healthy: else nothing took its place.
+    fn order(&mut self, from: usize, set: &InstanceSet) -> Order {
+        let order = set.evidence.order().unwrap_or_else(|| {
+            let before = self.set(from).map(|before| &before.evidence);
+            before.map_or(Order::Unknown, |before| set.evidence.after(before))
+        });
+        if let Order::Lost(loss) = order {
+            self.losses[from] = Some((loss, Instant::now()));
         }
+        match order {
+            Order::Replaced if !has_healthy(set) => Order::Unknown,
+            order => order,
+        }
+    }
+
+    /// Those that some registry lists, be they in the service's set or not.
+    fn elsewhere(&self) -> HashSet<Identity> {
+        let sets = (0..self.heard.len()).filter_map(|of| self.set(of));
+        let all = sets.flat_map(|set| {
+            let others = set.elsewhere.iter().cloned();
+            let unchosen = set.instances.iter().filter(|_| self.several());
+            others.chain(unchosen.map(Instance::identity))
+        });
+        all.map(|(id, address)| match self.several() {
+            true => (address.to_string().into(), address),
+            false => (id, address),
+        })
+        .collect()
+    }
+
+    /// Whether several registries make the set, so that an instance is known by its address.
+    pub(super) fn several(&self) -> bool {
+        self.registries.len() > 1 && self.combine != Combine::Shadow
     }
 
     /// Takes over what a registry said before the start, until it says something itself.
@@ -118,18 +193,22 @@ impl Listing {
     }
 
     /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
-    pub(super) fn now(&self) -> Option<Update> {
-        let several = self.registries.len() > 1;
+    /// Whom it lacks was dropped some time in the last `span`.
+    pub(super) fn now(&self, span: Duration) -> Option<Update> {
+        let late = |at: &Instant| at.elapsed() < span;
+        let loss = self.losses.iter().flatten().find(|(_, at)| late(at));
+        let order = loss.map_or(Order::Forward, |(loss, _)| Order::Lost(*loss));
         match self.combine {
-            Combine::Failover if several => {
+            Combine::Failover if self.several() => {
                 let set = self.set(self.chosen?)?;
                 Some(Update {
-                    instances: by_address(set.instances.iter()),
-                    doubtable: true,
+                    order,
+                    by: self.serving(),
+                    ..Update::ours(by_address(set.instances.iter()))
                 })
             }
-            Combine::Union if several => self.unite(false),
-            Combine::Failover | Combine::Union | Combine::Shadow => self.first(false),
+            Combine::Union if self.several() => self.unite(order),
+            Combine::Failover | Combine::Union | Combine::Shadow => self.first(order),
         }
     }
 
@@ -156,38 +235,43 @@ impl Listing {
             .any(|heard| matches!(heard, Heard::Nothing))
     }
 
-    fn first(&self, given_up: bool) -> Option<Update> {
+    fn first(&self, order: Order) -> Option<Update> {
         let instances = match self.set(0) {
             Some(set) => set.instances.clone(),
-            None if given_up => Vec::new(),
+            None if self.was_given_up() => return Some(Update::ours(Vec::new())),
             None => return None,
         };
         Some(Update {
-            instances,
-            doubtable: !given_up,
+            order,
+            ..Update::ours(instances)
         })
     }
 
-    fn unite(&self, given_up: bool) -> Option<Update> {
+    fn unite(&self, order: Order) -> Option<Update> {
         let mut sets = (0..self.heard.len())
             .filter_map(|of| self.set(of))
             .peekable();
-        if sets.peek().is_none() && !given_up {
-            return None;
+        if sets.peek().is_none() {
+            return self.was_given_up().then(|| Update::ours(Vec::new()));
         }
         Some(Update {
-            instances: by_address(sets.flat_map(|set| &set.instances)),
-            doubtable: !given_up,
+            order,
+            ..Update::ours(by_address(sets.flat_map(|set| &set.instances)))
         })
+    }
+
+    fn was_given_up(&self) -> bool {
+        let mut heard = self.heard.iter();
+        heard.any(|heard| matches!(heard, Heard::GivenUp))
     }
 
     /// Serves from the first that has somebody healthy; where nobody has, from the first that has
     /// anybody, else from the first that says something.
-    fn fail_over(&mut self, from: usize, given_up: bool) -> Option<Update> {
+    fn fail_over(&mut self, from: usize, order: Order) -> Option<Update> {
         let first = |wanted: fn(&InstanceSet) -> bool| {
             (0..self.heard.len()).find(|of| self.set(*of).is_some_and(wanted))
         };
-        let chosen = first(|set| set.instances.iter().any(|instance| instance.healthy))
+        let chosen = first(has_healthy)
             .or_else(|| first(|set| !set.instances.is_empty()))
             .or_else(|| first(|_| true));
         let before = std::mem::replace(&mut self.chosen, chosen);
@@ -195,9 +279,14 @@ impl Listing {
             return None;
         }
         let set = chosen.and_then(|chosen| self.set(chosen));
+        let order = match order {
+            // Nobody took anybody's place: it is that registry's word.
+            order if before == chosen || !set.is_some_and(has_healthy) => order,
+            _ => Order::Replaced,
+        };
         Some(Update {
-            instances: by_address(set.into_iter().flat_map(|set| &set.instances)),
-            doubtable: before == chosen && !given_up,
+            order,
+            ..Update::ours(by_address(set.into_iter().flat_map(|set| &set.instances)))
         })
     }
 
@@ -210,7 +299,7 @@ impl Listing {
     pub(super) fn set(&self, of: usize) -> Option<&InstanceSet> {
         match &self.heard[of] {
             Heard::Set(set) => Some(set),
-            Heard::Nothing | Heard::Failed => None,
+            Heard::Nothing | Heard::Failed | Heard::GivenUp => None,
         }
     }
 
@@ -279,6 +368,10 @@ fn by_address<'i>(instances: impl Iterator<Item = &'i Instance>) -> Vec<Instance
     InstanceSet::of(named).instances
 }
 
+fn has_healthy(set: &InstanceSet) -> bool {
+    set.instances.iter().any(|instance| instance.healthy)
+}
+
 fn healths(set: &InstanceSet) -> BTreeMap<&Address, bool> {
     let instances = set.instances.iter();
     instances.map(|one| (&one.address, one.healthy)).collect()
@@ -287,6 +380,7 @@ fn healths(set: &InstanceSet) -> BTreeMap<&Address, bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::Mark;
 
     fn policy(text: &str) -> config::Service {
         let text = format!(
@@ -329,7 +423,7 @@ mod tests {
         update.map(|update| {
             let instances = update.instances.iter();
             let shown = instances.map(|one| (one.address.port(), one.healthy));
-            (shown.collect(), update.doubtable)
+            (shown.collect(), update.order != Order::Replaced)
         })
     }
 
@@ -383,6 +477,163 @@ mod tests {
         assert_eq!(listing.hear(0, Event::Failed, &policy), None);
         let heard = listing.hear(0, Event::Stale, &policy);
         assert_eq!(shown(heard), Some((vec![(8, true)], false)));
+    }
+
+    /// A set with the index that a registry's part has for it.
+    fn numbered(part: &str, revision: u64, instances: &[(&str, i64, bool)]) -> Event<InstanceSet> {
+        let Event::State(set) = state(instances) else {
+            unreachable!("it is one");
+        };
+        Event::State(set.with(Mark {
+            part: part.into(),
+            revision: Some(revision),
+            ..Mark::default()
+        }))
+    }
+
+    /// Each combination of several sets, against each way in which an instance may leave one of
+    /// them: how the update follows the set before, and which address nobody dropped.
+    #[test]
+    fn whether_an_instance_was_dropped_follows_from_all_that_have_a_say() {
+        let back = Order::Lost(Loss::WentBack { from: 7, to: 2 });
+        let (up, ill) = ([("x", 1, true)], [("x", 1, false)]);
+        let other: [(&str, i64, bool); 1] = [("y", 2, true)];
+        let alone = "registry = \"a\"";
+        let failover = "registry = [\"a\", \"b\"]\ncombine = \"failover\"";
+        let union = "registry = [\"a\", \"b\"]\ncombine = \"union\"";
+        let shadow = "registry = [\"a\", \"b\"]\ncombine = \"shadow\"";
+        let none: &[(&str, i64, bool)] = &[];
+        let (first, second) = (0, 1);
+        for (what, origin, before, event, order, elsewhere) in [
+            (
+                "dropped",
+                alone,
+                None,
+                numbered("", 8, none),
+                Order::Forward,
+                None,
+            ),
+            ("lost", alone, None, numbered("", 2, none), back, None),
+            (
+                "ill",
+                alone,
+                None,
+                numbered("", 8, &ill),
+                Order::Forward,
+                None,
+            ),
+            ("given up", alone, None, Event::Stale, Order::Replaced, None),
+            (
+                "another datacenter",
+                alone,
+                None,
+                numbered("far", 1, &other),
+                Order::Replaced,
+                None,
+            ),
+            (
+                "one without anybody well",
+                alone,
+                None,
+                numbered("far", 1, none),
+                Order::Unknown,
+                None,
+            ),
+            (
+                "a failover's loss",
+                failover,
+                Some(none),
+                numbered("", 2, none),
+                back,
+                None,
+            ),
+            (
+                "replaced, lost",
+                failover,
+                Some(&other[..]),
+                numbered("", 2, none),
+                Order::Replaced,
+                None,
+            ),
+            (
+                "replaced, ill",
+                failover,
+                Some(&other[..]),
+                numbered("", 8, &ill),
+                Order::Replaced,
+                Some(1),
+            ),
+            (
+                "all are ill",
+                failover,
+                Some(&[("y", 2, false)]),
+                numbered("", 8, none),
+                Order::Forward,
+                Some(2),
+            ),
+            (
+                "a union's",
+                union,
+                Some(&other[..]),
+                numbered("", 8, none),
+                Order::Forward,
+                Some(2),
+            ),
+            (
+                "a union's loss",
+                union,
+                Some(&other[..]),
+                numbered("", 2, none),
+                back,
+                Some(2),
+            ),
+            (
+                "in both",
+                union,
+                Some(&up[..]),
+                numbered("", 8, none),
+                Order::Forward,
+                Some(1),
+            ),
+            (
+                "shadowed",
+                shadow,
+                Some(&up[..]),
+                numbered("", 8, none),
+                Order::Forward,
+                None,
+            ),
+        ] {
+            let policy = policy(origin);
+            let mut listing = Listing::new(&policy.origin);
+            if let Some(before) = before {
+                listing.hear(second, state(before), &policy);
+            }
+            listing.hear(first, numbered("", 7, &up), &policy);
+            let update = listing.hear(first, event, &policy).expect(what);
+            assert_eq!(update.order, order, "{what}");
+            let mut ports = update.elsewhere.iter().map(|(_, address)| address.port());
+            let found = match elsewhere {
+                Some(port) => ports.any(|one| one == port),
+                None => ports.next().is_none() || listing.several(),
+            };
+            assert!(found, "{what}: {:?}", update.elsewhere);
+        }
+    }
+
+    #[test]
+    fn who_has_no_longer_what_is_wanted_was_dropped_by_nobody() {
+        let policy = policy("registry = \"a\"\nmeta = { zone = \"a\" }");
+        let mut listing = Listing::new(&policy.origin);
+        let event = |zone: &str| {
+            let mut one = instance("x", 1, true);
+            one.meta = BTreeMap::from([("zone".into(), zone.into())]);
+            Event::State(InstanceSet::of([Ok(one)]))
+        };
+        let update = listing.hear(0, event("a"), &policy).unwrap();
+        assert_eq!((update.instances.len(), update.elsewhere.len()), (1, 0));
+        let update = listing.hear(0, event("b"), &policy).unwrap();
+        assert_eq!((update.instances.len(), update.elsewhere.len()), (0, 1));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     Service, Split, checks, elsewhere, guard,
+    inquiry::Inquiry,
     journal::Why,
     listing::Update,
     prober::Prober,
@@ -123,10 +124,7 @@ impl Maker {
         let service = self.service(name, self.policy(name).clone(), subsets);
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
-            let update = Update {
-                instances: instances.clone(),
-                doubtable: false,
-            };
+            let update = Update::ours(instances.clone());
             service.update(&update, Why::ProxyToml);
         }
         self.remember(&service, saved);
@@ -171,10 +169,12 @@ impl Maker {
         registry: &Arc<str>,
     ) -> Result<JoinHandle<()>, StartError> {
         let (registry, settings) = self.registry(registry)?;
+        service.may_ask_again(place, Inquiry::new(registry, None));
         let source = registry.service(ServiceQuery {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
             usage: Arc::clone(service.usage()),
+            consistent: false,
         });
         Ok(self.take_over(service, place, source, settings))
     }
@@ -294,11 +294,13 @@ impl Maker {
         let service = self.service(name, policy, Vec::new());
         service.usage().keep();
         self.remember(&service, saved);
-        let source = Box::new(Merged::new(
-            Arc::clone(registry),
-            parts,
-            Arc::clone(service.usage()),
-        ));
+        let inquiry = Inquiry::new(registry, Some(parts.clone()));
+        service.may_ask_again(0, inquiry);
+        let query = ServiceQuery {
+            usage: Arc::clone(service.usage()),
+            ..ServiceQuery::default()
+        };
+        let source = Box::new(Merged::new(Arc::clone(registry), parts, query));
         let watcher = self.take_over(&service, 0, source, settings);
         Some(Made { service, watcher })
     }
@@ -353,8 +355,11 @@ impl Maker {
         registries.filter_map(|(name, registry)| Some((name, registry.watches()?)))
     }
 
-    fn registry(&self, name: &Arc<str>) -> Result<(&dyn Registry, &config::Registry), StartError> {
-        let registry = self.registries.get(name).map(|registry| &**registry);
+    fn registry(
+        &self,
+        name: &Arc<str>,
+    ) -> Result<(&Arc<dyn Registry>, &config::Registry), StartError> {
+        let registry = self.registries.get(name);
         registry
             .zip(self.settings.get(name))
             .ok_or_else(|| StartError::NoSuchRegistry(Arc::clone(name)))

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -20,6 +20,7 @@ use super::{
     BalanceStatus, Endpoint, Lane, View,
     balance::Loads,
     board::Board,
+    inquiry::Inquiry,
     journal::{Journal, Why},
     limits::Limits,
     listing::{Listing, Update},
@@ -64,6 +65,8 @@ pub struct Service {
     journal: Mutex<Journal>,
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
+    /// How each of them is asked again.
+    inquiries: Box<[OnceLock<Inquiry>]>,
     usage: Arc<Usage>,
     /// Told whenever its set has changed.
     changes: Arc<Notify>,
@@ -117,6 +120,12 @@ impl Service {
                 .map(|registry| WatchStatus::new(Arc::clone(registry), Some(Arc::clone(&name))))
                 .map(Arc::new)
                 .collect(),
+            inquiries: policy
+                .origin
+                .registries()
+                .iter()
+                .map(|_| OnceLock::new())
+                .collect(),
             usage: Arc::default(),
             changes,
             refusals: Arc::default(),
@@ -159,6 +168,18 @@ impl Service {
     /// What is known of its watchers, one for each of its registries, in their order.
     pub fn watches(&self) -> &[Arc<WatchStatus>] {
         &self.watches
+    }
+
+    /// How one of its registries is asked again, beside its watcher.
+    pub(super) fn inquiry(&self, of: usize) -> Option<&Inquiry> {
+        self.inquiries.get(of)?.get()
+    }
+
+    /// Once for each of its registries, before it is watched.
+    pub(super) fn may_ask_again(&self, of: usize, inquiry: Inquiry) {
+        if let Some(place) = self.inquiries.get(of) {
+            place.get_or_init(|| inquiry);
+        }
     }
 
     /// Whether one of its registries has neither answered nor failed yet.
@@ -207,7 +228,7 @@ impl Service {
         let why = match &event {
             Event::State(set) => {
                 self.watches[from].note_state(set.instances.len(), set.skipped.clone());
-                let revision = set.revision;
+                let revision = set.evidence.revision();
                 Why::Registry { registry, revision }
             }
             Event::Failed | Event::Stale => Why::Away { registry },
@@ -229,7 +250,7 @@ impl Service {
             self.changes.notify_one();
             return false;
         }
-        let doubted = board.take_over(&update.instances, update.doubtable, &self.policy);
+        let doubted = board.take_over(update, &self.policy);
         self.publish(&mut board);
         journal.note(why, board.standings());
         drop((board, journal));
@@ -355,6 +376,7 @@ pub(super) mod testing {
     use super::*;
     use crate::{
         config::Config,
+        evidence::Order,
         instance::{Address, Instance},
         service::{Line, journal::Why, listing::Update},
     };
@@ -383,8 +405,8 @@ pub(super) mod testing {
             meta: BTreeMap::new(),
         });
         let update = Update {
-            instances: instances.collect(),
-            doubtable: true,
+            order: Order::Forward,
+            ..Update::ours(instances.collect())
         };
         service.update(&update, Why::ProxyToml);
     }

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Service, guard,
     journal::{EntryStatus, Pin, Seat, Why, unix_seconds},
+    listing::Update,
 };
 use crate::instance::Instance;
 
@@ -80,11 +81,11 @@ impl Service {
         if !instances.iter().any(|instance| instance.healthy) {
             return Err(PinError::Nobody(number));
         }
-        let told = listing.now().map(|update| update.instances);
+        let told = listing.now(time).map(|update| update.instances);
         let began = journal.pin(number, SystemTime::now() + time, &told.unwrap_or_default());
         board.expects_new = listing.is_settled();
         // Our own decision, which the guard does not doubt.
-        board.take_over(&instances, false, self.policy());
+        board.take_over(&Update::ours(instances), self.policy());
         self.publish(&mut board);
         self.tell_of_change();
         journal.note(Why::Pinned { set: number }, board.standings());
@@ -109,15 +110,18 @@ impl Service {
         let mut board = self.board();
         let mut journal = self.journal();
         let is_it = |began| which.is_none_or(|which| which == began);
-        if journal.pin.take_if(|pin| is_it(pin.began)).is_none() {
+        let Some(pinned) = journal.pin.take_if(|pin| is_it(pin.began)) else {
             return false;
-        }
+        };
         let expired = which.is_some();
         tracing::warn!(service = %self.name(), expired, "no longer pinned: its registries are followed again");
         // What was given up meanwhile leaves nobody, as it would have without the pin.
-        let update = listing.now().unwrap_or_default();
+        let lasted = pinned.began.elapsed();
+        let update = listing
+            .now(lasted)
+            .unwrap_or_else(|| Update::ours(Vec::new()));
         board.expects_new = listing.is_settled();
-        let doubted = board.take_over(&update.instances, update.doubtable, self.policy());
+        let doubted = board.take_over(&update, self.policy());
         self.publish(&mut board);
         self.tell_of_change();
         let why = if expired {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
-    Service, View, ZoneStatus, journal::unix_seconds,
+    Service, View, ZoneStatus, journal::unix_seconds, standing::Standing,
 };
 use crate::{registry::watch::WatchSnapshot, upstream::Pool};
 
@@ -90,6 +90,8 @@ pub struct EndpointStatus {
     pub state: EndpointState,
     /// What the registry says of it: `passing`, `critical`, `dropped` (and doubted) or `removed`.
     pub registry: &'static str,
+    /// Why the guard holds it, although its registry dropped it.
+    pub held: Option<HeldStatus>,
     /// What our own checks of it come to; `None` where there are none, or none has run yet.
     pub check: Option<Checkup>,
     /// The ejection that it is in.
@@ -114,6 +116,27 @@ pub struct EndpointStatus {
     pub meta: BTreeMap<String, String>,
 }
 
+/// Why the guard holds an endpoint.
+#[derive(Debug, Serialize)]
+pub struct HeldStatus {
+    /// What its registry showed, in words.
+    pub why: String,
+    /// For how long at most.
+    pub seconds_left: f64,
+}
+
+impl HeldStatus {
+    fn of(standing: Standing, now: Instant) -> Option<Self> {
+        let Standing::Held(held) = standing else {
+            return None;
+        };
+        Some(Self {
+            why: held.reason.to_string(),
+            seconds_left: held.until.saturating_duration_since(now).as_secs_f64(),
+        })
+    }
+}
+
 impl Service {
     /// How it stands now.
     pub fn status(&self) -> ServiceStatus {
@@ -133,6 +156,7 @@ impl Service {
                     tls: place.instance.tls,
                     state,
                     registry: place.standing.as_str(),
+                    held: HeldStatus::of(place.standing, now),
                     check: place.checkup.clone(),
                     ejection: place.endpoint.life().ejection(now),
                     doubt: place.endpoint.life().doubted(now),

@@ -295,8 +295,8 @@ mod tests {
 
     fn update(service: &Service, instances: Vec<Instance>) {
         let update = Update {
-            instances,
-            doubtable: true,
+            order: crate::evidence::Order::Forward,
+            ..Update::ours(instances)
         };
         service.update(&update, Why::ProxyToml);
     }

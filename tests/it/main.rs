@@ -30,6 +30,7 @@ mod eureka_faults;
 mod exit;
 mod faults;
 mod file;
+mod good_order;
 mod health;
 mod http;
 mod limits;

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     config,
+    evidence::{History, Mark},
     registry::{
         BuildError, RegistryError, http_api,
         room::{Body, Room},
@@ -97,9 +98,14 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// As the agent has it.
-    pub(super) fn number(self) -> u64 {
-        self.at.get()
+    /// What it shows of the history of what was asked. `X-Consul-KnownLeader` says nothing more:
+    /// it is `false` in sound answers of Consul 1.20 to who waited for the end of a service.
+    pub(super) fn mark(self, part: &str) -> Mark {
+        Mark {
+            part: part.into(),
+            history: Some(History::Agent(self.agent as u64)),
+            revision: Some(self.at.get()),
+        }
     }
 
     /// Whether this one follows what was known before. One that went backwards belongs to another

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     backoff::Backoff,
-    instance::{InstanceSet, Skipped},
+    instance::{Instance, InstanceSet, Skipped},
     registry::{Catalog, RegistryError, Source, watch},
 };
 
@@ -153,7 +153,8 @@ impl First {
         Some(read.unwrap_or(0))
     }
 
-    /// The chosen datacenter's set. Which datacenters before it cannot be read stands with it.
+    /// The chosen datacenter's set. Which datacenters before it cannot be read stands with it, and
+    /// whom the others list.
     fn set(&self, chosen: usize) -> Option<InstanceSet> {
         let mut set = self.legs[chosen].state.clone()?;
         let unreadable = self.legs.iter().enumerate().filter_map(|(at, leg)| {
@@ -164,6 +165,11 @@ impl First {
             })
         });
         set.skipped.extend(unreadable);
+        let others = self.legs.iter().enumerate();
+        let others = others.filter(|(at, leg)| *at != chosen && leg.is_settled);
+        let listed = others.filter_map(|(_, leg)| leg.state.as_ref());
+        let elsewhere = listed.flat_map(|set| set.instances.iter().map(Instance::identity));
+        set.elsewhere.extend(elsewhere);
         Some(set)
     }
 }
@@ -288,7 +294,7 @@ mod tests {
 
     use tokio::{sync::watch as state, time::timeout};
 
-    use crate::instance::{Address, Instance};
+    use crate::instance::Address;
 
     /// What a datacenter says at the moment: a state, an error, or nothing.
     type Saying<T> = Option<Result<T, &'static str>>;

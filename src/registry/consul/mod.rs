@@ -56,19 +56,22 @@ impl Consul {
         })
     }
 
-    /// The parameters that every query has.
-    fn parameters<'a>(&'a self, datacenter: Option<&'a str>) -> Parameters<'a> {
+    /// The parameters that every query has; one that must be `consistent` asks the leader.
+    fn parameters<'a>(&'a self, datacenter: Option<&'a str>, consistent: bool) -> Parameters<'a> {
         let settings = &*self.settings;
         let named = [
             ("dc", datacenter),
             ("ns", settings.namespace.as_deref()),
             ("partition", settings.partition.as_deref()),
         ];
-        let stale = settings.stale.then_some(("stale", None));
+        let mode = match (consistent, settings.stale) {
+            (true, _) => Some(("consistent", None)),
+            (false, stale) => stale.then_some(("stale", None)),
+        };
         named
             .into_iter()
             .filter(|(_, value)| value.is_some())
-            .chain(stale)
+            .chain(mode)
             .collect()
     }
 
@@ -78,7 +81,7 @@ impl Consul {
         datacenter: Option<&str>,
     ) -> Box<dyn Source<InstanceSet>> {
         let settings = &*self.settings;
-        let mut parameters = self.parameters(datacenter);
+        let mut parameters = self.parameters(datacenter, query.consistent);
         // These speak of instances: the catalog would not understand them.
         let named = [("near", &settings.near), ("filter", &settings.filter)];
         parameters.extend(
@@ -90,6 +93,7 @@ impl Consul {
         parameters.extend(tags.map(|tag| ("tag", Some(&**tag))));
         let subject = subject(format!("service `{}`", query.name), datacenter);
         let warnings = settings.warnings;
+        let part = datacenter.unwrap_or_default().to_owned();
         Box::new(Cursor::new(
             Arc::clone(&self.client),
             Question::new(
@@ -108,7 +112,7 @@ impl Consul {
                             .to_owned(),
                     });
                 }
-                Ok(set.at(answer.index.number()))
+                Ok(set.with(answer.index.mark(&part)))
             },
         ))
     }
@@ -117,7 +121,7 @@ impl Consul {
         let tags = self.settings.tags.clone();
         let subject = subject("the catalog".to_owned(), datacenter);
         let path = ["v1", "catalog", "services"];
-        let mut parameters = self.parameters(datacenter);
+        let mut parameters = self.parameters(datacenter, false);
         parameters.push(("filter", Some(NOT_OF_THE_MESH)));
         Box::new(Cursor::new(
             Arc::clone(&self.client),

@@ -272,6 +272,11 @@ impl Connection {
         })
     }
 
+    /// The cluster that answers here, once it has.
+    pub(super) fn cluster(&self) -> u64 {
+        self.cluster.get().copied().unwrap_or_default()
+    }
+
     /// An answer to what was asked after this revision was known must not be older.
     pub(super) fn recognise(&self, header: &Header, known: i64) -> Result<(), Fault> {
         let Header {

@@ -8,6 +8,7 @@ use std::{
 
 use super::keys;
 use crate::{
+    evidence::{History, Mark},
     instance::{Instance, InstanceSet, Skipped},
     registry::{Catalog, text},
 };
@@ -19,6 +20,8 @@ pub(in crate::registry) trait Gather: Send + 'static {
     fn clear(&mut self);
     /// What is put and deleted next is what it was at this revision.
     fn at(&mut self, _revision: u64) {}
+    /// What is told next is of this cluster.
+    fn within(&mut self, _cluster: Option<u64>) {}
     /// Whether that makes a difference; a heartbeat may be the same key with the same value.
     fn put(&mut self, key: &[u8], value: &[u8]) -> bool;
     /// Whether that makes a difference.
@@ -31,6 +34,7 @@ pub(in crate::registry) trait Gather: Send + 'static {
 pub(in crate::registry) struct Instances {
     entries: BTreeMap<Vec<u8>, Result<Instance, Skipped>>,
     revision: u64,
+    cluster: Option<u64>,
 }
 
 impl Gather for Instances {
@@ -44,6 +48,10 @@ impl Gather for Instances {
         self.revision = revision;
     }
 
+    fn within(&mut self, cluster: Option<u64>) {
+        self.cluster = cluster;
+    }
+
     fn put(&mut self, key: &[u8], value: &[u8]) -> bool {
         let instance = text::instance(&String::from_utf8_lossy(key), value);
         let before = self.entries.insert(key.to_vec(), instance);
@@ -55,7 +63,11 @@ impl Gather for Instances {
     }
 
     fn state(&self) -> InstanceSet {
-        InstanceSet::of(self.entries.values().cloned()).at(self.revision)
+        InstanceSet::of(self.entries.values().cloned()).with(Mark {
+            history: self.cluster.map(History::Cluster),
+            revision: Some(self.revision),
+            ..Mark::default()
+        })
     }
 }
 

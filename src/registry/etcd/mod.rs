@@ -121,6 +121,7 @@ impl<G: Gather> Cursor<G> {
         let read = link.connection.range(&self.keys, self.keys_only).await;
         let read = read.map_err(|fault| link.connection.explain(fault, &self.subject))?;
         self.gather.clear();
+        self.gather.within(Some(link.connection.cluster()));
         self.gather.at(read.revision.cast_unsigned());
         for entry in read.entries {
             // All keys of a range begin with what it is about.

@@ -99,6 +99,8 @@ impl<G: Gather> Cursor<G> {
     async fn read(&mut self) -> Result<(), RegistryError> {
         let read = self.client.read(&self.directory, &self.subject).await?;
         self.gather.clear();
+        let cluster = u64::from_str_radix(&read.position.cluster, 16);
+        self.gather.within(cluster.ok());
         self.gather.at(read.position.index);
         if let Some(node) = &read.node {
             self.put(node);

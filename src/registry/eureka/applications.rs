@@ -8,7 +8,8 @@ use std::{
 
 use super::{entry::Entry, wire::Change};
 use crate::{
-    instance::{InstanceSet, in_any_case},
+    evidence::{Evidence, Mark},
+    instance::{Instance, InstanceSet, in_any_case},
     registry::Catalog,
 };
 
@@ -110,8 +111,15 @@ fn in_first_zone(set: &mut InstanceSet, zones: &[String]) {
         healthy.any(|instance| is_in(&instance.meta, std::slice::from_ref(zone)))
     });
     let wanted = first.map_or(zones, std::slice::from_ref);
-    set.instances
-        .retain(|instance| is_in(&instance.meta, wanted));
+    let (chosen, others): (Vec<_>, Vec<_>) = std::mem::take(&mut set.instances)
+        .into_iter()
+        .partition(|instance| is_in(&instance.meta, wanted));
+    set.instances = chosen;
+    set.elsewhere = others.iter().map(Instance::identity).collect();
+    set.evidence = Evidence::of(Mark {
+        part: first.map_or("", String::as_str).into(),
+        ..Mark::default()
+    });
 }
 
 fn is_in(meta: &BTreeMap<String, String>, zones: &[String]) -> bool {

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::{RegistryError, Source, pace::Bucket};
+use super::{RegistryError, Source, State, pace::Bucket};
 use crate::backoff::{Backoff, Lines};
 
 pub use status::{WatchSnapshot, WatchStatus};
@@ -38,7 +38,7 @@ pub enum Event<T> {
 /// from the last, and that it has failed; neither errors nor panics of the source end it. Where
 /// attempts have failed for `max_staleness`, counted from the first of them, the last state is
 /// given up (go-kit's `InvalidateOnError`).
-pub async fn watch<T: PartialEq + Clone + Send + 'static>(
+pub async fn watch<T: State>(
     source: Box<dyn Source<T>>,
     status: Arc<WatchStatus>,
     max_staleness: Option<Duration>,
@@ -53,7 +53,7 @@ pub(super) fn backoff() -> Backoff {
     Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new())
 }
 
-async fn supervise<T: PartialEq + Clone + Send + 'static>(
+async fn supervise<T: State>(
     mut source: Box<dyn Source<T>>,
     status: &WatchStatus,
     max_staleness: Option<Duration>,
@@ -79,17 +79,21 @@ async fn supervise<T: PartialEq + Clone + Send + 'static>(
             }
         };
         let error = match unless_stale(step, &mut trouble, given_up).await {
-            Ok(Ok(state)) => {
+            Ok(Ok(mut state)) => {
                 delay = Duration::ZERO;
                 backoff.reset();
                 if let Some(trouble) = trouble.take() {
                     trouble.log_end(status);
                 }
                 let changed = published.as_ref() != Some(&state);
-                if changed {
-                    published = Some(state.clone());
-                    publish(Event::State(state));
+                if let Some(before) = &published {
+                    state.follow(before);
                 }
+                if changed {
+                    publish(Event::State(state.clone()));
+                }
+                // Where it shows the same, too: the next one follows this one.
+                published = Some(state);
                 // After publishing: who sees `read` finds the state in its place.
                 status.succeeded(changed);
                 continue;
@@ -191,6 +195,8 @@ mod tests {
 
     use futures_util::future::BoxFuture;
     use tokio::task::JoinHandle;
+
+    impl super::State for &'static str {}
 
     enum Step {
         State(&'static str),

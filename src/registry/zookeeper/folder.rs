@@ -138,6 +138,9 @@ impl Folder {
             }
         };
         self.exists = names.is_some();
+        if !self.exists {
+            self.zxid = self.zxid.max(last_change_above(client, &self.path).await?);
+        }
         self.names = names.into_iter().flatten().collect();
         let names = &self.names;
         self.data.retain(|name, _| names.contains(name));
@@ -184,6 +187,20 @@ impl Folder {
             }
         }
     }
+}
+
+/// The zxid of the last change to the children of the nearest node above that is there: that of
+/// the end of a node that is gone, or later.
+async fn last_change_above(client: &Client, path: &str) -> Result<i64, Error> {
+    let mut path = path;
+    while let Some((above, _)) = path.rsplit_once('/') {
+        let node = if above.is_empty() { "/" } else { above };
+        if let Some(stat) = client.check_stat(node).await? {
+            return Ok(stat.pzxid);
+        }
+        path = above;
+    }
+    Ok(0)
 }
 
 /// The path of a node's child.

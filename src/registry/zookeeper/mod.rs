@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 
 use self::folder::{Data, Folder, child};
 use super::{Catalog, Registry, RegistryError, ServiceQuery, Source};
-use crate::{config, instance::InstanceSet};
+use crate::{config, evidence::Mark, instance::InstanceSet};
 
 pub(crate) use fault::Fault;
 pub(crate) use parse::PROTECTED;
@@ -68,6 +68,7 @@ impl Registry for ZooKeeper {
             ensemble: self.ensemble.clone(),
             wanted,
             session: None,
+            consistent: query.consistent,
             below: Folder::new(node, |_| true),
             beside: beside.map(|(folder, name)| {
                 Folder::new(folder, move |node| parse::stands_beside(node, &name))
@@ -75,7 +76,10 @@ impl Registry for ZooKeeper {
             parse: |below: &Folder, beside: Option<&Folder>| {
                 let zxid = beside.map_or(0, Folder::zxid).max(below.zxid());
                 let beside = beside.into_iter().flat_map(Folder::data);
-                parse::instances(below.data().chain(beside)).at(zxid)
+                parse::instances(below.data().chain(beside)).with(Mark {
+                    revision: Some(zxid),
+                    ..Mark::default()
+                })
             },
         })
     }
@@ -87,6 +91,7 @@ impl Registry for ZooKeeper {
             ensemble: self.ensemble.clone(),
             wanted: "cannot be asked for the catalog".to_owned(),
             session: None,
+            consistent: false,
             below: Folder::new(node, |_| false),
             beside: None,
             parse: move |below: &Folder, _: Option<&Folder>| parse::catalog(below.names(), of_root),
@@ -101,6 +106,8 @@ struct Cursor<P> {
     wanted: String,
     /// `None` starts from the beginning.
     session: Option<Session>,
+    /// Whether the server first catches up with the others.
+    consistent: bool,
     below: Folder,
     /// Where else to look as long as nothing stands below.
     beside: Option<Folder>,
@@ -137,7 +144,12 @@ impl<P> Cursor<P> {
         };
         let client = session.client.clone();
         let (below, beside) = (&mut self.below, &mut self.beside);
+        let consistent = self.consistent;
         let reading = async {
+            if consistent {
+                let caught_up = client.sync("/").await;
+                caught_up.map_err(|error| (below.path().to_owned(), error))?;
+            }
             let watched = beside.as_mut().filter(|_| is_bare(below));
             tokio::select! {
                 () = below.changed() => {}

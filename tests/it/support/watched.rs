@@ -9,7 +9,7 @@ use std::{
 use callboard::{
     config,
     registry::{
-        Registry, ServiceQuery, Source,
+        Registry, ServiceQuery, Source, State,
         consul::Consul,
         watch::{Event, WatchSnapshot, WatchStatus, watch},
     },
@@ -62,7 +62,7 @@ impl Watched<callboard::instance::InstanceSet> {
     }
 }
 
-impl<T: Clone + Debug + PartialEq + Send + 'static> Watched<T> {
+impl<T: State + Debug> Watched<T> {
     pub(crate) fn start(source: Box<dyn Source<T>>) -> Self {
         let status = Arc::new(WatchStatus::new("main", None));
         let published = Arc::<Mutex<Vec<T>>>::default();
