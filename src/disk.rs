@@ -43,11 +43,15 @@ impl Replacement {
     /// where it was synced. Returns it, still open.
     ///
     /// # Errors
-    /// Where it cannot be renamed, or the folder not be synced.
+    /// Where it cannot be renamed.
     pub fn place(mut self) -> io::Result<File> {
         fs::rename(temporary(&self.path), &self.path)?;
         let file = self.file.take().expect("only this takes it");
-        File::open(folder(&self.path))?.sync_all()?;
+        // It is in its place, and written to from here on, though a power cut may undo that.
+        let synced = File::open(folder(&self.path)).and_then(|folder| folder.sync_all());
+        if let Err(error) = synced {
+            tracing::warn!(path = %self.path.display(), %error, "a folder cannot be synced");
+        }
         Ok(file)
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Seek, SeekFrom, Write},
+    io::{self, BufWriter, Read as _, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -47,6 +47,8 @@ pub(super) struct Journal {
     file: File,
     length: u64,
     compacted: u64,
+    /// What a write that failed has left behind the last whole line could not be taken off.
+    is_torn: bool,
     /// `None` once it was given up.
     lock: Option<File>,
 }
@@ -92,6 +94,7 @@ impl Journal {
             file,
             length,
             compacted: length,
+            is_torn: false,
             lock: Some(lock),
         };
         Ok((journal, state))
@@ -102,7 +105,8 @@ impl Journal {
         &self.node
     }
 
-    /// Writes changes that share an index. After an error nothing of them is in the file.
+    /// Writes changes that share an index. After an error nothing of them counts: what of them is in
+    /// the file is taken off, before anything else is written.
     pub(super) fn append(&mut self, index: u64, changes: &[Change]) -> io::Result<()> {
         #[derive(Serialize)]
         struct Borrowed<'a> {
@@ -111,12 +115,24 @@ impl Journal {
         }
         let mut line = serde_json::to_vec(&Borrowed { index, changes })?;
         line.push(b'\n');
+        if self.is_torn {
+            self.mend()?;
+        }
         if let Err(error) = self.file.write_all(&line) {
-            self.file.set_len(self.length)?;
-            self.file.seek(SeekFrom::End(0))?;
+            self.is_torn = true;
+            // Where this fails too it is done before the next line: behind a broken one none counts.
+            let _ = self.mend();
             return Err(error);
         }
         self.length += line.len() as u64;
+        Ok(())
+    }
+
+    /// Takes off what a write that failed has left.
+    fn mend(&mut self) -> io::Result<()> {
+        self.file.set_len(self.length)?;
+        self.file.seek(SeekFrom::Start(self.length))?;
+        self.is_torn = false;
         Ok(())
     }
 
@@ -139,8 +155,10 @@ impl Journal {
     /// Puts a rewritten file in place of this one, with what was appended here meanwhile.
     pub(super) fn adopt(&mut self, written: Written) -> io::Result<()> {
         let compacted = written.length;
-        let (file, length) = written.put_in_place(Some(&self.folder.join(FILE)))?;
+        let before = (&*self.folder.join(FILE), self.length);
+        let (file, length) = written.put_in_place(Some(before))?;
         (self.file, self.length, self.compacted) = (file, length, compacted);
+        self.is_torn = false;
         Ok(())
     }
 }
@@ -200,11 +218,13 @@ impl Snapshot {
 }
 
 impl Written {
-    /// Appends what the journal at `before` got since the snapshot, and renames.
-    fn put_in_place(mut self, before: Option<&Path>) -> io::Result<(File, u64)> {
-        if let Some(before) = before {
+    /// Appends what the journal at `before`, of this length, got since the snapshot, and renames.
+    fn put_in_place(mut self, before: Option<(&Path, u64)>) -> io::Result<(File, u64)> {
+        if let Some((before, length)) = before {
             let mut tail = File::open(before)?;
             tail.seek(SeekFrom::Start(self.covers))?;
+            // Behind that there may be what a write that failed has left.
+            let mut tail = tail.take(length - self.covers);
             self.length += io::copy(&mut tail, self.file.file())?;
         }
         Ok((self.file.place()?, self.length))
@@ -366,6 +386,38 @@ mod tests {
         write(folder.path(), &["c"]);
         let (_, state) = Journal::open(folder.path()).unwrap();
         assert_eq!(ids(&state), ["a", "c"]);
+    }
+
+    /// Appends `id` to a disk that takes half of it, and that cannot take that off again.
+    fn tear(journal: &mut Journal, id: &str, index: u64) {
+        let path = journal.folder.join(FILE);
+        let file = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+        assert!(journal.append(index, &[put(id, index)]).is_err());
+        let mut disk = File::options().append(true).open(&path).unwrap();
+        disk.write_all(b"{\"index\": 17, \"chan").unwrap();
+        journal.file = file;
+    }
+
+    #[test]
+    fn what_a_disk_that_fails_twice_has_left_costs_no_other_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, mut state) = Journal::open(folder.path()).unwrap();
+        let index = state.index();
+        let append = |journal: &mut Journal, state: &mut State, id: &str, index| {
+            journal.append(index, &[put(id, index)]).unwrap();
+            state.apply(index, vec![put(id, index)]);
+        };
+        append(&mut journal, &mut state, "a", index + 1);
+        tear(&mut journal, "b", index + 2);
+        append(&mut journal, &mut state, "c", index + 3);
+        let snapshot = journal.snapshot(&state);
+        append(&mut journal, &mut state, "d", index + 4);
+        tear(&mut journal, "e", index + 5);
+        journal.adopt(snapshot.write().unwrap()).unwrap();
+        append(&mut journal, &mut state, "f", index + 6);
+        drop(journal);
+        let (_, state) = Journal::open(folder.path()).unwrap();
+        assert_eq!(ids(&state), ["a", "c", "d", "f"]);
     }
 
     #[test]
