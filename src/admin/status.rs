@@ -151,7 +151,7 @@ impl ServiceTraffic {
             requests: sum(|lane| lane.requests.value()),
             retries: sum(|lane| lane.retries.value()),
             retries_refused: sum(|lane| lane.budget_refused.value()),
-            retries_left: service.lanes().map(|lane| lane.retries_left(now)).sum(),
+            retries_left: service.retries_left(now),
             failed: sum(|lane| lane.failed.value()),
             fallbacks: sum(|lane| lane.fallbacks.value()),
             abandoned: sum(|lane| lane.abandoned.value()),

@@ -504,6 +504,9 @@ pub struct Pool {
     pub idle: Duration,
     /// Idle connections kept per endpoint and worker.
     pub connections: usize,
+    /// How old a connection to an endpoint that is called by a name may be used again: the name may
+    /// lead elsewhere by then.
+    pub max_age: Option<Duration>,
 }
 
 /// `guard`: an update that takes away too much at once is checked before it is believed.

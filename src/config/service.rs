@@ -55,6 +55,7 @@ pub(super) fn defaults(
             pool: Pool {
                 idle: Duration::from_secs(4),
                 connections: 256,
+                max_age: Some(Duration::from_secs(15)),
             },
             tls: EndpointTls::default(),
             limits: Limits {
@@ -195,6 +196,7 @@ fn policy(
         pool: table.within("pool", |table| Pool {
             idle: table.wait("idle", base.pool.idle),
             connections: table.size("connections", 0..=65_536, base.pool.connections),
+            max_age: table.optional("max_age", base.pool.max_age),
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
         limits,
@@ -332,7 +334,7 @@ mod tests {
             [service.cart]
             timeout = {{ response = "3s", total = false }}
             retry.budget.per_second = 1
-            pool = {{ connections = 0 }}
+            pool = {{ connections = 0, max_age = "1m" }}
             guard = {{ hold = "5s", settle = "3s" }}
             [service.bare]
             guard = false
@@ -361,6 +363,7 @@ mod tests {
             }
         );
         assert_eq!((cart.pool.idle, cart.pool.connections), (seconds(1), 0));
+        assert_eq!(cart.pool.max_age, Some(seconds(60)));
         let guard = Guard {
             share: 0.25,
             hold: seconds(5),

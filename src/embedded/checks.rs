@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::model::{DEFAULT_TIMEOUT, HttpTarget, Probe, Status, Target, Thresholds};
-use crate::error::with_causes;
+use crate::{error::with_causes, upstream::connect_to};
 
 /// A new check runs within this time, however long its interval: what registers is soon healthy.
 const FIRST_RUN: Duration = Duration::from_secs(1);
@@ -95,7 +95,14 @@ async fn run_once(probe: &Probe, clients: &Clients) -> (Status, String) {
 }
 
 async fn connect(address: &str) -> (Status, String) {
-    match TcpStream::connect(address).await {
+    let connected = match address
+        .rsplit_once(':')
+        .map(|(host, port)| (host, port.parse()))
+    {
+        Some((host, Ok(port))) => connect_to(host.trim_matches(['[', ']']), port).await,
+        _ => TcpStream::connect(address).await,
+    };
+    match connected {
         Ok(_) => (Status::Passing, format!("TCP connect {address}: Success")),
         Err(error) => (Status::Critical, format!("dial tcp {address}: {error}")),
     }

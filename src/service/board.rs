@@ -23,7 +23,7 @@ use crate::{
     config::{self, Balance},
     evidence::Order,
     instance::Instance,
-    upstream::{PoolSettings, Protocol, Tls},
+    upstream::{Protocol, Tls},
 };
 
 /// A service's endpoints and what became of them.
@@ -183,10 +183,7 @@ impl Board {
         is_new: bool,
         policy: &config::Service,
     ) -> Place {
-        let settings = PoolSettings {
-            idle: policy.pool.idle,
-            connections: policy.pool.connections,
-        };
+        let settings = policy.pool;
         let handshake = instance
             .tls
             .then(|| self.tls.handshake(&id.address, Protocol::Http1));

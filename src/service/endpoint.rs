@@ -1,17 +1,21 @@
 //! Whom a service calls: one instance's address with the state that lives as long as its
 //! identity does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio::time::Instant;
 
 use super::life::Life;
 use crate::{
+    config,
     instance::Address,
-    upstream::{Handshake, Load, Pool, PoolSettings},
+    upstream::{Handshake, Load, Pool, Target},
 };
 
 /// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
@@ -28,10 +32,26 @@ pub struct EndpointId {
 #[derive(Debug)]
 pub struct Endpoint {
     id: EndpointId,
-    life: Arc<Life>,
-    /// Where a balancer asks for it.
-    load: Option<Arc<Load>>,
-    lines: Box<[Arc<Line>]>,
+    own: Arc<Own>,
+    /// Of each worker, from its first call on: most workers never call most endpoints of a large
+    /// registry.
+    lines: Box<[OnceLock<Arc<Line>>]>,
+}
+
+/// What all workers share of an endpoint.
+#[derive(Debug)]
+pub(super) struct Own {
+    life: Life,
+    target: Arc<Target>,
+    is_near: AtomicBool,
+}
+
+impl Deref for Own {
+    type Target = Life;
+
+    fn deref(&self) -> &Life {
+        &self.life
+    }
 }
 
 /// One worker's way to an endpoint. A request holds it, and not the endpoint, whose count of
@@ -39,8 +59,7 @@ pub struct Endpoint {
 #[derive(Debug)]
 pub struct Line {
     pool: Arc<Pool>,
-    life: Arc<Life>,
-    is_near: AtomicBool,
+    own: Arc<Own>,
 }
 
 impl Line {
@@ -50,24 +69,24 @@ impl Line {
     }
 
     pub(super) fn life(&self) -> &Life {
-        &self.life
+        &self.own.life
     }
 
     /// Whether the endpoint is in the proxy's own zone, where that comes first.
     pub(super) fn is_near(&self) -> bool {
-        self.is_near.load(Relaxed)
+        self.own.is_near.load(Relaxed)
     }
 
     /// Notes that the endpoint took a connection: it is not doubted any more.
     pub fn connected(&self) {
-        self.life.connected();
+        self.life().connected();
     }
 
     /// The same where nothing more is to be heard of it than that, since somebody else speaks with
     /// it: of an attempt that began then.
     pub fn has_served(&self, began: Instant) {
-        self.life.connected();
-        self.life.answered(began);
+        self.life().connected();
+        self.life().answered(began);
     }
 }
 
@@ -76,27 +95,20 @@ impl Endpoint {
     pub(super) fn new(
         id: EndpointId,
         handshake: Option<Handshake>,
-        settings: PoolSettings,
+        settings: config::Pool,
         life: Life,
         load: Option<Arc<Load>>,
         workers: usize,
     ) -> Self {
-        let handshake = handshake.map(Arc::new);
-        let life = Arc::new(life);
-        let pool = || {
-            let address = id.address.clone();
-            Pool::new(address, handshake.clone(), settings, load.clone())
-        };
-        let line = |_| Line {
-            pool: Arc::new(pool()),
-            life: Arc::clone(&life),
-            is_near: AtomicBool::new(false),
-        };
+        let target = Target::new(id.address.clone(), handshake, settings, load);
         Self {
-            lines: (0..workers).map(line).map(Arc::new).collect(),
-            life,
-            load,
             id,
+            own: Arc::new(Own {
+                life,
+                target: Arc::new(target),
+                is_near: AtomicBool::new(false),
+            }),
+            lines: (0..workers).map(|_| OnceLock::new()).collect(),
         }
     }
 
@@ -105,8 +117,13 @@ impl Endpoint {
         &self.id
     }
 
-    pub(super) fn life(&self) -> &Arc<Life> {
-        &self.life
+    pub(super) fn life(&self) -> &Life {
+        &self.own.life
+    }
+
+    /// Its life, as a snapshot keeps it.
+    pub(super) fn own(&self) -> &Arc<Own> {
+        &self.own
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -115,28 +132,39 @@ impl Endpoint {
 
     /// One worker's way to it.
     pub fn line(&self, worker: usize) -> &Arc<Line> {
-        &self.lines[worker]
+        self.lines[worker].get_or_init(|| {
+            let own = Arc::clone(&self.own);
+            let pool = Arc::new(Pool::new(Arc::clone(&own.target)));
+            Arc::new(Line { pool, own })
+        })
     }
 
     /// One worker's connections to it.
     pub fn pool(&self, worker: usize) -> &Arc<Pool> {
-        &self.lines[worker].pool
+        &self.line(worker).pool
     }
 
-    /// All workers' connections to it.
+    /// The connections to it of the workers that have called it.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
-        self.lines.iter().map(|line| &*line.pool)
+        let lines = self.lines.iter().filter_map(OnceLock::get);
+        lines.map(|line| &*line.pool)
+    }
+
+    /// Closes one worker's idle connections that are too old or were closed by their endpoint.
+    pub(super) fn sweep(&self, worker: usize, now: Instant) {
+        if let Some(line) = self.lines[worker].get() {
+            line.pool.sweep(now);
+        }
     }
 
     /// How busy it is, over all workers, where its balancer compares that.
     pub(super) fn load(&self) -> Option<&Arc<Load>> {
-        self.load.as_ref()
+        self.own.target.load()
     }
 
     /// Whether it is in the proxy's own zone; said where that comes first, with each set.
     pub(super) fn set_near(&self, is_near: bool) {
-        let lines = self.lines.iter();
-        lines.for_each(|line| line.is_near.store(is_near, Relaxed));
+        self.own.is_near.store(is_near, Relaxed);
     }
 
     /// Requests that it works on now.
@@ -144,16 +172,16 @@ impl Endpoint {
         self.pools().map(Pool::in_flight).sum()
     }
 
-    /// It was removed: see [`Pool::retire`].
+    /// It was removed: its idle connections are closed now, those that come back are closed then,
+    /// and exchanges that still run are cut at `cut_at`.
     pub(super) fn retire(&self, cut_at: Instant) {
-        for pool in self.pools() {
-            pool.retire(cut_at);
-        }
+        self.own.target.retire(cut_at);
+        self.pools().for_each(Pool::close_idle);
     }
 
-    /// It is back before it was gone: see [`Pool::restore`].
+    /// It is back before it was gone: see [`Target::restore`].
     pub(super) fn restore(&self) {
-        self.pools().for_each(Pool::restore);
+        self.own.target.restore();
     }
 }
 
@@ -176,9 +204,10 @@ pub(super) mod testing {
     }
 
     fn with_life(number: usize, life: Life, load: Option<Arc<Load>>) -> Arc<Endpoint> {
-        let settings = PoolSettings {
+        let settings = config::Pool {
             idle: Duration::from_secs(4),
             connections: 4,
+            max_age: None,
         };
         let id = EndpointId {
             instance: number.to_string().into(),

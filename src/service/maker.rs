@@ -44,8 +44,8 @@ pub(super) struct Maker {
     registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
     settings: BTreeMap<Arc<str>, config::Registry>,
     /// What services have where nothing else is said.
-    pub(super) defaults: config::Service,
-    described: BTreeMap<Arc<str>, config::Service>,
+    pub(super) defaults: Arc<config::Service>,
+    described: BTreeMap<Arc<str>, Arc<config::Service>>,
     /// The names in the file that have capital letters, by the one that stands for all spellings,
     /// where a template's registry takes any.
     spellings: BTreeMap<String, Arc<str>>,
@@ -99,13 +99,14 @@ impl Maker {
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
     ) -> Result<Self, StartError> {
+        let defaults = Arc::new(config.defaults.clone());
         Ok(Self {
             workers: config.workers.get(),
             control: Handle::current(),
             registries,
             settings: config.registries.clone(),
-            defaults: config.defaults.clone(),
-            described: config.services.clone(),
+            described: described(config, &defaults),
+            defaults,
             spellings: spellings(config),
             subsets: wanted_subsets(config),
             tls: open_tls(config)?,
@@ -121,7 +122,7 @@ impl Maker {
         saved: &saved::Contents,
     ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
         let subsets = self.subsets_of(name);
-        let service = self.service(name, self.policy(name).clone(), subsets);
+        let service = self.service(name, Arc::clone(self.policy(name)), subsets);
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
             let update = Update::ours(instances.clone());
@@ -210,9 +211,10 @@ impl Maker {
     fn service(
         &self,
         name: &Arc<str>,
-        policy: config::Service,
+        policy: impl Into<Arc<config::Service>>,
         subsets: Vec<Arc<Subset>>,
     ) -> Arc<Service> {
+        let policy = policy.into();
         let tls = self.tls.get(&policy.tls);
         let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
         let health = policy.health.clone();
@@ -253,7 +255,7 @@ impl Maker {
         Split::new(shares, self.workers)
     }
 
-    pub(super) fn policy(&self, name: &str) -> &config::Service {
+    pub(super) fn policy(&self, name: &str) -> &Arc<config::Service> {
         self.described.get(name).unwrap_or(&self.defaults)
     }
 
@@ -289,7 +291,7 @@ impl Maker {
             } else {
                 own.balance.clone()
             },
-            ..own.clone()
+            ..config::Service::clone(own)
         };
         let service = self.service(name, policy, Vec::new());
         service.usage().keep();
@@ -450,6 +452,21 @@ fn spellings(config: &config::Config) -> BTreeMap<String, Arc<str>> {
         .filter(|_| takes_any)
         .map(|name| (in_any_case(name), Arc::clone(name)))
         .filter(|(any, name)| **any != **name)
+        .collect()
+}
+
+/// The services of the file. Those that are like the defaults, as most are, share them.
+fn described(
+    config: &config::Config,
+    defaults: &Arc<config::Service>,
+) -> BTreeMap<Arc<str>, Arc<config::Service>> {
+    let shared = |service: &config::Service| match *service == **defaults {
+        true => Arc::clone(defaults),
+        false => Arc::new(service.clone()),
+    };
+    let services = config.services.iter();
+    services
+        .map(|(name, service)| (Arc::clone(name), shared(service)))
         .collect()
 }
 

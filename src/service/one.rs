@@ -42,12 +42,13 @@ use crate::{
 #[derive(Debug)]
 pub struct Service {
     name: Arc<str>,
-    policy: config::Service,
+    policy: Arc<config::Service>,
     /// All endpoints.
     main: View,
     /// Those of them that routes select.
     views: Box<[View]>,
-    lanes: Box<[Arc<Padded<Lane>>]>,
+    /// Of each worker, from the first request on that it has for this service.
+    lanes: Box<[OnceLock<Arc<Padded<Lane>>>]>,
     board: Mutex<Board>,
     /// Held by who ejects an endpoint.
     ejecting: Mutex<()>,
@@ -58,9 +59,8 @@ pub struct Service {
     /// How many of our own checks of endpoints passed, and how many did not.
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
-    /// Whether there is a set: for requests, and for whoever waits for it.
+    /// Whether there is a set; said by `published` too, once there is.
     is_read: AtomicBool,
-    read: watch::Sender<bool>,
     listing: Mutex<Listing>,
     journal: Mutex<Journal>,
     /// One for each of its registries, in their order.
@@ -82,20 +82,19 @@ impl Service {
     /// changed.
     pub(super) fn new(
         name: Arc<str>,
-        policy: config::Service,
+        policy: impl Into<Arc<config::Service>>,
         tls: Arc<Tls>,
         workers: usize,
         subsets: impl IntoIterator<Item = Arc<Subset>>,
         changes: Arc<Notify>,
     ) -> Self {
+        let policy = policy.into();
         let view = |(number, subset)| View::new(&name, number, subset, &policy);
         let main = view((0, None));
         let views: Box<[_]> = (1..).zip(subsets.into_iter().map(Some)).map(view).collect();
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
-            lanes: (0..workers)
-                .map(|_| Arc::new(Padded(Lane::new(&policy.retry, workers, 1 + views.len()))))
-                .collect(),
+            lanes: (0..workers).map(|_| OnceLock::new()).collect(),
             board: Mutex::new(Board::new(
                 workers,
                 Arc::clone(&tls),
@@ -110,7 +109,6 @@ impl Service {
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
-            read: watch::Sender::new(false),
             listing: Mutex::new(Listing::new(&policy.origin)),
             journal: Mutex::default(),
             watches: policy
@@ -152,12 +150,28 @@ impl Service {
 
     /// One worker's counters and retry budget.
     pub fn lane(&self, worker: usize) -> &Arc<Padded<Lane>> {
-        &self.lanes[worker]
+        self.lanes[worker].get_or_init(|| Arc::new(Padded(self.new_lane())))
     }
 
-    /// All workers' counters.
-    pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().map(|lane| &***lane)
+    fn new_lane(&self) -> Lane {
+        Lane::new(&self.policy.retry, self.lanes.len(), 1 + self.views.len())
+    }
+
+    /// The counters of the workers that had requests for it.
+    pub fn lanes(&self) -> impl Iterator<Item = &Lane> + Clone {
+        let lanes = self.lanes.iter().filter_map(OnceLock::get);
+        lanes.map(|lane| &***lane)
+    }
+
+    /// How many retries the budgets of all workers would grant now.
+    pub fn retries_left(&self, now: Instant) -> u64 {
+        let left = |lane: &Lane| lane.retries_left(now);
+        let untouched = self.lanes.len() - self.lanes().count();
+        let of_new = match untouched {
+            0 => 0,
+            some => some as u64 * left(&self.new_lane()),
+        };
+        self.lanes().map(left).sum::<u64>() + of_new
     }
 
     /// When it was last called: for its registries, and noted by each request.
@@ -200,7 +214,7 @@ impl Service {
     /// How it picks, and what was unusual of it.
     pub(super) fn balance(&self) -> BalanceStatus {
         self.main
-            .balance_status(self.lanes.iter().map(|lane| &lane.tally))
+            .balance_status(self.lanes().map(|lane| &lane.tally))
     }
 
     /// All of its endpoints.
@@ -215,9 +229,10 @@ impl Service {
 
     /// Waits until the registry was read once, but not for longer than `limit`.
     pub async fn wait_until_read(&self, limit: Duration) {
-        let mut read = self.read.subscribe();
+        let mut published = self.published.subscribe();
+        let read = async { while !self.is_read() && published.changed().await.is_ok() {} };
         // Too late is as good as read: the snapshot, empty or not, is then what there is.
-        let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
+        let _ = tokio::time::timeout(limit, read).await;
     }
 
     /// Takes over what a registry, by its place in the list, has to say; called by its watcher
@@ -254,8 +269,9 @@ impl Service {
         self.publish(&mut board);
         journal.note(why, board.standings());
         drop((board, journal));
-        self.is_read.store(true, Release);
-        self.read.send_replace(true);
+        if !self.is_read.swap(true, Release) {
+            self.published.send_replace(());
+        }
         self.changes.notify_one();
         doubted
     }
@@ -364,7 +380,7 @@ impl Service {
     pub fn sweep(&self, worker: usize, now: Instant) {
         let snapshot = self.main.snapshot();
         for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
-            endpoint.pool(worker).sweep(now);
+            endpoint.sweep(worker, now);
         }
     }
 }

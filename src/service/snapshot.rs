@@ -1,8 +1,8 @@
 //! A service's endpoints at one moment: what requests read, and events replace.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::{Endpoint, Line, balance::Tables, life::Life};
+use super::{Endpoint, Line, balance::Tables, endpoint::Own};
 use crate::config::Balance;
 
 /// A service's endpoints at one moment, in the order of their identities.
@@ -17,9 +17,12 @@ pub struct Snapshot {
     pub(super) tables: Tables,
     /// What a pick asks of each of `endpoints`, and each worker's ways to all of them, by their
     /// places: a pick waits for memory, and for less of it here than by way of the endpoint.
-    pub(super) lives: Box<[Arc<Life>]>,
-    lines: Box<[Box<[Arc<Line>]>]>,
+    pub(super) lives: Box<[Arc<Own>]>,
+    lines: Box<[Lines]>,
 }
+
+/// One worker's ways, from its first pick of each on.
+type Lines = Box<[OnceLock<Arc<Line>>]>;
 
 impl Snapshot {
     /// Of those that may be picked, with their weights, and those that may not; with what this way
@@ -34,12 +37,9 @@ impl Snapshot {
             .map(|(endpoint, weight)| (endpoint, heeded(weight)))
             .unzip();
         let workers = endpoints.first().map_or(0, |one| one.workers());
-        let lines = |worker| {
-            let lines = endpoints.iter().map(|one| one.line(worker));
-            lines.cloned().collect()
-        };
+        let lines = |_| endpoints.iter().map(|_| OnceLock::new()).collect();
         Self {
-            lives: endpoints.iter().map(|one| Arc::clone(one.life())).collect(),
+            lives: endpoints.iter().map(|one| Arc::clone(one.own())).collect(),
             lines: (0..workers).map(lines).collect(),
             tables: Tables::new(balance, &endpoints, &weights),
             endpoints: endpoints.into(),
@@ -50,7 +50,8 @@ impl Snapshot {
 
     /// One worker's way to the endpoint at this place.
     pub(super) fn line(&self, worker: usize, place: usize) -> &Arc<Line> {
-        &self.lines[worker][place]
+        let line = || Arc::clone(self.endpoints[place].line(worker));
+        self.lines[worker][place].get_or_init(line)
     }
 
     /// Whether requests fare alike with either, balanced in the same way.

@@ -235,7 +235,7 @@ impl View {
 
     /// Whether there is another endpoint to pick than those that were tried, and this one.
     pub(super) fn has_other(&self, tried: &Tried, this: Option<&Arc<Line>>) -> bool {
-        let is_this = |one: &Endpoint| this.is_some_and(|this| ptr::eq(this.life(), &**one.life()));
+        let is_this = |one: &Endpoint| this.is_some_and(|this| ptr::eq(this.life(), one.life()));
         let snapshot = self.snapshot.load();
         let mut endpoints = snapshot.endpoints.iter();
         endpoints.any(|one| !is_this(one) && !tried.has(one.life()))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::{Connection, Failure, FailureKind, Pool, Processed, stream::Stream};
+use super::{Connection, Failure, FailureKind, Pool, Processed, connect_to, stream::Stream};
 
 /// Opens a connection to the pool's endpoint; `limit` covers the resolving of a name and the
 /// handshake of TLS too.
@@ -16,10 +16,7 @@ pub async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure
         let address = pool.address();
         let socket = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await,
-            None => match pool.names().resolve(address).await {
-                Ok(sockets) => TcpStream::connect(&*sockets).await,
-                Err(error) => Err(error),
-            },
+            None => connect_to(address.host(), address.port()).await,
         };
         let socket = socket.map_err(FailureKind::Connect)?;
         socket.set_nodelay(true).map_err(FailureKind::Connect)?;

@@ -17,7 +17,8 @@ mod tls;
 pub use connect::connect;
 pub use failure::{Failure, FailureKind, Processed};
 pub use load::{LatencyScale, Load, Noted};
-pub use pool::{Connection, InFlight, Pool, PoolSettings, Reuse};
+pub use names::connect_to;
+pub use pool::{Connection, InFlight, Pool, Reuse, Target};
 pub use probe::{Checked, probe};
 #[cfg(test)]
 pub use record::testing;

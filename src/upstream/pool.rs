@@ -15,39 +15,33 @@ use tokio::time::Instant;
 use super::{
     FailureKind,
     load::Load,
-    names::Names,
     record::{LatencySum, Quiet, Record, Recorded},
     stream::{Ask, Stream},
     timer::Timer,
     tls::Handshake,
 };
-use crate::{instance::Address, metrics::Counter};
+use crate::{config, instance::Address, metrics::Counter};
 
-/// How long and how many idle connections are kept.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolSettings {
-    /// The longest that an idle connection is kept.
-    pub idle: Duration,
-    /// The most idle connections kept.
-    pub connections: usize,
+/// What all workers' connections to one endpoint have in common.
+#[derive(Debug)]
+pub struct Target {
+    address: Address,
+    /// Where it is called over TLS.
+    handshake: Option<Handshake>,
+    settings: config::Pool,
+    /// Where a balancer asks for it.
+    load: Option<Arc<Load>>,
+    made: Instant,
+    /// When the exchanges of an endpoint that was removed are cut, in milliseconds after `made`; 0
+    /// is "not".
+    cut_at: AtomicU64,
 }
 
 /// One endpoint's connections on one worker, and what that worker counts of it.
 #[derive(Debug)]
 pub struct Pool {
-    address: Address,
-    /// Where it is called over TLS.
-    handshake: Option<Arc<Handshake>>,
-    /// Where it is called by a name, and was.
-    names: OnceLock<Names>,
-    settings: PoolSettings,
-    /// Where a balancer asks for it.
-    load: Option<Arc<Load>>,
+    target: Arc<Target>,
     idle: Mutex<Vec<Idle>>,
-    made: Instant,
-    /// When the exchanges of an endpoint that was removed are cut, in milliseconds after `made`; 0
-    /// is "not".
-    cut_at: AtomicU64,
     in_flight: Counter,
     /// Of an endpoint that was never called there is none.
     record: OnceLock<Box<Record>>,
@@ -71,6 +65,7 @@ struct Idle {
 pub struct Connection {
     pub(super) stream: Stream,
     pub(super) timer: Timer,
+    opened: Instant,
 }
 
 impl Connection {
@@ -78,6 +73,7 @@ impl Connection {
         Self {
             stream,
             timer: Timer::default(),
+            opened: Instant::now(),
         }
     }
 }
@@ -95,24 +91,56 @@ pub enum Reuse {
 /// The longest idleness that [`Reuse::Fresh`] accepts.
 const FRESH: Duration = Duration::from_millis(500);
 
-impl Pool {
-    /// An empty pool for `address`, which is called over TLS where there is a handshake for it, and
-    /// whose exchanges count in the endpoint's load where there is one.
+impl Target {
+    /// `address`, which is called over TLS where there is a handshake for it, and where exchanges
+    /// count in the endpoint's load where there is one.
     pub fn new(
         address: Address,
-        handshake: Option<Arc<Handshake>>,
-        settings: PoolSettings,
+        handshake: Option<Handshake>,
+        mut settings: config::Pool,
         load: Option<Arc<Load>>,
     ) -> Self {
+        if address.socket().is_some() {
+            // It leads to the same place for ever.
+            settings.max_age = None;
+        }
         Self {
             address,
             handshake,
-            names: OnceLock::new(),
             settings,
             load,
-            idle: Mutex::default(),
             made: Instant::now(),
             cut_at: AtomicU64::new(0),
+        }
+    }
+
+    /// How busy it is, over all workers, where its balancer compares that.
+    pub fn load(&self) -> Option<&Arc<Load>> {
+        self.load.as_ref()
+    }
+
+    /// The endpoint was removed: connections that come back are closed then, and exchanges that
+    /// still run are cut at `cut_at`. Those that are idle are [`Pool::close_idle`]'s.
+    pub fn retire(&self, cut_at: Instant) {
+        self.cut_at.store(self.millis(cut_at), Relaxed);
+    }
+
+    /// The endpoint is back: what still runs goes on, and connections are kept again.
+    pub fn restore(&self) {
+        self.cut_at.store(0, Relaxed);
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        1 + at.saturating_duration_since(self.made).as_millis() as u64
+    }
+}
+
+impl Pool {
+    /// An empty pool of connections to this target.
+    pub fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            idle: Mutex::default(),
             in_flight: Counter::default(),
             record: OnceLock::new(),
             attempts: Counter::default(),
@@ -123,16 +151,11 @@ impl Pool {
 
     /// Where its connections lead.
     pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// What its name stands for.
-    pub(super) fn names(&self) -> &Names {
-        self.names.get_or_init(Names::default)
+        &self.target.address
     }
 
     pub(super) fn handshake(&self) -> Option<&Handshake> {
-        self.handshake.as_deref()
+        self.target.handshake.as_ref()
     }
 
     /// The idle connection used last that is still good, if there is one.
@@ -159,14 +182,17 @@ impl Pool {
     /// how long the endpoint said that it keeps it.
     pub(super) fn give_back(&self, connection: Connection, keep_alive: Option<Duration>) {
         // A second less than the server's own limit, so that the crossing is avoided.
-        let keep = keep_alive.map_or(self.settings.idle, |theirs| {
-            self.settings
-                .idle
-                .min(theirs.saturating_sub(Duration::from_secs(1)))
+        let settings = &self.target.settings;
+        let keep = keep_alive.map_or(settings.idle, |theirs| {
+            let theirs = theirs.saturating_sub(Duration::from_secs(1));
+            settings.idle.min(theirs)
+        });
+        let keep = settings.max_age.map_or(keep, |most| {
+            keep.min(most.saturating_sub(connection.opened.elapsed()))
         });
         let mut idle = self.lock();
-        // Looked at under the lock: `retire` sets it before it empties the pool.
-        if keep.is_zero() || idle.len() >= self.settings.connections || self.is_retired() {
+        // Looked at under the lock: who retires the target does so before it empties the pool.
+        if keep.is_zero() || idle.len() >= settings.connections || self.is_retired() {
             return;
         }
         idle.push(Idle {
@@ -184,37 +210,26 @@ impl Pool {
         });
     }
 
-    /// The endpoint was removed: its idle connections are closed now, those that come back are
-    /// closed then, and exchanges that still run are cut at `cut_at`.
-    pub fn retire(&self, cut_at: Instant) {
-        self.cut_at.store(self.millis(cut_at), Relaxed);
+    /// Closes the idle connections.
+    pub fn close_idle(&self) {
         let closed = std::mem::take(&mut *self.lock());
         drop(closed);
     }
 
-    /// The endpoint is back: what still runs goes on, and connections are kept again.
-    pub fn restore(&self) {
-        self.cut_at.store(0, Relaxed);
-    }
-
     /// Whether the endpoint was removed.
     pub fn is_retired(&self) -> bool {
-        self.cut_at.load(Relaxed) != 0
+        self.target.cut_at.load(Relaxed) != 0
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        let cut_at = self.cut_at.load(Relaxed);
-        cut_at != 0 && self.millis(Instant::now()) >= cut_at
-    }
-
-    fn millis(&self, at: Instant) -> u64 {
-        1 + at.saturating_duration_since(self.made).as_millis() as u64
+        let cut_at = self.target.cut_at.load(Relaxed);
+        cut_at != 0 && self.target.millis(Instant::now()) >= cut_at
     }
 
     /// Notes for its load how long the endpoint took that was asked then: to the head of its answer,
     /// or until it was given up.
     pub fn took(&self, began: Instant) {
-        if let Some(load) = &self.load {
+        if let Some(load) = &self.target.load {
             load.took(began);
         }
     }
@@ -233,7 +248,7 @@ impl Pool {
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.attempts.add_one();
         self.in_flight.add_one();
-        if let Some(load) = &self.load {
+        if let Some(load) = &self.target.load {
             load.enter();
         }
         InFlight {
@@ -289,7 +304,7 @@ impl Pool {
     }
 
     fn age(&self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.made)
+        at.saturating_duration_since(self.target.made)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -334,7 +349,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.pool.in_flight.sub_one();
-        if let Some(load) = &self.pool.load {
+        if let Some(load) = &self.pool.target.load {
             load.leave();
         }
         if self.waits_since.is_some() {

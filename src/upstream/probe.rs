@@ -12,9 +12,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::net::TcpStream;
 
-use super::{stream::Stream, tls::Handshake};
+use super::{connect_to, stream::Stream, tls::Handshake};
 use crate::{
     config::{HealthAsk, HttpHealth, MOST_OF_A_BODY},
     error::with_causes,
@@ -53,7 +52,7 @@ pub async fn probe(whom: &Checked, ask: &HealthAsk, limit: Duration) -> Result<(
 
 async fn connect(whom: &Checked) -> Result<Stream, String> {
     let address = &whom.address;
-    let socket = TcpStream::connect((address.host(), address.port())).await;
+    let socket = connect_to(address.host(), address.port()).await;
     let socket = socket.map_err(|error| format!("connect: {error}"))?;
     socket
         .set_nodelay(true)

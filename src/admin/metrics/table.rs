@@ -69,8 +69,7 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| {
             let now = Instant::now();
             scrape.services.iter().try_for_each(|(service, _)| {
-                let left = service.lanes().map(|lane| lane.retries_left(now));
-                samples.add(&[service.name()], left.sum::<u64>())
+                samples.add(&[service.name()], service.retries_left(now))
             })
         },
     ),
