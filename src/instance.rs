@@ -256,6 +256,15 @@ impl InstanceSet {
         });
         set.skipped
             .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
+        let more = set.skipped.len().saturating_sub(MAX_SKIPPED);
+        if more > 0 {
+            set.skipped.truncate(MAX_SKIPPED);
+            set.skipped.push(Skipped {
+                id: "…".to_owned(),
+                reason: format!("{more} more cannot be called"),
+            });
+            set.skipped.shrink_to_fit();
+        }
         set
     }
 
@@ -266,6 +275,10 @@ impl InstanceSet {
         self
     }
 }
+
+/// As many entries of a set are named that cannot be called; of the others there is a number. They
+/// are kept for as long as the set is.
+const MAX_SKIPPED: usize = 1_000;
 
 /// One entry of a registry's answer that cannot be called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -361,6 +374,24 @@ mod tests {
             };
             assert_eq!(instance.heed_meta().tls, tls, "{meta:?} {tags:?}");
         }
+    }
+
+    #[test]
+    fn of_what_cannot_be_called_a_number_is_named_and_the_rest_counted() {
+        let skipped = |id: usize| {
+            Err(Skipped {
+                id: format!("{id:04}"),
+                reason: "no".to_owned(),
+            })
+        };
+        let set = InstanceSet::of((0..1000).map(skipped));
+        assert_eq!(set.skipped.len(), 1000);
+        let set = InstanceSet::of((0..3007).rev().map(skipped));
+        assert_eq!(set.skipped.len(), 1001);
+        assert_eq!(
+            (&*set.skipped[999].id, &*set.skipped[1000].reason),
+            ("0999", "2007 more cannot be called")
+        );
     }
 
     #[test]

@@ -62,3 +62,32 @@ pub fn entry(
 fn is_dots(text: &str) -> bool {
     matches!(text, "." | "..")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, instance::Address};
+
+    #[test]
+    fn a_name_that_is_a_step_in_a_path_is_refused_everywhere() {
+        let kinds = ["consul", "embedded", "etcd", "etcd2", "eureka", "zookeeper"];
+        for kind in kinds {
+            let text = format!("[registry.{kind}]\n[[route]]\nservice = \"a\"");
+            let config = Config::parse(&text, "".as_ref()).unwrap();
+            let entry = |service: &str, id: &str| {
+                let address = Address::new("10.0.0.1", 80).unwrap();
+                let provider = Provider {
+                    id: id.to_owned(),
+                    ..Provider::new(service, address)
+                };
+                let entry = entry(kind, &config.registries[kind].kind, provider);
+                entry.map(drop).map_err(|error| error.to_string())
+            };
+            for (service, id) in [("..", "a"), (".", "a"), ("a", "..")] {
+                let error = entry(service, id).unwrap_err();
+                assert!(error.contains("` is no name"), "{kind}: {error}");
+            }
+            assert_eq!(entry("a.b", "..."), Ok(()), "{kind}");
+        }
+    }
+}

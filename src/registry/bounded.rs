@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, SeqAccess, Visitor},
+    de::{Error, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -21,6 +21,44 @@ impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
     }
 }
 
+/// The fields of an object, as they stand there.
+pub(super) struct Fields<'a>(pub(super) Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Pairs).map(Self)
+    }
+}
+
+/// Takes one more, if it may be there.
+fn push<T, E: Error>(all: &mut Vec<T>, one: T) -> Result<(), E> {
+    if all.len() == MAX_ENTRIES {
+        return Err(E::custom(format!(
+            "it lists more than {MAX_ENTRIES} entries"
+        )));
+    }
+    all.push(one);
+    Ok(())
+}
+
+struct Pairs;
+
+impl<'de> Visitor<'de> for Pairs {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            push(&mut pairs, pair)?;
+        }
+        Ok(pairs)
+    }
+}
+
 struct Elements;
 
 impl<'de> Visitor<'de> for Elements {
@@ -33,12 +71,7 @@ impl<'de> Visitor<'de> for Elements {
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
         let mut elements = Vec::new();
         while let Some(element) = sequence.next_element()? {
-            if elements.len() == MAX_ENTRIES {
-                return Err(A::Error::custom(format!(
-                    "it lists more than {MAX_ENTRIES} entries"
-                )));
-            }
-            elements.push(element);
+            push(&mut elements, element)?;
         }
         Ok(elements)
     }
@@ -64,6 +97,20 @@ mod tests {
             ("[1", "EOF"),
         ] {
             let error = serde_json::from_str::<List<'_>>(text).err().unwrap();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        let of = |fields: usize| format!("{{{}}}", vec!["\"\":0"; fields].join(","));
+        let text = of(3);
+        let fields: Fields<'_> = serde_json::from_str(&text).unwrap();
+        assert_eq!(fields.0.len(), 3);
+        for (text, says) in [
+            (
+                of(MAX_ENTRIES + 1).as_str(),
+                "it lists more than 200000 entries",
+            ),
+            ("[]", "expected a map"),
+        ] {
+            let error = serde_json::from_str::<Fields<'_>>(text).err().unwrap();
             assert!(error.to_string().contains(says), "{error}");
         }
     }

@@ -18,13 +18,17 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Endpoints that are looked at in one go.
 const AT_ONCE: usize = 3;
 
-/// Looks each time that an endpoint of the service takes no connection.
+/// Looks each time that an endpoint of the service takes no connection, and again until what was
+/// found then is over.
 pub(super) async fn watch(service: Weak<Service>, registry: Arc<str>, other: OtherHost) {
     loop {
-        let Some(refusals) = service.upgrade().map(|service| service.refusals()) else {
+        let Some((refusals, hint)) = service.upgrade().map(|one| (one.refusals(), one.hint()))
+        else {
             return;
         };
-        refusals.notified().await;
+        if hint.is_none() {
+            refusals.notified().await;
+        }
         if let Some(service) = service.upgrade() {
             look(&service, &registry, other).await;
         }

@@ -29,6 +29,7 @@ use crate::{
     instance::{InstanceSet, in_any_case},
     registry::{
         Catalog, Registry, ServiceQuery, Source, Watches,
+        consul::in_one_spelling,
         merged::{Merged, Part},
         watch::{self, Event, WatchStatus},
     },
@@ -325,9 +326,9 @@ impl Maker {
             for_tags,
             expose: exposed(&settings.expose, settings.kind.takes_any_case()),
             any_case: settings.kind.takes_any_case(),
-            names: ArcSwap::from_pointee(
-                saved.map_or_else(Catalog::new, |saved| saved.services.clone()),
-            ),
+            names: ArcSwap::from_pointee(saved.map_or_else(Catalog::new, |saved| {
+                remembered(&saved.services, settings.kind.takes_any_case())
+            })),
             read: state::Sender::new(false),
             remembered: Mutex::new(saved.map(|saved| saved.confirmed)),
             status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
@@ -417,7 +418,7 @@ impl CatalogView {
         name != "consul"
             && !not.iter().any(|not| not == name)
             && (services.is_empty() || services.iter().any(|service| service == name))
-            && (wanted.is_empty() || wanted.iter().any(|tag| tags.contains(tag)))
+            && (wanted.is_empty() || wanted.iter().any(|tag| has_tag(tags, tag)))
     }
 }
 
@@ -428,6 +429,22 @@ pub(super) enum Found {
     /// One that may not.
     Hidden,
     Absent,
+}
+
+/// What was saved of a catalog, with names as they are in it now: an older version kept them as they
+/// were registered.
+fn remembered(saved: &Catalog, any_case: bool) -> Catalog {
+    if !any_case {
+        return saved.clone();
+    }
+    let services = saved.iter();
+    in_one_spelling(services.map(|(name, tags)| (&**name, tags.iter().cloned())))
+}
+
+/// As all tags are compared: in any letter case.
+fn has_tag(tags: &[String], wanted: &str) -> bool {
+    let wanted = wanted.to_lowercase();
+    tags.iter().any(|tag| tag.to_lowercase() == wanted)
 }
 
 /// With names as they are in the catalog.

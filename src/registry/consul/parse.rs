@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::{
     config::Warnings,
     instance::{Address, Instance, InstanceSet, MAX_WEIGHT, Skipped, in_any_case},
-    registry::{Catalog, bounded::List},
+    registry::{
+        Catalog,
+        bounded::{Fields, List},
+    },
 };
 
 /// The key under which an instance's datacenter stands in its metadata, beside the `consul-…` keys
@@ -37,7 +39,7 @@ pub(super) fn instances(body: &[u8], warnings: Warnings) -> serde_json::Result<I
 /// # Errors
 /// Where the body is not a JSON object.
 pub(super) fn catalog(body: &[u8], tags: &[String]) -> serde_json::Result<Catalog> {
-    let services: BTreeMap<String, &RawValue> = serde_json::from_slice(body)?;
+    let Fields(services) = serde_json::from_slice(body)?;
     let mut catalog = in_one_spelling(services.iter().map(|(name, tags)| {
         let tags: Vec<String> = serde_json::from_str(tags.get()).unwrap_or_default();
         (name.as_str(), tags.into_iter())

@@ -65,7 +65,7 @@ pub(super) fn set(services: &Services, name: &str, tags: &[String]) -> Result<In
     };
     let mut set = service.clone()?;
     set.instances
-        .retain(|instance| tags.iter().all(|tag| instance.tags.contains(tag)));
+        .retain(|instance| instance.has(tags, &BTreeMap::new()));
     Ok(set)
 }
 
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn tags_select_and_the_catalog_has_them() {
         let read = toml(TOML).unwrap();
-        let v2 = set(&read, "cart", &["v2".to_owned()]).unwrap();
+        let v2 = set(&read, "cart", &["V2".to_owned()]).unwrap();
         assert_eq!(v2.instances.len(), 1);
         let v3 = set(&read, "cart", &["v2".to_owned(), "v3".to_owned()]).unwrap();
         assert_eq!(v3.instances, []);
