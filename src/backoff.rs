@@ -3,7 +3,9 @@
 //! failed, and does not sleep.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -119,9 +121,147 @@ impl Repeated {
     }
 }
 
+/// The log lines about things of one kind that may come by the thousand: the first few at once, and
+/// then the latest with how many there were, 10 s later, 20 s after that, and so on; from the start again
+/// where none came for a minute.
+#[derive(Default)]
+pub struct Digest(Mutex<Row>);
+
+/// Says one of them, and how many it stands for.
+type Say = Box<dyn FnOnce(u64) + Send>;
+
+#[derive(Default)]
+struct Row {
+    said: u32,
+    pause: Option<Duration>,
+    last: Option<Instant>,
+    unsaid: u64,
+    /// Said when the pause is over.
+    latest: Option<Say>,
+    due: Option<Instant>,
+}
+
+impl Digest {
+    /// Notes one, of which so many are said at once. Outside of a runtime the count waits for the next.
+    pub fn note(self: &Arc<Self>, at_once: u32, say: impl FnOnce(u64) + Send + 'static) {
+        let mut row = self.row();
+        let now = Instant::now();
+        let is_over = row.last.is_none_or(|last| now - last >= OVER);
+        if is_over && row.latest.is_none() {
+            *row = Row::default();
+        }
+        row.last = Some(now);
+        if row.said < at_once {
+            row.said += 1;
+            drop(row);
+            return say(1);
+        }
+        row.unsaid += 1;
+        if row.latest.replace(Box::new(say)).is_some() {
+            // A runtime that has ended sums up nothing.
+            if row.due.is_some_and(|due| now >= due + LOG_PAUSE) {
+                drop(row);
+                self.sum_up();
+            }
+            return;
+        }
+        let pause = row.pause.map_or(LOG_PAUSE, |pause| pause * 2);
+        let pause = pause.min(MAX_LOG_PAUSE);
+        row.pause = Some(pause);
+        row.due = Some(now + pause);
+        drop(row);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let digest = Arc::clone(self);
+            runtime.spawn(async move {
+                tokio::time::sleep(pause).await;
+                digest.sum_up();
+            });
+        }
+    }
+
+    fn sum_up(&self) {
+        let mut row = self.row();
+        let (latest, times) = (row.latest.take(), std::mem::take(&mut row.unsaid));
+        drop(row);
+        if let Some(say) = latest {
+            say(times);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let row = self.row();
+        row.latest.is_none() && row.last.is_none_or(|last| last.elapsed() >= OVER)
+    }
+
+    fn row(&self) -> MutexGuard<'_, Row> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A [`Digest`] for each key.
+pub struct Digests<K>(Mutex<HashMap<K, Arc<Digest>>>);
+
+/// With more than this many keys those of which nothing is to be said are forgotten.
+const KEYS: usize = 1000;
+
+impl<K> Default for Digests<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Digests<K> {
+    /// That of this key.
+    pub fn of(&self, key: K) -> Arc<Digest> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= KEYS && !all.contains_key(&key) {
+            all.retain(|_, digest| !digest.is_over());
+        }
+        Arc::clone(all.entry(key).or_default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_the_first_few_are_said_at_once_and_then_the_latest_with_a_count() {
+        let digest = Arc::<Digest>::default();
+        let said = Arc::<Mutex<Vec<(u32, u64)>>>::default();
+        let note = |n: u32| {
+            let said = Arc::clone(&said);
+            digest.note(2, move |times| said.lock().unwrap().push((n, times)));
+        };
+        let take = || std::mem::take(&mut *said.lock().unwrap());
+        (0..1000).for_each(note);
+        assert_eq!(take(), [(0, 1), (1, 1)]);
+        tokio::time::sleep(LOG_PAUSE).await;
+        tokio::task::yield_now().await;
+        assert_eq!(take(), [(999, 998)]);
+        (1000..1003).for_each(note);
+        tokio::time::sleep(LOG_PAUSE).await;
+        tokio::task::yield_now().await;
+        assert_eq!(take(), [], "the pace slows");
+        tokio::time::sleep(LOG_PAUSE).await;
+        tokio::task::yield_now().await;
+        assert_eq!(take(), [(1002, 3)]);
+        // After a quiet minute it is news again.
+        tokio::time::sleep(OVER).await;
+        note(7);
+        assert_eq!(take(), [(7, 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_are_over_are_forgotten() {
+        let digests = Digests::default();
+        for n in 0..KEYS {
+            digests.of(n).note(1, |_| {});
+        }
+        tokio::time::sleep(OVER).await;
+        digests.of(KEYS).note(1, |_| {});
+        assert_eq!(digests.0.lock().unwrap().len(), 1);
+    }
 
     const BASE: Duration = Duration::from_millis(100);
     const CAP: Duration = Duration::from_secs(10);

@@ -15,7 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::{Client, RequestBody};
+use super::{
+    Client, RequestBody,
+    trouble::{self, Question},
+};
 use crate::{
     config,
     instance::Address,
@@ -49,6 +52,8 @@ pub(super) struct Record {
     answered: bool,
     /// The client would rather have an error as JSON.
     pub(super) wants_json: bool,
+    /// What was asked for, where no endpoint has answered it.
+    pub(super) question: Option<Box<Question>>,
     ending: Option<Ending>,
 }
 
@@ -103,6 +108,7 @@ impl Record {
             lane: None,
             answered: false,
             wants_json: false,
+            question: None,
             ending: Some(Ending {
                 client: Arc::clone(client),
                 version: request.version(),
@@ -350,7 +356,7 @@ impl Ending {
         let activity = &self.client.activity;
         activity.cut_short.store(true, Relaxed);
         activity.unwritten.store(true, Relaxed);
-        tracing::warn!(client = %self.client.peer.ip, error = %failure, "an answer was cut short");
+        trouble::cut_short(&self.client, &failure);
         failure.into()
     }
 }

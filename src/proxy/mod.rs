@@ -11,6 +11,7 @@ mod refusal;
 mod request;
 mod request_head;
 mod rest;
+mod trouble;
 
 use std::{
     borrow::Cow,
@@ -38,6 +39,7 @@ use answer::Record;
 use refusal::Refusal;
 use request::Admitted;
 use request_head::{Asking, Outgoing};
+use trouble::Question;
 
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
@@ -176,7 +178,12 @@ async fn forward(
                 asked = Instant::now();
                 (service, subset, request.body) = (fallback, None, body);
             }
-            (unanswered, _) => return Err(Refusal::of(service, subset, instead_of, unanswered)),
+            (unanswered, _) => {
+                let head = &request.head;
+                let question = Question::new(&head.parts.method, head.host(), head.path());
+                record.question = Some(Box::new(question));
+                return Err(Refusal::of(service, subset, instead_of, unanswered));
+            }
         }
     }
 }

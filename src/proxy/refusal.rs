@@ -8,6 +8,7 @@ use super::{
     Client,
     answer::{Record, Response, say_close},
     rate::Limited,
+    trouble::{Question, Trouble},
 };
 use crate::{
     config::Subset,
@@ -191,7 +192,8 @@ impl Refusal {
     pub(super) fn into_response(self, client: &Client, mut record: Record) -> Response {
         let (status, message) = (self.status(), self.message());
         let id = format!("{:016x}", fastrand::u64(..));
-        self.note(client, status, &message, &id);
+        let question = record.question.take().unwrap_or_default();
+        self.note(client, *question, status, &message, &id);
         let attempts = match &self {
             Self::Failed { attempts, .. } => attempts.failed.len(),
             _ => 0,
@@ -253,21 +255,28 @@ impl Refusal {
         )
     }
 
-    /// One line in the log; at `warn` where an endpoint or a registry is at fault.
-    fn note(&self, client: &Client, status: StatusCode, reason: &str, request_id: &str) {
+    /// One line in the log; at `warn`, and at a slowing pace, where an endpoint or a registry is at
+    /// fault.
+    fn note(
+        &self,
+        client: &Client,
+        question: Question,
+        status: StatusCode,
+        reason: &str,
+        request_id: &str,
+    ) {
         let (status, worker) = (status.as_u16(), &client.worker);
+        let trouble = |service: &Arc<str>| Trouble {
+            service: Arc::clone(service),
+            question,
+            client: client.peer.ip.clone(),
+            status,
+            request_id: request_id.to_owned(),
+        };
         match self {
-            Self::Failed { service, attempts } => {
-                let out_of_budget = attempts.out_of_budget;
-                tracing::warn!(status, request_id, %service, %attempts, out_of_budget, "no answer");
-            }
+            Self::Failed { service, attempts } => trouble(service).failed(attempts),
             Self::NoEndpoints { service, .. } => {
-                let Nobody { name, is_read } = service;
-                if *is_read {
-                    tracing::warn!(status, request_id, service = %name, reason, "no healthy instance");
-                } else {
-                    tracing::warn!(status, request_id, service = %name, reason, "not read yet");
-                }
+                trouble(&service.name).nobody(service.is_read, reason);
             }
             Self::Limited(limited) => {
                 let (client, wait) = (&client.peer.ip, limited.wait);

@@ -9,9 +9,11 @@ use http::header;
 use tokio::time::Instant;
 
 use super::{
-    Endpoint, Line, Service, View,
+    Line, Service, View,
+    life::Was,
     limits::Seat,
     outlier::{Count, Peers, Proof, is_ill},
+    told,
 };
 use crate::{
     config::Statuses,
@@ -45,8 +47,8 @@ impl Service {
             | FailureKind::BadAnswer(_) => self.note_fault(worker, line, began),
             // It answered, with what one of its pages may be.
             FailureKind::TooLarge(_) => {
-                if line.life().answered(began) {
-                    self.expect_relapse(line);
+                if let Some(was) = line.life().answered(began) {
+                    self.note_back(line, was);
                 }
             }
             // Our doing, the client's, or noted when the answer came.
@@ -81,8 +83,10 @@ impl Service {
         }
         if is_fault {
             self.note_fault(worker, line, began);
-        } else if !(is_ill && life.is_ejected_for_answers()) && life.answered(began) {
-            self.expect_relapse(line);
+        } else if !(is_ill && life.is_ejected_for_answers())
+            && let Some(was) = life.answered(began)
+        {
+            self.note_back(line, was);
         }
         if retry_on.contains(head.status) {
             self.heed_retry_after(worker, line, head, began);
@@ -168,9 +172,12 @@ impl Service {
     }
 
     #[cold]
-    fn expect_relapse(&self, line: &Line) {
-        let suspicion = line.life().suspicion();
-        suspicion.expect_relapse(|view| self.heard(view));
+    fn note_back(&self, line: &Line, was: Was) {
+        if was == Was::Ill {
+            let suspicion = line.life().suspicion();
+            suspicion.expect_relapse(|view| self.heard(view));
+        }
+        told::back(self.name(), line.pool().address(), was.reason());
     }
 
     /// What all endpoints of a view have answered, over all workers.
@@ -209,8 +216,7 @@ impl Service {
         let turn = self.ejecting();
         let snapshot = self.main().snapshot();
         let endpoints = &snapshot.endpoints;
-        let of_line = |one: &&Arc<Endpoint>| Arc::ptr_eq(one.line(worker), line);
-        let Some(endpoint) = endpoints.iter().find(of_line) else {
+        let Some(endpoint) = endpoints.iter().find(|one| one.is_of(line)) else {
             return;
         };
         let life = endpoint.life();
@@ -232,12 +238,11 @@ impl Service {
         life.note_why(cause.to_string(), cause.is_answers());
         drop(turn);
         self.lane(worker).ejections.add_one();
-        tracing::warn!(
-            service = %self.name(),
-            endpoint = %endpoint.id().address,
-            seconds = length.as_secs(),
-            reason = %cause,
-            "an endpoint is ejected"
+        told::ejected(
+            self.name(),
+            &endpoint.id().address,
+            length,
+            cause.to_string(),
         );
     }
 }

@@ -139,6 +139,11 @@ impl Endpoint {
         })
     }
 
+    /// Whether this is a worker's way to it.
+    pub(super) fn is_of(&self, line: &Line) -> bool {
+        Arc::ptr_eq(&self.own, &line.own)
+    }
+
     /// One worker's connections to it.
     pub fn pool(&self, worker: usize) -> &Arc<Pool> {
         &self.line(worker).pool

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     iter::Peekable,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -12,6 +13,7 @@ use std::{
 use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::told;
 use crate::instance::{Address, Instance};
 
 /// As many changes are remembered.
@@ -20,6 +22,7 @@ const LENGTH: usize = 50;
 /// A service's last changes.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
+    service: Arc<str>,
     entries: VecDeque<Entry>,
     /// Of the last entry; the first is 1.
     number: u64,
@@ -108,6 +111,21 @@ pub enum Why {
     PinExpired,
 }
 
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry { registry, .. } => write!(f, "{registry} says so"),
+            Self::Away { registry } => write!(f, "{registry} cannot be read"),
+            Self::Snapshot { registry } => write!(f, "{registry} had said so before the start"),
+            Self::ProxyToml => f.write_str("it stands in proxy.toml"),
+            Self::Guard => f.write_str("the guard has let go"),
+            Self::Pinned { set } => write!(f, "pinned to set {set}"),
+            Self::Unpinned => f.write_str("no longer pinned"),
+            Self::PinExpired => f.write_str("the pin's time is over"),
+        }
+    }
+}
+
 /// What a change did to one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
@@ -162,6 +180,14 @@ pub struct EntryStatus {
 }
 
 impl Journal {
+    /// That of a service which has had no set yet.
+    pub(super) fn of(service: Arc<str>) -> Self {
+        Self {
+            service,
+            ..Self::default()
+        }
+    }
+
     /// Notes what the set is now, in the order of sets, if that differs from what it was.
     pub(super) fn note<'i>(
         &mut self,
@@ -173,9 +199,19 @@ impl Journal {
         if changes.is_empty() && !matches!(why, Why::Pinned { .. }) {
             return;
         }
+        self.tell(&changes, &why);
         self.set = seats.into();
         let set = Arc::clone(&self.set);
         self.add(why, true, changes, set);
+    }
+
+    fn tell(&self, changes: &[Change], why: &Why) {
+        let of = |wanted: &[What]| -> Vec<&Address> {
+            let those = changes.iter().filter(|one| wanted.contains(&one.what));
+            those.map(|one| &one.address).collect()
+        };
+        let (joined, left) = (of(&[What::Added]), of(&[What::Removed, What::LetGo]));
+        told::changed(&self.service, &joined, &left, why.to_string());
     }
 
     /// Notes what the registries say while the set is pinned, if that differs from what they said.

@@ -159,6 +159,27 @@ pub struct Ejection {
     pub seconds_left: f64,
 }
 
+/// What an endpoint was that is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Was {
+    /// Ejected for its answers.
+    Ill,
+    /// Ejected for anything else.
+    Failing,
+    /// Doubted for its silence.
+    Silent,
+}
+
+impl Was {
+    /// Why it is back, in words.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Ill | Self::Failing => "its trial was answered",
+            Self::Silent => "it answers again",
+        }
+    }
+}
+
 /// A doubt, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Doubt {
@@ -324,23 +345,28 @@ impl Life {
     }
 
     /// An attempt that began then has the head of an answer as it should be: whoever is tried is
-    /// back, over whatever connection. Returns whether that is after an ejection for its answers.
+    /// back, over whatever connection. Returns what it was, where that is news.
     #[inline]
-    pub(super) fn answered(&self, began: Instant) -> bool {
+    pub(super) fn answered(&self, began: Instant) -> Option<Was> {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
         if self.is_ejected() {
             if !self.was_ejected_after(began) {
                 self.come_back();
-                return self.for_answers.swap(false, Relaxed);
+                return Some(match self.for_answers.swap(false, Relaxed) {
+                    true => Was::Ill,
+                    false => Was::Failing,
+                });
             }
         } else if self.is_doubted()
             && (self.is_silent() || self.millis(began) > self.refused_at.load(Relaxed))
         {
+            let was_silent = self.is_silent();
             self.trust();
+            return was_silent.then_some(Was::Silent);
         }
-        false
+        None
     }
 
     /// An answer came to its end.

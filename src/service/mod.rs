@@ -35,6 +35,7 @@ mod standing;
 mod status;
 mod tagged;
 mod terms;
+mod told;
 mod tried;
 mod view;
 
@@ -60,7 +61,7 @@ pub use prober::Checkup;
 pub use replay::{Keep, Kept, Replay};
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
-pub use status::{EndpointStatus, HeldStatus, Remembered, ServiceStatus, ViewStatus};
+pub use status::{EndpointStatus, HeldStatus, Latency, Remembered, ServiceStatus, ViewStatus};
 pub use tagged::{Quarantined, Tagged, TaggedRoute};
 pub use terms::{Terms, within};
 pub use view::View;

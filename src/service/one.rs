@@ -25,6 +25,7 @@ use super::{
     limits::Limits,
     listing::{Listing, Update},
     prober::Findings,
+    told,
 };
 
 use crate::{
@@ -110,7 +111,7 @@ impl Service {
             checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
             listing: Mutex::new(Listing::new(&policy.origin)),
-            journal: Mutex::default(),
+            journal: Mutex::new(Journal::of(Arc::clone(&name))),
             watches: policy
                 .origin
                 .registries()
@@ -303,13 +304,9 @@ impl Service {
         self.publish(&mut board);
         let panics = board.panics(&self.policy);
         drop(board);
-        let (service, address) = (&self.name, &endpoint.id().address);
-        match &checkup.error {
-            Some(error) => {
-                tracing::warn!(%service, endpoint = %address, %error, "an endpoint's checks fail");
-            }
-            None => tracing::info!(%service, endpoint = %address, "an endpoint's checks pass"),
-        }
+        let service = &self.name;
+        let error = checkup.error.map(|error| error.to_string());
+        told::checked(service, &endpoint.id().address, error);
         if panics && !panicked {
             tracing::warn!(%service, "so few endpoints pass their checks that all are called");
         }

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Endpoint, Line, Service, View};
+use super::{Line, Service, View, told};
 use crate::upstream::{LatencySum, Quiet};
 
 /// No silence is shorter: a collector of garbage may take so long.
@@ -55,27 +55,36 @@ impl Service {
         let is_silent = is_wanted
             && own.for_at_least >= LEAST
             && !line.life().is_avoided_already()
-            && self
-                .scene(worker, view, line, now)
-                .is_some_and(|scene| scene.is_proof());
+            && Scene::of(view, line, now).is_some_and(|scene| scene.is_proof());
         line.pool().note_look(now);
         if is_silent && line.life().fall_silent(now) {
             self.lane(worker).silences.add_one();
-            tracing::warn!(
-                service = %self.name(),
-                endpoint = %line.pool().address(),
-                "an endpoint is doubted: it answers nothing, and its peers do"
-            );
+            told::silent(self.name(), line.pool().address());
         }
         is_silent
     }
+}
 
-    fn scene(&self, worker: usize, view: &View, line: &Line, now: Instant) -> Option<Scene> {
+/// An endpoint's silence, and what it is held against.
+#[derive(Debug, Default)]
+struct Scene {
+    /// What each worker knows of it.
+    waits: Vec<Quiet>,
+    own: LatencySum,
+    peers: LatencySum,
+    /// Peers that have something to do.
+    peers_asked: usize,
+    /// Those that have answered in the meantime.
+    peers_answering: usize,
+}
+
+impl Scene {
+    /// That of an endpoint among its peers in this view.
+    fn of(view: &View, line: &Line, now: Instant) -> Option<Self> {
         let snapshot = view.snapshot();
         let endpoints = &snapshot.endpoints;
-        let is_it = |one: &Arc<Endpoint>| std::ptr::eq(&**one.line(worker), line);
-        let place = endpoints.iter().position(is_it)?;
-        let mut scene = Scene::default();
+        let place = endpoints.iter().position(|one| one.is_of(line))?;
+        let mut scene = Self::default();
         for pool in endpoints[place].pools() {
             scene.waits.push(pool.quiet(now));
             pool.add_latencies(&mut scene.own);
@@ -97,22 +106,7 @@ impl Service {
         }
         Some(scene)
     }
-}
 
-/// An endpoint's silence, and what it is held against.
-#[derive(Debug, Default)]
-struct Scene {
-    /// What each worker knows of it.
-    waits: Vec<Quiet>,
-    own: LatencySum,
-    peers: LatencySum,
-    /// Peers that have something to do.
-    peers_asked: usize,
-    /// Those that have answered in the meantime.
-    peers_answering: usize,
-}
-
-impl Scene {
     /// The waits of requests that no answer has overtaken, be it another worker's.
     fn unanswered(&self) -> impl Iterator<Item = &Quiet> {
         let heard = self.waits.iter().filter_map(|wait| wait.heard).min();

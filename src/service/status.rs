@@ -7,9 +7,12 @@ use tokio::time::Instant;
 
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
-    Service, View, ZoneStatus, journal::unix_seconds, standing::Standing,
+    Service, StatusClass, View, ZoneStatus, journal::unix_seconds, standing::Standing,
 };
-use crate::{registry::watch::WatchSnapshot, upstream::Pool};
+use crate::{
+    registry::watch::WatchSnapshot,
+    upstream::{Cause, Pool, Recorded},
+};
 
 /// A service at one moment.
 #[derive(Debug, Serialize)]
@@ -106,6 +109,12 @@ pub struct EndpointStatus {
     pub attempts: u64,
     /// Those that failed.
     pub failures: u64,
+    /// The same by their cause; causes that there were none of are left out, here and below.
+    pub failures_by_cause: BTreeMap<&'static str, u64>,
+    /// Its answers by the class of their status: heads, passed on or not.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// How long it took to the heads of its answers lately; `None` where there were none.
+    pub latency: Option<Latency>,
     /// Connections opened since it was first seen.
     pub connections_opened: u64,
     /// The registry's weight.
@@ -137,6 +146,34 @@ impl HeldStatus {
     }
 }
 
+/// How long an endpoint takes to the head of its answer, once it has all of the request: over the last
+/// minute or two, or the last answers where there are few.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    /// Of half of the answers, at most.
+    pub p50_seconds: f64,
+    /// Of 99 of 100 answers, at most.
+    pub p99_seconds: f64,
+}
+
+impl Latency {
+    fn of(recorded: &Recorded) -> Option<Self> {
+        let part = |part| Some(recorded.latencies.quantile(part)?.as_secs_f64());
+        Some(Self {
+            p50_seconds: part(0.5)?,
+            p99_seconds: part(0.99)?,
+        })
+    }
+}
+
+/// What there were some of, under their names.
+fn named<const N: usize>(
+    names: impl Iterator<Item = &'static str>,
+    counts: [u64; N],
+) -> BTreeMap<&'static str, u64> {
+    names.zip(counts).filter(|(_, count)| *count > 0).collect()
+}
+
 impl Service {
     /// How it stands now.
     pub fn status(&self) -> ServiceStatus {
@@ -149,6 +186,10 @@ impl Service {
             .states()
             .map(|(place, state)| {
                 let sum = |of: fn(&Pool) -> u64| place.endpoint.pools().map(of).sum();
+                let mut recorded = Recorded::default();
+                let pools = place.endpoint.pools();
+                pools.for_each(|pool| pool.add_record(&mut recorded));
+                let causes = Cause::ALL.into_iter().map(Cause::as_str);
                 EndpointStatus {
                     instance: Arc::clone(&place.instance.id),
                     address: place.instance.address.to_string(),
@@ -164,6 +205,9 @@ impl Service {
                     idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
                     attempts: sum(|pool| pool.attempts.value()),
                     failures: sum(|pool| pool.failures.value()),
+                    failures_by_cause: named(causes, recorded.failures),
+                    answers: named(StatusClass::NAMES.into_iter(), recorded.answers),
+                    latency: Latency::of(&recorded),
                     connections_opened: sum(|pool| pool.opened.value()),
                     weight: place.instance.weight,
                     tags: place.instance.tags.clone(),

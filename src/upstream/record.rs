@@ -95,7 +95,8 @@ impl Cause {
         Self::Client,
     ];
 
-    fn of(kind: &FailureKind) -> Self {
+    /// That of this failure.
+    pub fn of(kind: &FailureKind) -> Self {
         match kind {
             FailureKind::Connect(_) | FailureKind::ConnectTimeout => Self::Connect,
             FailureKind::Handshake(_) => Self::Tls,

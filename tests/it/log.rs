@@ -324,3 +324,36 @@ fn fields_of(arguments: TokenStream) -> Vec<String> {
     }
     names
 }
+
+#[tokio::test]
+async fn requests_that_fail_for_one_reason_are_one_line_that_says_what_was_asked() {
+    let folder = TempDir::new().unwrap();
+    let (callboard, address) = start(folder.path(), "format = \"json\"", &[nobody().await]).await;
+    for n in 0..50 {
+        let request =
+            format!("POST /x/{n}?q=1 HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(
+            Wire::connect(address).await.ask(&request).await.status(),
+            502
+        );
+    }
+    let lines = ended(callboard).await;
+    let lines = lines.iter().map(|line| json(line));
+    let failures: Vec<_> = lines
+        .filter(|line| line["message"] == "no answer")
+        .collect();
+    let [line] = &failures[..] else {
+        panic!("{failures:?}")
+    };
+    for (key, value) in [
+        ("method", "POST"),
+        ("host", "shop"),
+        ("path", "/x/0"),
+        ("client", "127.0.0.1"),
+        ("cause", "connect"),
+        ("service", "cart"),
+    ] {
+        assert_eq!(line[key], value, "{line}");
+    }
+    assert_eq!(line["times"], 1);
+}

@@ -205,13 +205,25 @@ impl Samples<'_> {
     }
 }
 
-/// For each service, the sum of what its workers counted.
+impl Scrape<'_> {
+    /// The services that had a request: of the others there is nothing but zeros to tell.
+    pub(super) fn called(&self) -> impl Iterator<Item = &(Arc<Service>, ServiceStatus)> {
+        let requests = |service: &Service| -> u64 {
+            let lanes = service.lanes();
+            lanes.map(|lane| lane.requests.value()).sum()
+        };
+        let services = self.services.iter();
+        services.filter(move |(service, _)| requests(service) > 0)
+    }
+}
+
+/// For each service that had a request, the sum of what its workers counted.
 pub(super) fn per_service(
     scrape: &Scrape<'_>,
     samples: &mut Samples<'_>,
     counter: fn(&Lane) -> &Counter,
 ) -> fmt::Result {
-    scrape.services.iter().try_for_each(|(service, _)| {
+    scrape.called().try_for_each(|(service, _)| {
         let sum: u64 = service.lanes().map(|lane| counter(lane).value()).sum();
         samples.add(&[service.name()], sum)
     })
@@ -226,11 +238,31 @@ pub(super) fn per_endpoint(
 ) -> fmt::Result {
     scrape.services.iter().try_for_each(|(service, status)| {
         let mut sums = BTreeMap::<_, u64>::new();
-        for endpoint in &status.endpoints {
+        // Of one that was never called there is nothing but zeros to tell.
+        for endpoint in status.endpoints.iter().filter(|one| one.attempts > 0) {
             *sums.entry(&endpoint.address).or_default() += number(endpoint);
         }
         sums.into_iter()
             .try_for_each(|(address, sum)| samples.add(&[service.name(), address], sum))
+    })
+}
+
+/// For each address of each service, what there were some of, by names.
+pub(super) fn per_endpoint_and_name(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples<'_>,
+    counts: fn(&EndpointStatus) -> &BTreeMap<&'static str, u64>,
+) -> fmt::Result {
+    scrape.services.iter().try_for_each(|(service, status)| {
+        let mut sums = BTreeMap::<_, u64>::new();
+        for endpoint in &status.endpoints {
+            for (name, count) in counts(endpoint) {
+                *sums.entry((&endpoint.address, *name)).or_default() += count;
+            }
+        }
+        sums.into_iter().try_for_each(|((address, name), sum)| {
+            samples.add(&[service.name(), address, name], sum)
+        })
     })
 }
 

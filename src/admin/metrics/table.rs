@@ -1,20 +1,21 @@
 //! The table of all metrics: its lines are what is sent, in this order.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::{
     process,
     scrape::{
-        Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_service, per_shadow,
-        per_watch,
+        Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
+        per_service, per_shadow, per_watch,
     },
 };
 use crate::{
-    metrics::HistogramSum,
+    config::Balance,
+    metrics::{self, HistogramSum},
     saved::{Found, Status},
-    service::{EndpointState, Shed, StatusClass, Tally},
+    service::{EndpointState, Service, ServiceStatus, Shed, StatusClass, Tally},
 };
 
 use Kind::{Counter, Gauge, Histogram};
@@ -31,7 +32,12 @@ pub const METRICS: &[Metric] = &[
         Counter,
         SERVICE,
         "Requests routed to the service.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.requests),
+        |scrape, samples| {
+            scrape.services.iter().try_for_each(|(service, _)| {
+                let requests = service.lanes().map(|lane| lane.requests.value());
+                samples.add(&[service.name()], requests.sum::<u64>())
+            })
+        },
     ),
     line(
         "callboard_answers_total",
@@ -68,7 +74,7 @@ pub const METRICS: &[Metric] = &[
         "Retries that the retry budget would grant now.",
         |scrape, samples| {
             let now = Instant::now();
-            scrape.services.iter().try_for_each(|(service, _)| {
+            scrape.called().try_for_each(|(service, _)| {
                 samples.add(&[service.name()], service.retries_left(now))
             })
         },
@@ -107,10 +113,10 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Requests that wait for room.",
         |scrape, samples| {
-            let mut services = scrape.services.iter();
-            services.try_for_each(|(service, status)| {
-                let waiting = status.limits.map_or(0, |limits| limits.waiting);
-                samples.add(&[service.name()], u64::from(waiting))
+            scrape.services.iter().try_for_each(|(service, status)| {
+                status.limits.map_or(Ok(()), |limits| {
+                    samples.add(&[service.name()], u64::from(limits.waiting))
+                })
             })
         },
     ),
@@ -161,21 +167,28 @@ pub const METRICS: &[Metric] = &[
         Counter,
         SERVICE,
         "Requests without the key that the service's hash asks for.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.keyless),
+        |scrape, samples| tallied(scrape, samples, is_hash, |tally| &tally.keyless),
     ),
     line(
         "callboard_balance_overflowed_total",
         Counter,
         SERVICE,
         "Picks whose key's endpoint had as much in flight as the hash's bound allows.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.overflowed),
+        |scrape, samples| tallied(scrape, samples, is_hash, |tally| &tally.overflowed),
     ),
     line(
         "callboard_balance_moved_total",
         Counter,
         SERVICE,
         "Clients whose cookie names another endpoint than it did.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.tally.moved),
+        |scrape, samples| {
+            tallied(
+                scrape,
+                samples,
+                |balance| !is_hash(balance),
+                |tally| &tally.moved,
+            )
+        },
     ),
     line(
         "callboard_zone_requests_total",
@@ -211,7 +224,7 @@ pub const METRICS: &[Metric] = &[
         &["service", "result"],
         "The proxy's own checks of the service's endpoints, by whether they passed.",
         |scrape, samples| {
-            scrape.services.iter().try_for_each(|(service, _)| {
+            checked(scrape).try_for_each(|(service, _)| {
                 let (passed, failed) = service.checks_run();
                 samples.add(&[service.name(), "passed"], passed)?;
                 samples.add(&[service.name(), "failed"], failed)
@@ -224,8 +237,10 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Whether the service stays with a set, whatever its registries say.",
         |scrape, samples| {
-            scrape.services.iter().try_for_each(|(service, status)| {
-                samples.add(&[service.name()], status.pin.is_some())
+            let mut services = scrape.services.iter();
+            services.try_for_each(|(service, status)| match status.pin.is_some() {
+                true => samples.add(&[service.name()], true),
+                false => Ok(()),
             })
         },
     ),
@@ -235,8 +250,8 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Whether so few endpoints pass the proxy's own checks that these are not believed.",
         |scrape, samples| {
-            let mut services = scrape.services.iter();
-            services.try_for_each(|(service, status)| samples.add(&[service.name()], status.panic))
+            checked(scrape)
+                .try_for_each(|(service, status)| samples.add(&[service.name()], status.panic))
         },
     ),
     line(
@@ -266,6 +281,29 @@ pub const METRICS: &[Metric] = &[
         ENDPOINT,
         "Attempts that failed.",
         |scrape, samples| per_endpoint(scrape, samples, |endpoint| endpoint.failures),
+    ),
+    line(
+        "callboard_endpoint_failures_by_cause_total",
+        Counter,
+        &["service", "endpoint", "cause"],
+        "Attempts that failed, by why, and answers that broke off.",
+        |scrape, samples| {
+            per_endpoint_and_name(scrape, samples, |endpoint| &endpoint.failures_by_cause)
+        },
+    ),
+    line(
+        "callboard_endpoint_answers_total",
+        Counter,
+        &["service", "endpoint", "status"],
+        "Answers of the endpoint, passed on or not, by the class of their status.",
+        |scrape, samples| per_endpoint_and_name(scrape, samples, |endpoint| &endpoint.answers),
+    ),
+    line(
+        "callboard_endpoint_latency_seconds",
+        Gauge,
+        &["service", "endpoint", "quantile"],
+        "How long the endpoint took to the head of its answer in the last minutes.",
+        latencies,
     ),
     line(
         "callboard_endpoint_connections_opened_total",
@@ -503,8 +541,58 @@ const fn line(
     }
 }
 
+fn is_hash(balance: &Balance) -> bool {
+    matches!(balance, Balance::Hash(_))
+}
+
+/// What is counted of the services that have keys of one kind, be it in one view alone.
+fn tallied(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples<'_>,
+    wants: fn(&Balance) -> bool,
+    counter: fn(&Tally) -> &metrics::Counter,
+) -> fmt::Result {
+    scrape.services.iter().try_for_each(|(service, _)| {
+        let mut views = std::iter::once(service.main()).chain(service.views());
+        let is_counted = views.any(|view| view.balance().is_keyed() && wants(view.balance()));
+        if !is_counted {
+            return Ok(());
+        }
+        let sum: u64 = service
+            .lanes()
+            .map(|lane| counter(&lane.tally).value())
+            .sum();
+        samples.add(&[service.name()], sum)
+    })
+}
+
+/// Services whose endpoints the proxy itself checks.
+fn checked<'s>(scrape: &'s Scrape<'_>) -> impl Iterator<Item = &'s (Arc<Service>, ServiceStatus)> {
+    let services = scrape.services.iter();
+    services.filter(|(service, _)| service.policy().health.is_some())
+}
+
+/// Of an address that several instances have, the slowest one's.
+fn latencies(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    for (service, status) in &scrape.services {
+        let mut all = BTreeMap::<_, (f64, f64)>::new();
+        for endpoint in &status.endpoints {
+            if let Some(latency) = endpoint.latency {
+                let (half, most) = all.entry(&endpoint.address).or_default();
+                *half = half.max(latency.p50_seconds);
+                *most = most.max(latency.p99_seconds);
+            }
+        }
+        for (address, (half, most)) in all {
+            samples.add(&[service.name(), address, "0.5"], half)?;
+            samples.add(&[service.name(), address, "0.99"], most)?;
+        }
+    }
+    Ok(())
+}
+
 fn answers(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    for (service, _) in &scrape.services {
+    for (service, _) in scrape.called() {
         for (class, name) in StatusClass::NAMES.iter().enumerate() {
             let lanes = service.lanes();
             let sum: u64 = lanes.map(|lane| lane.answers[class].value()).sum();
@@ -515,7 +603,8 @@ fn answers(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
 }
 
 fn shed(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    for (service, _) in &scrape.services {
+    let services = scrape.services.iter();
+    for (service, _) in services.filter(|(_, status)| status.limits.is_some()) {
         for (place, reason) in Shed::ALL.iter().enumerate() {
             let lanes = service.lanes();
             let sum: u64 = lanes.map(|lane| lane.shed[place].value()).sum();
@@ -536,7 +625,7 @@ fn zones(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
 }
 
 fn durations(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    scrape.services.iter().try_for_each(|(service, _)| {
+    scrape.called().try_for_each(|(service, _)| {
         let mut sum = HistogramSum::default();
         for lane in service.lanes() {
             lane.duration.add_to(&mut sum);
@@ -592,7 +681,10 @@ fn endpoints(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
         for state in EndpointState::ALL {
             let endpoints = status.endpoints.iter();
             let count = endpoints.filter(|endpoint| endpoint.state == state).count();
-            samples.add(&[service.name(), state.as_str()], count)?;
+            // A service without an endpoint that serves is news; one without any that drains is not.
+            if count > 0 || state == EndpointState::Serving {
+                samples.add(&[service.name(), state.as_str()], count)?;
+            }
         }
     }
     Ok(())

@@ -3,14 +3,20 @@
 
 mod status;
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::{RegistryError, Source, State, pace::Bucket};
-use crate::backoff::{Backoff, Lines};
+use crate::backoff::{Backoff, Digests, Lines};
 
 pub use status::{WatchSnapshot, WatchStatus};
 
@@ -140,6 +146,11 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("for no reason given")
 }
 
+/// By registry: where one is away all of its watchers say so, which is one line with a count.
+static AWAY: LazyLock<Digests<Arc<str>>> = LazyLock::new(Digests::default);
+static BACK: LazyLock<Digests<Arc<str>>> = LazyLock::new(Digests::default);
+const AT_ONCE: u32 = 1;
+
 /// A row of failures, logged when it begins, at a slowing pace, and when it is over.
 struct Trouble {
     since: Instant,
@@ -167,23 +178,35 @@ impl Trouble {
     }
 
     fn log(&self, status: &WatchStatus, error: &str) {
-        warn!(
-            registry = &*status.registry,
-            service = status.service.as_deref(),
-            failures = self.failures,
-            error,
-            "a registry cannot be read; what it said last stays"
-        );
+        let (registry, service) = status.names();
+        let (failures, error) = (self.failures, error.to_owned());
+        let digest = AWAY.of(Arc::clone(&registry));
+        digest.note(AT_ONCE, move |times| {
+            warn!(
+                registry = &*registry,
+                service = service.as_deref(),
+                failures,
+                error,
+                times,
+                "a registry cannot be read; what it said last stays"
+            );
+        });
     }
 
     fn log_end(&self, status: &WatchStatus) {
-        info!(
-            registry = &*status.registry,
-            service = status.service.as_deref(),
-            failures = self.failures,
-            seconds = self.since.elapsed().as_secs(),
-            "a registry can be read again"
-        );
+        let (registry, service) = status.names();
+        let (failures, seconds) = (self.failures, self.since.elapsed().as_secs());
+        let digest = BACK.of(Arc::clone(&registry));
+        digest.note(AT_ONCE, move |times| {
+            info!(
+                registry = &*registry,
+                service = service.as_deref(),
+                failures,
+                seconds,
+                times,
+                "a registry can be read again"
+            );
+        });
     }
 }
 

@@ -74,6 +74,11 @@ impl WatchStatus {
         }
     }
 
+    /// The registry's name, and the service's.
+    pub(super) fn names(&self) -> (Arc<str>, Option<Arc<str>>) {
+        (Arc::clone(&self.registry), self.service.clone())
+    }
+
     /// What is known now.
     pub fn snapshot(&self) -> WatchSnapshot {
         let known = self.known();

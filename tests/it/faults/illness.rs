@@ -324,3 +324,61 @@ async fn where_one_route_is_slow_or_has_long_polls_none_is_avoided() {
     assert_none_is_avoided(&stage).await;
     assert!(backends.iter().all(|one| one.requests() > 250));
 }
+
+/// The figures of the README: ten seconds of illness under 6,400 requests, one after the other. For
+/// `cargo test --test it -- --ignored --nocapture ten_seconds_of_illness`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute and a half"]
+async fn figures_of_ten_seconds_of_illness() {
+    let stage = Stage::embedded().await;
+    let _well = stage.open_some(&["a", "b", "c"]).await;
+    let is_ill = Arc::new(AtomicUsize::new(0));
+    let ill = Arc::clone(&is_ill);
+    let bad = failing(&stage, "bad", move |_| ill.load(Relaxed) == 1).await;
+    stage.until_state(bad.address(), "serving").await;
+    let load = stage.load().await;
+    let_pass(3_000).await;
+    is_ill.store(1, Relaxed);
+    let_pass(10_000).await;
+    is_ill.store(0, Relaxed);
+    let_pass(3_000).await;
+    let report = stage.ended(load).await;
+    report.assert_nothing_twice("one of four answers 500 for 10 s", 6_000);
+    assert!(report.failed.len() <= SEEN, "{report}");
+
+    let stage = Stage::embedded().await;
+    let processes = four_processes(&stage).await;
+    let load = stage.load().await;
+    let_pass(3_000).await;
+    processes[0].pause();
+    let_pass(10_000).await;
+    processes[0].resume();
+    let_pass(3_000).await;
+    let report = ended(&stage, load, processes).await;
+    report.assert_nothing_twice("one of four stands still for 10 s", 6_000);
+    assert!(report.failed.len() <= LOST, "{report}");
+
+    let stage = Stage::embedded().await;
+    let mut backends = Vec::new();
+    for id in super::FOUR {
+        backends.push(failing(&stage, id, |_| fastrand::u32(..10) == 0).await);
+    }
+    let report = under_load(&stage, 16_000).await;
+    report.assert_nothing_twice("all answer 500 to a tenth", 6_000);
+    assert_none_is_avoided(&stage).await;
+
+    let stage = Stage::embedded().await;
+    let slow = |_, path: &str| if path.ends_with('5') { 1_000 } else { 0 };
+    let _backends = taking(&stage, slow).await;
+    let report = under_load(&stage, 16_000).await;
+    report.assert_flawless("one route takes a second", 6_000);
+    assert_none_is_avoided(&stage).await;
+
+    let stage = Stage::embedded().await;
+    let backends = taking(&stage, |place, _| if place == 0 { 42 } else { 20 }).await;
+    let report = under_load(&stage, 16_000).await;
+    report.assert_flawless("one is twice as slow", 6_000);
+    assert_none_is_avoided(&stage).await;
+    let requests: Vec<_> = backends.iter().map(Backend::requests).collect();
+    println!("one is twice as slow: {requests:?}");
+}

@@ -1,0 +1,96 @@
+//! What the log says of endpoints that come and go, are avoided, and are back: at a pace that neither
+//! an outage nor a rollout of a thousand instances floods it, over all services.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use crate::{backoff::Digest, instance::Address};
+
+/// So many lines of each kind are written at once.
+const AT_ONCE: u32 = 10;
+/// So many endpoints are named in a line.
+const NAMED: usize = 5;
+
+static AVOIDED: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
+static BACK: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
+static CHECKS: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
+static CHANGED: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
+
+pub(super) fn ejected(service: &Arc<str>, endpoint: &Address, time: Duration, reason: String) {
+    let (service, endpoint, seconds) = (Arc::clone(service), endpoint.clone(), time.as_secs());
+    AVOIDED.note(AT_ONCE, move |times| {
+        tracing::warn!(%service, %endpoint, seconds, reason, times, "an endpoint is ejected");
+    });
+}
+
+pub(super) fn silent(service: &Arc<str>, endpoint: &Address) {
+    let (service, endpoint) = (Arc::clone(service), endpoint.clone());
+    let reason = "it answers nothing, and its peers do";
+    AVOIDED.note(AT_ONCE, move |times| {
+        tracing::warn!(%service, %endpoint, reason, times, "an endpoint is doubted");
+    });
+}
+
+pub(super) fn back(service: &Arc<str>, endpoint: &Address, reason: &'static str) {
+    let (service, endpoint) = (Arc::clone(service), endpoint.clone());
+    BACK.note(AT_ONCE, move |times| {
+        tracing::info!(%service, %endpoint, reason, times, "an endpoint is back");
+    });
+}
+
+/// An endpoint's checks have failed, or pass again.
+pub(super) fn checked(service: &Arc<str>, endpoint: &Address, error: Option<String>) {
+    let (service, endpoint) = (Arc::clone(service), endpoint.clone());
+    CHECKS.note(AT_ONCE, move |times| match error {
+        Some(error) => {
+            tracing::warn!(%service, %endpoint, %error, times, "an endpoint's checks fail");
+        }
+        None => tracing::info!(%service, %endpoint, times, "an endpoint's checks pass"),
+    });
+}
+
+/// A service's set has changed: who is in it that was not, and the other way round.
+pub(super) fn changed(service: &Arc<str>, joined: &[&Address], left: &[&Address], why: String) {
+    if joined.is_empty() && left.is_empty() {
+        return;
+    }
+    let (joined, left) = (Names(joined).to_string(), Names(left).to_string());
+    let service = Arc::clone(service);
+    CHANGED.note(AT_ONCE, move |times| {
+        tracing::info!(%service, joined, left, why, times, "endpoints have come or gone");
+    });
+}
+
+/// The first few, and how many there are beside them.
+struct Names<'a>(&'a [&'a Address]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, address) in self.0.iter().take(NAMED).enumerate() {
+            write!(f, "{}{address}", if n == 0 { "" } else { ", " })?;
+        }
+        match self.0.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_few_and_counts_the_rest() {
+        let all: Vec<_> = (1..8)
+            .map(|port| Address::new("10.0.0.1", port).unwrap())
+            .collect();
+        let all: Vec<_> = all.iter().collect();
+        assert_eq!(Names(&[]).to_string(), "");
+        assert_eq!(Names(&all[..2]).to_string(), "10.0.0.1:1, 10.0.0.1:2");
+        assert!(Names(&all).to_string().ends_with("10.0.0.1:5 and 2 more"));
+    }
+}
