@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::support::{
     callboard::Callboard,
     eventually,
-    raw::{RawBackend, Wire, ok},
+    raw::{RawBackend, Then, Wire, ok},
     server::free_ports,
 };
 
@@ -156,24 +156,21 @@ async fn a_stream_holds_nothing_of_the_request_that_it_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_client_holds_little() {
-    const CLIENTS: usize = 500;
-    let backend = RawBackend::serving(|mut wire: Wire| async move {
-        while wire.head().await.is_some() {
-            wire.send(ok("well")).await;
-        }
-    });
-    let backend = backend.await;
+async fn an_idle_client_holds_little_even_after_an_upload() {
+    const CLIENTS: usize = 300;
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
     let stage = Stage::before(backend.address()).await;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let mut client = stage.client().await;
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        client.message().await.unwrap();
+        client.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n";
+        client.send(head).await;
+        client.ask(vec![b'x'; 60_000]).await;
         clients.push(client);
     }
     stage
-        .assert_each_holds("an idle client", CLIENTS, 32 * KIB)
+        .assert_each_holds("an idle client", CLIENTS, 64 * KIB)
         .await;
 }
 
