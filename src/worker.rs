@@ -392,11 +392,9 @@ impl Floor {
     /// Returns how many services it looked at.
     fn sweep_pools(&self) -> u64 {
         let now = Instant::now();
-        let services = self.worker.generation().directory.services();
-        for service in &services {
-            service.sweep(self.worker.index, now);
-        }
-        services.len() as u64
+        let generation = self.worker.generation();
+        let directory = &generation.directory;
+        directory.each(|service| service.sweep(self.worker.index, now))
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {

@@ -6,6 +6,7 @@ mod handover;
 mod metrics;
 mod ready;
 mod routes;
+mod selection;
 mod service;
 mod status;
 mod view;
@@ -49,8 +50,9 @@ Callboard
 
 /live                  200 while the process runs
 /ready                 200 where it may be sent traffic, else 503 and what is missing
-/metrics               for Prometheus
+/metrics               for Prometheus; ?service=NAME for some services
 /api/status            routes, services, endpoints, watchers: one JSON object
+                       ?service=NAME for some services, ?limit=100&after=NAME for a page of them
 /api/services/{name}   one service of it
     …/journal          what became of its set
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that

@@ -135,8 +135,7 @@ fn pinnable(context: &Context, path: &str) -> Result<Arc<Service>, Response> {
 
 fn find(context: &Context, name: &str) -> Option<Arc<Service>> {
     let generation = context.view.shared.generation.load();
-    let mut services = generation.directory.services().into_iter();
-    services.find(|service| **service.name() == *name)
+    generation.directory.service(name)
 }
 
 fn unknown(name: &str) -> String {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     ready::Readiness,
     routes::RouteStatus,
+    selection::Selection,
     view::{Context, Shown},
 };
 use crate::{
@@ -34,6 +35,9 @@ struct Status {
     /// Tags that make no route.
     quarantined: Vec<Quarantined>,
     services: Vec<ServiceTraffic>,
+    /// After which service the next page begins; `None` where this is the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Arc<str>>,
     /// Those that stay with a set, whatever their registries say.
     pinned: Vec<Arc<str>>,
     /// `None` where nothing is kept on disk.
@@ -86,16 +90,17 @@ struct CatalogStatus {
     services: Vec<Arc<str>>,
 }
 
-pub(super) async fn status(State(context): Shown) -> Json<impl Serialize> {
-    Json(Status::of(&context))
+pub(super) async fn status(State(context): Shown, selection: Selection) -> Json<impl Serialize> {
+    Json(Status::of(&context, &selection))
 }
 
 impl Status {
-    fn of(context: &Context) -> Self {
+    fn of(context: &Context, selection: &Selection) -> Self {
         let view = &context.view;
         let generation = view.shared.generation.load();
         let directory = &generation.directory;
         let tagged = directory.tagged();
+        let page = selection.of(directory);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             started: context.started.unix_seconds(),
@@ -112,21 +117,30 @@ impl Status {
                 })
                 .collect(),
             routes: std::iter::zip(0.., &view.config.routes)
+                .filter(|_| selection.begins())
+                .filter(|(_, route)| selection.names_one_of(&route.goal))
                 .map(|(place, route)| {
                     let split = directory.splits().get(&place);
                     let rate = generation.targets[place].rate.as_deref();
                     RouteStatus::of(route, split.map(AsRef::as_ref), rate, &view.config)
                 })
-                .chain(tagged.routes.iter().map(RouteStatus::of_tags))
+                .chain(
+                    tagged
+                        .routes
+                        .iter()
+                        .filter(|route| selection.begins() && selection.names(route.service.name()))
+                        .map(RouteStatus::of_tags),
+                )
                 .collect(),
             quarantined: tagged.quarantined.clone(),
-            services: directory
-                .services()
+            services: page
+                .services
                 .iter()
                 .map(|service| ServiceTraffic::of(service))
                 .collect(),
-            pinned: directory
-                .services()
+            next: page.next,
+            pinned: page
+                .services
                 .iter()
                 .filter(|service| service.pinned().is_some())
                 .map(|service| Arc::clone(service.name()))

@@ -264,9 +264,19 @@ async fn become_ready(
     ending: CancellationToken,
 ) {
     let late = Instant::now() + limit;
+    let mut awaited = directory.awaited();
     loop {
-        let unread = directory.unread();
-        if unread.is_empty() || Instant::now() >= late {
+        // What was read once stays so: one that was not is enough to know.
+        while awaited.last().is_some_and(|service| service.is_settled()) {
+            awaited.pop();
+        }
+        let is_late = Instant::now() >= late;
+        let unread = match awaited.is_empty() || is_late {
+            true => directory.unread(),
+            false => Vec::new(),
+        };
+        let is_read = awaited.is_empty() && unread.is_empty();
+        if is_read || is_late {
             if unread.is_empty() {
                 tracing::info!("ready");
             } else {

@@ -240,6 +240,37 @@ impl Directory {
         &self.maker.defaults
     }
 
+    /// The service of this name, if a route or a request has named it.
+    pub fn service(&self, name: &str) -> Option<Arc<Service>> {
+        let known = self.declared.get(name).cloned();
+        known
+            .or_else(|| self.found.load().get(name).cloned())
+            .or_else(|| {
+                let tagged = self.tagged.load();
+                let services = tagged.routes.iter().map(|route| &route.service);
+                let mut services = services.filter(|service| **service.name() == *name);
+                services.next().cloned()
+            })
+    }
+
+    /// Does something with each service, in any order, and returns how many there are. Makes no
+    /// list of them.
+    pub fn each(&self, mut act: impl FnMut(&Service)) -> u64 {
+        let (found, tagged) = (self.found.load(), self.tagged.load());
+        let made = found.iter();
+        let made = made.filter(|(name, _)| !self.declared.contains_key(*name));
+        let services = self.declared.values().chain(made.map(|(_, made)| made));
+        let services = services.chain(tagged.routes.iter().map(|route| &route.service));
+        services.map(|service| act(service)).count() as u64
+    }
+
+    /// The declared services of which nothing was read yet, or not all.
+    pub fn awaited(&self) -> Vec<Arc<Service>> {
+        let declared = self.declared.values();
+        let awaited = declared.filter(|service| !service.is_settled());
+        awaited.cloned().collect()
+    }
+
     /// All services, the declared ones first.
     pub fn services(&self) -> Vec<Arc<Service>> {
         let found = self.found.load();
@@ -299,7 +330,7 @@ impl Directory {
         let services = self
             .declared
             .values()
-            .filter(|service| !service.is_read() || service.is_awaited())
+            .filter(|service| !service.is_settled())
             .map(|service| format!("service {}", service.name()));
         let catalogs = self
             .catalogs

@@ -202,6 +202,11 @@ impl Service {
         self.listing().is_awaited()
     }
 
+    /// Whether there is a set, and each of its registries has said something of it.
+    pub fn is_settled(&self) -> bool {
+        self.is_read() && !self.is_awaited()
+    }
+
     /// Whether there is a set, be it empty.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Acquire)

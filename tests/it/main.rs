@@ -36,6 +36,7 @@ mod http;
 mod limits;
 mod log;
 mod memory;
+mod pages;
 mod pin;
 mod provider;
 mod rates;

@@ -18,17 +18,25 @@ use prometheus_client::{
 pub use scrape::{Kind, Metric};
 pub use table::METRICS;
 
-use super::view::{Context, Shown, accepts};
+use super::{
+    selection::Selection,
+    view::{Context, Shown, accepts},
+};
 use scrape::Scrape;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(super) async fn metrics(State(context): Shown, headers: HeaderMap) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(context): Shown,
+    selection: Selection,
+    headers: HeaderMap,
+) -> impl IntoResponse {
     let open_metrics = accepts(&headers, "application/openmetrics-text");
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Everything {
         context,
+        selection,
         open_metrics,
     }));
     let mut body = String::new();
@@ -45,6 +53,7 @@ pub(super) async fn metrics(State(context): Shown, headers: HeaderMap) -> impl I
 /// The one collector: all of [`METRICS`].
 struct Everything {
     context: Arc<Context>,
+    selection: Selection,
     open_metrics: bool,
 }
 
@@ -56,7 +65,7 @@ impl fmt::Debug for Everything {
 
 impl Collector for Everything {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let scrape = Scrape::new(&self.context);
+        let scrape = Scrape::new(&self.context, &self.selection);
         METRICS
             .iter()
             .try_for_each(|metric| metric.encode(&scrape, &mut encoder, self.open_metrics))

@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    admin::{ready::Readiness, view::Context},
+    admin::{ready::Readiness, selection::Selection, view::Context},
     config,
     metrics::{BOUNDS, Counter, HistogramSum},
     proxy::{Rate, Worker},
@@ -88,10 +88,10 @@ pub(super) struct Scrape<'a> {
 }
 
 impl<'a> Scrape<'a> {
-    pub(super) fn new(context: &'a Context) -> Self {
+    pub(super) fn new(context: &'a Context, selection: &Selection) -> Self {
         let generation = context.view.shared.generation.load();
         let directory = &generation.directory;
-        let services = directory.services().into_iter();
+        let services = selection.of(directory).services.into_iter();
         let catalogs = directory.catalogs();
         Self {
             context,
