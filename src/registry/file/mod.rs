@@ -3,6 +3,7 @@
 //! [`watch`](super::watch) does for every registry.
 
 mod parse;
+mod sections;
 
 use std::{io, os::unix::fs::MetadataExt as _, sync::Arc, time::Duration};
 
@@ -87,13 +88,22 @@ impl File {
 impl Registry for File {
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
         let subject = format!("service `{}`", query.name);
-        Box::new(self.cursor(subject, move |services: &Services| {
-            parse::set(services, &query.name, &query.tags)
+        let mut before = None;
+        Box::new(self.cursor(subject, move |services: &Services, again| {
+            let service = services.get(&*query.name);
+            let now = Some(service.map(|service| Arc::clone(&service.set)));
+            let is_as_before = match (&before, &now) {
+                (Some(Some(before)), Some(Some(now))) => Arc::ptr_eq(before, now),
+                (Some(None), Some(None)) => true,
+                _ => false,
+            };
+            before = now;
+            (again || !is_as_before).then(|| parse::set(services, &query.name, &query.tags))
         }))
     }
 
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
-        let catalog = |services: &Services| Ok(parse::catalog(services));
+        let catalog = |services: &Services, _| Some(Ok(parse::catalog(services)));
         Some(Box::new(self.cursor("the catalog".to_owned(), catalog)))
     }
 }
@@ -107,32 +117,39 @@ struct Cursor<P> {
     seen: Option<watch::Receiver<Option<Content>>>,
     /// Whether what was seen is an error.
     failed: bool,
+    /// What of it is wanted; `None` where that is as it was, unless it is wanted again.
     parse: P,
 }
 
 impl<T, P> Source<T> for Cursor<P>
 where
-    P: Fn(&Services) -> Result<T, String> + Send + Sync + 'static,
+    P: FnMut(&Services, bool) -> Option<Result<T, String>> + Send + Sync + 'static,
 {
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
-            let seen = match &mut self.seen {
-                None => self.seen.insert(self.shared.first().await),
-                Some(seen) if self.failed => {
-                    // Too late is said again.
-                    let _ = timeout(REPEAT, self.shared.changed(seen)).await;
-                    seen
-                }
-                Some(seen) => {
-                    self.shared.changed(seen).await;
-                    seen
-                }
-            };
-            let content = seen.borrow_and_update().clone();
-            let services = content.expect("somebody looked");
-            let state = services.and_then(|services| (self.parse)(&services));
-            self.failed = state.is_err();
-            state.map_err(|why| self.shared.explain(&self.subject, &why))
+            loop {
+                let again = self.failed || self.seen.is_none();
+                let seen = match &mut self.seen {
+                    None => self.seen.insert(self.shared.first().await),
+                    Some(seen) if self.failed => {
+                        // Too late is said again.
+                        let _ = timeout(REPEAT, self.shared.changed(seen)).await;
+                        seen
+                    }
+                    Some(seen) => {
+                        self.shared.changed(seen).await;
+                        seen
+                    }
+                };
+                let content = seen.borrow_and_update().clone();
+                let state = match content.expect("somebody looked") {
+                    Ok(services) => (self.parse)(&services, again),
+                    Err(why) => Some(Err(why)),
+                };
+                let Some(state) = state else { continue };
+                self.failed = state.is_err();
+                return state.map_err(|why| self.shared.explain(&self.subject, &why));
+            }
         })
     }
 }
@@ -200,9 +217,11 @@ impl Shared {
                 Err(error) => return (None, Err(error)),
                 Ok(now) if now != stamp => stamp = now,
                 Ok(_) => {
-                    let content = read
-                        .map_err(|error| error.to_string())
-                        .and_then(|bytes| parse::services(&bytes, self.settings.format));
+                    let content = read.map_err(|error| error.to_string()).and_then(|bytes| {
+                        let before = self.content.borrow().clone();
+                        let before = before.and_then(Result::ok);
+                        parse::services(&bytes, self.settings.format, before.as_deref())
+                    });
                     // What was wrong may be mended without a change of the file.
                     return (content.is_ok().then_some(stamp), content.map(Arc::new));
                 }

@@ -9,32 +9,57 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::sections::sections;
 use crate::{
     config::FileFormat,
     instance::{Instance, InstanceSet, MAX_WEIGHT, Skipped},
     registry::{Catalog, text},
 };
 
-/// What stands in the file, by service; or what is wrong with that service.
-pub(super) type Services = BTreeMap<Arc<str>, Result<InstanceSet, String>>;
+/// What stands in the file, by service.
+pub(super) type Services = BTreeMap<Arc<str>, Service>;
 
-/// Reads a whole file.
+/// What stands in the file of one service. Two are equal where they mean the same.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    /// Its instances, or what is wrong with it.
+    pub(super) set: Arc<Result<InstanceSet, String>>,
+    /// Its text; empty where it was not read by itself.
+    text: Box<str>,
+}
+
+impl PartialEq for Service {
+    fn eq(&self, other: &Self) -> bool {
+        self.set == other.set
+    }
+}
+
+/// Reads a whole file; of it what is not as it was `before`.
 ///
 /// # Errors
 /// Where it is not what its ending says, with the place; and where it holds no service at all,
 /// which is what an emptied file looks like before it is written.
-pub(super) fn services(bytes: &[u8], format: FileFormat) -> Result<Services, String> {
+pub(super) fn services(
+    bytes: &[u8],
+    format: FileFormat,
+    before: Option<&Services>,
+) -> Result<Services, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let (line, column) = place(&String::from_utf8_lossy(&bytes[..error.valid_up_to()]));
         format!("it is not UTF-8 at line {line} column {column}")
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tables: BTreeMap<Arc<str>, Value> = match format {
-        FileFormat::Toml => toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(text.len(), |span| span.start);
-            let (line, column) = place(text.get(..at).unwrap_or(text));
-            format!("{} at line {line} column {column}", error.message())
-        })?,
+        FileFormat::Toml => {
+            if let Some(services) = in_parts(text, before) {
+                return Ok(services);
+            }
+            toml::from_str(text).map_err(|error| {
+                let at = error.span().map_or(text.len(), |span| span.start);
+                let (line, column) = place(text.get(..at).unwrap_or(text));
+                format!("{} at line {line} column {column}", error.message())
+            })?
+        }
         FileFormat::Json => serde_json::from_str(text).map_err(|error| error.to_string())?,
     };
     if tables.is_empty() {
@@ -45,11 +70,26 @@ pub(super) fn services(bytes: &[u8], format: FileFormat) -> Result<Services, Str
     }
     Ok(tables
         .into_iter()
-        .map(|(name, table)| {
-            let service = service(table);
-            (name, service)
-        })
+        .map(|(name, table)| (name, Service::of(table, "")))
         .collect())
+}
+
+/// Reads each service's part by itself, if it is not as it was; `None` where one cannot be: what is
+/// wrong, and where, is said by who reads the whole.
+fn in_parts(text: &str, before: Option<&Services>) -> Option<Services> {
+    let parts = sections(text)?.into_iter();
+    parts
+        .map(|(name, text)| {
+            if let Some((name, service)) = before.and_then(|before| before.get_key_value(name))
+                && *service.text == *text
+            {
+                return Some((Arc::clone(name), service.clone()));
+            }
+            let mut tables: BTreeMap<Arc<str>, Value> = toml::from_str(&text).ok()?;
+            let (key, table) = tables.pop_first()?;
+            (tables.is_empty() && *key == *name).then(|| (key, Service::of(table, &text)))
+        })
+        .collect()
 }
 
 /// The line and column after a text.
@@ -63,7 +103,7 @@ pub(super) fn set(services: &Services, name: &str, tags: &[String]) -> Result<In
     let Some(service) = services.get(name) else {
         return Ok(InstanceSet::default());
     };
-    let mut set = service.clone()?;
+    let mut set = Result::clone(&service.set)?;
     set.instances
         .retain(|instance| instance.has(tags, &BTreeMap::new()));
     Ok(set)
@@ -71,8 +111,8 @@ pub(super) fn set(services: &Services, name: &str, tags: &[String]) -> Result<In
 
 /// All services, each with the tags of its instances.
 pub(super) fn catalog(services: &Services) -> Catalog {
-    let tags = |service: &Result<InstanceSet, String>| {
-        let instances = service.iter().flat_map(|set| &set.instances);
+    let tags = |service: &Service| {
+        let instances = service.set.iter().flat_map(|set| &set.instances);
         let tags: BTreeSet<_> = instances.flat_map(|instance| &instance.tags).collect();
         tags.into_iter().cloned().collect()
     };
@@ -84,7 +124,7 @@ pub(super) fn catalog(services: &Services) -> Catalog {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Service {
+struct Table {
     endpoints: Vec<Value>,
 }
 
@@ -103,12 +143,18 @@ struct Endpoint {
     tls: bool,
 }
 
-fn service(table: Value) -> Result<InstanceSet, String> {
-    let service: Service = serde_json::from_value(table).map_err(|error| error.to_string())?;
-    let entries = service.endpoints.into_iter().enumerate();
-    Ok(InstanceSet::of(
-        entries.map(|(index, entry)| instance(index, entry)),
-    ))
+impl Service {
+    fn of(table: Value, text: &str) -> Self {
+        let table = serde_json::from_value::<Table>(table);
+        let set = table.map_err(|error| error.to_string()).map(|table| {
+            let entries = table.endpoints.into_iter().enumerate();
+            InstanceSet::of(entries.map(|(index, entry)| instance(index, entry)))
+        });
+        Self {
+            set: Arc::new(set),
+            text: text.into(),
+        }
+    }
 }
 
 fn instance(index: usize, entry: Value) -> Result<Instance, Skipped> {
@@ -164,7 +210,7 @@ mod tests {
     use super::*;
 
     fn toml(text: &str) -> Result<Services, String> {
-        services(text.as_bytes(), FileFormat::Toml)
+        services(text.as_bytes(), FileFormat::Toml, None)
     }
 
     fn all(services: &Services, name: &str) -> InstanceSet {
@@ -217,7 +263,10 @@ mod tests {
     #[test]
     fn both_formats_say_the_same_in_any_order() {
         let read = toml(TOML).unwrap();
-        assert_eq!(services(JSON.as_bytes(), FileFormat::Json).unwrap(), read);
+        assert_eq!(
+            services(JSON.as_bytes(), FileFormat::Json, None).unwrap(),
+            read
+        );
         let cart = all(&read, "cart");
         let shown = cart.instances.iter().map(|one| {
             let address = one.address.to_string();
@@ -321,24 +370,48 @@ mod tests {
             ),
             ("[]", "invalid type"),
         ] {
-            let error = services(text.as_bytes(), FileFormat::Json).unwrap_err();
+            let error = services(text.as_bytes(), FileFormat::Json, None).unwrap_err();
             assert!(error.contains(says), "{text:?}: {error}");
         }
-        let error = services(b"[cart]\n# \xff\n", FileFormat::Toml).unwrap_err();
+        let error = services(b"[cart]\n# \xff\n", FileFormat::Toml, None).unwrap_err();
         assert_eq!(error, "it is not UTF-8 at line 2 column 3");
     }
 
     #[test]
     fn no_part_of_a_file_of_one_service_is_taken_for_less() {
         let whole = JSON.replace(",\n        \"shop\": {\"endpoints\": []}", "");
-        let read = services(whole.as_bytes(), FileFormat::Json).unwrap();
+        let read = services(whole.as_bytes(), FileFormat::Json, None).unwrap();
         assert_eq!(all(&read, "cart").instances.len(), 4);
         let end = whole.trim_end().len();
         for cut in 0..end {
             assert!(
-                services(&whole.as_bytes()[..cut], FileFormat::Json).is_err(),
+                services(&whole.as_bytes()[..cut], FileFormat::Json, None).is_err(),
                 "{cut}"
             );
         }
+    }
+
+    #[test]
+    fn only_what_did_change_is_read_again() {
+        let text = |weight: u32| {
+            let entry = |n: usize| {
+                let weight = if n == 7 { weight } else { 1 };
+                format!(
+                    "[s{n}]\nendpoints = [{{ address = \"10.0.0.1:{}\", weight = {weight} }}]\n",
+                    n + 1
+                )
+            };
+            (0..50).map(entry).collect::<String>()
+        };
+        let before = toml(&text(1)).unwrap();
+        let after = services(text(2).as_bytes(), FileFormat::Toml, Some(&before)).unwrap();
+        let is_kept = |name: &Arc<str>| Arc::ptr_eq(&before[name].set, &after[name].set);
+        let read = after.keys().filter(|name| !is_kept(name));
+        assert_eq!(read.map(|name| &**name).collect::<Vec<_>>(), ["s7"]);
+        assert_eq!(all(&after, "s7").instances[0].weight, 2);
+        // And what is wrong anywhere is said with its place in the whole.
+        let wrong = text(2) + "[s9]\nendpoints = []\n";
+        let error = services(wrong.as_bytes(), FileFormat::Toml, Some(&before)).unwrap_err();
+        assert!(error.contains("line 101"), "{error}");
     }
 }
