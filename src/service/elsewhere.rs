@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::Service;
-use crate::registry::OtherHost;
+use crate::{registry::OtherHost, upstream::connect_to};
 
 /// No more often than this, whatever is refused.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ async fn look(service: &Service, registry: &str, other: OtherHost) {
     let limit = service.policy().timeout.connect;
     for (host, port, name) in refused(service, other) {
         let takes = async |host: &str| {
-            let connecting = TcpStream::connect((host, port));
+            let connecting = connect_to(host, port);
             matches!(timeout(limit, connecting).await, Ok(Ok(_)))
         };
         if takes(&name).await && !takes(&host).await {

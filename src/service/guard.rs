@@ -9,10 +9,7 @@ use std::{
 };
 
 use futures_util::future::{join, join_all};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{
     EndpointId, Service,
@@ -23,6 +20,7 @@ use crate::{
     evidence::Evidence,
     instance::{Instance, InstanceSet},
     registry::ServiceQuery,
+    upstream::connect_to,
 };
 
 /// How often those that are held are asked.
@@ -190,6 +188,6 @@ fn settle(
 
 async fn answers(service: &Service, id: &EndpointId) -> bool {
     let limit = service.policy().timeout.connect;
-    let connecting = TcpStream::connect((id.address.host(), id.address.port()));
+    let connecting = connect_to(id.address.host(), id.address.port());
     matches!(timeout(limit, connecting).await, Ok(Ok(_)))
 }
