@@ -102,7 +102,12 @@ impl RouteStatus {
             Goal::Template => Some("{service}".into()),
             Goal::Split(_) => None,
         };
-        let policy = |name| config.services.get(name).unwrap_or(&config.defaults);
+        let policy = |name| {
+            config
+                .services
+                .get(name)
+                .map_or(&config.defaults, AsRef::as_ref)
+        };
         let mut registries = Vec::new();
         let mut policies: Vec<_> = route.goal.services().map(policy).collect();
         if policies.is_empty() {

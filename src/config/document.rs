@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
+    sync::Arc,
     thread::available_parallelism,
     time::Duration,
 };
@@ -120,13 +121,16 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         registries: BTreeMap::new(),
         routes,
         defaults,
-        services,
+        services: services
+            .into_iter()
+            .map(|(name, one)| (name, Arc::new(one)))
+            .collect(),
     };
     let declared: Vec<_> = config.declared().cloned().collect();
+    let plain = Arc::new(config.defaults.clone());
     for name in declared {
-        let services = &mut config.services;
-        let service = services.entry(name);
-        service.or_insert_with(|| config.defaults.clone());
+        let service = config.services.entry(name);
+        service.or_insert_with(|| Arc::clone(&plain));
     }
     let mut services = config.services.values();
     let is_used = reader == Reader::Client

@@ -119,7 +119,7 @@ mod tests {
         );
         let names: Vec<_> = config.declared().map(|name| &**name).collect();
         assert_eq!(names, ["cart", "spare", "sorry"]);
-        assert_eq!(config.services["sorry"], config.defaults);
+        assert_eq!(*config.services["sorry"], config.defaults);
         assert_eq!(config.services["cart"].fallback.as_deref(), Some("sorry"));
         assert_eq!(config.routes[0].fallback.as_deref(), Some("spare"));
     }

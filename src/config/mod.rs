@@ -77,7 +77,7 @@ pub struct Config {
     pub defaults: Service,
     /// Every service that a route names outright, a `[service.NAME]` table describes or that is the
     /// fallback of another, with the defaults filled in.
-    pub services: BTreeMap<Arc<str>, Service>,
+    pub services: BTreeMap<Arc<str>, Arc<Service>>,
 }
 
 impl Config {

@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn a_service_that_only_a_route_names_has_the_defaults() {
         let config = config(&format!("[defaults]\ndrain = \"7s\"\n{CART}"));
-        assert_eq!(config.services["cart"], config.defaults);
+        assert_eq!(*config.services["cart"], config.defaults);
         assert_eq!(config.defaults.drain, Duration::from_secs(7));
     }
 

@@ -388,7 +388,7 @@ mod tests {
              [service.cart]\n{text}\n[[route]]\nservice = \"cart\"\n"
         );
         let config = config::Config::parse(&text, std::path::Path::new(".")).unwrap();
-        config.services["cart"].clone()
+        config::Service::clone(&config.services["cart"])
     }
 
     fn two(combine: &str) -> (config::Service, Listing) {

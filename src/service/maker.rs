@@ -100,14 +100,13 @@ impl Maker {
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
     ) -> Result<Self, StartError> {
-        let defaults = Arc::new(config.defaults.clone());
         Ok(Self {
             workers: config.workers.get(),
             control: Handle::current(),
             registries,
             settings: config.registries.clone(),
-            described: described(config, &defaults),
-            defaults,
+            defaults: Arc::new(config.defaults.clone()),
+            described: config.services.clone(),
             spellings: spellings(config),
             subsets: wanted_subsets(config),
             tls: open_tls(config)?,
@@ -472,21 +471,6 @@ fn spellings(config: &config::Config) -> BTreeMap<String, Arc<str>> {
         .collect()
 }
 
-/// The services of the file. Those that are like the defaults, as most are, share them.
-fn described(
-    config: &config::Config,
-    defaults: &Arc<config::Service>,
-) -> BTreeMap<Arc<str>, Arc<config::Service>> {
-    let shared = |service: &config::Service| match *service == **defaults {
-        true => Arc::clone(defaults),
-        false => Arc::new(service.clone()),
-    };
-    let services = config.services.iter();
-    services
-        .map(|(name, service)| (Arc::clone(name), shared(service)))
-        .collect()
-}
-
 fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {
     let routes = config.routes.iter();
     routes
@@ -498,7 +482,7 @@ fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {
 fn open_tls(config: &config::Config) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
     let defaults = ("defaults".to_owned(), &config.defaults);
     let services = config.services.iter();
-    let services = services.map(|(name, service)| (format!("service.{name}"), service));
+    let services = services.map(|(name, service)| (format!("service.{name}"), &**service));
     let mut opened = HashMap::new();
     for (table, service) in std::iter::once(defaults).chain(services) {
         if !opened.contains_key(&service.tls) {

@@ -256,7 +256,11 @@ mod tests {
                 FileFormat::Toml,
             ),
         ] {
-            assert!(services(text.as_bytes(), format).is_err(), "{}", &text[..9]);
+            assert!(
+                services(text.as_bytes(), format, None).is_err(),
+                "{}",
+                &text[..9]
+            );
         }
     }
 
