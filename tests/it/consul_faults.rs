@@ -303,13 +303,13 @@ async fn silence_is_an_error_once_it_lasts_longer_than_the_agent_may_wait() {
 async fn a_query_that_is_cut_after_a_silence_is_asked_again_and_is_no_failure() {
     let script = [with(7, &["a"]), Answer::error(504, "gateway time-out")];
     let fake = FakeConsul::start(script).await;
+    fake.at_pace(Pace::Late(Duration::from_millis(1_200)));
     let settings = config::Consul {
         wait: Duration::from_secs(5),
         ..settings(fake.url())
     };
     let cart = Watched::start(cart(&settings));
     cart.until("the first", |set| ids(set) == ["n/a"]).await;
-    fake.at_pace(Pace::Late(Duration::from_millis(1_200)));
     until_asked(&fake, 3).await;
     fake.at_pace(Pace::AtOnce);
     fake.always(with(8, &["b"]));
