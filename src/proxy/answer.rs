@@ -24,7 +24,10 @@ use crate::{
     instance::Address,
     metrics::Padded,
     service::{Lane, Service, StatusClass},
-    upstream::{Failure, http1},
+    upstream::{
+        Failure,
+        http1::{self, AnswerHead},
+    },
 };
 
 /// An answer to a client.
@@ -159,9 +162,16 @@ impl Record {
 
     /// Passes an endpoint's answer on.
     pub(super) fn pass_on(self, answer: http1::Answer<RequestBody>) -> Response {
-        let (status, headers) = (answer.head.status, answer.head.headers);
+        let AnswerHead {
+            status,
+            reason,
+            headers,
+        } = answer.head;
         let mut response = self.finish(status, Kind::Endpoint(answer.body));
         *response.headers_mut() = headers;
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
         close_where_it_ends(&mut response);
         response
     }

@@ -6,6 +6,7 @@ use std::{mem::MaybeUninit, ops::Range, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use hyper::ext::ReasonPhrase;
 
 use crate::upstream::FailureKind;
 
@@ -28,6 +29,8 @@ pub struct HeadLimits {
 pub struct AnswerHead {
     /// Its status; never 1xx.
     pub status: StatusCode,
+    /// What its status line says of the status, where that is not the usual.
+    pub reason: Option<ReasonPhrase>,
     /// Its end-to-end fields.
     pub headers: HeaderMap,
 }
@@ -172,6 +175,7 @@ struct Complete {
     /// How many fields it has.
     count: usize,
     status: StatusCode,
+    reason: Option<ReasonPhrase>,
     body: BodyLength,
     persistence: Persistence,
     nominates: bool,
@@ -235,6 +239,7 @@ fn read<'b>(
         length,
         count: response.headers.len(),
         status,
+        reason: reason(status, response.reason.unwrap_or_default()),
         body,
         persistence: Persistence {
             keep: body != BodyLength::UntilClose
@@ -265,10 +270,22 @@ fn take(
         }
     }
     Ok(Parsed::Complete(
-        AnswerHead { status, headers },
+        AnswerHead {
+            status,
+            reason: read.reason,
+            headers,
+        },
         read.body,
         persistence,
     ))
+}
+
+/// A phrase that is passed on: the usual is known already, and stands in for none.
+fn reason(status: StatusCode, phrase: &str) -> Option<ReasonPhrase> {
+    match status.canonical_reason() {
+        Some(usual) if phrase.is_empty() || phrase == usual => None,
+        _ => ReasonPhrase::try_from(phrase.as_bytes()).ok(),
+    }
 }
 
 /// A 204 ends with its head, whatever that says (RFC 9112 6.3). Servers that say `chunked` all the

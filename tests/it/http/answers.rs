@@ -54,6 +54,27 @@ async fn every_framing_is_passed_on_whole() {
     }
 }
 
+#[tokio::test]
+async fn the_reason_phrase_is_passed_on() {
+    for (line, expected) in [
+        ("200 OK", "200 OK"),
+        ("200 Alright", "200 Alright"),
+        ("404 No such cart", "404 No such cart"),
+        ("499 Client is gone", "499 Client is gone"),
+        // What is empty is filled in where it is known.
+        ("200 ", "200 OK"),
+        ("200", "200 OK"),
+        ("499 ", "499 "),
+        ("499", "499 "),
+    ] {
+        let text = format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n");
+        let backend = RawBackend::saying(text, Then::Keep).await;
+        let proxy = before(backend.address(), "").await;
+        let got = Wire::connect(proxy.address()).await.ask(GET).await;
+        assert_eq!(got.start(), format!("HTTP/1.1 {expected}"), "{line:?}");
+    }
+}
+
 /// As `ab -k` asks: who is told that its connection is kept asks again on it.
 #[tokio::test]
 async fn a_client_of_http_1_0_is_told_what_becomes_of_its_connection() {
