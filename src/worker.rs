@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io, mem,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -21,8 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    backoff::Repeated,
-    listen::{Arrival, Bound, Connection, Order, accept, serve},
+    listen::{Arrival, Bound, Connection, Entrance, Order, accept, serve},
     metrics::Padded,
     proxy::{Activity, Client, Peer, Worker},
 };
@@ -103,9 +102,7 @@ impl Crew {
             for (own, socket) in sockets.iter_mut().zip(bound.sockets) {
                 own.push(Socket {
                     socket,
-                    settings: Arc::clone(&bound.settings),
-                    permits: Arc::clone(&bound.permits),
-                    troubles: Arc::clone(&bound.troubles),
+                    entrance: bound.entrance.clone(),
                 });
             }
         }
@@ -191,9 +188,7 @@ impl Crew {
 /// A listener's socket for one worker.
 struct Socket {
     socket: TcpListener,
-    settings: Arc<crate::config::Listener>,
-    permits: Arc<tokio::sync::Semaphore>,
-    troubles: Arc<Repeated>,
+    entrance: Entrance,
 }
 
 /// What one worker's tasks share.
@@ -217,16 +212,15 @@ impl Floor {
                 Ok(listener) => {
                     let floor = Arc::clone(&self);
                     let seat = move |stream, arrival| floor.seat(stream, arrival);
+                    let worker = Arc::clone(&self.worker);
+                    let turned_away = move |peer: SocketAddr| {
+                        worker.turned_away.add_one();
+                        tracing::debug!(client = %peer.ip(), "has too many connections");
+                    };
                     let (stop, cut) = (stop.clone(), cut.clone());
-                    self.tasks.spawn(accept(
-                        listener,
-                        socket.settings,
-                        socket.permits,
-                        socket.troubles,
-                        stop,
-                        cut,
-                        seat,
-                    ));
+                    let entrance = socket.entrance;
+                    self.tasks
+                        .spawn(accept(listener, entrance, stop, cut, seat, turned_away));
                 }
                 Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
             }
@@ -333,6 +327,7 @@ impl Floor {
             peer,
             listener,
             permit,
+            place,
         } = arrival;
         let connection = Arc::new(Connection::new(Client {
             worker: Arc::clone(&self.worker),
@@ -344,7 +339,7 @@ impl Floor {
         let id = self.next_id();
         self.connections().insert(id, Arc::clone(&connection));
         self.tasks.spawn(async move {
-            let _permit = permit;
+            let _permit = (permit, place);
             let _seat = SeatGuard { floor, id };
             serve(connection, stream).await;
         });

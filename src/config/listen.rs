@@ -83,6 +83,11 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
 fn limits(table: &mut Table<'_>, default: ListenLimits) -> ListenLimits {
     ListenLimits {
         connections: table.size("connections", 1..=10_000_000, default.connections),
+        connections_per_address: table.size(
+            "connections_per_address",
+            1..=10_000_000,
+            default.connections_per_address,
+        ),
         // The HTTP parser's buffer is never smaller than 8 KiB.
         header_bytes: table.size("header_bytes", 8192..=1_048_576, default.header_bytes),
         headers: table.size("headers", 1..=100, default.headers),
@@ -105,6 +110,7 @@ impl Default for Listener {
             },
             limits: ListenLimits {
                 connections: 20_000,
+                connections_per_address: 10_000,
                 header_bytes: 65_536,
                 headers: 100,
                 target_bytes: 8192,
@@ -139,7 +145,7 @@ mod tests {
             address = ["127.0.0.1:80", "[::1]:80"]
             trusted_proxies = ["10.0.0.0/8", "::1"]
             timeout = { header = "1s" }
-            limits = { connections = 7, headers = 9 }
+            limits = { connections = 7, connections_per_address = 3, headers = 9 }
             half_close = true
             health_path = "/up"
             underscore_headers = "reject"
@@ -164,6 +170,7 @@ mod tests {
                 (listener.limits.connections, listener.limits.headers),
                 (7, 9)
             );
+            assert_eq!(listener.limits.connections_per_address, 3);
             assert_eq!(listener.limits.target_bytes, 8192);
             assert!(listener.half_close);
             assert_eq!(listener.health_path.as_deref(), Some("/up"));

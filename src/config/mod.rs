@@ -194,6 +194,8 @@ pub struct ListenTimeouts {
 pub struct ListenLimits {
     /// Connections at once, over all workers.
     pub connections: usize,
+    /// The same of one address that is not in `trusted_proxies`.
+    pub connections_per_address: usize,
     /// Bytes of a request's head.
     pub header_bytes: usize,
     /// Header fields of a request, at most 100.

@@ -9,7 +9,8 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 
-use crate::{backoff::Repeated, config};
+use super::{Addresses, Entrance};
+use crate::config;
 
 /// Connections that the kernel keeps for us before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -20,12 +21,8 @@ pub struct Bound {
     pub address: SocketAddr,
     /// One per worker.
     pub sockets: Vec<TcpListener>,
-    /// Its settings.
-    pub settings: Arc<config::Listener>,
-    /// One permit per connection that it may have.
-    pub permits: Arc<Semaphore>,
-    /// What keeps it from accepting.
-    pub troubles: Arc<Repeated>,
+    /// Who comes in.
+    pub entrance: Entrance,
 }
 
 /// An address that cannot be listened on.
@@ -77,9 +74,12 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
     Ok(Bound {
         address,
         sockets,
-        permits: Arc::new(Semaphore::new(settings.limits.connections)),
-        troubles: Arc::default(),
-        settings: Arc::new(settings),
+        entrance: Entrance {
+            permits: Arc::new(Semaphore::new(settings.limits.connections)),
+            addresses: Arc::new(Addresses::new(settings.limits.connections_per_address)),
+            troubles: Arc::default(),
+            settings: Arc::new(settings),
+        },
     })
 }
 

@@ -55,6 +55,8 @@ pub struct Worker {
     pub unrouted: Counter,
     /// Requests that were refused for what they are.
     pub refused: Counter,
+    /// Connections that were not let in, since their address had too many.
+    pub turned_away: Counter,
     pinned: Mutex<Arc<Pinned>>,
 }
 
@@ -80,6 +82,7 @@ impl Worker {
             clock: AtomicU64::new(0),
             unrouted: Counter::default(),
             refused: Counter::default(),
+            turned_away: Counter::default(),
         }
     }
 

@@ -163,6 +163,13 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.refused)),
     ),
     line(
+        "callboard_connections_refused_total",
+        Counter,
+        &[],
+        "Client connections refused, since their address had too many.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.turned_away)),
+    ),
+    line(
         "callboard_balance_keyless_total",
         Counter,
         SERVICE,
