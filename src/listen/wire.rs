@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
 
 use tokio::{
@@ -19,8 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::Connection;
-use crate::proxy::Activity;
+use super::{Connection, target::mended};
+use crate::proxy::{Activity, refusal_of_head};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
 const FLATTENED: usize = 2048;
@@ -29,6 +30,9 @@ const FLATTENED: usize = 2048;
 /// head may have, and keeps it to the connection's end: after an upload each client would hold 128
 /// KiB. A read of less than its 16 KiB fills none.
 const READ: u64 = 16 * 1024 - 1;
+
+/// Reads at the most of what lies in a socket that is left: a client that sends on holds up nobody.
+const AHEAD: usize = 64;
 
 /// A client's socket.
 pub(super) struct Wire {
@@ -39,6 +43,10 @@ pub(super) struct Wire {
     ahead: bool,
     /// The last four bytes that were read.
     tail: u32,
+    /// Read already, and not passed on.
+    mended: Bytes,
+    /// Written in the place of an answer of hyper's own.
+    refusal: Option<Bytes>,
 }
 
 impl Wire {
@@ -48,6 +56,8 @@ impl Wire {
             connection,
             ahead: false,
             tail: 0,
+            mended: Bytes::new(),
+            refusal: None,
         }
     }
 
@@ -57,11 +67,9 @@ impl Wire {
         let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
         // The runtime does not tell again of what it was made to forget.
         let mut space = [MaybeUninit::uninit(); 8192];
-        while self.ahead {
-            if !matches!(
-                self.read_ahead(&mut ReadBuf::uninit(&mut space)),
-                Some(Ok(()))
-            ) {
+        for _ in 0..AHEAD {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            if !self.ahead || !matches!(self.read_ahead(&mut buffer), Some(Ok(()))) {
                 break;
             }
         }
@@ -147,12 +155,43 @@ impl Wire {
         connection.at_end.store(at_end, Relaxed);
     }
 
-    fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
-        let activity = &self.connection.client.activity;
-        if !activity.asked.load(Relaxed) {
-            // hyper answers a head by itself that it does not understand.
-            activity.rest.disregard_what_follows();
+    fn pass_on_mended(&mut self, buffer: &mut ReadBuf<'_>) {
+        let fits = buffer.remaining().min(self.mended.len());
+        buffer.put_slice(&self.mended.split_to(fits));
+    }
+
+    /// Whether the next bytes are the beginning of a head.
+    fn is_at_a_head(&self) -> bool {
+        let connection = &*self.connection;
+        let activity = &connection.client.activity;
+        activity.requests.value() == 0
+            && !activity.rest.is_abandoned()
+            && connection.head_began.load(Relaxed) == 0
+            && !connection.has_begun_another()
+    }
+
+    /// Writes an answer to a head that hyper does not understand, instead of hyper's own.
+    #[cold]
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, answer: &[u8]) -> Poll<io::Result<usize>> {
+        let client = &self.connection.client;
+        client.activity.rest.disregard_what_follows();
+        let refusal = self.refusal.get_or_insert_with(|| {
+            let refusal = refusal_of_head(client, answer);
+            refusal.map_or_else(|| Bytes::copy_from_slice(answer), Bytes::from)
+        });
+        while !refusal.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, refusal))?;
+            refusal.advance(written);
         }
+        Poll::Ready(Ok(answer.len()))
+    }
+
+    /// hyper answers by itself what it does not understand, and nothing else.
+    fn is_hypers_own(&self) -> bool {
+        !self.connection.client.activity.asked.load(Relaxed)
+    }
+
+    fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
         let stuck = &self.connection.stuck;
         let since = stuck.load(Relaxed);
         if polled.is_ready() {
@@ -172,6 +211,10 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.mended.is_empty() {
+            self.pass_on_mended(buffer);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let ahead = if self.ahead {
             self.read_ahead(buffer)
@@ -183,7 +226,13 @@ impl AsyncRead for Wire {
             None => Pin::new(&mut (&mut self.stream).take(READ)).poll_read(cx, buffer),
         };
         if let Some(read @ [_, ..]) = buffer.filled().get(before..) {
+            let is_head = self.is_at_a_head();
             self.note_read(read);
+            if is_head && let Some(mended) = mended(read) {
+                self.mended = mended.into();
+                buffer.set_filled(before);
+                self.pass_on_mended(buffer);
+            }
         }
         polled
     }
@@ -195,7 +244,11 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let polled = if self.is_hypers_own() {
+            self.poll_refuse(cx, bytes)
+        } else {
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        };
         self.note_write(polled)
     }
 
@@ -205,7 +258,10 @@ impl AsyncWrite for Wire {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        let polled = if length <= FLATTENED {
+        let polled = if self.is_hypers_own() {
+            let answer: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            self.poll_refuse(cx, &answer)
+        } else if length <= FLATTENED {
             let mut space = [MaybeUninit::uninit(); FLATTENED];
             let mut flat = ReadBuf::uninit(&mut space);
             for slice in slices {

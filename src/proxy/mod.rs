@@ -27,6 +27,7 @@ pub use body::{ClientBody, RequestBody};
 pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
 pub use generation::{Generation, Goal, Rates, Strip, Target};
 pub use rate::Rate;
+pub use refusal::refusal_of_head;
 pub use rest::Rest;
 
 use crate::{
@@ -57,6 +58,10 @@ pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response
 }
 
 /// What a request that is not refused gets.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are the large one, and no request has a box of its own"
+)]
 enum Outcome {
     Answer(Answer<RequestBody>),
     Health,

@@ -25,6 +25,7 @@ pub(super) enum Refusal {
     MethodTooLong,
     TargetTooLong,
     TooManyHeaders,
+    HeadTooLarge,
     Coding,
     Expectation,
     Loop,
@@ -113,7 +114,9 @@ impl Refusal {
             Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
             Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooManyHeaders | Self::HeadTooLarge => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Self::MethodTooLong | Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -138,6 +141,9 @@ impl Refusal {
             Self::MethodTooLong => "the request's method is too long".to_owned(),
             Self::TargetTooLong => "the request's target is too long".to_owned(),
             Self::TooManyHeaders => "the request has too many header fields".to_owned(),
+            Self::HeadTooLarge => {
+                "the request's head, or the number of its fields, is too large".to_owned()
+            }
             Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
             Self::Expectation => "the only expectation understood is `100-continue`".to_owned(),
             Self::Loop => "the request has passed through this proxy too often".to_owned(),
@@ -255,6 +261,23 @@ impl Refusal {
         )
     }
 
+    /// What is answered to a head that the HTTP library does not understand, instead of `answer`, which is
+    /// the library's own and has no body.
+    fn into_bytes(self, client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
+        let without_body = b"content-length: 0\r\n";
+        let at = memchr::memmem::find(answer, without_body)?;
+        let (status, message) = (self.status(), self.message());
+        let id = format!("{:016x}", fastrand::u64(..));
+        self.note(client, Question::default(), status, &message, &id);
+        let body = format!("{status}: {message} (request {id})\n");
+        let fields = format!(
+            "content-length: {}\r\ncontent-type: text/plain; charset=utf-8\r\nx-request-id: {id}\r\n",
+            body.len()
+        );
+        let rest = &answer[at + without_body.len()..];
+        Some([&answer[..at], fields.as_bytes(), rest, body.as_bytes()].concat())
+    }
+
     /// One line in the log; at `warn`, and at a slowing pace, where an endpoint or a registry is at
     /// fault.
     fn note(
@@ -299,6 +322,17 @@ impl Refusal {
             }
         }
     }
+}
+
+/// What is answered to a head that the HTTP library does not understand: as to any request that is
+/// refused. `answer` is the library's own.
+pub fn refusal_of_head(client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
+    let refusal = match answer.get(b"HTTP/1.1 ".len()..)?.get(..3)? {
+        b"414" => Refusal::TargetTooLong,
+        b"431" => Refusal::HeadTooLarge,
+        _ => Refusal::Malformed("the request's head is not sound HTTP/1.1"),
+    };
+    refusal.into_bytes(client, answer)
 }
 
 fn last_failure(attempts: &Attempts) -> Option<&FailureKind> {

@@ -545,6 +545,98 @@ async fn a_request_that_comes_round_again_is_508() {
     assert_eq!(cart(&proxy).await["requests"], 3);
 }
 
+/// What other proxies pass on.
+#[tokio::test]
+async fn what_is_raw_in_a_query_is_passed_on_escaped() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    for (query, expected) in [
+        (&b"query=up{job=\"x\"}"[..], "query=up{job=%22x%22}"),
+        (b"a=<b>&c=d", "a=%3Cb%3E&c=d"),
+        (b"caf\xe9", "caf%E9"),
+        ("café".as_bytes(), "café"),
+    ] {
+        let request = [
+            b"POST /cart?",
+            query,
+            b" HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\"<#>",
+        ];
+        let got = client.ask(request.concat()).await;
+        assert_eq!(got.status(), 200, "{expected}");
+        let seen = backend.requests().pop().unwrap();
+        assert_eq!(seen.start(), format!("POST /cart?{expected} HTTP/1.1"));
+        assert_eq!(seen.body, b"\"<#>");
+    }
+    // More than fits what the library reads at once.
+    let long = format!("GET /cart?{}", "\"".repeat(2_500));
+    let got = client
+        .ask(format!("{long} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .await;
+    assert_eq!(got.status(), 200);
+    let seen = backend.requests().pop().unwrap();
+    assert!(seen.start().contains(&"%22".repeat(2_500)));
+    // Nothing is a query in a body, however it comes.
+    client
+        .send("POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 22\r\n\r\n")
+        .await;
+    let sent = eventually(
+        "sent on",
+        async || cart(&proxy).await["requests"].clone(),
+        |n| *n == 6,
+    );
+    sent.await;
+    let body = "GET /?\"\" HTTP/1.1\r\n\r\n.";
+    assert_eq!(client.ask(body).await.status(), 200);
+    assert_eq!(backend.requests().pop().unwrap().text(), body);
+}
+
+/// The library's own refusals, and what it would drop in silence.
+#[tokio::test]
+async fn a_head_that_is_not_understood_is_answered_and_counted_like_any_refusal() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let refused = async || {
+        let status = proxy.status().await;
+        status["workers"][0]["refused"].as_u64().unwrap()
+    };
+    let (mut client, mut count) = (Wire::connect(proxy.address()).await, refused().await);
+    for (status, request) in [
+        (400, "GET /cart HTTP/1.1\r\nHo st: a\r\n\r\n".to_owned()),
+        (400, "GET /cart\"<> HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        (
+            400,
+            "GET /cart#there HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        ),
+        (
+            400,
+            "GET http://a/cart?b#c HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        ),
+        (431, get(&format!("Host: a\r\n{}", "B: c\r\n".repeat(101)))),
+        // Behind an answer on the same connection.
+        (400, format!("{}GET\r\n\r\n", get("Host: a\r\n"))),
+    ] {
+        client.send(&request).await;
+        let mut got = client.message().await.unwrap();
+        if got.status() == 200 {
+            got = client.message().await.unwrap();
+        }
+        let id = got.field("x-request-id").unwrap();
+        assert_eq!(got.status(), status, "{request:?}");
+        assert!(
+            got.text().starts_with(&status.to_string()) && got.text().contains(id),
+            "{}",
+            got.text()
+        );
+        assert_eq!(got.field("connection"), Some("close"), "{request:?}");
+        assert!(got.field("date").is_some());
+        client.until_closed().await;
+        count += 1;
+        assert_eq!(refused().await, count, "{request:?}");
+        client = Wire::connect(proxy.address()).await;
+    }
+}
+
 /// A gateway that is itself behind the proxy, and asks it for what is behind it.
 #[tokio::test]
 async fn a_request_may_pass_through_the_proxy_more_than_once() {
@@ -649,6 +741,66 @@ async fn at_the_limit_of_connections_the_next_is_served_when_one_ends() {
         let mut client = Wire::connect(proxy.address()).await;
         client.send(get("Host: a\r\n")).await;
         assert!(client.head().await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn an_address_has_no_more_connections_than_its_share() {
+    let backend = well().await;
+    let limits = "limits = { connections_per_address = 2 }\n";
+    let config = "workers = 2\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n";
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
+    let proxy = Proxy::start(&format!("{config}{listen}{limits}")).await;
+    proxy.register("cart", backend.address()).await;
+    let mut first = Wire::connect(proxy.address()).await;
+    let served = async || {
+        first.send(get("Host: a\r\n")).await;
+        first.message().await.unwrap().status()
+    };
+    eventually("it is known", served, |status| *status == 200).await;
+    let mut second = Wire::connect(proxy.address()).await;
+    assert_eq!(second.ask(get("Host: a\r\n")).await.status(), 200);
+    let mut third = Wire::connect(proxy.address()).await;
+    let told = third.message().await.unwrap();
+    assert_eq!(
+        (told.status(), told.field("connection")),
+        (429, Some("close"))
+    );
+    assert!(told.text().ends_with("this address\n"), "{}", told.text());
+    third.until_closed().await;
+    let page = proxy.page("/metrics").await.text().await.unwrap();
+    assert!(page.contains("callboard_connections_refused_total 1\n"));
+    // Those that are there stay, and a place is free when one of them ends.
+    assert_eq!(second.ask(get("Host: a\r\n")).await.status(), 200);
+    drop(second);
+    let again = async || {
+        let mut client = Wire::connect(proxy.address()).await;
+        // It may be turned away before it has asked.
+        let asked = get("Host: a\r\n");
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, asked.as_bytes()).await;
+        client
+            .try_message()
+            .await
+            .ok()
+            .flatten()
+            .map(|got| got.status())
+    };
+    eventually("a place is free", again, |status| *status == Some(200)).await;
+
+    // The clients of a trusted proxy are many.
+    let trusted = "trusted_proxies = [\"127.0.0.1\"]\n";
+    let proxy = Proxy::start(&format!("{config}{listen}{trusted}{limits}")).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = Wire::connect(proxy.address()).await;
+        assert_eq!(
+            client
+                .ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .status(),
+            404
+        );
+        clients.push(client);
     }
 }
 

@@ -135,7 +135,7 @@ impl Wire {
         }
     }
 
-    async fn try_message(&mut self) -> io::Result<Option<Message>> {
+    pub(crate) async fn try_message(&mut self) -> io::Result<Option<Message>> {
         let Some(head) = self.try_head().await? else {
             return Ok(None);
         };

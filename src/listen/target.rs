@@ -1,0 +1,72 @@
+//! The target of a request that the HTTP library would not take: what clients send raw in a query, and
+//! other proxies pass on, is escaped before the library sees it. Knows only the first line of a head.
+
+/// What was read where a head begins, when its first line has a target that the library does not take as
+/// it is: raw quotes, angle brackets and bytes that are no UTF-8 in the query are escaped; a fragment, which
+/// the library would drop in silence, is made an error.
+pub(super) fn mended(read: &[u8]) -> Option<Vec<u8>> {
+    let end = memchr::memchr(b'\n', read)?;
+    let line = &read[..end];
+    let is_plain = line.is_ascii()
+        && memchr::memchr3(b'"', b'<', b'>', line).is_none()
+        && memchr::memchr(b'#', line).is_none();
+    if is_plain {
+        return None;
+    }
+    let start = memchr::memchr(b' ', line)? + 1;
+    let length = memchr::memchr(b' ', &line[start..])?;
+    let (target, version) = line[start..].split_at(length);
+    if !version.starts_with(b" HTTP/1.") {
+        return None;
+    }
+    let mut mended = read[..start].to_vec();
+    let query = memchr::memchr(b'?', target).unwrap_or(length);
+    let is_utf8 = std::str::from_utf8(&target[query..]).is_ok();
+    for (at, &byte) in target.iter().enumerate() {
+        match byte {
+            // No byte of a target.
+            b'#' => mended.push(0x7f),
+            b'"' | b'<' | b'>' if at > query => escape(byte, &mut mended),
+            0x80.. if at > query && !is_utf8 => escape(byte, &mut mended),
+            _ => mended.push(byte),
+        }
+    }
+    mended.extend_from_slice(&read[start + length..]);
+    (mended != read).then_some(mended)
+}
+
+fn escape(byte: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_escaped_where_the_library_would_not_take_it() {
+        let line = |target: &[u8]| [b"GET ", target, b" HTTP/1.1\r\nA: \"#\"\r\n\r\n\"#"].concat();
+        for (target, expected) in [
+            (&b"/a?up{job=\"x\"}"[..], &b"/a?up{job=%22x%22}"[..]),
+            (b"/a?<b>", b"/a?%3Cb%3E"),
+            (b"/a?caf\xe9", b"/a?caf%E9"),
+            (b"http://h/a?\"", b"http://h/a?%22"),
+            (b"/a#b", b"/a\x7fb"),
+            (b"/a?b#\"", b"/a?b\x7f%22"),
+        ] {
+            assert_eq!(mended(&line(target)), Some(line(expected)));
+        }
+        // What it takes, what is no query, and what is no whole first line.
+        for target in [&b"/a?b={}|^'"[..], "/a?é".as_bytes(), b"/a\"b", b"/caf\xe9"] {
+            assert_eq!(mended(&line(target)), None);
+        }
+        for read in [
+            &b"GET /a?\""[..],
+            b"GET /a?\" b HTTP/1.1\r\n",
+            b"A: ?\"\r\n",
+            b"",
+        ] {
+            assert_eq!(mended(read), None);
+        }
+    }
+}
