@@ -21,9 +21,30 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     let _flushed_at_exit = logging::start(&config.log, stdout())?;
+    introduce(&config, path);
     descriptors::fit(&mut config.listeners, descriptors::raise());
     serve(config)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is run, and of what: the first line of the log.
+fn introduce(config: &Config, path: &Path) {
+    let registries = config.registries.iter();
+    let registries: Vec<_> = registries
+        .map(|(name, registry)| match registry.kind.as_str() {
+            kind if kind == &**name => kind.to_owned(),
+            kind => format!("{name} ({kind})"),
+        })
+        .collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        file = %path.display(),
+        registries = registries.join(", "),
+        routes = config.routes.len(),
+        services = config.services.len(),
+        workers = config.workers.get(),
+        "callboard starts"
+    );
 }
 
 /// Serves until a signal asks to end, then drains; a second one ends it at once.

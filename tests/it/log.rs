@@ -357,3 +357,28 @@ async fn requests_that_fail_for_one_reason_are_one_line_that_says_what_was_asked
     }
     assert_eq!(line["times"], 1);
 }
+
+#[tokio::test]
+async fn the_start_says_which_version_runs_what_file_and_what_is_in_it() {
+    let folder = TempDir::new().unwrap();
+    let text = "[log]\nformat = \"json\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+                [admin]\naddress = \"127.0.0.1:0\"\n\
+                [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+                [registry.main]\nkind = \"file\"\npath = \"instances.toml\"\n\
+                [service.cart]\nregistry = \"main\"\n\
+                [service.hat]\nregistry = \"embedded\"\n\
+                [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+                [[route]]\npath = \"/hat\"\nservice = \"hat\"\n";
+    std::fs::write(folder.path().join("instances.toml"), "").unwrap();
+    let mut callboard = Callboard::run(folder.path(), text);
+    let line = json(&callboard.until_logged("callboard starts").await);
+    assert_eq!(line["version"], env!("CARGO_PKG_VERSION"), "{line}");
+    assert!(
+        line["file"].as_str().unwrap().ends_with("proxy.toml"),
+        "{line}"
+    );
+    assert_eq!(line["registries"], "embedded, main (file)", "{line}");
+    assert_eq!((&line["routes"], &line["services"]), (&2.into(), &2.into()));
+    callboard.until_logged("the admin server is at").await;
+    ended(callboard).await;
+}
