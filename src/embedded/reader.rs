@@ -59,6 +59,10 @@ impl Registry for Reader {
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
         Some(self.cursor(Topic::Catalog, catalog))
     }
+
+    fn is_empty(&self) -> Option<bool> {
+        Some(self.store.read(|state| !state.lists_other_than("consul")))
+    }
 }
 
 /// What of the store is wanted, again whenever it has changed.
@@ -214,8 +218,23 @@ mod tests {
         let catalog =
             async |from: &Arc<dyn Registry>| from.catalog().unwrap().next().await.unwrap();
         assert_eq!(catalog(&here).await, catalog(&there).await);
+        assert_eq!((here.is_empty(), there.is_empty()), (Some(false), None));
         ending.cancel();
         running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_is_empty_while_it_lists_nothing_but_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, _) = bind(folder.path()).await;
+        let reader = server.reader();
+        assert_eq!(reader.is_empty(), Some(true));
+        register(&server, r#"{"Name": "consul", "ID": "c1", "Port": 90}"#);
+        assert_eq!(reader.is_empty(), Some(true));
+        register(&server, r#"{"Name": "web", "ID": "w1", "Port": 80}"#);
+        assert_eq!(reader.is_empty(), Some(false));
+        server.context.store.deregister("w1").unwrap();
+        assert_eq!(reader.is_empty(), Some(true));
     }
 
     #[tokio::test]

@@ -40,6 +40,11 @@ pub trait Registry: Send + Sync + 'static {
     /// keeps no list of them.
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>>;
 
+    /// Whether it lists no service at all beside itself, where it knows without making the list.
+    fn is_empty(&self) -> Option<bool> {
+        None
+    }
+
     /// How its watches stand, where it cannot hold any number of them at once.
     fn watches(&self) -> Option<Watches> {
         None

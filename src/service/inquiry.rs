@@ -48,6 +48,9 @@ impl Inquiry {
     /// Whether the registry lists no service at all; Consul lists itself always. `None` where it
     /// does not say.
     pub(super) async fn is_empty(&self) -> Option<bool> {
+        if let Some(is_empty) = self.registry.is_empty() {
+            return Some(is_empty);
+        }
         let Some(mut catalog) = self.registry.catalog() else {
             // It keeps no list.
             return Some(false);
