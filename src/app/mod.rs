@@ -232,7 +232,13 @@ fn store(config: &Config) -> Option<Arc<Store>> {
     let settings = config.snapshot.as_ref()?;
     registries
         .any(|registry| registry.kind.is_elsewhere())
-        .then(|| Arc::new(Store::new(settings.file.clone(), settings.max_age)))
+        .then(|| {
+            let named = config.registries.iter();
+            let identities =
+                named.map(|(name, registry)| (Arc::clone(name), registry.kind.identity()));
+            let (file, max_age) = (settings.file.clone(), settings.max_age);
+            Arc::new(Store::new(file, max_age, identities.collect()))
+        })
 }
 
 /// Makes a new generation whenever the routes that tags make have changed.
@@ -255,6 +261,10 @@ async fn follow_tags(
     }
 }
 
+/// What is known from before the start serves at once, but is ready only when its registry has
+/// answered, or failed, or after so long: one that refuses our token is seen by then.
+const CONFIRMED: Duration = Duration::from_secs(1);
+
 /// Ready when everything declared was read once; after `limit` all the same, with the missing
 /// ones named, so that one dead registry does not hold the others' traffic.
 async fn become_ready(
@@ -263,7 +273,8 @@ async fn become_ready(
     limit: Duration,
     ending: CancellationToken,
 ) {
-    let late = Instant::now() + limit;
+    let began = Instant::now();
+    let late = began + limit;
     let mut awaited = directory.awaited();
     loop {
         // What was read once stays so: one that was not is enough to know.
@@ -276,7 +287,8 @@ async fn become_ready(
             false => Vec::new(),
         };
         let is_read = awaited.is_empty() && unread.is_empty();
-        if is_read || is_late {
+        let waits = || began.elapsed() < CONFIRMED && directory.is_unconfirmed();
+        if is_late || (is_read && !waits()) {
             if unread.is_empty() {
                 tracing::info!("ready");
             } else {

@@ -108,6 +108,7 @@ impl Entry for Etcd {
             let lost = |what: &str| RegistryError {
                 message: format!("{what}, for {}", self.subject),
                 retry_after: None,
+                refused: false,
             };
             let Some(lease) = self.lease else {
                 return lost("there is no lease");

@@ -201,6 +201,7 @@ impl Eureka {
                 self.app
             ),
             retry_after: None,
+            refused: false,
         }
     }
 }

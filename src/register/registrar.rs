@@ -123,6 +123,7 @@ impl Registrar {
             Err(RegistryError {
                 message: format!("the registrar failed: {error}"),
                 retry_after: None,
+                refused: false,
             })
         })
     }
@@ -146,6 +147,7 @@ async fn run(
         () = too_late => Err(RegistryError {
             message: format!("signing out took more than {} s", SIGN_OUT.as_secs()),
             retry_after: None,
+            refused: false,
         }),
     };
     told.send_replace(Standing::Out(None));
@@ -203,6 +205,7 @@ async fn guarded<T>(
             Err(RegistryError {
                 message: "the registrar panicked: a defect".to_owned(),
                 retry_after: None,
+                refused: false,
             })
         })
 }
@@ -232,6 +235,7 @@ mod tests {
         RegistryError {
             message: "no".to_owned(),
             retry_after: None,
+            refused: false,
         }
     }
 

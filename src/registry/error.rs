@@ -15,6 +15,9 @@ pub struct RegistryError {
     pub message: String,
     /// How long the registry asked us to stay away (429 or 503 with `Retry-After`).
     pub retry_after: Option<Duration>,
+    /// Whether it refuses who asks: a token, a password or a right is wrong or missing, and will be
+    /// until somebody mends it.
+    pub refused: bool,
 }
 
 /// Why no client could be made of `[registry.NAME]`.

@@ -258,6 +258,7 @@ mod tests {
                     Some(Err(())) => Err(RegistryError {
                         message: "no".to_owned(),
                         retry_after: None,
+                        refused: false,
                     }),
                     Some(Ok(ports)) => Ok(InstanceSet::of(ports.into_iter().map(|port| {
                         Ok(Instance {

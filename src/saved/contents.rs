@@ -8,9 +8,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Instance, MAX_WEIGHT};
+use crate::{
+    evidence::Evidence,
+    instance::{Instance, MAX_WEIGHT},
+};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// All that is kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,10 @@ pub struct Contents {
     pub sets: Vec<Set>,
     /// One for each registry whose list of services was read.
     pub catalogs: Vec<Catalog>,
+    /// Which registry has which name in proxy.toml, in words: what it said is worth nothing once
+    /// that name is another registry's.
+    #[serde(skip_serializing)]
+    pub registries: BTreeMap<Arc<str>, String>,
 }
 
 /// What one registry said last of one service.
@@ -35,6 +42,8 @@ pub struct Set {
     pub confirmed: SystemTime,
     /// Healthy and unhealthy ones alike, in the order of sets.
     pub instances: Vec<Instance>,
+    /// What that answer showed of the registry's history.
+    pub evidence: Evidence,
 }
 
 /// Which services one registry listed last.
@@ -55,8 +64,8 @@ pub(super) enum ReadError {
     /// It is no JSON, was cut off, or lacks something.
     #[error("it cannot be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// Another version of Callboard wrote it.
-    #[error("its format is {0}, not {FORMAT}")]
+    /// Another version of Callboard wrote it. The first did not say which registries it had read.
+    #[error("its format is {0}, not {FORMAT}: another version of Callboard wrote it")]
     Format(u32),
     /// A registry could not have said that.
     #[error("the weight of `{0}` is out of range")]
@@ -83,15 +92,18 @@ impl Contents {
         Ok(contents)
     }
 
-    pub(super) fn write(&self) -> Vec<u8> {
+    /// As it stands in the file, with which registry has which name now.
+    pub(super) fn write(&self, registries: &BTreeMap<Arc<str>, String>) -> Vec<u8> {
         #[derive(Serialize)]
         struct Whole<'a> {
             format: u32,
+            registries: &'a BTreeMap<Arc<str>, String>,
             #[serde(flatten)]
             contents: &'a Contents,
         }
         let whole = Whole {
             format: FORMAT,
+            registries,
             contents: self,
         };
         serde_json::to_vec(&whole).expect("names, numbers and texts are JSON")
@@ -108,6 +120,20 @@ impl Contents {
         self.sets.retain(|set| age(set.confirmed, now) <= max_age);
         self.catalogs
             .retain(|catalog| age(catalog.confirmed, now) <= max_age);
+        before - self.len()
+    }
+
+    /// Leaves out what other registries said than those that have the names now. Returns how much
+    /// that was.
+    pub(super) fn drop_others(&mut self, registries: &BTreeMap<Arc<str>, String>) -> usize {
+        let before = self.len();
+        let is_same = |name: &Arc<str>| match (self.registries.get(name), registries.get(name)) {
+            (Some(then), Some(now)) => then == now,
+            _ => false,
+        };
+        self.sets.retain(|set| is_same(&set.registry));
+        self.catalogs.retain(|catalog| is_same(&catalog.registry));
+        self.registries.clone_from(registries);
         before - self.len()
     }
 
@@ -180,6 +206,7 @@ mod tests {
             registry: registry.into(),
             confirmed: at(confirmed),
             instances: vec![instance.clone()],
+            evidence: Evidence::default(),
         };
         Contents {
             sets: vec![set("a", "y", 100), set("b", "x", 200), set("b", "y", 300)],
@@ -188,12 +215,19 @@ mod tests {
                 confirmed: at(150),
                 services: BTreeMap::from([("b".into(), vec!["v2".to_owned()])]),
             }],
+            registries: ["x", "y"]
+                .map(|name| (name.into(), format!("consul at {name}")))
+                .into(),
         }
+    }
+
+    fn written(contents: &Contents) -> Vec<u8> {
+        contents.write(&contents.registries)
     }
 
     #[test]
     fn what_was_written_is_read_and_found() {
-        let read = Contents::read(&contents().write()).unwrap();
+        let read = Contents::read(&written(&contents())).unwrap();
         assert_eq!(read, contents());
         assert_eq!(read.set("b", "x").unwrap().confirmed, at(200));
         assert_eq!(read.set("a", "x"), None);
@@ -204,12 +238,12 @@ mod tests {
     fn the_order_of_the_file_does_not_matter() {
         let mut other = contents();
         other.sets.reverse();
-        assert_eq!(Contents::read(&other.write()).unwrap(), contents());
+        assert_eq!(Contents::read(&written(&other)).unwrap(), contents());
     }
 
     #[test]
     fn a_file_that_was_cut_anywhere_is_none() {
-        let bytes = contents().write();
+        let bytes = written(&contents());
         for end in 0..bytes.len() {
             assert!(Contents::read(&bytes[..end]).is_err(), "cut at {end}");
         }
@@ -217,10 +251,10 @@ mod tests {
 
     #[test]
     fn what_no_registry_could_have_said_is_no_file() {
-        let text = String::from_utf8(contents().write()).unwrap();
+        let text = String::from_utf8(written(&contents())).unwrap();
         for (from, to) in [
-            ("\"format\":1", "\"format\":2"),
-            ("\"format\":1", "\"former\":1"),
+            ("\"format\":2", "\"format\":1"),
+            ("\"format\":2", "\"former\":2"),
             ("[::1]:80", "[::1]:0"),
             ("[::1]:80", "no port"),
             ("[::1]:80", "https://[::1]:80"),
@@ -232,6 +266,28 @@ mod tests {
             let text = text.replacen(from, to, 1);
             assert!(Contents::read(text.as_bytes()).is_err(), "{to}");
         }
+    }
+
+    #[test]
+    fn what_another_registry_of_the_same_name_said_is_left_out() {
+        let names = |contents: &Contents| {
+            let sets = contents.sets.iter().map(|set| set.registry.to_string());
+            let catalogs = contents.catalogs.iter();
+            let catalogs = catalogs.map(|catalog| format!("all of {}", catalog.registry));
+            sets.chain(catalogs).collect::<Vec<_>>().join(" ")
+        };
+        let same = contents().registries;
+        let mut some = contents();
+        assert_eq!(some.drop_others(&same), 0);
+        let mut moved = same.clone();
+        moved.insert("x".into(), "consul at z".to_owned());
+        let mut some = contents();
+        assert_eq!(some.drop_others(&moved), 2);
+        assert_eq!(names(&some), "y y");
+        assert_eq!(some.registries, moved);
+        let mut some = contents();
+        some.registries.clear();
+        assert_eq!(some.drop_others(&same), 4, "nobody knows whose they are");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! has its lock; and what came of that.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,6 +19,8 @@ use crate::disk;
 pub struct Store {
     path: PathBuf,
     max_age: Duration,
+    /// Which registry has which name.
+    registries: BTreeMap<Arc<str>, String>,
     /// Held from the first time that it is written.
     lock: Mutex<Option<fs::File>>,
     known: Mutex<Known>,
@@ -45,6 +48,8 @@ pub enum Found {
         entries: usize,
         /// Those that were older than `max_age`, and are not among them.
         too_old: usize,
+        /// Those that another registry had said, whose name is now given to a different one.
+        of_others: usize,
     },
     /// One that cannot be read, and why. It is replaced at the next change.
     Unusable(String),
@@ -68,12 +73,13 @@ pub struct Status {
 }
 
 impl Store {
-    /// The file at `path`, of which nothing is used that is older than `max_age`. Touches nothing
-    /// yet.
-    pub fn new(path: PathBuf, max_age: Duration) -> Self {
+    /// The file at `path`, of which nothing is used that is older than `max_age`, or was said by
+    /// another registry than the one that has its name now. Touches nothing yet.
+    pub fn new(path: PathBuf, max_age: Duration, registries: BTreeMap<Arc<str>, String>) -> Self {
         Self {
             path,
             max_age,
+            registries,
             lock: Mutex::default(),
             known: Mutex::default(),
         }
@@ -95,10 +101,18 @@ impl Store {
         };
         match read {
             Ok(mut contents) => {
+                let of_others = contents.drop_others(&self.registries);
                 let too_old = contents.drop_older(self.max_age, SystemTime::now());
                 let entries = contents.len();
                 tracing::info!(file = %path, entries, too_old, "the last good sets were read from the snapshot");
-                self.known().found = Found::Usable { entries, too_old };
+                if of_others > 0 {
+                    tracing::warn!(file = %path, of_others, "sets of the snapshot are not used: other registries had said them");
+                }
+                self.known().found = Found::Usable {
+                    entries,
+                    too_old,
+                    of_others,
+                };
                 contents
             }
             Err(reason) => {
@@ -114,7 +128,7 @@ impl Store {
     /// # Errors
     /// Why not, in a line; what was there stays.
     pub fn write(&self, contents: &Contents) -> Result<(), String> {
-        let written = self.replace(&contents.write());
+        let written = self.replace(&contents.write(&self.registries));
         let mut known = self.known();
         known.error = written.as_ref().err().cloned();
         match written {
@@ -171,7 +185,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::saved::Set;
+    use crate::{evidence::Evidence, saved::Set};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -183,14 +197,24 @@ mod tests {
                 registry: "main".into(),
                 confirmed: UNIX_EPOCH + DAY * 20_000,
                 instances: Vec::new(),
+                evidence: Evidence::default(),
             }],
             catalogs: Vec::new(),
+            registries: registries("http://a"),
         }
+    }
+
+    fn registries(main: &str) -> BTreeMap<Arc<str>, String> {
+        [("main".into(), format!("consul at {main}"))].into()
     }
 
     /// Long enough for what is confirmed in [`contents`].
     fn store(folder: &Path) -> Store {
-        Store::new(folder.join("data/snapshot.json"), DAY * 200_000)
+        Store::new(
+            folder.join("data/snapshot.json"),
+            DAY * 200_000,
+            registries("http://a"),
+        )
     }
 
     #[test]
@@ -203,12 +227,19 @@ mod tests {
         drop(first);
         let second = store(folder.path());
         assert_eq!(second.read(), contents("cart"));
-        let (entries, too_old) = (1, 0);
-        assert_eq!(second.status().found, Found::Usable { entries, too_old });
-        let impatient = Store::new(second.path().to_owned(), DAY);
-        assert_eq!(impatient.read(), Contents::default());
-        let (entries, too_old) = (0, 1);
-        assert_eq!(impatient.status().found, Found::Usable { entries, too_old });
+        let found = |entries, too_old, of_others| Found::Usable {
+            entries,
+            too_old,
+            of_others,
+        };
+        assert_eq!(second.status().found, found(1, 0, 0));
+        let impatient = Store::new(second.path().to_owned(), DAY, registries("http://a"));
+        assert_eq!(impatient.read().len(), 0);
+        assert_eq!(impatient.status().found, found(0, 1, 0));
+        let path = second.path().to_owned();
+        let moved = Store::new(path, DAY * 200_000, registries("http://b"));
+        assert_eq!(moved.read().len(), 0);
+        assert_eq!(moved.status().found, found(0, 0, 1));
     }
 
     #[test]
@@ -220,7 +251,11 @@ mod tests {
             (&b""[..], "it cannot be read: EOF"),
             (b"{\"format\":1,\"sets\":[", "it cannot be read: EOF"),
             (b"\xff\x00", "it cannot be read: expected value"),
-            (b"{\"format\":7}", "its format is 7, not 1"),
+            (b"{\"format\":7}", "its format is 7, not 2"),
+            (
+                b"{\"format\":1,\"sets\":[],\"catalogs\":[]}",
+                "its format is 1, not 2",
+            ),
         ] {
             fs::write(store.path(), bytes).unwrap();
             assert_eq!(store.read(), Contents::default());

@@ -17,7 +17,7 @@ use super::{
     life::Life,
     listing::Update,
     prober::Checkup,
-    standing::{Facts, Held, Missing, Said, Shrink, Standing},
+    standing::{Facts, Held, HoldReason, Missing, Said, Shrink, Standing},
 };
 use crate::{
     config::{self, Balance},
@@ -316,6 +316,18 @@ impl Board {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The registries of which a loss of data has somebody held.
+    pub(super) fn held_for_a_loss(&self) -> impl Iterator<Item = usize> {
+        self.places
+            .values()
+            .filter_map(|place| match place.standing {
+                Standing::Held(held) => {
+                    matches!(held.reason, HoldReason::Loss(_)).then_some(held.by)
+                }
+                _ => None,
+            })
     }
 
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
@@ -723,5 +735,42 @@ mod tests {
             assert!(before.iter().all(|gone| gone.pool(0).is_retired()));
             assert!(after.iter().all(|there| !there.pool(0).is_retired()));
         }
+    }
+
+    fn checked(board: &mut Board, passing: bool) {
+        let places: Vec<_> = board.places.values().collect();
+        let endpoints: Vec<_> = places.iter().map(|one| Arc::clone(&one.endpoint)).collect();
+        for endpoint in endpoints {
+            let error = None;
+            board.check(&endpoint, Checkup { passing, error });
+        }
+    }
+
+    #[tokio::test]
+    async fn in_a_panic_all_are_picked_but_those_that_are_ill_or_gone() {
+        let policy = policy(guard());
+        let ports = |board: &Board| -> Vec<_> {
+            let endpoints = board.snapshot(&policy, &Balance::RoundRobin, |_| true);
+            let endpoints = endpoints.endpoints.iter();
+            endpoints.map(|one| one.id().address.port()).collect()
+        };
+        let mut board = board();
+        take(&mut board, &healthy(1..8), true, &policy);
+        let leaves = Arc::clone(&board.places.values().next().unwrap().endpoint);
+        let _works = leaves.pool(0).enter();
+        // The first has left, and works on something; the second is ill; five are lost, and held.
+        take(&mut board, &healthy(2..8), true, &policy);
+        take(&mut board, &unhealthy(2..3), true, &policy);
+        checked(&mut board, true);
+        assert!(!board.panics(&policy));
+        assert_eq!(ports(&board), [3, 4, 5, 6, 7], "held, and no others");
+        checked(&mut board, false);
+        assert!(board.panics(&policy));
+        assert_eq!(ports(&board), [3, 4, 5, 6, 7], "be they held");
+        // A pin's set is what it was, with whom our own checks find fault.
+        take(&mut board, &healthy(3..5), false, &policy);
+        assert_eq!(ports(&board), [3, 4]);
+        checked(&mut board, true);
+        assert_eq!(ports(&board), [3, 4]);
     }
 }

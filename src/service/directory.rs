@@ -322,22 +322,36 @@ impl Directory {
                 .filter(|(registry, _)| keeps(registry))
                 .filter_map(|(registry, view)| view.to_save(registry))
                 .collect(),
+            // The store knows them.
+            registries: BTreeMap::new(),
         }
     }
 
-    /// What was never read: declared services by name, catalogs by their registry's.
+    /// What was never read: declared services by name, catalogs by their registry's. What is known
+    /// from before the start counts as read, unless its registry refuses to say more.
     pub fn unread(&self) -> Vec<String> {
-        let services = self
-            .declared
-            .values()
-            .filter(|service| !service.is_settled())
-            .map(|service| format!("service {}", service.name()));
-        let catalogs = self
-            .catalogs
-            .iter()
-            .filter(|(_, view)| !view.is_known())
-            .map(|(name, _)| format!("catalog of {name}"));
+        let named = |what: String, is_known: bool, refusal: Option<String>| match refusal {
+            Some(why) => Some(format!("{what} ({why})")),
+            None => (!is_known).then_some(what),
+        };
+        let services = self.declared.values().filter_map(|service| {
+            let what = format!("service {}", service.name());
+            named(what, service.is_settled(), service.refusal())
+        });
+        let catalogs = self.catalogs.iter().filter_map(|(name, view)| {
+            let refusal = view.remembered().and_then(|_| view.status.refusal());
+            named(format!("catalog of {name}"), view.is_known(), refusal)
+        });
         services.chain(catalogs).collect()
+    }
+
+    /// Whether some of what is known from before the start is not confirmed or refuted yet: its
+    /// registry was asked, and nothing came of that so far.
+    pub fn is_unconfirmed(&self) -> bool {
+        let mut services = self.declared.values();
+        let mut catalogs = self.catalogs.values();
+        services.any(|service| service.is_unconfirmed())
+            || catalogs.any(|view| view.remembered().is_some() && view.status.is_awaited())
     }
 
     /// The service of this name, which is made if nobody has asked for it before: whether a

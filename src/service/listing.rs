@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{self, Combine, Origin},
-    evidence::{Loss, Order},
+    evidence::{Evidence, Loss, Order},
     instance::{Address, Identity, Instance, InstanceSet},
     registry::watch::Event,
 };
@@ -28,8 +28,18 @@ pub(super) struct Listing {
     remembered: Vec<Option<SystemTime>>,
     /// Whose set a failover has chosen.
     chosen: Option<usize>,
-    /// The registries' latest losses of data, and when they showed.
-    losses: Vec<Option<(Loss, Instant)>>,
+    /// The registries' latest losses of data.
+    losses: Vec<Option<Lost>>,
+}
+
+/// A registry's loss of data.
+#[derive(Clone, Debug)]
+struct Lost {
+    loss: Loss,
+    /// When it showed.
+    at: Instant,
+    /// Of the last answer before it.
+    before: Evidence,
 }
 
 #[derive(Debug)]
@@ -151,7 +161,12 @@ impl Listing {
             before.map_or(Order::Unknown, |before| set.evidence.after(before))
         });
         if let Order::Lost(loss) = order {
-            self.losses[from] = Some((loss, Instant::now()));
+            let before = self.set(from).map(|set| set.evidence.clone());
+            self.losses[from] = Some(Lost {
+                loss,
+                at: Instant::now(),
+                before: before.unwrap_or_default(),
+            });
         }
         match order {
             Order::Replaced if !has_healthy(set) => Order::Unknown,
@@ -192,12 +207,17 @@ impl Listing {
         update
     }
 
+    /// What a registry showed of its history before its latest loss of data.
+    pub(super) fn before_loss(&self, of: usize) -> Option<&Evidence> {
+        Some(&self.losses[of].as_ref()?.before)
+    }
+
     /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
     /// Whom it lacks was dropped some time in the last `span`.
     pub(super) fn now(&self, span: Duration) -> Option<Update> {
-        let late = |at: &Instant| at.elapsed() < span;
-        let loss = self.losses.iter().flatten().find(|(_, at)| late(at));
-        let order = loss.map_or(Order::Forward, |(loss, _)| Order::Lost(*loss));
+        let mut losses = self.losses.iter().flatten();
+        let lost = losses.find(|lost| lost.at.elapsed() < span);
+        let order = lost.map_or(Order::Forward, |lost| Order::Lost(lost.loss));
         match self.combine {
             Combine::Failover if self.several() => {
                 let set = self.set(self.chosen?)?;

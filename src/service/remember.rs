@@ -3,6 +3,7 @@
 //! where they are kept.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Service, journal::Why};
 use crate::{
+    evidence::Evidence,
     instance::{Instance, InstanceSet},
     registry::watch::Event,
     saved,
@@ -29,7 +31,10 @@ impl Service {
         if is_stale || !has_healthy || set.name != self.registered_name() {
             return;
         }
-        let instances = InstanceSet::of(set.instances.iter().cloned().map(Ok));
+        let instances = InstanceSet {
+            evidence: set.evidence.clone(),
+            ..InstanceSet::of(set.instances.iter().cloned().map(Ok))
+        };
         let mut listing = self.listing();
         let update = listing.remember(from, instances, set.confirmed, self.policy());
         if let Some(update) = update {
@@ -43,6 +48,21 @@ impl Service {
         let confirmed = self.listing().remembered(of)?;
         let age = SystemTime::now().duration_since(confirmed);
         Some(limit?.saturating_sub(age.unwrap_or_default()))
+    }
+
+    /// Why a registry refuses to say anything, where only what it said before the start is known.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let listing = self.listing();
+        let watches = self.watches().iter().enumerate();
+        let mut remembered = watches.filter(|(of, _)| listing.remembered(*of).is_some());
+        remembered.find_map(|(_, watch)| watch.refusal())
+    }
+
+    /// Whether a registry of which only that is known has neither answered nor failed.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        let listing = self.listing();
+        let mut watches = self.watches().iter().enumerate();
+        watches.any(|(of, watch)| listing.remembered(of).is_some() && watch.is_awaited())
     }
 
     /// Gives up a remembered set, unless its registry has said something since.
@@ -65,7 +85,13 @@ impl Service {
         // otherwise.
         let board = self.board();
         let held = board.healthy_instances(self.journal().pin.is_some());
+        let lost: HashSet<_> = board.held_for_a_loss().collect();
         drop(board);
+        // What is kept with those that a loss of data took away is the history that knew them.
+        let evidence = |of: usize, now: &Evidence| {
+            let before = listing.before_loss(of).filter(|_| lost.contains(&of));
+            before.unwrap_or(now).clone()
+        };
         let registries = self.policy().origin.registries();
         let registries = registries.iter().enumerate();
         registries
@@ -81,6 +107,7 @@ impl Service {
                         .remembered(of)
                         .unwrap_or_else(|| answered(self.watches()[of].answered())),
                     instances: with_held(&set.instances, held),
+                    evidence: evidence(of, &set.evidence),
                 })
             })
             .collect()

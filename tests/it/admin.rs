@@ -350,8 +350,10 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     shadow.holds(7, json!([]));
     // And some of what was kept from before the start.
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    let away = json!({"format": 1, "catalogs": [], "sets": [{
+    let registries = json!({"away": "consul at http://127.0.0.1:9/"});
+    let away = json!({"format": 2, "registries": registries, "catalogs": [], "sets": [{
         "service": "old", "name": "old", "registry": "away", "confirmed": now.as_secs(),
+        "evidence": [],
         "instances": [{
             "id": "n/old", "address": "127.0.0.1:9", "tls": false,
             "healthy": true, "weight": 1, "tags": [], "meta": {},

@@ -108,10 +108,14 @@ async fn a_pinned_set_stays_through_updates_under_load_and_is_followed_again_aft
     proxy.deregister("cart", a.address()).await;
     let removed = json!("removed");
     let latest = async || journal(&proxy, "cart").await.remove(0);
-    let heard = |entry: &Value| entry["changes"][0]["what"] == removed;
+    // With the update, where both are heard at once.
+    let heard = |entry: &Value| {
+        let changes = entry["changes"].as_array().into_iter().flatten();
+        changes.into_iter().any(|change| change["what"] == removed)
+    };
     let entry = eventually("the sign-out is heard", latest, heard).await;
     assert_eq!(entry["applied"], false);
-    assert_eq!(changes(&entry), [("removed", &*a.address().to_string())]);
+    assert!(changes(&entry).contains(&("removed", &*a.address().to_string())));
     until_asked_more(&a).await;
     assert_eq!(d.requests(), 0);
     assert_eq!(

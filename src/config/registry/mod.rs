@@ -7,6 +7,7 @@ mod embedded;
 mod etcd;
 mod eureka;
 mod file;
+mod identity;
 mod zookeeper;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};

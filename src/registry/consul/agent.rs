@@ -122,6 +122,7 @@ impl Agent {
         RegistryError {
             message: format!("{} at {} {says}", self.registry, self.shown),
             retry_after: None,
+            refused: false,
         }
     }
 

@@ -396,6 +396,7 @@ impl Client {
             error: RegistryError {
                 message,
                 retry_after: faults().filter_map(Fault::retry_after).max(),
+                refused: faults().any(Fault::is_denied),
             },
             denied: faults().any(Fault::is_denied).then_some(bearer),
         }
@@ -408,6 +409,7 @@ impl Client {
         let error = RegistryError {
             message: format!("{registry} {says}; check registry.{registry}.token"),
             retry_after: None,
+            refused: true,
         };
         Failure {
             error,

@@ -326,6 +326,7 @@ mod tests {
                 said.map_err(|message| RegistryError {
                     message: message.to_owned(),
                     retry_after: None,
+                    refused: false,
                 })
             })
         }

@@ -109,6 +109,7 @@ impl Failure {
         RegistryError {
             message,
             retry_after: None,
+            refused: false,
         }
     }
 }

@@ -191,6 +191,7 @@ impl Shared {
         let refuse = |reason: &str| RegistryError {
             message: format!("{registry} was not asked for service `{service}`: {reason}"),
             retry_after: None,
+            refused: false,
         };
         if !query.tags.is_empty() {
             return Err(refuse("the DNS has no tags; leave them out"));

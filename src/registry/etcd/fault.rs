@@ -163,6 +163,7 @@ impl Failure {
         RegistryError {
             message,
             retry_after: locked_out.then_some(LOCKED_OUT),
+            refused: locked_out,
         }
     }
 }

@@ -200,6 +200,7 @@ impl Untagged {
             ),
             // Nothing but another file makes it better.
             retry_after: Some(Duration::from_secs(300)),
+            refused: false,
         })
     }
 }

@@ -190,6 +190,7 @@ impl Client {
         Err(RegistryError {
             message: messages.join("; "),
             retry_after: None,
+            refused: false,
         })
     }
 

@@ -121,6 +121,7 @@ impl Fault {
         RegistryError {
             message,
             retry_after: self.locks_out().then_some(LOCKED_OUT),
+            refused: self.locks_out(),
         }
     }
 }

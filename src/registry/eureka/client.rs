@@ -171,6 +171,7 @@ impl Client {
         RegistryError {
             message,
             retry_after: faults().filter_map(Fault::retry_after).max(),
+            refused: faults().any(Fault::is_of_the_user),
         }
     }
 }

@@ -62,6 +62,17 @@ impl Fault {
         }
     }
 
+    /// Whether it stands against the user, not against what was asked.
+    pub(super) fn is_of_the_user(&self) -> bool {
+        match self {
+            Self::Password(_) => true,
+            Self::Refused { status, .. } => {
+                [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(status)
+            }
+            _ => false,
+        }
+    }
+
     /// The key of the registry's table that is likely to be wrong.
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {

@@ -73,6 +73,7 @@ impl Eureka {
             answer: Err(RegistryError {
                 message: format!("{name} was not asked yet"),
                 retry_after: None,
+                refused: false,
             }),
         };
         Ok(Self {

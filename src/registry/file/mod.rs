@@ -256,6 +256,7 @@ impl Shared {
                 self.settings.path.display()
             ),
             retry_after: None,
+            refused: false,
         }
     }
 }

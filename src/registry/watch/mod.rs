@@ -108,6 +108,7 @@ async fn supervise<T: State>(
             Err(panic) => RegistryError {
                 message: format!("the watcher panicked: {}", panic_text(&*panic)),
                 retry_after: None,
+                refused: false,
             },
         };
         delay = backoff.delay() + error.retry_after.unwrap_or_default();
@@ -115,7 +116,7 @@ async fn supervise<T: State>(
         if trouble.note() {
             trouble.log(status, &error.message);
         }
-        status.failed(error.message);
+        status.failed(error);
         publish(Event::Failed);
     }
 }
@@ -246,6 +247,7 @@ mod tests {
                             return Err(RegistryError {
                                 message: "no".to_owned(),
                                 retry_after,
+                                refused: false,
                             });
                         }
                         Some(Panic) => panic!("a defect"),

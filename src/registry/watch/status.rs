@@ -8,7 +8,7 @@ use std::{
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-use crate::instance::Skipped;
+use crate::{instance::Skipped, registry::RegistryError};
 
 /// What is known of one watcher, for people and metrics; no request ever looks at it.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ struct Known {
     changed: Option<SystemTime>,
     /// The error of the last attempt; `None` after a success.
     error: Option<String>,
+    /// Whether the last attempt was refused for what is wrong with who asks.
+    refused: bool,
     failures: u64,
     updates: u64,
     entries: usize,
@@ -110,6 +112,7 @@ impl WatchStatus {
         let mut known = self.known();
         known.answered = Some(Instant::now());
         known.error = None;
+        known.refused = false;
         known.given_up = false;
         if changed {
             known.changed = Some(SystemTime::now());
@@ -117,15 +120,28 @@ impl WatchStatus {
         }
     }
 
-    pub(super) fn failed(&self, error: String) {
+    pub(super) fn failed(&self, error: RegistryError) {
         let mut known = self.known();
-        known.error = Some(error);
+        known.refused = error.refused;
+        known.error = Some(error.message);
         known.failures += 1;
     }
 
     /// Notes that the last state is too old to count; until the next success.
     pub fn gave_up(&self) {
         self.known().given_up = true;
+    }
+
+    /// Why the registry refuses who asks, where it did so the last time.
+    pub fn refusal(&self) -> Option<String> {
+        let known = self.known();
+        known.error.clone().filter(|_| known.refused)
+    }
+
+    /// Whether nothing came of any attempt yet, be it good or bad.
+    pub fn is_awaited(&self) -> bool {
+        let known = self.known();
+        known.answered.is_none() && known.failures == 0
     }
 
     /// When the registry answered last; `None` where it never has.

@@ -78,6 +78,10 @@ impl Fault {
         RegistryError {
             message,
             retry_after: self.retry_after(),
+            refused: matches!(
+                self,
+                Self::Password(_) | Self::Unknown | Self::Denied { .. }
+            ),
         }
     }
 

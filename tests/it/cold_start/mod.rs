@@ -21,6 +21,7 @@ use crate::support::{
     callboard::Callboard,
     consul::Consul,
     eventually,
+    fake_consul::{Answer, FakeConsul, entry},
     load::{Ledger, Load},
     proxy::{are, endpoints, instance, with_state},
     server::free_ports,
@@ -356,9 +357,8 @@ async fn what_tags_make_is_there_again_too() {
 
 /// A proxy of a registry that is not there, with this file in the place of the snapshot.
 async fn without_a_registry(more: &str, kept: Option<&[u8]>) -> (Stage, Callboard) {
-    let [nobody] = free_ports();
     let stage = Stage::new(&format!(
-        "[registry.consul]\naddress = \"http://127.0.0.1:{nobody}\"\n{more}\
+        "[registry.consul]\naddress = \"{NOBODY}\"\n{more}\
          [defaults]\ndiscovery_timeout = \"100ms\"\n\
          [[route]]\npath = \"/cart\"\nservice = \"cart\"\n"
     ));
@@ -370,12 +370,16 @@ async fn without_a_registry(more: &str, kept: Option<&[u8]>) -> (Stage, Callboar
     (stage, callboard)
 }
 
+/// Where no Consul is.
+const NOBODY: &str = "http://127.0.0.1:1";
+
 /// As the file has it, confirmed so long ago.
 fn kept(backend: &Backend, name: &str, age: Duration) -> Vec<u8> {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    let contents = json!({"format": 1, "catalogs": [], "sets": [{
+    let registries = json!({"consul": format!("consul at {NOBODY}/")});
+    let contents = json!({"format": 2, "registries": registries, "catalogs": [], "sets": [{
         "service": "cart", "name": name, "registry": "consul",
-        "confirmed": (now - age).as_secs_f64(),
+        "confirmed": (now - age).as_secs_f64(), "evidence": [],
         "instances": [{
             "id": "n/cart", "address": backend.address().to_string(), "tls": false,
             "healthy": true, "weight": 1, "tags": [], "meta": {},
@@ -389,11 +393,11 @@ async fn a_snapshot_that_cannot_be_read_is_said_and_ignored() {
     let backend = Backend::start("a").await;
     let whole = kept(&backend, "cart", Duration::ZERO);
     let foreign = String::from_utf8(whole.clone()).unwrap();
-    let foreign = foreign.replace("\"format\":1", "\"format\":2").into_bytes();
+    let foreign = foreign.replace("\"format\":2", "\"format\":1").into_bytes();
     for (bytes, reason) in [
         (&b"\x00\xffnonsense"[..], "cannot be read"),
         (&whole[..whole.len() - 9], "cannot be read: EOF"),
-        (&foreign, "its format is 2, not 1"),
+        (&foreign, "its format is 1, not 2"),
     ] {
         let (stage, callboard) = without_a_registry("", Some(bytes)).await;
         stage.until_status("/cart", 503).await;
@@ -435,7 +439,10 @@ async fn what_is_too_old_or_of_another_name_does_not_count() {
         let kept = kept(&backend, name, age);
         let (stage, _callboard) = without_a_registry(more, Some(&kept)).await;
         stage.until_status("/cart", status).await;
-        assert_eq!(stage.is_ready().await, status == 200);
+        match status {
+            200 => stage.until_ready().await,
+            _ => assert!(!stage.is_ready().await),
+        }
     }
 }
 
@@ -598,4 +605,82 @@ async fn of_two_proxies_with_one_file_one_writes_it() {
     second.until_logged("is written again").await;
     assert_eq!(instances(), 2);
     other.until_status("/cart", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_registry_said_is_not_used_where_it_has_the_same_name() {
+    let (Some(old), Some(mut new)) = (Consul::start().await, Consul::start().await) else {
+        return;
+    };
+    let mut stage = Stage::new(&routes(&old));
+    let olds = stage.ledger.backend("old").start().await;
+    sign_in(&old, "cart", &olds).await;
+    let callboard = stage.run().await;
+    stage.until_status("/cart/x", 200).await;
+    stage.until_kept("cart", &[&olds]).await;
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+
+    // The name leads to another environment, which is away at first.
+    let asked = olds.requests();
+    new.kill();
+    stage.text = stage.text.replace(&old.url(), &new.url());
+    let callboard = stage.run().await;
+    stage.until_status("/cart/x", 503).await;
+    let status = stage.page("/api/status").await;
+    let found = &status["snapshot"]["found"]["usable"];
+    assert_eq!(
+        (&found["entries"], &found["of_others"]),
+        (&json!(0), &json!(2))
+    );
+    new.restart_empty().await;
+    let news = stage.ledger.backend("new").start().await;
+    sign_in(&new, "cart", &news).await;
+    stage.until_status("/cart/x", 200).await;
+    stage.until_kept("cart", &[&news]).await;
+    assert_eq!(
+        olds.requests(),
+        asked,
+        "nobody of the old environment is called"
+    );
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_refuses_us_is_named_where_the_snapshot_serves_in_its_place() {
+    let consul = FakeConsul::start([]).await;
+    let backend = Backend::start("a").await;
+    let stage = Stage::new(&format!(
+        "[registry.consul]\naddress = \"{}\"\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\nstrip_prefix = true\n",
+        consul.url()
+    ));
+    consul.holds(7, json!([entry("cart", backend.address())]));
+    let callboard = stage.run().await;
+    stage.until_status("/cart/x", 200).await;
+    stage.until_kept("cart", &[&backend]).await;
+    callboard.kill().await;
+
+    consul.always(Answer::error(403, "ACL not found"));
+    let callboard = stage.run().await;
+    // It serves what it knew, and is not ready: this is no registry that is merely away.
+    stage.until_status("/cart/x", 200).await;
+    let ready = async || {
+        let answer = stage
+            .http
+            .get(format!("{}/ready", stage.admin))
+            .send()
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, text) = eventually("it is named", ready, |(_, text)| text.contains("ACL")).await;
+    assert_eq!(status, 503, "{text}");
+    assert!(text.contains("service cart (consul"), "{text}");
+    assert!(text.contains("check registry.consul.token"), "{text}");
+    // A token that is right again.
+    consul.holds(8, json!([entry("cart", backend.address())]));
+    stage.until_ready().await;
+    callboard.kill().await;
 }
