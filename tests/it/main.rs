@@ -37,6 +37,7 @@ mod limits;
 mod log;
 mod memory;
 mod pages;
+mod pairs;
 mod pin;
 mod provider;
 mod rates;
