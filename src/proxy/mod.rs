@@ -6,6 +6,7 @@ mod body;
 mod client;
 mod deadline;
 mod generation;
+mod nominated;
 mod rate;
 mod refusal;
 mod request;

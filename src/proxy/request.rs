@@ -7,9 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::{
-    Client, RequestBody, answer::Record, body, deadline, refusal::Refusal, request_head::nominated,
-};
+use super::{Client, RequestBody, answer::Record, body, deadline, nominated, refusal::Refusal};
 use crate::{
     config::{Paths, Underscores},
     route,
@@ -23,9 +21,6 @@ const LONGEST_METHOD: usize = 64;
 
 /// Bytes of a host's name; DNS has 253 at the most.
 const LONGEST_HOST: usize = 255;
-
-/// Fields that `Connection` may name.
-pub(super) const MOST_NOMINATED: usize = 32;
 
 /// A request that may be answered.
 pub(super) struct Admitted {
@@ -181,8 +176,8 @@ impl<'a> Fields<'a> {
                 }
                 "connection" => {
                     fields.connection = true;
-                    named += nominated(bytes).count();
-                    (named > MOST_NOMINATED)
+                    named += nominated::names(bytes).count();
+                    (named > nominated::MOST)
                         .then_some(Refusal::Malformed("`Connection` names too many fields"))
                 }
                 "upgrade" => {

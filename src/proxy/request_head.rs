@@ -4,11 +4,12 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Uri, uri::PathAndQuery};
 
 use super::{
     Client,
-    request::{Head, MOST_NOMINATED, is_host},
+    nominated::Nominated,
+    request::{Head, is_host},
 };
 use crate::{
     config::{HostHeader, Underscores},
@@ -117,7 +118,10 @@ impl Outgoing<'_> {
 /// The client's fields, without those of its connection and those that are written anew.
 fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
     let headers = &head.parts.headers;
-    let nominated = Nominated::of(head);
+    let nominated = match head.connection {
+        true => Nominated::of(headers),
+        false => Nominated::NONE,
+    };
     for (name, value) in headers {
         let keep = match name.as_str() {
             // Written anew.
@@ -152,43 +156,6 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
 /// `Connection`, would pass for that proxy.
 fn says_who_asked(name: &str) -> bool {
     name.starts_with("x-forwarded-") || name == "x-real-ip"
-}
-
-/// The fields that `Connection` names, read once for all fields.
-struct Nominated<'h> {
-    names: [&'h [u8]; MOST_NOMINATED],
-    count: usize,
-}
-
-impl<'h> Nominated<'h> {
-    fn of(head: &'h Head) -> Self {
-        let (mut names, mut count) = ([&b""[..]; MOST_NOMINATED], 0);
-        if head.connection {
-            let lines = head.parts.headers.get_all(header::CONNECTION);
-            let named = lines.iter().flat_map(|line| nominated(line.as_bytes()));
-            for (place, name) in names.iter_mut().zip(named) {
-                *place = name;
-                count += 1;
-            }
-        }
-        Self { names, count }
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        let mut names = self.names[..self.count].iter();
-        names.any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
-    }
-}
-
-/// What a line of `Connection` names, but for what is never passed on in any case.
-pub(super) fn nominated(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let names = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    names.filter(|name| {
-        let of_connection: [&[u8]; 5] = [b"", b"keep-alive", b"close", b"upgrade", b"te"];
-        !of_connection
-            .iter()
-            .any(|known| name.eq_ignore_ascii_case(known))
-    })
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
