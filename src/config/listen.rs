@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    ListenLimits, ListenTimeouts, Listener, Paths, Underscores, claims::Claims, pattern,
-    reader::Table, value,
+    HeaderCase, ListenLimits, ListenTimeouts, Listener, Paths, Underscores, claims::Claims,
+    pattern, reader::Table, value,
 };
 
 /// Reads all listeners; where there is none, the default one.
@@ -70,6 +70,11 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
             &[("forward", Paths::Forward), ("strict", Paths::Strict)],
             default.paths,
         ),
+        header_case: table.choice(
+            "header_case",
+            &[("lower", HeaderCase::Lower), ("title", HeaderCase::Title)],
+            default.header_case,
+        ),
         max_passes: table.size("max_passes", 1..=100, default.max_passes),
         ..default
     };
@@ -119,6 +124,7 @@ impl Default for Listener {
             health_path: None,
             underscores: Underscores::Drop,
             paths: Paths::Forward,
+            header_case: HeaderCase::Lower,
             max_passes: 3,
         }
     }
@@ -150,6 +156,7 @@ mod tests {
             health_path = "/up"
             underscore_headers = "reject"
             paths = "strict"
+            header_case = "title"
             max_passes = 1
             [[listen]]
             address = "127.0.0.1:81"
@@ -176,10 +183,12 @@ mod tests {
             assert_eq!(listener.health_path.as_deref(), Some("/up"));
             assert_eq!(listener.underscores, Underscores::Reject);
             assert_eq!((listener.paths, listener.max_passes), (Paths::Strict, 1));
+            assert_eq!(listener.header_case, HeaderCase::Title);
         }
         assert!(!listeners[2].half_close);
         let plain = &listeners[2];
         assert_eq!((plain.paths, plain.max_passes), (Paths::Forward, 3));
+        assert_eq!(plain.header_case, HeaderCase::Lower);
     }
 
     #[test]
@@ -192,7 +201,8 @@ mod tests {
             health_path = \"up\"\n\
             underscore_headers = \"dorp\"\n\
             paths = \"strikt\"\n\
-            max_passes = 0\n";
+            max_passes = 0\n\
+            header_case = \"titel\"\n";
         assert_eq!(
             errors(&format!("{text}{ROUTE}")),
             [
@@ -209,6 +219,7 @@ mod tests {
                 "7:1 listen.underscore_headers: `dorp` is not known here; did you mean \"drop\"?",
                 "8:1 listen.paths: `strikt` is not known here; did you mean \"strict\"?",
                 "9:1 listen.max_passes: 0 is out of range; write a number from 1 to 100",
+                "10:1 listen.header_case: `titel` is not known here; did you mean \"title\"?",
             ]
         );
     }

@@ -152,6 +152,8 @@ pub struct Listener {
     pub underscores: Underscores,
     /// What becomes of paths that can be read in several ways.
     pub paths: Paths,
+    /// How the names of header fields are written, to clients and to endpoints.
+    pub header_case: HeaderCase,
     /// How often a request may pass through this proxy; at least once.
     pub max_passes: usize,
 }
@@ -174,6 +176,15 @@ pub enum Underscores {
     Reject,
     /// The header is forwarded.
     Allow,
+}
+
+/// `listen.header_case`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// `content-length` (the default).
+    Lower,
+    /// `Content-Length`, for programs that look for it letter by letter.
+    Title,
 }
 
 /// `listen.timeout`

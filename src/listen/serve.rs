@@ -13,7 +13,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{Connection, Order, leave::Leave, wire::Wire};
-use crate::proxy::{self, Activity};
+use crate::{
+    config::HeaderCase,
+    proxy::{self, Activity},
+};
 
 enum Ended {
     Done,
@@ -32,6 +35,7 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
     let mut serving = http1::Builder::new()
         // The wire looks for clients that are gone, where they are to be looked for.
         .half_close(true)
+        .title_case_headers(listener.header_case == HeaderCase::Title)
         .max_buf_size(listener.limits.header_bytes)
         .serve_connection(TokioIo::new(wire), service);
     let mut finishing = false;

@@ -264,8 +264,10 @@ impl Refusal {
     /// What is answered to a head that the HTTP library does not understand, instead of `answer`, which is
     /// the library's own and has no body.
     fn into_bytes(self, client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
-        let without_body = b"content-length: 0\r\n";
-        let at = memchr::memmem::find(answer, without_body)?;
+        let written: [&[u8]; 2] = [b"content-length: 0\r\n", b"Content-Length: 0\r\n"];
+        let without_body = written[0];
+        let mut found = written.iter();
+        let at = found.find_map(|field| memchr::memmem::find(answer, field))?;
         let (status, message) = (self.status(), self.message());
         let id = format!("{:016x}", fastrand::u64(..));
         self.note(client, Question::default(), status, &message, &id);

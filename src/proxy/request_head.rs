@@ -12,7 +12,7 @@ use super::{
     request::{Head, is_host},
 };
 use crate::{
-    config::{HostHeader, Underscores},
+    config::{HeaderCase, HostHeader, Underscores},
     instance::Address,
     service::{self, Asked, Service},
     upstream::http1::{Framing, field as line},
@@ -87,6 +87,9 @@ impl service::Head for Outgoing<'_> {
             line(out, "expect", b"100-continue");
         }
         out.extend_from_slice(b"\r\n");
+        if client.listener.header_case == HeaderCase::Title {
+            title_case(out);
+        }
     }
 
     fn names_endpoint(&self) -> bool {
@@ -111,6 +114,20 @@ impl Outgoing<'_> {
             HostHeader::Client => self.head.host(),
             HostHeader::Name => is_host(name.as_bytes()).then_some(name),
             HostHeader::Endpoint => None,
+        }
+    }
+}
+
+/// Writes the names of a head's fields as `Content-Length`.
+#[cold]
+fn title_case(head: &mut [u8]) {
+    for line in head.split_mut(|byte| *byte == b'\n').skip(1) {
+        let mut begins = true;
+        for byte in line.iter_mut().take_while(|byte| **byte != b':') {
+            if begins {
+                byte.make_ascii_uppercase();
+            }
+            begins = *byte == b'-';
         }
     }
 }

@@ -637,6 +637,41 @@ async fn a_head_that_is_not_understood_is_answered_and_counted_like_any_refusal(
     }
 }
 
+/// For programs that look for a name letter by letter.
+#[tokio::test]
+async fn names_are_written_in_title_case_where_that_is_asked_for() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nX-API-key: a\r\n\r\nwell";
+    let backend = RawBackend::saying(answer, Then::Keep).await;
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\nheader_case = \"title\"\n";
+    let proxy = before(backend.address(), listen).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    let asked = "POST /cart HTTP/1.1\r\nhost: a\r\nx-a-b: c:d-e\r\ncontent-length: 1\r\n\r\nz";
+    let got = client.ask(asked).await;
+    assert!(
+        got.head.contains("\r\nContent-Length: 4\r\n"),
+        "{}",
+        got.head
+    );
+    assert!(got.head.contains("\r\nX-Api-Key: a\r\n"), "{}", got.head);
+    let seen = backend.requests().pop().unwrap();
+    assert_eq!((seen.start(), seen.text()), ("POST /cart HTTP/1.1", "z"));
+    for line in [
+        "Host: a",
+        "X-A-B: c:d-e",
+        "Content-Length: 1",
+        "X-Forwarded-For: 127.0.0.1",
+    ] {
+        assert!(
+            seen.head.contains(&format!("\r\n{line}\r\n")),
+            "{}",
+            seen.head
+        );
+    }
+    let got = client.ask("GET / HT\r\n\r\n").await;
+    assert!(got.head.contains("\r\nX-Request-Id: ") || got.head.contains("\r\nx-request-id: "));
+    assert!(got.text().starts_with("400 "), "{}", got.text());
+}
+
 /// A gateway that is itself behind the proxy, and asks it for what is behind it.
 #[tokio::test]
 async fn a_request_may_pass_through_the_proxy_more_than_once() {
