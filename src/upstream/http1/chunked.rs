@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const MAX_SIZE_LINE: usize = 4 * 1024;
 /// The most bytes of trailers.
 const MAX_TRAILERS: usize = 16 * 1024;
+/// The most trailers: as many as a head may have fields.
+const MAX_TRAILER_FIELDS: usize = 100;
 
 #[derive(Debug)]
 pub(super) enum Decoder {
@@ -144,7 +146,7 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
     if !memchr::memchr_iter(b'\n', &section).all(|at| at > 0 && section[at - 1] == b'\r') {
         return Err("a bare LF in the trailers");
     }
-    let mut slots = [httparse::EMPTY_HEADER; 32];
+    let mut slots = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut slots)
     else {
         return Err("malformed trailers");
@@ -196,6 +198,17 @@ mod tests {
             assert_eq!(trailers.unwrap()["x-sum"], "6");
         }
         assert_eq!(decode(b"0\r\n\r\n", 1).unwrap(), (vec![], None));
+    }
+
+    #[test]
+    fn as_many_trailers_pass_as_a_head_may_have_fields() {
+        let fields: String = (0..MAX_TRAILER_FIELDS)
+            .map(|n| format!("X-{n}: a\r\n"))
+            .collect();
+        let (_, trailers) = decode(format!("0\r\n{fields}\r\n").as_bytes(), 7).unwrap();
+        assert_eq!(trailers.unwrap().len(), MAX_TRAILER_FIELDS);
+        let more = decode(format!("0\r\n{fields}X: a\r\n\r\n").as_bytes(), 7);
+        assert_eq!(more, Err("malformed trailers"));
     }
 
     #[test]
