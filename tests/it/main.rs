@@ -47,6 +47,7 @@ mod routes;
 mod run;
 mod serving;
 mod soak;
+mod storm;
 mod structure;
 mod support;
 mod upstream_tls;

@@ -1,0 +1,269 @@
+//! A client: makes the requests of one connection after the other as planned, reads what comes for
+//! each, and hands it to the oracle.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
+    time::timeout,
+};
+
+use super::{
+    draw::Planner,
+    oracle::{End, Oracle, Outcome, Received},
+    plan::{Break, How, Id, Request},
+    spoil::Spoilt,
+    wire::{self, Broken, Framed, Head, Reader},
+};
+use crate::support::PATIENCE;
+
+/// How far a conversation is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// So many answers were read to their end.
+    answered: usize,
+    /// The one behind those may be sent its body.
+    goes_on: bool,
+    /// No other request will be answered.
+    closing: bool,
+    /// Its client has closed its sending side.
+    half: bool,
+}
+
+/// How a side of a conversation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Done,
+    Broken(How),
+}
+
+pub(super) struct Client {
+    pub(super) number: u64,
+    pub(super) planner: Planner,
+    pub(super) oracle: Arc<Oracle>,
+    pub(super) proxy: SocketAddr,
+}
+
+impl Client {
+    /// One connection, to its end.
+    pub(super) async fn converse(&self, connection: u64) {
+        let count = self.planner.requests(self.number, connection);
+        let id = |place| Id::new(self.number, connection, place);
+        let requests: Vec<_> = (0..count)
+            .map(|place| self.planner.request(id(place)))
+            .collect();
+        let Ok(mut stream) = TcpStream::connect(self.proxy).await else {
+            return self.oracle.fault(None, "the proxy takes no connection");
+        };
+        stream.set_nodelay(true).unwrap();
+        let how = {
+            let (source, sink) = stream.split();
+            let progress = watch::Sender::default();
+            let reading = self.read(source, &requests, &progress);
+            let writing = self.write(sink, &requests, &progress);
+            tokio::pin!(reading);
+            tokio::select! {
+                read = &mut reading => read,
+                written = writing => match written {
+                    Ended::Done => reading.await,
+                    broken => broken,
+                },
+            }
+        };
+        if how == Ended::Broken(How::Reset) {
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    async fn write(
+        &self,
+        mut sink: WriteHalf<'_>,
+        requests: &[Request],
+        progress: &watch::Sender<Progress>,
+    ) -> Ended {
+        let mut told = progress.subscribe();
+        let mut is_last = false;
+        let mut was_spoilt = false;
+        for (place, request) in requests.iter().enumerate() {
+            if is_last {
+                return Ended::Done;
+            }
+            let depth = if request.waits || was_spoilt { 0 } else { 3 };
+            let may_ask = |at: &Progress| at.closing || at.answered + depth >= place;
+            // The sender lives as long as the conversation.
+            let _ = told.wait_for(may_ask).await;
+            if told.borrow().closing {
+                return Ended::Done;
+            }
+            self.oracle.begins(request);
+            let (bytes, head) = request.wire();
+            let pieces = self.planner.pieces(request.id, 0, bytes.len(), head);
+            let stop = request.breaks.map_or(bytes.len(), |cut| cut.at);
+            let mut start = 0;
+            if request.expects {
+                let written = wire::write(&mut sink, &bytes, &pieces, 0, head.min(stop)).await;
+                if written.is_err() {
+                    return Ended::Done;
+                }
+                let goes_on = |at: &Progress| {
+                    at.closing || at.answered > place || at.answered == place && at.goes_on
+                };
+                let _ = timeout(Duration::from_secs(1), told.wait_for(goes_on)).await;
+                start = head.min(stop);
+            }
+            let writing = wire::write(&mut sink, &bytes, &pieces, start, stop);
+            let written = tokio::select! {
+                written = writing => written,
+                _ = told.wait_for(|at| at.closing) => return Ended::Done,
+            };
+            match request.breaks {
+                Some(Break { how: How::Half, .. }) => {
+                    progress.send_modify(|at| at.half = true);
+                    let _ = tokio::io::AsyncWriteExt::shutdown(&mut sink).await;
+                    return Ended::Done;
+                }
+                Some(Break { how, .. }) => return Ended::Broken(how),
+                None if written.is_err() => return Ended::Done,
+                None => {}
+            }
+            is_last = ends_connection(request);
+            was_spoilt = request.spoilt.is_some();
+        }
+        Ended::Done
+    }
+
+    async fn read(
+        &self,
+        source: ReadHalf<'_>,
+        requests: &[Request],
+        progress: &watch::Sender<Progress>,
+    ) -> Ended {
+        let mut reader = Reader::new(source);
+        let mut before = String::new();
+        for request in requests {
+            reader.sips = request.sips && request.body.len() < 2_000;
+            reader.left = request.leaves.map(|cut| cut.at);
+            let go_on = || progress.send_modify(|at| at.goes_on = true);
+            let reading = timeout(PATIENCE, read_answer(&mut reader, request, go_on));
+            let Ok(outcome) = reading.await else {
+                let half = progress.borrow().half;
+                if !half && request.breaks.is_none() {
+                    self.oracle.fault(Some(request), "no answer, and no end");
+                }
+                return Ended::Done;
+            };
+            if let (Outcome::Left, Some(cut)) = (&outcome, request.leaves) {
+                return Ended::Broken(cut.how);
+            }
+            let said = outcome.says_end(request) || ends_connection(request);
+            let spoilt = request.spoilt.is_some_and(Spoilt::ends_connection);
+            let is_over = said || spoilt || !outcome.is_whole();
+            if is_over {
+                progress.send_modify(|at| at.closing = true);
+            }
+            let excused = progress.borrow().half || request.breaks.is_some();
+            self.oracle.judge(request, &before, &outcome, excused);
+            if is_over {
+                if outcome.is_whole() {
+                    self.until_end(&mut reader, request).await;
+                }
+                return Ended::Done;
+            }
+            if let Outcome::Answer(received) = &outcome {
+                before = format!("{request:?} got {:?}", received.head);
+            }
+            progress.send_modify(|at| {
+                at.answered += 1;
+                at.goes_on = false;
+            });
+        }
+        if !reader.unread.is_empty() {
+            let more = super::shown(&reader.unread);
+            self.oracle
+                .fault(requests.last(), &format!("more than the answers: {more}"));
+        }
+        Ended::Done
+    }
+
+    /// A connection whose end was said ends, and nothing comes before.
+    async fn until_end(&self, reader: &mut Reader<ReadHalf<'_>>, request: &Request) {
+        reader.sips = false;
+        reader.left = None;
+        let mut rest = Vec::new();
+        let ended = timeout(PATIENCE, reader.rest(&mut rest)).await;
+        if ended.is_err() {
+            self.oracle.fault(
+                Some(request),
+                "a connection goes on though its end was said",
+            );
+        }
+        if !rest.is_empty() {
+            let more = super::shown(&rest);
+            self.oracle
+                .fault(Some(request), &format!("more than the answer: {more}"));
+        }
+    }
+}
+
+/// Whether a request is the last of its connection.
+fn ends_connection(request: &Request) -> bool {
+    match request.connection {
+        Some("close") => true,
+        Some(_) => false,
+        None => request.http10,
+    }
+}
+
+async fn read_answer(
+    reader: &mut Reader<ReadHalf<'_>>,
+    request: &Request,
+    go_on: impl Fn(),
+) -> Outcome {
+    let head = loop {
+        match reader.head().await {
+            Ok(Some(head)) if head.start.contains(" 100 ") && request.expects => go_on(),
+            Ok(Some(head)) => break head,
+            Ok(None) => return Outcome::Nothing("the end".to_owned(), Vec::new()),
+            Err(Broken::Error(io::ErrorKind::Interrupted)) => return Outcome::Left,
+            Err(broken) => {
+                let begun = std::mem::take(&mut reader.unread);
+                return Outcome::Nothing(format!("{broken:?}"), begun);
+            }
+        }
+    };
+    let mut body = Vec::new();
+    let mut trailers = Head::default();
+    let read = match head.framed() {
+        _ if is_bodyless(request, &head) => Ok(()),
+        Err(broken) => Err(broken),
+        Ok(Framed::Length(length)) => reader.exact(length, &mut body).await,
+        Ok(Framed::Chunked) => match reader.chunks(&mut body).await {
+            Ok(read) => {
+                trailers = read;
+                Ok(())
+            }
+            Err(broken) => Err(broken),
+        },
+        Ok(Framed::Unsaid) => reader.rest(&mut body).await,
+    };
+    let end = match read {
+        Ok(()) => End::Whole,
+        Err(Broken::Error(io::ErrorKind::Interrupted)) => return Outcome::Left,
+        Err(broken) => End::Cut(format!("{broken:?}")),
+    };
+    Outcome::Answer(Received {
+        head,
+        body,
+        trailers,
+        end,
+    })
+}
+
+fn is_bodyless(request: &Request, head: &Head) -> bool {
+    let status = head.start.split(' ').nth(1).unwrap_or_default();
+    request.method == "HEAD" || matches!(status, "204" | "304")
+}

@@ -1,0 +1,442 @@
+//! An endpoint: reads what the proxy sends strictly, compares it byte for byte with what the client
+//! was to send, and answers as the plan has it.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::sleep,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    draw::Planner,
+    oracle::Oracle,
+    plan::{Answer, Break, How, Id, Moment, Request, Trouble},
+    wire::{self, Broken, Framed, Head, Reader},
+};
+
+/// What an endpoint needs to sign itself out.
+pub(super) trait Leave: Send + Sync {
+    /// Returns when the registry has it no more.
+    fn leave(&self, address: SocketAddr) -> futures_util::future::BoxFuture<'static, ()>;
+}
+
+/// How it is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Serving,
+    /// It takes no more connections, and ends those that it has when they are idle.
+    Closing,
+    /// All that it has is reset.
+    Killed,
+}
+
+/// A server of one service's requests.
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    life: watch::Sender<Life>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    service: &'static str,
+    address: SocketAddr,
+    planner: Planner,
+    oracle: Arc<Oracle>,
+    /// Itself and its way to the registry, where it may leave.
+    leaving: Option<(Weak<dyn Leave>, watch::Sender<Life>)>,
+}
+
+/// A connection in the clear or over TLS.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
+    fn tcp(&self) -> &TcpStream;
+    const TLS: bool;
+}
+
+impl Socket for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+    const TLS: bool = false;
+}
+
+impl Socket for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+    const TLS: bool = true;
+}
+
+impl Endpoint {
+    pub(super) async fn start(
+        service: &'static str,
+        planner: Planner,
+        oracle: Arc<Oracle>,
+        tls: Option<Arc<ServerConfig>>,
+        leaving: Option<Weak<dyn Leave>>,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (life, told) = watch::channel(Life::Serving);
+        let leaving = leaving.map(|leave| (leave, life.clone()));
+        let shared = Shared {
+            service,
+            address,
+            planner,
+            oracle,
+            leaving,
+        };
+        tokio::spawn(accept(listener, shared, tls, told));
+        Self { address, life }
+    }
+
+    /// Takes no more connections; what is in progress comes to its end.
+    pub(super) fn close(self) {
+        let _ = self.life.send(Life::Closing);
+    }
+
+    /// Resets all of its connections.
+    pub(super) fn kill(self) {
+        let _ = self.life.send(Life::Killed);
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Shared,
+    tls: Option<Arc<ServerConfig>>,
+    mut told: watch::Receiver<Life>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = told.wait_for(|life| *life != Life::Serving) => return,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let _ = stream.set_nodelay(true);
+        let (shared, told) = (shared.clone(), told.clone());
+        let tls = tls.clone();
+        tokio::spawn(async move {
+            match tls {
+                None => serve_until_told(Reader::new(stream), &shared, told).await,
+                Some(config) => {
+                    if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
+                        serve_until_told(Reader::new(stream), &shared, told).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn serve_until_told<S: Socket>(
+    mut connection: Reader<S>,
+    shared: &Shared,
+    mut told: watch::Receiver<Life>,
+) {
+    let closing = told.clone();
+    let killed = tokio::select! {
+        () = serve(&mut connection, shared, closing) => false,
+        // Who has no more to say of it has not killed it.
+        Ok(_) = told.wait_for(|life| *life == Life::Killed) => true,
+    };
+    if killed {
+        reset(connection.source());
+    }
+}
+
+fn reset(socket: &impl Socket) {
+    let _ = socket.tcp().set_zero_linger();
+}
+
+async fn serve<S: Socket>(
+    connection: &mut Reader<S>,
+    shared: &Shared,
+    mut closing: watch::Receiver<Life>,
+) {
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = connection.head() => head,
+            _ = closing.wait_for(|life| *life != Life::Serving), if connection.unread.is_empty() => {
+                return;
+            }
+        };
+        match head {
+            Ok(Some(head)) => {
+                if !one(connection, shared, &head).await {
+                    return;
+                }
+            }
+            Ok(None) | Err(Broken::Ended | Broken::Error(_)) => return,
+            Err(Broken::Malformed(why)) => {
+                return shared
+                    .oracle
+                    .fault(None, &format!("a malformed request upstream: {why}"));
+            }
+        }
+    }
+}
+
+/// Reads the request behind this head and answers it. Returns whether the connection goes on.
+async fn one<S: Socket>(connection: &mut Reader<S>, shared: &Shared, head: &Head) -> bool {
+    let oracle = &shared.oracle;
+    let ids: Vec<_> = head.values("x-storm").collect();
+    let id = match ids[..] {
+        [id] => Id::parse(id),
+        _ => None,
+    };
+    let Some(id) = id.filter(|id| oracle.has_begun(*id)) else {
+        oracle.fault(
+            None,
+            &format!("a request upstream that no client made: {head:?}"),
+        );
+        return false;
+    };
+    let request = shared.planner.request(id);
+    let arrival = oracle.arrives(&request, shared.service, shared.address);
+    if let Err(why) = compare_head(&request, head) {
+        oracle.fault(Some(&request), &format!("{why} upstream: {head:?}"));
+    }
+    let answer = shared.planner.answer(&request, arrival, shared.service);
+    let mut body = Vec::new();
+    let early = match answer.moment {
+        Moment::Early(at) => Some(at),
+        Moment::AtEnd => None,
+    };
+    // An early answer goes out while the request's body is still read.
+    let read = read_body(connection, head, early, &mut body).await;
+    // What is spoilt behind its head may be read up to there, and by a byte beyond.
+    let sound = match request.spoilt {
+        Some(_) => body.strip_suffix(b"a").unwrap_or(&body),
+        None => &body,
+    };
+    if !request.body.starts_with(sound) {
+        oracle.fault(
+            Some(&request),
+            &format!("another body upstream: {}", super::shown(&body)),
+        );
+        return false;
+    }
+    match read {
+        Ok(Read::Whole(trailers)) => {
+            if !note_whole(connection, shared, &request, arrival, &body, &trailers) {
+                return false;
+            }
+            respond(connection, shared, &request, &answer).await
+        }
+        Ok(Read::Early(framed)) => {
+            if !respond(connection, shared, &request, &answer).await {
+                return false;
+            }
+            let rest = read_rest(connection, framed, &mut body).await;
+            match rest {
+                Ok(trailers) => note_whole(connection, shared, &request, arrival, &body, &trailers),
+                Err(Broken::Malformed(why)) => {
+                    oracle.fault(Some(&request), &format!("a malformed body upstream: {why}"));
+                    false
+                }
+                Err(_) => false,
+            }
+        }
+        Err(Broken::Malformed(why)) => {
+            oracle.fault(Some(&request), &format!("a malformed body upstream: {why}"));
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+enum Read {
+    Whole(Head),
+    /// Enough of a body of known length for an early answer, and how much of it is left.
+    Early(u64),
+}
+
+async fn read_body<S: Socket>(
+    connection: &mut Reader<S>,
+    head: &Head,
+    early: Option<usize>,
+    body: &mut Vec<u8>,
+) -> Result<Read, Broken> {
+    match head.framed()? {
+        Framed::Unsaid => Ok(Read::Whole(Head::default())),
+        Framed::Length(length) => match early {
+            Some(at) if (at as u64) < length => {
+                connection.exact(at as u64, body).await?;
+                Ok(Read::Early(length - at as u64))
+            }
+            _ => {
+                connection.exact(length, body).await?;
+                Ok(Read::Whole(Head::default()))
+            }
+        },
+        // An early answer to a chunked body comes at its end: reading chunks in parts is for
+        // bodies of known length.
+        Framed::Chunked => Ok(Read::Whole(connection.chunks(body).await?)),
+    }
+}
+
+async fn read_rest<S: Socket>(
+    connection: &mut Reader<S>,
+    left: u64,
+    body: &mut Vec<u8>,
+) -> Result<Head, Broken> {
+    connection.exact(left, body).await?;
+    Ok(Head::default())
+}
+
+fn compare_head(request: &Request, head: &Head) -> Result<(), String> {
+    if head.start != request.line_upstream() {
+        return Err(format!("not {:?}", request.line_upstream()));
+    }
+    if head.values("host").collect::<Vec<_>>() != ["storm.example:80"] {
+        return Err("another host".to_owned());
+    }
+    for (name, value) in &request.fields {
+        if head.values(name).collect::<Vec<_>>() != [value] {
+            return Err(format!("no {name}: {value:?}"));
+        }
+    }
+    for name in ["x-hop", "connection", "keep-alive", "upgrade"] {
+        if head.value(name).is_some() {
+            return Err(format!("a field `{name}`"));
+        }
+    }
+    Ok(())
+}
+
+/// The request is there to its end. Returns whether it is the one that was to come.
+fn note_whole<S: Socket>(
+    connection: &Reader<S>,
+    shared: &Shared,
+    request: &Request,
+    arrival: usize,
+    body: &[u8],
+    trailers: &Head,
+) -> bool {
+    let oracle = &shared.oracle;
+    let fault = |why: &str| {
+        oracle.fault(Some(request), why);
+        false
+    };
+    if !request.is_whole() {
+        let (spoilt, breaks) = (request.spoilt, request.breaks);
+        return fault(&format!(
+            "an unfinished request is whole upstream ({spoilt:?}, {breaks:?})"
+        ));
+    }
+    if body != request.body {
+        return fault(&format!("another body upstream: {}", super::shown(body)));
+    }
+    let has = |(name, value): &(String, String)| {
+        trailers.value(name).is_some_and(|theirs| theirs == value)
+    };
+    if trailers.fields.len() != request.trailers().len() || !request.trailers().iter().all(has) {
+        return fault(&format!("other trailers upstream: {trailers:?}"));
+    }
+    if !connection.unread.is_empty() {
+        return fault(&format!(
+            "more than the request upstream: {}",
+            super::shown(&connection.unread)
+        ));
+    }
+    oracle.is_whole(request, arrival);
+    true
+}
+
+/// Answers. Returns whether the connection goes on.
+async fn respond<S: Socket>(
+    connection: &mut Reader<S>,
+    shared: &Shared,
+    request: &Request,
+    answer: &Answer,
+) -> bool {
+    sleep(Duration::from_millis(answer.delay_ms)).await;
+    let (mut bytes, head) = answer.wire(request);
+    let pieces = shared
+        .planner
+        .pieces(request.id, 1 + answer.arrival as u64, bytes.len(), head);
+    let mut stop = bytes.len();
+    match answer.trouble {
+        Some(Trouble::Silence) => {
+            until_closed(connection.source()).await;
+            return false;
+        }
+        Some(Trouble::Leaves) => {
+            leave(shared).await;
+            return false;
+        }
+        Some(Trouble::Breaks(Break { at, .. })) => stop = at,
+        _ => {}
+    }
+    if answer.babbles {
+        bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nbabbled");
+        shared.oracle.upset(shared.service);
+    }
+    let socket = connection.source();
+    let written = wire::write(socket, &bytes, &pieces, 0, stop).await;
+    if answer.babbles && written.is_ok() {
+        let _ = socket.write_all(&bytes[stop..]).await;
+    }
+    if let Some(Trouble::Breaks(Break { how, .. })) = answer.trouble {
+        if how == How::Reset {
+            reset(socket);
+        } else if S::TLS && answer.takes_leave() {
+            let _ = socket.shutdown().await;
+        }
+        return false;
+    }
+    if answer.closes {
+        if S::TLS {
+            let _ = socket.shutdown().await;
+        }
+        return false;
+    }
+    if answer.closes_unsaid {
+        shared.oracle.upset(shared.service);
+        sleep(Duration::from_millis(answer.delay_ms)).await;
+        shared.oracle.upset(shared.service);
+        return false;
+    }
+    written.is_ok() && answer.trouble.is_none()
+}
+
+async fn leave(shared: &Shared) {
+    let Some((way, life)) = &shared.leaving else {
+        return;
+    };
+    shared.oracle.upset(shared.service);
+    let _ = life.send(Life::Closing);
+    if let Some(way) = way.upgrade() {
+        way.leave(shared.address).await;
+    }
+    shared.oracle.upset(shared.service);
+}
+
+/// Waits until the proxy gives up.
+async fn until_closed(socket: &mut impl Socket) {
+    let mut byte = [0; 64];
+    poll_fn(|cx| {
+        let mut buffer = tokio::io::ReadBuf::new(&mut byte);
+        match std::pin::Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+}

@@ -1,0 +1,525 @@
+//! What must hold: what an endpoint sees is the one request that was made, each client gets its own
+//! answer or an error that has a cause, and nothing that may not be repeated comes twice.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Mutex,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    draw::Planner,
+    plan::{Answer, Break, Framing, How, Id, Moment, Request, Route, Trouble},
+    shown,
+    wire::Head,
+};
+
+/// What came for a request.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Answer(Received),
+    /// The connection ended like this before a whole head, of which so much was there.
+    Nothing(String, Vec<u8>),
+    /// The client did not wait for its end.
+    Left,
+}
+
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) head: Head,
+    pub(super) body: Vec<u8>,
+    pub(super) trailers: Head,
+    pub(super) end: End,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Whole,
+    Cut(String),
+}
+
+impl Outcome {
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(
+            self,
+            Self::Answer(Received {
+                end: End::Whole,
+                ..
+            })
+        )
+    }
+
+    /// Whether the answer says that its connection ends with it.
+    pub(super) fn says_end(&self, request: &Request) -> bool {
+        let Self::Answer(Received { head, .. }) = self else {
+            return false;
+        };
+        let is_bodyless = request.method == "HEAD" || [204, 304].contains(&status(head));
+        let until_close =
+            head.value("content-length").is_none() && head.value("transfer-encoding").is_none();
+        let http10 = head.start.starts_with("HTTP/1.0") || request.http10;
+        head.says("connection", "close")
+            || until_close && !is_bodyless
+            || http10 && !head.says("connection", "keep-alive")
+    }
+}
+
+fn status(head: &Head) -> u16 {
+    let status = head.start.split(' ').nth(1).unwrap_or_default();
+    status.parse().unwrap_or_default()
+}
+
+/// A request that an endpoint has got, at least its head.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    service: &'static str,
+    endpoint: SocketAddr,
+    whole: bool,
+}
+
+#[derive(Debug)]
+struct Case {
+    begun: Instant,
+    arrivals: Vec<Arrival>,
+}
+
+/// How long a request is remembered.
+const MEMORY: Duration = Duration::from_secs(60);
+/// How long before or after a request's time an endpoint's doing may be the cause of its failure.
+const NEARBY: Duration = Duration::from_millis(500);
+/// So many faults of one kind are told in full.
+const TOLD: usize = 3;
+
+#[derive(Default)]
+struct State {
+    cases: HashMap<Id, Case>,
+    order: VecDeque<Id>,
+    /// Services whose endpoints did what may fail any request of theirs, and when.
+    upsets: VecDeque<(Instant, &'static str)>,
+    counts: BTreeMap<String, usize>,
+    faults: usize,
+    /// The same, by what they begin with.
+    kinds: BTreeMap<String, usize>,
+}
+
+pub(super) struct Oracle {
+    planner: Planner,
+    state: Mutex<State>,
+}
+
+impl Oracle {
+    pub(super) fn new(planner: Planner) -> Self {
+        Self {
+            planner,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn faults(&self) -> usize {
+        self.state.lock().unwrap().faults
+    }
+
+    /// How often which fault was found.
+    pub(super) fn kinds(&self) -> BTreeMap<String, usize> {
+        self.state.lock().unwrap().kinds.clone()
+    }
+
+    /// How often what came out.
+    pub(super) fn counts(&self) -> String {
+        let state = self.state.lock().unwrap();
+        let counts: Vec<_> = state
+            .counts
+            .iter()
+            .map(|(what, count)| format!("{what} {count}"))
+            .collect();
+        counts.join(", ")
+    }
+
+    /// A client begins to send it.
+    pub(super) fn begins(&self, request: &Request) {
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap();
+        let state = &mut *state;
+        *state.counts.entry("sent".to_owned()).or_default() += 1;
+        state.cases.insert(
+            request.id,
+            Case {
+                begun: now,
+                arrivals: Vec::new(),
+            },
+        );
+        state.order.push_back(request.id);
+        let is_old = |begun: Instant| now.duration_since(begun) > MEMORY;
+        while state
+            .order
+            .front()
+            .is_some_and(|id| is_old(state.cases[id].begun))
+        {
+            let id = state.order.pop_front();
+            state.cases.remove(&id.expect("there is a front"));
+        }
+        while state.upsets.front().is_some_and(|(at, _)| is_old(*at)) {
+            state.upsets.pop_front();
+        }
+    }
+
+    pub(super) fn has_begun(&self, id: Id) -> bool {
+        self.state.lock().unwrap().cases.contains_key(&id)
+    }
+
+    /// An endpoint of this service does what may fail any of its requests.
+    pub(super) fn upset(&self, service: &'static str) {
+        self.state
+            .lock()
+            .unwrap()
+            .upsets
+            .push_back((Instant::now(), service));
+    }
+
+    /// An endpoint has read its head. Returns how many arrivals were before.
+    pub(super) fn arrives(
+        &self,
+        request: &Request,
+        service: &'static str,
+        endpoint: SocketAddr,
+    ) -> usize {
+        let before = {
+            let mut state = self.state.lock().unwrap();
+            let case = state.cases.get_mut(&request.id).expect("it has begun");
+            case.arrivals.push(Arrival {
+                service,
+                endpoint,
+                whole: false,
+            });
+            case.arrivals.len() - 1
+        };
+        if !request.route.services().contains(&service) {
+            self.fault(
+                Some(request),
+                &format!("a request of {:?} at `{service}`", request.route),
+            );
+        }
+        if request.spoilt.is_some_and(|spoilt| spoilt.is_in_head()) {
+            let spoilt = request.spoilt;
+            self.fault(
+                Some(request),
+                &format!("not sound HTTP, and passed on ({spoilt:?})"),
+            );
+        }
+        if before > 0 && !request.is_repeatable() {
+            self.fault(Some(request), "what may not be repeated came twice");
+        }
+        before
+    }
+
+    /// An endpoint has read it to its end, and it is as it was to be.
+    pub(super) fn is_whole(&self, request: &Request, arrival: usize) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(case) = state.cases.get_mut(&request.id) {
+            case.arrivals[arrival].whole = true;
+        }
+    }
+
+    /// Judges what came for a request. `before`: what came on its connection before it. `excused`:
+    /// the client has ended the connection itself.
+    pub(super) fn judge(&self, request: &Request, before: &str, outcome: &Outcome, excused: bool) {
+        let (verdict, kind) = match outcome {
+            Outcome::Left => (Ok(()), "left".to_owned()),
+            Outcome::Nothing(how, begun) => {
+                let why = match before {
+                    "" => "no answer",
+                    _ => "no answer on a connection whose end was not said",
+                };
+                let verdict = match excused {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "{why}: {how}, behind {}; before: {before}",
+                        shown(begun)
+                    )),
+                };
+                (verdict, "without an answer".to_owned())
+            }
+            Outcome::Answer(received) => self.judge_answer(request, received, excused),
+        };
+        *self.state.lock().unwrap().counts.entry(kind).or_default() += 1;
+        if let Err(why) = verdict {
+            self.fault(Some(request), &why);
+        }
+    }
+
+    fn judge_answer(
+        &self,
+        request: &Request,
+        received: &Received,
+        excused: bool,
+    ) -> (Result<(), String>, String) {
+        let Received {
+            head, body, end, ..
+        } = received;
+        let text = || format!("{head:?} {} {end:?}", shown(body));
+        let status = status(head);
+        let Some(origin) = head.value("x-storm-answer") else {
+            let verdict = self.may_refuse(request, status, end, excused);
+            return (
+                verdict.map_err(|why| format!("{why}: {}", text())),
+                format!("own {status}"),
+            );
+        };
+        let verdict = self.compare(request, received, origin, excused);
+        let kind = match end {
+            End::Whole => "answered",
+            End::Cut(_) => "cut",
+        };
+        (
+            verdict.map_err(|why| format!("{why}: {}", text())),
+            kind.to_owned(),
+        )
+    }
+
+    fn arrivals(&self, id: Id) -> Vec<Arrival> {
+        let state = self.state.lock().unwrap();
+        state
+            .cases
+            .get(&id)
+            .map_or(Vec::new(), |case| case.arrivals.clone())
+    }
+
+    /// An endpoint's answer is the one that it gave last to this request.
+    fn compare(
+        &self,
+        request: &Request,
+        received: &Received,
+        origin: &str,
+        excused: bool,
+    ) -> Result<(), String> {
+        let arrivals = self.arrivals(request.id);
+        let (id, arrival) = origin.split_once('.').unwrap_or_default();
+        if Id::parse(id) != Some(request.id) {
+            return Err("another request's answer".to_owned());
+        }
+        let arrival: usize = arrival.parse().map_err(|_| "no arrival")?;
+        if arrival + 1 != arrivals.len() {
+            return Err(format!(
+                "the answer {arrival} of {} arrivals",
+                arrivals.len()
+            ));
+        }
+        let service = arrivals[arrival].service;
+        let plan = self.planner.answer(request, arrival, service);
+        let Received {
+            head,
+            body,
+            trailers,
+            end,
+        } = received;
+        if status(head) != plan.status {
+            return Err("another status".to_owned());
+        }
+        if head.value("x-hop").is_some() {
+            return Err("a field of the endpoint's connection".to_owned());
+        }
+        let whole: &[u8] = if plan.has_body(request) {
+            &plan.body
+        } else {
+            &[]
+        };
+        // What is not sound is so at its end, or one byte before it.
+        let sound = match plan.trouble {
+            Some(Trouble::Garbled(_)) => body.strip_suffix(b"a").unwrap_or(body),
+            _ => body,
+        };
+        if !whole.starts_with(sound) {
+            return Err("other bytes".to_owned());
+        }
+        match end {
+            End::Whole if body.len() < whole.len() && !may_end_early(&plan, service) => {
+                Err("a part is taken for the whole".to_owned())
+            }
+            End::Whole if never_ends(&plan, request, service) => {
+                let trouble = plan.trouble;
+                Err(format!(
+                    "an answer that broke off is taken for whole ({trouble:?})"
+                ))
+            }
+            End::Whole => match trailers
+                .fields
+                .iter()
+                .all(|field| has_trailer(&plan, field))
+            {
+                true => Ok(()),
+                false => Err("other trailers".to_owned()),
+            },
+            End::Cut(_) if excused || request.spoilt.is_some() || is_unsure(&plan) => Ok(()),
+            End::Cut(_) if self.was_upset(request.id, service) => Ok(()),
+            End::Cut(_) => Err("a sound answer broke off".to_owned()),
+        }
+    }
+
+    /// Whether the proxy may answer itself, and so.
+    fn may_refuse(
+        &self,
+        request: &Request,
+        status: u16,
+        end: &End,
+        excused: bool,
+    ) -> Result<(), String> {
+        if *end != End::Whole && !excused {
+            return Err("the proxy's own answer broke off".to_owned());
+        }
+        if excused {
+            return Ok(());
+        }
+        if let Some(spoilt) = request.spoilt {
+            // What is spoilt behind the head may be seen too late.
+            if spoilt.statuses().contains(&status) {
+                return Ok(());
+            }
+            if spoilt.is_in_head() {
+                return Err(format!(
+                    "{spoilt:?} is not answered {:?}",
+                    spoilt.statuses()
+                ));
+            }
+        }
+        let arrivals = self.arrivals(request.id);
+        let causes = arrivals.iter().enumerate();
+        let causes: Vec<_> = causes
+            .map(|(place, arrival)| self.planner.answer(request, place, arrival.service))
+            .collect();
+        let upset = |service: &&'static str| self.was_upset(request.id, service);
+        let is_expected = match (request.route, status) {
+            (Route::Nowhere, 404)
+            | (Route::Gone, 503)
+            | (Route::Rated, 429)
+            | (Route::Limited, 503) => true,
+            (_, 502) => causes.iter().any(fails) || request.route.services().iter().any(upset),
+            // What an endpoint says too much may come when its connection is another request's.
+            (Route::Edgy, 200) => upset(&"edgy"),
+            (_, 504) => causes
+                .iter()
+                .any(|plan| plan.trouble == Some(Trouble::Silence)),
+            _ => false,
+        };
+        if !is_expected {
+            return Err(format!("{status} without a cause"));
+        }
+        self.gave_up_too_early(request, status, &causes)
+    }
+
+    /// A request that may be repeated is given up only where three endpoints have failed it.
+    fn gave_up_too_early(
+        &self,
+        request: &Request,
+        status: u16,
+        causes: &[Answer],
+    ) -> Result<(), String> {
+        let is_small = request.body.len() <= 64 * 1024 && request.trailers().is_empty();
+        let broke =
+            |plan: &Answer| matches!(plan.trouble, Some(Trouble::Breaks(Break { at: 0, .. })));
+        let has_others = matches!(request.route, Route::Plain | Route::Retried);
+        let is_sure = status == 502 && is_small && has_others && request.is_repeatable();
+        if is_sure && causes.len() < 3 && causes.iter().all(broke) {
+            return Err(format!("given up after {} attempts", causes.len()));
+        }
+        Ok(())
+    }
+
+    /// Whether something happened to this service while the request was made.
+    fn was_upset(&self, id: Id, service: &str) -> bool {
+        let state = self.state.lock().unwrap();
+        let Some(case) = state.cases.get(&id) else {
+            return false;
+        };
+        state
+            .upsets
+            .iter()
+            .any(|(at, upset)| *upset == service && *at + NEARBY >= case.begun)
+    }
+
+    /// Says what is wrong, with all that makes it happen again.
+    pub(super) fn fault(&self, request: Option<&Request>, why: &str) {
+        let (number, alike) = {
+            let mut state = self.state.lock().unwrap();
+            state.faults += 1;
+            let kind = why.split(':').next().unwrap_or_default();
+            let alike = state.kinds.entry(kind.to_owned()).or_default();
+            *alike += 1;
+            let alike = *alike;
+            (state.faults, alike)
+        };
+        if alike > TOLD {
+            return;
+        }
+        let seed = self.planner.seed;
+        let mut text = format!("FAULT {number}, seed {seed}: {why}\n");
+        if let Some(request) = request {
+            text += &format!("  request {} {request:?}\n", request.id);
+            text += &format!("  its bytes: {}\n", shown(&request.wire().0));
+            for (place, arrival) in self.arrivals(request.id).iter().enumerate() {
+                let plan = self.planner.answer(request, place, arrival.service);
+                let Arrival {
+                    service,
+                    endpoint,
+                    whole,
+                } = arrival;
+                let got = if *whole { "whole" } else { "in part" };
+                text += &format!("  {got} at `{service}` {endpoint}: {plan:?}\n");
+                text += &format!("  its bytes: {}\n", shown(&plan.wire(request).0));
+            }
+        }
+        println!("{text}");
+    }
+}
+
+/// Whether an endpoint that does so may be the cause of a 502.
+fn fails(plan: &Answer) -> bool {
+    match plan.trouble {
+        Some(Trouble::Breaks(_) | Trouble::Leaves) => true,
+        Some(Trouble::Garbled(garbled)) => garbled.is_in_head(),
+        Some(Trouble::Silence) => false,
+        // It closes with bytes unread, which is a reset.
+        None => plan.moment != Moment::AtEnd && (plan.closes || plan.closes_unsaid),
+    }
+}
+
+/// Whether its answer may break off though nothing else is wrong.
+fn is_unsure(plan: &Answer) -> bool {
+    plan.trouble.is_some() || plan.moment != Moment::AtEnd
+}
+
+/// Whether what ends its answer early looks like its end: a body until close, and a close that is
+/// no reset (and over TLS is said).
+fn may_end_early(plan: &Answer, service: &str) -> bool {
+    let is_close = matches!(
+        plan.trouble,
+        Some(Trouble::Breaks(Break {
+            how: How::Close,
+            ..
+        }))
+    );
+    let is_said = service != "secure" || plan.takes_leave();
+    plan.framing == Framing::UntilClose && is_close && is_said
+}
+
+/// Whether its answer can never be taken for whole.
+fn never_ends(plan: &Answer, request: &Request, service: &str) -> bool {
+    match plan.trouble {
+        None | Some(Trouble::Silence | Trouble::Leaves) => false,
+        Some(Trouble::Garbled(garbled)) => garbled.is_in_head() || plan.has_body(request),
+        Some(Trouble::Breaks(cut)) => {
+            let is_part = cut.at < plan.wire(request).0.len();
+            is_part && plan.has_body(request) && !may_end_early(plan, service)
+        }
+    }
+}
+
+fn has_trailer(plan: &Answer, field: &(String, String)) -> bool {
+    let Framing::Chunked { trailers, .. } = &plan.framing else {
+        return false;
+    };
+    let is = |ours: &(String, String)| ours.0.eq_ignore_ascii_case(&field.0) && ours.1 == field.1;
+    trailers.iter().any(is)
+}
