@@ -27,6 +27,8 @@ pub mod disk;
 pub mod embedded;
 pub mod error;
 pub mod evidence;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gate;
 pub mod instance;
 pub mod listen;

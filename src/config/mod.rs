@@ -7,6 +7,8 @@ mod condition;
 mod document;
 mod fallback;
 mod field;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod health;
 mod listen;
 mod moot;

@@ -198,13 +198,8 @@ impl Snapshot {
         // Its owner's alone: the headers of a check may hold a secret.
         let mut file = Replacement::begin(&self.folder.join(FILE))?;
         let mut out = BufWriter::new(file.file());
-        serde_json::to_writer(&mut out, &self.header)?;
-        out.write_all(b"\n")?;
-        for changes in self.contents {
-            let index = self.header.index;
-            serde_json::to_writer(&mut out, &Record { index, changes })?;
-            out.write_all(b"\n")?;
-        }
+        let covers = self.covers;
+        self.write_to(&mut out)?;
         out.flush()?;
         drop(out);
         file.file().sync_all()?;
@@ -212,8 +207,19 @@ impl Snapshot {
         Ok(Written {
             file,
             length,
-            covers: self.covers,
+            covers,
         })
+    }
+
+    fn write_to(self, mut out: impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut out, &self.header)?;
+        out.write_all(b"\n")?;
+        for changes in self.contents {
+            let index = self.header.index;
+            serde_json::to_writer(&mut out, &Record { index, changes })?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
     }
 }
 
@@ -274,6 +280,22 @@ fn replay(bytes: &[u8], path: &Path) -> Result<(String, State), String> {
     }
     state.open_at(header.index);
     Ok((header.node, state))
+}
+
+/// What was read of any bytes is read again from what is written of it.
+#[cfg(any(test, fuzzing))]
+pub(super) fn assert_read_as_written(bytes: &[u8]) {
+    let written = |node: &str, state: &State| {
+        let mut written = Vec::new();
+        let snapshot = Snapshot::of(Path::new(""), node, state, 0);
+        snapshot.write_to(&mut written).expect("a Vec takes all");
+        written
+    };
+    if let Ok((node, state)) = replay(bytes, Path::new(FILE)) {
+        let once = written(&node, &state);
+        let (node, state) = replay(&once, Path::new(FILE)).expect("what was written can be read");
+        assert_eq!(written(&node, &state), once);
+    }
 }
 
 fn set_aside(path: &Path, reason: &str) -> io::Result<()> {

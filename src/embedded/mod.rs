@@ -9,6 +9,8 @@ mod checks;
 mod decode;
 mod duration;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod journal;
 mod model;

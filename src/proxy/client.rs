@@ -199,7 +199,7 @@ impl Client {
 
 /// The address in an element of `X-Forwarded-For`: bare, or as some balancers write it, with the port
 /// (`1.2.3.4:4000`) or in brackets (`[2001:db8::1]`, `[2001:db8::1]:4000`).
-fn hop_address(text: &str) -> Option<IpAddr> {
+pub(super) fn hop_address(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse() {
         return Some(ip);
     }

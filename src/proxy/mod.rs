@@ -5,6 +5,8 @@ mod answer;
 mod body;
 mod client;
 mod deadline;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod generation;
 mod nominated;
 mod rate;

@@ -11,6 +11,8 @@ pub mod etcd2;
 pub mod eureka;
 pub mod file;
 mod formats;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod http_api;
 mod kinds;
 pub mod merged;

@@ -2,6 +2,8 @@
 //! away still knows whom to call. Knows nothing of services at work or of registries at work.
 
 mod contents;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod store;
 
 pub use contents::{Catalog, Contents, Set};

@@ -12,6 +12,8 @@ mod directory;
 mod ejection;
 mod elsewhere;
 mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod inquiry;
 mod journal;

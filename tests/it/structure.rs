@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["service"],
     &["client", "proxy"],
     &["admin", "embedded", "listen", "register", "worker"],
-    &["app", "cli", "main"],
+    &["app", "cli", "fuzzing", "main"],
 ];
 
 /// Who may import a neighbour on its own floor.

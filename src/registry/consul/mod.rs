@@ -9,6 +9,8 @@ mod client;
 mod cursor;
 mod datacenters;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate;
 mod parse;
 mod seats;

@@ -8,6 +8,8 @@ mod addresses;
 mod answer;
 mod exchange;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod resolvers;
 mod set;
 

@@ -7,6 +7,8 @@
 mod client;
 mod connection;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(super) mod gather;
 pub(crate) mod keys;
 mod member;

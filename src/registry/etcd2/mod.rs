@@ -5,6 +5,8 @@
 
 mod client;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod node;
 
 use std::{sync::Arc, time::Duration};

@@ -7,6 +7,8 @@ mod applications;
 mod client;
 mod entry;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod poll;
 mod wire;
 

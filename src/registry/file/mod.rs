@@ -2,6 +2,8 @@
 //! noticed; what stands in it is read in `parse`. Knows nothing of retrying, which
 //! [`watch`](super::watch) does for every registry.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod parse;
 mod sections;
 

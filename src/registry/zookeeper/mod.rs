@@ -5,6 +5,8 @@
 
 mod fault;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod parse;
 mod session;
 

@@ -5,6 +5,8 @@
 mod among;
 mod balancer;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub(in crate::service) mod fuzzing;
 mod hash;
 mod key;
 mod least_request;

@@ -7,6 +7,8 @@ mod answer;
 mod chunked;
 mod exchange;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 mod send;
 mod source;
