@@ -13,6 +13,7 @@ use http::{HeaderMap, Uri, header, uri::Authority};
 pub struct Gate {
     address: SocketAddr,
     token: Option<String>,
+    hosts: Vec<String>,
 }
 
 /// Why somebody is not let in.
@@ -30,7 +31,23 @@ impl Gate {
     /// For a server that listens at `address`. Where there is a token it is always needed;
     /// without one, nobody is let in beyond loopback.
     pub fn new(address: SocketAddr, token: Option<String>) -> Self {
-        Self { address, token }
+        Self {
+            address,
+            token,
+            hosts: Vec::new(),
+        }
+    }
+
+    /// The same, where these names are the server's, too, at whatever port a client calls it.
+    pub fn named(mut self, hosts: &[String]) -> Self {
+        self.hosts = hosts.to_vec();
+        self
+    }
+
+    /// Whether the request names no host at all, as probes of HTTP/1.0 do (HAProxy's `httpchk`), and
+    /// no browser does.
+    pub fn is_nameless(uri: &Uri, headers: &HeaderMap) -> bool {
+        uri.authority().is_none() && !headers.contains_key(header::HOST)
     }
 
     /// Whether the request was meant for this server: it has one of its names as `Host`, or it
@@ -60,6 +77,13 @@ impl Gate {
             .ok();
         if authority.as_str().contains('@') {
             return false;
+        }
+        if self
+            .hosts
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(host))
+        {
+            return true;
         }
         // Beyond loopback the address that a client uses is not known here (a published port, a
         // second interface); an IP address cannot be rebound, whichever it is.
@@ -135,6 +159,22 @@ mod tests {
         let meant = |sent| gate.is_meant(&Uri::from_static("/metrics"), &headers, sent);
         assert!(meant(Some("secret")));
         assert!(!meant(Some("other")) && !meant(None));
+    }
+
+    #[test]
+    fn names_that_were_given_are_known_at_any_port() {
+        for listens in ["127.0.0.1:9900", "0.0.0.0:9900"] {
+            let gate = Gate::new(listens.parse().unwrap(), None);
+            let gate = gate.named(&["callboard".to_owned()]);
+            let knows = |host: &str| {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::HOST, host.parse().unwrap());
+                gate.knows_host(&Uri::from_static("/metrics"), &headers)
+            };
+            assert!(knows("callboard:9900") && knows("Callboard") && knows("callboard:1"));
+            assert!(!knows("x.callboard:9900") && !knows("callboard.evil.example"));
+            assert!(!knows("u@callboard:9900"));
+        }
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Server {
         }
         Ok(Self {
             listener,
-            gate: Gate::new(address, token),
+            gate: Gate::new(address, token).named(&config.hosts),
             started,
         })
     }
@@ -149,11 +149,14 @@ fn router(context: Context) -> Router {
 async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let sent = gate::bearer(headers);
-    if !context.gate.is_meant(request.uri(), headers, sent) {
-        let text = "the Host header names no address of this server\n";
+    let is_open = OPEN.contains(&request.uri().path());
+    let is_probe = is_open && Gate::is_nameless(request.uri(), headers);
+    if !is_probe && !context.gate.is_meant(request.uri(), headers, sent) {
+        let text = "the Host header names no address of this server: call it by an IP address, \
+                    send the token, or list the name in admin.hosts\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
-    let admitted = if OPEN.contains(&request.uri().path()) {
+    let admitted = if is_open {
         Ok(())
     } else {
         context.gate.admit(sent)
@@ -211,9 +214,11 @@ mod tests {
                 since: Instant::now(),
             },
         };
-        let request = Request::get(path)
-            .header(header::HOST, host)
-            .header(header::AUTHORIZATION, format!("Bearer {sent}"));
+        let mut request = Request::get(path);
+        if !host.is_empty() {
+            request = request.header(header::HOST, host);
+        }
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {sent}"));
         let request = request.body(Body::empty()).unwrap();
         router(context)
             .oneshot(request)
@@ -249,12 +254,17 @@ mod tests {
             beyond_loopback(Some("s3cret"), name, "", "/live").await,
             403
         );
+        // As a probe of HTTP/1.0 does it.
+        assert_eq!(beyond_loopback(None, "", "", "/ready").await, 503);
+        assert_eq!(beyond_loopback(None, "", "", "/live").await, 200);
+        assert_eq!(beyond_loopback(None, "", "", "/metrics").await, 403);
     }
 
     fn settings(address: SocketAddr, token: Option<Secret>) -> config::Admin {
         config::Admin {
             address,
             token,
+            hosts: Vec::new(),
             ready_timeout: Duration::ZERO,
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Readiness {
     /// Services and catalogs that were never read. A proxy that has waited long enough for them
     /// is ready all the same.
     pub(super) missing: Vec<String>,
+    /// Services that routes name and no registry knows: misspelt, or not there yet.
+    pub(super) unregistered: Vec<String>,
 }
 
 pub(super) async fn ready(State(context): Shown, headers: HeaderMap) -> Response {
@@ -41,10 +43,13 @@ pub(super) async fn ready(State(context): Shown, headers: HeaderMap) -> Response
 impl Readiness {
     pub(super) fn of(view: &View) -> Self {
         let shared = &view.shared;
+        let generation = shared.generation.load();
+        let directory = &generation.directory;
         Self {
             ready: shared.ready.load(Relaxed),
             draining: shared.draining.load(Relaxed),
-            missing: shared.generation.load().directory.unread(),
+            missing: directory.unread(),
+            unregistered: directory.unregistered(),
         }
     }
 
@@ -52,11 +57,15 @@ impl Readiness {
         if self.draining {
             return DRAINING.to_owned();
         }
-        let state = if self.ready { "ready" } else { "not ready" };
-        if self.missing.is_empty() {
-            format!("{state}\n")
-        } else {
-            format!("{state}; not read yet: {}\n", self.missing.join(", "))
+        let mut text = if self.ready { "ready" } else { "not ready" }.to_owned();
+        for (what, names) in [
+            ("not read yet", &self.missing),
+            ("not registered", &self.unregistered),
+        ] {
+            if !names.is_empty() {
+                text = format!("{text}; {what}: {}", names.join(", "));
+            }
         }
+        text + "\n"
     }
 }

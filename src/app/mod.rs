@@ -26,9 +26,6 @@ use crate::{
 };
 use predecessor::Predecessor;
 
-/// What `/ready` says of a proxy that is on its way out.
-const DRAINING: &str = admin::DRAINING;
-
 /// A proxy that runs.
 pub struct App {
     config: Arc<Config>,

@@ -104,7 +104,9 @@ impl<'a> Predecessor<'a> {
             let answer = self.ask(Method::GET, "/ready")?.send().await.ok()?;
             answer.text().await.ok()
         };
-        let goes = answer.await.is_some_and(|text| text == super::DRAINING);
+        let goes = answer
+            .await
+            .is_some_and(|text| text == crate::admin::DRAINING);
         self.goes = Some(goes);
         goes
     }

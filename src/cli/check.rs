@@ -16,6 +16,10 @@ use crate::config::{Config, Diagnostic, Report};
 pub(super) struct Check {
     #[command(flatten)]
     file: ConfigFile,
+    /// Say only what keeps `run` from starting: not what is probably not meant, nor which files and
+    /// variables this machine lacks
+    #[arg(long)]
+    file_only: bool,
     /// Text for people, errors on stderr; or one JSON object on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -35,8 +39,12 @@ struct Verdict<'a> {
 }
 
 pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
-    let path = &check.file.config;
-    let read = Config::load(path);
+    let path = check.file.path();
+    let read = if check.file_only {
+        Config::load(path)
+    } else {
+        Config::check(path)
+    };
     match (check.format, &read) {
         (Format::Text, Ok(config)) => say(&format!("{}: {}", path.display(), summary(config)))?,
         (Format::Text, Err(report)) => eprintln!("{report}"),

@@ -6,6 +6,7 @@ mod demo;
 mod descriptors;
 mod duration;
 mod health;
+mod init;
 mod logging;
 mod plain;
 mod register;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use config_file::ConfigFile;
+use config_file::{Run, Start};
 
 /// A load-balancing reverse proxy that finds its backends in a registry
 #[derive(Parser)]
@@ -27,13 +28,15 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: ConfigFile,
+    start: Start,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve until a signal comes (also what `callboard` alone does)
-    Run(ConfigFile),
+    Run(Run),
+    /// Write a proxy.toml to begin with
+    Init(init::Init),
     /// Say all that is wrong with a configuration file, and start nothing
     Check(check::Check),
     /// Ask whether a proxy on this machine is alive: the status says so
@@ -45,19 +48,24 @@ enum Command {
     /// One of the demo's providers
     #[command(hide = true)]
     Provider(demo::Provider),
+    /// The demo's registry
+    #[command(hide = true)]
+    Registry(demo::Registry),
 }
 
 /// Does what the command line says. The status is 0 where all went well, 1 where it did not, and
 /// 2 where the command line is wrong; that of a command which `register` ran is the command's own.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(file) => run::run(&file.config),
+    let done = match cli.command.unwrap_or(Command::Run(cli.start.into())) {
+        Command::Run(run) => run::run(run),
+        Command::Init(init) => init::init(&init),
         Command::Check(check) => check::check(&check),
         Command::Health(health) => health::health(&health),
         Command::Register(register) => register::register(*register),
         Command::Demo(demo) => demo::demo(demo),
         Command::Provider(provider) => demo::provide(provider),
+        Command::Registry(registry) => demo::keep_registry(registry),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {}", plain::Plain(format!("{error:#}")));

@@ -1,7 +1,7 @@
 //! Which registry is meant: one of proxy.toml, or a URL that needs no file. A URL is put into a
 //! small proxy.toml of its own, so that whatever reads the one reads the other.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, anyhow, bail};
 
@@ -33,8 +33,7 @@ pub(super) fn choose(registry: Option<&str>, file: Option<&Path>) -> anyhow::Res
                 "a registry's URL stands for itself: leave out --config, or name a registry of it"
             );
         }
-        let token = std::env::var_os(CONSUL_TOKEN).is_some_and(|token| !token.is_empty());
-        return of_url(scheme, rest, token);
+        return of_url(scheme, rest, has_token());
     }
     let usual = Path::new("proxy.toml");
     let Some(file) = file.or_else(|| usual.exists().then_some(usual)) else {
@@ -77,22 +76,62 @@ fn named(registry: Option<&str>, config: Config, file: &str) -> anyhow::Result<C
     })
 }
 
-/// The scheme is the registry's kind; `http` and `https` are Consul's API.
+/// A configuration without a file: any service of a registry, or of the embedded one, below its
+/// name.
+pub(super) fn all_services(
+    url: Option<&str>,
+    listen: &[SocketAddr],
+    admin: Option<SocketAddr>,
+) -> anyhow::Result<Config> {
+    let registry = url.map(table_of).transpose()?.unwrap_or_default();
+    let listen: Vec<_> = listen.iter().map(SocketAddr::to_string).collect();
+    let route = "path = \"/{service}\"\nservice = \"{service}\"\nstrip_prefix = true\n";
+    let admin = admin.map_or_else(String::new, |at| format!("[admin]\naddress = \"{at}\"\n"));
+    let text = format!("[[listen]]\naddress = {listen:?}\n{admin}{registry}[[route]]\n{route}");
+    parse(&text)
+}
+
+/// The table `[registry.KIND]` of a registry's URL.
+pub(super) fn table_of(url: &str) -> anyhow::Result<String> {
+    let (scheme, rest) = url.split_once("://").with_context(|| {
+        format!("--registry: `{url}` is no URL; write, say, consul://127.0.0.1:8500")
+    })?;
+    let (kind, table) = table(scheme, rest, has_token());
+    parse(&format!("{table}{ROUTE}"))?;
+    // Its name says the kind.
+    Ok(table.replacen(&format!("kind = {}\n", toml::Value::from(kind)), "", 1))
+}
+
+fn has_token() -> bool {
+    std::env::var_os(CONSUL_TOKEN).is_some_and(|token| !token.is_empty())
+}
+
 fn of_url(scheme: &str, rest: &str, token: bool) -> anyhow::Result<Chosen> {
+    let (kind, table) = table(scheme, rest, token);
+    named(Some(kind), parse(&format!("{table}{ROUTE}"))?, "the URL")
+}
+
+/// The scheme is the registry's kind; `http` and `https` are Consul's API.
+fn table<'a>(scheme: &'a str, rest: &str, token: bool) -> (&'a str, String) {
     let (kind, address) = match scheme {
         "http" | "https" => ("consul", format!("{scheme}://{rest}")),
         // These are no HTTP servers to those who configure them.
-        "embedded" | "zookeeper" | "dns" => (scheme, rest.to_owned()),
+        "embedded" | "zookeeper" | "dns" | "file" => (scheme, rest.to_owned()),
         kind => (kind, format!("http://{rest}")),
     };
+    let key = if kind == "file" { "path" } else { "address" };
     let [quoted, address] = [kind, &address].map(toml::Value::from);
     let token = if token && kind == "consul" {
         format!("token = {{ env = \"{CONSUL_TOKEN}\" }}\n")
     } else {
         String::new()
     };
-    let text = format!("[registry.{quoted}]\nkind = {quoted}\naddress = {address}\n{token}{ROUTE}");
-    named(Some(kind), parse(&text)?, "the URL")
+    let name = match kind.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        true => kind.to_owned(),
+        false => quoted.to_string(),
+    };
+    let table = format!("[registry.{name}]\nkind = {quoted}\n{key} = {address}\n{token}");
+    (kind, table)
 }
 
 fn parse(text: &str) -> anyhow::Result<Config> {
@@ -100,7 +139,12 @@ fn parse(text: &str) -> anyhow::Result<Config> {
         let error = &report.diagnostics()[0];
         let suggestion = error.suggestion.as_ref();
         let suggestion = suggestion.map_or_else(String::new, |text| format!("; {text}"));
-        anyhow!("--registry: {}{suggestion}", error.message)
+        let flag = match error.key.as_deref() {
+            Some(key) if key.starts_with("listen") => "--listen",
+            Some(key) if key.starts_with("admin") => "--admin",
+            _ => "--registry",
+        };
+        anyhow!("{flag}: {}{suggestion}", error.message)
     })
 }
 
@@ -157,6 +201,32 @@ mod tests {
         assert!(error("\"]://x").starts_with("--registry: "));
         let both = choose(Some("consul://127.0.0.1"), Some(Path::new("x.toml")));
         assert!(both.unwrap_err().to_string().contains("leave out --config"));
+    }
+
+    #[test]
+    fn without_a_file_any_service_is_served_below_its_name() {
+        let listen = ["127.0.0.1:0".parse().unwrap()];
+        for (url, kind) in [(None, "embedded"), (Some("eureka://h:1/eureka"), "eureka")] {
+            let config = all_services(url, &listen, None).unwrap();
+            let kinds: Vec<_> = config.registries.values().collect();
+            assert_eq!(kinds[0].kind.as_str(), kind);
+            assert!(config.routes[0].strip_prefix);
+            assert_eq!(config.listeners[0].address, listen[0]);
+            assert_eq!(config.admin.address.port(), 9900);
+        }
+        let wrong = |url| all_services(url, &listen, Some("0.0.0.0:1".parse().unwrap()));
+        let error = wrong(None).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--admin: the admin server on 0.0.0.0:1 is open"),
+            "{error}"
+        );
+        let error = all_services(Some("dns://127.0.0.1:53"), &listen, None).unwrap_err();
+        assert!(
+            error.to_string().contains("cannot list its services"),
+            "{error}"
+        );
+        let error = all_services(Some("127.0.0.1:8500"), &listen, None).unwrap_err();
+        assert!(error.to_string().contains("is no URL"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `callboard run`: the configuration, the log, and then the proxy until it ends.
 
 use std::{
-    io::{IsTerminal, stdin, stdout},
+    io::{self, IsTerminal, stdin, stdout},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -9,26 +10,48 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use super::{descriptors, logging, signals::Signals};
-use crate::{app::App, config::Config};
+use super::{
+    config_file::{Chosen, Run},
+    descriptors, logging,
+    signals::Signals,
+};
+use crate::{
+    app::{App, StartError},
+    config::Config,
+    embedded,
+    serve::reachable,
+};
 
-pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let mut config = match Config::load(path) {
-        Ok(config) => config,
+/// How long whoever has our address may take to say what it is.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// What a person who starts it in an empty folder may do next.
+const NEXT: &str = "there is no proxy.toml here, so it serves what signs in at the registry that it \
+    brings along, each service below /NAME: `callboard register NAME --port PORT` signs in what \
+    listens there, and `callboard init` writes a proxy.toml to change";
+
+pub(super) fn run(run: Run) -> anyhow::Result<ExitCode> {
+    let Chosen {
+        mut config,
+        file,
+        is_unsaid,
+    } = match run.choose()? {
+        Ok(chosen) => chosen,
         Err(report) => {
             eprintln!("{report}");
             return Ok(ExitCode::FAILURE);
         }
     };
     let _flushed_at_exit = logging::start(&config.log, stdout())?;
-    introduce(&config, path);
+    introduce(&config, file.as_deref());
     descriptors::fit(&mut config.listeners, descriptors::raise());
-    serve(config)?;
+    serve(config, is_unsaid)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is run, and of what: the first line of the log.
-fn introduce(config: &Config, path: &Path) {
+fn introduce(config: &Config, file: Option<&Path>) {
+    let file = file.map(Path::display);
     let registries = config.registries.iter();
     let registries: Vec<_> = registries
         .map(|(name, registry)| match registry.kind.as_str() {
@@ -38,7 +61,7 @@ fn introduce(config: &Config, path: &Path) {
         .collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        file = %path.display(),
+        file = file.as_ref().map(tracing::field::display),
         registries = registries.join(", "),
         routes = config.routes.len(),
         services = config.services.len(),
@@ -48,7 +71,7 @@ fn introduce(config: &Config, path: &Path) {
 }
 
 /// Serves until a signal asks to end, then drains; a second one ends it at once.
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config, is_unsaid: bool) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -56,7 +79,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .build()?;
     let served = control.block_on(async {
         let mut signals = Signals::take()?;
-        let app = App::start(config).await?;
+        let app = match App::start(config).await {
+            Ok(app) => app,
+            Err(error) => return Err(with_hint(error).await),
+        };
         for address in app.listeners() {
             tracing::info!("listening on {address}");
         }
@@ -64,6 +90,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
             tracing::info!("the embedded registry is at http://{address}");
         }
         tracing::info!("the admin server is at http://{}", app.admin());
+        if is_unsaid {
+            tracing::info!("{NEXT}");
+        }
         let signal = signals.until_end().await;
         tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
         // A person who presses Ctrl-C has no balancer in front that needs the time.
@@ -83,4 +112,36 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // After a second signal the drain's own thread may wait for requests still: nobody else does.
     control.shutdown_background();
     served
+}
+
+/// The same error, and what to do where a Consul has the embedded registry's address.
+async fn with_hint(error: StartError) -> anyhow::Error {
+    let taken = match &error {
+        StartError::Embedded(embedded::StartError::Listen { address, source })
+            if source.kind() == io::ErrorKind::AddrInUse =>
+        {
+            reachable(*address)
+        }
+        _ => return error.into(),
+    };
+    let error = anyhow::Error::from(error);
+    if !speaks_consul(taken).await {
+        return error;
+    }
+    anyhow::anyhow!(
+        "{error:#}; whoever is there speaks Consul's API: to learn services from it write \
+         `[registry.consul]` with `address = \"http://{taken}\"`, or start \
+         `callboard run --registry consul://{taken}`"
+    )
+}
+
+async fn speaks_consul(address: SocketAddr) -> bool {
+    let answer = async {
+        let client = reqwest::Client::builder().no_proxy().timeout(GLANCE);
+        let url = format!("http://{address}/v1/status/leader");
+        client.build()?.get(url).send().await?.text().await
+    };
+    let answer: reqwest::Result<String> = answer.await;
+    // A leader's address, as JSON.
+    answer.is_ok_and(|text| text.starts_with('"') && text.trim_end().ends_with('"'))
 }

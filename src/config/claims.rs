@@ -72,6 +72,14 @@ impl<'a> Claims<'a> {
     }
 }
 
+/// Reads the `hosts` of a server that may change things: its names, without a port.
+pub(super) fn hosts(table: &mut Table<'_>) -> Vec<String> {
+    let example = "\"callboard\"";
+    let fields = table.take("hosts").map(|field| field.one_or_more(example));
+    let name = |field: &Field<'_>| field.parse("a host name", example, value::host_name);
+    fields.iter().flatten().filter_map(name).collect()
+}
+
 /// Whether two sockets cannot listen at once. IPv6 sockets take IPv6 only, so that `0.0.0.0` and
 /// `[::]` are two addresses.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
@@ -84,6 +92,17 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::testing::{ROUTE, config, error};
+
+    #[test]
+    fn a_server_may_have_names() {
+        let text = "[admin]\nhosts = [\"Callboard\"]\n[registry.embedded]\nhosts = \"registry\"\n";
+        assert_eq!(config(&format!("{text}{ROUTE}")).admin.hosts, ["callboard"]);
+        for wrong in ["*.internal", "callboard:9900"] {
+            let text = format!("[admin]\nhosts = [\"{wrong}\"]\n{ROUTE}");
+            assert!(error(&text).starts_with("2:10 admin.hosts: "), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_unspecified_address_takes_its_port_from_all_of_its_family() {

@@ -253,7 +253,7 @@ mod tests {
             "4:11 route.query.: this text is empty; fill it in, or leave the key out",
             "4:22 route.query.v.prefix: the key `prefix` is missing; write `prefix = \"…\"`",
             "4:28 route.query.v.sufix: unknown key `sufix`; it may be `prefix`",
-            "5:1 route.cookie: expected a table, found an array; write `cookie = { … }`",
+            "5:1 route.cookie: expected a table, found an array",
         ];
         assert_eq!(found, expected, "{found:#?}");
     }

@@ -1,7 +1,7 @@
 //! A whole file: its text, its syntax, and the order in which its tables are read.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
@@ -14,12 +14,12 @@ use toml::de::DeTable;
 
 use super::{
     Access, Admin, Config, Drain, Goal, Log, LogFormat, Report,
-    claims::Claims,
+    claims::{Claims, hosts},
     listen,
     reader::Table,
     registry,
     report::{Problems, Wrong},
-    route, service, snapshot, syntax, value, zone,
+    route, service, snapshot, strict, syntax, value, zone,
 };
 
 impl Config {
@@ -28,6 +28,19 @@ impl Config {
     /// # Errors
     /// All that is wrong with the file; or why it cannot be read.
     pub fn load(path: &Path) -> Result<Self, Report> {
+        Self::load_for(path, Reader::Proxy)
+    }
+
+    /// The same, and more strictly: what is probably not meant is an error too, and so is a file or
+    /// a variable that it names and this machine lacks.
+    ///
+    /// # Errors
+    /// All that is wrong with the file, or seems to be; or why it cannot be read.
+    pub fn check(path: &Path) -> Result<Self, Report> {
+        Self::load_for(path, Reader::Check)
+    }
+
+    fn load_for(path: &Path, reader: Reader) -> Result<Self, Report> {
         let file = path.display().to_string();
         let text = match std::fs::read(path) {
             Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
@@ -43,7 +56,7 @@ impl Config {
         }
         .map_err(|wrong| Report::of_file(file.clone(), wrong))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        read(&text, &file, base, Reader::Proxy)
+        read(&text, &file, base, reader)
     }
 
     /// Reads a text. Relative paths in it are taken from `base`.
@@ -52,6 +65,12 @@ impl Config {
     /// All that is wrong with the text.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Report> {
         read(text, "proxy.toml", base, Reader::Proxy)
+    }
+
+    /// Reads a text as strictly as [`check`](Self::check) reads a file.
+    #[cfg(test)]
+    pub(super) fn parse_strictly(text: &str, base: &Path) -> Result<Self, Report> {
+        read(text, "proxy.toml", base, Reader::Check)
     }
 
     /// Reads a text for a program that calls services itself, as [`crate::client`] does: the same
@@ -69,6 +88,8 @@ impl Config {
 enum Reader {
     /// Serves what the routes lead to, and nothing without one.
     Proxy,
+    /// Would serve it, and wants to know what may be wrong.
+    Check,
     /// Calls services by their names.
     Client,
 }
@@ -76,12 +97,13 @@ enum Reader {
 fn read(text: &str, file: &str, base: &Path, reader: Reader) -> Result<Config, Report> {
     // A byte order mark is no character of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let strict = reader == Reader::Check;
     if let Ok(table) = DeTable::parse(text) {
-        let problems = Problems::new(text, false);
+        let problems = Problems::new(text, false, strict);
         let config = Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
         return problems.report(file).map_or(Ok(config), Err);
     }
-    let problems = Problems::new(text, true);
+    let problems = Problems::new(text, true, strict);
     let rest = syntax::salvage(text, &problems);
     if let Ok(table) = DeTable::parse(&rest) {
         Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
@@ -98,8 +120,18 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let registries = registry::read(top, base, &mut claims);
     let zone = zone::own(top);
     let (defaults, default) = service::defaults(top, base, &zone, &registries);
-    let services = service::read(top, base, &zone, &defaults, default.as_ref(), &registries);
-    let needed = reader == Reader::Proxy && !registries.make_routes();
+    let mut placed = Vec::new();
+    let services = service::read(
+        top,
+        base,
+        &zone,
+        &defaults,
+        default.as_ref(),
+        &registries,
+        &mut placed,
+    );
+    let make_routes = registries.make_routes();
+    let needed = reader != Reader::Client && !make_routes;
     let known = route::Known {
         services: &services,
         defaults: &defaults,
@@ -132,12 +164,17 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         let service = config.services.entry(name);
         service.or_insert_with(|| Arc::clone(&plain));
     }
+    let any_template = config
+        .routes
+        .iter()
+        .any(|route| route.goal == Goal::Template);
+    if reader != Reader::Client && !any_template && !make_routes {
+        let declared: BTreeSet<_> = config.declared().collect();
+        strict::check_use(top, &placed, |name| declared.contains(&Arc::from(name)));
+    }
     let mut services = config.services.values();
     let is_used = reader == Reader::Client
-        || config
-            .routes
-            .iter()
-            .any(|route| route.goal == Goal::Template)
+        || any_template
         || services.any(|service| !service.origin.is_inline());
     config.registries = registries.into_map(is_used, &mut claims);
     let default = default.iter().flat_map(|origin| origin.registries());
@@ -182,6 +219,7 @@ fn admin<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Adm
     Admin {
         address: claims.server(table, "the admin server", default),
         token: table.secret("token", base),
+        hosts: hosts(table),
         ready_timeout: table.wait("ready_timeout", Duration::from_secs(30)),
     }
 }

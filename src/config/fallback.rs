@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Service, field::Field, origin, pattern, reader::Table, report::Wrong};
+use super::{Service, field::Field, origin, pattern, reader::Table, report::Wrong, strict};
 
 /// The fallbacks of services, which are checked when all services are known.
 #[derive(Default)]
@@ -51,6 +51,7 @@ fn check(
     services: &BTreeMap<Arc<str>, Service>,
     has_default: bool,
 ) {
+    strict::check_name(field, fallback, services);
     if own == Some(fallback) {
         let wrong = Wrong::new(format!("`{fallback}` would be the fallback of itself"));
         return field.wrong(wrong.suggest("name another service, or leave it out"));

@@ -61,6 +61,14 @@ impl<'a> Field<'a> {
         self.problems.add(self.at.clone(), Some(&self.path), wrong);
     }
 
+    /// Notes what is probably not meant, where that is asked for. What may stand in a line that could
+    /// not be read is no matter.
+    pub(super) fn unlikely(&self, wrong: Wrong) {
+        if self.problems.is_strict() {
+            self.problems.absent(self.at.clone(), &self.path, wrong);
+        }
+    }
+
     /// Notes that what the value names is not there.
     pub(super) fn names_nothing(&self, wrong: Wrong) {
         self.problems.absent(self.at.clone(), &self.path, wrong);
@@ -81,7 +89,7 @@ impl<'a> Field<'a> {
         match self.value.get_ref() {
             DeValue::Table(entries) => Some(entries),
             _ => {
-                self.expected("a table", Some("{ … }"));
+                self.expected("a table", value::example_of_a_table(&self.path));
                 None
             }
         }
@@ -217,7 +225,7 @@ impl<'a> Field<'a> {
             let word = words.iter().find(|(name, _)| *name == text);
             word.map(|(_, meaning)| *meaning).ok_or_else(|| {
                 let wrong = Wrong::new(format!("`{text}` is not known here"));
-                match value::nearest(text, names.iter().copied()) {
+                match value::meant(text, names.iter().copied()) {
                     Some(meant) => wrong.suggest(format!("did you mean \"{meant}\"?")),
                     None => wrong.suggest(format!("for now it may be {}", value::list(&names))),
                 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     HeaderCase, ListenLimits, ListenTimeouts, Listener, Paths, Underscores, claims::Claims,
-    pattern, reader::Table, value,
+    pattern, reader::Table, report::Wrong, value,
 };
 
 /// Reads all listeners; where there is none, the default one.
@@ -26,6 +26,10 @@ const OWNER: &str = "a listener";
 
 /// One table, which is a listener for each of its addresses.
 fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
+    for key in ["tls", "ssl", "cert", "certificate"] {
+        let wrong = Wrong::new("listeners speak no TLS in this version");
+        table.refuse(key, wrong.suggest("leave it out, and put TLS in front"));
+    }
     let default = Listener::default();
     let example = format!("\"{}\"", default.address);
     let mut addresses = Vec::new();

@@ -11,6 +11,7 @@ mod field;
 pub(crate) mod fuzzing;
 mod health;
 mod listen;
+mod methods;
 mod moot;
 mod origin;
 mod overrides;
@@ -25,6 +26,7 @@ mod service;
 mod snapshot;
 mod split;
 mod statuses;
+mod strict;
 mod subset;
 mod syntax;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod zone;
 
 pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
 pub use health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
+pub use methods::Methods;
 pub use origin::{Combine, Origin};
 pub use rate::Rate;
 pub use registry::{
@@ -225,6 +228,8 @@ pub struct Admin {
     /// Needed (as `Authorization: Bearer …`) for everything but /live and /ready where the
     /// address is not a loopback one.
     pub token: Option<Secret>,
+    /// Names that requests may have as `Host` beside those of loopback and IP addresses.
+    pub hosts: Vec<String>,
     /// After this long the proxy is ready even if a declared service was never read.
     pub ready_timeout: Duration,
 }
@@ -354,6 +359,8 @@ pub struct Overrides {
     pub on: Option<Statuses>,
     /// `retry.try_timeout`; `Some(None)` is none.
     pub try_timeout: Option<Option<Duration>>,
+    /// `retry.methods`
+    pub methods: Option<Methods>,
     /// `timeout.connect`
     pub connect: Option<Duration>,
     /// `timeout.response`
@@ -456,6 +463,8 @@ pub struct Retry {
     pub on: Statuses,
     /// How long an attempt that may be repeated may take to the head of its answer.
     pub try_timeout: Option<Duration>,
+    /// Which requests may be repeated though they may have been processed.
+    pub methods: Methods,
 }
 
 /// `limits`
@@ -538,13 +547,18 @@ pub struct Guard {
     pub settle: Duration,
 }
 
+/// Reads an address to listen on as the file has it; port 0 takes a free one.
+///
+/// # Errors
+/// What is wrong with the text, in a line.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    value::listen_address(text).map_err(report::Wrong::into_line)
+}
+
 /// Reads a duration as the file has it (`500ms`, `30s`, `1m30s`); it may be nothing.
 ///
 /// # Errors
 /// What is wrong with the text, in a line.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    value::duration(text, value::Zero::Allowed).map_err(|wrong| match wrong.suggestion {
-        Some(suggestion) => format!("{}; {suggestion}", wrong.message),
-        None => wrong.message,
-    })
+    value::duration(text, value::Zero::Allowed).map_err(report::Wrong::into_line)
 }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Overrides, Retry, Timeouts, moot::Follows, reader::Table, statuses, value::Zero};
+use super::{
+    Overrides, Retry, Timeouts, methods, moot::Follows, reader::Table, statuses, value::Zero,
+};
 
 /// A duration, or `false` for none; `None` where the route says nothing.
 fn off_or_duration(table: &mut Table<'_>, key: &'static str) -> Option<Option<Duration>> {
@@ -22,6 +24,7 @@ impl Overrides {
                 attempts: None,
                 on: None,
                 try_timeout: None,
+                methods: None,
                 connect: duration("connect"),
                 response: duration("response"),
                 idle: duration("idle"),
@@ -33,6 +36,7 @@ impl Overrides {
                 .take("attempts")
                 .and_then(|field| field.count(1..=100, 3));
             overrides.on = statuses::read(table, "on");
+            overrides.methods = methods::read(table);
             overrides.try_timeout = off_or_duration(table, "try_timeout");
             Follows::of(table)
         });
@@ -45,6 +49,7 @@ impl Overrides {
             attempts: self.attempts.unwrap_or(service.attempts),
             on: self.on.unwrap_or(service.on),
             try_timeout: self.try_timeout.unwrap_or(service.try_timeout),
+            methods: self.methods.unwrap_or(service.methods),
             ..service
         }
     }
@@ -114,7 +119,7 @@ mod tests {
             errors(text),
             [
                 "3:11 route.retry.attempts: 0 is out of range; write a number from 1 to 100",
-                "3:25 route.retry.budget: unknown key `budget`; it may be `attempts`, `on` or `try_timeout`",
+                "3:25 route.retry.budget: unknown key `budget`; it may be `attempts`, `on`, `methods` or `try_timeout`",
                 "4:13 route.timeout.connect: this duration must be more than nothing",
                 "4:29 route.timeout.idel: unknown key `idel`; did you mean `idle`?",
                 "4:42 route.timeout.total: expected a duration with its unit, found true; write `total = \"30s\"`",

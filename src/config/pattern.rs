@@ -14,7 +14,7 @@ pub(super) fn service(text: &str) -> Result<String, Wrong> {
         return Err(Wrong::new(format!("`{text}` is not a service's name"))
             .suggest("write a name, or \"{service}\" and nothing else"));
     }
-    value::filled(text)
+    name(text)
 }
 
 /// The name of a service, and no template.
@@ -22,6 +22,21 @@ pub(super) fn service_name(text: &str) -> Result<String, Wrong> {
     if text.contains(['{', '}']) {
         return Err(Wrong::new(format!("`{text}` is not a service's name"))
             .suggest("write the name of one service"));
+    }
+    name(text)
+}
+
+fn name(text: &str) -> Result<String, Wrong> {
+    if let Some((_, address)) = text.split_once("://") {
+        let wrong = Wrong::new(format!("`{text}` is a URL, and a service is a name"));
+        return Err(wrong.suggest(format!(
+            "write `endpoints = [\"{address}\"]` in a table `[service.NAME]`, and NAME here"
+        )));
+    }
+    if text.contains(char::is_control) {
+        return Err(Wrong::new(
+            "no name holds a line's end or another control character",
+        ));
     }
     value::filled(text)
 }
@@ -155,6 +170,12 @@ fn check_literal(segment: &str) -> Result<(), Wrong> {
     if matches!(segment, "*" | "**") {
         return Err(wrong.suggest("leave it out: a path takes everything below it"));
     }
+    if is_pattern(segment) {
+        let wrong = Wrong::new(format!(
+            "`{segment}` is a regular expression or a wildcard, and a path is compared as it stands"
+        ));
+        return Err(wrong.suggest("write the part before it: a path takes everything below it"));
+    }
     if segment.contains(['{', '}']) {
         return Err(wrong.suggest("a segment may be \"{service}\" and nothing else"));
     }
@@ -179,6 +200,14 @@ fn check_literal(segment: &str) -> Result<(), Wrong> {
         return Err(wrong.suggest(format!("did you mean \"{}\"?", escape(segment))));
     }
     Ok(())
+}
+
+/// Whether a segment is written in a language of patterns, of which there is none here.
+fn is_pattern(segment: &str) -> bool {
+    const SIGNS: [&str; 9] = [".*", ".+", "^", "[", "]", "|", "(?", "\\d", "\\w"];
+    SIGNS.iter().any(|sign| segment.contains(sign))
+        || segment.ends_with(['$', '*'])
+        || segment.starts_with('*')
 }
 
 /// Whether a byte stands for itself in a path (`pchar` of RFC 3986, 3.3).
@@ -279,6 +308,12 @@ mod tests {
             ("/a b", "\"a%20b\""),
             ("/é", "\"%C3%A9\""),
             ("/api/*", "leave it out"),
+            ("/cart/.*", "before it"),
+            ("/cart/[0-9]+", "before it"),
+            ("/(a|b)", "before it"),
+            ("/cart$", "before it"),
+            ("/v\\d", "before it"),
+            ("/*.html", "before it"),
             ("/{name}", "{service}"),
             ("/x-{service}", "{service}"),
             ("/{service}/{service}", "one place"),
@@ -291,8 +326,9 @@ mod tests {
     #[test]
     fn a_template_is_the_whole_of_a_service() {
         assert!(service("cart").is_ok() && service("{service}").is_ok());
-        for text in ["", " ", "x-{service}", "{name}"] {
+        for text in ["", " ", "x-{service}", "{name}", "http://cart:80/", "a\nb"] {
             assert!(service(text).is_err(), "{text}");
+            assert!(service_name(text).is_err(), "{text}");
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Table<'a> {
     header: Range<usize>,
     entries: Option<&'a DeTable<'a>>,
     asked: Vec<&'static str>,
+    /// Keys of which enough was said.
+    refused: Vec<&'static str>,
     problems: &'a Problems<'a>,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Table<'a> {
             header: 0..0,
             entries: Some(entries),
             asked: Vec::new(),
+            refused: Vec::new(),
             problems,
         }
         .finish(read)
@@ -55,6 +58,7 @@ impl<'a> Table<'a> {
             header: field.header(),
             entries: field.entries(),
             asked: Vec::new(),
+            refused: Vec::new(),
             problems: field.problems,
         }
     }
@@ -62,7 +66,8 @@ impl<'a> Table<'a> {
     fn finish<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let result = read(&mut self);
         for key in self.entries.into_iter().flat_map(|entries| entries.keys()) {
-            if !self.asked.contains(&key.get_ref().as_ref()) {
+            let written = key.get_ref().as_ref();
+            if !self.asked.contains(&written) && !self.refused.contains(&written) {
                 self.unknown(key);
             }
         }
@@ -72,7 +77,7 @@ impl<'a> Table<'a> {
     fn unknown(&self, key: &Spanned<Cow<'_, str>>) {
         let written = key.get_ref().as_ref();
         let wrong = Wrong::new(format!("unknown key `{written}`"));
-        let wrong = match value::nearest(written, self.asked.iter().copied()) {
+        let wrong = match value::meant(written, self.asked.iter().copied()) {
             Some(meant) => wrong.suggest(format!("did you mean `{meant}`?")),
             None => wrong.suggest(format!("it may be {}", value::list(&self.asked))),
         };
@@ -104,6 +109,27 @@ impl<'a> Table<'a> {
                 _ => false,
             },
             None => false,
+        }
+    }
+
+    /// Where the table's header stands.
+    pub(super) fn header(&self) -> Range<usize> {
+        self.header.clone()
+    }
+
+    /// Notes what is probably not meant, where that is asked for.
+    pub(super) fn unlikely(&self, at: Range<usize>, key: &str, wrong: Wrong) {
+        if self.problems.is_strict() {
+            self.problems.absent(at, key, wrong);
+        }
+    }
+
+    /// Refuses a key of which more can be said than that it is unknown.
+    pub(super) fn refuse(&mut self, key: &'static str, wrong: Wrong) {
+        if let Some((found, _)) = self.entries.and_then(|entries| entries.get_key_value(key)) {
+            self.refused.push(key);
+            self.problems
+                .add(found.span(), Some(&self.name(key)), wrong);
         }
     }
 
@@ -179,6 +205,7 @@ impl<'a> Table<'a> {
                 header: self.header.clone(),
                 entries: None,
                 asked: Vec::new(),
+                refused: Vec::new(),
                 problems: self.problems,
             }
             .finish(read),
@@ -385,7 +412,15 @@ impl Table<'_> {
                 let wrong = Wrong::new("a secret comes from a file or from a variable");
                 field.wrong(wrong.suggest(places));
             }
-            file.map(Secret::File).or(variable.map(Secret::Env))
+            let secret = file.map(Secret::File).or(variable.map(Secret::Env))?;
+            if field.problems.is_strict() {
+                match secret.read() {
+                    Err(why) => field.unlikely(Wrong::new(why)),
+                    Ok(text) if text.is_empty() => field.unlikely(Wrong::new("it is empty")),
+                    Ok(_) => {}
+                }
+            }
+            Some(secret)
         })
     }
 }

@@ -56,6 +56,14 @@ impl Wrong {
         }
     }
 
+    /// As one line.
+    pub(super) fn into_line(self) -> String {
+        match self.suggestion {
+            Some(suggestion) => format!("{}; {suggestion}", self.message),
+            None => self.message,
+        }
+    }
+
     pub(super) fn suggest(mut self, suggestion: impl Into<String>) -> Self {
         self.suggestion = Some(suggestion.into());
         self
@@ -137,19 +145,22 @@ pub(super) struct Problems<'a> {
     lines: Vec<usize>,
     /// Whether some lines could not be read at all, so that what seems absent may stand in them.
     broken: bool,
+    /// Whether what is probably not meant is an error, too.
+    strict: bool,
     found: RefCell<Vec<(Range<usize>, Diagnostic)>>,
     whole_file: RefCell<Vec<Diagnostic>>,
     secrets: RefCell<Vec<Range<usize>>>,
 }
 
 impl<'a> Problems<'a> {
-    pub(super) fn new(text: &'a str, broken: bool) -> Self {
+    pub(super) fn new(text: &'a str, broken: bool, strict: bool) -> Self {
         Self {
             text,
             lines: std::iter::once(0)
                 .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
                 .collect(),
             broken,
+            strict,
             found: RefCell::default(),
             whole_file: RefCell::default(),
             secrets: RefCell::default(),
@@ -165,6 +176,11 @@ impl<'a> Problems<'a> {
             suggestion: wrong.suggestion,
         };
         self.found.borrow_mut().push((at, diagnostic));
+    }
+
+    /// Whether what is probably not meant is an error, too.
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
     }
 
     /// Notes that something is not there, unless it may stand in a line that could not be read.
@@ -241,7 +257,7 @@ mod tests {
     use super::*;
 
     fn report(text: &str, at: Range<usize>) -> Report {
-        let problems = Problems::new(text, false);
+        let problems = Problems::new(text, false, false);
         problems.add(at, Some("a.b"), Wrong::new("bad").suggest("write `c`"));
         problems.report("proxy.toml").unwrap()
     }
@@ -267,7 +283,7 @@ mod tests {
 
     #[test]
     fn errors_come_in_the_order_of_the_file_and_once_each() {
-        let problems = Problems::new("a\nb\nc", false);
+        let problems = Problems::new("a\nb\nc", false, false);
         for at in [4..5, 0..1, 4..5] {
             problems.add(at, None, Wrong::new("bad"));
         }
@@ -283,7 +299,7 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         let text = "token = \"hünter2\" # x";
-        let problems = Problems::new(text, false);
+        let problems = Problems::new(text, false, false);
         problems.hide(8..18);
         problems.add(0..5, None, Wrong::new("bad"));
         let shown = problems.report("f").unwrap().to_string();

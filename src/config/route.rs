@@ -16,7 +16,7 @@ use super::{
     reader::Table,
     registry::Registries,
     report::Wrong,
-    split,
+    split, strict,
     subset::Subsets,
 };
 
@@ -162,6 +162,7 @@ impl Known<'_> {
 
     /// Notes where nothing says which registry knows a service.
     fn check(&self, field: &Field<'_>, service: &str) {
+        strict::check_name(field, service, self.services);
         if self.default.is_none() && !self.services.contains_key(service) {
             let wrong = origin::no_registry(service);
             field.names_nothing(wrong.suggest(origin::SAY_WHICH));

@@ -4,16 +4,17 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Pool, Retry, Service, Timeouts,
-    balance,
+    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Retry, Service,
+    Timeouts, balance,
     fallback::Fallbacks,
-    health,
+    health, methods,
     moot::{self, Before, Follows},
     origin::{self, Origin},
     reader::Table,
     registry::Registries,
     report::Wrong,
     statuses::{self, Statuses},
+    strict::Placed,
     tls,
     zone::{self, OwnZone},
 };
@@ -45,6 +46,7 @@ pub(super) fn defaults(
                 budget_per_second: 10,
                 on: Statuses::default(),
                 try_timeout: None,
+                methods: Methods::IDEMPOTENT,
             },
             timeout: Timeouts {
                 connect: Duration::from_secs(1),
@@ -108,10 +110,12 @@ pub(super) fn read(
     defaults: &Service,
     default: Option<&Origin>,
     registries: &Registries,
+    placed: &mut Vec<Placed>,
 ) -> BTreeMap<Arc<str>, Service> {
     let before = Before::services(top);
     let mut fallbacks = Fallbacks::default();
     let services = top.named("service", |name, table| {
+        placed.push(Placed::of(name, table));
         let origin = origin::of_service(name, table, registries, default);
         let (tags, meta) = selection(table, &[&origin], registries);
         Service {
@@ -243,6 +247,7 @@ fn retry<'a>(table: &mut Table<'a>, base: Retry) -> (Retry, Follows<'a>) {
     let attempts = table.count("attempts", 1..=100, base.attempts);
     let on = statuses::read(table, "on").unwrap_or(base.on);
     let try_timeout = table.optional("try_timeout", base.try_timeout);
+    let methods = methods::read(table).unwrap_or(base.methods);
     let follows = Follows::of(table);
     let retry = table.within("budget", |table| Retry {
         attempts,
@@ -255,6 +260,7 @@ fn retry<'a>(table: &mut Table<'a>, base: Retry) -> (Retry, Follows<'a>) {
         budget_per_second: table.count("per_second", 0..=1_000_000, base.budget_per_second),
         on,
         try_timeout,
+        methods,
     });
     (retry, follows)
 }
@@ -360,6 +366,7 @@ mod tests {
                 budget_per_second: 1,
                 on: Statuses::default(),
                 try_timeout: None,
+                methods: Methods::IDEMPOTENT,
             }
         );
         assert_eq!((cart.pool.idle, cart.pool.connections), (seconds(1), 0));
@@ -519,15 +526,15 @@ mod tests {
             errors(&format!("{text}{CART}")),
             [
                 "2:1 service.cart.registry: expected a registry's name, found the number 7; write `registry = \"consul\"`",
-                "3:1 service.cart.balance: `least_connections` is not known here; for now it may be `round_robin`, `weighted`, `random`, `least_request`, `p2c`, `peak_ewma`, `hash` or `sticky`",
+                "3:1 service.cart.balance: `least_connections` is not known here; did you mean \"least_request\"?",
                 "4:11 service.cart.retry.attempts: 0 is out of range; write a number from 1 to 100",
                 "4:36 service.cart.retry.budget.ratio: expected a number from 0 to 10, found the number -1; write `ratio = 0.2`",
                 "4:48 service.cart.retry.budget.per_second: expected a whole number, found the number 1.5; write `per_second = 10`",
                 "5:13 service.cart.timeout.connect: expected a duration with its unit, found the number 5; write `connect = \"5s\"`",
                 "5:26 service.cart.timeout.total: expected a duration with its unit, found true; write `total = \"30s\"`",
                 "6:11 service.cart.guard.share: expected a number above 0 and below 1, found the number 1.0; write `share = 0.5`",
-                "7:1 service.cart.pool: expected a table, found the number 4; write `pool = { … }`",
-                "8:1 service.cart.drain: `1.5s` is not a duration; write whole numbers with their units, such as \"500ms\", \"30s\" or \"1m30s\"",
+                "7:1 service.cart.pool: expected a table, found the number 4; write `pool = { idle = \"4s\" }`",
+                "8:1 service.cart.drain: `1.5s` is not a duration; did you mean \"1500ms\"?",
             ]
         );
     }

@@ -58,7 +58,7 @@ mod tests {
         for (text, expected) in [
             (
                 "snapshot = true",
-                "1:1 snapshot: expected a table, found true; write `snapshot = { … }`",
+                "1:1 snapshot: expected a table, found true; write `snapshot = { max_age = \"168h\" }`",
             ),
             (
                 "[snapshot]\nmax_age = \"0s\"",

@@ -102,7 +102,7 @@ mod tests {
                 "8:30 route.split.weight: 10001 is out of range; write a number from 0 to 10000",
                 "8:50 route.split.service: there are several registries, and `hat` is in none of them; write `registry = \"NAME\"` in `[defaults]`, or in a table `[service.NAME]` of its own",
                 "8:67 route.split.wieght: unknown key `wieght`; did you mean `weight`?",
-                "8:81 route.split: expected a table, found the number 7; write `{ … }`",
+                "8:81 route.split: expected a table, found the number 7; write `{ service = \"cart\", weight = 1 }`",
                 "11:1 route.split: nobody has a share; name at least one service",
                 "14:1 route.split: all weights are 0, so that nobody has a share; give one of them more",
                 "14:46 route.split.service: `cart` is here twice",

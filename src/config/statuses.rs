@@ -62,6 +62,15 @@ fn some(field: &Field<'_>) -> Option<Statuses> {
         let class = |digit: &str| digit.parse().ok().filter(|digit| (1..=5).contains(digit));
         match text.strip_suffix("xx").and_then(class) {
             Some(digit) => Ok(Statuses::class(digit)),
+            None if text
+                .parse()
+                .is_ok_and(|code: u16| (100..=599).contains(&code)) =>
+            {
+                Err(
+                    Wrong::new(format!("`{text}` is a text, and a status is a number"))
+                        .suggest(format!("write {text}, without quotes")),
+                )
+            }
             None => Err(Wrong::new(format!("`{text}` is no class of statuses"))
                 .suggest("write 503, or \"5xx\"")),
         }
@@ -92,10 +101,11 @@ mod tests {
     fn what_is_none_is_said() {
         let wrong = |text: &str| errors(&format!("{ROUTE}[defaults]\neject.statuses = {text}\n"));
         assert_eq!(
-            wrong("[\"6xx\", 99]"),
+            wrong("[\"6xx\", 99, \"503\"]"),
             [
                 "4:19 defaults.eject.statuses: `6xx` is no class of statuses; write 503, or \"5xx\"",
                 "4:26 defaults.eject.statuses: 99 is out of range; write a number from 100 to 599",
+                "4:30 defaults.eject.statuses: `503` is a text, and a status is a number; write 503, without quotes",
             ]
         );
     }

@@ -13,10 +13,22 @@ pub(super) fn config(text: &str) -> Config {
     read(text).unwrap_or_else(|report| panic!("{report}"))
 }
 
+/// What is said of a text beyond what is wrong.
+#[track_caller]
+pub(super) fn strictly(text: &str) -> Vec<String> {
+    match Config::parse_strictly(text, Path::new("/etc/callboard")) {
+        Ok(_) => Vec::new(),
+        Err(report) => lines(&report),
+    }
+}
+
 /// The errors of a text that is wrong: `line:column key: message; suggestion`.
 #[track_caller]
 pub(super) fn errors(text: &str) -> Vec<String> {
-    let report = read(text).expect_err("the text is wrong");
+    lines(&read(text).expect_err("the text is wrong"))
+}
+
+fn lines(report: &Report) -> Vec<String> {
     report
         .diagnostics()
         .iter()

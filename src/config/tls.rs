@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::pki_types::ServerName;
 
-use super::{reader::Table, report::Wrong};
+use super::{reader::Table, report::Wrong, strict};
 
 /// TLS of a client of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -81,9 +81,16 @@ pub(super) fn of_url(table: &mut Table<'_>, base: &Path, address: &str) -> Clien
 
 /// Reads the keys of a client's `tls`.
 pub(super) fn client(table: &mut Table<'_>, base: &Path) -> ClientTls {
-    let ca = table.file("ca", base, "\"ca.pem\"");
-    let certificate = table.file("certificate", base, "\"client.pem\"");
-    let key = table.file("key", base, "\"client-key.pem\"");
+    let mut file = |key, example, wanted| {
+        let path = table.file(key, base, example)?;
+        if let Some(field) = table.take(key) {
+            strict::check_file(&field, &path, wanted);
+        }
+        Some(path)
+    };
+    let ca = file("ca", "\"ca.pem\"", "CERTIFICATE");
+    let certificate = file("certificate", "\"client.pem\"", "CERTIFICATE");
+    let key = file("key", "\"client-key.pem\"", "PRIVATE KEY");
     for (one, other) in [("certificate", "key"), ("key", "certificate")] {
         if table.has(one) && !table.has(other) {
             let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));

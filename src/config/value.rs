@@ -27,9 +27,13 @@ pub(super) fn duration(text: &str, zero: Zero) -> Result<Duration, Wrong> {
             .suggest(format!("write \"{text}s\" or \"{text}ms\"")));
     }
     let total = sum_of_units(text).ok_or_else(|| {
-        Wrong::new(format!("`{text}` is not a duration")).suggest(
-            "write whole numbers with their units, such as \"500ms\", \"30s\" or \"1m30s\"",
-        )
+        let wrong = Wrong::new(format!("`{text}` is not a duration"));
+        match meant_duration(text) {
+            Some(meant) => wrong.suggest(format!("did you mean \"{meant}\"?")),
+            None => wrong.suggest(
+                "write whole numbers with their units, such as \"500ms\", \"30s\" or \"1m30s\"",
+            ),
+        }
     })?;
     if total.is_zero() && zero == Zero::Refused {
         return Err(Wrong::new("this duration must be more than nothing"));
@@ -56,6 +60,30 @@ fn sum_of_units(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(Duration::from_millis(total))
 }
 
+/// A number with a unit as people write it elsewhere (`7d`, `5 s`, `1.5s`, `10 min`), as it is here.
+fn meant_duration(text: &str) -> Option<String> {
+    let (number, unit) = split_at_first(text.trim(), |c| !c.is_ascii_digit() && c != '.');
+    let millis = match unit.trim().to_ascii_lowercase().as_str() {
+        "ms" | "msec" | "millis" | "milliseconds" => 1.0,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60e3,
+        "h" | "hr" | "hour" | "hours" => 3600e3,
+        "d" | "day" | "days" => 24.0 * 3600e3,
+        "w" | "week" | "weeks" => 7.0 * 24.0 * 3600e3,
+        _ => return None,
+    };
+    let millis = number.parse::<f64>().ok()? * millis;
+    if !(1.0..1e12).contains(&millis) || millis.fract() != 0.0 {
+        return None;
+    }
+    let millis = millis as u64;
+    let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")];
+    let (size, unit) = units
+        .into_iter()
+        .find(|(size, _)| millis.is_multiple_of(*size))?;
+    Some(format!("{}{unit}", millis / size))
+}
+
 fn split_at_first(text: &str, stop: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(stop).unwrap_or(text.len()))
 }
@@ -79,6 +107,19 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
             Err(_) => wrong.suggest("write it like \"127.0.0.1:8080\" or \"[::1]:8080\""),
         }
     })
+}
+
+/// The name of one machine, in lower case and without a port.
+pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
+    let is_label = |label: &str| {
+        let mut bytes = label.bytes();
+        !label.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    if text.len() > 253 || !text.split('.').all(is_label) {
+        return Err(Wrong::new(format!("`{text}` is not the name of a host"))
+            .suggest("write it like \"callboard\" or \"proxy.internal\", without a port"));
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 /// A network (`10.0.0.0/8`) or a single address.
@@ -162,6 +203,84 @@ pub(super) fn nearest<'c>(
         .filter(|(distance, candidate)| *distance <= candidate.chars().count().div_ceil(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// The candidate that was probably meant: near enough as it is spelled, or what other proxies call so.
+pub(super) fn meant<'c>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'c str> + Clone,
+) -> Option<&'c str> {
+    let same = |word: &str| {
+        let plain = |text: &str| text.to_lowercase().replace(['-', '_', ' '], "");
+        plain(word) == plain(written)
+    };
+    let ours = ELSEWHERE
+        .iter()
+        .find(|(theirs, _)| theirs.split(' ').any(same));
+    let ours = ours.and_then(|(_, ours)| candidates.clone().into_iter().find(|one| one == ours));
+    ours.or_else(|| nearest(written, candidates))
+}
+
+/// Words of HAProxy, nginx, Envoy and Traefik, and ours for each.
+const ELSEWHERE: [(&str, &str); 21] = [
+    (
+        "leastconn least_connections least_outstanding",
+        "least_request",
+    ),
+    ("rr wrr weighted_round_robin static-rr", "round_robin"),
+    (
+        "consistent consistent_hash ring_hash maglev ip_hash source uri chash",
+        "hash",
+    ),
+    ("ewma latency least_time", "peak_ewma"),
+    ("power_of_two random_two_choices", "p2c"),
+    ("cookie session affinity persistence", "sticky"),
+    ("retries retry_policy num_retries", "retry"),
+    ("retry_on statuses conditions", "on"),
+    ("tries max_attempts num_retries", "attempts"),
+    ("per_try_timeout", "try_timeout"),
+    ("timeouts", "timeout"),
+    ("check checks healthcheck health_checks", "health"),
+    (
+        "servers upstreams backends targets hosts addresses",
+        "endpoints",
+    ),
+    ("upstream backend cluster target", "service"),
+    (
+        "algorithm lb lb_policy load_balancing strategy policy",
+        "balance",
+    ),
+    ("outlier_detection circuit_breaker passive_health", "eject"),
+    ("rate_limit ratelimit", "rate"),
+    ("bind port listen url", "address"),
+    ("prefix location match", "path"),
+    ("max_connections maxconn", "connections"),
+    ("strip stripprefix strip_path", "strip_prefix"),
+];
+
+/// What a table may look like, for one that is something else: something that can be pasted.
+pub(super) fn example_of_a_table(path: &str) -> Option<&'static str> {
+    const TABLES: [(&str, &str); 16] = [
+        ("listen.timeout", "{ header = \"10s\" }"),
+        ("listen.limits", "{ connections = 20000 }"),
+        ("timeout", "{ response = \"30s\" }"),
+        ("retry", "{ attempts = 3 }"),
+        ("budget", "{ ratio = 0.2 }"),
+        ("pool", "{ idle = \"4s\" }"),
+        ("limits", "{ concurrent = 100 }"),
+        ("health", "{ kind = \"http\", path = \"/health\" }"),
+        ("eject", "{ failures = 5 }"),
+        ("guard", "{ share = 0.5 }"),
+        ("tls", "{ ca = \"ca.pem\" }"),
+        ("expose", "{ tags = [\"public\"] }"),
+        ("log", "{ level = \"info\" }"),
+        ("drain", "{ notice = \"3s\" }"),
+        ("snapshot", "{ max_age = \"168h\" }"),
+        ("split", "{ service = \"cart\", weight = 1 }"),
+    ];
+    let is_it = |name: &str| path == name || path.ends_with(&format!(".{name}"));
+    let (_, example) = TABLES.iter().find(|(name, _)| is_it(name))?;
+    Some(example)
 }
 
 /// `a`, `b` or `c`, as it stands in a sentence.
@@ -294,6 +413,37 @@ mod tests {
         assert_eq!(wrong.suggestion.unwrap(), "did you mean `info`?");
         for text in ["", "loud", "info,", "callboard=loud"] {
             assert!(log_level(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_of_another_proxy_is_known_where_ours_may_stand() {
+        let balances = ["round_robin", "least_request", "hash", "p2c"];
+        for (theirs, ours) in [
+            ("leastconn", Some("least_request")),
+            ("Least-Connections", Some("least_request")),
+            ("consistent_hash", Some("hash")),
+            ("roundrobin", Some("round_robin")),
+            ("sticky_sessions", None),
+        ] {
+            assert_eq!(meant(theirs, balances), ours, "{theirs}");
+        }
+        assert_eq!(meant("retries", ["retry", "timeout"]), Some("retry"));
+        assert_eq!(meant("retries", ["timeout"]), None);
+    }
+
+    #[test]
+    fn a_duration_as_it_is_written_elsewhere_is_told_how_it_is_here() {
+        for (text, meant) in [
+            ("7d", "168h"),
+            ("5 s", "5s"),
+            ("1.5s", "1500ms"),
+            ("10 min", "10m"),
+            ("90sec", "90s"),
+        ] {
+            let suggestion = duration(text, Zero::Allowed).unwrap_err().suggestion;
+            assert_eq!(suggestion.unwrap(), format!("did you mean \"{meant}\"?"));
+            assert!(duration(meant, Zero::Allowed).is_ok(), "{meant}");
         }
     }
 

@@ -107,7 +107,7 @@ impl Server {
         let context = Context {
             store: Store::new(journal, state),
             node,
-            gate: Gate::new(address, token),
+            gate: Gate::new(address, token).named(&config.hosts),
             address,
             waits: Semaphore::new(WAITS),
         };

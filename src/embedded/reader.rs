@@ -167,6 +167,7 @@ mod tests {
             address: "127.0.0.1:0".parse().unwrap(),
             data: folder.to_owned(),
             token: None,
+            hosts: Vec::new(),
         };
         let server = Server::bind(&settings).await.unwrap();
         settings.address = server.address();

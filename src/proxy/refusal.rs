@@ -56,6 +56,8 @@ pub(super) struct Nobody {
     name: Arc<str>,
     /// Whether its registry has ever said so.
     is_read: bool,
+    /// Whether its registries were read, and have never heard of it.
+    is_unregistered: bool,
 }
 
 impl Nobody {
@@ -63,6 +65,7 @@ impl Nobody {
         Self {
             name: Arc::clone(service.name()),
             is_read: service.is_read(),
+            is_unregistered: service.is_unregistered(),
         }
     }
 }
@@ -162,14 +165,18 @@ impl Refusal {
                 let wanted = wanted.filter(|wanted| !wanted.is_empty());
                 let with = wanted.map_or(String::new(), |wanted| format!(" with {wanted}"));
                 let name = &service.name;
-                let why = match service.is_read {
-                    true => format!("service `{name}` has no healthy instance{with}"),
-                    false => format!("{UNREAD} for service `{name}`"),
+                let why = match (service.is_read, service.is_unregistered) {
+                    (true, true) => format!("service `{name}` is not registered"),
+                    (true, false) => format!("service `{name}` has no healthy instance{with}"),
+                    (false, _) => format!("{UNREAD} for service `{name}`"),
                 };
-                let Some(Nobody { name, is_read }) = fallback else {
+                let Some(Nobody { name, is_read, .. }) = fallback else {
                     return why;
                 };
                 match (service.is_read, is_read) {
+                    (true, true) if service.is_unregistered => {
+                        format!("{why}, and its fallback `{name}` has no healthy instance")
+                    }
                     (true, true) => format!("{why}, nor has its fallback `{name}`"),
                     (false, true) => {
                         format!("{why}, and its fallback `{name}` has no healthy instance")
@@ -301,7 +308,12 @@ impl Refusal {
         match self {
             Self::Failed { service, attempts } => trouble(service).failed(attempts),
             Self::NoEndpoints { service, .. } => {
-                trouble(&service.name).nobody(service.is_read, reason);
+                let cause = match (service.is_read, service.is_unregistered) {
+                    (true, true) => "not registered",
+                    (true, false) => "no healthy instance",
+                    (false, _) => "not read yet",
+                };
+                trouble(&service.name).nobody(cause, reason);
             }
             Self::Limited(limited) => {
                 let (client, wait) = (&client.peer.ip, limited.wait);

@@ -69,13 +69,8 @@ impl Trouble {
     }
 
     /// There was no endpoint to ask.
-    pub(super) fn nobody(self, is_read: bool, reason: &str) {
+    pub(super) fn nobody(self, cause: &'static str, reason: &str) {
         let reason = reason.to_owned();
-        let cause = if is_read {
-            "no healthy instance"
-        } else {
-            "not read yet"
-        };
         self.note(cause, move |trouble, times| {
             let Self {
                 service,

@@ -43,6 +43,7 @@ const STOOD: Duration = Duration::from_secs(10);
 ///     address: "127.0.0.1:0".parse()?,
 ///     data: folder.path().to_owned(),
 ///     token: None,
+///     hosts: Vec::new(),
 /// };
 /// let server = embedded::Server::bind(&settings).await?;
 /// settings.address = server.address();

@@ -102,6 +102,7 @@ mod tests {
             budget_per_second: 10,
             on: config::Statuses::default(),
             try_timeout: None,
+            methods: config::Methods::IDEMPOTENT,
         };
         Budget::new(&retry, 1)
     }

@@ -85,7 +85,7 @@ impl Service {
             timeout,
         } = terms;
         let lane = self.lane(worker);
-        let idempotent = is_idempotent(head.method());
+        let idempotent = retry.methods.contains(head.method());
         let to_head_request = *head.method() == Method::HEAD;
         let framing = Framing::of(&body);
         let may_be_second = idempotent && may_be_replayed(framing);
@@ -327,14 +327,6 @@ async fn open(line: &Line, limit: Duration) -> Result<Connection, Failure> {
         });
     }
     opened
-}
-
-/// Whether it may be sent again though it may have been processed (RFC 9110 9.2.2).
-fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
-    )
 }
 
 /// Whether the endpoint is slower than the time that this took.

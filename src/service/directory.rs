@@ -327,6 +327,13 @@ impl Directory {
         }
     }
 
+    /// Declared services of which their registries have never heard.
+    pub fn unregistered(&self) -> Vec<String> {
+        let services = self.declared.values();
+        let services = services.filter(|service| service.is_unregistered());
+        services.map(|service| service.name().to_string()).collect()
+    }
+
     /// What was never read: declared services by name, catalogs by their registry's. What is known
     /// from before the start counts as read, unless its registry refuses to say more.
     pub fn unread(&self) -> Vec<String> {

@@ -20,6 +20,7 @@ use crate::{
     upstream::{
         Failure, FailureKind,
         http1::{AnswerBody, AnswerHead, Witness},
+        is_for_want_of_descriptors,
     },
 };
 
@@ -34,7 +35,8 @@ impl Service {
         was_kept: bool,
         began: Instant,
     ) {
-        match failure.kind {
+        match &failure.kind {
+            FailureKind::Connect(error) if is_for_want_of_descriptors(error) => {}
             FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::Handshake(_) => {
                 self.note_refusal(worker, line, began);
             }

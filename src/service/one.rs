@@ -212,6 +212,13 @@ impl Service {
         self.is_read.load(Acquire)
     }
 
+    /// Whether all of its registries were read, and none of them knows an instance of it, be it ill:
+    /// it is misspelt, or was never there.
+    pub fn is_unregistered(&self) -> bool {
+        let mut watches = self.watches.iter();
+        !self.watches.is_empty() && watches.all(|watch| watch.lists_nothing())
+    }
+
     /// Whether nobody can be picked.
     pub fn is_empty(&self) -> bool {
         self.main.is_empty()

@@ -3,6 +3,7 @@
 use std::{error::Error as StdError, io};
 
 use http::StatusCode;
+use nix::errno::Errno;
 
 /// An attempt that brought no answer, or not a whole one.
 #[derive(Debug, thiserror::Error)]
@@ -81,5 +82,26 @@ impl FailureKind {
             io::ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Io(error),
         }
+    }
+}
+
+/// Whether this process could open no socket, which says nothing of the endpoint.
+pub fn is_for_want_of_descriptors(error: &io::Error) -> bool {
+    let wanting = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    let code = error.raw_os_error();
+    code.is_some_and(|code| wanting.contains(&Errno::from_raw(code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_blames_no_endpoint() {
+        let of =
+            |errno: Errno| is_for_want_of_descriptors(&io::Error::from_raw_os_error(errno as i32));
+        assert!(of(Errno::EMFILE) && of(Errno::ENFILE));
+        assert!(!of(Errno::ECONNREFUSED) && !of(Errno::EHOSTUNREACH));
+        assert!(!is_for_want_of_descriptors(&io::ErrorKind::TimedOut.into()));
     }
 }

@@ -15,7 +15,7 @@ mod timer;
 mod tls;
 
 pub use connect::connect;
-pub use failure::{Failure, FailureKind, Processed};
+pub use failure::{Failure, FailureKind, Processed, is_for_want_of_descriptors};
 pub use load::{LatencyScale, Load, Noted};
 pub use names::connect_to;
 pub use pool::{Connection, InFlight, Pool, Reuse, Target};

@@ -84,7 +84,7 @@ async fn it_is_ready_when_everything_was_read_and_names_what_is_missing_until_th
     let missing = json!(["service cart", "catalog of main"]);
     assert_eq!(
         json,
-        json!({"ready": false, "draining": false, "missing": missing})
+        json!({"ready": false, "draining": false, "missing": missing, "unregistered": []})
     );
     let told = proxy.until_service("cart", "an error", |cart| {
         !cart["watches"][0]["error"].is_null()
@@ -99,9 +99,16 @@ async fn it_is_ready_when_everything_was_read_and_names_what_is_missing_until_th
     let registry = Proxy::start(&registry).await;
     assert_eq!(
         until_page(&proxy, "/ready", StatusCode::OK).await,
-        "ready\n"
+        "ready; not registered: cart\n"
     );
     assert_eq!(proxy.status().await["missing"], json!([]));
+    // Misspelt, perhaps: that is what a client is told, too.
+    let url = format!("http://{}/cart", proxy.address());
+    let answer = proxy.http.get(url).header("host", "shop.example.com");
+    let answer = answer.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("service `cart` is not registered"), "{text}");
     drop((proxy, registry));
 }
 

@@ -260,3 +260,23 @@ fn a_wrong_command_line_is_status_2() {
         concat!("callboard ", env!("CARGO_PKG_VERSION"), "\n")
     );
 }
+
+#[test]
+fn it_is_stricter_than_run_unless_it_is_told_not_to_be() {
+    let text = "[service.cart]\n[[route]]\nservice = \"catr\"\n\
+        [registry.consul]\ntoken = { env = \"CALLBOARD_NOT_SET\" }\n";
+    let folder = Folder::with(text);
+    let output = folder.callboard(&["check", "proxy.toml"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    for part in [
+        "nothing leads to `cart`",
+        "did you mean \"cart\"?",
+        "the environment variable CALLBOARD_NOT_SET is not set",
+        "proxy.toml: 3 errors",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let output = folder.callboard(&["check", "--file-only"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}

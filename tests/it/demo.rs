@@ -135,9 +135,9 @@ fn nobody_is_left(providers: &[Provider]) {
 }
 
 #[test]
-fn add_drain_and_kill_fail_no_request() {
+fn add_drain_kill_and_a_dead_registry_fail_no_request() {
     let run = demo()
-        .args(["--for", "6s", "--load", "100"])
+        .args(["--for", "9s", "--load", "100"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&run.stdout);
@@ -153,8 +153,16 @@ fn add_drain_and_kill_fail_no_request() {
     };
     assert_eq!(failed, "0", "{summary}");
     assert!(sent.parse::<u32>().unwrap() > 500, "{summary}");
-    for word in ["added cart-3", "drained hello-1", "killed", "p99"] {
-        assert!(summary.contains(word), "`{word}` in {summary}");
+    assert!(summary.contains("p99"), "{summary}");
+    // Each of them once.
+    for word in [
+        "added cart-3",
+        "kill -9 the registry",
+        "the registry is back",
+        "drained hello-1",
+        "killed ",
+    ] {
+        assert_eq!(text.matches(word).count(), 1, "`{word}` in {text}");
     }
 }
 
@@ -262,6 +270,10 @@ fn on_a_terminal_keys_add_drain_kill_and_quit_and_the_terminal_is_given_back() {
         ("a", "added cart-3"),
         ("d", "drained hello-1"),
         ("k", "killed cart-1"),
+        ("r", "kill -9 the registry"),
+        ("a", "nobody can sign in"),
+        ("r", "the registry is back"),
+        ("a", "added hello-4"),
     ] {
         master.write_all(key.as_bytes()).unwrap();
         shows(answer);

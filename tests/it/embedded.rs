@@ -39,6 +39,7 @@ fn config(folder: &Path) -> Embedded {
         address: "127.0.0.1:0".parse().unwrap(),
         data: folder.to_owned(),
         token: None,
+        hosts: Vec::new(),
     }
 }
 

@@ -153,8 +153,9 @@ async fn the_soft_limit_of_descriptors_is_raised_and_a_hard_one_that_is_too_low_
         let script = format!("ulimit -Sn 100 && ulimit -Hn 1000 && exec {binary} run");
         limited.args(["-c", &script]).current_dir(folder.path());
         let mut callboard = Callboard::run_by(limited, folder.path(), &text);
-        let first = callboard.until_logged("").await;
-        assert_eq!(first.contains("at most 375 clients"), is_said, "{first}");
+        callboard.until_logged("callboard starts").await;
+        let next = callboard.until_logged("").await;
+        assert_eq!(next.contains("at most 375 clients"), is_said, "{next}");
         callboard.until_logged("the admin server is at").await;
         assert_eq!(descriptors(&callboard), ["1000", "1000"]);
     }
@@ -315,5 +316,34 @@ async fn a_successor_that_is_started_at_once_has_the_addresses_and_refuses_nobod
         assert_eq!(client.message().await.expect("an answer").text(), "late");
         assert_eq!(old.ended().await.0, Some(0));
         assert_eq!(Wire::connect(address).await.ask(GET).await.text(), "well");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_at_a_terminal_waits_for_no_balancer() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    for at_a_terminal in [true, false] {
+        let folder = TempDir::new().unwrap();
+        let text = text(backend.address()).replace("10ms", "1h");
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let mut command = crate::support::callboard::command(folder.path());
+        if at_a_terminal {
+            command.stdin(pair.slave);
+        } else {
+            command.stdin(std::process::Stdio::null());
+        }
+        let mut callboard = Callboard::run_by(command, folder.path(), &text);
+        callboard.until_logged("the admin server is at").await;
+        callboard.signal(Signal::SIGINT);
+        let notice = if at_a_terminal {
+            "notice=0ns"
+        } else {
+            "notice=3600s"
+        };
+        let line = callboard.until_logged("draining notice").await;
+        assert!(line.contains(notice), "{line}");
+        if at_a_terminal {
+            assert_eq!(callboard.ended().await.0, Some(0));
+        }
     }
 }

@@ -166,3 +166,68 @@ async fn it_refuses_to_share_a_port_with_another_callboard() {
         assert_eq!(first.get(first.proxy, "/hello").await.0, 200);
     }
 }
+
+#[tokio::test]
+async fn without_a_file_it_serves_what_signs_in_at_the_registry_of_the_command_line() {
+    let folder = TempDir::new().unwrap();
+    let [proxy, registry, admin] = free_ports();
+    let url = format!("embedded://127.0.0.1:{registry}");
+    let [listen, at] = [proxy, admin].map(|port| format!("127.0.0.1:{port}"));
+    let mut callboard = command(folder.path());
+    callboard.args(["--registry", &url, "--listen", &listen, "--admin", &at]);
+    let mut callboard = Callboard::start(callboard);
+    callboard.until_logged("the admin server is at").await;
+    let shipped = Shipped {
+        folder,
+        text: String::new(),
+        proxy,
+        registry,
+        admin,
+        http: reqwest::Client::builder().no_proxy().build().unwrap(),
+    };
+    let hello = echo("hello").start().await;
+    shipped.register("hello", hello.address()).await;
+    assert_eq!(shipped.until_served("/hello/x").await, "hello /x /hello");
+}
+
+#[tokio::test]
+async fn a_file_that_init_writes_is_served_by_its_name_alone() {
+    let folder = TempDir::new().unwrap();
+    let callboard = |words: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_callboard"));
+        command.args(words).current_dir(folder.path());
+        command
+    };
+    let written = callboard(&["init", "mine.toml"]).output().await.unwrap();
+    assert!(written.status.success(), "{written:?}");
+    let again = callboard(&["init", "mine.toml"]).output().await.unwrap();
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    let checked = callboard(&["check", "mine.toml"]).output().await.unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    // On free ports, which it does not have by itself.
+    let path = folder.path().join("mine.toml");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for port in ["8080", "8500"] {
+        text = text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
+    }
+    std::fs::write(&path, format!("admin.address = \"127.0.0.1:0\"\n{text}")).unwrap();
+    let mut running = Callboard::start(callboard(&["run", "mine.toml"]));
+    running.until_logged("the admin server is at").await;
+}
+
+#[tokio::test]
+async fn who_has_a_consul_at_the_embedded_registrys_port_is_told_what_to_write() {
+    let first = Shipped::new();
+    let _first = first.run().await;
+    let second = Shipped::new();
+    let theirs = format!("127.0.0.1:{}", first.registry);
+    let text = second
+        .text
+        .replace(&format!("127.0.0.1:{}", second.registry), &theirs);
+    std::fs::write(second.folder.path().join("proxy.toml"), text).unwrap();
+    let output = command(second.folder.path()).output().await.unwrap();
+    assert_taken(&output, &format!("the registry cannot listen on {theirs}"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    let advice = format!("`callboard run --registry consul://{theirs}`");
+    assert!(said.contains(&advice), "{said}");
+}

@@ -26,6 +26,7 @@ const FLOORS: &[&[&str]] = &[
 /// Who may import a neighbour on its own floor.
 const NEIGHBOURS: &[(&str, &str)] = &[
     ("instance", "evidence"),
+    ("serve", "backoff"),
     ("tls", "config"),
     ("worker", "listen"),
     ("main", "app"),

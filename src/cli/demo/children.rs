@@ -90,7 +90,7 @@ impl Children {
             .expect("the cast is not empty");
         let added = self.add(service).await?;
         Ok(format!(
-            "added {} at {}, pid {}",
+            "added {} at {}, pid {}: it signed in, and has its share from now on",
             added.id, added.address, added.pid
         ))
     }
@@ -102,7 +102,10 @@ impl Children {
         };
         kill(Pid::from_raw(provider.pid.cast_signed()), Signal::SIGTERM)
             .with_context(|| format!("cannot signal {}", provider.id))?;
-        let line = format!("drain {}: it signs out, then closes", provider.id);
+        let line = format!(
+            "drain {}: it signs out, gets no new requests, ends what it has and closes",
+            provider.id
+        );
         self.leave(provider, "drained");
         Ok(line)
     }
@@ -116,7 +119,10 @@ impl Children {
             .process
             .start_kill()
             .with_context(|| format!("cannot kill {}", provider.id))?;
-        let line = format!("kill -9 {}: the registry does not know yet", provider.id);
+        let line = format!(
+            "kill -9 {}: the registry does not know yet; the proxy meets a closed port, and asks another",
+            provider.id
+        );
         self.leave(provider, "killed");
         Ok(line)
     }

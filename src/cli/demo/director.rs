@@ -14,6 +14,8 @@ pub(super) enum Step {
     Add,
     Drain,
     Kill,
+    /// Kills the registry, or starts it again.
+    Registry,
     Quit,
 }
 
@@ -29,7 +31,7 @@ impl Director {
         Ok(Self::Keys(RawMode::enter()?))
     }
 
-    /// Each step once, spread over the time.
+    /// Each step, spread over the time.
     pub(super) fn script(lasting: Duration) -> Self {
         Self::Script(Script::new(lasting))
     }
@@ -65,6 +67,7 @@ fn pressed() -> io::Result<Option<Step>> {
             KeyCode::Char('a') => Step::Add,
             KeyCode::Char('d') => Step::Drain,
             KeyCode::Char('k') => Step::Kill,
+            KeyCode::Char('r') => Step::Registry,
             KeyCode::Char('q') => Step::Quit,
             _ => continue,
         };
@@ -78,9 +81,16 @@ pub(super) struct Script(Vec<(Duration, Step)>);
 
 impl Script {
     fn new(lasting: Duration) -> Self {
-        let quarter = lasting / 4;
-        let steps = [Step::Quit, Step::Kill, Step::Drain, Step::Add];
-        Self((1..=4).rev().map(|n| quarter * n).zip(steps).collect())
+        let part = lasting / 6;
+        let steps = [
+            Step::Quit,
+            Step::Kill,
+            Step::Drain,
+            Step::Registry,
+            Step::Registry,
+            Step::Add,
+        ];
+        Self((1..=6).rev().map(|n| part * n).zip(steps).collect())
     }
 
     fn next(&mut self, elapsed: Duration) -> Option<Step> {
@@ -118,15 +128,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_takes_each_step_once_when_it_is_due() {
-        let mut script = Script::new(Duration::from_secs(8));
+    fn the_script_takes_each_step_when_it_is_due() {
+        let mut script = Script::new(Duration::from_secs(12));
         let mut at = |second| script.next(Duration::from_secs(second));
         assert_eq!(at(1), None);
         assert_eq!(at(2), Some(Step::Add));
         assert_eq!(at(2), None);
-        assert_eq!(at(5), Some(Step::Drain));
-        assert_eq!(at(9), Some(Step::Kill));
-        assert_eq!(at(9), Some(Step::Quit));
+        assert_eq!(at(5), Some(Step::Registry));
+        assert_eq!(at(6), Some(Step::Registry));
+        assert_eq!(at(9), Some(Step::Drain));
+        assert_eq!(at(13), Some(Step::Kill));
+        assert_eq!(at(13), Some(Step::Quit));
         assert_eq!(at(99), None);
     }
 }

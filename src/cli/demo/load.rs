@@ -205,7 +205,12 @@ fn judge(service: &str, status: StatusCode, body: &[u8]) -> Result<String, Strin
     let text = String::from_utf8_lossy(body);
     let text = text.trim_end();
     if status != StatusCode::OK {
-        return Err(format!("{status}: {text}"));
+        let status = status.to_string();
+        // The proxy's own answers begin with it.
+        return Err(match text.starts_with(&status) {
+            true => text.to_owned(),
+            false => format!("{status}: {text}"),
+        });
     }
     let id = text.strip_prefix("hello from ");
     id.filter(|id| id.rsplit_once('-').is_some_and(|(name, _)| name == service))
@@ -235,6 +240,10 @@ mod tests {
         assert!(answer(StatusCode::OK, "hello from cartoon-2\n").is_err());
         assert!(answer(StatusCode::OK, "").is_err());
         assert!(answer(StatusCode::BAD_GATEWAY, "hello from cart-2\n").is_err());
+        for body in ["502 Bad Gateway: why\n", "why\n"] {
+            let failure = answer(StatusCode::BAD_GATEWAY, body);
+            assert_eq!(failure, Err("502 Bad Gateway: why".to_owned()));
+        }
     }
 
     #[test]

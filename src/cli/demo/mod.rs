@@ -1,5 +1,6 @@
 //! `callboard demo`: the whole of it on one machine. The proxy, the registry and the admin server
-//! run in this process, the providers in processes of their own, so that a kill is a kill; a small
+//! run in this process but for the registry, which like the providers is a process of its own, so that a
+//! kill is a kill; a small
 //! steady load counts what a client would see. Owns the course of the show; knows nothing of how
 //! requests are proxied.
 
@@ -8,6 +9,7 @@ mod children;
 mod director;
 mod load;
 mod provider;
+mod registry;
 mod screen;
 mod servers;
 
@@ -36,6 +38,7 @@ use self::{
     children::Children,
     director::{Director, Step},
     load::{Client, Load},
+    registry::RegistryProcess,
     screen::Screen,
     servers::Servers,
 };
@@ -49,12 +52,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long the first request of each service may take to get through.
 const CURTAIN: Duration = Duration::from_secs(10);
 
-pub(super) use provider::Provider;
+pub(super) use {provider::Provider, registry::Registry};
 
 /// `callboard demo`
 #[derive(Args)]
 pub(super) struct Demo {
-    /// Go through add, drain and kill unattended in this time, as "20s"; fail if a request fails
+    /// Go through add, drain, kill and a dead registry unattended in this time, as "20s"
     #[arg(long = "for", value_name = "TIME", value_parser = duration::wait)]
     lasting: Option<Duration>,
 
@@ -71,7 +74,7 @@ pub(super) struct Demo {
 /// without waiting for requests under way. No child process and no file outlives it.
 ///
 /// # Errors
-/// Where something cannot be started, and where a request failed in an unattended run.
+/// Where something cannot be started, and where a request failed.
 pub(super) fn demo(demo: Demo) -> anyhow::Result<ExitCode> {
     descriptors::raise();
     let attended = demo.lasting.is_none() && stdin().is_terminal() && stdout().is_terminal();
@@ -95,9 +98,18 @@ pub(super) fn provide(provider: Provider) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs the registry until a signal asks to end.
+///
+/// # Errors
+/// Where its port is taken or its folder cannot be used.
+pub(super) fn keep_registry(registry: Registry) -> anyhow::Result<ExitCode> {
+    Runtime::new()?.block_on(registry.run())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn show(args: Demo, attended: bool, stop: &CancellationToken) -> anyhow::Result<()> {
-    let servers = Servers::start(args.port).await?;
-    let mut children = Children::new(servers.registry)?;
+    let mut servers = Servers::start(args.port).await?;
+    let mut children = Children::new(servers.registry.address)?;
     for (service, count) in CAST {
         for _ in 0..count {
             children.add(service).await?;
@@ -115,7 +127,16 @@ async fn show(args: Demo, attended: bool, stop: &CancellationToken) -> anyhow::R
     let mut screen = Screen::new();
     screen.say(&format!("load: {} requests a second", args.load))?;
     let load = Load::start(servers.proxy, args.load);
-    let played = play(&mut director, &mut children, &load, &mut screen, stop).await;
+    let registry = &mut servers.registry;
+    let played = play(
+        &mut director,
+        registry,
+        &mut children,
+        &load,
+        &mut screen,
+        stop,
+    )
+    .await;
     director.end();
     let totals = load.stop().await;
     played?;
@@ -123,7 +144,7 @@ async fn show(args: Demo, attended: bool, stop: &CancellationToken) -> anyhow::R
     children.end().await;
 
     screen.summary(&totals)?;
-    if !attended && totals.failed > 0 {
+    if totals.failed > 0 {
         bail!("{} of {} requests failed", totals.failed, totals.sent);
     }
     Ok(())
@@ -132,6 +153,7 @@ async fn show(args: Demo, attended: bool, stop: &CancellationToken) -> anyhow::R
 /// Does what the director says until the end.
 async fn play(
     director: &mut Director,
+    registry: &mut RegistryProcess,
     children: &mut Children,
     load: &Load,
     screen: &mut Screen,
@@ -148,6 +170,10 @@ async fn play(
             screen.say(&line)?;
         }
         match director.next(screen.elapsed())? {
+            Some(Step::Add) if !registry.is_here() => {
+                screen.say("nobody can sign in: the registry is away, and r starts it again")?;
+            }
+            Some(Step::Registry) => screen.say(&registry.toggle().await?)?,
             Some(Step::Add) => screen.say(&children.add_where_fewest().await?)?,
             Some(Step::Drain) => screen.say(&children.drain()?)?,
             Some(Step::Kill) => screen.say(&children.kill()?)?,

@@ -69,11 +69,7 @@ impl Provider {
     /// Serves until a signal asks to end. Prints one line when it is registered.
     pub(super) async fn run(self) -> anyhow::Result<()> {
         if self.tied {
-            // A plain thread: a runtime would wait for its blocked read.
-            thread::spawn(|| {
-                let _ = io::copy(&mut io::stdin(), &mut io::sink());
-                std::process::exit(0);
-            });
+            tie_to_parent();
         }
         let mut signals = Signals::take()?;
         let listener = TcpListener::bind(("127.0.0.1", self.port))
@@ -111,11 +107,21 @@ impl Provider {
     }
 }
 
+/// Ends this process when standard input closes, as it does when the parent process dies.
+pub(super) fn tie_to_parent() {
+    // A plain thread: a runtime would wait for its blocked read.
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(0);
+    });
+}
+
 fn ready_line(id: &str, address: SocketAddr) -> String {
     format!("{id} is registered and listens at {address}")
 }
 
-/// The address in the line that a provider prints when it is registered.
+/// The address in the line that a provider prints when it is registered, or a registry when it
+/// listens.
 pub(super) fn address_of(ready_line: &str) -> Option<SocketAddr> {
     ready_line.trim_end().rsplit(' ').next()?.parse().ok()
 }

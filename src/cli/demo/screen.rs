@@ -17,12 +17,8 @@ use super::{children::Provider, load::Totals, servers::Servers};
 
 /// What runs where, and which commands to try.
 pub(super) fn intro(servers: &Servers, providers: &[Provider]) -> io::Result<()> {
-    let Servers {
-        proxy,
-        registry,
-        admin,
-        ..
-    } = servers;
+    let Servers { proxy, admin, .. } = servers;
+    let registry = servers.registry.address;
     let indented = |line: &String| format!("  {line}\n");
     let moved: String = servers.moved.iter().map(indented).collect();
     let cast: String = providers
@@ -61,15 +57,14 @@ A service of your own, which no file names:
 
 /// Which keys do something.
 pub(super) fn keys() -> io::Result<()> {
-    let keys = "Keys: a adds a provider, d drains one, k kills one, q quits";
+    let keys = "Keys: a adds a provider, d drains one, k kills one, r kills the registry or starts it \
+                again, q quits";
     writeln!(io::stdout(), "{keys}")
 }
 
 /// The running part.
 pub(super) struct Screen {
     start: Instant,
-    /// What was said, and when.
-    said: Vec<(Duration, String)>,
     /// Lines of totals that stand below the cursor's place.
     drawn: u16,
 }
@@ -78,7 +73,6 @@ impl Screen {
     pub(super) fn new() -> Self {
         Self {
             start: Instant::now(),
-            said: Vec::new(),
             drawn: 0,
         }
     }
@@ -90,9 +84,7 @@ impl Screen {
 
     /// One line, which stays.
     pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
-        let at = self.elapsed();
-        let text = format!("{}  {line}", clock(at));
-        self.said.push((at, line.to_owned()));
+        let text = format!("{}  {line}", clock(self.elapsed()));
         self.write(&[text], 0)
     }
 
@@ -113,7 +105,7 @@ impl Screen {
         self.write(&lines, lines.len())
     }
 
-    /// What was sent, what failed, how long it took, and what was done when.
+    /// What was sent, what failed, and how long it took.
     pub(super) fn summary(&self, totals: &Totals) -> io::Result<()> {
         let mut out = io::stdout().lock();
         writeln!(out)?;
@@ -124,9 +116,6 @@ impl Screen {
         }
         for (id, count) in &totals.by_provider {
             writeln!(out, "  {id:<8}  {count} answers")?;
-        }
-        for (at, line) in &self.said {
-            writeln!(out, "  {}  {line}", clock(*at))?;
         }
         if !totals.reasons.is_empty() {
             writeln!(out, "  the first failures:")?;

@@ -1,4 +1,4 @@
-//! The demo's own proxy, registry and admin server, on ports that are free. The one file of the
+//! The demo's own proxy and admin server, and its registry, on ports that are free. The one file of the
 //! demo that knows the app.
 
 use std::{
@@ -9,13 +9,14 @@ use std::{
 use anyhow::Context;
 use tempfile::TempDir;
 
+use super::registry::RegistryProcess;
 use crate::{app::App, config::Config};
 
-/// Everything that runs in this process.
+/// What runs beside the providers.
 pub(super) struct Servers {
     app: App,
     pub(super) proxy: SocketAddr,
-    pub(super) registry: SocketAddr,
+    pub(super) registry: RegistryProcess,
     pub(super) admin: SocketAddr,
     /// What is not where it was wanted, one line each.
     pub(super) moved: Vec<String>,
@@ -34,18 +35,22 @@ impl Servers {
             0 => [0; 3],
             port => [port, 8500, 9900],
         };
-        let app = match start(wanted.map(free_or_any), data.path()).await {
+        // Somebody may have taken one since it was looked at.
+        let [first, second, third] = wanted.map(free_or_any);
+        let registry = match RegistryProcess::start(second, data.path()).await {
+            Ok(registry) => registry,
+            Err(_) => RegistryProcess::start(0, data.path()).await?,
+        };
+        let app = match start([first, third], registry.address, data.path()).await {
             Ok(app) => app,
-            // Somebody may have taken one since it was looked at.
-            Err(_) => start([0; 3], data.path()).await?,
+            Err(_) => start([0; 2], registry.address, data.path()).await?,
         };
         let proxy = *app.listeners().first().context("no listener was started")?;
-        let registry = app.registry().context("no registry was started")?;
         let admin = app.admin();
         let moved = ["proxy", "registry", "admin server"]
             .iter()
             .zip(wanted)
-            .zip([proxy, registry, admin])
+            .zip([proxy, registry.address, admin])
             .filter(|((_, wanted), at)| *wanted != 0 && *wanted != at.port())
             .map(|((what, wanted), at)| {
                 let port = at.port();
@@ -65,6 +70,7 @@ impl Servers {
     /// Lets the requests under way finish, and stops.
     pub(super) async fn stop(self) {
         self.app.drain().await;
+        self.registry.end().await;
     }
 }
 
@@ -74,15 +80,14 @@ fn free_or_any(port: u16) -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_or(0, |_| port)
 }
 
-async fn start(ports: [u16; 3], data: &Path) -> anyhow::Result<App> {
-    let config = Config::parse(&config(ports, data), data)
+async fn start(ports: [u16; 2], registry: SocketAddr, data: &Path) -> anyhow::Result<App> {
+    let config = Config::parse(&config(ports, registry), data)
         .map_err(|report| anyhow::anyhow!("the demo's own config is wrong: {report}"))?;
     Ok(App::start(config).await?)
 }
 
 /// The proxy.toml of the demo.
-fn config([proxy, registry, admin]: [u16; 3], data: &Path) -> String {
-    let data = toml::Value::from(data.to_string_lossy().as_ref());
+fn config([proxy, admin]: [u16; 2], registry: SocketAddr) -> String {
     format!(
         r#"
 [[listen]]
@@ -91,9 +96,8 @@ address = "127.0.0.1:{proxy}"
 [admin]
 address = "127.0.0.1:{admin}"
 
-[registry.embedded]
-address = "127.0.0.1:{registry}"
-data = {data}
+[registry.consul]
+address = "http://{registry}"
 
 [drain]
 notice = "0s"

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{Secret, claims::Claims, reader::Table};
+use crate::config::{
+    Secret,
+    claims::{Claims, hosts},
+    reader::Table,
+};
 
 /// `[registry.embedded]`
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub struct Embedded {
     pub data: PathBuf,
     /// Needed for changes where the address is not a loopback one.
     pub token: Option<Secret>,
+    /// Names that requests may have as `Host` beside those of loopback and IP addresses.
+    pub hosts: Vec<String>,
 }
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500);
@@ -28,6 +34,7 @@ impl Embedded {
             address: ADDRESS,
             data: base.join("callboard-data"),
             token: None,
+            hosts: Vec::new(),
         }
     }
 }
@@ -45,5 +52,6 @@ pub(super) fn read<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'
             .file("data", base, "\"callboard-data\"")
             .unwrap_or(default.data),
         token: table.secret("token", base),
+        hosts: hosts(table),
     }
 }

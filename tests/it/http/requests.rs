@@ -723,12 +723,7 @@ async fn errors_are_short_and_json_to_those_who_want_it() {
     for (path, status, says, retry_after) in [
         ("/", 404, "no route takes this request", None),
         ("/of/nobody", 404, "no service `nobody` is registered", None),
-        (
-            "/cart",
-            503,
-            "service `cart` has no healthy instance",
-            Some("1"),
-        ),
+        ("/cart", 503, "service `cart` is not registered", Some("1")),
     ] {
         let mut client = Wire::connect(proxy.address()).await;
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -48,6 +48,24 @@ fn request(method: &str, body: &[u8], chunked: bool) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn only_the_methods_that_the_file_names_are_sent_again_where_they_may_have_been_processed() {
+    for (methods, of_put) in [("", 200), ("retry.methods = [\"GET\"]", 502)] {
+        let closes = RawBackend::saying("", Then::Close).await;
+        let well = RawBackend::saying(ok("well"), Then::Keep).await;
+        let proxy = before_all(&[closes.address(), well.address()], methods).await;
+        for (method, status) in [("GET", 200), ("PUT", of_put), ("POST", 502)] {
+            let mut statuses = Vec::new();
+            // One of two in turn begins with the one that closes.
+            for _ in 0..2 {
+                statuses.push(send(&proxy, method, b"", false).await);
+            }
+            statuses.sort_unstable();
+            assert_eq!(statuses, [200, status], "{method}, {methods}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_of_64_kib_is_sent_again_as_it_was_and_one_byte_more_is_502() {
     for chunked in [false, true] {
         for (length, status) in [(KEPT, 200), (KEPT + 1, 502)] {

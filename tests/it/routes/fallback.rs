@@ -187,7 +187,8 @@ async fn a_routes_fallback_stands_before_its_services_and_for_a_subset_that_is_e
     let answer = proxy.get("/lost").await;
     assert_eq!(answer.status(), 503);
     let text = answer.text().await.unwrap();
-    let said = "service `nobody` has no healthy instance, nor has its fallback `none`";
+    let said =
+        "service `nobody` is not registered, and its fallback `none` has no healthy instance";
     assert!(text.contains(said), "{text}");
     let status = proxy.status().await;
     assert_eq!(status["routes"][2]["fallback"], json!("spare"));

@@ -27,8 +27,13 @@ impl Callboard {
     }
 
     /// The same, by a command that becomes it.
-    pub(crate) fn run_by(mut command: Command, folder: &Path, text: &str) -> Self {
+    pub(crate) fn run_by(command: Command, folder: &Path, text: &str) -> Self {
         std::fs::write(folder.join("proxy.toml"), text).unwrap();
+        Self::start(command)
+    }
+
+    /// What this command becomes.
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .kill_on_drop(true)
