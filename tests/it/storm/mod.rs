@@ -174,7 +174,7 @@ impl Storm {
              [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\
              [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
-             [defaults]\ntimeout = {{ response = \"2s\" }}\n\
+             [defaults]\ntimeout = {{ response = \"5s\" }}\n\
              eject = {{ time = \"500ms\", max_time = \"1s\" }}\n\
              retry = {{ budget = {{ ratio = 10, per_second = 1_000_000 }} }}\n{ROUTES}"
         );
