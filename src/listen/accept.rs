@@ -5,6 +5,7 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{IpAddr, Shutdown, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -13,14 +14,19 @@ use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, addresses::Place};
+use super::{Addresses, addresses::Place, door};
 use crate::{backoff::Repeated, config};
 
 /// How long the loop rests when the process has run out of something.
 const REST: Duration = Duration::from_millis(50);
+
+/// So many rests, a second in all, until those in the queue of a socket that closes are given up:
+/// connections end meanwhile, and leave what the process has run out of.
+const RESTS: u32 = 20;
 
 /// What a client hears that has as many connections as it may.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
@@ -81,8 +87,8 @@ pub struct Arrival {
     pub place: Option<Place>,
 }
 
-/// Accepts until `stop`, and then whoever is in the socket's queue still: what was queued on a
-/// socket that closes is reset. Those that find no place wait for one until `cut`.
+/// Accepts until `stop`, then the clients whose handshakes have begun, and then those in the socket's
+/// queue: a socket that closes resets them all. Those that find no place wait for one until `cut`.
 pub async fn accept(
     socket: TcpListener,
     entrance: Entrance,
@@ -138,31 +144,53 @@ pub async fn accept(
                         let address = entrance.settings.address;
                         tracing::error!(%error, times, %address, "cannot accept");
                     }
-                    tokio::time::sleep(REST).await;
+                    sleep(REST).await;
                 }
             }
         }
     };
-    tokio::select! {
-        () = serving => {}
-        () = stop.cancelled() => {}
+    {
+        let mut serving = pin!(serving);
+        stop.run_until_cancelled(&mut serving).await;
+        if door::close(&socket).is_ok() {
+            let beginning = timeout(door::THRESHOLD, serving);
+            let _ = cut.run_until_cancelled(beginning).await;
+        }
     }
-    // The kernel is asked, and not the runtime, which may not have heard of the last ones.
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    while let Ok((stream, peer)) = socket.accept() {
-        let stream = stream
-            .set_nonblocking(true)
-            .and_then(|()| TcpStream::from_std(stream));
-        waiting.extend(stream.ok().and_then(|stream| enter(stream, peer)));
-    }
-    drop(socket);
+    let queued = queued(socket, |stream, peer| waiting.extend(enter(stream, peer)));
+    cut.run_until_cancelled(queued).await;
     for (stream, peer, place) in waiting {
         let Some(permit) = cut.run_until_cancelled(permit()).await else {
             return;
         };
         seat(stream, peer, place, permit);
+    }
+}
+
+/// Takes what is in the socket's queue, and closes it. The kernel is asked, and not the runtime, which
+/// may not have heard of the last ones.
+async fn queued(socket: std::net::TcpListener, mut enter: impl FnMut(TcpStream, SocketAddr)) {
+    let mut rests = 0;
+    while rests < RESTS {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream));
+                if let Ok(stream) = stream {
+                    enter(stream, peer);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => {
+                rests += 1;
+                sleep(REST).await;
+            }
+        }
     }
 }
 
@@ -173,5 +201,89 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::atomic::AtomicUsize, sync::atomic::Ordering::Relaxed, thread};
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::{task::spawn_blocking, time::Instant};
+
+    use super::*;
+    use crate::listen::{Bound, bind};
+
+    /// A client that hears nothing of its handshake until its own door is opened.
+    fn begins_to_connect(address: SocketAddr) -> Socket {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        door::close(&client).unwrap();
+        client.set_nonblocking(true).unwrap();
+        assert!(client.connect(&address.into()).is_err());
+        client
+    }
+
+    /// Whether a handshake with this port has begun (`SYN_RECV`) and has not ended.
+    fn has_begun(port: u16) -> bool {
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        let local = format!(":{port:04X}");
+        table.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[1].ends_with(&local) && fields[3] == "03"
+        })
+    }
+
+    fn until(holds: impl Fn() -> bool) {
+        let since = std::time::Instant::now();
+        while !holds() {
+            assert!(since.elapsed() < Duration::from_secs(20));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The clock stands still while something is done on a thread of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_closes_accepts_whose_handshake_has_begun_and_begins_none() {
+        let settings = config::Listener {
+            address: "127.0.0.1:0".parse().unwrap(),
+            ..config::Listener::default()
+        };
+        let Bound {
+            address,
+            sockets,
+            entrance,
+        } = bind(settings, 1).unwrap();
+        let socket = sockets.into_iter().next().unwrap();
+        let socket = TcpListener::from_std(socket).unwrap();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (seated, counted) = (Arc::new(AtomicUsize::new(0)), stop.clone());
+        let count = Arc::clone(&seated);
+        let seat = move |_, _: Arrival| {
+            count.fetch_add(1, Relaxed);
+        };
+        let accepting = tokio::spawn(accept(socket, entrance, counted, cut, seat, |_| {}));
+
+        let first = begins_to_connect(address);
+        let begun = move || until(|| has_begun(address.port()));
+        spawn_blocking(begun).await.unwrap();
+        let began = Instant::now();
+        stop.cancel();
+        tokio::task::yield_now().await;
+        let clients = spawn_blocking(move || {
+            let late = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            late.set_nonblocking(true).unwrap();
+            assert!(late.connect(&address.into()).is_err());
+            first.detach_filter().unwrap();
+            // Its first answer was lost; another one comes after a second.
+            until(|| first.peer_addr().is_ok());
+            assert!(late.peer_addr().is_err() && late.take_error().unwrap().is_none());
+            [first, late]
+        });
+        let clients = clients.await.unwrap();
+        accepting.await.unwrap();
+        assert_eq!(seated.load(Relaxed), 1);
+        assert_eq!(began.elapsed().as_millis(), door::THRESHOLD.as_millis());
+        assert!(clients[0].take_error().unwrap().is_none());
+    }
 }

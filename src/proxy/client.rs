@@ -211,6 +211,22 @@ pub(super) fn hop_address(text: &str) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
+impl Worker {
+    /// The worker of a proxy that knows no service and answers with 404.
+    pub(crate) fn without_services() -> Arc<Self> {
+        use crate::{proxy::Rates, saved, service::Directory};
+        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
+        let mut config = config::Config::parse(route, std::path::Path::new(".")).unwrap();
+        config.routes.clear();
+        let saved = saved::Contents::default();
+        let directory = Directory::start(&config, std::collections::BTreeMap::new(), &saved);
+        let generation = Generation::new(&config, directory.unwrap(), &Rates::new(&config));
+        let shared = Shared::new(generation, config::Access::Off);
+        Arc::new(Self::new(0, Arc::new(shared)))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
