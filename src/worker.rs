@@ -15,7 +15,10 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::SendError},
+        watch,
+    },
     time::{Instant, MissedTickBehavior, sleep, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -276,7 +279,14 @@ impl Floor {
                         self.tasks.close();
                     }
                 }
-                () = self.tasks.wait(), if ending.is_some() => return,
+                () = self.tasks.wait(), if ending.is_some() => {
+                    // What is on its way here is served, and what is not yet is its sender's.
+                    handed_over.close();
+                    match handed_over.try_recv() {
+                        Ok(handed) => self.take_over(handed),
+                        Err(_) => return,
+                    }
+                }
             }
         }
     }
@@ -299,13 +309,21 @@ impl Floor {
                     .map(|stream| least.handover.send((stream, arrival)));
                 if !matches!(handed, Ok(Ok(()))) {
                     least.connections.fetch_sub(1, Relaxed);
-                    tracing::warn!("a connection was lost on its way to another worker");
+                }
+                match handed {
+                    Ok(Ok(())) => {}
+                    // The other one has begun to end since.
+                    Ok(Err(SendError(back))) => {
+                        self.enter();
+                        self.take_over(back);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection was lost on its way to another worker");
+                    }
                 }
             }
             _ => {
-                self.seats[self.worker.index]
-                    .connections
-                    .fetch_add(1, Relaxed);
+                self.enter();
                 self.serve(stream, arrival);
             }
         }
@@ -350,6 +368,12 @@ impl Floor {
         NEXT.fetch_add(1, Relaxed)
     }
 
+    fn enter(&self) {
+        self.seats[self.worker.index]
+            .connections
+            .fetch_add(1, Relaxed);
+    }
+
     fn leave(&self) {
         self.seats[self.worker.index]
             .connections
@@ -359,8 +383,8 @@ impl Floor {
     fn cut_the_late(&self) {
         let now = self.worker.clock.load(Relaxed) + 1;
         for connection in self.connections().values() {
-            if connection.is_late(now) {
-                connection.order(Order::Cut);
+            if let Some(order) = connection.late(now) {
+                connection.order(order);
             }
         }
     }
@@ -410,5 +434,98 @@ impl Drop for SeatGuard {
         let gone = self.floor.connections().remove(&self.id);
         mem::drop(gone);
         self.floor.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Semaphore,
+    };
+
+    use super::*;
+    use crate::config;
+
+    type HandedOvers = mpsc::UnboundedReceiver<HandedOver>;
+
+    /// The first of two workers, and what is handed over to each.
+    fn floor() -> (Arc<Floor>, [HandedOvers; 2]) {
+        let seat = || {
+            let (handover, handed_over) = mpsc::unbounded_channel();
+            let connections = Padded::default();
+            let seat = Seat {
+                connections,
+                handover,
+            };
+            (seat, handed_over)
+        };
+        let ((own, own_handed), (other, other_handed)) = (seat(), seat());
+        let floor = Floor {
+            worker: Worker::without_services(),
+            seats: [own, other].into(),
+            connections: Mutex::default(),
+            tasks: TaskTracker::new(),
+        };
+        (Arc::new(floor), [own_handed, other_handed])
+    }
+
+    /// A client that has asked, and what was accepted of it.
+    async fn asking() -> (TcpStream, TcpStream, Arrival) {
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(socket.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, socket.accept());
+        let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
+        let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        client.write_all(get).await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let arrival = Arrival {
+            peer,
+            listener: Arc::new(config::Listener::default()),
+            permit,
+            place: None,
+        };
+        (client, stream, arrival)
+    }
+
+    async fn assert_answered(mut client: TcpStream) {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_its_way_to_a_worker_that_ends_is_served() {
+        // Which of two things a worker does first is a matter of chance.
+        for _ in 0..20 {
+            let (floor, [handed_over, _]) = floor();
+            let (client, stream, arrival) = asking().await;
+            let phase = watch::Sender::new(Phase::Serve);
+            let phases = phase.subscribe();
+            phase.send_replace(Phase::Close);
+            let seat = &floor.seats[0];
+            seat.connections.fetch_add(1, Relaxed);
+            let sent = seat.handover.send((stream.into_std().unwrap(), arrival));
+            assert!(sent.is_ok());
+            let running = tokio::spawn(Arc::clone(&floor).run(Vec::new(), handed_over, phases));
+            assert_answered(client).await;
+            running.await.unwrap();
+            assert_eq!(floor.seats[0].connections.load(Relaxed), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_another_worker_does_not_take_any_more_is_served_here() {
+        let (floor, [_own, others]) = floor();
+        drop(others);
+        let (client, stream, arrival) = asking().await;
+        floor.seats[0].connections.fetch_add(100, Relaxed);
+        floor.seat(stream, arrival);
+        let counts = || [0, 1].map(|seat| floor.seats[seat].connections.load(Relaxed));
+        assert_eq!(counts(), [101, 0]);
+        assert_answered(client).await;
+        floor.tasks.close();
+        floor.tasks.wait().await;
+        assert_eq!(counts(), [100, 0]);
     }
 }

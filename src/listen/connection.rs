@@ -39,7 +39,7 @@ pub struct Connection {
 pub enum Order {
     /// Go on.
     Serve = 0,
-    /// End with the request that runs; at once where there is none.
+    /// End with the request that runs or has come; at once where there is none.
     Finish = 1,
     /// End now.
     Cut = 2,
@@ -78,29 +78,40 @@ impl Connection {
         u128::from(now.saturating_sub(self.accepted)) < age.as_millis()
     }
 
-    /// Whether the client has taken longer than the listener allows, at this moment of the
-    /// worker's clock.
-    pub fn is_late(&self, now: u64) -> bool {
+    /// What a client is told that has taken longer than the listener allows, at this moment of the
+    /// worker's clock. A request of an idle client may have come just now, and is answered.
+    pub fn late(&self, now: u64) -> Option<Order> {
         let limits = &self.client.listener.timeout;
         let activity = &self.client.activity;
         let passed = |since: u64, limit: Duration| {
             since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis()
         };
         if passed(self.stuck.load(Relaxed), limits.write) {
-            return true;
+            return Some(Order::Cut);
         }
         if activity.requests.value() > 0 {
-            return passed(activity.body_awaited.load(Relaxed), limits.body);
+            return passed(activity.body_awaited.load(Relaxed), limits.body).then_some(Order::Cut);
         }
-        match (
-            self.head_began.load(Relaxed),
-            activity.answered.load(Relaxed),
-        ) {
-            (0, 0) => passed(self.accepted, limits.header),
-            (0, answered) if self.has_begun_another() => passed(answered, limits.header),
-            (0, answered) => passed(answered, limits.idle),
-            (began, _) => passed(began, limits.header),
-        }
+        let answered = activity.answered.load(Relaxed);
+        let (since, limit, order) = match self.head_began.load(Relaxed) {
+            0 if answered == 0 => (self.accepted, limits.header, Order::Finish),
+            0 if self.has_begun_another() => (answered, limits.header, Order::Cut),
+            0 => (answered, limits.idle, Order::Finish),
+            began => (began, limits.header, Order::Cut),
+        };
+        passed(since, limit).then_some(order)
+    }
+
+    /// Whether no request is being answered.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.client.activity.requests.value() == 0
+    }
+
+    /// Whether a request's head has begun, and is not whole.
+    pub(super) fn is_amid_a_head(&self) -> bool {
+        self.is_at_rest()
+            && !self.client.activity.rest.may_come()
+            && (self.head_began.load(Relaxed) != 0 || self.has_begun_another())
     }
 
     /// Whether the start of a head was read along with the request before it, which is over. Of
@@ -114,6 +125,11 @@ impl Connection {
     /// What it was told last, and by whom it is woken when it is told more.
     pub(super) fn ordered(&self, waker: &Waker) -> Order {
         self.waker.register(waker);
+        self.standing_order()
+    }
+
+    /// What it was told last.
+    pub(super) fn standing_order(&self) -> Order {
         match self.order.load(Relaxed) {
             0 => Order::Serve,
             1 => Order::Finish,

@@ -20,7 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Connection, target::mended};
+use super::{Connection, Order, target::mended};
 use crate::proxy::{Activity, refusal_of_head};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
@@ -41,6 +41,8 @@ pub(super) struct Wire {
     /// Bytes that nobody reads yet lie in the socket: a body that the endpoint does not take, or the
     /// next request. The runtime was made to forget them, so that it tells of what comes after.
     ahead: bool,
+    /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.
+    has_looked: bool,
     /// The last four bytes that were read.
     tail: u32,
     /// Read already, and not passed on.
@@ -55,6 +57,7 @@ impl Wire {
             stream,
             connection,
             ahead: false,
+            has_looked: false,
             tail: 0,
             mended: Bytes::new(),
             refusal: None,
@@ -214,6 +217,9 @@ impl AsyncRead for Wire {
         if !self.mended.is_empty() {
             self.pass_on_mended(buffer);
             return Poll::Ready(Ok(()));
+        }
+        if !self.has_looked && self.connection.standing_order() == Order::Finish {
+            (self.has_looked, self.ahead) = (true, true);
         }
         let before = buffer.filled().len();
         let ahead = if self.ahead {
