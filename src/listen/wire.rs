@@ -163,12 +163,13 @@ impl Wire {
         buffer.put_slice(&self.mended.split_to(fits));
     }
 
-    /// Whether the next bytes are the beginning of a head.
+    /// Whether the next bytes are the beginning of a head; not while any may be a body's, for what is
+    /// mended grows, and would push the end of a body out of its length.
     fn is_at_a_head(&self) -> bool {
         let connection = &*self.connection;
         let activity = &connection.client.activity;
         activity.requests.value() == 0
-            && !activity.rest.is_abandoned()
+            && !activity.rest.may_come()
             && connection.head_began.load(Relaxed) == 0
             && !connection.has_begun_another()
     }
@@ -358,7 +359,28 @@ impl Drop for Wire {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
+    use crate::listen::testing::connected;
+
+    #[tokio::test]
+    async fn a_head_is_mended_and_what_may_be_of_a_body_is_not() {
+        for (of_a_body, read) in [
+            (false, "GET /?%3C HTTP/1.1\r\n"),
+            (true, "GET /?< HTTP/1.1\r\n"),
+        ] {
+            let (mut client, connection, stream) = connected().await;
+            if of_a_body {
+                connection.client.activity.rest.disregard_what_follows();
+            }
+            let mut wire = Wire::new(stream, connection);
+            client.write_all(b"GET /?< HTTP/1.1\r\n").await.unwrap();
+            let mut bytes = vec![0; read.len()];
+            wire.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes), read);
+        }
+    }
 
     #[test]
     fn what_follows_a_head_is_counted() {
