@@ -28,8 +28,13 @@ pub(super) fn fit(listeners: &mut [Listener], descriptors: u64) {
         return;
     };
     for listener in listeners {
-        let share = listener.limits.connections as u128 * most as u128 / allowed as u128;
-        listener.limits.connections = (share as usize).max(1);
+        let share = |number: usize| {
+            let share = number as u128 * most as u128 / allowed as u128;
+            (share as usize).max(1)
+        };
+        let limits = &mut listener.limits;
+        limits.connections = share(limits.connections);
+        limits.connections_per_address = share(limits.connections_per_address);
     }
     tracing::warn!(
         descriptors,
@@ -73,11 +78,14 @@ mod tests {
         let with = |connections| {
             let mut listener = Listener::default();
             listener.limits.connections = connections;
+            listener.limits.connections_per_address = connections / 2;
             listener
         };
         let mut listeners = [with(30_000), with(10_000), with(1)];
         fit(&mut listeners, 1024);
-        let limits = listeners.map(|listener| listener.limits.connections);
-        assert_eq!(limits, [287, 95, 1]);
+        let limits = listeners.map(|listener| listener.limits);
+        assert_eq!(limits.map(|limits| limits.connections), [287, 95, 1]);
+        // One address has half of them, as before.
+        assert_eq!(limits[0].connections_per_address, 143);
     }
 }
