@@ -83,7 +83,7 @@ async fn the_health_path_says_whether_the_proxy_may_be_sent_traffic() {
     let below = "GET /healthz/x HTTP/1.1\r\nHost: a\r\n\r\n";
     let got = Wire::connect(address).await.ask(below).await;
     assert!(
-        got.text().contains("`cart` has no healthy"),
+        got.text().contains("`cart` is not registered"),
         "{}",
         got.text()
     );
