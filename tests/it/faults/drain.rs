@@ -149,6 +149,9 @@ async fn at_the_deadline_what_is_left_is_cut() {
     let mute = RawBackend::saying("", Then::Keep).await;
     proxy.register("stream", backend.address()).await;
     proxy.register("mute", mute.address()).await;
+    let listed = async || proxy.status().await["registries"][0]["catalog"]["services"].clone();
+    let both = serde_json::json!(["mute", "stream"]);
+    eventually("both are listed", listed, |names| *names == both).await;
     let request = |name: &str| format!("GET /{name}/x HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut streams = Wire::connect(proxy.address()).await;
     streams.send(request("stream")).await;
