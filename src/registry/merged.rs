@@ -1,10 +1,11 @@
 //! Several questions to one registry as one [`Source`]: their instances are one set. Which questions
 //! they are may change while it runs. Knows nothing of why they belong together.
 
-use std::{future, sync::Arc};
+use std::{future, panic::resume_unwind, sync::Arc};
 
 use futures_util::future::{BoxFuture, select_all};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Registry, RegistryError, ServiceQuery, Source};
 use crate::{
@@ -44,10 +45,32 @@ pub struct Merged {
 
 struct Asked {
     part: Part,
-    source: Box<dyn Source<InstanceSet>>,
+    source: Arc<Mutex<Box<dyn Source<InstanceSet>>>>,
+    /// Its question, while that is under way: in a task of its own, so that another part's answer
+    /// does not cut it short, and what it holds does not wait for those who take the answers.
+    asking: Option<AbortOnDropHandle<Result<InstanceSet, RegistryError>>>,
     last: Option<InstanceSet>,
     /// It failed before it answered: the others do not wait for it.
     failed: bool,
+}
+
+impl Asked {
+    /// The next answer. Where this future is dropped the question goes on.
+    async fn answer(&mut self) -> Result<InstanceSet, RegistryError> {
+        let asking = self.asking.get_or_insert_with(|| {
+            let source = Arc::clone(&self.source);
+            let asking = async move { source.lock().await.next().await };
+            AbortOnDropHandle::new(tokio::spawn(asking))
+        });
+        let answer = asking.await;
+        self.asking = None;
+        match answer.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(answer) => answer,
+            Err(Ok(panic)) => resume_unwind(panic),
+            // The runtime ends, and this future with it.
+            Err(Err(_)) => future::pending().await,
+        }
+    }
 }
 
 impl Merged {
@@ -78,11 +101,12 @@ impl Merged {
             self.parts.push(match known {
                 Some(known) => before.swap_remove(known),
                 None => Asked {
-                    source: self.registry.service(ServiceQuery {
+                    source: Arc::new(Mutex::new(self.registry.service(ServiceQuery {
                         name: part.service.clone(),
                         tags: part.tags.clone(),
                         ..self.query.clone()
-                    }),
+                    }))),
+                    asking: None,
                     part,
                     last: None,
                     failed: false,
@@ -140,11 +164,10 @@ impl Source<InstanceSet> for Merged {
                     if self.parts.is_empty() {
                         return future::pending().await;
                     }
-                    let asked = self.parts.iter_mut().map(|asked| asked.source.next());
-                    let (answer, of, _) = select_all(asked).await;
+                    let answers = self.parts.iter_mut().map(|asked| Box::pin(asked.answer()));
+                    let (answer, of, _) = select_all(answers).await;
                     (answer, of)
                 };
-                // A future that is dropped here loses nothing, as sources promise.
                 tokio::select! {
                     Ok(()) = self.wanted.changed() => changed = self.follow(),
                     (answer, of) = answers => {
@@ -213,8 +236,10 @@ impl Weights {
 mod tests {
     use std::{
         collections::{BTreeMap, VecDeque},
-        sync::Mutex,
+        panic::AssertUnwindSafe,
     };
+
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::{instance::Address, registry::Catalog};
@@ -223,15 +248,23 @@ mod tests {
 
     /// Answers each name's questions from its list, then waits for ever.
     #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<BTreeMap<String, Answers>>>);
+    struct Told {
+        answers: Arc<std::sync::Mutex<BTreeMap<String, Answers>>>,
+        /// How often each name was asked for.
+        asked: Arc<std::sync::Mutex<BTreeMap<String, usize>>>,
+    }
 
     impl Told {
         fn tell(&self, name: &str, answers: &[Result<&[u16], ()>]) {
             let answers = answers.iter().map(|answer| answer.map(<[u16]>::to_vec));
-            self.0
+            self.answers
                 .lock()
                 .unwrap()
                 .insert(name.to_owned(), answers.collect());
+        }
+
+        fn asked(&self, name: &str) -> usize {
+            self.asked.lock().unwrap().get(name).copied().unwrap_or(0)
         }
     }
 
@@ -249,9 +282,11 @@ mod tests {
     impl Source<InstanceSet> for Cursor {
         fn next(&mut self) -> BoxFuture<'_, Result<InstanceSet, RegistryError>> {
             Box::pin(async move {
+                let Self(told, name) = self;
+                *told.asked.lock().unwrap().entry(name.clone()).or_default() += 1;
                 let answer = {
-                    let mut all = self.0.0.lock().unwrap();
-                    all.entry(self.1.clone()).or_default().pop_front()
+                    let mut all = told.answers.lock().unwrap();
+                    all.entry(name.clone()).or_default().pop_front()
                 };
                 match answer {
                     None => future::pending().await,
@@ -262,7 +297,7 @@ mod tests {
                     }),
                     Some(Ok(ports)) => Ok(InstanceSet::of(ports.into_iter().map(|port| {
                         Ok(Instance {
-                            id: format!("{}-{port}", self.1).into(),
+                            id: format!("{name}-{port}").into(),
                             address: Address::new("10.0.0.1", i64::from(port)).unwrap(),
                             tls: false,
                             healthy: true,
@@ -329,6 +364,54 @@ mod tests {
             }
         }
         assert!(seen[0] < 3, "the first served without the second: {seen:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_one_part_cuts_short_no_question_of_another() {
+        let told = Told::default();
+        told.tell("a", &[Ok(&[1]), Ok(&[1, 2]), Err(()), Ok(&[3])]);
+        told.tell("b", &[Ok(&[7])]);
+        let (mut merged, wanted) = merged(&told, &[part("a", None), part("b", None)]);
+        let shows_last = |set: &InstanceSet| shown(set) == [("a-3", 1), ("b-7", 1)];
+        while !merged.next().await.is_ok_and(|set| shows_last(&set)) {}
+        // Nor does a part that comes.
+        wanted.send_replace(vec![part("b", None), part("a", None), part("c", None)]);
+        assert!(merged.next().now_or_never().is_none());
+        tokio::task::yield_now().await;
+        let asked = ["a", "b", "c"].map(|name| told.asked(name));
+        assert_eq!(asked, [5, 2, 1], "once for each answer, and one that waits");
+    }
+
+    /// Asked twice, it panics the first time.
+    struct Broken;
+
+    impl Registry for Broken {
+        fn service(&self, _: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
+            Box::new(Breaks(true))
+        }
+        fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
+            None
+        }
+    }
+
+    struct Breaks(bool);
+
+    impl Source<InstanceSet> for Breaks {
+        fn next(&mut self) -> BoxFuture<'_, Result<InstanceSet, RegistryError>> {
+            Box::pin(async {
+                assert!(!std::mem::take(&mut self.0), "a defect");
+                Ok(InstanceSet::default())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_part_is_the_watchers_to_see() {
+        let (_sender, wanted) = watch::channel(vec![part("a", None)]);
+        let mut merged = Merged::new(Arc::new(Broken), wanted, ServiceQuery::default());
+        let panicked = AssertUnwindSafe(merged.next()).catch_unwind().await;
+        assert!(panicked.is_err());
+        assert!(merged.next().await.is_ok(), "and it is asked again");
     }
 
     #[tokio::test]

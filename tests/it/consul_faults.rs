@@ -1,12 +1,16 @@
 //! Whatever a Consul answers, or does not: the last set stays, the error says why, nobody is
 //! hammered, and the next good answer is believed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use callboard::{
     config::{self, ClientTls, Secret},
     instance::InstanceSet,
-    registry::{Registry, RegistryError, ServiceQuery, Source, consul::Consul},
+    registry::{
+        Registry, RegistryError, ServiceQuery, Source,
+        consul::Consul,
+        merged::{Merged, Part},
+    },
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -52,6 +56,38 @@ async fn until_asked(fake: &FakeConsul, times: usize) {
         |asked| *asked >= times,
     );
     asked.await;
+}
+
+#[tokio::test]
+async fn parts_of_one_set_ask_once_each_for_each_change() {
+    let fake = FakeConsul::start([]).await;
+    fake.holds(1, "[]");
+    let parts = ["cart", "hat"].map(|service| Part {
+        service: service.to_owned(),
+        tags: Vec::new(),
+        tls: false,
+        weight: None,
+    });
+    let (_sender, wanted) = tokio::sync::watch::channel(parts.to_vec());
+    let consul = Arc::new(registry(&settings(fake.url())));
+    let merged = Merged::new(consul, wanted, ServiceQuery::default());
+    let _watched = Watched::start(Box::new(merged));
+    // Both have read it, and wait for a change.
+    until_asked(&fake, 4).await;
+    for index in 2..12 {
+        fake.holds(index, "[]");
+        until_asked(&fake, 2 + 2 * index as usize).await;
+    }
+    assert_eq!(fake.asked().len(), 24);
+    let mut indexes = indexes(&fake);
+    indexes.sort();
+    let each = (1..12).map(|index| index.to_string());
+    let mut expected: Vec<_> = each
+        .chain(["-".to_owned()])
+        .flat_map(|one| [one.clone(), one])
+        .collect();
+    expected.sort();
+    assert_eq!(indexes, expected);
 }
 
 /// The `index` of each query up to now; `-` where the present state was asked for.

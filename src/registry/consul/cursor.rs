@@ -88,8 +88,8 @@ where
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
             self.wait_for_rights().await;
-            // Taken, so that whatever goes wrong below starts from the beginning.
-            let known = self.known.take();
+            // It stays until there is an answer: where this future is dropped, nothing is lost.
+            let known = self.known;
             let answer = match known {
                 None => self.client.ask(&self.question, None).await,
                 Some(known) => self.next_answer(known).await,
@@ -102,6 +102,8 @@ where
                 self.known = in_turn.then_some(Known { index: None, asked });
                 error
             })?;
+            // What cannot be understood is asked for from the beginning.
+            self.known = None;
             let state = (self.parse)(&answer)
                 .map_err(|error| self.client.misunderstood(&self.question, &answer, &error))?;
             let before = known.and_then(|known| known.index);
@@ -120,6 +122,8 @@ mod tests {
 
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
+
     use crate::{config, registry::consul::seats::Seats};
 
     fn nobody() -> config::Consul {
@@ -130,6 +134,20 @@ mod tests {
             config::RegistryKind::Consul(settings) => settings.clone(),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_dropped_loses_nothing_of_what_is_known() {
+        let mut cursor = Cursor::new(
+            Arc::new(Client::new("main", &nobody()).unwrap()),
+            Question::new("service `a`".to_owned(), &["a"], []),
+            Seats::new(1).join(None),
+            |_: &Answer| Ok(()),
+        );
+        let asked = Instant::now();
+        cursor.known = Some(Known { index: None, asked });
+        assert!(cursor.next().now_or_never().is_none());
+        assert!(cursor.known.is_some_and(|known| known.asked == asked));
     }
 
     #[tokio::test(start_paused = true)]
