@@ -133,12 +133,6 @@ impl State {
             .filter_map(|id| self.services.get(id))
     }
 
-    /// Whether another name than this has an instance.
-    pub(super) fn lists_other_than(&self, name: &str) -> bool {
-        let has_instance = |name: &Name| !name.ids.is_empty();
-        self.named > usize::from(self.names.get(name).is_some_and(has_instance))
-    }
-
     /// The checks that every instance shares, by id.
     pub(super) fn node_checks(&self) -> &BTreeMap<String, Arc<Indexed<Check>>> {
         &self.node_checks

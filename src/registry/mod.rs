@@ -42,9 +42,9 @@ pub trait Registry: Send + Sync + 'static {
     /// keeps no list of them.
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>>;
 
-    /// Whether it lists no service at all beside itself, where it knows without making the list.
-    fn is_empty(&self) -> Option<bool> {
-        None
+    /// Whether listing no service at all shows that it has lost its data.
+    fn is_lost_when_empty(&self) -> bool {
+        true
     }
 
     /// How its watches stand, where it cannot hold any number of them at once.

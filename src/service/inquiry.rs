@@ -45,14 +45,12 @@ impl Inquiry {
         timeout(ANSWER, source.next()).await.ok()?.ok()
     }
 
-    /// Whether the registry lists no service at all; Consul lists itself always. `None` where it
-    /// does not say.
+    /// Whether the registry lists no service at all, where that shows a loss of data; Consul lists
+    /// itself always. `None` where it does not say.
     pub(super) async fn is_empty(&self) -> Option<bool> {
-        if let Some(is_empty) = self.registry.is_empty() {
-            return Some(is_empty);
-        }
-        let Some(mut catalog) = self.registry.catalog() else {
-            // It keeps no list.
+        let catalog = self.registry.catalog();
+        // One that keeps no list shows nothing by it.
+        let Some(mut catalog) = catalog.filter(|_| self.registry.is_lost_when_empty()) else {
             return Some(false);
         };
         let names = timeout(ANSWER, catalog.next()).await.ok()?.ok()?;

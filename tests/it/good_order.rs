@@ -77,6 +77,34 @@ async fn the_last_that_signs_out_of_the_embedded_registry_is_called_no_more() {
     .await;
 }
 
+/// What its own API was told is an order, be it the last of all that it lists.
+#[tokio::test]
+async fn all_that_sign_out_of_the_embedded_registry_are_called_no_more_and_may_come_back() {
+    let proxy = Proxy::start("[registry.embedded]\naddress = \"127.0.0.1:0\"\n").await;
+    let [a, b, c] = ["a", "b", "c"].map(Backend::start);
+    let (a, b, c) = (a.await, b.await, c.await);
+    for all in [&[&a][..], &[&a, &b, &c]] {
+        for backend in all {
+            proxy.register("cart", backend.address()).await;
+        }
+        proxy.until_served("/cart/x").await;
+        let serving: Vec<_> = all.iter().map(|one| (one.address(), "serving")).collect();
+        proxy.until_states("cart", &serving).await;
+        for backend in all {
+            proxy.deregister("cart", backend.address()).await;
+        }
+        let are_gone = |service: &Value| endpoints(service).all(|one| one["state"] == "draining");
+        proxy.until_service("cart", "they are gone", are_gone).await;
+        let asked = || [&a, &b, &c].map(|one| one.requests());
+        let before = asked();
+        for _ in 0..20 {
+            let status = proxy.get("/cart/x").await.status();
+            assert!(status == 503 || status == 404, "{status}");
+        }
+        assert_eq!(asked(), before, "called, and they are gone");
+    }
+}
+
 #[tokio::test]
 async fn the_last_that_signs_out_of_etcd_is_called_no_more() {
     let Some(etcd) = Etcd::start().await else {

@@ -41,24 +41,6 @@ async fn consul_is_killed_and_comes_back_empty() {
     report.assert_flawless("Consul killed, back empty, registered again", 1_500);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_sign_out_of_the_embedded_registry_and_in_again() {
-    let stage = Stage::embedded().await;
-    let mut backends = stage.open_some(&FOUR).await;
-    let load = stage.load().await;
-    for backend in &backends {
-        stage.sign_out(backend.address()).await;
-    }
-    let_pass(5_000).await;
-    for backend in &backends {
-        stage.sign_in(backend.address()).await;
-    }
-    let_pass(300).await;
-    let _new = the_set_follows_again(&stage, backends.remove(0)).await;
-    let report = stage.ended(load).await;
-    report.assert_flawless("the embedded registry empty for 5 s", 1_500);
-}
-
 /// How the registry finds out that an instance is well. Each begins critical, in Consul as in the
 /// embedded registry.
 #[derive(Clone, Copy, Debug)]
