@@ -32,6 +32,8 @@ struct Progress {
     closing: bool,
     /// Its client has closed its sending side.
     half: bool,
+    /// Writing has failed: a reset is told once, and reading goes on to what looks like an end.
+    broken: bool,
 }
 
 /// How a side of a conversation ends.
@@ -107,6 +109,7 @@ impl Client {
             if request.expects {
                 let written = wire::write(&mut sink, &bytes, &pieces, 0, head.min(stop)).await;
                 if written.is_err() {
+                    progress.send_modify(|at| at.broken = true);
                     return Ended::Done;
                 }
                 let goes_on = |at: &Progress| {
@@ -127,7 +130,10 @@ impl Client {
                     return Ended::Done;
                 }
                 Some(Break { how, .. }) => return Ended::Broken(how),
-                None if written.is_err() => return Ended::Done,
+                None if written.is_err() => {
+                    progress.send_modify(|at| at.broken = true);
+                    return Ended::Done;
+                }
                 None => {}
             }
             is_last = ends_connection(request);
@@ -149,7 +155,7 @@ impl Client {
             reader.left = request.leaves.map(|cut| cut.at);
             let go_on = || progress.send_modify(|at| at.goes_on = true);
             let reading = timeout(PATIENCE, read_answer(&mut reader, request, go_on));
-            let Ok(outcome) = reading.await else {
+            let Ok(mut outcome) = reading.await else {
                 let half = progress.borrow().half;
                 if !half && request.breaks.is_none() {
                     self.oracle.fault(Some(request), "no answer, and no end");
@@ -158,6 +164,9 @@ impl Client {
             };
             if let (Outcome::Left, Some(cut)) = (&outcome, request.leaves) {
                 return Ended::Broken(cut.how);
+            }
+            if let Outcome::Answer(received) = &mut outcome {
+                received.doubtful = progress.borrow().broken;
             }
             let said = outcome.says_end(request) || ends_connection(request);
             let spoilt = request.spoilt.is_some_and(Spoilt::ends_connection);
@@ -260,6 +269,7 @@ async fn read_answer(
         body,
         trailers,
         end,
+        doubtful: false,
     })
 }
 

@@ -345,7 +345,13 @@ fn note_whole<S: Socket>(
     if trailers.fields.len() != request.trailers().len() || !request.trailers().iter().all(has) {
         return fault(&format!("other trailers upstream: {trailers:?}"));
     }
-    if !connection.unread.is_empty() {
+    // Behind a request that was answered already the next one may follow.
+    let is_answered = shared
+        .planner
+        .answer(request, arrival, shared.service)
+        .moment
+        != Moment::AtEnd;
+    if !is_answered && !connection.unread.is_empty() {
         return fault(&format!(
             "more than the request upstream: {}",
             super::shown(&connection.unread)
@@ -386,6 +392,7 @@ async fn respond<S: Socket>(
     }
     let socket = connection.source();
     let written = wire::write(socket, &bytes, &pieces, 0, stop).await;
+    shared.oracle.is_answered(request, answer.arrival);
     if answer.babbles && written.is_ok() {
         let _ = socket.write_all(&bytes[stop..]).await;
     }
