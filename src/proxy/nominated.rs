@@ -13,15 +13,12 @@ pub(super) struct Nominated<'h> {
 }
 
 impl<'h> Nominated<'h> {
-    /// Those of a head without `Connection`.
-    pub(super) const NONE: Self = Self {
-        names: [b""; MOST],
-        count: 0,
-    };
-
     /// Those of a head, of which no more than [`MOST`] count.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
-        let mut nominated = Self::NONE;
+        let mut nominated = Self {
+            names: [b""; MOST],
+            count: 0,
+        };
         let lines = headers.get_all(header::CONNECTION);
         let named = lines.iter().flat_map(|line| names(line.as_bytes()));
         for (place, name) in nominated.names.iter_mut().zip(named) {

@@ -135,10 +135,8 @@ fn title_case(head: &mut [u8]) {
 /// The client's fields, without those of its connection and those that are written anew.
 fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
     let headers = &head.parts.headers;
-    let nominated = match head.connection {
-        true => Nominated::of(headers),
-        false => Nominated::NONE,
-    };
+    let nominated = head.connection.then(|| Nominated::of(headers));
+    let is_nominated = |name| nominated.as_ref().is_some_and(|named| named.contains(name));
     for (name, value) in headers {
         let keep = match name.as_str() {
             // Written anew.
@@ -159,7 +157,7 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
             // These may not be taken out by naming them.
             "authorization" | "cookie" => true,
             text => {
-                (!nominated.contains(text) || says_who_asked(text))
+                (!is_nominated(text) || says_who_asked(text))
                     && (client.listener.underscores == Underscores::Allow || !text.contains('_'))
             }
         };
