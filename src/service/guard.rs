@@ -4,11 +4,16 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures_util::future::{join, join_all};
+use futures_util::{
+    StreamExt as _,
+    future::{join, join_all},
+    stream,
+};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -20,11 +25,14 @@ use crate::{
     evidence::Evidence,
     instance::{Instance, InstanceSet},
     registry::ServiceQuery,
-    upstream::connect_to,
+    upstream::{connect_to, is_for_want_of_descriptors},
 };
 
 /// How often those that are held are asked.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// So many of a service are asked at once: a registry's loss holds all that it listed.
+const AT_ONCE: usize = 64;
 
 /// Checks the service's held endpoints until none is held any more: one that does not take a
 /// connection is let go at once, one that does when its registry has confirmed that it is gone, or
@@ -50,7 +58,8 @@ async fn run(service: Weak<Service>) {
             return;
         }
         log(&service, &held, &seen);
-        let answers = join_all(held.iter().map(|(id, _)| answers(&service, id)));
+        let asking: Vec<_> = held.iter().map(|(id, _)| answers(&service, id)).collect();
+        let answers = stream::iter(asking).buffered(AT_ONCE).collect::<Vec<_>>();
         let (answers, said) = join(answers, ask_again(&service, &held, &seen)).await;
         seen = held.iter().map(key).collect();
         settle(&service, std::iter::zip(held, answers), &said);
@@ -189,5 +198,33 @@ fn settle(
 async fn answers(service: &Service, id: &EndpointId) -> bool {
     let limit = service.policy().timeout.connect;
     let connecting = connect_to(id.address.host(), id.address.port());
-    matches!(timeout(limit, connecting).await, Ok(Ok(_)))
+    let connected = timeout(limit, connecting).await;
+    connected.is_ok_and(|connected| shows_no_death(&connected))
+}
+
+/// What this process lacks says nothing of the endpoint.
+fn shows_no_death<S>(connected: &io::Result<S>) -> bool {
+    connected
+        .as_ref()
+        .map_or_else(is_for_want_of_descriptors, |_| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_asked_for_want_of_descriptors_is_not_let_go() {
+        use nix::errno::Errno::{ECONNREFUSED, EHOSTUNREACH, EMFILE, ENFILE};
+        for (errno, alive) in [
+            (EMFILE, true),
+            (ENFILE, true),
+            (ECONNREFUSED, false),
+            (EHOSTUNREACH, false),
+        ] {
+            let failed = io::Error::from_raw_os_error(errno as i32);
+            assert_eq!(shows_no_death::<()>(&Err(failed)), alive, "{errno}");
+        }
+        assert!(shows_no_death(&Ok(())));
+    }
 }
