@@ -370,9 +370,10 @@ async fn respond<S: Socket>(
 ) -> bool {
     sleep(Duration::from_millis(answer.delay_ms)).await;
     let (mut bytes, head) = answer.wire(request);
-    let pieces = shared
-        .planner
-        .pieces(request.id, 1 + answer.arrival as u64, bytes.len(), head);
+    let mut pieces =
+        shared
+            .planner
+            .pieces(request.id, 1 + answer.arrival as u64, bytes.len(), head);
     let mut stop = bytes.len();
     match answer.trouble {
         Some(Trouble::Silence) => {
@@ -387,15 +388,18 @@ async fn respond<S: Socket>(
         _ => {}
     }
     if answer.babbles {
+        // In one write with the end of the answer: what comes later may be taken for the answer to the
+        // connection's next request, and nothing tells the two apart.
         bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nbabbled");
+        stop = bytes.len();
+        if let Some(last) = pieces.last_mut() {
+            last.end = stop;
+        }
         shared.oracle.upset(shared.service);
     }
     let socket = connection.source();
     let written = wire::write(socket, &bytes, &pieces, 0, stop).await;
     shared.oracle.is_answered(request, answer.arrival);
-    if answer.babbles && written.is_ok() {
-        let _ = socket.write_all(&bytes[stop..]).await;
-    }
     if let Some(Trouble::Breaks(Break { how, .. })) = answer.trouble {
         if how == How::Reset {
             reset(socket);
