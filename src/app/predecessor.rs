@@ -20,7 +20,7 @@ const GIVES_UP: Duration = Duration::from_secs(5);
 /// Between two tries to have an address that is being given up.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whoever has our addresses.
+/// The process that has our addresses.
 pub(super) struct Predecessor<'a> {
     admin: &'a config::Admin,
     /// Whether it goes, once that was asked.
@@ -44,7 +44,7 @@ impl<'a> Predecessor<'a> {
     }
 
     /// Binds a listener: beside a predecessor that goes, so that no connection is refused between
-    /// the two; else only where nobody is.
+    /// the two; else only where there is none.
     pub(super) async fn listener(
         &mut self,
         settings: &config::Listener,

@@ -52,7 +52,7 @@ pub(super) struct Run {
     start: Start,
 }
 
-/// A configuration, and whether nobody has said what it should be.
+/// A configuration, and whether it is one that no file and no flag asked for.
 pub(super) struct Chosen {
     pub(super) config: Config,
     /// The file that it stands in, if it stands in one.

@@ -22,7 +22,7 @@ use crate::{
     serve::reachable,
 };
 
-/// How long whoever has our address may take to say what it is.
+/// How long the process that has our address may take to say what it is.
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// What a person who starts it in an empty folder may do next.

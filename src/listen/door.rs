@@ -13,7 +13,7 @@ use socket2::{SockFilter, SockRef};
 /// How long handshakes that have begun may take to end: a round trip, also of a client that is far.
 pub(super) const THRESHOLD: Duration = Duration::from_millis(100);
 
-/// From here on nobody begins to connect to this socket.
+/// From here on no client begins to connect to this socket.
 ///
 /// # Errors
 /// Where the kernel knows no such filters.

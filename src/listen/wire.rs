@@ -31,14 +31,14 @@ const FLATTENED: usize = 2048;
 /// KiB. A read of less than its 16 KiB fills none.
 const READ: u64 = 16 * 1024 - 1;
 
-/// Reads at the most of what lies in a socket that is left: a client that sends on holds up nobody.
+/// Reads at the most of what lies in a socket that is left: a client that sends on holds up no other.
 const AHEAD: usize = 64;
 
 /// A client's socket.
 pub(super) struct Wire {
     stream: TcpStream,
     connection: Arc<Connection>,
-    /// Bytes that nobody reads yet lie in the socket: a body that the endpoint does not take, or the
+    /// Bytes that are not read yet lie in the socket: a body that the endpoint does not take, or the
     /// next request. The runtime was made to forget them, so that it tells of what comes after.
     ahead: bool,
     /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.

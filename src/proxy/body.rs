@@ -120,7 +120,7 @@ impl Drop for ClientBody {
     fn drop(&mut self) {
         let activity = &self.client.activity;
         activity.body_awaited.store(0, Relaxed);
-        // The client may be sending it still, and does not know that nobody reads it.
+        // The client may be sending it still, and does not know that it is not read.
         if activity.rest.may_come()
             && let Some(incoming) = self.incoming.take()
         {

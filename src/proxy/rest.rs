@@ -1,6 +1,6 @@
 //! What a client still sends of a request whose answer is decided. A small rest of a body is read and
 //! thrown away, so that the connection can be kept; where there may be more, the answer says that the
-//! connection ends, and it ends in good order. Knows nothing of why nobody wants the rest.
+//! connection ends, and it ends in good order. Knows nothing of why the rest is not wanted.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -80,7 +80,7 @@ impl Rest {
         self.left.store(UNKNOWN, Relaxed);
     }
 
-    /// Nobody reads this body any more.
+    /// This body is read no more.
     pub(super) fn abandon(&self, incoming: Incoming) {
         let late = None;
         *self.body() = Some(Abandoned { incoming, late });

@@ -16,7 +16,7 @@ pub struct RegistryError {
     /// How long the registry asked us to stay away (429 or 503 with `Retry-After`).
     pub retry_after: Option<Duration>,
     /// Whether it refuses who asks: a token, a password or a right is wrong or missing, and will be
-    /// until somebody mends it.
+    /// until it is mended.
     pub refused: bool,
 }
 

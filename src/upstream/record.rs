@@ -1,6 +1,6 @@
 //! What one worker has heard of one endpoint: its answers by their class, its failures by their cause,
 //! how long it took, and for how long it has been silent while requests wait. Made with the first
-//! request, and written by that worker alone; whoever looks adds the workers' up. Knows nothing of what
+//! request, and written by that worker alone; a reader adds the workers' up. Knows nothing of what
 //! follows from it.
 
 use std::{

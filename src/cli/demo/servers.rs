@@ -35,7 +35,7 @@ impl Servers {
             0 => [0; 3],
             port => [port, 8500, 9900],
         };
-        // Somebody may have taken one since it was looked at.
+        // Another process may have taken one since it was looked at.
         let [first, second, third] = wanted.map(free_or_any);
         let registry = match RegistryProcess::start(second, data.path()).await {
             Ok(registry) => registry,

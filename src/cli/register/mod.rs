@@ -183,7 +183,7 @@ async fn run(args: Register, chosen: Chosen) -> anyhow::Result<ExitCode> {
     with_command(command, &args, &probe, sign_in).await
 }
 
-/// Refuses the URL of a kind at which nobody can sign in, and names those at which one can.
+/// Refuses the URL of a kind that takes no entries, and names those that do.
 fn takes_entries(registry: &str) -> anyhow::Result<()> {
     const KINDS: [&str; 6] = ["consul", "embedded", "etcd", "etcd2", "eureka", "zookeeper"];
     let Some((scheme, _)) = registry.split_once("://") else {

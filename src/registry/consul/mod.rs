@@ -147,7 +147,7 @@ impl Consul {
 }
 
 /// What the catalog is to list: no sidecars and gateways. A Consul that is too old to filter its
-/// catalog lists them, with nobody in them.
+/// catalog lists them, without an instance.
 pub(crate) const NOT_OF_THE_MESH: &str = "ServiceKind == \"\"";
 
 /// Parameters of a query; one without a value is a flag.
