@@ -317,7 +317,7 @@ class Telling:
 
 
 class File(Registry):
-    # What the README says of how soon a change is seen.
+    # What docs/file.md says of how soon a change is seen.
     POLL = 0.25
 
     def __init__(self, path):

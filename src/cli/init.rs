@@ -70,8 +70,8 @@ fn text(url: Option<&str>) -> anyhow::Result<String> {
     }
 }
 
-const HEAD: &str = r#"# What is left out has its default. All keys stand in Callboard's README, and in the proxy.toml
-# that comes with it.
+const HEAD: &str = r#"# What is left out has its default. All keys stand in Callboard's docs/configuration.md,
+# and in the proxy.toml that comes with it.
 
 # Where clients come in: 127.0.0.1 is this machine alone, 0.0.0.0 every interface.
 [[listen]]

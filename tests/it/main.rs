@@ -22,6 +22,7 @@ mod demo;
 mod dns;
 mod dns_faults;
 mod docker;
+mod docs;
 mod embedded;
 mod etcd;
 mod etcd_faults;

@@ -20,7 +20,7 @@ use super::{Catalog, Registry, RegistryError, ServiceQuery, Source};
 use crate::{config, instance::InstanceSet};
 
 /// How often the file is looked at. A change is seen within this time and [`STILL`], which the
-/// README rounds up to 250 ms.
+/// page on files rounds up to 250 ms.
 const POLL: Duration = Duration::from_millis(200);
 
 /// A file that has just changed is read once it has stood still for so long: whoever writes it

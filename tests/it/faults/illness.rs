@@ -325,7 +325,7 @@ async fn where_one_route_is_slow_or_has_long_polls_none_is_avoided() {
     assert!(backends.iter().all(|one| one.requests() > 250));
 }
 
-/// The figures of the README: ten seconds of illness under 6,400 requests, one after the other. For
+/// The figures of the table of failures: ten seconds of illness under 6,400 requests, one after the other. For
 /// `cargo test --test it -- --ignored --nocapture ten_seconds_of_illness`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute and a half"]

@@ -1,5 +1,5 @@
-//! Instances that speak badly, slowly or not at all: one of four of them costs what the README says,
-//! and no more.
+//! Instances that speak badly, slowly or not at all: one of four of them costs what
+//! `docs/resilience.md` says, and no more.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,0 +1,7 @@
+//! The documents hold: their links lead somewhere, their examples are right, and what they list as a
+//! reference is what the code has.
+
+mod examples;
+mod links;
+mod page;
+mod reference;
