@@ -34,8 +34,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Secret},
-    gate::{self, Denied, Gate},
-    serve::serve,
+    control::{
+        access::{self, Denied, Gate},
+        server::serve,
+    },
 };
 use view::{Context, Shown, Started};
 
@@ -148,7 +150,7 @@ fn router(context: Context) -> Router {
 /// is needed.
 async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let sent = gate::bearer(headers);
+    let sent = access::bearer(headers);
     let is_open = OPEN.contains(&request.uri().path());
     let is_probe = is_open && Gate::is_nameless(request.uri(), headers);
     if !is_probe && !context.gate.is_meant(request.uri(), headers, sent) {
@@ -188,7 +190,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{config::Config, proxy, saved, service::Directory};
+    use crate::{config::Config, discovery::Directory, proxy, saved};
 
     /// The status of an answer of a server that listens beyond loopback.
     async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{self, Conditions, Expected, Goal, HostPattern},
+    discovery::TaggedRoute,
     proxy::Rate,
-    service::{Share, Split, TaggedRoute},
+    service::{Share, Split},
 };
 
 /// A route, as the file or a tag has it.

@@ -9,10 +9,7 @@ use axum::{
 };
 use http::{StatusCode, request::Parts};
 
-use crate::{
-    config::Goal,
-    service::{Directory, Service},
-};
+use crate::{config::Goal, discovery::Directory, service::Service};
 
 /// What a query asks for: `service` any number of times, or `limit` and `after`.
 #[derive(Debug, Default, PartialEq, Eq)]

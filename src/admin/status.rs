@@ -14,9 +14,10 @@ use super::{
 };
 use crate::{
     config::RegistryKind,
+    discovery::{Directory, Quarantined},
     registry::{Watches, watch::WatchSnapshot},
     saved,
-    service::{Directory, Lane, Quarantined, Service, ServiceStatus},
+    service::{Lane, Service, ServiceStatus},
 };
 
 #[derive(Serialize)]

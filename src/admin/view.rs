@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    gate::Gate,
+    control::access::Gate,
     proxy::{Shared, Worker},
     saved::Store,
 };

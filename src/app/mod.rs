@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     config::{Config, RegistryKind},
+    discovery::{self, Directory},
     embedded,
     listen::BindError,
     proxy::{Generation, Rates, Shared, Worker},
     registry::{self, BuildError, Registry},
     saved::{Contents, Store},
-    service::{self, Directory},
     worker::Crew,
 };
 use predecessor::Predecessor;
@@ -58,7 +58,7 @@ pub enum StartError {
     Registry(#[from] BuildError),
     /// A service's settings cannot be used.
     #[error(transparent)]
-    Service(#[from] service::StartError),
+    Service(#[from] discovery::StartError),
     /// The system gives no thread.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
@@ -135,7 +135,7 @@ impl App {
             ending.clone(),
         )));
         if let Some(store) = snapshot {
-            let keeping = service::keep(Arc::clone(&directory), store, ending.clone());
+            let keeping = discovery::keep(Arc::clone(&directory), store, ending.clone());
             tasks.push(tokio::spawn(keeping));
         }
         tasks.push(tokio::spawn(become_ready(

@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     config::{self, Secret},
+    control::server::reachable,
     embedded,
     listen::{self, BindError, Bound},
-    serve::reachable,
 };
 
 /// How long its admin server may take to answer.

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use reqwest::StatusCode;
 
-use crate::{config::Config, serve::reachable};
+use crate::{config::Config, control::server::reachable};
 
 /// Less than a health check usually waits, so that its log has the reason.
 const PATIENCE: Duration = Duration::from_secs(2);

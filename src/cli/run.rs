@@ -18,8 +18,8 @@ use super::{
 use crate::{
     app::{App, StartError},
     config::Config,
+    control::server::reachable,
     embedded,
-    serve::reachable,
 };
 
 /// How long the process that has our address may take to say what it is.

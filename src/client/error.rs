@@ -2,10 +2,7 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
-use crate::{
-    registry::BuildError,
-    service::{self, Attempts},
-};
+use crate::{registry::BuildError, service::Attempts};
 
 /// Why a call brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +69,7 @@ pub enum SetupError {
     Registry(#[from] BuildError),
     /// A service's settings cannot be used, or there is no such registry.
     #[error(transparent)]
-    Service(#[from] service::StartError),
+    Service(#[from] crate::discovery::StartError),
     /// There are several registries, and it is not said which one knows the service.
     #[error(
         "service `{0}`: there are several registries; write `registry = \"NAME\"` in \

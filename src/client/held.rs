@@ -17,8 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Error;
 use crate::{
     config::Config,
+    discovery::Directory,
     registry::Registry,
-    service::{Directory, Service, within},
+    service::{Service, within},
 };
 
 /// What all handles share.

@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{
     config::Config,
+    discovery::{self, Directory},
     registry::{self, Registry, ServiceQuery},
     saved,
-    service::{self, Directory, ServiceStatus},
+    service::ServiceStatus,
 };
 
 /// How often idle connections are looked at.
@@ -95,7 +96,7 @@ impl Client {
         let settings = self.0.config.registries.get(registry);
         let ((registry, opened), settings) = known
             .zip(settings)
-            .ok_or_else(|| service::StartError::NoSuchRegistry(registry.into()))?;
+            .ok_or_else(|| discovery::StartError::NoSuchRegistry(registry.into()))?;
         let query = ServiceQuery {
             name: name.to_owned(),
             ..ServiceQuery::default()

@@ -6,8 +6,10 @@ use std::{
 };
 
 use super::{
-    HeaderCase, ListenLimits, ListenTimeouts, Listener, Paths, Underscores, claims::Claims,
-    pattern, reader::Table, report::Wrong, value,
+    HeaderCase, ListenLimits, ListenTimeouts, Listener, Paths, Underscores,
+    addresses::Claims,
+    document::{report::Wrong, table::Table, value},
+    route::pattern,
 };
 
 /// Reads all listeners; where there is none, the default one.
@@ -136,8 +138,8 @@ impl Default for Listener {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{ROUTE, config, error, errors};
     use super::*;
-    use crate::config::testing::{ROUTE, config, error, errors};
 
     #[test]
     fn without_a_table_there_is_one_listener_with_the_defaults() {

@@ -1,56 +1,35 @@
 //! What proxy.toml means: a [`Config`] in which no field can be wrong and every default is
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
-mod balance;
-mod claims;
-mod condition;
+mod addresses;
 mod document;
-mod fallback;
-mod field;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod health;
 mod listen;
-mod methods;
-mod moot;
-mod origin;
-mod overrides;
-mod pattern;
-mod rate;
-mod reader;
+mod load;
 mod registry;
-mod report;
 mod route;
-mod secret;
 mod service;
 mod snapshot;
-mod split;
-mod statuses;
-mod strict;
-mod subset;
-mod syntax;
 #[cfg(test)]
 mod testing;
 mod tls;
-mod urlprefix;
-mod value;
-mod zone;
 
-pub use balance::{Balance, Hash, HashKey, SameSite, Sticky};
-pub use health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
-pub use methods::Methods;
-pub use origin::{Combine, Origin};
-pub use rate::Rate;
+pub use document::report::{Diagnostic, Place, Report};
+pub use document::secret::Secret;
 pub use registry::{
     CalledAt, Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat,
     NamedBy, Registry, RegistryKind, Resolvers, TagRoutes, Warnings, ZooKeeper,
 };
-pub use report::{Diagnostic, Place, Report};
-pub use secret::Secret;
+pub use route::rate::Rate;
+pub use route::urlprefix::TagRoute;
+pub use service::balance::{Balance, Hash, HashKey, SameSite, Sticky};
+pub use service::health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
+pub use service::methods::Methods;
+pub use service::origin::{Combine, Origin};
+pub use service::statuses::Statuses;
 pub use snapshot::Snapshot;
-pub use statuses::Statuses;
 pub use tls::{ClientTls, EndpointTls, Pin};
-pub use urlprefix::TagRoute;
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -552,7 +531,7 @@ pub struct Guard {
 /// # Errors
 /// What is wrong with the text, in a line.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    value::listen_address(text).map_err(report::Wrong::into_line)
+    document::value::listen_address(text).map_err(document::report::Wrong::into_line)
 }
 
 /// Reads a duration as the file has it (`500ms`, `30s`, `1m30s`); it may be nothing.
@@ -560,5 +539,6 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
 /// # Errors
 /// What is wrong with the text, in a line.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    value::duration(text, value::Zero::Allowed).map_err(report::Wrong::into_line)
+    document::value::duration(text, document::value::Zero::Allowed)
+        .map_err(document::report::Wrong::into_line)
 }

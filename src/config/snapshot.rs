@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::reader::Table;
+use super::document::table::Table;
 
 /// `[snapshot]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ pub(super) fn read(top: &mut Table<'_>, base: &Path) -> Option<Snapshot> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{ROUTE, config, error};
     use super::*;
-    use crate::config::testing::{ROUTE, config, error};
 
     fn snapshot(text: &str) -> Option<Snapshot> {
         config(&format!("{text}\n{ROUTE}")).snapshot

@@ -9,7 +9,10 @@ use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::pki_types::ServerName;
 
-use super::{reader::Table, report::Wrong, strict};
+use super::{
+    document::{report::Wrong, table::Table},
+    load::strict,
+};
 
 /// TLS of a client of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -142,8 +145,8 @@ fn server_name(text: &str) -> Result<ServerName<'static>, Wrong> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{config, error};
     use super::*;
-    use crate::config::testing::{config, error};
 
     const CART: &str = "[[route]]\nservice = \"cart\"\n";
     /// The SHA-256 of nothing.

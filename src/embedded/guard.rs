@@ -3,7 +3,7 @@
 
 use http::HeaderMap;
 
-use crate::gate::{self, Denied, Gate};
+use crate::control::access::{self, Denied, Gate};
 
 /// Whether a change may be made, or why not.
 pub(super) fn allows_change(gate: &Gate, headers: &HeaderMap) -> Result<(), &'static str> {
@@ -22,7 +22,7 @@ pub(super) fn allows_change(gate: &Gate, headers: &HeaderMap) -> Result<(), &'st
 pub(super) fn sent_token(headers: &HeaderMap) -> Option<&str> {
     match headers.get("x-consul-token") {
         Some(token) => token.to_str().ok().filter(|token| !token.is_empty()),
-        None => gate::bearer(headers),
+        None => access::bearer(headers),
     }
 }
 

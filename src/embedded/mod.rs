@@ -30,7 +30,11 @@ use std::{
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, gate::Gate, registry::Registry, serve::serve};
+use crate::{
+    config,
+    control::{access::Gate, server::serve},
+    registry::Registry,
+};
 use api::Context;
 use journal::{Journal, OpenError};
 use reader::Reader;

@@ -143,10 +143,10 @@ mod tests {
     use futures_util::FutureExt as _;
     use tokio_util::sync::CancellationToken;
 
+    use super::super::{Server, decode};
     use super::*;
     use crate::{
         config::{Embedded, RegistryKind},
-        embedded::{Server, decode},
         registry,
     };
 

@@ -517,8 +517,8 @@ fn shortened(output: &str) -> String {
 mod tests {
     use std::path::Path;
 
+    use super::super::decode;
     use super::*;
-    use crate::embedded::decode;
 
     fn open(folder: &Path) -> Arc<Store> {
         let (journal, state) = Journal::open(folder).unwrap();

@@ -212,8 +212,8 @@ mod tests {
     use socket2::{Domain, Socket, Type};
     use tokio::{task::spawn_blocking, time::Instant};
 
+    use super::super::{Bound, bind};
     use super::*;
-    use crate::listen::{Bound, bind};
 
     /// A client that hears nothing of its handshake until its own door is opened.
     fn begins_to_connect(address: SocketAddr) -> Socket {

@@ -10,15 +10,15 @@ mod addresses;
 mod bind;
 mod connection;
 mod door;
-mod leave;
-mod serve;
+mod http1;
+mod linger;
+mod stream;
 mod target;
 #[cfg(test)]
 mod testing;
-mod wire;
 
 pub use accept::{Arrival, Entrance, accept};
 pub use addresses::Addresses;
 pub use bind::{BindError, Bound, bind, bind_beside};
 pub use connection::{Connection, Order};
-pub use serve::serve;
+pub use http1::serve;

@@ -214,7 +214,8 @@ pub(super) fn hop_address(text: &str) -> Option<IpAddr> {
 impl Worker {
     /// The worker of a proxy that knows no service and answers with 404.
     pub(crate) fn without_services() -> Arc<Self> {
-        use crate::{proxy::Rates, saved, service::Directory};
+        use super::Rates;
+        use crate::{discovery::Directory, saved};
         let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
         let mut config = config::Config::parse(route, std::path::Path::new(".")).unwrap();
         config.routes.clear();

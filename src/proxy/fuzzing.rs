@@ -1,10 +1,10 @@
 //! What must hold of fields that say who asks and how long they wait, whatever stands there.
 
-use super::{client::hop_address, deadline};
+use super::{client::hop_address, grpc_timeout};
 
 /// `X-Forwarded-For`, and `grpc-timeout`. An address is the same however it is written.
 pub(crate) fn forwarded(bytes: &[u8]) {
-    deadline::of(bytes);
+    grpc_timeout::of(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };

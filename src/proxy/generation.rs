@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::Rate;
 use crate::{
     config::{self, Conditions, HostHeader, Overrides, Subset},
+    discovery::{Directory, TaggedRoute},
     route::Table,
-    service::{Directory, Service, Split, TaggedRoute},
+    service::{Service, Split},
 };
 
 /// The routes and where they lead.

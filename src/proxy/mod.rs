@@ -1,20 +1,20 @@
 //! The whole request: admit → route → service → attempts → answer, on one screen. Knows nothing
 //! of sockets and listeners, or of where endpoints come from.
 
-mod answer;
+mod admit;
 mod body;
 mod client;
-mod deadline;
+mod connection_fields;
+mod failure_log;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod generation;
-mod nominated;
+mod grpc_timeout;
+mod local_reply;
+mod outgoing;
 mod rate;
-mod refusal;
-mod request;
-mod request_head;
-mod rest;
-mod trouble;
+mod response;
+mod unread_body;
 
 use std::{
     borrow::Cow,
@@ -25,25 +25,26 @@ use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-pub use answer::{AnswerBody, Response};
 pub use body::{ClientBody, RequestBody};
 pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
 pub use generation::{Generation, Goal, Rates, Strip, Target};
+pub use local_reply::refusal_of_head;
 pub use rate::Rate;
-pub use refusal::refusal_of_head;
-pub use rest::Rest;
+pub use response::{AnswerBody, Response};
+pub use unread_body::Rest;
 
 use crate::{
     config::Timeouts,
+    discovery::Lookup,
     route::Match,
-    service::{Answered, Lookup, Service, Unanswered, within},
+    service::{Answered, Service, Unanswered, within},
     upstream::http1::Answer,
 };
-use answer::Record;
-use refusal::Refusal;
-use request::Admitted;
-use request_head::{Asking, Outgoing};
-use trouble::Question;
+use admit::Admitted;
+use failure_log::Question;
+use local_reply::Refusal;
+use outgoing::{Asking, Outgoing};
+use response::Record;
 
 /// Answers one request.
 pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
@@ -76,10 +77,10 @@ async fn outcome(
     record: &mut Record,
     request: Request<Incoming>,
 ) -> Result<Outcome, Refusal> {
-    let request = request::admit(client, record, request)?;
+    let request = admit::admit(client, record, request)?;
     Ok(match request.head.path() {
         path if client.listener.health_path.as_deref() == Some(path) => Outcome::Health,
-        request::ASTERISK => Outcome::Options,
+        admit::ASTERISK => Outcome::Options,
         _ => Outcome::Answer(forward(client, record, request).await?),
     })
 }
@@ -96,7 +97,7 @@ fn health(client: &Client, record: Record) -> Response {
 /// `OPTIONS *` asks what the server itself can do (RFC 9110 9.3.7), and has no route.
 fn options(record: Record) -> Response {
     let mut response = record.reply(StatusCode::NO_CONTENT, "");
-    let allowed = HeaderValue::from_static(refusal::FORWARDED_METHODS);
+    let allowed = HeaderValue::from_static(local_reply::FORWARDED_METHODS);
     response.headers_mut().insert(header::ALLOW, allowed);
     response
 }
@@ -202,7 +203,7 @@ async fn forward(
 fn leads_elsewhere(
     generation: &Generation,
     client: &Client,
-    head: &request::Head,
+    head: &admit::Head,
     reading: &str,
     found: Option<Match<'_>>,
 ) -> bool {

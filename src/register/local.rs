@@ -9,7 +9,7 @@ use std::{
 use http::Uri;
 use tokio::net::{UdpSocket, lookup_host};
 
-use crate::{config::RegistryKind, serve::reachable};
+use crate::{config::RegistryKind, control::server::reachable};
 
 /// The address from which this machine reaches the registry, which is likely to be one at which
 /// others reach this machine: 127.0.0.1 for a registry on loopback. Sends nothing.

@@ -241,8 +241,9 @@ mod tests {
 
     use futures_util::FutureExt as _;
 
+    use super::super::Catalog;
     use super::*;
-    use crate::{instance::Address, registry::Catalog};
+    use crate::instance::Address;
 
     type Answers = VecDeque<Result<Vec<u16>, ()>>;
 

@@ -22,13 +22,11 @@ mod reading;
 #[cfg(test)]
 mod tests;
 
-use self::path::{Map, Prefixes};
-pub use self::{
-    condition::Request,
-    path::Match,
-    reading::{Astray, readings},
-};
 use crate::config::{Conditions, HostPattern, PathPattern, Segment};
+pub use condition::Request;
+pub use path::Match;
+use path::{Map, Prefixes};
+pub use reading::{Astray, readings};
 
 /// All routes of one generation, immutable.
 #[derive(Debug, Default)]

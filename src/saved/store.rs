@@ -184,8 +184,9 @@ impl Store {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use super::super::Set;
     use super::*;
-    use crate::{evidence::Evidence, saved::Set};
+    use crate::evidence::Evidence;
 
     const DAY: Duration = Duration::from_secs(86_400);
 

@@ -32,7 +32,7 @@ pub struct Share {
 
 impl Split {
     /// Of services with their weights, of which at least one is more than 0.
-    pub(super) fn new(shares: impl Iterator<Item = (Arc<Service>, u32)>, workers: usize) -> Self {
+    pub(crate) fn new(shares: impl Iterator<Item = (Arc<Service>, u32)>, workers: usize) -> Self {
         let shares: Box<[Share]> = shares
             .map(|(service, weight)| Share {
                 service,

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
-    Service, StatusClass, View, ZoneStatus, journal::unix_seconds, standing::Standing,
+    Service, StatusClass, View, ZoneStatus,
+    members::{history::unix_seconds, standing::Standing},
 };
 use crate::{
     registry::watch::WatchSnapshot,

@@ -12,9 +12,8 @@ use tokio::time::Instant;
 use super::{
     Asked, BalanceStatus, Balancer, Endpoint, Line, Shed, Snapshot, Tally, Turn, ZoneStatus,
     balance::{Cookie, Zone},
-    board::Board,
-    limits::Room,
-    tried::Tried,
+    call::{queue::Room, tried::Tried},
+    members::Board,
 };
 use crate::{
     config::{self, Balance, Subset},
@@ -270,11 +269,14 @@ mod tests {
         },
     };
 
+    use super::super::{
+        Service,
+        members::{combine::Update, history::Why},
+    };
     use super::*;
     use crate::{
         config::{Config, Overrides},
         instance::Address,
-        service::{Service, journal::Why, listing::Update},
         upstream::Tls,
     };
 

@@ -33,15 +33,13 @@ use super::{
     signals::{ENDING, Signals},
 };
 
-use self::{
-    cast::CAST,
-    children::Children,
-    director::{Director, Step},
-    load::{Client, Load},
-    registry::RegistryProcess,
-    screen::Screen,
-    servers::Servers,
-};
+use cast::CAST;
+use children::Children;
+use director::{Director, Step};
+use load::{Client, Load};
+use registry::RegistryProcess;
+use screen::Screen;
+use servers::Servers;
 
 /// How long the show lasts where nobody can press a key and nothing was said.
 const UNATTENDED: Duration = Duration::from_secs(20);

@@ -24,10 +24,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    command::{Command, Event, exit_code},
-    probe::Probe,
-};
 use super::{
     duration, logging,
     registry::{self, Chosen},
@@ -37,6 +33,8 @@ use crate::{
     instance::{Address, MAX_WEIGHT},
     register::{self, Check, Layout, Provider, Registrar},
 };
+use command::{Command, Event, exit_code};
+use probe::Probe;
 
 /// How long it is looked, before a command is started, whether its place is taken.
 const GLANCE: Duration = Duration::from_millis(200);

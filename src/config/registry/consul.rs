@@ -2,7 +2,11 @@
 
 use std::{ops::RangeInclusive, path::Path, time::Duration};
 
-use crate::config::{ClientTls, Secret, field::Field, reader::Table, report::Wrong, tls, value};
+use crate::config::{
+    ClientTls, Secret,
+    document::{field::Field, report::Wrong, table::Table, value},
+    tls,
+};
 
 /// Far below what an agent allows a client, which is 200 connections.
 const MAX_WATCHES: usize = 100;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::config::{field::Field, reader::Table, report::Wrong};
+use crate::config::document::{field::Field, report::Wrong, table::Table};
 
 /// What stands for the service's name in `query`.
 const SERVICE: &str = "{service}";

@@ -7,8 +7,8 @@ use std::{
 
 use crate::config::{
     Secret,
-    claims::{Claims, hosts},
-    reader::Table,
+    addresses::{Claims, hosts},
+    document::table::Table,
 };
 
 /// `[registry.embedded]`

@@ -3,7 +3,11 @@
 
 use std::path::Path;
 
-use crate::config::{ClientTls, Secret, field::Field, reader::Table, report::Wrong, tls, value};
+use crate::config::{
+    ClientTls, Secret,
+    document::{field::Field, report::Wrong, table::Table, value},
+    tls,
+};
 
 const EXAMPLE: &str = "\"http://127.0.0.1:2379\"";
 

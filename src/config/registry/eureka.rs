@@ -2,7 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::config::{ClientTls, Secret, field::Field, reader::Table, report::Wrong, tls, value};
+use crate::config::{
+    ClientTls, Secret,
+    document::{field::Field, report::Wrong, table::Table, value},
+    tls,
+};
 
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8761/eureka";
 const DEFAULT_POLL: Duration = Duration::from_secs(5);

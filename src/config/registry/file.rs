@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{reader::Table, report::Wrong};
+use crate::config::document::{report::Wrong, table::Table};
 
 /// `[registry.file]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,10 @@ mod zookeeper;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use super::{claims::Claims, field::Field, reader::Table, report::Wrong, value};
+use super::{
+    addresses::Claims,
+    document::{field::Field, report::Wrong, table::Table, value},
+};
 
 pub use consul::{Consul, Warnings};
 pub use dns::{Dns, DnsRecord, Resolvers};
@@ -288,11 +291,11 @@ fn expose(table: &mut Table<'_>) -> Expose {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::{
+    use super::super::{
         Secret,
         testing::{ROUTE, config, error, errors},
     };
+    use super::*;
 
     fn consul(text: &str) -> Consul {
         let registries = config(&format!("{text}\n{ROUTE}")).registries;
@@ -479,7 +482,7 @@ mod tests {
     #[test]
     fn a_secret_in_the_text_is_kept_out_of_the_report() {
         let text = format!("[registry.consul]\ntoken = \"hunter2\" # x\n{ROUTE}");
-        let report = crate::config::Config::parse(&text, Path::new("")).unwrap_err();
+        let report = super::super::Config::parse(&text, Path::new("")).unwrap_err();
         assert!(
             report.to_string().contains("token = ********* # x"),
             "{report}"

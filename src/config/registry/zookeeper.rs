@@ -5,9 +5,11 @@ use std::{net::Ipv4Addr, ops::RangeInclusive, path::Path, time::Duration};
 use crate::{
     config::{
         Secret,
-        reader::Table,
-        report::Wrong,
-        value::{self, Zero},
+        document::{
+            report::Wrong,
+            table::Table,
+            value::{self, Zero},
+        },
     },
     instance::Address,
 };
@@ -64,7 +66,7 @@ fn addresses(table: &mut Table<'_>) -> Vec<Address> {
         }
         fields
     });
-    let parse = |field: &crate::config::field::Field<'_>| {
+    let parse = |field: &crate::config::document::field::Field<'_>| {
         field.parse("a host with its port", EXAMPLE, server)
     };
     let read: Vec<_> = fields.iter().flatten().filter_map(parse).collect();

@@ -10,13 +10,13 @@ use tokio::sync::Semaphore;
 
 use super::request::{Failure, Params};
 use crate::{
+    control::access::Gate,
     embedded::{
         blocking,
         render::{DATACENTER, Node},
         state::{Entry, State, Topic},
         store::Store,
     },
-    gate::Gate,
 };
 
 /// What every request needs.

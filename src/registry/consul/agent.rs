@@ -8,7 +8,7 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{fault::Fault, token::Token, wire::Broken};
+use super::{fault::Fault, http::Broken, token::Token};
 use crate::{
     config,
     registry::{BuildError, RegistryError, http_api},

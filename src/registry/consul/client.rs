@@ -23,10 +23,10 @@ use tokio::{
 };
 
 use super::{
+    breaker::{Gate, Subject},
     fault::{Failed, Fault},
-    gate::{Gate, Subject},
+    http::{MAX_BODY, Reply, Wire},
     token::{Bearer, Token},
-    wire::{MAX_BODY, Reply, Wire},
 };
 use crate::{
     config,

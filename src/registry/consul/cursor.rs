@@ -7,9 +7,9 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    breaker::DENIED,
     client::{Answer, Client, Failure, Index, Question},
-    gate::DENIED,
-    seats::{Member, Seat, Turned},
+    slots::{Member, Seat, Turned},
     token::Bearer,
 };
 use crate::registry::{RegistryError, Source};
@@ -124,7 +124,8 @@ mod tests {
 
     use futures_util::FutureExt as _;
 
-    use crate::{config, registry::consul::seats::Seats};
+    use super::super::slots::Seats;
+    use crate::config;
 
     fn nobody() -> config::Consul {
         let text =

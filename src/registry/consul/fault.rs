@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::wire::Broken;
+use super::http::Broken;
 
 /// How long an agent that is busy is left alone where it does not say.
 const BUSY: Duration = Duration::from_secs(1);

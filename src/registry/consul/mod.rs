@@ -5,37 +5,33 @@
 //! [`watch`](super::watch) does for every registry.
 
 mod agent;
+mod breaker;
 mod client;
 mod cursor;
 mod datacenters;
 mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod gate;
+mod http;
 mod parse;
-mod seats;
+mod slots;
 mod token;
-mod wire;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::{
-    agent::{Agent, Registered},
-    parse::in_one_spelling,
-};
+pub(crate) use agent::{Agent, Registered};
+pub(crate) use parse::in_one_spelling;
 
-use self::{
-    client::{Answer, Client, Question},
-    cursor::Cursor,
-    datacenters::{First, Leg, Union},
-    seats::Seats,
-};
 use super::{BuildError, Catalog, Registry, ServiceQuery, Source, Watches};
 use crate::{
     config,
+    control::server::reachable,
     instance::{InstanceSet, Skipped},
-    serve::reachable,
 };
+use client::{Answer, Client, Question};
+use cursor::Cursor;
+use datacenters::{First, Leg, Union};
+use slots::Seats;
 
 /// The agents of a Consul.
 #[derive(Clone, Debug)]

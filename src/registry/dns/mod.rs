@@ -23,18 +23,16 @@ use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::time::{Instant, sleep_until};
 
-use self::{
-    addresses::{Known, addresses},
-    answer::Answer,
-    fault::Failure,
-    resolvers::{Panel, Resolvers},
-    set::Host,
-};
 use super::{Catalog, Registry, RegistryError, ServiceQuery, Source};
 use crate::{
     config::{self, DnsRecord},
     instance::InstanceSet,
 };
+use addresses::{Known, addresses};
+use answer::Answer;
+use fault::Failure;
+use resolvers::{Panel, Resolvers};
+use set::Host;
 
 /// Targets whose addresses are asked for at one time.
 const AT_ONCE: usize = 8;

@@ -20,15 +20,15 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-pub(crate) use self::{client::Client, connection::Connection, fault::Fault};
-use self::{
-    gather::{Gather, Instances, Names},
-    keys::Keys,
-    message::Event,
-    watch::{Ended, Link, Watcher},
-};
 use super::{BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source};
 use crate::{config, instance::InstanceSet};
+pub(crate) use client::Client;
+pub(crate) use connection::Connection;
+pub(crate) use fault::Fault;
+use gather::{Gather, Instances, Names};
+use keys::Keys;
+use message::Event;
+use watch::{Ended, Link, Watcher};
 
 /// After so long without a change the state is said again. Meanwhile the connection was found
 /// alive several times, or there would have been an error.

@@ -1,10 +1,10 @@
 //! What must hold of the answers of etcd's API v2, whatever they say.
 
-use super::{
-    super::etcd::gather::{Gather as _, Instances},
-    node::{Change, Content, Node, Refusal},
+use super::node::{Change, Content, Node, Refusal};
+use crate::registry::{
+    etcd::gather::{Gather as _, Instances},
+    fuzzing::assert_sound,
 };
-use crate::registry::fuzzing::assert_sound;
 
 /// An answer to each question.
 pub(crate) fn answers(bytes: &[u8]) {

@@ -14,11 +14,6 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-pub(crate) use self::client::Client;
-use self::{
-    client::{Position, Waited},
-    node::{Change, Node},
-};
 use super::{
     BuildError, Catalog, Registry, RegistryError, ServiceQuery, Source,
     etcd::{
@@ -28,6 +23,9 @@ use super::{
     },
 };
 use crate::{config, instance::InstanceSet};
+pub(crate) use client::Client;
+use client::{Position, Waited};
+use node::{Change, Node};
 
 /// How long a long poll may wait. A server that hangs, or waits for an index that it lost with its
 /// data, says nothing; so after this long the directory is read again.

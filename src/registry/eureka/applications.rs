@@ -132,10 +132,8 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use crate::{
-        config::{CalledAt, NamedBy},
-        registry::eureka::entry::Reading,
-    };
+    use super::super::entry::Reading;
+    use crate::config::{CalledAt, NamedBy};
 
     fn change(app: &str, id: &str, more: Value) -> Change {
         let mut instance = json!({

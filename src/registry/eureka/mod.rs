@@ -20,17 +20,17 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{applications::Services, entry::HOST_NAME, poll::Poller};
 use super::{BuildError, Catalog, OtherHost, Registry, RegistryError, ServiceQuery, Source};
 use crate::{
     config::{self, CalledAt},
     instance::InstanceSet,
 };
+use applications::Services;
+use entry::HOST_NAME;
+use poll::Poller;
 
-pub(crate) use self::{
-    client::{Client, Failures, Question},
-    entry::TAGS,
-};
+pub(crate) use client::{Client, Failures, Question};
+pub(crate) use entry::TAGS;
 
 /// Between a failure and the next question, where the interval is not shorter: each service's
 /// watcher backs off by itself, and all of them together ask no more than this.

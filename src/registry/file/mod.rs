@@ -15,9 +15,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use self::parse::Services;
 use super::{Catalog, Registry, RegistryError, ServiceQuery, Source};
 use crate::{config, instance::InstanceSet};
+use parse::Services;
 
 /// How often the file is looked at. A change is seen within this time and [`STILL`], which the
 /// page on files rounds up to 250 ms.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use self::folder::{Data, Folder, child};
 use super::{Catalog, Registry, RegistryError, ServiceQuery, Source};
 use crate::{config, evidence::Mark, instance::InstanceSet};
+use folder::{Data, Folder, child};
 
 pub(crate) use fault::Fault;
 pub(crate) use parse::PROTECTED;

@@ -4,13 +4,13 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::{
-    among::Among,
+    candidates::Among,
     hash::Hash,
     key::Asked,
     least_request, p2c, peak_ewma, random,
     round_robin::{self, Turns},
+    stats::Tally,
     sticky::{self, Cookie},
-    tally::Tally,
 };
 use crate::{
     config::Balance,

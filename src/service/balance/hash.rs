@@ -4,11 +4,11 @@
 //! without the key goes to anyone.
 
 use super::{
-    among::Among,
+    candidates::Among,
     digest::mix,
     key::{self, Asked},
     random,
-    tally::Tally,
+    stats::Tally,
 };
 use crate::{
     config::{self, HashKey},

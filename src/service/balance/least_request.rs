@@ -2,7 +2,7 @@
 //! that it costs more the more there are; where that counts, `p2c` comes close for much less. Where
 //! several are equal, any of them: all proxies, and all workers, would send to the same one.
 
-use super::among::Among;
+use super::candidates::Among;
 use crate::service::Endpoint;
 
 pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {

@@ -2,8 +2,8 @@
 //! built with the snapshot. Knows nothing of how endpoints fare, but for one question: whether to
 //! pass one over.
 
-mod among;
 mod balancer;
+mod candidates;
 mod digest;
 #[cfg(any(test, fuzzing))]
 pub(in crate::service) mod fuzzing;
@@ -17,17 +17,17 @@ mod peak_ewma;
 mod random;
 mod ring;
 mod round_robin;
-mod shown;
+mod stats;
+mod status;
 mod sticky;
 mod tables;
-mod tally;
 mod tokens;
 mod zone;
 
 pub use balancer::{Balancer, Turn};
 pub use key::{Asked, client_digest, key_digest};
-pub use shown::BalanceStatus;
-pub use tally::Tally;
+pub use stats::Tally;
+pub use status::BalanceStatus;
 pub use zone::ZoneStatus;
 
 pub(super) use loaded::Loads;

@@ -3,7 +3,7 @@
 //! all who pick at the same moment picking the same one (Mitzenmacher, "The Power of Two Choices in
 //! Randomized Load Balancing", 2001).
 
-use super::among::Among;
+use super::candidates::Among;
 use crate::service::Endpoint;
 
 /// How often two are drawn where both are passed over.

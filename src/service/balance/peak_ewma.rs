@@ -3,7 +3,7 @@
 //! by its weight. As in Finagle's and Linkerd's `PeakEwma`; the latency is kept in
 //! `upstream/load.rs`.
 
-use super::{among::Among, p2c};
+use super::{candidates::Among, p2c};
 use crate::service::Endpoint;
 
 pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {

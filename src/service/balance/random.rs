@@ -1,7 +1,7 @@
 //! Anyone: every endpoint with the same likelihood, whatever others do. Proxies that know nothing of
 //! each other do not fall in step.
 
-use super::among::Among;
+use super::candidates::Among;
 use crate::service::Endpoint;
 
 /// How often another is drawn where one is passed over, before all are looked at in a row: who

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::among::Among;
+use super::candidates::Among;
 use crate::{
     metrics::Padded,
     service::{Endpoint, Snapshot},

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use http::HeaderValue;
 
 use super::{
-    among::Among,
+    candidates::Among,
     digest::digest,
     key::{self, Asked},
     tokens,

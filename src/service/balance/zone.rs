@@ -16,7 +16,7 @@ use super::{
     balancer::{Balancer, Turn},
     digest::mix,
     round_robin::Turns,
-    tally::Tally,
+    stats::Tally,
 };
 use crate::{
     instance::Instance,

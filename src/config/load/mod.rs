@@ -1,0 +1,504 @@
+//! A whole file: its text, its syntax, and the order in which its tables are read.
+
+pub(super) mod strict;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::Path,
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use toml::de::DeTable;
+
+use super::{
+    Access, Admin, Config, Drain, Goal, Log, LogFormat, Report,
+    addresses::{Claims, hosts},
+    document::{
+        recover,
+        report::{Problems, Wrong},
+        table::Table,
+        value,
+    },
+    listen, registry, route,
+    service::{self, zone},
+    snapshot,
+};
+
+impl Config {
+    /// Reads a file. Relative paths in it are taken from its folder.
+    ///
+    /// # Errors
+    /// All that is wrong with the file; or why it cannot be read.
+    pub fn load(path: &Path) -> Result<Self, Report> {
+        Self::load_for(path, Reader::Proxy)
+    }
+
+    /// The same, and more strictly: what is probably not meant is an error too, and so is a file or
+    /// a variable that it names and this machine lacks.
+    ///
+    /// # Errors
+    /// All that is wrong with the file, or seems to be; or why it cannot be read.
+    pub fn check(path: &Path) -> Result<Self, Report> {
+        Self::load_for(path, Reader::Check)
+    }
+
+    fn load_for(path: &Path, reader: Reader) -> Result<Self, Report> {
+        let file = path.display().to_string();
+        let text = match std::fs::read(path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
+                let valid = error.utf8_error().valid_up_to();
+                let line = 1 + error.as_bytes()[..valid]
+                    .iter()
+                    .filter(|b| **b == b'\n')
+                    .count();
+                Wrong::new(format!("line {line} is not UTF-8"))
+            }),
+            Err(error) => Err(Wrong::new(format!("the file cannot be read: {error}"))
+                .suggest("name the right one with `--config`")),
+        }
+        .map_err(|wrong| Report::of_file(file.clone(), wrong))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        read(&text, &file, base, reader)
+    }
+
+    /// Reads a text. Relative paths in it are taken from `base`.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, Report> {
+        read(text, "proxy.toml", base, Reader::Proxy)
+    }
+
+    /// Reads a text as strictly as [`check`](Self::check) reads a file.
+    #[cfg(test)]
+    pub(super) fn parse_strictly(text: &str, base: &Path) -> Result<Self, Report> {
+        read(text, "proxy.toml", base, Reader::Check)
+    }
+
+    /// Reads a text for a program that calls services itself, as [`crate::client`] does: the same
+    /// tables, but it needs no route.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse_for_client(text: &str, base: &Path) -> Result<Self, Report> {
+        read(text, "proxy.toml", base, Reader::Client)
+    }
+}
+
+/// Who reads a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// Serves what the routes lead to, and nothing without one.
+    Proxy,
+    /// Would serve it, and wants to know what may be wrong.
+    Check,
+    /// Calls services by their names.
+    Client,
+}
+
+fn read(text: &str, file: &str, base: &Path, reader: Reader) -> Result<Config, Report> {
+    // A byte order mark is no character of the first line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let strict = reader == Reader::Check;
+    if let Ok(table) = DeTable::parse(text) {
+        let problems = Problems::new(text, false, strict);
+        let config = Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
+        return problems.report(file).map_or(Ok(config), Err);
+    }
+    let problems = Problems::new(text, true, strict);
+    let rest = recover::salvage(text, &problems);
+    if let Ok(table) = DeTable::parse(&rest) {
+        Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
+    }
+    Err(problems
+        .report(file)
+        .expect("a text that is not TOML has an error"))
+}
+
+fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
+    let mut claims = Claims::default();
+    let listeners = listen::read(top, &mut claims);
+    let admin = top.within("admin", |table| admin(table, base, &mut claims));
+    let registries = registry::read(top, base, &mut claims);
+    let zone = zone::own(top);
+    let (defaults, default) = service::defaults(top, base, &zone, &registries);
+    let mut placed = Vec::new();
+    let services = service::read(
+        top,
+        base,
+        &zone,
+        &defaults,
+        default.as_ref(),
+        &registries,
+        &mut placed,
+    );
+    let make_routes = registries.make_routes();
+    let needed = reader != Reader::Client && !make_routes;
+    let known = route::Known {
+        services: &services,
+        defaults: &defaults,
+        default: default.as_ref(),
+        registries: &registries,
+    };
+    let routes = route::read(top, &known, needed);
+    let mut config = Config {
+        workers: workers(top),
+        log: top.within("log", log),
+        drain: top.within("drain", |table| Drain {
+            notice: table.wait("notice", Duration::from_secs(3)),
+            deadline: table.wait("deadline", Duration::from_secs(30)),
+        }),
+        listeners,
+        admin,
+        snapshot: snapshot::read(top, base),
+        default_registry: None,
+        registries: BTreeMap::new(),
+        routes,
+        defaults,
+        services: services
+            .into_iter()
+            .map(|(name, one)| (name, Arc::new(one)))
+            .collect(),
+    };
+    let declared: Vec<_> = config.declared().cloned().collect();
+    let plain = Arc::new(config.defaults.clone());
+    for name in declared {
+        let service = config.services.entry(name);
+        service.or_insert_with(|| Arc::clone(&plain));
+    }
+    let any_template = config
+        .routes
+        .iter()
+        .any(|route| route.goal == Goal::Template);
+    if reader != Reader::Client && !any_template && !make_routes {
+        let declared: BTreeSet<_> = config.declared().collect();
+        strict::check_use(top, &placed, |name| declared.contains(&Arc::from(name)));
+    }
+    let mut services = config.services.values();
+    let is_used = reader == Reader::Client
+        || any_template
+        || services.any(|service| !service.origin.is_inline());
+    config.registries = registries.into_map(is_used, &mut claims);
+    let default = default.iter().flat_map(|origin| origin.registries());
+    let mut default = default.filter(|name| config.registries.contains_key(*name));
+    config.default_registry = default.next().cloned();
+    config
+}
+
+fn workers(top: &mut Table<'_>) -> NonZeroUsize {
+    let default = available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    NonZeroUsize::new(top.size("workers", 1..=1024, default.get())).unwrap_or(default)
+}
+
+fn log(table: &mut Table<'_>) -> Log {
+    Log {
+        format: table.choice(
+            "format",
+            &[
+                ("auto", LogFormat::Auto),
+                ("text", LogFormat::Text),
+                ("json", LogFormat::Json),
+            ],
+            LogFormat::Auto,
+        ),
+        level: table
+            .take("level")
+            .and_then(|field| field.parse("a log level", "\"info\"", value::log_level))
+            .unwrap_or_else(|| "info".to_owned()),
+        access: match (
+            table.flag("access", false),
+            table.flag("access_query", true),
+        ) {
+            (false, _) => Access::Off,
+            (true, false) => Access::WithoutQuery,
+            (true, true) => Access::Whole,
+        },
+    }
+}
+
+fn admin<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Admin {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9900));
+    Admin {
+        address: claims.server(table, "the admin server", default),
+        token: table.secret("token", base),
+        hosts: hosts(table),
+        ready_timeout: table.wait("ready_timeout", Duration::from_secs(30)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Secret, Service,
+        testing::{ROUTE, config, error, errors},
+    };
+    use super::*;
+
+    const PROXY_TOML: &str = include_str!("../../../proxy.toml");
+
+    /// The file with the keys that it shows as comments (`#key = …`) put in.
+    fn with_all_keys() -> String {
+        let key = |line: &'static str| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => key,
+            _ => line,
+        };
+        PROXY_TOML
+            .lines()
+            .flat_map(|line| [key(line), "\n"])
+            .collect()
+    }
+
+    #[test]
+    fn the_file_that_comes_with_callboard_is_right_as_it_stands() {
+        let config = config(PROXY_TOML);
+        assert_eq!(config.listeners[0].address.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.admin.address.to_string(), "127.0.0.1:9900");
+        assert_eq!(config.routes.len(), 1);
+        assert!(config.routes[0].strip_prefix);
+        assert_eq!(
+            config
+                .registries
+                .keys()
+                .map(AsRef::as_ref)
+                .collect::<Vec<&str>>(),
+            ["embedded"]
+        );
+    }
+
+    #[test]
+    fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
+        let shown = config(&with_all_keys());
+        let plain = config(PROXY_TOML);
+        assert_eq!(shown.registries.len(), 9);
+        assert_eq!(shown.routes.len(), 8);
+        let defaults = Service {
+            origin: plain.defaults.origin.clone(),
+            ..shown.defaults
+        };
+        assert_eq!(defaults, plain.defaults);
+        assert_eq!(format!("{:?}", shown.log), format!("{:?}", plain.log));
+        assert_eq!(format!("{:?}", shown.drain), format!("{:?}", plain.drain));
+        assert_eq!(shown.snapshot, plain.snapshot);
+        let [shown, plain] = [&shown.listeners[0], &plain.listeners[0]];
+        assert_eq!(
+            format!("{:?}", shown.timeout),
+            format!("{:?}", plain.timeout)
+        );
+        assert_eq!(format!("{:?}", shown.limits), format!("{:?}", plain.limits));
+        assert_eq!(shown.underscores, plain.underscores);
+    }
+
+    #[test]
+    fn it_shows_every_key() {
+        // The keys of each table, as the error of an unknown one lists them.
+        let text = with_all_keys();
+        for (table, keys) in unknown_keys_of_all_tables() {
+            for key in keys {
+                let shown = text.lines().any(|line| {
+                    line.starts_with(&format!("{key} ="))
+                        || line.contains(&format!("[{key}"))
+                        || line.contains(&format!(" {key} = "))
+                });
+                assert!(shown, "{table}: {key}");
+            }
+        }
+    }
+
+    /// Each table with its keys.
+    fn unknown_keys_of_all_tables() -> Vec<(String, Vec<String>)> {
+        let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
+            listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
+            registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
+            registry.embedded={?=1}\n\
+            registry.zookeeper={?=1}\n\
+            registry.etcd={?=1,tls={?=1},password={?=1},user='u',address='https://a'}\n\
+            registry.dns={?=1,ttl={?=1}}\n\
+            registry.file={?=1,path='a.toml'}\n\
+            registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
+            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1},eject={?=1},health={?=1,path='/'},limits={?=1}}\n\
+            route=[{service='a',rate={requests=1,?=1,by={?=1}},header={a={prefix='a',?=1}},retry={?=1},timeout={?=1},?=1},\
+            {path='/b',split=[{service='a',weight=1,?=1}]}]\n\
+            service.a={?=1,balance={kind='hash',?=1,by={?=1}}}\n\
+            service.b={registry='consul',balance={kind='sticky',?=1}}\n\
+            service.c={registry='consul',balance={kind='peak_ewma',?=1}}\n"
+            .replace('?', "zzzzzzzzzzzzzzzzzzzz");
+        let tables: Vec<_> = errors(&tables)
+            .into_iter()
+            .filter_map(|error| {
+                let (table, keys) = error.split_once("; it may be ")?;
+                let keys = keys.split('`').skip(1).step_by(2).map(str::to_owned);
+                Some((table.to_owned(), keys.collect()))
+            })
+            .collect();
+        assert_eq!(tables.len(), 45, "{tables:#?}");
+        tables
+    }
+
+    #[test]
+    fn the_small_tables_are_read() {
+        let config = config(&format!(
+            r#"
+            workers = 3
+            log = {{ format = "json", level = "warn,callboard=debug", access = true, access_query = false }}
+            drain = {{ notice = "0s", deadline = "5s" }}
+            admin = {{ address = "0.0.0.0:0", token = {{ env = "T" }}, ready_timeout = "1m" }}
+            {ROUTE}"#
+        ));
+        assert_eq!(config.workers.get(), 3);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(config.log.level, "warn,callboard=debug");
+        assert_eq!(config.log.access, Access::WithoutQuery);
+        assert_eq!(config.drain.notice, Duration::ZERO);
+        assert_eq!(config.drain.deadline, Duration::from_secs(5));
+        assert_eq!(config.admin.token, Some(Secret::Env("T".into())));
+        assert_eq!(config.admin.ready_timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn two_servers_cannot_have_one_address() {
+        let text = format!(
+            "listen = [{{ address = [\"0.0.0.0:8500\", \"127.0.0.1:9900\", \"127.0.0.1:9900\"] }}]\n\
+             admin.address = \"127.0.0.1:8500\"\n{ROUTE}"
+        );
+        let advice = "give one of them another port";
+        assert_eq!(
+            errors(&text),
+            [
+                format!(
+                    "1:24 listen.address: the embedded registry on 127.0.0.1:8500 collides with a listener on 0.0.0.0:8500; {advice}"
+                ),
+                format!(
+                    "1:58 listen.address: a listener on 127.0.0.1:9900 collides with a listener on 127.0.0.1:9900; {advice}"
+                ),
+                format!(
+                    "2:7 admin.address: the admin server on 127.0.0.1:8500 collides with a listener on 0.0.0.0:8500; {advice}"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_admin_server_beyond_loopback_needs_a_token() {
+        let error = error(&format!("[admin]\naddress = \"0.0.0.0:9900\"\n{ROUTE}"));
+        assert!(
+            error.starts_with("2:1 admin.address: the admin server on 0.0.0.0:9900 is open"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn without_a_registry_of_the_file_there_is_the_embedded_one_if_a_service_is_learnt_there() {
+        let inline = "[service.cart]\nendpoints = [\"10.0.0.1:80\"]\n";
+        let cart = "[[route]]\npath = \"/a\"\nservice = \"cart\"\n";
+        let fallback = "[service.cart]\nendpoints = []\nfallback = \"hat\"\n";
+        for (text, count) in [
+            (format!("{inline}{cart}"), 0),
+            // Its port is free then, and no more than its port.
+            (
+                format!("listen = [{{ address = \"127.0.0.1:8500\" }}]\n{inline}{cart}"),
+                0,
+            ),
+            (format!("{inline}{cart}{ROUTE}"), 1),
+            (format!("{fallback}{cart}"), 1),
+            (cart.to_owned(), 1),
+            (format!("[registry.embedded]\n{inline}{cart}"), 1),
+        ] {
+            let config = config(&text);
+            assert_eq!(config.registries.len(), count, "{text}");
+            assert_eq!(config.default_registry.is_some(), count == 1, "{text}");
+        }
+        let client = Config::parse_for_client(inline, Path::new("")).unwrap();
+        assert_eq!(client.registries.len(), 1);
+    }
+
+    #[test]
+    fn errors_of_syntax_hide_no_others_and_make_up_none() {
+        let text = "workers = \n\
+            [[listen]\n\
+            address = \"127.0.0.1:1\"\n\
+            timeout = { idle = 30s, body = 5m }\n\
+            [registry.consul\n\
+            address = \"http://127.0.0.1:8500\"\n\
+            [defaults]\n\
+            registry = \"consul\"\n\
+            balance = \"roundrobin\"\n\
+            [[route]]\n\
+            path = \"cart\"\n\
+            service = \"cart\n";
+        assert_eq!(
+            errors(text),
+            [
+                "1:11 syntax: the value is missing",
+                "2:10 syntax: unclosed array table, expected `]`",
+                "4:20 syntax: this is not a value; a text stands in quotes, such as \"30s\"",
+                "4:32 syntax: this is not a value; a text stands in quotes, such as \"30s\"",
+                "5:17 syntax: unclosed table, expected `]`",
+                "9:1 defaults.balance: `roundrobin` is not known here; did you mean \"round_robin\"?",
+                "11:1 route.path: the path `cart` does not begin with a slash; did you mean \"/cart\"?",
+                "12:16 syntax: invalid basic string, expected `\"`",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bracket_that_nobody_closed_is_one_error() {
+        let text =
+            format!("{ROUTE}[service.cart]\ntags = [\"a\",\n  \"b\"\n[service.hat]\nfoo = 1\n");
+        let errors = errors(&text);
+        assert_eq!(errors.len(), 2, "{errors:#?}");
+        assert!(
+            errors[0].starts_with("6:6 syntax: unclosed array"),
+            "{errors:#?}"
+        );
+        assert!(
+            errors[1].starts_with("8:1 service.hat.foo: unknown key"),
+            "{errors:#?}"
+        );
+    }
+
+    #[test]
+    fn two_keys_or_tables_of_one_name_are_an_error() {
+        let text = format!("workers = 1\nworkers = 2\n[drain]\n[drain]\nfoo = 1\n{ROUTE}");
+        assert_eq!(
+            errors(&text),
+            [
+                "2:1 syntax: the key `workers` is here twice",
+                "4:2 syntax: the key `drain` is here twice",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_other_line_ends_do_no_harm() {
+        let text = format!("\u{feff}workers = 2\r\nfoo = 1\r\n{ROUTE}");
+        assert!(error(&text).starts_with("2:1 foo: unknown key"));
+        assert_eq!(config(&text.replace("foo = 1", "")).workers.get(), 2);
+    }
+
+    #[test]
+    fn any_text_whatever_gives_a_config_or_a_report() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let letters: Vec<_> = "[]{}\"'=,.#\n\r\té0a".chars().collect();
+        let all = with_all_keys();
+        for _ in 0..300 {
+            let mut text: Vec<char> = all.chars().collect();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..text.len());
+                match random.u8(..3) {
+                    0 => drop(text.remove(at)),
+                    1 => text.insert(at, *random.choice(&letters).unwrap()),
+                    _ => text.truncate(at.max(1)),
+                }
+            }
+            let text: String = text.into_iter().collect();
+            if let Err(report) = Config::parse(&text, Path::new("")) {
+                assert!(!report.diagnostics().is_empty());
+                assert!(report.to_string().contains("error: "), "{text}");
+            }
+        }
+    }
+}

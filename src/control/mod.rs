@@ -1,0 +1,5 @@
+//! The HTTP server of the control plane, which the admin server and the embedded registry share, and
+//! whom it answers.
+
+pub mod access;
+pub mod server;

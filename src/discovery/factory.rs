@@ -1,0 +1,493 @@
+//! Makes services and catalogs, and lets them have what their registries say. Knows nothing of which
+//! services there are.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch as state},
+    task::JoinHandle,
+};
+
+use super::tag_routes::{Made, Wanted};
+use crate::{
+    config::{self, Origin, Subset},
+    instance::{InstanceSet, in_any_case},
+    registry::{
+        Catalog, Registry, ServiceQuery, Source, Watches,
+        consul::in_one_spelling,
+        merged::{Merged, Part},
+        watch::{self, Event, WatchStatus},
+    },
+    saved,
+    service::{
+        Service, Split,
+        health::{elsewhere, follow, prober::Prober},
+        members::{
+            combine::Update, history::Why, inquiry::Inquiry, restore::answered, shrink_guard,
+        },
+    },
+    tls::TlsError,
+    upstream::Tls,
+};
+
+/// What services and catalogs are made of.
+pub(super) struct Maker {
+    workers: usize,
+    control: Handle,
+    registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+    settings: BTreeMap<Arc<str>, config::Registry>,
+    /// What services have where nothing else is said.
+    pub(super) defaults: Arc<config::Service>,
+    described: BTreeMap<Arc<str>, Arc<config::Service>>,
+    /// The names in the file that have capital letters, by the one that stands for all spellings,
+    /// where a template's registry takes any.
+    spellings: BTreeMap<String, Arc<str>>,
+    /// Which subsets routes want, of whom.
+    subsets: Vec<(config::Goal, Arc<Subset>)>,
+    /// One for all services with the same settings.
+    tls: HashMap<config::EndpointTls, Arc<Tls>>,
+    prober: Arc<Prober>,
+    /// Told whenever a set or a catalog has changed.
+    pub(super) changes: Arc<Notify>,
+}
+
+/// A registry's catalog, and what of it may be reached.
+pub(super) struct CatalogView {
+    /// Whether template routes reach what it lists.
+    pub(super) for_templates: bool,
+    /// Whether its tags make routes.
+    pub(super) for_tags: bool,
+    expose: config::Expose,
+    /// Whether names are to be compared in any case, as the registry does.
+    any_case: bool,
+    pub(super) names: ArcSwap<Catalog>,
+    pub(super) read: state::Sender<bool>,
+    /// When the registry said what is in `names`, where that was before the start.
+    remembered: Mutex<Option<SystemTime>>,
+    pub(super) status: Arc<WatchStatus>,
+}
+
+/// Why the services cannot be made. `Config` rules out all but the last.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no registry of that name.
+    #[error("there is no registry `{0}`")]
+    NoSuchRegistry(Arc<str>),
+    /// Tags make routes of the list of services, and the registry keeps none.
+    #[error("the registry `{0}` does not list its services")]
+    NoCatalog(Arc<str>),
+    /// A service's `tls` cannot be used.
+    #[error("{table}.tls: {error}")]
+    Tls {
+        /// Where it stands in the file.
+        table: String,
+        /// Why.
+        error: TlsError,
+    },
+}
+
+impl Maker {
+    /// What is watched is watched on the runtime in which this is called.
+    pub(super) fn new(
+        config: &config::Config,
+        registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+    ) -> Result<Self, StartError> {
+        Ok(Self {
+            workers: config.workers.get(),
+            control: Handle::current(),
+            registries,
+            settings: config.registries.clone(),
+            defaults: Arc::new(config.defaults.clone()),
+            described: config.services.clone(),
+            spellings: spellings(config),
+            subsets: wanted_subsets(config),
+            tls: open_tls(config)?,
+            prober: Arc::default(),
+            changes: Arc::default(),
+        })
+    }
+
+    /// A service, and its watchers. Until its registries say something it has what was saved.
+    pub(super) fn make(
+        &self,
+        name: &Arc<str>,
+        saved: &saved::Contents,
+    ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
+        let subsets = self.subsets_of(name);
+        let service = self.service(name, Arc::clone(self.policy(name)), subsets);
+        let origin = &service.policy().origin;
+        if let Origin::Inline(instances) = origin {
+            let update = Update::ours(instances.clone());
+            service.update(&update, Why::ProxyToml);
+        }
+        self.remember(&service, saved);
+        let mut watchers = origin
+            .registries()
+            .iter()
+            .enumerate()
+            .map(|(place, registry)| self.watch(&service, place, registry))
+            .collect::<Result<Vec<_>, _>>()?;
+        for name in origin.registries() {
+            let (registry, _) = self.registry(name)?;
+            if let Some(other) = registry.other_host() {
+                let of = Arc::downgrade(&service);
+                let looking = elsewhere::watch(of, Arc::clone(name), other);
+                watchers.push(self.control.spawn(looking));
+            }
+        }
+        Ok((service, watchers))
+    }
+
+    fn remember(&self, service: &Service, saved: &saved::Contents) {
+        let registries = service.policy().origin.registries();
+        for (place, registry) in registries.iter().enumerate() {
+            let settings = self.settings.get(registry);
+            if let (Some(settings), Some(set)) = (settings, saved.set(service.name(), registry)) {
+                service.remember(place, set, settings.max_staleness);
+            }
+        }
+    }
+
+    /// Whether what this registry says is worth keeping: the embedded one keeps it itself.
+    pub(super) fn keeps(&self, registry: &str) -> bool {
+        let settings = self.settings.get(registry);
+        settings.is_some_and(|settings| settings.kind.is_elsewhere())
+    }
+
+    /// Begins to watch what one of a service's registries says of it.
+    fn watch(
+        &self,
+        service: &Arc<Service>,
+        place: usize,
+        registry: &Arc<str>,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let (registry, settings) = self.registry(registry)?;
+        service.may_ask_again(place, Inquiry::new(registry, None));
+        let source = registry.service(ServiceQuery {
+            name: service.registered_name().to_owned(),
+            tags: service.policy().tags.clone(),
+            usage: Arc::clone(service.usage()),
+            consistent: false,
+        });
+        Ok(self.take_over(service, place, source, settings))
+    }
+
+    /// Lets a service have what a source says, as the registry at that place of its list.
+    fn take_over(
+        &self,
+        service: &Arc<Service>,
+        place: usize,
+        source: Box<dyn Source<InstanceSet>>,
+        settings: &config::Registry,
+    ) -> JoinHandle<()> {
+        let status = Arc::clone(&service.watches()[place]);
+        let heard = Arc::clone(service);
+        let watching = watch::watch(source, status, settings.max_staleness, move |event| {
+            if heard.hear(place, event) {
+                shrink_guard::watch_over(&heard);
+            }
+        });
+        let Some(left) = service.remembers_for(place, settings.max_staleness) else {
+            return self.control.spawn(watching);
+        };
+        let remembers = Arc::clone(service);
+        self.control.spawn(async move {
+            let forgets = async {
+                tokio::time::sleep(left).await;
+                remembers.forget_remembered(place);
+            };
+            tokio::join!(watching, forgets);
+        })
+    }
+
+    fn service(
+        &self,
+        name: &Arc<str>,
+        policy: impl Into<Arc<config::Service>>,
+        subsets: Vec<Arc<Subset>>,
+    ) -> Arc<Service> {
+        let policy = policy.into();
+        let tls = self.tls.get(&policy.tls);
+        let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
+        let health = policy.health.clone();
+        let changes = Arc::clone(&self.changes);
+        let service = Service::new(
+            Arc::clone(name),
+            policy,
+            tls,
+            self.workers,
+            subsets,
+            changes,
+        );
+        let service = Arc::new(service);
+        if let Some(health) = health {
+            // Ends with the service.
+            let prober = Arc::clone(&self.prober);
+            let checking = follow::run(Arc::downgrade(&service), health, prober);
+            self.control.spawn(checking);
+        }
+        service
+    }
+
+    /// Each subset once that some route wants of a service. A template may lead to any.
+    fn subsets_of(&self, name: &str) -> Vec<Arc<Subset>> {
+        let mut subsets: Vec<Arc<Subset>> = Vec::new();
+        for (goal, subset) in &self.subsets {
+            let leads_here = *goal == config::Goal::Template
+                || goal.services().any(|service| **service == *name);
+            if leads_here && !subsets.iter().any(|known| Arc::ptr_eq(known, subset)) {
+                subsets.push(Arc::clone(subset));
+            }
+        }
+        subsets
+    }
+
+    /// How a route's requests are parted among these services.
+    pub(super) fn split(&self, shares: impl Iterator<Item = (Arc<Service>, u32)>) -> Split {
+        Split::new(shares, self.workers)
+    }
+
+    pub(super) fn policy(&self, name: &str) -> &Arc<config::Service> {
+        self.described.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// The name of a listed service as proxy.toml has it, where it has it in another letter case and
+    /// the registry takes any: what the file says of a service holds however it is asked for.
+    pub(super) fn as_written<'a>(&'a self, listed: &'a Arc<str>) -> &'a Arc<str> {
+        if self.spellings.is_empty() || self.described.contains_key(listed) {
+            return listed;
+        }
+        self.spellings.get(&*in_any_case(listed)).unwrap_or(listed)
+    }
+
+    /// The service of a route that tags make.
+    pub(super) fn make_tagged(
+        &self,
+        name: &Arc<str>,
+        wanted: &Wanted,
+        parts: state::Receiver<Vec<Part>>,
+        saved: &saved::Contents,
+    ) -> Option<Made> {
+        let registry = self.registries.get(&wanted.registry)?;
+        let settings = self.settings.get(&wanted.registry)?;
+        let own = self.policy(wanted.first_service()?);
+        let policy = config::Service {
+            origin: Origin::Registries {
+                names: vec![Arc::clone(&wanted.registry)],
+                combine: config::Combine::Union,
+            },
+            // What is asked for has them already.
+            tags: Vec::new(),
+            balance: if wanted.is_weighted() {
+                config::Balance::Weighted
+            } else {
+                own.balance.clone()
+            },
+            ..config::Service::clone(own)
+        };
+        let service = self.service(name, policy, Vec::new());
+        service.usage().keep();
+        self.remember(&service, saved);
+        let inquiry = Inquiry::new(registry, Some(parts.clone()));
+        service.may_ask_again(0, inquiry);
+        let query = ServiceQuery {
+            usage: Arc::clone(service.usage()),
+            ..ServiceQuery::default()
+        };
+        let source = Box::new(Merged::new(Arc::clone(registry), parts, query));
+        let watcher = self.take_over(&service, 0, source, settings);
+        Some(Made { service, watcher })
+    }
+
+    /// A registry's catalog, and its watcher. Until the registry lists its services it is what was
+    /// saved.
+    pub(super) fn watch_catalog(
+        &self,
+        name: &Arc<str>,
+        for_templates: bool,
+        for_tags: bool,
+        saved: Option<&saved::Catalog>,
+    ) -> Result<(Arc<CatalogView>, JoinHandle<()>), StartError> {
+        let (registry, settings) = self.registry(name)?;
+        let catalog = registry
+            .catalog()
+            .ok_or_else(|| StartError::NoCatalog(Arc::clone(name)))?;
+        let view = Arc::new(CatalogView {
+            for_templates,
+            for_tags,
+            expose: exposed(&settings.expose, settings.kind.takes_any_case()),
+            any_case: settings.kind.takes_any_case(),
+            names: ArcSwap::from_pointee(saved.map_or_else(Catalog::new, |saved| {
+                remembered(&saved.services, settings.kind.takes_any_case())
+            })),
+            read: state::Sender::new(false),
+            remembered: Mutex::new(saved.map(|saved| saved.confirmed)),
+            status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
+        });
+        let read = Arc::clone(&view);
+        // Never given up: that a service is known, and has nobody, says more than a 404.
+        let status = Arc::clone(&view.status);
+        let changes = Arc::clone(&self.changes);
+        let watching = watch::watch(catalog, status, None, move |event| {
+            if let Event::State(names) = event {
+                read.status.note_state(names.len(), Vec::new());
+                read.names.store(Arc::new(names));
+                *read
+                    .remembered
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
+                read.read.send_replace(true);
+                changes.notify_one();
+            }
+        });
+        Ok((view, self.control.spawn(watching)))
+    }
+
+    /// How the watches of each registry stand that holds a limited number.
+    pub(super) fn watches(&self) -> impl Iterator<Item = (&Arc<str>, Watches)> {
+        let registries = self.registries.iter();
+        registries.filter_map(|(name, registry)| Some((name, registry.watches()?)))
+    }
+
+    fn registry(
+        &self,
+        name: &Arc<str>,
+    ) -> Result<(&Arc<dyn Registry>, &config::Registry), StartError> {
+        let registry = self.registries.get(name);
+        registry
+            .zip(self.settings.get(name))
+            .ok_or_else(|| StartError::NoSuchRegistry(Arc::clone(name)))
+    }
+}
+
+impl CatalogView {
+    /// When the registry listed what is known, where that was before the start.
+    pub(super) fn remembered(&self) -> Option<SystemTime> {
+        *self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything is known, be it from before the start.
+    pub(super) fn is_known(&self) -> bool {
+        *self.read.borrow() || self.remembered().is_some()
+    }
+
+    /// What is worth keeping of it.
+    pub(super) fn to_save(&self, registry: &Arc<str>) -> Option<saved::Catalog> {
+        self.is_known().then(|| saved::Catalog {
+            registry: Arc::clone(registry),
+            confirmed: self
+                .remembered()
+                .unwrap_or_else(|| answered(self.status.answered())),
+            services: Catalog::clone(&self.names.load()),
+        })
+    }
+
+    /// A service that it lists and exposes, by its name as a request has it.
+    pub(super) fn find(&self, name: &str) -> Found {
+        let name = if self.any_case {
+            Cow::Owned(in_any_case(name))
+        } else {
+            Cow::Borrowed(name)
+        };
+        match self.names.load().get_key_value(&*name) {
+            None => Found::Absent,
+            Some((name, tags)) if self.exposes(name, tags) => Found::Exposed(Arc::clone(name)),
+            Some(_) => Found::Hidden,
+        }
+    }
+
+    /// Whether a service that it lists may be reached.
+    pub(super) fn exposes(&self, name: &str, tags: &[String]) -> bool {
+        let config::Expose {
+            tags: wanted,
+            services,
+            not,
+        } = &self.expose;
+        name != "consul"
+            && !not.iter().any(|not| not == name)
+            && (services.is_empty() || services.iter().any(|service| service == name))
+            && (wanted.is_empty() || wanted.iter().any(|tag| has_tag(tags, tag)))
+    }
+}
+
+/// What a catalog has under a name.
+pub(super) enum Found {
+    /// A service that may be reached, by the name in the catalog.
+    Exposed(Arc<str>),
+    /// One that may not.
+    Hidden,
+    Absent,
+}
+
+/// What was saved of a catalog, with names as they are in it now: an older version kept them as they
+/// were registered.
+fn remembered(saved: &Catalog, any_case: bool) -> Catalog {
+    if !any_case {
+        return saved.clone();
+    }
+    let services = saved.iter();
+    in_one_spelling(services.map(|(name, tags)| (&**name, tags.iter().cloned())))
+}
+
+/// As all tags are compared: in any letter case.
+fn has_tag(tags: &[String], wanted: &str) -> bool {
+    let wanted = wanted.to_lowercase();
+    tags.iter().any(|tag| tag.to_lowercase() == wanted)
+}
+
+/// With names as they are in the catalog.
+fn exposed(expose: &config::Expose, any_case: bool) -> config::Expose {
+    let mut expose = expose.clone();
+    if any_case {
+        for name in expose.services.iter_mut().chain(&mut expose.not) {
+            *name = in_any_case(name);
+        }
+    }
+    expose
+}
+
+fn spellings(config: &config::Config) -> BTreeMap<String, Arc<str>> {
+    let mut registries = config.defaults.origin.registries().iter();
+    let takes_any = registries.any(|name| {
+        let settings = config.registries.get(name);
+        settings.is_some_and(|settings| settings.kind.takes_any_case())
+    });
+    let names = config.declared().chain(config.services.keys());
+    names
+        .filter(|_| takes_any)
+        .map(|name| (in_any_case(name), Arc::clone(name)))
+        .filter(|(any, name)| **any != **name)
+        .collect()
+}
+
+fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {
+    let routes = config.routes.iter();
+    routes
+        .filter_map(|route| Some((route.goal.clone(), route.subset.clone()?)))
+        .collect()
+}
+
+/// Reads the TLS files of all services, each once.
+fn open_tls(config: &config::Config) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
+    let defaults = ("defaults".to_owned(), &config.defaults);
+    let services = config.services.iter();
+    let services = services.map(|(name, service)| (format!("service.{name}"), &**service));
+    let mut opened = HashMap::new();
+    for (table, service) in std::iter::once(defaults).chain(services) {
+        if !opened.contains_key(&service.tls) {
+            let tls = Tls::open(&service.tls).map_err(|error| StartError::Tls { table, error })?;
+            opened.insert(service.tls.clone(), Arc::new(tls));
+        }
+    }
+    Ok(opened)
+}

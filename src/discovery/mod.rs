@@ -1,0 +1,13 @@
+//! What makes services and keeps them: the directory of all that there are, the factory that follows
+//! a registry for each, catalogs and the routes that tags make, and the sets on disk. Requests only
+//! look up what it has made.
+
+mod directory;
+mod factory;
+mod persist;
+mod tag_routes;
+
+pub use directory::{Directory, Lookup};
+pub use factory::StartError;
+pub use persist::keep;
+pub use tag_routes::{Quarantined, Tagged, TaggedRoute};

@@ -1,0 +1,167 @@
+//! Serving a connection: hyper's HTTP/1.1 server over a watched socket.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{Connection, Order, linger::Leave, stream::Wire};
+use crate::{
+    config::HeaderCase,
+    proxy::{self, Activity},
+};
+
+enum Ended {
+    Done,
+    Cut,
+}
+
+/// Serves a connection until either side ends it.
+pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
+    let listener = &connection.client.listener;
+    let service = service_fn(|request| {
+        connection.head_began.store(0, Relaxed);
+        let client = Arc::clone(&connection.client);
+        async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
+    });
+    let wire = Wire::new(stream, Arc::clone(&connection));
+    let mut serving = http1::Builder::new()
+        // The wire looks for clients that are gone, where they are to be looked for.
+        .half_close(true)
+        .title_case_headers(listener.header_case == HeaderCase::Title)
+        .max_buf_size(listener.limits.header_bytes)
+        .serve_connection(TokioIo::new(wire), service);
+    let mut finishing = false;
+    let served = poll_fn(|cx| {
+        match connection.ordered(cx.waker()) {
+            Order::Serve => {}
+            Order::Finish if finishing => {}
+            Order::Finish => {
+                // hyper would close a connection at rest without a look at what has come.
+                if connection.is_at_rest()
+                    && let Poll::Ready(served) = Pin::new(&mut serving).poll(cx)
+                {
+                    return Poll::Ready(served.map(|()| Ended::Done));
+                }
+                if !connection.is_amid_a_head() {
+                    finishing = true;
+                    Pin::new(&mut serving).graceful_shutdown();
+                }
+            }
+            Order::Cut => return Poll::Ready(Ok(Ended::Cut)),
+        }
+        let polled = Pin::new(&mut serving).poll(cx).map_ok(|()| Ended::Done);
+        let Activity { rest, requests, .. } = &connection.client.activity;
+        if rest.is_abandoned() && polled.is_pending() && requests.value() == 0 {
+            rest.poll_away(cx, !finishing);
+        }
+        polled
+    })
+    .await;
+    // What is in progress now ends with the connection.
+    let unfinished = connection.client.activity.requests.value() > 0;
+    if unfinished && !matches!(served, Ok(Ended::Done)) {
+        connection.client.activity.cut_short.store(true, Relaxed);
+    }
+    let is_whole = !connection.client.activity.cut_short.load(Relaxed);
+    if is_whole && !matches!(served, Ok(Ended::Cut)) {
+        leave(&connection, serving.into_parts().io.into_inner()).await;
+    }
+    if let Err(error) = served {
+        // Mostly clients that went away; what an endpoint did wrong was logged with its request.
+        tracing::debug!(client = %connection.client.peer.ip, %error, "a connection ended with an error");
+    }
+}
+
+/// Ends a connection on which all is written.
+async fn leave(connection: &Connection, mut wire: Wire) {
+    let mut leave = Leave::new(connection.client.activity.rest.may_come());
+    let stream = wire.shut();
+    poll_fn(|cx| match connection.ordered(cx.waker()) {
+        Order::Cut => Poll::Ready(()),
+        Order::Serve | Order::Finish => leave.poll(cx, stream),
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        task::{JoinHandle, yield_now},
+    };
+
+    use super::super::testing::connected;
+    use super::*;
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// A client that has had an answer.
+    async fn idle() -> (TcpStream, Arc<Connection>, JoinHandle<()>) {
+        let (mut client, connection, stream) = connected().await;
+        let serving = tokio::spawn(serve(Arc::clone(&connection), stream));
+        client.write_all(GET.as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\n") || !connection.is_at_rest() {
+            client.read_buf(&mut read).await.unwrap();
+        }
+        assert!(!connection.is_new());
+        (client, connection, serving)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_come_before_its_connection_is_to_end_is_answered() {
+        for pieces in [&[GET][..], &[&GET[..9], &GET[9..]]] {
+            let (mut client, connection, serving) = idle().await;
+            connection
+                .client
+                .worker
+                .shared
+                .draining
+                .store(true, Relaxed);
+            // The runtime does not hear of it before the order is.
+            let written = client.try_write(pieces[0].as_bytes()).unwrap();
+            assert_eq!(written, pieces[0].len());
+            connection.order(Order::Finish);
+            if let Some(rest) = pieces.get(1) {
+                while connection.head_began.load(Relaxed) == 0 && !serving.is_finished() {
+                    yield_now().await;
+                }
+                client.write_all(rest.as_bytes()).await.unwrap();
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 404"), "{pieces:?}: {answer}");
+            assert!(answer.contains("connection: close"), "{answer}");
+            drop(client);
+            serving.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_request_ends_at_once_when_it_is_told_to_finish() {
+        let (mut client, connection, serving) = idle().await;
+        connection.order(Order::Finish);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_is_cut_for_being_slow_and_not_for_being_idle() {
+        let (_client, connection, serving) = idle().await;
+        assert_eq!(connection.late(1), None);
+        assert_eq!(connection.late(u64::MAX), Some(Order::Finish));
+        connection.head_began.store(1, Relaxed);
+        assert_eq!(connection.late(u64::MAX), Some(Order::Cut));
+        serving.abort();
+        let (_client, new, _stream) = connected().await;
+        assert_eq!(new.late(u64::MAX), Some(Order::Finish));
+    }
+}

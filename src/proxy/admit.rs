@@ -1,0 +1,437 @@
+//! Which requests are admitted, by http-rules: what hyper does not look at, and what would make
+//! two parties read a request differently. Whatever is refused here was never forwarded.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::{
+    Client, RequestBody, body, connection_fields, grpc_timeout, local_reply::Refusal,
+    response::Record,
+};
+use crate::{
+    config::{Paths, Underscores},
+    route,
+};
+
+/// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
+pub(super) const ASTERISK: &str = "*";
+
+/// Bytes of a method. The longest that is registered has 17.
+const LONGEST_METHOD: usize = 64;
+
+/// Bytes of a host's name; DNS has 253 at the most.
+const LONGEST_HOST: usize = 255;
+
+/// A request that may be answered.
+pub(super) struct Admitted {
+    pub(super) head: Head,
+    pub(super) body: RequestBody,
+}
+
+/// A request's head, and its one host.
+pub(super) struct Head {
+    pub(super) parts: Parts,
+    host: Option<HeaderValue>,
+    /// Whether there is a `Connection`, which may name fields that are not to be passed on.
+    pub(super) connection: bool,
+    /// The client sends its body when it is asked for it.
+    pub(super) expects_continue: bool,
+    /// How long the client waits, where it says so.
+    pub(super) deadline: Option<Duration>,
+    /// How else an endpoint may read the path; mostly in no other way.
+    pub(super) readings: Vec<String>,
+}
+
+impl Head {
+    /// As the client sent it; `None` in HTTP/1.0 only.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_ref()?.to_str().ok()
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    /// What it is routed by.
+    pub(super) fn route_by(&self) -> route::Request<'_> {
+        self.route_as(self.path())
+    }
+
+    /// What it would be routed by if this were its path.
+    pub(super) fn route_as<'r>(&'r self, path: &'r str) -> route::Request<'r> {
+        route::Request {
+            host: self.host().unwrap_or_default(),
+            path,
+            method: &self.parts.method,
+            headers: &self.parts.headers,
+            query: self.parts.uri.query(),
+        }
+    }
+}
+
+/// Admits a request, or says why not.
+pub(super) fn admit(
+    client: &Arc<Client>,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Admitted, Refusal> {
+    let (parts, incoming) = request.into_parts();
+    let body = body::of_client(incoming, Arc::clone(client));
+    let fields = Fields::read(client, &parts.headers);
+    record.wants_json = fields.wants_json;
+    // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
+    let expects_continue = fields.expects && parts.version != Version::HTTP_10;
+    if expects_continue {
+        client.activity.rest.waits_to_be_asked();
+    }
+    let limits = &client.listener.limits;
+    match parts.method {
+        Method::CONNECT => return Err(Refusal::Connect),
+        Method::TRACE => return Err(Refusal::Trace),
+        _ => {}
+    }
+    if parts.method.as_str().len() > LONGEST_METHOD {
+        return Err(Refusal::MethodTooLong);
+    }
+    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if target.len() > limits.target_bytes {
+        return Err(Refusal::TargetTooLong);
+    }
+    if parts.headers.len() > limits.headers {
+        return Err(Refusal::TooManyHeaders);
+    }
+    if let Some(refusal) = fields.refusal {
+        return Err(refusal);
+    }
+    check_framing(&fields, &body)?;
+    if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(Refusal::Malformed("the target's scheme is not HTTP's"));
+    }
+    let path = parts.uri.path();
+    let readings = match parts.method {
+        Method::OPTIONS if path == ASTERISK => Vec::new(),
+        _ => readings(path, client.listener.paths)?,
+    };
+    let host = fields.host(&parts)?;
+    let (connection, deadline) = (fields.connection, fields.deadline);
+    Ok(Admitted {
+        body,
+        head: Head {
+            parts,
+            host,
+            connection,
+            expects_continue,
+            deadline,
+            readings,
+        },
+    })
+}
+
+/// hyper takes any length, and a body behind a handshake, where the other protocol's first bytes are.
+fn check_framing(fields: &Fields<'_>, body: &RequestBody) -> Result<(), Refusal> {
+    let length = body.size_hint().exact();
+    if length.is_some_and(|length| i64::try_from(length).is_err()) {
+        return Err(Refusal::Malformed("the `Content-Length` is beyond measure"));
+    }
+    if fields.websocket && !body.is_end_stream() {
+        return Err(Refusal::Malformed("a handshake has no body"));
+    }
+    Ok(())
+}
+
+/// What the header fields say that matters before a request is routed, gathered in one pass.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    codings: usize,
+    connection: bool,
+    deadline: Option<Duration>,
+    wants_json: bool,
+    /// It waits for a `100 Continue`.
+    expects: bool,
+    /// It asks for the WebSocket protocol.
+    websocket: bool,
+    /// How often it has passed through this proxy.
+    passes: usize,
+    refusal: Option<Refusal>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(client: &Client, headers: &'a HeaderMap) -> Self {
+        let mut fields = Self::default();
+        let mut named = 0;
+        let rejects_underscores = client.listener.underscores == Underscores::Reject;
+        for (name, value) in headers {
+            let bytes = value.as_bytes();
+            let refusal = match name.as_str() {
+                "host" => {
+                    fields.host = Some(value);
+                    fields.hosts += 1;
+                    None
+                }
+                "accept" => {
+                    fields.wants_json |= memchr::memmem::find(bytes, b"json").is_some();
+                    None
+                }
+                "connection" => {
+                    fields.connection = true;
+                    named += connection_fields::names(bytes).count();
+                    (named > connection_fields::MOST)
+                        .then_some(Refusal::Malformed("`Connection` names too many fields"))
+                }
+                "upgrade" => {
+                    fields.websocket |= bytes.trim_ascii().eq_ignore_ascii_case(b"websocket");
+                    None
+                }
+                "grpc-timeout" => {
+                    fields.deadline = grpc_timeout::of(bytes);
+                    None
+                }
+                "transfer-encoding" => {
+                    fields.codings += 1;
+                    // hyper lets other codings before `chunked` pass.
+                    let understood = fields.codings == 1 && bytes.eq_ignore_ascii_case(b"chunked");
+                    (!understood).then_some(Refusal::Coding)
+                }
+                "expect" => {
+                    fields.expects = bytes.eq_ignore_ascii_case(b"100-continue");
+                    (!fields.expects).then_some(Refusal::Expectation)
+                }
+                "via" => {
+                    let pseudonym = client.worker.shared.pseudonym.as_bytes();
+                    fields.passes += memchr::memmem::find_iter(bytes, pseudonym).count();
+                    (fields.passes >= client.listener.max_passes).then_some(Refusal::Loop)
+                }
+                name => (rejects_underscores && name.contains('_'))
+                    .then_some(Refusal::Malformed("a header's name has an underscore")),
+            };
+            fields.refusal = fields.refusal.or(refusal);
+        }
+        fields
+    }
+
+    /// The one host of the request: the authority of an absolute target, else `Host`.
+    fn host(&self, parts: &Parts) -> Result<Option<HeaderValue>, Refusal> {
+        if self.hosts > 1 {
+            return Err(Refusal::Malformed("more than one Host"));
+        }
+        match self.host {
+            Some(host) if !is_host(host.as_bytes()) => {
+                return Err(Refusal::Malformed("the Host is malformed"));
+            }
+            None if parts.version != Version::HTTP_10 => {
+                return Err(Refusal::Malformed("there is no Host"));
+            }
+            _ => {}
+        }
+        let Some(authority) = parts.uri.authority() else {
+            return Ok(self.host.cloned());
+        };
+        HeaderValue::from_str(authority.as_str())
+            .ok()
+            .filter(|authority| is_host(authority.as_bytes()))
+            .map(Some)
+            .ok_or(Refusal::Malformed("the target's authority is malformed"))
+    }
+}
+
+/// One documented rule instead of a normalisation, so that what is matched is what is forwarded, byte for
+/// byte: a path that goes up, in whatever way it is read, is refused; and one that can be read in several
+/// ways has all of them looked at. With [`Paths::Strict`] it is refused.
+fn readings(path: &str, rule: Paths) -> Result<Vec<String>, Refusal> {
+    if !path.starts_with('/') {
+        return Err(Refusal::Malformed("the request's target is not a path"));
+    }
+    let bytes = path.as_bytes();
+    let (mut refused, mut several) = (false, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        if !matches!(byte, b'/' | b'\\' | b'%' | b';') {
+            continue;
+        }
+        let rest = &bytes[at + 1..];
+        match byte {
+            b'/' => {
+                refused |= is_dots(rest);
+                several |= rest.first() == Some(&b'/');
+            }
+            b'%' => {
+                refused |= !is_escape(rest);
+                several |= rule == Paths::Forward || is_of_a_separator(rest);
+            }
+            b';' => several |= rule == Paths::Forward,
+            _ => refused = true,
+        }
+    }
+    if refused || (several && rule == Paths::Strict) {
+        return Err(Refusal::Malformed(match rule {
+            Paths::Forward => ASTRAY,
+            Paths::Strict => STRICT,
+        }));
+    }
+    if !several {
+        return Ok(Vec::new());
+    }
+    route::readings(path).map_err(|route::Astray| Refusal::Malformed(ASTRAY))
+}
+
+const ASTRAY: &str = "the path holds, or may be read to hold, a `.` or `..` segment, a backslash or a \
+                      NUL; or a `%` that is no escape";
+const STRICT: &str = "the path holds `//`, `\\`, a `.` or `..` segment, or a percent-encoded `.`, `/` \
+                      or `\\`";
+
+/// Whether the next segment is `.` or `..`, perhaps with parameters.
+fn is_dots(rest: &[u8]) -> bool {
+    let dots = rest.iter().take_while(|byte| **byte == b'.').count();
+    (dots == 1 || dots == 2) && matches!(rest.get(dots), None | Some(b'/' | b';'))
+}
+
+/// What may follow a `%`: not a NUL, nor a backslash.
+fn is_escape(rest: &[u8]) -> bool {
+    match rest {
+        [b'0', b'0', ..] | [b'5', b'c' | b'C', ..] => false,
+        [high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+        _ => false,
+    }
+}
+
+/// `%2e` and `%2f`.
+fn is_of_a_separator(rest: &[u8]) -> bool {
+    matches!(rest, [b'2', b'e' | b'E' | b'f' | b'F', ..])
+}
+
+/// `name`, `name:port`, `[ipv6]:port`; no userinfo, no path, no list.
+pub(super) fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host {
+        [b'[', rest @ ..] => match rest.iter().position(|byte| *byte == b']') {
+            Some(end) => {
+                let is_ipv6 = rest[..end]
+                    .iter()
+                    .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+                if !is_ipv6 {
+                    return false;
+                }
+                (&rest[..end], &rest[end + 1..])
+            }
+            None => return false,
+        },
+        _ => {
+            let end = host
+                .iter()
+                .position(|byte| *byte == b':')
+                .unwrap_or(host.len());
+            let is_name = host[..end]
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+            if !is_name {
+                return false;
+            }
+            host.split_at(end)
+        }
+    };
+    !name.is_empty()
+        && name.len() <= LONGEST_HOST
+        && match port {
+            [] | [b':'] => true,
+            [b':', digits @ ..] => {
+                let port = std::str::from_utf8(digits).ok();
+                digits.iter().all(u8::is_ascii_digit)
+                    && port.is_some_and(|port| port.parse::<u16>().is_ok())
+            }
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_go_up_are_refused_by_either_rule() {
+        for path in [
+            "/a/../b",
+            "/..",
+            "/.",
+            "/a/./b",
+            "/a\\b",
+            "/%2e%2e/b",
+            "/a/..;/b",
+            "/a/.;x",
+            "/a%5cb",
+            "/a%",
+            "/a%2",
+            "/a%zz",
+            "/a%00",
+            "*",
+            "a",
+        ] {
+            assert!(readings(path, Paths::Forward).is_err(), "{path}");
+            assert!(readings(path, Paths::Strict).is_err(), "{path}");
+        }
+        for path in [
+            "/",
+            "/a",
+            "/a/",
+            "/...",
+            "/.well-known/x",
+            "/a.b/c..d",
+            "/%20",
+            "/a%3Fb",
+            "/a;b",
+        ] {
+            assert!(
+                readings(path, Paths::Strict).is_ok_and(|others| others.is_empty()),
+                "{path}"
+            );
+            assert!(readings(path, Paths::Forward).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_can_be_read_in_two_ways_are_refused_by_the_strict_rule_alone() {
+        for path in ["//", "/a//b", "/a%2Fb", "/a%2eb"] {
+            assert!(readings(path, Paths::Strict).is_err(), "{path}");
+            let others = readings(path, Paths::Forward);
+            assert!(others.is_ok_and(|others| !others.is_empty()), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_perhaps_a_port() {
+        for host in [
+            "a",
+            "a.b:80",
+            "10.0.0.1",
+            "[::1]",
+            "[::1]:8080",
+            "a_b",
+            "a:",
+            "a:65535",
+            "a:00080",
+            &"a".repeat(255),
+        ] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "u@a",
+            "a,b",
+            "a b",
+            "a/b",
+            "[::1",
+            "[::1]x",
+            "[]",
+            "a:b",
+            "a:123456",
+            "a:65536",
+            "a:+80",
+            &"a".repeat(256),
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+}

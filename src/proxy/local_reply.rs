@@ -1,0 +1,354 @@
+//! The answers that are the proxy's own: why, with which status, and in words that help.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::{
+    Client,
+    failure_log::{Question, Trouble},
+    rate::Limited,
+    response::{Record, Response, say_close},
+};
+use crate::{
+    config::Subset,
+    service::{Attempts, Service, Unanswered},
+    upstream::FailureKind,
+};
+
+/// Why a request was not forwarded, or not answered by an endpoint.
+pub(super) enum Refusal {
+    /// It breaks HTTP's rules, or could be read in two ways.
+    Malformed(&'static str),
+    Connect,
+    Trace,
+    MethodTooLong,
+    TargetTooLong,
+    TooManyHeaders,
+    HeadTooLarge,
+    Coding,
+    Expectation,
+    Loop,
+    NoRoute,
+    UnknownService(Arc<str>),
+    CatalogNotRead,
+    /// There is no room for it.
+    Shed(Arc<str>),
+    /// Its client has made as many as the route allows.
+    Limited(Limited),
+    /// Nobody is there of those that the route wants, nor in the fallback that was called instead.
+    NoEndpoints {
+        service: Nobody,
+        subset: Option<Arc<Subset>>,
+        fallback: Option<Nobody>,
+    },
+    /// The client's body broke off: mostly the client is gone.
+    BodyBroke(Box<dyn StdError + Send + Sync>),
+    /// Every attempt failed.
+    Failed {
+        service: Arc<str>,
+        attempts: Attempts,
+    },
+}
+
+/// A service in which nobody is.
+pub(super) struct Nobody {
+    name: Arc<str>,
+    /// Whether its registry has ever said so.
+    is_read: bool,
+    /// Whether its registries were read, and have never heard of it.
+    is_unregistered: bool,
+}
+
+impl Nobody {
+    fn of(service: &Service) -> Self {
+        Self {
+            name: Arc::clone(service.name()),
+            is_read: service.is_read(),
+            is_unregistered: service.is_unregistered(),
+        }
+    }
+}
+
+/// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
+pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// Why nobody is known where no registry has ever been read.
+const UNREAD: &str = "the registry could not be read yet";
+
+/// How long a client is told to stay away where there is nobody to answer it.
+const RETRY_AFTER: &str = "1";
+
+impl Refusal {
+    /// Why a service's endpoints have given no answer; or those of a fallback that was called
+    /// instead of another service.
+    pub(super) fn of<B>(
+        service: &Service,
+        subset: Option<&Arc<Subset>>,
+        instead_of: Option<(&Arc<Service>, Option<&Arc<Subset>>)>,
+        unanswered: Unanswered<B>,
+    ) -> Self {
+        let name = |service: &Service| Arc::clone(service.name());
+        match unanswered {
+            Unanswered::Shed(_) => Self::Shed(name(service)),
+            Unanswered::NoEndpoints(_) => match instead_of {
+                None => Self::NoEndpoints {
+                    service: Nobody::of(service),
+                    subset: subset.cloned(),
+                    fallback: None,
+                },
+                Some((asked, subset)) => Self::NoEndpoints {
+                    service: Nobody::of(asked),
+                    subset: subset.cloned(),
+                    fallback: Some(Nobody::of(service)),
+                },
+            },
+            Unanswered::BodyBroke(error) => Self::BodyBroke(error),
+            Unanswered::Failed(attempts) => Self::Failed {
+                service: name(service),
+                attempts,
+            },
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
+            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::TooManyHeaders | Self::HeadTooLarge => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::MethodTooLong | Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
+            Self::CatalogNotRead | Self::NoEndpoints { .. } | Self::Shed(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Failed { attempts, .. } => match last_failure(attempts) {
+                Some(
+                    FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
+                ) => StatusCode::GATEWAY_TIMEOUT,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+        }
+    }
+
+    /// What the client is told: the service, but not who its endpoints are.
+    fn message(&self) -> String {
+        match self {
+            Self::Malformed(why) => (*why).to_owned(),
+            Self::Connect | Self::Trace => "CONNECT and TRACE are not forwarded".to_owned(),
+            Self::MethodTooLong => "the request's method is too long".to_owned(),
+            Self::TargetTooLong => "the request's target is too long".to_owned(),
+            Self::TooManyHeaders => "the request has too many header fields".to_owned(),
+            Self::HeadTooLarge => {
+                "the request's head, or the number of its fields, is too large".to_owned()
+            }
+            Self::Coding => "the only transfer coding understood is `chunked`".to_owned(),
+            Self::Expectation => "the only expectation understood is `100-continue`".to_owned(),
+            Self::Loop => "the request has passed through this proxy too often".to_owned(),
+            Self::NoRoute => "no route takes this request".to_owned(),
+            Self::UnknownService(name) => format!("no service `{name}` is registered"),
+            Self::BodyBroke(_) => "the request's body broke off".to_owned(),
+            Self::CatalogNotRead => UNREAD.to_owned(),
+            Self::Limited(_) => "too many requests for now".to_owned(),
+            Self::Shed(name) => format!("service `{name}` has as much to do as it may"),
+            Self::NoEndpoints {
+                service,
+                subset,
+                fallback,
+            } => {
+                let wanted = subset.as_ref().map(ToString::to_string);
+                let wanted = wanted.filter(|wanted| !wanted.is_empty());
+                let with = wanted.map_or(String::new(), |wanted| format!(" with {wanted}"));
+                let name = &service.name;
+                let why = match (service.is_read, service.is_unregistered) {
+                    (true, true) => format!("service `{name}` is not registered"),
+                    (true, false) => format!("service `{name}` has no healthy instance{with}"),
+                    (false, _) => format!("{UNREAD} for service `{name}`"),
+                };
+                let Some(Nobody { name, is_read, .. }) = fallback else {
+                    return why;
+                };
+                match (service.is_read, is_read) {
+                    (true, true) if service.is_unregistered => {
+                        format!("{why}, and its fallback `{name}` has no healthy instance")
+                    }
+                    (true, true) => format!("{why}, nor has its fallback `{name}`"),
+                    (false, true) => {
+                        format!("{why}, and its fallback `{name}` has no healthy instance")
+                    }
+                    (true, false) => format!("{why}, and {UNREAD} for its fallback `{name}`"),
+                    (false, false) => format!("{why}, nor for its fallback `{name}`"),
+                }
+            }
+            Self::Failed { service, attempts } => match last_failure(attempts) {
+                Some(
+                    FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
+                ) => {
+                    format!("service `{service}` did not answer in time")
+                }
+                Some(FailureKind::BadAnswer(_)) => {
+                    format!("service `{service}` gave an answer that is not sound HTTP")
+                }
+                Some(FailureKind::TooLarge(_)) => {
+                    format!("service `{service}` gave an answer with more headers than it may")
+                }
+                _ => format!("service `{service}` could not be reached"),
+            },
+        }
+    }
+
+    pub(super) fn into_response(self, client: &Client, mut record: Record) -> Response {
+        let (status, message) = (self.status(), self.message());
+        let id = format!("{:016x}", fastrand::u64(..));
+        let question = record.question.take().unwrap_or_default();
+        self.note(client, *question, status, &message, &id);
+        let attempts = match &self {
+            Self::Failed { attempts, .. } => attempts.failed.len(),
+            _ => 0,
+        };
+        if matches!(self, Self::BodyBroke(_)) {
+            record.abandoned(&id);
+        } else {
+            record.refused(&id, attempts);
+        }
+        let json = record.wants_json;
+        let body = if json {
+            let error = serde_json::json!({
+                "status": status.as_u16(), "error": message, "request_id": id,
+            });
+            format!("{error}\n")
+        } else {
+            format!("{status}: {message} (request {id})\n")
+        };
+        let mut response = record.reply(status, body);
+        let headers = response.headers_mut();
+        let content_type = if json {
+            "application/json"
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert("x-request-id", id);
+        }
+        if let Self::Limited(limited) = &self {
+            limited.note(headers);
+        }
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(FORWARDED_METHODS));
+            }
+            _ => {}
+        }
+        if self.ends_connection() {
+            client.activity.rest.disregard_what_follows();
+            say_close(&mut response);
+        }
+        response
+    }
+
+    /// What follows a request that was not understood need not be the next one; nor what follows a
+    /// `CONNECT`, which belongs to the tunnel.
+    fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_)
+                | Self::BodyBroke(_)
+                | Self::Coding
+                | Self::MethodTooLong
+                | Self::Connect
+        )
+    }
+
+    /// What is answered to a head that the HTTP library does not understand, instead of `answer`, which is
+    /// the library's own and has no body.
+    fn into_bytes(self, client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
+        let written: [&[u8]; 2] = [b"content-length: 0\r\n", b"Content-Length: 0\r\n"];
+        let without_body = written[0];
+        let mut found = written.iter();
+        let at = found.find_map(|field| memchr::memmem::find(answer, field))?;
+        let (status, message) = (self.status(), self.message());
+        let id = format!("{:016x}", fastrand::u64(..));
+        self.note(client, Question::default(), status, &message, &id);
+        let body = format!("{status}: {message} (request {id})\n");
+        let fields = format!(
+            "content-length: {}\r\ncontent-type: text/plain; charset=utf-8\r\nx-request-id: {id}\r\n",
+            body.len()
+        );
+        let rest = &answer[at + without_body.len()..];
+        Some([&answer[..at], fields.as_bytes(), rest, body.as_bytes()].concat())
+    }
+
+    /// One line in the log; at `warn`, and at a slowing pace, where an endpoint or a registry is at
+    /// fault.
+    fn note(
+        &self,
+        client: &Client,
+        question: Question,
+        status: StatusCode,
+        reason: &str,
+        request_id: &str,
+    ) {
+        let (status, worker) = (status.as_u16(), &client.worker);
+        let trouble = |service: &Arc<str>| Trouble {
+            service: Arc::clone(service),
+            question,
+            client: client.peer.ip.clone(),
+            status,
+            request_id: request_id.to_owned(),
+        };
+        match self {
+            Self::Failed { service, attempts } => trouble(service).failed(attempts),
+            Self::NoEndpoints { service, .. } => {
+                let cause = match (service.is_read, service.is_unregistered) {
+                    (true, true) => "not registered",
+                    (true, false) => "no healthy instance",
+                    (false, _) => "not read yet",
+                };
+                trouble(&service.name).nobody(cause, reason);
+            }
+            Self::Limited(limited) => {
+                let (client, wait) = (&client.peer.ip, limited.wait);
+                tracing::debug!(status, request_id, %client, ?wait, "limited");
+            }
+            // Counted by the service; a line for each would be one more load.
+            Self::Shed(service) => {
+                tracing::debug!(status, request_id, %service, "shed");
+            }
+            Self::BodyBroke(error) => {
+                tracing::debug!(status, request_id, client = %client.peer.ip, %error, "{reason}");
+            }
+            Self::NoRoute | Self::UnknownService(_) | Self::CatalogNotRead => {
+                worker.unrouted.add_one();
+                tracing::debug!(status, request_id, reason, "not routed");
+            }
+            _ => {
+                worker.refused.add_one();
+                tracing::debug!(status, request_id, client = %client.peer.ip, reason, "refused");
+            }
+        }
+    }
+}
+
+/// What is answered to a head that the HTTP library does not understand: as to any request that is
+/// refused. `answer` is the library's own.
+pub fn refusal_of_head(client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
+    let refusal = match answer.get(b"HTTP/1.1 ".len()..)?.get(..3)? {
+        b"414" => Refusal::TargetTooLong,
+        b"431" => Refusal::HeadTooLarge,
+        _ => Refusal::Malformed("the request's head is not sound HTTP/1.1"),
+    };
+    refusal.into_bytes(client, answer)
+}
+
+fn last_failure(attempts: &Attempts) -> Option<&FailureKind> {
+    attempts.failed.last().map(|last| &last.failure.kind)
+}

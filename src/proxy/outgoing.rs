@@ -1,0 +1,250 @@
+//! The head of a request as it goes upstream: written anew, with CRLF always and its framing our
+//! own, never copied. Oracle: these bytes parse again to exactly one request, the one that was
+//! routed.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue, Method, Uri, uri::PathAndQuery};
+
+use super::{
+    Client,
+    admit::{Head, is_host},
+    connection_fields::Nominated,
+};
+use crate::{
+    config::{HeaderCase, HostHeader, Underscores},
+    instance::Address,
+    service::{self, Asked, Service},
+    upstream::http1::{Framing, field as line},
+};
+
+/// A client's request for one service, on its way out.
+pub(super) struct Outgoing<'a> {
+    pub(super) client: &'a Client,
+    pub(super) head: &'a mut Head,
+    pub(super) service: &'a Service,
+    pub(super) host_header: HostHeader,
+    /// How many bytes of the path are taken off.
+    pub(super) strip: usize,
+}
+
+/// A request before it is known where it goes.
+pub(super) struct Asking<'r>(pub(super) &'r Client, pub(super) &'r Head);
+
+impl Asked for Asking<'_> {
+    fn headers(&self) -> &HeaderMap {
+        &self.1.parts.headers
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.1.parts.uri
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        Some(self.0.asker(&self.1.parts.headers))
+    }
+}
+
+impl Asked for Outgoing<'_> {
+    fn headers(&self) -> &HeaderMap {
+        &self.head.parts.headers
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.head.parts.uri
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        Some(self.client.asker(&self.head.parts.headers))
+    }
+}
+
+impl service::Head for Outgoing<'_> {
+    fn method(&self) -> &Method {
+        &self.head.parts.method
+    }
+
+    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address) {
+        let Self { client, head, .. } = self;
+        let parts = &head.parts;
+        out.extend_from_slice(parts.method.as_str().as_bytes());
+        out.push(b' ');
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let (prefix, target) = target.split_at(self.strip);
+        if !target.starts_with('/') {
+            out.push(b'/');
+        }
+        out.extend_from_slice(target.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        match self.named_host() {
+            Some(host) => line(out, "host", host.as_bytes()),
+            None => line(out, "host", endpoint.to_string().as_bytes()),
+        }
+        end_to_end(out, client, head);
+        forwarded(out, client, head, prefix.as_bytes());
+        framing.write(out, &parts.method);
+        if self.head.expects_continue && framing.has_body() {
+            line(out, "expect", b"100-continue");
+        }
+        out.extend_from_slice(b"\r\n");
+        if client.listener.header_case == HeaderCase::Title {
+            title_case(out);
+        }
+    }
+
+    fn names_endpoint(&self) -> bool {
+        self.named_host().is_none()
+    }
+
+    fn expects_continue(&self) -> bool {
+        self.head.expects_continue
+    }
+
+    fn fields(&mut self) -> &mut HeaderMap {
+        &mut self.head.parts.headers
+    }
+}
+
+impl Outgoing<'_> {
+    /// The `Host` that every endpoint sees; `None` where each sees its own address: by setting, where
+    /// a client of HTTP/1.0 sent none, or where the service's name can be no host.
+    fn named_host(&self) -> Option<&str> {
+        let name = self.service.name();
+        match self.host_header {
+            HostHeader::Client => self.head.host(),
+            HostHeader::Name => is_host(name.as_bytes()).then_some(name),
+            HostHeader::Endpoint => None,
+        }
+    }
+}
+
+/// Writes the names of a head's fields as `Content-Length`.
+#[cold]
+fn title_case(head: &mut [u8]) {
+    for line in head.split_mut(|byte| *byte == b'\n').skip(1) {
+        let mut begins = true;
+        for byte in line.iter_mut().take_while(|byte| **byte != b':') {
+            if begins {
+                byte.make_ascii_uppercase();
+            }
+            begins = *byte == b'-';
+        }
+    }
+}
+
+/// The client's fields, without those of its connection and those that are written anew.
+fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
+    let headers = &head.parts.headers;
+    let nominated = head.connection.then(|| Nominated::of(headers));
+    let is_nominated = |name| nominated.as_ref().is_some_and(|named| named.contains(name));
+    for (name, value) in headers {
+        let keep = match name.as_str() {
+            // Written anew.
+            "host" | "content-length" | "transfer-encoding" => false,
+            // Of the connection, or written anew.
+            "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "expect" => false,
+            // Between the client and us.
+            "proxy-authenticate" | "proxy-authorization" => false,
+            "te" => {
+                if has_token(value, "trailers") {
+                    line(out, "te", b"trailers");
+                }
+                false
+            }
+            // Said by us; a stranger's word for it is not passed on.
+            "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded"
+            | "x-forwarded-prefix" => false,
+            // These may not be taken out by naming them.
+            "authorization" | "cookie" => true,
+            text => {
+                (!is_nominated(text) || says_who_asked(text))
+                    && (client.listener.underscores == Underscores::Allow || !text.contains('_'))
+            }
+        };
+        if keep {
+            line(out, name.as_str(), value.as_bytes());
+        }
+    }
+}
+
+/// Whether a proxy in front may have written it: a client that could take it out, by naming it in
+/// `Connection`, would pass for that proxy.
+fn says_who_asked(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || name == "x-real-ip"
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Who asked, by what, and through whom.
+fn forwarded(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
+    if client.peer.trusted {
+        return forwarded_further(out, client, head, stripped);
+    }
+    out.extend_from_slice(client.peer.introduction.as_bytes());
+    if let Some(host) = head.host() {
+        line(out, "x-forwarded-host", host.as_bytes());
+    }
+    if !stripped.is_empty() {
+        line(out, "x-forwarded-prefix", stripped);
+    }
+}
+
+/// The same for a trusted proxy, whose own words are kept and added to.
+fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
+    let said = |name: &str| {
+        let values = head.parts.headers.get_all(name).iter();
+        let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
+        (!values.is_empty()).then(|| values.join(&b", "[..]))
+    };
+    let ip = client.peer.ip.as_bytes();
+    match said("x-forwarded-for") {
+        Some(theirs) => line_of(out, "x-forwarded-for", &[&theirs, b", ", ip]),
+        None => line(out, "x-forwarded-for", ip),
+    }
+    let proto = said("x-forwarded-proto");
+    line(
+        out,
+        "x-forwarded-proto",
+        proto.as_deref().unwrap_or(b"http"),
+    );
+    let theirs = said("x-forwarded-host");
+    if let Some(host) = theirs.as_deref().or(head.host().map(str::as_bytes)) {
+        line(out, "x-forwarded-host", host);
+    }
+    if let Some(theirs) = said("forwarded") {
+        let (open, close): (&[u8], &[u8]) = if ip.contains(&b':') {
+            (b"\"[", b"]\"")
+        } else {
+            (b"", b"")
+        };
+        let ours = &[
+            &theirs,
+            b", for=".as_slice(),
+            open,
+            ip,
+            close,
+            b";proto=http",
+        ];
+        line_of(out, "forwarded", ours);
+    }
+    let prefix = said("x-forwarded-prefix").unwrap_or_default();
+    if !prefix.is_empty() || !stripped.is_empty() {
+        line_of(out, "x-forwarded-prefix", &[&prefix, stripped]);
+    }
+    let pseudonym = client.worker.shared.pseudonym.as_bytes();
+    line_of(out, "via", &[b"1.1 ", pseudonym]);
+}
+
+fn line_of(out: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    for value in values {
+        out.extend_from_slice(value);
+    }
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,372 @@
+//! What goes back to the client, and what is noted of it: counters always, a log line where the
+//! access log is on.
+
+use std::{
+    error::Error as StdError,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::{
+    Client, RequestBody,
+    failure_log::{self, Question},
+};
+use crate::{
+    config,
+    instance::Address,
+    metrics::Padded,
+    service::{Lane, Service, StatusClass},
+    upstream::{
+        Failure,
+        http1::{self, AnswerHead},
+    },
+};
+
+/// An answer to a client.
+pub type Response = http::Response<AnswerBody>;
+
+/// An answer's body: an endpoint's, or a short text of our own.
+pub struct AnswerBody {
+    kind: Kind,
+    /// Lives as long as the answer does.
+    ending: Ending,
+}
+
+enum Kind {
+    Own(Bytes),
+    Endpoint(http1::AnswerBody<RequestBody>),
+    /// It broke off; `None` once hyper knows, which then drops whatever it has not written.
+    Cut(Option<Box<dyn StdError + Send + Sync>>),
+}
+
+/// A request on its way; what is noted when it is answered, or when its client is gone first.
+pub(super) struct Record {
+    /// When the request's head was whole.
+    pub(super) arrived: Instant,
+    lane: Option<Arc<Padded<Lane>>>,
+    answered: bool,
+    /// The client would rather have an error as JSON.
+    pub(super) wants_json: bool,
+    /// What was asked for, where no endpoint has answered it.
+    pub(super) question: Option<Box<Question>>,
+    ending: Option<Ending>,
+}
+
+/// The end of an answer, or of a request that got none.
+struct Ending {
+    client: Arc<Client>,
+    /// What the client speaks.
+    version: Version,
+    access: Option<Box<Access>>,
+}
+
+/// A line of the access log in the making.
+#[derive(Default)]
+struct Access {
+    method: Method,
+    host: Option<Box<str>>,
+    target: String,
+    arrived: Option<Instant>,
+    service: Option<Arc<str>>,
+    endpoint: Option<String>,
+    attempts: usize,
+    status: Option<StatusCode>,
+    request_id: Option<String>,
+    bytes: u64,
+    whole: bool,
+    abandoned: bool,
+}
+
+impl Record {
+    pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
+        let activity = &client.activity;
+        activity.requests.add_one();
+        activity.asked.store(true, Relaxed);
+        let length = request.body().size_hint().exact();
+        activity
+            .body_length
+            .store(length.unwrap_or_default(), Relaxed);
+        if request.version() == Version::HTTP_10 {
+            activity.http10.store(true, Relaxed);
+        }
+        let access = (client.worker.shared.access_log != config::Access::Off).then(|| {
+            Box::new(Access {
+                method: request.method().clone(),
+                host: host_of(request),
+                target: target(request.uri(), client.worker.shared.access_log),
+                arrived: Some(arrived),
+                ..Access::default()
+            })
+        });
+        Self {
+            arrived,
+            lane: None,
+            answered: false,
+            wants_json: false,
+            question: None,
+            ending: Some(Ending {
+                client: Arc::clone(client),
+                version: request.version(),
+                access,
+            }),
+        }
+    }
+
+    /// The request leads to this service.
+    pub(super) fn routed_to(&mut self, service: &Service, worker: usize) {
+        let lane = service.lane(worker);
+        lane.requests.add_one();
+        self.lane = Some(Arc::clone(lane));
+        if let Some(access) = self.access() {
+            access.service = Some(Arc::clone(service.name()));
+        }
+    }
+
+    /// An endpoint answered, at this attempt.
+    pub(super) fn answered_by(&mut self, endpoint: &Address, attempts: usize) {
+        if let Some(access) = self.access() {
+            access.endpoint = Some(endpoint.to_string());
+            access.attempts = attempts;
+        }
+    }
+
+    /// The answer is the proxy's own, under this id.
+    pub(super) fn refused(&mut self, request_id: &str, attempts: usize) {
+        if let Some(access) = self.access() {
+            access.request_id = Some(request_id.to_owned());
+            access.attempts = attempts;
+        }
+        if let Some(lane) = &self.lane {
+            lane.failed.add_one();
+        }
+    }
+
+    /// The client broke off its own request: whatever it is told, it is as good as gone.
+    pub(super) fn abandoned(&mut self, request_id: &str) {
+        if let Some(access) = self.access() {
+            access.request_id = Some(request_id.to_owned());
+            access.abandoned = true;
+        }
+        if let Some(lane) = &self.lane {
+            lane.abandoned.add_one();
+        }
+    }
+
+    /// Passes an endpoint's answer on.
+    pub(super) fn pass_on(self, answer: http1::Answer<RequestBody>) -> Response {
+        let AnswerHead {
+            status,
+            reason,
+            headers,
+        } = answer.head;
+        let mut response = self.finish(status, Kind::Endpoint(answer.body));
+        *response.headers_mut() = headers;
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
+        close_where_it_ends(&mut response);
+        response
+    }
+
+    /// Answers with a short text of our own.
+    pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
+        let mut response = self.finish(status, Kind::Own(text.into()));
+        close_where_it_ends(&mut response);
+        response
+    }
+
+    fn finish(mut self, status: StatusCode, kind: Kind) -> Response {
+        self.answered = true;
+        if let Some(lane) = &self.lane {
+            lane.answers[StatusClass::of(status).index()].add_one();
+            lane.duration.observe(self.arrived.elapsed());
+        }
+        if let Some(access) = self.access() {
+            access.status = Some(status);
+        }
+        let ending = self
+            .ending
+            .take()
+            .expect("only this takes it, and it takes the record");
+        let mut response = Response::new(AnswerBody { kind, ending });
+        *response.status_mut() = status;
+        response
+    }
+
+    fn access(&mut self) -> Option<&mut Access> {
+        self.ending.as_mut()?.access.as_deref_mut()
+    }
+}
+
+impl Drop for Record {
+    /// A request that was not answered has lost its client, or its client was cut for being late.
+    fn drop(&mut self) {
+        if !self.answered
+            && let Some(lane) = &self.lane
+        {
+            lane.abandoned.add_one();
+        }
+    }
+}
+
+/// A copy: the value itself would hold the buffer of the whole head to the end of the answer.
+fn host_of(request: &Request<Incoming>) -> Option<Box<str>> {
+    let host = request.headers().get(header::HOST)?;
+    host.to_str().ok().map(Box::from)
+}
+
+/// A client is told when its connection ends with this answer: its next request must not be on its
+/// way when that happens.
+fn close_where_it_ends(response: &mut Response) {
+    let body = response.body();
+    let client = &body.ending.client;
+    let ends = client.worker.shared.draining.load(Relaxed)
+        || !client.activity.rest.is_small()
+        // There its end is that of the connection.
+        || (body.ending.version == Version::HTTP_10
+            && !body.is_end_stream()
+            && body.size_hint().exact().is_none());
+    if ends {
+        say_close(response);
+    }
+}
+
+/// Ends the connection with this answer.
+pub(super) fn say_close(response: &mut Response) {
+    if response.body().ending.version == Version::HTTP_10 {
+        // hyper says `keep-alive` with an answer of a later version.
+        *response.version_mut() = Version::HTTP_10;
+    }
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let activity = &self.client.activity;
+        activity.requests.sub_one();
+        activity.answered.store(self.client.now(), Relaxed);
+        if let Some(access) = self.access.take() {
+            access.log(&self.client);
+        }
+    }
+}
+
+/// The target as the log has it.
+fn target(uri: &Uri, log: config::Access) -> String {
+    let mut target = uri.to_string();
+    if log == config::Access::WithoutQuery
+        && let Some(query) = target.find('?')
+    {
+        target.truncate(query);
+    }
+    target
+}
+
+/// Milliseconds, to a microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl Access {
+    fn log(&self, client: &Client) {
+        tracing::info!(
+            target: "callboard::access",
+            client = %client.peer.ip,
+            method = %self.method,
+            host = self.host.as_deref(),
+            path = %self.target,
+            // As nginx has it, for a client that did not wait.
+            status = self
+                .status
+                .filter(|_| !self.abandoned)
+                .map_or(499, |status| status.as_u16()),
+            bytes = self.bytes,
+            whole = self.whole,
+            ms = self.arrived.map(|arrived| milliseconds(arrived.elapsed())),
+            service = self.service.as_deref(),
+            endpoint = self.endpoint,
+            attempts = self.attempts,
+            request_id = self.request_id,
+        );
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Box<dyn StdError + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Own(text) => {
+                let text = std::mem::take(text);
+                (!text.is_empty()).then(|| Frame::data(text))
+            }
+            Kind::Endpoint(body) => match ready!(Pin::new(body).poll_frame(cx)).transpose() {
+                Ok(frame) => frame,
+                Err(failure) => {
+                    this.kind = Kind::Cut(Some(this.ending.cut_short(failure)));
+                    // It goes on to write what it has, and comes back when that is done.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            },
+            Kind::Cut(_) if this.ending.client.activity.unwritten.load(Relaxed) => {
+                return Poll::Pending;
+            }
+            Kind::Cut(failure) => return Poll::Ready(failure.take().map(Err)),
+        };
+        if let Some(access) = &mut this.ending.access {
+            let data = frame.as_ref().and_then(Frame::data_ref);
+            access.bytes += data.map_or(0, Bytes::len) as u64;
+            access.whole |= frame.is_none() || this.kind.is_at_its_end();
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.kind.is_at_its_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Endpoint(body) => body.size_hint(),
+            Kind::Cut(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Kind {
+    fn is_at_its_end(&self) -> bool {
+        match self {
+            Self::Own(text) => text.is_empty(),
+            Self::Endpoint(body) => body.is_end_stream(),
+            Self::Cut(_) => false,
+        }
+    }
+}
+
+impl Ending {
+    /// What was begun cannot be taken back: the client gets what came of it, and then its connection
+    /// is cut, so that it sees that the answer is not whole.
+    fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
+        let activity = &self.client.activity;
+        activity.cut_short.store(true, Relaxed);
+        activity.unwritten.store(true, Relaxed);
+        failure_log::cut_short(&self.client, &failure);
+        failure.into()
+    }
+}

@@ -1,0 +1,89 @@
+//! The attempts of a request that failed: whom they were made to, and how each went. Knows nothing
+//! of what follows from them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::tried::Tried;
+use crate::{
+    instance::Address,
+    service::Line,
+    upstream::{Failure, FailureKind},
+};
+
+/// Attempts that failed, and why there was no other.
+#[derive(Debug)]
+pub struct Attempts {
+    /// In their order; at least one.
+    pub failed: Vec<Attempt>,
+    /// Whether another attempt was wanted, and the retry budget refused it.
+    pub out_of_budget: bool,
+}
+
+/// An attempt that failed.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Who was called.
+    pub endpoint: Address,
+    /// How it failed.
+    pub failure: Failure,
+    /// For how long it was tried.
+    pub took: Duration,
+}
+
+/// The attempts that failed.
+#[derive(Default)]
+pub(crate) struct Past {
+    pub(crate) tried: Tried,
+    pub(crate) failed: Vec<Attempt>,
+    /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
+    /// at once, several in a row may be gone before the registry has said so. What bounds those
+    /// is the budget, and that each is tried once.
+    pub(crate) asked: u32,
+}
+
+impl Past {
+    pub(crate) fn note(&mut self, line: Arc<Line>, failure: Failure, began: Instant) {
+        line.pool().note_failure(&failure.kind);
+        let unasked = matches!(
+            failure.kind,
+            FailureKind::Connect(_) | FailureKind::Handshake(_) | FailureKind::Removed
+        );
+        if !unasked {
+            self.asked += 1;
+        }
+        self.failed.push(Attempt {
+            endpoint: line.pool().address().clone(),
+            failure,
+            took: began.elapsed(),
+        });
+        self.tried.add(line);
+    }
+
+    pub(crate) fn last_unless_removed(&self) -> Option<Arc<Line>> {
+        let last = self.tried.last();
+        last.filter(|line| !line.pool().is_retired()).cloned()
+    }
+}
+
+impl fmt::Display for Attempts {
+    /// Each with who was called, in a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, attempt) in self.failed.iter().enumerate() {
+            let Attempt {
+                endpoint,
+                failure,
+                took,
+            } = attempt;
+            write!(
+                f,
+                "{}{endpoint}: {failure}, processed: {:?}, after {:.1} ms",
+                if n == 0 { "" } else { "; " },
+                failure.processed,
+                took.as_secs_f64() * 1e3
+            )?;
+        }
+        Ok(())
+    }
+}

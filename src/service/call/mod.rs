@@ -1,0 +1,355 @@
+//! A request's attempts: pick, connect, exchange, and again on another endpoint where that is
+//! safe. What is safe: a request that was never handed to an endpoint (class A) may always go
+//! elsewhere; one that may have been processed (class B) only if its method is idempotent, and so
+//! one that was answered with a status that stands in `retry.on` (class C), or not within
+//! `retry.try_timeout` (class D). Knows nothing of who asks, or of what a head says but its method.
+
+pub(super) mod attempts;
+pub(super) mod budget;
+pub(super) mod choose;
+pub(super) mod outcome;
+pub(super) mod queue;
+pub(super) mod replay;
+pub(super) mod tried;
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method, header};
+use tokio::time::Instant;
+
+use super::{Asked, Attempts, Keep, Line, Replay, Service, Shed, Terms, within};
+use crate::{
+    instance::Address,
+    upstream::{
+        Connection, Failure, FailureKind, Processed, Reuse, connect,
+        http1::{self, AnswerHead, Exchange, Framing, HeadLimits, Limits},
+    },
+};
+use attempts::Past;
+use choose::next;
+use queue::Room;
+
+/// A request's head, as it is written for an endpoint.
+pub trait Head: Asked {
+    /// Its method.
+    fn method(&self) -> &Method;
+
+    /// Writes it for this endpoint, with its empty line and with the body framed like this.
+    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address);
+
+    /// Whether it says who the endpoint is, and must be written anew for another.
+    fn names_endpoint(&self) -> bool;
+
+    /// Whether the endpoint is to say first that it wants the body, which is then to be asked for.
+    fn expects_continue(&self) -> bool;
+
+    /// Its fields: a map whose allocation those of the answer take over.
+    fn fields(&mut self) -> &mut HeaderMap;
+}
+
+/// An endpoint's answer.
+#[derive(Debug)]
+pub struct Answered<B> {
+    /// The answer.
+    pub answer: http1::Answer<B>,
+    /// Who gave it.
+    pub by: Arc<Line>,
+    /// How many attempts it took.
+    pub attempts: usize,
+}
+
+/// Why no attempt brought an answer.
+#[derive(Debug)]
+pub enum Unanswered<B> {
+    /// There is nobody to ask, or no more: the body comes back, to be sent elsewhere.
+    NoEndpoints(B),
+    /// There is no room for it.
+    Shed(Shed),
+    /// Every attempt failed.
+    Failed(Attempts),
+    /// The request's own body broke off.
+    BodyBroke(Box<dyn StdError + Send + Sync>),
+}
+
+impl Service {
+    /// Makes attempts until one brings an answer, or none may follow. Counts on this worker's
+    /// lane, which has the request counted already; all must be over at `total`. The terms are
+    /// this service's.
+    ///
+    /// # Errors
+    /// Why nobody has answered.
+    pub async fn call<B: Replay>(
+        &self,
+        worker: usize,
+        head: &mut impl Head,
+        mut body: B,
+        terms: &Terms<'_>,
+        total: Option<Instant>,
+        mut now: Instant,
+    ) -> Result<Answered<B>, Unanswered<B>> {
+        let Terms {
+            view,
+            retry,
+            timeout,
+        } = terms;
+        let lane = self.lane(worker);
+        let idempotent = retry.methods.contains(head.method());
+        let to_head_request = *head.method() == Method::HEAD;
+        let framing = Framing::of(&body);
+        let may_be_second = idempotent && may_be_replayed(framing);
+        let try_timeout = retry.try_timeout.filter(|_| may_be_second);
+        let mut limits = Limits {
+            response: timeout.response,
+            attempt: None,
+            idle: timeout.idle,
+            total,
+            head: HeadLimits {
+                fields: self.policy().answer_limits.headers,
+                bytes: self.policy().answer_limits.header_bytes,
+            },
+        };
+        let mut bytes = Exchange::<B>::head_buffer();
+        let mut past = Past::default();
+        let mut may_reuse = true;
+        let turn = view.turn(Some(&*head), &lane.tally, now);
+        let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
+            Ok(Some(seated)) => seated,
+            Ok(None) => return Err(Unanswered::NoEndpoints(body)),
+            Err(shed) => return Err(Unanswered::Shed(shed)),
+        };
+        if seat.is_some() {
+            // It may have waited.
+            now = Instant::now();
+        }
+        let out_of_budget = loop {
+            let began = now;
+            let is_last = past.asked + 1 >= retry.attempts;
+            limits.attempt = try_timeout.filter(|_| {
+                !is_last && view.has_other(&past.tried, Some(&line)) && lane.retries_left(now) > 0
+            });
+            let pool = line.pool();
+            if past.failed.is_empty() || head.names_endpoint() {
+                bytes.clear();
+                head.write(&mut bytes, framing, pool.address());
+            }
+            let in_flight = pool.enter();
+            let reuse = if may_be_second && !is_last {
+                Reuse::Any
+            } else {
+                Reuse::Fresh
+            };
+            let kept = if may_reuse {
+                pool.checkout(now, reuse)
+            } else {
+                None
+            };
+            let was_kept = kept.is_some();
+            let connection = match kept {
+                Some(connection) => Ok(connection),
+                None => {
+                    let limit = within(timeout.connect, total, now);
+                    let opened = open(&line, limit).await;
+                    now = Instant::now();
+                    opened
+                }
+            };
+            // Who is asked next, where that was decided before this answer was given up.
+            let mut follows = None;
+            let failure;
+            (failure, bytes, body) = match connection {
+                Err(failure) => (failure, bytes, body),
+                Ok(connection) => {
+                    body.keep(if idempotent && !is_last {
+                        Keep::UntilAnswered
+                    } else {
+                        Keep::UntilBegun
+                    });
+                    let mut exchange =
+                        Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
+                    if head.expects_continue() {
+                        exchange = exchange.withholding_its_body();
+                    }
+                    // A request that may follow an answer needs its own fields then.
+                    let mut fresh = HeaderMap::new();
+                    let recycled = if retry.on.is_empty() {
+                        head.fields()
+                    } else {
+                        &mut fresh
+                    };
+                    let mut is_fault = false;
+                    let unwanted = |head: &AnswerHead, body: &B| {
+                        is_fault = self.note_head(worker, view, &line, head, retry.on, began);
+                        let may_follow = idempotent
+                            && retry.on.contains(head.status)
+                            && !is_last
+                            && body.is_replayable()
+                            && total.is_none_or(|total| Instant::now() < total)
+                            && view.has_other(&past.tried, Some(&line))
+                            && lane.withdraw(Instant::now());
+                        if may_follow {
+                            let tried = past.tried.with(&line);
+                            let other = |room: Room<'_>, now| {
+                                view.pick_with_room(worker, turn, &tried, room, &lane.tally, now)
+                            };
+                            // Where all others are full this answer is as good as any.
+                            let other = match &mut seat {
+                                None => other(Room::anywhere(), Instant::now()),
+                                Some(seat) => seat.sit(other),
+                            };
+                            follows = other.unwrap_or_default();
+                            if follows.is_none() {
+                                lane.budget.put_back();
+                            }
+                        }
+                        follows.is_some()
+                    };
+                    let answered = exchange.answer(recycled, to_head_request, unwanted).await;
+                    match answered {
+                        Ok(mut answer) => {
+                            line.pool().took(began);
+                            let body = &mut answer.body;
+                            self.note_answer(worker, &line, body, is_fault, seat, began);
+                            view.note_zone(&line, &lane.tally);
+                            let cookie = view.cookie(worker, turn, &line, &lane.tally);
+                            if let Some(cookie) = cookie {
+                                answer.head.headers.append(header::SET_COOKIE, cookie);
+                            }
+                            return Ok(Answered {
+                                answer,
+                                by: line,
+                                attempts: past.failed.len() + 1,
+                            });
+                        }
+                        Err(unsent) => unsent,
+                    }
+                }
+            };
+            let may_follow = may_be_repeated(&failure, idempotent);
+            // A connection that died makes a new one of the next. One that was kept says only that
+            // it was kept for too long, and nothing of how endpoints fare: it costs none of the
+            // budget.
+            let died = matches!(failure.kind, FailureKind::Closed | FailureKind::Io(_));
+            if died {
+                may_reuse = false;
+            }
+            if let FailureKind::Client(error) = failure.kind {
+                return Err(Unanswered::BodyBroke(error));
+            }
+            now = Instant::now();
+            let is_over = total.is_some_and(|total| now >= total);
+            if is_late(&failure.kind) || matches!(failure.kind, FailureKind::Unwanted(_)) {
+                line.pool().took(began);
+            }
+            // The request's own time was at its end, which says nothing of the endpoint.
+            if !(is_over && is_late(&failure.kind)) {
+                self.note_failure(worker, &line, &failure, was_kept, began);
+            }
+            past.note(line, failure, began);
+            if let Some(next) = follows {
+                if !body.rewind() {
+                    break false;
+                }
+                lane.retries.add_one();
+                line = next;
+                continue;
+            }
+            // Where there is no other: it may have died of idleness, and a new connection to the
+            // same endpoint may do.
+            let again = past.last_unless_removed().filter(|_| died);
+            let over = !may_follow || past.asked >= retry.attempts || is_over || !body.rewind();
+            if over {
+                break false;
+            }
+            if again.is_none() && !view.has_other(&past.tried, None) {
+                if view.is_empty() {
+                    // Who was asked has left, and was the last.
+                    return Err(Unanswered::NoEndpoints(body));
+                }
+                // Nothing is paid where nobody is left.
+                break false;
+            }
+            let is_free = died && was_kept;
+            if !is_free && !lane.withdraw(now) {
+                break true;
+            }
+            let other = |room: Room<'_>, now| {
+                let other = view.pick_with_room(worker, turn, &past.tried, room, &lane.tally, now);
+                or_again(other, again.as_ref(), room)
+            };
+            let Some(next) = next(&mut seat, view, other, total, now).await else {
+                if !is_free {
+                    lane.budget.put_back();
+                }
+                if view.is_empty() {
+                    return Err(Unanswered::NoEndpoints(body));
+                }
+                break false;
+            };
+            if seat.is_some() {
+                now = Instant::now();
+            }
+            lane.retries.add_one();
+            line = next;
+        };
+        Err(Unanswered::Failed(Attempts {
+            failed: past.failed,
+            out_of_budget,
+        }))
+    }
+}
+
+/// Another endpoint, else the last again where it may be, if that one has room.
+fn or_again(
+    other: Result<Option<Arc<Line>>, Shed>,
+    again: Option<&Arc<Line>>,
+    room: Room<'_>,
+) -> Result<Option<Arc<Line>>, Shed> {
+    match (other, again) {
+        (Ok(Some(other)), _) => Ok(Some(other)),
+        (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
+        (_, Some(_)) => Err(Shed::PerEndpoint),
+        (other, None) => other,
+    }
+}
+
+/// Whether a body framed like this can be sent again, whatever has become of it.
+fn may_be_replayed(framing: Framing) -> bool {
+    match framing {
+        Framing::None => true,
+        Framing::Length(length) => length <= replay::LIMIT as u64,
+        Framing::Chunked => false,
+    }
+}
+
+/// A new connection.
+async fn open(line: &Line, limit: Duration) -> Result<Connection, Failure> {
+    let opened = connect(line.pool(), limit).await;
+    if opened.is_ok() {
+        line.connected();
+    }
+    // While it connected the endpoint may have been removed, which is when endpoints close.
+    if line.pool().is_retired() {
+        return Err(Failure {
+            kind: FailureKind::Removed,
+            processed: Processed::Never,
+        });
+    }
+    opened
+}
+
+/// Whether the endpoint is slower than the time that this took.
+fn is_late(kind: &FailureKind) -> bool {
+    matches!(
+        kind,
+        FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout
+    )
+}
+
+fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
+    match (failure.processed, &failure.kind) {
+        (Processed::Never, _) => true,
+        (Processed::Perhaps, FailureKind::Closed | FailureKind::Io(_)) => idempotent,
+        (_, FailureKind::TryTimeout) => idempotent,
+        (Processed::Perhaps | Processed::Begun, _) => false,
+    }
+}

@@ -1,0 +1,334 @@
+//! What becomes of the endpoint of an attempt that failed: it is doubted where it takes no
+//! connection, and ejected where too many attempts in a row have failed, if enough others are
+//! left. (The rule is Envoy's outlier detection by consecutive failures.) So is one that answers
+//! 5xx far more often than its peers.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::header;
+use tokio::time::Instant;
+
+use super::queue::Seat;
+use crate::{
+    config::Statuses,
+    service::{
+        Line, Service, View,
+        endpoint::{
+            health::Was,
+            outlier::{Count, Peers, Proof, is_ill},
+        },
+        log_lines,
+    },
+    upstream::{
+        Failure, FailureKind,
+        http1::{AnswerBody, AnswerHead, Witness},
+        is_for_want_of_descriptors,
+    },
+};
+
+impl Service {
+    /// Notes that an attempt failed that began then, over a connection that `was_kept`.
+    #[cold]
+    pub(crate) fn note_failure(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        failure: &Failure,
+        was_kept: bool,
+        began: Instant,
+    ) {
+        match &failure.kind {
+            FailureKind::Connect(error) if is_for_want_of_descriptors(error) => {}
+            FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::Handshake(_) => {
+                self.note_refusal(worker, line, began);
+            }
+            // It was kept for too long, which says nothing of the endpoint.
+            FailureKind::Closed | FailureKind::Io(_) if was_kept => {}
+            FailureKind::Closed
+            | FailureKind::Io(_)
+            | FailureKind::Timeout
+            | FailureKind::TryTimeout
+            | FailureKind::BadAnswer(_) => self.note_fault(worker, line, began),
+            // It answered, with what one of its pages may be.
+            FailureKind::TooLarge(_) => {
+                if let Some(was) = line.life().answered(began) {
+                    self.note_back(line, was);
+                }
+            }
+            // Our doing, the client's, or noted when the answer came.
+            FailureKind::Removed
+            | FailureKind::Drained
+            | FailureKind::Client(_)
+            | FailureKind::Unwanted(_) => {}
+        }
+    }
+
+    /// Notes the head of an answer to an attempt that began then, another of which may follow a
+    /// status of `retry_on`. Returns whether its status is a failure.
+    #[inline]
+    pub(crate) fn note_head(
+        &self,
+        worker: usize,
+        view: &View,
+        line: &Arc<Line>,
+        head: &AnswerHead,
+        retry_on: Statuses,
+        began: Instant,
+    ) -> bool {
+        let rule = self.policy().eject.as_ref();
+        let is_fault = rule.is_some_and(|rule| rule.statuses.contains(head.status));
+        self.lane(worker).heard[view.number()].answers.add_one();
+        let life = line.life();
+        let is_ill = is_ill(head.status) && rule.is_some_and(|rule| rule.answers);
+        if is_ill {
+            self.note_ill(worker, view, line, began);
+        } else {
+            life.suspicion().note_well(view.number());
+        }
+        if is_fault {
+            self.note_fault(worker, line, began);
+        } else if !(is_ill && life.is_ejected_for_answers())
+            && let Some(was) = life.answered(began)
+        {
+            self.note_back(line, was);
+        }
+        if retry_on.contains(head.status) {
+            self.heed_retry_after(worker, line, head, began);
+        }
+        is_fault
+    }
+
+    /// Notes an answer that goes to the client, and keeps the seat until it is over. What is not
+    /// whole may break off: that is a failure too, and the endpoint's next answer the occasion to
+    /// eject it.
+    #[inline]
+    pub(crate) fn note_answer<B>(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        answer: &mut AnswerBody<B>,
+        is_fault: bool,
+        seat: Option<Seat>,
+        began: Instant,
+    ) {
+        let mut of = None;
+        if let Some(rule) = self.policy().eject.as_ref().filter(|_| !is_fault) {
+            if answer.is_whole() {
+                line.life().ended();
+            } else {
+                if line.life().has_broken_off(rule.failures) {
+                    self.eject(worker, line, began, &Cause::BrokenOff);
+                }
+                of = Some(Arc::clone(line));
+            }
+        }
+        if seat.is_some() || of.is_some() {
+            answer.watch(Box::new(Outcome {
+                of,
+                began,
+                _seat: seat,
+            }));
+        }
+    }
+
+    /// An endpoint that wants to be left alone for a while is.
+    #[cold]
+    fn heed_retry_after(
+        &self,
+        worker: usize,
+        line: &Arc<Line>,
+        answer: &AnswerHead,
+        began: Instant,
+    ) {
+        let pause = answer.headers.get(header::RETRY_AFTER);
+        let pause = pause.and_then(|pause| pause.to_str().ok()?.trim().parse().ok());
+        if let Some(pause) = pause.filter(|pause| *pause > 0) {
+            let pause = Duration::from_secs(pause);
+            self.eject(worker, line, began, &Cause::RetryAfter(pause));
+        }
+    }
+
+    /// Notes an answer, to an attempt that began then, which says that the endpoint is ill.
+    #[cold]
+    fn note_ill(&self, worker: usize, view: &View, line: &Arc<Line>, began: Instant) {
+        self.lane(worker).heard[view.number()].ill.add_one();
+        // Requests that come in the same order again and again may be in step with the endpoints.
+        view.break_step();
+        let life = line.life();
+        if life.is_ejected_for_answers() {
+            self.eject(worker, line, began, &Cause::StillIll);
+            return;
+        }
+        let endpoints = view.snapshot().endpoints.len();
+        if endpoints < 2 {
+            return;
+        }
+        let peers = Peers {
+            all: self.heard(view.number()),
+            endpoints,
+            keyed: view.balance().is_keyed(),
+        };
+        let views = (view.number(), 1 + self.views().len());
+        let proof = life.suspicion().note_ill(views, &peers, Instant::now());
+        if let Some(proof) = proof {
+            self.eject(worker, line, began, &Cause::Answers(proof));
+        }
+    }
+
+    #[cold]
+    fn note_back(&self, line: &Line, was: Was) {
+        if was == Was::Ill {
+            let suspicion = line.life().suspicion();
+            suspicion.expect_relapse(|view| self.heard(view));
+        }
+        log_lines::back(self.name(), line.pool().address(), was.reason());
+    }
+
+    /// What all endpoints of a view have answered, over all workers.
+    fn heard(&self, view: usize) -> Count {
+        Count::of(self.lanes().map(|lane| &lane.heard[view]))
+    }
+
+    /// Notes that an endpoint took no connection.
+    #[cold]
+    pub fn note_refusal(&self, worker: usize, line: &Arc<Line>, began: Instant) {
+        // Many connects may be under way when an endpoint goes, and are one thing that happened.
+        if line.life().connect_failed(began, Instant::now()) {
+            self.tell_of_refusal();
+            self.note_fault(worker, line, began);
+        }
+    }
+
+    /// Notes that an attempt at an endpoint was in vain.
+    #[cold]
+    fn note_fault(&self, worker: usize, line: &Arc<Line>, began: Instant) {
+        let rule = self.policy().eject.as_ref();
+        if rule.is_some_and(|rule| line.life().failed(began, rule.failures)) {
+            self.eject(worker, line, began, &Cause::Failures);
+        }
+    }
+
+    /// Ejects an endpoint whose attempt began then, if enough others are left.
+    fn eject(&self, worker: usize, line: &Arc<Line>, began: Instant, cause: &Cause) {
+        let Some(rule) = &self.policy().eject else {
+            return;
+        };
+        if line.life().is_out_since(began) {
+            return;
+        }
+        // One at a time, so that no two of them are the last that may be ejected.
+        let turn = self.ejecting();
+        let snapshot = self.main().snapshot();
+        let endpoints = &snapshot.endpoints;
+        let Some(endpoint) = endpoints.iter().find(|one| one.is_of(line)) else {
+            return;
+        };
+        let life = endpoint.life();
+        if life.is_out_since(began) {
+            return;
+        }
+        let now = Instant::now();
+        // Whose time is over waits for a request only, of which there may be none.
+        let ejected = endpoints.iter().filter(|one| one.life().is_kept_out(now));
+        let others = ejected.filter(|one| !Arc::ptr_eq(one, endpoint));
+        let (with_it, all) = (others.count() + 1, endpoints.len());
+        if with_it == all || with_it * 100 > all * rule.max_percent as usize {
+            if cause.pause().is_none() {
+                life.spare();
+            }
+            return;
+        }
+        let length = life.eject(rule, cause.pause(), now);
+        life.note_why(cause.to_string(), cause.is_answers());
+        drop(turn);
+        self.lane(worker).ejections.add_one();
+        log_lines::ejected(
+            self.name(),
+            &endpoint.id().address,
+            length,
+            cause.to_string(),
+        );
+    }
+}
+
+/// Why an endpoint is ejected.
+enum Cause {
+    /// Attempts in a row failed.
+    Failures,
+    /// Answers in a row broke off.
+    BrokenOff,
+    /// It answers 5xx far more often than its peers.
+    Answers(Proof),
+    /// It did, and its trial was answered so, too.
+    StillIll,
+    /// It asked for it, for so long.
+    RetryAfter(Duration),
+}
+
+impl Cause {
+    /// For how long, where the rule does not say so.
+    fn pause(&self) -> Option<Duration> {
+        match self {
+            Self::RetryAfter(pause) => Some(*pause),
+            _ => None,
+        }
+    }
+
+    fn is_answers(&self) -> bool {
+        matches!(self, Self::Answers(_) | Self::StillIll)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failures => f.write_str("attempts in a row have failed"),
+            Self::BrokenOff => f.write_str("answers in a row have broken off"),
+            Self::Answers(Proof { own, peers }) => {
+                write!(f, "it answered 5xx {own} times, and its peers {peers}")
+            }
+            Self::StillIll => f.write_str("it still answers 5xx"),
+            Self::RetryAfter(_) => f.write_str("it said Retry-After"),
+        }
+    }
+}
+
+/// Kept by an answer until its end: the seat that it has, and whose life it tells of.
+struct Outcome {
+    /// `None` where that is told already, or nobody is ejected.
+    of: Option<Arc<Line>>,
+    began: Instant,
+    _seat: Option<Seat>,
+}
+
+impl Witness for Outcome {
+    fn ended(&self, whole: bool) {
+        match &self.of {
+            Some(line) if whole => line.life().ended(),
+            Some(line) => line.life().broke_off(self.began, Instant::now()),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::testing::{line, service};
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_time_is_over_is_not_among_those_who_are_too_many() {
+        let service = service("", 1..5);
+        let fails = |n: usize| {
+            let line = line(&service, n);
+            (0..5).for_each(|_| service.note_fault(0, &line, Instant::now()));
+            line.life().is_ejected()
+        };
+        assert!(fails(2) && fails(3));
+        assert!(!fails(0), "half of them are");
+        // Nobody has tried them since.
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(fails(0) && fails(1));
+        assert!(!fails(2), "it had its trial, and half of them are again");
+    }
+}

@@ -1,0 +1,88 @@
+//! The endpoints that a request was tried with. A pick asks of every candidate whether it is one of
+//! them: a few are compared, and of more than a few there is a set. Knows nothing of how they fared.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+use crate::service::{Line, endpoint::health::Life};
+
+/// So many are compared one by one.
+const FEW: usize = 8;
+
+/// The endpoints that a request was tried with, in their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tried {
+    lines: Vec<Arc<Line>>,
+    /// Where their lives are, once they are more than a few.
+    set: FxHashSet<usize>,
+}
+
+impl Tried {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    pub(crate) fn last(&self) -> Option<&Arc<Line>> {
+        self.lines.last()
+    }
+
+    pub(crate) fn add(&mut self, line: Arc<Line>) {
+        self.lines.push(line);
+        if self.lines.len() > FEW {
+            let new = match self.set.is_empty() {
+                true => &self.lines[..],
+                false => &self.lines[self.lines.len() - 1..],
+            };
+            self.set
+                .extend(new.iter().map(|line| place_of(line.life())));
+        }
+    }
+
+    /// These, and one more.
+    pub(crate) fn with(&self, line: &Arc<Line>) -> Self {
+        let mut more = self.clone();
+        more.add(Arc::clone(line));
+        more
+    }
+
+    /// Whether the endpoint that has this life is one of them.
+    pub(crate) fn has(&self, life: &Life) -> bool {
+        if self.set.is_empty() {
+            self.lines
+                .iter()
+                .any(|line| std::ptr::eq(line.life(), life))
+        } else {
+            self.set.contains(&place_of(life))
+        }
+    }
+}
+
+/// An endpoint has one life, which stays where it is for as long as a line to it is held.
+fn place_of(life: &Life) -> usize {
+    std::ptr::from_ref(life).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::endpoint::testing::endpoint;
+
+    #[test]
+    fn those_that_were_added_are_in_it_and_no_others_be_they_few_or_many() {
+        let endpoints: Vec<_> = (0..3 * FEW).map(|n| endpoint(n, None)).collect();
+        let mut tried = Tried::default();
+        for count in 0..endpoints.len() {
+            for (n, one) in endpoints.iter().enumerate() {
+                assert_eq!(tried.has(one.life()), n < count, "{n} of {count}");
+            }
+            let more = tried.with(endpoints[count].line(0));
+            assert!(more.has(endpoints[count].life()) && !tried.has(endpoints[count].life()));
+            tried = more;
+        }
+        assert!(Arc::ptr_eq(
+            tried.last().unwrap(),
+            endpoints.last().unwrap().line(0)
+        ));
+    }
+}

@@ -1,0 +1,232 @@
+//! Whom a service calls: one instance's address with the state that lives as long as its
+//! identity does.
+
+pub(super) mod health;
+pub(super) mod outlier;
+pub(super) mod silence;
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    config,
+    instance::Address,
+    upstream::{Handshake, Load, Pool, Target},
+};
+use health::Life;
+
+/// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
+/// registry, which is therefore not part of it.)
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId {
+    /// The instance's id.
+    pub instance: Arc<str>,
+    /// Where it is called.
+    pub address: Address,
+}
+
+/// Somebody who can be called.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: EndpointId,
+    own: Arc<Own>,
+    /// Of each worker, from its first call on: most workers never call most endpoints of a large
+    /// registry.
+    lines: Box<[OnceLock<Arc<Line>>]>,
+}
+
+/// What all workers share of an endpoint.
+#[derive(Debug)]
+pub(super) struct Own {
+    life: Life,
+    target: Arc<Target>,
+    is_near: AtomicBool,
+}
+
+impl Deref for Own {
+    type Target = Life;
+
+    fn deref(&self) -> &Life {
+        &self.life
+    }
+}
+
+/// One worker's way to an endpoint. A request holds it, and not the endpoint, whose count of
+/// references all workers would fight over.
+#[derive(Debug)]
+pub struct Line {
+    pool: Arc<Pool>,
+    own: Arc<Own>,
+}
+
+impl Line {
+    /// The worker's connections to the endpoint.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    pub(super) fn life(&self) -> &Life {
+        &self.own.life
+    }
+
+    /// Whether the endpoint is in the proxy's own zone, where that comes first.
+    pub(super) fn is_near(&self) -> bool {
+        self.own.is_near.load(Relaxed)
+    }
+
+    /// Notes that the endpoint took a connection: it is not doubted any more.
+    pub fn connected(&self) {
+        self.life().connected();
+    }
+
+    /// The same where nothing more is to be heard of it than that, since somebody else speaks with
+    /// it: of an attempt that began then.
+    pub fn has_served(&self, began: Instant) {
+        self.life().connected();
+        self.life().answered(began);
+    }
+}
+
+impl Endpoint {
+    /// One that is called over TLS where there is a handshake for it.
+    pub(super) fn new(
+        id: EndpointId,
+        handshake: Option<Handshake>,
+        settings: config::Pool,
+        life: Life,
+        load: Option<Arc<Load>>,
+        workers: usize,
+    ) -> Self {
+        let target = Target::new(id.address.clone(), handshake, settings, load);
+        Self {
+            id,
+            own: Arc::new(Own {
+                life,
+                target: Arc::new(target),
+                is_near: AtomicBool::new(false),
+            }),
+            lines: (0..workers).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> &EndpointId {
+        &self.id
+    }
+
+    pub(super) fn life(&self) -> &Life {
+        &self.own.life
+    }
+
+    /// Its life, as a snapshot keeps it.
+    pub(super) fn own(&self) -> &Arc<Own> {
+        &self.own
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// One worker's way to it.
+    pub fn line(&self, worker: usize) -> &Arc<Line> {
+        self.lines[worker].get_or_init(|| {
+            let own = Arc::clone(&self.own);
+            let pool = Arc::new(Pool::new(Arc::clone(&own.target)));
+            Arc::new(Line { pool, own })
+        })
+    }
+
+    /// Whether this is a worker's way to it.
+    pub(super) fn is_of(&self, line: &Line) -> bool {
+        Arc::ptr_eq(&self.own, &line.own)
+    }
+
+    /// One worker's connections to it.
+    pub fn pool(&self, worker: usize) -> &Arc<Pool> {
+        &self.line(worker).pool
+    }
+
+    /// The connections to it of the workers that have called it.
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let lines = self.lines.iter().filter_map(OnceLock::get);
+        lines.map(|line| &*line.pool)
+    }
+
+    /// Closes one worker's idle connections that are too old or were closed by their endpoint.
+    pub(super) fn sweep(&self, worker: usize, now: Instant) {
+        if let Some(line) = self.lines[worker].get() {
+            line.pool.sweep(now);
+        }
+    }
+
+    /// How busy it is, over all workers, where its balancer compares that.
+    pub(super) fn load(&self) -> Option<&Arc<Load>> {
+        self.own.target.load()
+    }
+
+    /// Whether it is in the proxy's own zone; said where that comes first, with each set.
+    pub(super) fn set_near(&self, is_near: bool) {
+        self.own.is_near.store(is_near, Relaxed);
+    }
+
+    /// Requests that it works on now.
+    pub fn in_flight(&self) -> u64 {
+        self.pools().map(Pool::in_flight).sum()
+    }
+
+    /// It was removed: its idle connections are closed now, those that come back are closed then,
+    /// and exchanges that still run are cut at `cut_at`.
+    pub(super) fn retire(&self, cut_at: Instant) {
+        self.own.target.retire(cut_at);
+        self.pools().for_each(Pool::close_idle);
+    }
+
+    /// It is back before it was gone: see [`Target::restore`].
+    pub(super) fn restore(&self) {
+        self.own.target.restore();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// One with this number, for one worker.
+    pub(in crate::service) fn endpoint(number: usize, load: Option<Arc<Load>>) -> Arc<Endpoint> {
+        with_life(number, Life::new(None), load)
+    }
+
+    /// The same, which is new and warms up for so long.
+    pub(in crate::service) fn warming(number: usize, time: Duration) -> Arc<Endpoint> {
+        let life = Life::new(Some(time));
+        life.warm_up(tokio::time::Instant::now());
+        with_life(number, life, None)
+    }
+
+    fn with_life(number: usize, life: Life, load: Option<Arc<Load>>) -> Arc<Endpoint> {
+        let settings = config::Pool {
+            idle: Duration::from_secs(4),
+            connections: 4,
+            max_age: None,
+        };
+        let id = EndpointId {
+            instance: number.to_string().into(),
+            address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),
+        };
+        Arc::new(Endpoint::new(id, None, settings, life, load, 1))
+    }
+
+    /// A way to one.
+    pub(in crate::service) fn line() -> Arc<Line> {
+        Arc::clone(endpoint(0, None).line(0))
+    }
+}

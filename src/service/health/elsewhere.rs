@@ -1,0 +1,72 @@
+//! Whether endpoints that take no connection would take one at the other host that their registry
+//! has for them (behind a NAT or a published port an address is of no use, and the name is). It is
+//! said, and changes nothing: which of the two is meant only a person knows.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use crate::{registry::OtherHost, service::Service, upstream::connect_to};
+
+/// No more often than this, whatever is refused.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Endpoints that are looked at in one go.
+const AT_ONCE: usize = 3;
+
+/// Looks each time that an endpoint of the service takes no connection, and again until what was
+/// found then is over.
+pub(crate) async fn watch(service: Weak<Service>, registry: Arc<str>, other: OtherHost) {
+    loop {
+        let Some((refusals, hint)) = service.upgrade().map(|one| (one.refusals(), one.hint()))
+        else {
+            return;
+        };
+        if hint.is_none() {
+            refusals.notified().await;
+        }
+        if let Some(service) = service.upgrade() {
+            look(&service, &registry, other).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn look(service: &Service, registry: &str, other: OtherHost) {
+    let limit = service.policy().timeout.connect;
+    for (host, port, name) in refused(service, other) {
+        let takes = async |host: &str| {
+            let connecting = connect_to(host, port);
+            matches!(timeout(limit, connecting).await, Ok(Ok(_)))
+        };
+        if takes(&name).await && !takes(&host).await {
+            let setting = other.setting;
+            let hint = format!(
+                "{host}:{port} takes no connection, and {name}:{port} does; if that is the same \
+                 instance, write registry.{registry}: {setting}"
+            );
+            if service.hint().as_deref() != Some(&*hint) {
+                tracing::warn!(service = %service.name(), "{hint}");
+            }
+            service.set_hint(Some(hint.into()));
+            return;
+        }
+    }
+    service.set_hint(None);
+}
+
+/// Some endpoints that took no connection: host, port, and their other host.
+fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
+    let mut board = service.board();
+    let refused = board.states().filter_map(|(place, _)| {
+        let address = &place.instance.address;
+        let name = place.instance.meta.get(other.meta)?;
+        let is_other = !name.eq_ignore_ascii_case(address.host());
+        (is_other && place.endpoint.life().has_refused())
+            .then(|| (address.host().to_owned(), address.port(), name.clone()))
+    });
+    refused.take(AT_ONCE).collect()
+}

@@ -1,0 +1,5 @@
+//! Checks that the proxy makes of endpoints itself, and what they find.
+
+pub(crate) mod elsewhere;
+pub(crate) mod follow;
+pub(crate) mod prober;

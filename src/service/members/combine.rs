@@ -1,0 +1,712 @@
+//! What a service's registries say of it, made into the one set that it has: selected by tags and
+//! metadata and, where there are several registries, combined. Knows nothing of endpoints.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    config::{self, Combine, Origin},
+    evidence::{Evidence, Loss, Order},
+    instance::{Address, Identity, Instance, InstanceSet},
+    registry::watch::Event,
+};
+
+/// What each registry said last.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    registries: Vec<Arc<str>>,
+    combine: Combine,
+    /// In the order of `registries`.
+    heard: Vec<Heard>,
+    /// Of those whose set is one that was remembered from before the start: when they said it.
+    remembered: Vec<Option<SystemTime>>,
+    /// Whose set a failover has chosen.
+    chosen: Option<usize>,
+    /// The registries' latest losses of data.
+    losses: Vec<Option<Lost>>,
+}
+
+/// A registry's loss of data.
+#[derive(Clone, Debug)]
+struct Lost {
+    loss: Loss,
+    /// When it showed.
+    at: Instant,
+    /// Of the last answer before it.
+    before: Evidence,
+}
+
+#[derive(Debug)]
+enum Heard {
+    Nothing,
+    /// It cannot be read, and never said anything.
+    Failed,
+    /// What it said is too old to count.
+    GivenUp,
+    Set(InstanceSet),
+}
+
+/// What the service's set is now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Update {
+    pub(crate) instances: Vec<Instance>,
+    /// How it follows the set before: as one registry's word for a change, which may be its
+    /// mistake; or as another set in its place, which is our own decision.
+    pub(crate) order: Order,
+    /// Whose word it is, by the registry's place in the list.
+    pub(crate) by: usize,
+    /// Those that nobody dropped, although they are not in the set: they have not what is wanted,
+    /// or are of a datacenter, a zone or a registry that does not serve.
+    pub(crate) elsewhere: HashSet<Identity>,
+}
+
+impl Update {
+    /// A set of our own choice, in the place of whatever was there.
+    pub(crate) fn ours(instances: Vec<Instance>) -> Self {
+        Self {
+            instances,
+            order: Order::Replaced,
+            by: 0,
+            elsewhere: HashSet::new(),
+        }
+    }
+}
+
+/// How another registry's set differs from the one that serves, by address.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The other registry.
+    pub registry: Arc<str>,
+    /// What it lacks.
+    pub missing: Vec<String>,
+    /// What it has and the serving one has not.
+    pub extra: Vec<String>,
+    /// What both have, one of them healthy and the other not.
+    pub unlike: Vec<String>,
+}
+
+impl Listing {
+    pub(crate) fn new(origin: &Origin) -> Self {
+        let (registries, combine) = match origin {
+            Origin::Registries { names, combine } => (names.clone(), *combine),
+            Origin::Inline(_) => (Vec::new(), Combine::Union),
+        };
+        Self {
+            heard: registries.iter().map(|_| Heard::Nothing).collect(),
+            remembered: vec![None; registries.len()],
+            losses: vec![None; registries.len()],
+            registries,
+            combine,
+            chosen: None,
+        }
+    }
+
+    /// Takes over what a registry, by its place in the list, has to say. Returns the service's
+    /// set, if that may have changed it.
+    pub(crate) fn hear(
+        &mut self,
+        from: usize,
+        event: Event<InstanceSet>,
+        policy: &config::Service,
+    ) -> Option<Update> {
+        if !matches!(event, Event::Failed) {
+            self.remembered[from] = None;
+        }
+        let order = match event {
+            Event::State(mut set) => {
+                let order = self.order(from, &set);
+                let wanted = |one: &Instance| one.has(&policy.tags, &policy.meta);
+                let (wanted, others) = set.instances.into_iter().partition(wanted);
+                set.instances = wanted;
+                let others: Vec<Instance> = others;
+                set.elsewhere.extend(others.iter().map(Instance::identity));
+                self.heard[from] = Heard::Set(set);
+                order
+            }
+            Event::Failed if !matches!(self.heard[from], Heard::Nothing) => return None,
+            Event::Failed => {
+                self.heard[from] = Heard::Failed;
+                Order::Unknown
+            }
+            Event::Stale => {
+                self.heard[from] = Heard::GivenUp;
+                Order::Replaced
+            }
+        };
+        let update = match self.combine {
+            Combine::Failover if self.registries.len() > 1 => self.fail_over(from, order),
+            Combine::Union if self.registries.len() > 1 => self.unite(order),
+            Combine::Failover | Combine::Union | Combine::Shadow => {
+                (from == 0).then(|| self.first(order)).flatten()
+            }
+        };
+        update.map(|update| Update {
+            by: from,
+            elsewhere: self.elsewhere(),
+            ..update
+        })
+    }
+
+    /// How a registry's answer follows the one before. Another datacenter's or zone's takes the
+    /// place of what was there only if it has somebody healthy: else nothing took its place.
+    fn order(&mut self, from: usize, set: &InstanceSet) -> Order {
+        let order = set.evidence.order().unwrap_or_else(|| {
+            let before = self.set(from).map(|before| &before.evidence);
+            before.map_or(Order::Unknown, |before| set.evidence.after(before))
+        });
+        if let Order::Lost(loss) = order {
+            let before = self.set(from).map(|set| set.evidence.clone());
+            self.losses[from] = Some(Lost {
+                loss,
+                at: Instant::now(),
+                before: before.unwrap_or_default(),
+            });
+        }
+        match order {
+            Order::Replaced if !has_healthy(set) => Order::Unknown,
+            order => order,
+        }
+    }
+
+    /// Those that some registry lists, be they in the service's set or not.
+    fn elsewhere(&self) -> HashSet<Identity> {
+        let sets = (0..self.heard.len()).filter_map(|of| self.set(of));
+        let all = sets.flat_map(|set| {
+            let others = set.elsewhere.iter().cloned();
+            let unchosen = set.instances.iter().filter(|_| self.several());
+            others.chain(unchosen.map(Instance::identity))
+        });
+        all.map(|(id, address)| match self.several() {
+            true => (address.to_string().into(), address),
+            false => (id, address),
+        })
+        .collect()
+    }
+
+    /// Whether several registries make the set, so that an instance is known by its address.
+    pub(crate) fn several(&self) -> bool {
+        self.registries.len() > 1 && self.combine != Combine::Shadow
+    }
+
+    /// Takes over what a registry said before the start, until it says something itself.
+    pub(crate) fn remember(
+        &mut self,
+        from: usize,
+        set: InstanceSet,
+        confirmed: SystemTime,
+        policy: &config::Service,
+    ) -> Option<Update> {
+        let update = self.hear(from, Event::State(set), policy);
+        self.remembered[from] = Some(confirmed);
+        update
+    }
+
+    /// What a registry showed of its history before its latest loss of data.
+    pub(crate) fn before_loss(&self, of: usize) -> Option<&Evidence> {
+        Some(&self.losses[of].as_ref()?.before)
+    }
+
+    /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
+    /// Whom it lacks was dropped some time in the last `span`.
+    pub(crate) fn now(&self, span: Duration) -> Option<Update> {
+        let mut losses = self.losses.iter().flatten();
+        let lost = losses.find(|lost| lost.at.elapsed() < span);
+        let order = lost.map_or(Order::Forward, |lost| Order::Lost(lost.loss));
+        match self.combine {
+            Combine::Failover if self.several() => {
+                let set = self.set(self.chosen?)?;
+                Some(Update {
+                    order,
+                    by: self.serving(),
+                    ..Update::ours(by_address(set.instances.iter()))
+                })
+            }
+            Combine::Union if self.several() => self.unite(order),
+            Combine::Failover | Combine::Union | Combine::Shadow => self.first(order),
+        }
+    }
+
+    /// Whether a registry has said who is there, and not before the start: whom it adds to that is
+    /// new.
+    pub(crate) fn has_answered(&self, of: usize) -> bool {
+        self.set(of).is_some() && self.remembered[of].is_none()
+    }
+
+    /// The same of all that count.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.is_awaited() && self.remembered.iter().all(Option::is_none)
+    }
+
+    /// When a registry said what is remembered of it; `None` where it has said something since.
+    pub(crate) fn remembered(&self, of: usize) -> Option<SystemTime> {
+        self.remembered.get(of).copied().flatten()
+    }
+
+    /// Whether a registry has neither answered nor failed yet.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.heard
+            .iter()
+            .any(|heard| matches!(heard, Heard::Nothing))
+    }
+
+    fn first(&self, order: Order) -> Option<Update> {
+        let instances = match self.set(0) {
+            Some(set) => set.instances.clone(),
+            None if self.was_given_up() => return Some(Update::ours(Vec::new())),
+            None => return None,
+        };
+        Some(Update {
+            order,
+            ..Update::ours(instances)
+        })
+    }
+
+    fn unite(&self, order: Order) -> Option<Update> {
+        let mut sets = (0..self.heard.len())
+            .filter_map(|of| self.set(of))
+            .peekable();
+        if sets.peek().is_none() {
+            return self.was_given_up().then(|| Update::ours(Vec::new()));
+        }
+        Some(Update {
+            order,
+            ..Update::ours(by_address(sets.flat_map(|set| &set.instances)))
+        })
+    }
+
+    fn was_given_up(&self) -> bool {
+        let mut heard = self.heard.iter();
+        heard.any(|heard| matches!(heard, Heard::GivenUp))
+    }
+
+    /// Serves from the first that has somebody healthy; where nobody has, from the first that has
+    /// anybody, else from the first that says something.
+    fn fail_over(&mut self, from: usize, order: Order) -> Option<Update> {
+        let first = |wanted: fn(&InstanceSet) -> bool| {
+            (0..self.heard.len()).find(|of| self.set(*of).is_some_and(wanted))
+        };
+        let chosen = first(has_healthy)
+            .or_else(|| first(|set| !set.instances.is_empty()))
+            .or_else(|| first(|_| true));
+        let before = std::mem::replace(&mut self.chosen, chosen);
+        if before == chosen && chosen != Some(from) {
+            return None;
+        }
+        let set = chosen.and_then(|chosen| self.set(chosen));
+        let order = match order {
+            // Nobody took anybody's place: it is that registry's word.
+            order if before == chosen || !set.is_some_and(has_healthy) => order,
+            _ => Order::Replaced,
+        };
+        Some(Update {
+            order,
+            ..Update::ours(by_address(set.into_iter().flat_map(|set| &set.instances)))
+        })
+    }
+
+    /// Whose instances they are that serve, as far as it is one registry.
+    pub(crate) fn serving(&self) -> usize {
+        self.chosen.unwrap_or_default()
+    }
+
+    /// What a registry said last that still counts.
+    pub(crate) fn set(&self, of: usize) -> Option<&InstanceSet> {
+        match &self.heard[of] {
+            Heard::Set(set) => Some(set),
+            Heard::Nothing | Heard::Failed | Heard::GivenUp => None,
+        }
+    }
+
+    /// Which registries list each address.
+    pub(crate) fn listed_by(&self) -> HashMap<&Address, Vec<Arc<str>>> {
+        let mut listed = HashMap::<_, Vec<_>>::new();
+        for (name, of) in std::iter::zip(&self.registries, 0..) {
+            for instance in self.set(of).iter().flat_map(|set| &set.instances) {
+                let names = listed.entry(&instance.address).or_default();
+                if !names.contains(name) {
+                    names.push(Arc::clone(name));
+                }
+            }
+        }
+        listed
+    }
+
+    /// The registry that a failover has chosen.
+    pub(crate) fn chosen(&self) -> Option<&Arc<str>> {
+        self.chosen.map(|chosen| &self.registries[chosen])
+    }
+
+    /// How each shadow differs from the set that serves; nothing of one that was not read.
+    pub(crate) fn differences(&self) -> Vec<Difference> {
+        if self.combine != Combine::Shadow {
+            return Vec::new();
+        }
+        let Some(serving) = self.heard.first().and_then(|_| self.set(0)) else {
+            return Vec::new();
+        };
+        let serving = healths(serving);
+        (1..self.heard.len())
+            .filter_map(|of| Some((of, healths(self.set(of)?))))
+            .map(|(of, other)| {
+                let lacking = |one: &BTreeMap<_, _>, other: &BTreeMap<_, _>| {
+                    let lacking = one.keys().filter(|address| !other.contains_key(*address));
+                    lacking.map(ToString::to_string).collect()
+                };
+                Difference {
+                    registry: Arc::clone(&self.registries[of]),
+                    missing: lacking(&serving, &other),
+                    extra: lacking(&other, &serving),
+                    unlike: serving
+                        .iter()
+                        .filter(|(address, healthy)| {
+                            other.get(*address).is_some_and(|other| other != *healthy)
+                        })
+                        .map(|(address, _)| address.to_string())
+                        .collect(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The instances of several registries as one set. Whoever is at an address is the same, whatever
+/// each registry calls it, so that moving from one registry to another keeps its connections. The
+/// first registry's word for it stands, but for its health: whoever finds fault with it is heard.
+fn by_address<'i>(instances: impl Iterator<Item = &'i Instance>) -> Vec<Instance> {
+    let named = instances.map(|instance| {
+        Ok(Instance {
+            id: instance.address.to_string().into(),
+            ..instance.clone()
+        })
+    });
+    InstanceSet::of(named).instances
+}
+
+fn has_healthy(set: &InstanceSet) -> bool {
+    set.instances.iter().any(|instance| instance.healthy)
+}
+
+fn healths(set: &InstanceSet) -> BTreeMap<&Address, bool> {
+    let instances = set.instances.iter();
+    instances.map(|one| (&one.address, one.healthy)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::Mark;
+
+    fn policy(text: &str) -> config::Service {
+        let text = format!(
+            "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n\
+             [service.cart]\n{text}\n[[route]]\nservice = \"cart\"\n"
+        );
+        let config = config::Config::parse(&text, std::path::Path::new(".")).unwrap();
+        config::Service::clone(&config.services["cart"])
+    }
+
+    fn two(combine: &str) -> (config::Service, Listing) {
+        let policy = policy(&format!(
+            "registry = [\"a\", \"b\"]\ncombine = \"{combine}\""
+        ));
+        let listing = Listing::new(&policy.origin);
+        (policy, listing)
+    }
+
+    fn instance(id: &str, port: i64, healthy: bool) -> Instance {
+        Instance {
+            id: id.into(),
+            address: Address::new("10.0.0.1", port).unwrap(),
+            tls: false,
+            healthy,
+            weight: 1,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
+    fn state(instances: &[(&str, i64, bool)]) -> Event<InstanceSet> {
+        let instances = instances.iter();
+        Event::State(InstanceSet::of(
+            instances.map(|(id, port, healthy)| Ok(instance(id, *port, *healthy))),
+        ))
+    }
+
+    /// Ports, and whether each is healthy; and whether the update can be doubted.
+    fn shown(update: Option<Update>) -> Option<(Vec<(u16, bool)>, bool)> {
+        update.map(|update| {
+            let instances = update.instances.iter();
+            let shown = instances.map(|one| (one.address.port(), one.healthy));
+            (shown.collect(), update.order != Order::Replaced)
+        })
+    }
+
+    #[test]
+    fn a_union_merges_by_address_and_hears_whoever_finds_fault() {
+        let (policy, mut listing) = two("union");
+        let heard = listing.hear(1, state(&[("x", 1, true), ("y", 2, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], true)));
+        assert!(listing.is_awaited());
+        let heard = listing.hear(0, state(&[("n/1", 2, false), ("n/2", 3, true)]), &policy);
+        let update = heard.unwrap();
+        let ids: Vec<_> = update.instances.iter().map(|one| &*one.id).collect();
+        assert_eq!(ids, ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"]);
+        let expected = vec![(1, true), (2, false), (3, true)];
+        assert_eq!(shown(Some(update)), Some((expected, true)));
+        assert!(!listing.is_awaited());
+        let address = Address::new("10.0.0.1", 2).unwrap();
+        assert_eq!(listing.listed_by()[&address], ["a".into(), "b".into()]);
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_read_takes_nothing_from_a_union() {
+        let (policy, mut listing) = two("union");
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let heard = listing.hear(1, state(&[("x", 1, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], true)));
+        listing.hear(0, state(&[("y", 2, true)]), &policy);
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let heard = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], false)));
+    }
+
+    #[test]
+    fn a_failover_takes_the_first_with_somebody_healthy_and_goes_back() {
+        let (policy, mut listing) = two("failover");
+        // The second is heard first, and serves until the first is.
+        let heard = listing.hear(1, state(&[("x", 9, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(9, true)], false)));
+        let heard = listing.hear(0, state(&[("y", 1, true), ("z", 2, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], false)));
+        assert_eq!(listing.hear(1, state(&[("x", 8, true)]), &policy), None);
+        // A loss within the one that serves is that registry's word, and can be doubted.
+        let heard = listing.hear(0, state(&[("y", 1, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], true)));
+        let heard = listing.hear(0, state(&[("y", 1, false)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(8, true)], false)));
+        assert_eq!(listing.chosen().map(|name| &**name), Some("b"));
+        let heard = listing.hear(0, state(&[("y", 1, true)]), &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true)], false)));
+        // An error says nothing of the instances; what is too old does.
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let heard = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(shown(heard), Some((vec![(8, true)], false)));
+    }
+
+    /// A set with the index that a registry's part has for it.
+    fn numbered(part: &str, revision: u64, instances: &[(&str, i64, bool)]) -> Event<InstanceSet> {
+        let Event::State(set) = state(instances) else {
+            unreachable!("it is one");
+        };
+        Event::State(set.with(Mark {
+            part: part.into(),
+            revision: Some(revision),
+            ..Mark::default()
+        }))
+    }
+
+    /// Each combination of several sets, against each way in which an instance may leave one of
+    /// them: how the update follows the set before, and which address nobody dropped.
+    #[test]
+    fn whether_an_instance_was_dropped_follows_from_all_that_have_a_say() {
+        let back = Order::Lost(Loss::WentBack { from: 7, to: 2 });
+        let (up, ill) = ([("x", 1, true)], [("x", 1, false)]);
+        let other: [(&str, i64, bool); 1] = [("y", 2, true)];
+        let alone = "registry = \"a\"";
+        let failover = "registry = [\"a\", \"b\"]\ncombine = \"failover\"";
+        let union = "registry = [\"a\", \"b\"]\ncombine = \"union\"";
+        let shadow = "registry = [\"a\", \"b\"]\ncombine = \"shadow\"";
+        let none: &[(&str, i64, bool)] = &[];
+        let (first, second) = (0, 1);
+        for (what, origin, before, event, order, elsewhere) in [
+            (
+                "dropped",
+                alone,
+                None,
+                numbered("", 8, none),
+                Order::Forward,
+                None,
+            ),
+            ("lost", alone, None, numbered("", 2, none), back, None),
+            (
+                "ill",
+                alone,
+                None,
+                numbered("", 8, &ill),
+                Order::Forward,
+                None,
+            ),
+            ("given up", alone, None, Event::Stale, Order::Replaced, None),
+            (
+                "another datacenter",
+                alone,
+                None,
+                numbered("far", 1, &other),
+                Order::Replaced,
+                None,
+            ),
+            (
+                "one without anybody well",
+                alone,
+                None,
+                numbered("far", 1, none),
+                Order::Unknown,
+                None,
+            ),
+            (
+                "a failover's loss",
+                failover,
+                Some(none),
+                numbered("", 2, none),
+                back,
+                None,
+            ),
+            (
+                "replaced, lost",
+                failover,
+                Some(&other[..]),
+                numbered("", 2, none),
+                Order::Replaced,
+                None,
+            ),
+            (
+                "replaced, ill",
+                failover,
+                Some(&other[..]),
+                numbered("", 8, &ill),
+                Order::Replaced,
+                Some(1),
+            ),
+            (
+                "all are ill",
+                failover,
+                Some(&[("y", 2, false)]),
+                numbered("", 8, none),
+                Order::Forward,
+                Some(2),
+            ),
+            (
+                "a union's",
+                union,
+                Some(&other[..]),
+                numbered("", 8, none),
+                Order::Forward,
+                Some(2),
+            ),
+            (
+                "a union's loss",
+                union,
+                Some(&other[..]),
+                numbered("", 2, none),
+                back,
+                Some(2),
+            ),
+            (
+                "in both",
+                union,
+                Some(&up[..]),
+                numbered("", 8, none),
+                Order::Forward,
+                Some(1),
+            ),
+            (
+                "shadowed",
+                shadow,
+                Some(&up[..]),
+                numbered("", 8, none),
+                Order::Forward,
+                None,
+            ),
+        ] {
+            let policy = policy(origin);
+            let mut listing = Listing::new(&policy.origin);
+            if let Some(before) = before {
+                listing.hear(second, state(before), &policy);
+            }
+            listing.hear(first, numbered("", 7, &up), &policy);
+            let update = listing.hear(first, event, &policy).expect(what);
+            assert_eq!(update.order, order, "{what}");
+            let mut ports = update.elsewhere.iter().map(|(_, address)| address.port());
+            let found = match elsewhere {
+                Some(port) => ports.any(|one| one == port),
+                None => ports.next().is_none() || listing.several(),
+            };
+            assert!(found, "{what}: {:?}", update.elsewhere);
+        }
+    }
+
+    #[test]
+    fn who_has_no_longer_what_is_wanted_was_dropped_by_nobody() {
+        let policy = policy("registry = \"a\"\nmeta = { zone = \"a\" }");
+        let mut listing = Listing::new(&policy.origin);
+        let event = |zone: &str| {
+            let mut one = instance("x", 1, true);
+            one.meta = BTreeMap::from([("zone".into(), zone.into())]);
+            Event::State(InstanceSet::of([Ok(one)]))
+        };
+        let update = listing.hear(0, event("a"), &policy).unwrap();
+        assert_eq!((update.instances.len(), update.elsewhere.len()), (1, 0));
+        let update = listing.hear(0, event("b"), &policy).unwrap();
+        assert_eq!((update.instances.len(), update.elsewhere.len()), (0, 1));
+    }
+
+    #[test]
+    fn where_nobody_is_healthy_a_failover_stays_with_the_first_that_has_anybody() {
+        let (policy, mut listing) = two("failover");
+        listing.hear(0, state(&[("y", 1, false)]), &policy);
+        listing.hear(1, state(&[("x", 9, false)]), &policy);
+        assert_eq!(listing.chosen().map(|name| &**name), Some("a"));
+        listing.hear(0, state(&[]), &policy);
+        assert_eq!(listing.chosen().map(|name| &**name), Some("b"));
+        listing.hear(1, state(&[]), &policy);
+        assert_eq!(listing.chosen().map(|name| &**name), Some("a"));
+    }
+
+    #[test]
+    fn a_shadow_serves_nobody_and_is_compared() {
+        let (policy, mut listing) = two("shadow");
+        assert_eq!(listing.hear(1, state(&[("x", 9, true)]), &policy), None);
+        assert_eq!(listing.differences(), []);
+        let first = state(&[("y", 1, true), ("z", 2, true)]);
+        let heard = listing.hear(0, first, &policy);
+        assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], true)));
+        listing.hear(1, state(&[("x", 9, true), ("q", 2, false)]), &policy);
+        let expected = Difference {
+            registry: "b".into(),
+            missing: vec!["10.0.0.1:1".into()],
+            extra: vec!["10.0.0.1:9".into()],
+            unlike: vec!["10.0.0.1:2".into()],
+        };
+        assert_eq!(listing.differences(), [expected]);
+    }
+
+    #[test]
+    fn tags_and_metadata_select() {
+        let policy = policy("registry = \"a\"\ntags = [\"V2\"]\nmeta = { zone = \"a\" }");
+        let mut listing = Listing::new(&policy.origin);
+        let mut instances: Vec<_> = (1..4).map(|port| instance("i", port, true)).collect();
+        instances[1].tags = vec!["v2".into(), "x".into()];
+        instances[2].tags = vec!["v2".into()];
+        instances[2].meta = BTreeMap::from([("zone".into(), "a".into())]);
+        let event = Event::State(InstanceSet::of(instances.into_iter().map(Ok)));
+        let heard = listing.hear(0, event, &policy);
+        assert_eq!(shown(heard), Some((vec![(3, true)], true)));
+    }
+
+    #[test]
+    fn one_registry_alone_is_taken_at_its_word() {
+        let policy = policy("registry = \"a\"");
+        let mut listing = Listing::new(&policy.origin);
+        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
+        let update = listing.hear(0, state(&[("n/1", 1, true)]), &policy);
+        assert_eq!(&*update.unwrap().instances[0].id, "n/1");
+        let given_up = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(shown(given_up), Some((vec![], false)));
+    }
+}

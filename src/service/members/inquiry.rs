@@ -1,0 +1,65 @@
+//! How a service's registry is asked again, beside the watcher that follows it. Knows nothing of why.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    instance::InstanceSet,
+    registry::{
+        Registry, ServiceQuery,
+        merged::{Merged, Part},
+    },
+};
+
+/// How long a registry's second answer is waited for.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How a service's registry is asked again.
+pub(crate) struct Inquiry {
+    registry: Arc<dyn Registry>,
+    /// The questions that make the set, where the service has several.
+    parts: Option<watch::Receiver<Vec<Part>>>,
+}
+
+impl Inquiry {
+    pub(crate) fn new(
+        registry: &Arc<dyn Registry>,
+        parts: Option<watch::Receiver<Vec<Part>>>,
+    ) -> Self {
+        Self {
+            registry: Arc::clone(registry),
+            parts,
+        }
+    }
+
+    /// What the registry lists now; `None` where it does not say.
+    pub(crate) async fn set(&self, query: ServiceQuery) -> Option<InstanceSet> {
+        let mut source = match &self.parts {
+            None => self.registry.service(query),
+            Some(parts) => {
+                let registry = Arc::clone(&self.registry);
+                Box::new(Merged::new(registry, parts.clone(), query))
+            }
+        };
+        timeout(ANSWER, source.next()).await.ok()?.ok()
+    }
+
+    /// Whether the registry lists no service at all, where that shows a loss of data; Consul lists
+    /// itself always. `None` where it does not say.
+    pub(crate) async fn is_empty(&self) -> Option<bool> {
+        let catalog = self.registry.catalog();
+        // One that keeps no list shows nothing by it.
+        let Some(mut catalog) = catalog.filter(|_| self.registry.is_lost_when_empty()) else {
+            return Some(false);
+        };
+        let names = timeout(ANSWER, catalog.next()).await.ok()?.ok()?;
+        Some(names.keys().all(|name| **name == *"consul"))
+    }
+}
+
+impl fmt::Debug for Inquiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inquiry").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,230 @@
+//! The shrink guard's questions. A registry that restarts without its data answers an empty list
+//! with status 200; before endpoints are dropped that must not be, they are asked whether they are
+//! there, and their registry whether it means it. What follows from the answers is in `standing`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::{
+    StreamExt as _,
+    future::{join, join_all},
+    stream,
+};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    history::Why,
+    standing::{Again, Held, HoldReason},
+};
+use crate::{
+    evidence::Evidence,
+    instance::{Instance, InstanceSet},
+    registry::ServiceQuery,
+    service::{EndpointId, Service},
+    upstream::{connect_to, is_for_want_of_descriptors},
+};
+
+/// How often those that are held are asked.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// So many of a service are asked at once: a registry's loss holds all that it listed.
+const AT_ONCE: usize = 64;
+
+/// Checks the service's held endpoints until none is held any more: one that does not take a
+/// connection is let go at once, one that does when its registry has confirmed that it is gone, or
+/// at the guard's deadline.
+pub(crate) fn watch_over(service: &Arc<Service>) {
+    // Ends by itself: with the service, with the last held endpoint, or at the deadline.
+    tokio::spawn(run(Arc::downgrade(service)));
+}
+
+async fn run(service: Weak<Service>) {
+    let mut seen = HashSet::new();
+    loop {
+        let Some(service) = service.upgrade() else {
+            return;
+        };
+        let held = {
+            let mut board = service.board();
+            let held = board.held();
+            board.guarded = !held.is_empty();
+            held
+        };
+        if held.is_empty() {
+            return;
+        }
+        log(&service, &held, &seen);
+        let asking: Vec<_> = held.iter().map(|(id, _)| answers(&service, id)).collect();
+        let answers = stream::iter(asking).buffered(AT_ONCE).collect::<Vec<_>>();
+        let (answers, said) = join(answers, ask_again(&service, &held, &seen)).await;
+        seen = held.iter().map(key).collect();
+        settle(&service, std::iter::zip(held, answers), &said);
+        drop(service);
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What tells one time that an endpoint is held from another.
+fn key((id, held): &(EndpointId, Held)) -> (EndpointId, Instant) {
+    (id.clone(), held.until)
+}
+
+type Seen = HashSet<(EndpointId, Instant)>;
+
+fn log(service: &Service, held: &[(EndpointId, Held)], seen: &Seen) {
+    let mut new = HashMap::<String, (usize, HoldReason)>::new();
+    for one in held.iter().filter(|one| !seen.contains(&key(one))) {
+        let reason = one.1.reason;
+        new.entry(reason.to_string()).or_insert((0, reason)).0 += 1;
+    }
+    let name = service.name();
+    for (why, (held, reason)) in new {
+        match reason {
+            HoldReason::Unconfirmed(_) => {
+                tracing::info!(service = %name, held, why, "the registry took away instances that it is asked about again");
+            }
+            HoldReason::Loss(_) | HoldReason::Many => {
+                tracing::warn!(service = %name, held, why, "the registry lost many instances at once; those that still answer are kept for a while");
+            }
+        }
+    }
+}
+
+/// A registry's second answer.
+struct Second {
+    set: InstanceSet,
+    is_empty: bool,
+    /// What the first answer showed.
+    before: Evidence,
+}
+
+/// Asks those registries again that have dropped endpoints and may be right: once at once, for what
+/// shows a loss of data may not show for long, and once when they are to be believed.
+async fn ask_again(
+    service: &Service,
+    held: &[(EndpointId, Held)],
+    seen: &Seen,
+) -> HashMap<usize, Second> {
+    let now = Instant::now();
+    let is_due = |one: &&(EndpointId, Held)| match one.1.reason {
+        HoldReason::Unconfirmed(settled) => now >= settled || !seen.contains(&key(one)),
+        HoldReason::Loss(_) | HoldReason::Many => false,
+    };
+    let of: HashSet<_> = held
+        .iter()
+        .filter(is_due)
+        .map(|(_, held)| held.by)
+        .collect();
+    let second = |of: usize| async move {
+        let inquiry = service.inquiry(of)?;
+        // Before it is asked: the watcher may hear something later meanwhile.
+        let before = service.listing().set(of)?.evidence.clone();
+        let query = ServiceQuery {
+            name: service.registered_name().to_owned(),
+            tags: service.policy().tags.clone(),
+            usage: Arc::clone(service.usage()),
+            consistent: true,
+        };
+        let set = inquiry.set(query).await?;
+        let is_empty = inquiry.is_empty().await?;
+        let second = Second {
+            set,
+            is_empty,
+            before,
+        };
+        Some((of, second))
+    };
+    let seconds = join_all(of.into_iter().map(second)).await;
+    seconds.into_iter().flatten().collect()
+}
+
+impl Second {
+    fn of(&self, id: &EndpointId, service: &Service) -> Again {
+        let policy = service.policy();
+        let several = service.listing().several();
+        let is_it =
+            |one: &&Instance| one.address == id.address && (several || one.id == id.instance);
+        let mut same = self.set.instances.iter().filter(is_it);
+        Again {
+            order: self.set.evidence.after(&self.before),
+            lists_it: same.any(|one| one.healthy && one.has(&policy.tags, &policy.meta)),
+            is_empty: self.is_empty,
+        }
+    }
+}
+
+/// Lets go of those that need not be kept.
+fn settle(
+    service: &Service,
+    asked: impl Iterator<Item = ((EndpointId, Held), bool)>,
+    said: &HashMap<usize, Second>,
+) {
+    let now = Instant::now();
+    let verdicts: Vec<_> = asked
+        .map(|((id, held), answers)| {
+            let again = said.get(&held.by).map(|second| second.of(&id, service));
+            let verdict = match again {
+                _ if !answers || now >= held.until => None,
+                Some(again) => held.confirmed(again, now),
+                None => Some(held),
+            };
+            (id, held, verdict)
+        })
+        .collect();
+    let mut board = service.board();
+    for (id, held, verdict) in verdicts {
+        match verdict {
+            Some(still) if still == held => {}
+            Some(still) => {
+                tracing::warn!(service = %service.name(), endpoint = %id.address, why = %still.reason, "held for longer");
+                board.hold_on(&id, held, still);
+            }
+            None if board.let_go(&id, held, service.policy()) => {
+                tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
+            }
+            None => {}
+        }
+    }
+    service.publish(&mut board);
+    service.journal().note(Why::Guard, board.standings());
+    drop(board);
+    service.tell_of_change();
+}
+
+async fn answers(service: &Service, id: &EndpointId) -> bool {
+    let limit = service.policy().timeout.connect;
+    let connecting = connect_to(id.address.host(), id.address.port());
+    let connected = timeout(limit, connecting).await;
+    connected.is_ok_and(|connected| shows_no_death(&connected))
+}
+
+/// What this process lacks says nothing of the endpoint.
+fn shows_no_death<S>(connected: &io::Result<S>) -> bool {
+    connected
+        .as_ref()
+        .map_or_else(is_for_want_of_descriptors, |_| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_asked_for_want_of_descriptors_is_not_let_go() {
+        use nix::errno::Errno::{ECONNREFUSED, EHOSTUNREACH, EMFILE, ENFILE};
+        for (errno, alive) in [
+            (EMFILE, true),
+            (ENFILE, true),
+            (ECONNREFUSED, false),
+            (EHOSTUNREACH, false),
+        ] {
+            let failed = io::Error::from_raw_os_error(errno as i32);
+            assert_eq!(shows_no_death::<()>(&Err(failed)), alive, "{errno}");
+        }
+        assert!(shows_no_death(&Ok(())));
+    }
+}

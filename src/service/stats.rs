@@ -1,0 +1,99 @@
+//! What one worker counts of one service.
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::{Budget, Shed, Tally, endpoint::outlier::Heard};
+use crate::{
+    config,
+    metrics::{Counter, Histogram},
+};
+
+/// One worker's part of a service: its counters and its share of the retry budget.
+#[derive(Debug)]
+pub struct Lane {
+    /// Requests that were routed to the service.
+    pub requests: Counter,
+    /// Answers, by the class of their status.
+    pub answers: [Counter; StatusClass::COUNT],
+    /// Heads of answers that its endpoints gave, by the view that they were called by.
+    pub heard: Box<[Heard]>,
+    /// Attempts beyond a request's first.
+    pub retries: Counter,
+    /// Retries that the budget refused.
+    pub budget_refused: Counter,
+    /// Endpoints that were ejected.
+    pub ejections: Counter,
+    /// Endpoints that were doubted for their silence.
+    pub silences: Counter,
+    /// Requests that there was no room for, by the reason.
+    pub shed: [Counter; Shed::ALL.len()],
+    /// Requests answered by the proxy itself because no attempt brought an answer.
+    pub failed: Counter,
+    /// Requests that its fallback took over, since there was nobody to pick.
+    pub fallbacks: Counter,
+    /// Requests whose client was gone before its answer.
+    pub abandoned: Counter,
+    /// From a request's arrival to the head of its answer.
+    pub duration: Histogram,
+    /// What its picks count.
+    pub tally: Tally,
+    /// Its share of the retries.
+    pub budget: Budget,
+}
+
+impl Lane {
+    pub(super) fn new(retry: &config::Retry, workers: usize, views: usize) -> Self {
+        Self {
+            requests: Counter::default(),
+            answers: Default::default(),
+            heard: (0..views).map(|_| Heard::default()).collect(),
+            retries: Counter::default(),
+            budget_refused: Counter::default(),
+            ejections: Counter::default(),
+            silences: Counter::default(),
+            shed: Default::default(),
+            failed: Counter::default(),
+            fallbacks: Counter::default(),
+            abandoned: Counter::default(),
+            duration: Histogram::default(),
+            tally: Tally::default(),
+            budget: Budget::new(retry, workers),
+        }
+    }
+
+    /// Takes a retry out of the budget, if one is left.
+    pub(super) fn withdraw(&self, now: Instant) -> bool {
+        let granted = self.budget.withdraw(self.requests.value(), now);
+        if !granted {
+            self.budget_refused.add_one();
+        }
+        granted
+    }
+
+    /// How many retries the budget would grant now.
+    pub fn retries_left(&self, now: Instant) -> u64 {
+        self.budget.left(self.requests.value(), now)
+    }
+}
+
+/// The class of a status: its first digit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusClass(usize);
+
+impl StatusClass {
+    /// How many classes there are.
+    pub const COUNT: usize = 5;
+    /// Their names, in the order of their indices.
+    pub const NAMES: [&'static str; Self::COUNT] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    /// The class of a status; what is above 599 counts as 5xx.
+    pub fn of(status: StatusCode) -> Self {
+        Self((usize::from(status.as_u16()) / 100).clamp(1, Self::COUNT) - 1)
+    }
+
+    /// Its place in [`Lane::answers`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
