@@ -42,6 +42,7 @@ mod pairs;
 mod pin;
 mod provider;
 mod rates;
+mod recipes;
 mod register;
 mod register_everywhere;
 mod routes;

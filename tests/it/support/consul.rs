@@ -65,7 +65,7 @@ impl Consul {
 
     /// Joins the datacenter of another agent over the WAN, and waits until each knows the other.
     pub(crate) async fn join_wan(&self, other: &Self) {
-        let join = format!("/v1/agent/join/127.0.0.1:{}?wan=1", other.wan);
+        let join = format!("/v1/agent/join/{}?wan=1", other.wan());
         self.put(&join, json!({})).await;
         for consul in [self, other] {
             eventually(
@@ -86,6 +86,11 @@ impl Consul {
     /// The port of its HTTP API.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where others join it over the WAN.
+    pub(crate) fn wan(&self) -> String {
+        format!("127.0.0.1:{}", self.wan)
     }
 
     /// Kills it and starts it again on the same ports; it remembers nothing.
