@@ -52,6 +52,7 @@ mod soak;
 mod storm;
 mod structure;
 mod support;
+mod troubleshooting;
 mod upstream_tls;
 mod urlprefix;
 mod zone;
