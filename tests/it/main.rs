@@ -40,6 +40,7 @@ mod memory;
 mod pages;
 mod pairs;
 mod pin;
+mod production;
 mod provider;
 mod rates;
 mod recipes;
