@@ -107,7 +107,7 @@ fn what_the_file_names_is_where_each_supervisor_puts_it() {
     assert_eq!(value(unit(), "StateDirectory"), "callboard");
     let (user, _) = word("USER ").split_once(':').unwrap();
     assert!(deployment().contains(&format!("runAsUser: {user}")));
-    assert!(PAGE.contains(&format!("runs as user {user}")));
+    assert!(PAGE.contains(&format!("User {user} must")));
 }
 
 #[test]
