@@ -6,6 +6,7 @@
 )]
 
 mod admin;
+mod architecture;
 mod balance;
 mod check;
 mod checks;
