@@ -1,21 +1,23 @@
 //! Callboard: a load-balancing reverse proxy that finds its backends in a registry.
 //!
-//! The modules stand on floors; a file imports only from lower ones
-//! (`tests/it/structure.rs` holds the list and fails when an import points up):
+//! The modules stand on floors, a line each, and a file imports only from lines below its own
+//! (`tests/it/structure.rs` reads this picture, and fails when an import points up):
 //!
 //! ```text
-//! 8  main  cli  app      run | check | register | demo; build → run → drain
-//! 7  worker  listen      one core of the data plane; accept, limits
-//!    admin  embedded     the admin server; the registry built in
-//!    register            signing in at a registry, and staying there
-//! 6  proxy               the whole request on one screen
-//!    client              the same for a program that calls services itself
-//! 5  discovery           which services there are, and what makes them
-//! 4  service             policy + snapshot + balancer + endpoints
-//! 3  registry  upstream  route
-//! 2  config  tls         proxy.toml → a Config in which no field can be wrong; its TLS files
-//!    saved               what the registries said last, on disk
-//! 1  instance  evidence  backoff  control  disk  error  metrics
+//! main, fuzzing: the binary; every parser of strangers' bytes
+//! cli: run | check | register | demo …
+//! app: the process: build → run → drain
+//! worker: one core of the data plane
+//! listen: the side that clients connect to: accept, limits
+//! admin, embedded, register: the admin server; the registry built in; signing in at a registry
+//! client, proxy: a call of a program's own; the whole request on one screen
+//! discovery: which services there are, and what makes them
+//! service: policy + snapshot + balancer + endpoints
+//! registry, route, upstream: what is known of instances; of paths; how endpoints are called
+//! saved, tls: what the registries said last, on disk; certificates
+//! config: proxy.toml → a Config in which no field can be wrong
+//! control, instance: servers of the control plane; what a registry says of one provider
+//! backoff, disk, error, evidence, metrics: the ground
 //! ```
 
 pub mod admin;

@@ -16,6 +16,7 @@ pub(crate) mod raw;
 pub(crate) mod registered;
 pub(crate) mod relay;
 pub(crate) mod server;
+pub(crate) mod source;
 pub(crate) mod tls;
 pub(crate) mod wall_clock;
 pub(crate) mod watched;
