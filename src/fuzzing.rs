@@ -3,13 +3,13 @@
 //! was found, or is worth to be tried first, stands in `fuzz/corpus` and is replayed here. Compiled
 //! for tests and fuzzers only.
 
-use crate::{config, embedded, proxy, registry, saved, service, upstream};
+use crate::{config, embedded, listen, proxy, registry, saved, service, upstream};
 
 /// Takes any bytes, and panics where what must hold does not.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("answer-chunks", upstream::http1::fuzzing::chunks),
     ("answer-heads", upstream::http1::fuzzing::heads),
     ("consul", registry::consul::fuzzing::answers),
@@ -23,6 +23,7 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("journal", embedded::fuzzing::journal),
     ("proxy-toml", config::fuzzing::proxy_toml),
     ("registrations", embedded::fuzzing::registrations),
+    ("request-chunks", listen::fuzzing::chunks),
     ("snapshot", saved::fuzzing::snapshot),
     ("urlprefix", config::fuzzing::urlprefix),
     ("zookeeper", registry::zookeeper::fuzzing::nodes),

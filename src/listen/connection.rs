@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
+use super::framing::Body;
 use crate::proxy::Client;
 
 /// A client's connection, as its worker sees it.
@@ -21,17 +22,21 @@ pub struct Connection {
     accepted: u64,
     /// When the head that is being read began; 0 when none is.
     pub(super) head_began: AtomicU64,
-    /// What was read behind the end of the head that was read last: its request's body, and
+    /// What was handed over behind the end of the head that was read last: of its request's body, and
     /// perhaps the start of the next head.
     pub(super) beyond: AtomicU64,
-    /// What was read last ends with an empty line, as whole requests without a body do, and
-    /// chunked ones.
-    pub(super) at_end: AtomicBool,
+    /// How long the body of the last request is; [`CHUNKED`] where its coding says so.
+    body: AtomicU64,
+    /// `body` is of a request whose body is not followed yet.
+    body_is_new: AtomicBool,
     /// Since when the client takes none of an answer; 0 when it does.
     pub(super) stuck: AtomicU64,
     order: AtomicU8,
     waker: AtomicWaker,
 }
+
+/// A body's length that is not known beforehand. HTTP knows none so large.
+const CHUNKED: u64 = u64::MAX;
 
 /// What a connection is told from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +58,8 @@ impl Connection {
             client: Arc::new(client),
             head_began: AtomicU64::new(0),
             beyond: AtomicU64::new(0),
-            at_end: AtomicBool::new(true),
+            body: AtomicU64::new(0),
+            body_is_new: AtomicBool::new(false),
             stuck: AtomicU64::new(0),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
@@ -114,12 +120,32 @@ impl Connection {
             && (self.head_began.load(Relaxed) != 0 || self.has_begun_another())
     }
 
-    /// Whether the start of a head was read along with the request before it, which is over. Of
-    /// several requests that were read at once only the first is known in length: should the last
-    /// of them have a body, the next is taken to have begun.
+    /// hyper has understood a head, and this is how its request ends.
+    pub(super) fn begin_request(&self, body: Body) {
+        let length = match body {
+            Body::Length(length) => length,
+            Body::Chunked => CHUNKED,
+        };
+        self.head_began.store(0, Relaxed);
+        self.body.store(length, Relaxed);
+        self.body_is_new.store(true, Relaxed);
+    }
+
+    /// How a request ends that has begun since this was asked last.
+    pub(super) fn take_body(&self) -> Option<Body> {
+        if !self.body_is_new.load(Relaxed) {
+            return None;
+        }
+        self.body_is_new.store(false, Relaxed);
+        Some(match self.body.load(Relaxed) {
+            CHUNKED => Body::Chunked,
+            length => Body::Length(length),
+        })
+    }
+
+    /// Whether the start of a head was read along with the request before it, which is over.
     pub(super) fn has_begun_another(&self) -> bool {
-        let body = self.client.activity.body_length.load(Relaxed);
-        !self.at_end.load(Relaxed) && self.beyond.load(Relaxed) > body
+        self.beyond.load(Relaxed) > self.body.load(Relaxed)
     }
 
     /// What it was told last, and by whom it is woken when it is told more.

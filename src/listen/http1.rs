@@ -8,11 +8,13 @@ use std::{
     task::Poll,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use http::Request;
+use http_body::Body as _;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Connection, Order, linger::Leave, stream::Wire};
+use super::{Connection, Order, framing, linger::Leave, stream::Wire};
 use crate::{
     config::HeaderCase,
     proxy::{self, Activity},
@@ -26,8 +28,9 @@ enum Ended {
 /// Serves a connection until either side ends it.
 pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
     let listener = &connection.client.listener;
-    let service = service_fn(|request| {
-        connection.head_began.store(0, Relaxed);
+    let service = service_fn(|request: Request<Incoming>| {
+        let length = request.body().size_hint().exact();
+        connection.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
         let client = Arc::clone(&connection.client);
         async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
     });

@@ -8,8 +8,12 @@
 mod accept;
 mod addresses;
 mod bind;
+mod chunks;
 mod connection;
 mod door;
+mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http1;
 mod linger;
 mod stream;

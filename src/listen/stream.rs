@@ -20,7 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Connection, Order, target::mended};
+use super::{Connection, Order, framing::Framing, target::mended};
 use crate::proxy::{Activity, refusal_of_head};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
@@ -43,10 +43,10 @@ pub(super) struct Wire {
     ahead: bool,
     /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.
     has_looked: bool,
-    /// The last four bytes that were read.
-    tail: u32,
-    /// Read already, and not passed on.
-    mended: Bytes,
+    /// Where in the client's requests the bytes stand that are handed to hyper.
+    framing: Framing,
+    /// Read already, and not handed over.
+    held: Bytes,
     /// Written in the place of an answer of hyper's own.
     refusal: Option<Bytes>,
 }
@@ -58,8 +58,8 @@ impl Wire {
             connection,
             ahead: false,
             has_looked: false,
-            tail: 0,
-            mended: Bytes::new(),
+            framing: Framing::default(),
+            held: Bytes::new(),
             refusal: None,
         }
     }
@@ -134,44 +134,60 @@ impl Wire {
         }
     }
 
-    /// Notes when a head began, and whether one begins behind the request that these bytes end.
-    fn note_read(&mut self, read: &[u8]) {
-        self.tail = with(self.tail, read);
-        let at_end = is_an_empty_line(self.tail);
-        let connection = &*self.connection;
-        let activity = &connection.client.activity;
-        if activity.requests.value() > 0 || activity.rest.is_abandoned() {
-            connection.beyond.fetch_add(read.len() as u64, Relaxed);
-        } else {
+    /// How many of these bytes, which were read, are handed to hyper now. Notes when a head began, and
+    /// whether one begins behind the request that they end.
+    fn pass(&mut self, read: &[u8]) -> io::Result<usize> {
+        let is_of_a_head = self.framing.is_in_a_head();
+        let passes = self.framing.pass(read);
+        if is_of_a_head {
+            let connection = &*self.connection;
             if connection.head_began.load(Relaxed) == 0 {
+                let client = &connection.client;
                 let since = if connection.has_begun_another() {
-                    activity.answered.load(Relaxed)
+                    client.activity.answered.load(Relaxed)
                 } else {
-                    connection.client.now()
+                    client.now()
                 };
                 connection.head_began.store(since, Relaxed);
             }
-            // Most heads come alone and whole, and are not looked through.
-            let beyond = if at_end { 0 } else { beyond_the_head(read) };
-            connection.beyond.store(beyond as u64, Relaxed);
+            connection.beyond.store(self.framing.beyond(), Relaxed);
         }
-        connection.at_end.store(at_end, Relaxed);
+        passes.map_err(|unsound| io::Error::new(io::ErrorKind::InvalidData, unsound))
     }
 
-    fn pass_on_mended(&mut self, buffer: &mut ReadBuf<'_>) {
-        let fits = buffer.remaining().min(self.mended.len());
-        buffer.put_slice(&self.mended.split_to(fits));
+    /// Hands over what was read and held back.
+    fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        if self.framing.is_at_a_head()
+            && let Some(mended) = mended(&self.held)
+        {
+            self.held = mended.into();
+        }
+        let piece = self.held.slice(..buffer.remaining().min(self.held.len()));
+        let passes = self.pass(&piece)?;
+        buffer.put_slice(&piece[..passes]);
+        self.held.advance(passes);
+        if self.held.is_empty() {
+            // It would keep its memory.
+            self.held = Bytes::new();
+        }
+        Ok(())
     }
 
-    /// Whether the next bytes are the beginning of a head; not while any may be a body's, for what is
-    /// mended grows, and would push the end of a body out of its length.
-    fn is_at_a_head(&self) -> bool {
-        let connection = &*self.connection;
-        let activity = &connection.client.activity;
-        activity.requests.value() == 0
-            && !activity.rest.may_come()
-            && connection.head_began.load(Relaxed) == 0
-            && !connection.has_begun_another()
+    /// Reads from the socket.
+    fn poll_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.has_looked && self.connection.standing_order() == Order::Finish {
+            (self.has_looked, self.ahead) = (true, true);
+        }
+        if self.ahead
+            && let Some(read) = self.read_ahead(buffer)
+        {
+            return Poll::Ready(read);
+        }
+        Pin::new(&mut (&mut self.stream).take(READ)).poll_read(cx, buffer)
     }
 
     /// Writes an answer to a head that hyper does not understand, instead of hyper's own.
@@ -215,33 +231,30 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.mended.is_empty() {
-            self.pass_on_mended(buffer);
-            return Poll::Ready(Ok(()));
+        if let Some(body) = self.connection.take_body() {
+            self.framing.begin_body(body);
         }
-        if !self.has_looked && self.connection.standing_order() == Order::Finish {
-            (self.has_looked, self.ahead) = (true, true);
-        }
-        let before = buffer.filled().len();
-        let ahead = if self.ahead {
-            self.read_ahead(buffer)
-        } else {
-            None
-        };
-        let polled = match ahead {
-            Some(read) => Poll::Ready(read),
-            None => Pin::new(&mut (&mut self.stream).take(READ)).poll_read(cx, buffer),
-        };
-        if let Some(read @ [_, ..]) = buffer.filled().get(before..) {
-            let is_head = self.is_at_a_head();
-            self.note_read(read);
-            if is_head && let Some(mended) = mended(read) {
-                self.mended = mended.into();
-                buffer.set_filled(before);
-                self.pass_on_mended(buffer);
+        if self.held.is_empty() {
+            let before = buffer.filled().len();
+            ready!(self.poll_socket(cx, buffer))?;
+            let read = &buffer.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
             }
+            let mended = self.framing.is_at_a_head().then(|| mended(read)).flatten();
+            if let Some(mended) = mended {
+                self.held = mended.into();
+            } else {
+                let passes = self.pass(read)?;
+                if passes < read.len() {
+                    self.held = Bytes::copy_from_slice(&read[passes..]);
+                    buffer.set_filled(before + passes);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            buffer.set_filled(before);
         }
-        polled
+        Poll::Ready(self.hand_over(buffer))
     }
 }
 
@@ -320,32 +333,6 @@ fn is_closed(stream: &TcpStream) -> bool {
     matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
-/// The last four bytes when these are read too.
-fn with(tail: u32, read: &[u8]) -> u32 {
-    let last = &read[read.len().saturating_sub(4)..];
-    last.iter()
-        .fold(tail, |tail, byte| tail << 8 | u32::from(*byte))
-}
-
-/// Whether the end of a line is followed by an empty one.
-fn is_an_empty_line(tail: u32) -> bool {
-    let [_, third, second, first] = tail.to_be_bytes();
-    first == b'\n' && (second == b'\n' || [third, second] == *b"\n\r")
-}
-
-/// How many bytes follow the empty line that ends a head; none where it does not end here.
-fn beyond_the_head(bytes: &[u8]) -> usize {
-    // Those before it are left over from what came earlier, and are passed over.
-    let mut rest = bytes.trim_ascii_start();
-    while let Some(end) = memchr::memchr(b'\n', rest) {
-        rest = &rest[end + 1..];
-        if let Some(beyond) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
-            return beyond.len();
-        }
-    }
-    0
-}
-
 impl Drop for Wire {
     fn drop(&mut self) {
         // A reset, so that an answer which ends with its connection is not taken for whole.
@@ -361,59 +348,26 @@ impl Drop for Wire {
 mod tests {
     use tokio::io::AsyncWriteExt as _;
 
-    use super::super::testing::connected;
+    use super::super::{framing::Body, testing::connected};
     use super::*;
 
     #[tokio::test]
     async fn a_head_is_mended_and_what_may_be_of_a_body_is_not() {
-        for (of_a_body, read) in [
-            (false, "GET /?%3C HTTP/1.1\r\n"),
-            (true, "GET /?< HTTP/1.1\r\n"),
-        ] {
+        let line = "GET /?< HTTP/1.1\r\n";
+        for length in [0, line.len()] {
             let (mut client, connection, stream) = connected().await;
-            if of_a_body {
-                connection.client.activity.rest.disregard_what_follows();
-            }
+            connection.begin_request(Body::Length(length as u64));
             let mut wire = Wire::new(stream, connection);
-            client.write_all(b"GET /?< HTTP/1.1\r\n").await.unwrap();
-            let mut bytes = vec![0; read.len()];
+            client.write_all(line.repeat(2).as_bytes()).await.unwrap();
+            let mended = "GET /?%3C HTTP/1.1\r\n";
+            let expected = if length == 0 {
+                [mended, line].concat()
+            } else {
+                [line, mended].concat()
+            };
+            let mut bytes = vec![0; expected.len()];
             wire.read_exact(&mut bytes).await.unwrap();
-            assert_eq!(String::from_utf8_lossy(&bytes), read);
-        }
-    }
-
-    #[test]
-    fn what_follows_a_head_is_counted() {
-        for (bytes, beyond) in [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nbody", 4),
-            ("GET / HTTP/1.1\nHost: a\n\nbody", 4),
-            ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nG", 1),
-            ("POST / HTTP/1.1\r\nHost: a\r\n\r\na\r\n\r\nb", 6),
-            ("GET / HTTP/1.1\r\nHost: a\r\n", 0),
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0),
-            ("G", 0),
-            ("\r\n\r\n", 0),
-        ] {
-            assert_eq!(beyond_the_head(bytes.as_bytes()), beyond, "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn an_empty_line_is_seen_however_it_comes() {
-        for (pieces, is_end) in [
-            (&["a\r\n\r\n"][..], true),
-            (&["a\n\n"], true),
-            (&["a\r\n", "\r\n"], true),
-            (&["a\r\n\r", "\n"], true),
-            (&["a", "\n", "\n"], true),
-            (&["a\r\n"], false),
-            (&["\r\n"], false),
-            (&["a\r\n\r\n", "a"], false),
-            (&["abcdefg"], false),
-        ] {
-            let read = |tail, piece: &&str| with(tail, piece.as_bytes());
-            let tail = pieces.iter().fold(0, read);
-            assert_eq!(is_an_empty_line(tail), is_end, "{pieces:?}");
+            assert_eq!(String::from_utf8_lossy(&bytes), expected);
         }
     }
 }

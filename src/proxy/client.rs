@@ -146,8 +146,6 @@ impl Peer {
 pub struct Activity {
     /// Requests whose answers are not over.
     pub requests: Counter,
-    /// How long the body of the last request is; 0 where its end is seen in another way.
-    pub body_length: AtomicU64,
     /// Since when a request's body is waited for.
     pub body_awaited: AtomicU64,
     /// When the last answer was over.

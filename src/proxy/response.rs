@@ -90,10 +90,6 @@ impl Record {
         let activity = &client.activity;
         activity.requests.add_one();
         activity.asked.store(true, Relaxed);
-        let length = request.body().size_hint().exact();
-        activity
-            .body_length
-            .store(length.unwrap_or_default(), Relaxed);
         if request.version() == Version::HTTP_10 {
             activity.http10.store(true, Relaxed);
         }

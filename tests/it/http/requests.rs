@@ -285,6 +285,35 @@ async fn a_request_whose_body_breaks_off_is_never_a_whole_one() {
         ("Transfer-Encoding: chunked", "5\r\nhello\r\nx\r\n"),
         ("Transfer-Encoding: chunked", "5\r\nhelloworld\r\n0\r\n\r\n"),
         ("Transfer-Encoding: chunked", "5\nhello\n0\n\n"),
+        // What the HTTP library takes.
+        ("Transfer-Encoding: chunked", "5;a\0b\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0;\x7f\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\n\r\n"),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\nX-Tail: a\n\r\n\r\n",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\nX-Tail: a\n\nX: b\r\n\r\n",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\nX-Tail: a\nX-Other: b\r\nX: c\r\n\r\n",
+        ),
+        // And what it does not.
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\nX-Tail : a\r\n\r\n",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\nX-Tail: a\r\n b\r\n\r\n",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\nno field\r\n\r\n",
+        ),
     ] {
         let backend = well().await;
         let proxy = before(backend.address(), "").await;
@@ -497,6 +526,76 @@ async fn pipelined_requests_are_answered_in_their_order() {
         let got = client.message().await.unwrap();
         assert_eq!(got.text(), "/cart body");
     }
+}
+
+/// What a chunked body ends with, and what stands behind it, may come in the same read.
+#[tokio::test]
+async fn each_request_behind_a_chunked_body_is_its_own_however_the_bytes_come() {
+    let backend = RawBackend::serving(async |mut wire: Wire| {
+        while let Some(request) = wire.message().await {
+            let (start, text) = (request.start(), request.text());
+            let body = format!("{start} {text} {}", request.trailers.trim_end());
+            wire.send(ok(body)).await;
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let chunked = "POST /cart HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let requests = [
+        (
+            format!("{chunked}5;a=\"b;c\"\r\nhello\r\n1  \r\n!\r\n0\r\nX-Sum: 6\r\n\r\n"),
+            "POST /cart HTTP/1.1 hello! x-sum: 6",
+        ),
+        (format!("{chunked}0\r\n\r\n"), "POST /cart HTTP/1.1  "),
+        (path("/cart/?<"), "GET /cart/?%3C HTTP/1.1  "),
+        (
+            "POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n\r\n".to_owned(),
+            "POST /cart HTTP/1.1 \r\n ",
+        ),
+        (
+            format!("{chunked}19\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n0\r\n\r\n"),
+            "POST /cart HTTP/1.1 GET / HTTP/1.1\r\nHost: a\r\n ",
+        ),
+        (path("/cart/last"), "GET /cart/last HTTP/1.1  "),
+    ];
+    let all: String = requests.iter().map(|(wire, _)| wire.as_str()).collect();
+    for step in [1, 7, 50, all.len()] {
+        let mut client = Wire::connect(proxy.address()).await;
+        client.stream.set_nodelay(true).unwrap();
+        for piece in all.as_bytes().chunks(step) {
+            client.send(piece).await;
+        }
+        for (wire, expected) in &requests {
+            let got = client.message().await.unwrap();
+            assert_eq!(got.text(), *expected, "{wire:?} in pieces of {step}");
+        }
+    }
+}
+
+/// Where nothing was answered yet, it is told; where the answer is decided, its connection ends.
+#[tokio::test]
+async fn nothing_behind_a_chunked_body_that_is_not_sound_is_taken_for_a_request() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let evil = path("/cart/evil");
+    for end in [
+        "1;\0\r\na\r\n0\r\n\r\n",
+        "0\r\nX-Tail: a\n\n",
+        "0\r\nX-Tail: a\n\r\n",
+        "0\r\n\n",
+    ] {
+        for (target, status) in [("/cart", 400), ("/nowhere", 404)] {
+            let mut client = Wire::connect(proxy.address()).await;
+            let fields = "Host: a\r\nTransfer-Encoding: chunked";
+            let head = format!("POST {target} HTTP/1.1\r\n{fields}\r\n\r\n");
+            client.send(format!("{head}{end}{evil}")).await;
+            let got = client.message().await.unwrap();
+            assert_eq!(got.status(), status, "{end:?}");
+            assert_eq!(got.field("connection"), Some("close"), "{end:?}");
+            client.until_closed().await;
+        }
+    }
+    assert!(backend.requests().is_empty());
 }
 
 #[tokio::test]

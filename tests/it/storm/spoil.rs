@@ -24,11 +24,15 @@ pub(super) enum Spoilt {
     ManyFields,
     BadChunkSize,
     NoEndOfChunk,
+    NulInExtension,
+    LfAfterSize,
+    LfBeforeTrailers,
+    LfLfAfterTrailers,
+    SpaceInTrailer,
 }
 
-// Not among them: LF for CRLF, and control bytes in a chunk's extension, which the HTTP library takes. What
-// goes upstream is framed anew.
-const SPOILT: [Spoilt; 17] = [
+// Not among them: LF for CRLF in a head, which the HTTP library takes. What goes upstream is framed anew.
+const SPOILT: [Spoilt; 22] = [
     Spoilt::TwoHosts,
     Spoilt::NoHost,
     Spoilt::TwoLengths,
@@ -46,6 +50,11 @@ const SPOILT: [Spoilt; 17] = [
     Spoilt::ManyFields,
     Spoilt::BadChunkSize,
     Spoilt::NoEndOfChunk,
+    Spoilt::NulInExtension,
+    Spoilt::LfAfterSize,
+    Spoilt::LfBeforeTrailers,
+    Spoilt::LfLfAfterTrailers,
+    Spoilt::SpaceInTrailer,
 ];
 
 impl Spoilt {
@@ -67,7 +76,21 @@ impl Spoilt {
 
     /// Whether its head tells, so that no endpoint may see any of it.
     pub(super) fn is_in_head(self) -> bool {
-        !matches!(self, Self::BadChunkSize | Self::NoEndOfChunk)
+        self.end_of_body().is_none()
+    }
+
+    /// What stands in the place of its last chunk.
+    fn end_of_body(self) -> Option<&'static str> {
+        Some(match self {
+            Self::BadChunkSize => "0x1\r\na\r\n0\r\n\r\n",
+            Self::NoEndOfChunk => "1\r\nab\r\n0\r\n\r\n",
+            Self::NulInExtension => "1;a\0b\r\na\r\n0\r\n\r\n",
+            Self::LfAfterSize => "1\na\r\n0\r\n\r\n",
+            Self::LfBeforeTrailers => "0\r\n\n",
+            Self::LfLfAfterTrailers => "0\r\nX-Tail: a\n\n",
+            Self::SpaceInTrailer => "0\r\nX-Tail : a\r\n\r\n",
+            _ => return None,
+        })
     }
 
     /// Whether it never comes to its end, so that no endpoint may see it whole.
@@ -136,11 +159,7 @@ impl Spoilt {
         let length = spoilt.len();
         let body = body.strip_suffix(b"0\r\n\r\n").unwrap_or(body);
         spoilt.extend_from_slice(body);
-        match self {
-            Self::BadChunkSize => spoilt.extend_from_slice(b"0x1\r\na\r\n0\r\n\r\n"),
-            Self::NoEndOfChunk => spoilt.extend_from_slice(b"1\r\nab\r\n0\r\n\r\n"),
-            _ => {}
-        }
+        spoilt.extend_from_slice(self.end_of_body().unwrap_or_default().as_bytes());
         if self.ends_connection() {
             let id = request.id.of_nobody();
             let behind = format!("GET /plain HTTP/1.1\r\nHost: smuggled\r\nX-Storm: {id}\r\n\r\n");
