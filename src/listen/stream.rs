@@ -195,8 +195,9 @@ impl Wire {
     fn poll_refuse(&mut self, cx: &mut Context<'_>, answer: &[u8]) -> Poll<io::Result<usize>> {
         let client = &self.connection.client;
         client.activity.rest.disregard_what_follows();
+        let bodyless = self.framing.is_of_head_method();
         let refusal = self.refusal.get_or_insert_with(|| {
-            let refusal = refusal_of_head(client, answer);
+            let refusal = refusal_of_head(client, answer, bodyless);
             refusal.map_or_else(|| Bytes::copy_from_slice(answer), Bytes::from)
         });
         while !refusal.is_empty() {

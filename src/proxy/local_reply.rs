@@ -269,8 +269,8 @@ impl Refusal {
     }
 
     /// What is answered to a head that the HTTP library does not understand, instead of `answer`, which is
-    /// the library's own and has no body.
-    fn into_bytes(self, client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
+    /// the library's own and has no body. `bodyless`: nor has this.
+    fn into_bytes(self, client: &Client, answer: &[u8], bodyless: bool) -> Option<Vec<u8>> {
         let written: [&[u8]; 2] = [b"content-length: 0\r\n", b"Content-Length: 0\r\n"];
         let without_body = written[0];
         let mut found = written.iter();
@@ -284,6 +284,7 @@ impl Refusal {
             body.len()
         );
         let rest = &answer[at + without_body.len()..];
+        let body = if bodyless { "" } else { &body };
         Some([&answer[..at], fields.as_bytes(), rest, body.as_bytes()].concat())
     }
 
@@ -339,14 +340,14 @@ impl Refusal {
 }
 
 /// What is answered to a head that the HTTP library does not understand: as to any request that is
-/// refused. `answer` is the library's own.
-pub fn refusal_of_head(client: &Client, answer: &[u8]) -> Option<Vec<u8>> {
+/// refused. `answer` is the library's own; with `bodyless` the request is a `HEAD`.
+pub fn refusal_of_head(client: &Client, answer: &[u8], bodyless: bool) -> Option<Vec<u8>> {
     let refusal = match answer.get(b"HTTP/1.1 ".len()..)?.get(..3)? {
         b"414" => Refusal::TargetTooLong,
         b"431" => Refusal::HeadTooLarge,
         _ => Refusal::Malformed("the request's head is not sound HTTP/1.1"),
     };
-    refusal.into_bytes(client, answer)
+    refusal.into_bytes(client, answer, bodyless)
 }
 
 fn last_failure(attempts: &Attempts) -> Option<&FailureKind> {

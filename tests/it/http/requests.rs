@@ -1,6 +1,7 @@
 //! What a client asks, and what the backend sees of it.
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use super::{before, cart};
 use crate::support::{
@@ -165,7 +166,7 @@ async fn what_is_malformed_or_could_be_read_in_two_ways_is_refused_and_goes_nowh
         let mut client = Wire::connect(proxy.address()).await;
         let shown: String = request.chars().take(200).collect();
         // It may be refused, and the connection closed, before all of it was read.
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, request.as_bytes()).await;
+        let _ = AsyncWriteExt::write_all(&mut client.stream, request.as_bytes()).await;
         let got = client.message().await;
         assert_eq!(got.map(|got| got.status()), Some(status), "{shown:?}");
         if matches!(status, 400 | 501) {
@@ -327,9 +328,7 @@ async fn a_request_whose_body_breaks_off_is_never_a_whole_one() {
         );
         sent.await;
         client.send(body).await;
-        tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
-            .await
-            .unwrap();
+        AsyncWriteExt::shutdown(&mut client.stream).await.unwrap();
         if let Some(got) = client.message().await {
             assert_eq!(got.status(), 400, "{body:?}");
         }
@@ -736,6 +735,52 @@ async fn a_head_that_is_not_understood_is_answered_and_counted_like_any_refusal(
     }
 }
 
+/// Bytes behind such an answer would be the next one's.
+#[tokio::test]
+async fn a_head_request_that_is_not_understood_is_answered_with_a_head_alone() {
+    let backend = well().await;
+    let proxy = before(backend.address(), "").await;
+    let head = |fields: &str| format!("HEAD /cart HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let get = get("Host: a\r\n");
+    let body = "POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    for (status, before, request) in [
+        (400, "", head("Content-Length: 1\r\nContent-Length: 2\r\n")),
+        (400, "", head("X-Space : a\r\n")),
+        (400, "", head("X-Nul: a\0b\r\n")),
+        (400, "\r\n", head("X-Space : a\r\n")),
+        (431, "", head(&"B: c\r\n".repeat(101))),
+        (431, "", head(&format!("B: {}\r\n", "c".repeat(200_000)))),
+        (400, &get, head("X-Space : a\r\n")),
+        (400, body, head("X-Space : a\r\n")),
+        // hyper understands it, and the proxy does not take it.
+        (400, "", head("Host: b\r\n")),
+        (417, "", head("Expect: a-miracle\r\n")),
+    ] {
+        for apart in [false, true] {
+            let mut client = Wire::connect(proxy.address()).await;
+            client.stream.set_nodelay(true).unwrap();
+            if apart {
+                let (start, rest) = request.split_at(2);
+                client.send(format!("{before}{start}")).await;
+                // It may be closed before all of it was read.
+                let _ = AsyncWriteExt::write_all(&mut client.stream, rest.as_bytes()).await;
+            } else {
+                let all = format!("{before}{request}");
+                let _ = AsyncWriteExt::write_all(&mut client.stream, all.as_bytes()).await;
+            }
+            if !before.trim().is_empty() {
+                assert_eq!(client.message().await.unwrap().status(), 200);
+            }
+            let got = client.head().await.unwrap();
+            assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{got}");
+            assert!(got.contains("content-length: "), "{got}");
+            if status != 417 {
+                client.until_closed().await;
+            }
+        }
+    }
+}
+
 /// For programs that look for a name letter by letter.
 #[tokio::test]
 async fn names_are_written_in_title_case_where_that_is_asked_for() {
@@ -906,7 +951,7 @@ async fn an_address_has_no_more_connections_than_its_share() {
         let mut client = Wire::connect(proxy.address()).await;
         // It may be turned away before it has asked.
         let asked = get("Host: a\r\n");
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.stream, asked.as_bytes()).await;
+        let _ = AsyncWriteExt::write_all(&mut client.stream, asked.as_bytes()).await;
         client
             .try_message()
             .await

@@ -124,8 +124,6 @@ impl Spoilt {
         match self {
             Self::Connect => request.method = "CONNECT",
             Self::Trace => request.method = "TRACE",
-            // A head that is not understood is no HEAD's: its answer has a body.
-            _ if request.method == "HEAD" => request.method = "GET",
             _ => {}
         }
     }
