@@ -1,8 +1,22 @@
-//! What docs/production.md gives a supervisor fits the file that stands there, and the defaults.
+//! What docs/production.md gives a supervisor fits the file that stands there, and the defaults; its
+//! commands and policies are enough.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use callboard::config::{self, Config, Listener};
+use callboard::{
+    config::{self, Config, Listener, RegistryKind, Secret},
+    instance::Address,
+    register::{self, Provider, Registrar},
+};
+use tokio::process::Command;
+
+use crate::support::{
+    backend::Backend, callboard::Callboard, consul::Consul, proxy::Proxy, server::free_ports,
+    watched::settings,
+};
 
 const PAGE: &str = include_str!("../../docs/production.md");
 
@@ -122,4 +136,88 @@ fn units_and_manifests_are_indented_as_their_formats_want_it() {
         let is_section = line.starts_with('[') && line.ends_with(']');
         assert!(is_section || line.contains('='), "{line}");
     }
+}
+
+/// The commands stand on the page with a path and an admin server of their reader's.
+#[tokio::test]
+async fn the_commands_of_an_upgrade_hand_the_addresses_over() {
+    let [listener, admin, registry] = free_ports();
+    let text = format!(
+        "[log]\nformat = \"text\"\n[drain]\nnotice = \"1h\"\ndeadline = \"1h\"\n\
+         [[listen]]\naddress = \"127.0.0.1:{listener}\"\n[admin]\naddress = \"127.0.0.1:{admin}\"\n\
+         [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n[[route]]\nservice = \"a\"\n"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let mut old = Callboard::run(folder.path(), &text);
+    old.until_logged("the admin server is at").await;
+
+    let script = block("sh", "kill -TERM")
+        .replace("127.0.0.1:9900", &format!("127.0.0.1:{admin}"))
+        // The shell becomes the new process, which is then gone with it.
+        .replace("\ncallboard run", "\nexec callboard run");
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_callboard"));
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", binary.parent().unwrap().display());
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-ec", &script])
+        .env("PATH", path)
+        .env("OLD", old.pid().to_string())
+        .current_dir(folder.path());
+    let mut new = Callboard::start(shell);
+    new.until_logged("hands its addresses over").await;
+    old.until_logged("a successor has the addresses now").await;
+    assert_eq!(old.ended().await.0, Some(0));
+    new.until_logged("ready").await;
+}
+
+/// The code of a registry's row of the table of rights, cell by cell.
+fn rights(registry: &str) -> Vec<String> {
+    let start = format!("| {registry} | ");
+    let row = PAGE.lines().find_map(|line| line.strip_prefix(&start));
+    let cells = row.unwrap().split(" | ");
+    let codes = cells.map(|cell| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>());
+    codes.map(|codes| codes.join("\n")).collect()
+}
+
+#[tokio::test]
+async fn consuls_policies_are_enough_to_sign_in_and_to_route() {
+    let Some(consul) = Consul::start_guarded("dc1", &[]).await else {
+        return;
+    };
+    let [reads, writes] = &rights("Consul")[..] else {
+        panic!("two policies");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let writer = folder.path().join("writer");
+    let token = consul
+        .token("writes", &writes.replace("NAME", "cart"))
+        .await;
+    std::fs::write(&writer, token).unwrap();
+    let reader = consul.token("reads", reads).await;
+    std::fs::write(folder.path().join("reader"), reader).unwrap();
+
+    let backend = Backend::start("cart").await;
+    let address = backend.address();
+    let own = Address::new(&address.ip().to_string(), address.port().into()).unwrap();
+    let settings = config::Consul {
+        token: Some(Secret::File(writer)),
+        ..settings(&consul.url())
+    };
+    let kind = RegistryKind::Consul(settings);
+    let entry = register::entry("main", &kind, Provider::new("cart", own));
+    let registrar = Registrar::start(entry.unwrap());
+    registrar.registered().await;
+
+    let proxy = Proxy::start_in(
+        folder,
+        &format!(
+            "[registry.consul]\naddress = \"{}\"\ntoken = {{ file = \"reader\" }}\n\
+             [[route]]\npath = \"/{{service}}\"\nservice = \"{{service}}\"\n",
+            consul.url()
+        ),
+    )
+    .await;
+    assert_eq!(proxy.until_served("/cart").await, "cart");
+    registrar.deregister().await.unwrap();
 }

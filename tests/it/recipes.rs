@@ -326,40 +326,13 @@ async fn a_get_is_made_again_and_a_post_is_not() {
     assert_eq!(posts, [failed.get(), sent.get() - failed.get()]);
 }
 
-/// An agent that refuses whoever has no token, in a datacenter of this name.
-async fn guarded(datacenter: &str, joins: &[String]) -> Option<Consul> {
-    Consul::start_with(json!({
-        "datacenter": datacenter,
-        "primary_datacenter": "dc1",
-        "retry_join_wan": joins,
-        "retry_interval_wan": "1s",
-        "ports": {"serf_wan": 0},
-        "acl": {
-            "enabled": true, "default_policy": "deny", "down_policy": "extend-cache",
-            "tokens": {"initial_management": "root", "agent": "root"},
-        },
-    }))
-    .await
-}
-
-/// Tells a Consul something as its operator.
-async fn order(consul: &Consul, path: &str, body: Value) -> Value {
-    let request = reqwest::Client::new().put(consul.url() + path);
-    let request = request.header("x-consul-token", "root").json(&body);
-    let answer = request.send().await.unwrap();
-    let status = answer.status();
-    let text = answer.text().await.unwrap();
-    assert!(status.is_success(), "{path}: {status} {text}");
-    serde_json::from_str(&text).unwrap_or_default()
-}
-
 #[tokio::test]
 async fn a_token_that_may_read_is_enough_for_two_datacenters() {
     let heading = "Consul with a token and two datacenters";
-    let Some(near) = guarded("dc1", &[]).await else {
+    let Some(near) = Consul::start_guarded("dc1", &[]).await else {
         return;
     };
-    let far = guarded("dc2", &[near.wan()]).await.unwrap();
+    let far = Consul::start_guarded("dc2", &[near.wan()]).await.unwrap();
     let known = async || near.get("/v1/catalog/datacenters").await;
     eventually("both are known", known, |known| {
         known.as_array().is_some_and(|known| known.len() == 2)
@@ -368,10 +341,7 @@ async fn a_token_that_may_read_is_enough_for_two_datacenters() {
     let [rules] = blocks("hcl", heading)[..] else {
         panic!("one policy stands below {heading:?}");
     };
-    let policy = json!({ "Name": "callboard", "Rules": rules });
-    order(&near, "/v1/acl/policy", policy).await;
-    let token = json!({ "Policies": [{ "Name": "callboard" }] });
-    let token = order(&near, "/v1/acl/token", token).await;
+    let secret = near.token("callboard", rules).await;
 
     let [here, there, inner] = [
         Backend::start("here").await,
@@ -379,12 +349,14 @@ async fn a_token_that_may_read_is_enough_for_two_datacenters() {
         Backend::start("inner").await,
     ];
     let register = "/v1/agent/service/register";
-    order(&near, register, registration("cart", &here, &["public"])).await;
-    order(&near, register, registration("stock", &inner, &[])).await;
-    order(&far, register, registration("cart", &there, &["public"])).await;
+    near.order(register, registration("cart", &here, &["public"]))
+        .await;
+    near.order(register, registration("stock", &inner, &[]))
+        .await;
+    far.order(register, registration("cart", &there, &["public"]))
+        .await;
 
     let folder = tempfile::tempdir().unwrap();
-    let secret = token["SecretID"].as_str().unwrap();
     std::fs::write(folder.path().join("consul-token"), secret).unwrap();
     let recipe = Recipe::of("Consul with a token and two datacenters")
         .with("http://10.0.0.1:8500", "http://127.0.0.1:1")
@@ -393,7 +365,7 @@ async fn a_token_that_may_read_is_enough_for_two_datacenters() {
     until_by(&proxy, "any", "/cart", "here").await;
     assert_eq!(proxy.get("/stock").await.status(), 404);
     let away = "/v1/agent/service/deregister/cart-here";
-    order(&near, away, Value::Null).await;
+    near.order(away, Value::Null).await;
     until_by(&proxy, "any", "/cart", "there").await;
 }
 

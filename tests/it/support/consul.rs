@@ -63,6 +63,43 @@ impl Consul {
         Self::start_with(json!({"datacenter": datacenter, "ports": {"serf_wan": 0}})).await
     }
 
+    /// One that shows nothing without a token, in a datacenter that joins others over the WAN. Its
+    /// operator's token is `root`.
+    pub(crate) async fn start_guarded(datacenter: &str, joins: &[String]) -> Option<Self> {
+        Self::start_with(json!({
+            "datacenter": datacenter,
+            "primary_datacenter": "dc1",
+            "retry_join_wan": joins,
+            "retry_interval_wan": "1s",
+            "ports": {"serf_wan": 0},
+            "acl": {
+                "enabled": true, "default_policy": "deny", "down_policy": "extend-cache",
+                "tokens": {"initial_management": "root", "agent": "root"},
+            },
+        }))
+        .await
+    }
+
+    /// Any change that the operator alone may make, and what it answers.
+    pub(crate) async fn order(&self, path: &str, body: Value) -> Value {
+        let request = self.http.put(self.url() + path);
+        let request = request.header("x-consul-token", "root").json(&body);
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// A token that may do what these rules allow.
+    pub(crate) async fn token(&self, name: &str, rules: &str) -> String {
+        let policy = json!({ "Name": name, "Rules": rules });
+        self.order("/v1/acl/policy", policy).await;
+        let token = json!({ "Policies": [{ "Name": name }] });
+        let token = self.order("/v1/acl/token", token).await;
+        token["SecretID"].as_str().unwrap().to_owned()
+    }
+
     /// Joins the datacenter of another agent over the WAN, and waits until each knows the other.
     pub(crate) async fn join_wan(&self, other: &Self) {
         let join = format!("/v1/agent/join/{}?wan=1", other.wan());
