@@ -8,6 +8,8 @@ mod duration;
 mod health;
 mod init;
 mod logging;
+#[cfg(test)]
+mod page;
 mod plain;
 mod register;
 mod registry;

@@ -1,5 +1,7 @@
 //! A whole file: its text, its syntax, and the order in which its tables are read.
 
+#[cfg(test)]
+mod keys;
 pub(super) mod strict;
 
 use std::{
@@ -238,23 +240,9 @@ mod tests {
     };
     use super::*;
 
-    const PROXY_TOML: &str = include_str!("../../../proxy.toml");
-
-    /// The file with the keys that it shows as comments (`#key = …`) put in.
-    fn with_all_keys() -> String {
-        let key = |line: &'static str| match line.strip_prefix('#') {
-            Some(key) if !key.starts_with(' ') => key,
-            _ => line,
-        };
-        PROXY_TOML
-            .lines()
-            .flat_map(|line| [key(line), "\n"])
-            .collect()
-    }
-
     #[test]
     fn the_file_that_comes_with_callboard_is_right_as_it_stands() {
-        let config = config(PROXY_TOML);
+        let config = config(keys::PROXY_TOML);
         assert_eq!(config.listeners[0].address.to_string(), "0.0.0.0:8080");
         assert_eq!(config.admin.address.to_string(), "127.0.0.1:9900");
         assert_eq!(config.routes.len(), 1);
@@ -271,8 +259,8 @@ mod tests {
 
     #[test]
     fn what_it_shows_in_comments_is_right_too_and_the_defaults_are() {
-        let shown = config(&with_all_keys());
-        let plain = config(PROXY_TOML);
+        let shown = config(&keys::with_all_keys());
+        let plain = config(keys::PROXY_TOML);
         assert_eq!(shown.registries.len(), 9);
         assert_eq!(shown.routes.len(), 8);
         let defaults = Service {
@@ -290,52 +278,6 @@ mod tests {
         );
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", plain.limits));
         assert_eq!(shown.underscores, plain.underscores);
-    }
-
-    #[test]
-    fn it_shows_every_key() {
-        // The keys of each table, as the error of an unknown one lists them.
-        let text = with_all_keys();
-        for (table, keys) in unknown_keys_of_all_tables() {
-            for key in keys {
-                let shown = text.lines().any(|line| {
-                    line.starts_with(&format!("{key} ="))
-                        || line.contains(&format!("[{key}"))
-                        || line.contains(&format!(" {key} = "))
-                });
-                assert!(shown, "{table}: {key}");
-            }
-        }
-    }
-
-    /// Each table with its keys.
-    fn unknown_keys_of_all_tables() -> Vec<(String, Vec<String>)> {
-        let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
-            listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
-            registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
-            registry.embedded={?=1}\n\
-            registry.zookeeper={?=1}\n\
-            registry.etcd={?=1,tls={?=1},password={?=1},user='u',address='https://a'}\n\
-            registry.dns={?=1,ttl={?=1}}\n\
-            registry.file={?=1,path='a.toml'}\n\
-            registry.eureka={?=1,tls={?=1},password={?=1},user='a',address='https://a'}\n\
-            defaults={?=1,registry='consul',retry={?=1,budget={?=1}},timeout={?=1},pool={?=1},tls={?=1},guard={?=1},eject={?=1},health={?=1,path='/'},limits={?=1}}\n\
-            route=[{service='a',rate={requests=1,?=1,by={?=1}},header={a={prefix='a',?=1}},retry={?=1},timeout={?=1},?=1},\
-            {path='/b',split=[{service='a',weight=1,?=1}]}]\n\
-            service.a={?=1,balance={kind='hash',?=1,by={?=1}}}\n\
-            service.b={registry='consul',balance={kind='sticky',?=1}}\n\
-            service.c={registry='consul',balance={kind='peak_ewma',?=1}}\n"
-            .replace('?', "zzzzzzzzzzzzzzzzzzzz");
-        let tables: Vec<_> = errors(&tables)
-            .into_iter()
-            .filter_map(|error| {
-                let (table, keys) = error.split_once("; it may be ")?;
-                let keys = keys.split('`').skip(1).step_by(2).map(str::to_owned);
-                Some((table.to_owned(), keys.collect()))
-            })
-            .collect();
-        assert_eq!(tables.len(), 45, "{tables:#?}");
-        tables
     }
 
     #[test]
@@ -483,7 +425,7 @@ mod tests {
     fn any_text_whatever_gives_a_config_or_a_report() {
         let mut random = fastrand::Rng::with_seed(7);
         let letters: Vec<_> = "[]{}\"'=,.#\n\r\té0a".chars().collect();
-        let all = with_all_keys();
+        let all = keys::with_all_keys();
         for _ in 0..300 {
             let mut text: Vec<char> = all.chars().collect();
             for _ in 0..random.usize(1..4) {

@@ -1,10 +1,14 @@
 //! What the documents show works when it is copied.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use callboard::config::Config;
+use callboard::{
+    config::{self, Config, FileFormat},
+    registry::{Registry as _, file::File},
+};
 
-use super::page::all;
+use super::page::{Block, Page, all};
+use crate::support::watched::{Watched, named};
 
 /// What a part of a file lacks to be a whole one.
 const ROUTE: &str = "[[route]]\npath = \"/example\"\nservice = \"example\"\n";
@@ -32,4 +36,29 @@ fn every_proxy_toml_of_the_documents_is_read_without_an_error() {
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     assert!(count > 10, "{count} examples were found");
+}
+
+/// The block of this kind that the page has once.
+fn block(page: &Page, info: &str) -> Block {
+    let mut blocks = page.blocks();
+    blocks.retain(|block| block.info == info);
+    assert_eq!(blocks.len(), 1, "{}: {info}", page.name);
+    blocks.remove(0)
+}
+
+#[tokio::test]
+async fn the_files_of_endpoints_that_are_shown_are_read_whole() {
+    let page = Page::read("docs/file.md");
+    let folder = tempfile::tempdir().unwrap();
+    for (info, format, count) in [
+        ("toml endpoints", FileFormat::Toml, 3),
+        ("json", FileFormat::Json, 2),
+    ] {
+        let path = folder.path().join("endpoints");
+        fs::write(&path, block(&page, info).text).unwrap();
+        let registry = File::new("main", &config::File { path, format });
+        let cart = Watched::start(registry.service(named("cart")));
+        let whole = cart.until(info, |set| set.instances.len() == count).await;
+        assert!(whole.skipped.is_empty(), "{whole:?}");
+    }
 }
