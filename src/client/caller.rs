@@ -142,10 +142,11 @@ impl Count {
 
     fn pass_on<B>(mut self, answered: Answered<Kept<B>>) -> Response<B> {
         self.settled = true;
-        let head = answered.answer.head;
+        let http1::Answer { head, at, body } = answered.answer;
         self.lane.answers[StatusClass::of(head.status).index()].add_one();
-        self.lane.duration.observe(self.arrived.elapsed());
-        let mut response = Response::new(answered.answer.body);
+        let took = at.saturating_duration_since(self.arrived);
+        self.lane.duration.observe(took);
+        let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         response.extensions_mut().insert(AnsweredBy {

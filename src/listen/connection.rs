@@ -148,12 +148,6 @@ impl Connection {
         self.beyond.load(Relaxed) > self.body.load(Relaxed)
     }
 
-    /// What it was told last, and by whom it is woken when it is told more.
-    pub(super) fn ordered(&self, waker: &Waker) -> Order {
-        self.waker.register(waker);
-        self.standing_order()
-    }
-
     /// What it was told last.
     pub(super) fn standing_order(&self) -> Order {
         match self.order.load(Relaxed) {
@@ -161,5 +155,33 @@ impl Connection {
             1 => Order::Finish,
             _ => Order::Cut,
         }
+    }
+}
+
+/// What a connection is told, as its task hears of it. The task is named once as the one to be woken,
+/// and not with each poll: an order is what takes its name off again.
+pub(super) struct Orders<'c> {
+    connection: &'c Connection,
+    named: Option<Waker>,
+}
+
+impl<'c> Orders<'c> {
+    /// For the task of this connection.
+    pub(super) fn to(connection: &'c Connection) -> Self {
+        Self {
+            connection,
+            named: None,
+        }
+    }
+
+    /// What the connection was told last; the waker is woken when it is told more.
+    pub(super) fn last(&mut self, waker: &Waker) -> Order {
+        let is_named = |named: &Waker| named.will_wake(waker);
+        let is_named = self.named.as_ref().is_some_and(is_named);
+        if !is_named || self.connection.standing_order() != Order::Serve {
+            self.connection.waker.register(waker);
+            self.named = Some(waker.clone());
+        }
+        self.connection.standing_order()
     }
 }

@@ -14,7 +14,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Connection, Order, framing, linger::Leave, stream::Wire};
+use super::{Connection, Order, connection::Orders, framing, linger::Leave, stream::Wire};
 use crate::{
     config::HeaderCase,
     proxy::{self, Activity},
@@ -27,11 +27,11 @@ enum Ended {
 
 /// Serves a connection until either side ends it.
 pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
-    let listener = &connection.client.listener;
+    let client = &connection.client;
+    let listener = &client.listener;
     let service = service_fn(|request: Request<Incoming>| {
         let length = request.body().size_hint().exact();
         connection.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
-        let client = Arc::clone(&connection.client);
         async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
     });
     let wire = Wire::new(stream, Arc::clone(&connection));
@@ -42,8 +42,9 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
         .max_buf_size(listener.limits.header_bytes)
         .serve_connection(TokioIo::new(wire), service);
     let mut finishing = false;
+    let mut orders = Orders::to(&connection);
     let served = poll_fn(|cx| {
-        match connection.ordered(cx.waker()) {
+        match orders.last(cx.waker()) {
             Order::Serve => {}
             Order::Finish if finishing => {}
             Order::Finish => {
@@ -61,7 +62,7 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
             Order::Cut => return Poll::Ready(Ok(Ended::Cut)),
         }
         let polled = Pin::new(&mut serving).poll(cx).map_ok(|()| Ended::Done);
-        let Activity { rest, requests, .. } = &connection.client.activity;
+        let Activity { rest, requests, .. } = &client.activity;
         if rest.is_abandoned() && polled.is_pending() && requests.value() == 0 {
             rest.poll_away(cx, !finishing);
         }
@@ -87,7 +88,8 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
 async fn leave(connection: &Connection, mut wire: Wire) {
     let mut leave = Leave::new(connection.client.activity.rest.may_come());
     let stream = wire.shut();
-    poll_fn(|cx| match connection.ordered(cx.waker()) {
+    let mut orders = Orders::to(connection);
+    poll_fn(|cx| match orders.last(cx.waker()) {
         Order::Cut => Poll::Ready(()),
         Order::Serve | Order::Finish => leave.poll(cx, stream),
     })

@@ -48,7 +48,8 @@ pub(super) struct Head {
 impl Head {
     /// As the client sent it; `None` in HTTP/1.0 only.
     pub(super) fn host(&self) -> Option<&str> {
-        self.host.as_ref()?.to_str().ok()
+        // What is a host is ASCII, which is found out faster in this way.
+        std::str::from_utf8(self.host.as_ref()?.as_bytes()).ok()
     }
 
     pub(super) fn path(&self) -> &str {
@@ -79,7 +80,7 @@ pub(super) fn admit(
     request: Request<Incoming>,
 ) -> Result<Admitted, Refusal> {
     let (parts, incoming) = request.into_parts();
-    let body = body::of_client(incoming, Arc::clone(client));
+    let body = body::of_client(incoming, client);
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
     // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
@@ -303,6 +304,18 @@ fn is_of_a_separator(rest: &[u8]) -> bool {
     matches!(rest, [b'2', b'e' | b'E' | b'f' | b'F', ..])
 }
 
+/// Which bytes a host's name may have.
+const OF_A_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let is_sign = matches!(byte as u8, b'-' | b'.' | b'_');
+        table[byte] = is_sign || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
+
 /// `name`, `name:port`, `[ipv6]:port`; no userinfo, no path, no list.
 pub(super) fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host {
@@ -319,17 +332,9 @@ pub(super) fn is_host(host: &[u8]) -> bool {
             None => return false,
         },
         _ => {
-            let end = host
-                .iter()
-                .position(|byte| *byte == b':')
-                .unwrap_or(host.len());
-            let is_name = host[..end]
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-            if !is_name {
-                return false;
-            }
-            host.split_at(end)
+            let is_of_name = |byte: &u8| OF_A_NAME[usize::from(*byte)];
+            let end = host.iter().position(|byte| !is_of_name(byte));
+            host.split_at(end.unwrap_or(host.len()))
         }
     };
     !name.is_empty()

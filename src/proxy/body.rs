@@ -18,17 +18,17 @@ use crate::{config::Underscores, service::Kept};
 pub type RequestBody = Kept<ClientBody>;
 
 /// A client's body, as it comes.
+#[derive(Default)]
 pub struct ClientBody {
-    /// `None` when it is dropped.
-    incoming: Option<Incoming>,
-    client: Arc<Client>,
+    /// With the client that sends it; `None` where there is none.
+    coming: Option<(Incoming, Arc<Client>)>,
 }
 
 /// The body of a client's request.
-pub(super) fn of_client(incoming: Incoming, client: Arc<Client>) -> RequestBody {
+pub(super) fn of_client(incoming: Incoming, client: &Arc<Client>) -> RequestBody {
     client.activity.rest.begin(&incoming);
-    let incoming = Some(incoming);
-    Kept::new(ClientBody { incoming, client })
+    let coming = (!incoming.is_end_stream()).then(|| (incoming, Arc::clone(client)));
+    Kept::new(ClientBody { coming })
 }
 
 impl Body for ClientBody {
@@ -39,18 +39,17 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else {
+        let Some((incoming, client)) = &mut self.coming else {
             return Poll::Ready(None);
         };
         let Activity {
             rest, body_awaited, ..
-        } = &this.client.activity;
+        } = &client.activity;
         rest.ask();
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         match &polled {
             Poll::Pending if body_awaited.load(Relaxed) == 0 => {
-                body_awaited.store(this.client.now(), Relaxed)
+                body_awaited.store(client.now(), Relaxed)
             }
             Poll::Pending => {}
             Poll::Ready(more) => {
@@ -63,7 +62,7 @@ impl Body for ClientBody {
             }
         }
         // A trailer comes too late for its request to be rejected.
-        let underscores = this.client.listener.underscores == Underscores::Allow;
+        let underscores = client.listener.underscores == Underscores::Allow;
         polled.map_ok(|frame| match frame.into_trailers() {
             Ok(trailers) => Frame::trailers(those_that_may_trail(trailers, underscores)),
             Err(frame) => frame,
@@ -71,12 +70,15 @@ impl Body for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        let coming = self.coming.as_ref();
+        coming.is_none_or(|(incoming, _)| incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let incoming = self.incoming.as_ref();
-        incoming.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.coming {
+            Some((incoming, _)) => incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
     }
 }
 
@@ -118,12 +120,13 @@ fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        let activity = &self.client.activity;
+        let Some((incoming, client)) = self.coming.take() else {
+            return;
+        };
+        let activity = &client.activity;
         activity.body_awaited.store(0, Relaxed);
         // The client may be sending it still, and does not know that it is not read.
-        if activity.rest.may_come()
-            && let Some(incoming) = self.incoming.take()
-        {
+        if activity.rest.may_come() {
             activity.rest.abandon(incoming);
         }
     }

@@ -47,17 +47,32 @@ use outgoing::{Asking, Outgoing};
 use response::Record;
 
 /// Answers one request.
-pub async fn handle(client: Arc<Client>, request: Request<Incoming>) -> Response {
-    let mut record = Record::new(&client, Instant::now(), &request);
-    let outcome = outcome(&client, &mut record, request).await;
-    if !matches!(outcome, Ok(Outcome::Answer(_))) {
-        client.activity.rest.settle().await;
-    }
-    match outcome {
-        Ok(Outcome::Answer(answer)) => record.pass_on(answer),
-        Ok(Outcome::Health) => health(&client, record),
-        Ok(Outcome::Options) => options(record),
-        Err(refusal) => refusal.into_response(&client, record),
+pub fn handle(
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response> + Send {
+    let mut record = Record::new(client, Instant::now(), &request);
+    // Here, and not in the future, which is moved as a whole and should hold nothing twice.
+    let mut admitted = admit::admit(client, &mut record, request);
+    async move {
+        let outcome = match admitted {
+            Ok(ref mut request) => {
+                let outcome = outcome(client, &mut record, request).await;
+                // A body that was not forwarded is read no more.
+                drop(std::mem::take(&mut request.body));
+                outcome
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if !matches!(outcome, Ok(Outcome::Answer(_))) {
+            client.activity.rest.settle().await;
+        }
+        match outcome {
+            Ok(Outcome::Answer(answer)) => record.pass_on(answer),
+            Ok(Outcome::Health) => health(client, record),
+            Ok(Outcome::Options) => options(record),
+            Err(refusal) => refusal.into_response(client, record),
+        }
     }
 }
 
@@ -75,9 +90,8 @@ enum Outcome {
 async fn outcome(
     client: &Arc<Client>,
     record: &mut Record,
-    request: Request<Incoming>,
+    request: &mut Admitted,
 ) -> Result<Outcome, Refusal> {
-    let request = admit::admit(client, record, request)?;
     Ok(match request.head.path() {
         path if client.listener.health_path.as_deref() == Some(path) => Outcome::Health,
         admit::ASTERISK => Outcome::Options,
@@ -105,7 +119,7 @@ fn options(record: Record) -> Response {
 async fn forward(
     client: &Arc<Client>,
     record: &mut Record,
-    mut request: Admitted,
+    request: &mut Admitted,
 ) -> Result<Answer<RequestBody>, Refusal> {
     // One generation for the whole request.
     let generation = client.worker.generation();
@@ -144,8 +158,17 @@ async fn forward(
         Goal::Template { by_host } => {
             let name = name(matched.service.unwrap_or_default(), *by_host);
             let defaults = generation.directory.defaults().timeout;
-            let total = total(&target.overrides.timeout(defaults));
-            (found, asked) = by_name(&generation, &name, asked, total).await?;
+            let mut lookup = generation.directory.lookup(&name);
+            if matches!(lookup, Lookup::NotRead) {
+                let total = total(&target.overrides.timeout(defaults));
+                Box::pin(until_listed(&generation, asked, total)).await;
+                (lookup, asked) = (generation.directory.lookup(&name), Instant::now());
+            }
+            found = match lookup {
+                Lookup::Found(service) => service,
+                Lookup::Unknown => return Err(Refusal::UnknownService(name.into())),
+                Lookup::NotRead => return Err(Refusal::CatalogNotRead),
+            };
             &found
         }
     };
@@ -154,8 +177,12 @@ async fn forward(
     loop {
         let terms = service.terms(subset, &target.overrides);
         let total = total(&terms.timeout);
-        let began = until_read(service, asked, total).await;
+        service.usage().note(asked);
+        if !service.is_read() {
+            asked = Box::pin(until_read(service, asked, total)).await;
+        }
         record.routed_to(service, worker);
+        let body = std::mem::take(&mut request.body);
         let mut outgoing = Outgoing {
             client,
             head: &mut request.head,
@@ -164,7 +191,7 @@ async fn forward(
             strip,
         };
         let unanswered = match service
-            .call(worker, &mut outgoing, request.body, &terms, total, began)
+            .call(worker, &mut outgoing, body, &terms, total, asked)
             .await
         {
             Ok(Answered {
@@ -224,38 +251,19 @@ fn leads_elsewhere(
     }
 }
 
-/// Waits for a service that was not read yet. Returns the moment at which it was; `asked`, which is
-/// now, where it was before. At `total` the request is over.
-async fn until_read(service: &Service, asked: Instant, total: Option<Instant>) -> Instant {
-    service.usage().note(asked);
-    if service.is_read() {
-        return asked;
-    }
-    let limit = within(service.policy().discovery_timeout, total, asked);
+/// Waits for a service that was not read yet, from now, and returns the moment at which it was. At
+/// `total` the request is over.
+async fn until_read(service: &Service, now: Instant, total: Option<Instant>) -> Instant {
+    let limit = within(service.policy().discovery_timeout, total, now);
     service.wait_until_read(limit).await;
     Instant::now()
 }
 
-/// The service that a template route's request names, if a catalog lists it; and the moment at
-/// which that was known: `asked`, which is now, where it was before. At `total` the request is over.
-async fn by_name(
-    generation: &Generation,
-    name: &str,
-    asked: Instant,
-    total: Option<Instant>,
-) -> Result<(Arc<Service>, Instant), Refusal> {
+/// Waits for the catalogs that were not read yet, from now. At `total` the request is over.
+async fn until_listed(generation: &Generation, now: Instant, total: Option<Instant>) {
     let directory = &generation.directory;
-    let (mut lookup, mut known) = (directory.lookup(name), asked);
-    if matches!(lookup, Lookup::NotRead) {
-        let limit = within(directory.defaults().discovery_timeout, total, asked);
-        directory.wait_for_catalogs(limit).await;
-        (lookup, known) = (directory.lookup(name), Instant::now());
-    }
-    match lookup {
-        Lookup::Found(service) => Ok((service, known)),
-        Lookup::Unknown => Err(Refusal::UnknownService(name.into())),
-        Lookup::NotRead => Err(Refusal::CatalogNotRead),
-    }
+    let limit = within(directory.defaults().discovery_timeout, total, now);
+    directory.wait_for_catalogs(limit).await;
 }
 
 /// A service's name as a request has it: escaped in a path, for registries allow spaces and the
@@ -267,5 +275,22 @@ fn name(captured: &str, by_host: bool) -> Cow<'_, str> {
         percent_encoding::percent_decode_str(captured).decode_utf8_lossy()
     } else {
         captured.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<C, R, F>(_: impl Fn(C, R) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Of each request its future is copied once, and its memory is waited for: arguments that are held
+    /// twice, and waiting that seldom happens, add up.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        let size = size(|client: &'static Arc<Client>, request| handle(client, request));
+        assert!(size <= 2_560, "{size} bytes");
     }
 }

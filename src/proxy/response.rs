@@ -163,7 +163,7 @@ impl Record {
             reason,
             headers,
         } = answer.head;
-        let mut response = self.finish(status, Kind::Endpoint(answer.body));
+        let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
         *response.headers_mut() = headers;
         if let Some(reason) = reason {
             response.extensions_mut().insert(reason);
@@ -174,16 +174,17 @@ impl Record {
 
     /// Answers with a short text of our own.
     pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
-        let mut response = self.finish(status, Kind::Own(text.into()));
+        let mut response = self.finish(status, Kind::Own(text.into()), Instant::now());
         close_where_it_ends(&mut response);
         response
     }
 
-    fn finish(mut self, status: StatusCode, kind: Kind) -> Response {
+    fn finish(mut self, status: StatusCode, kind: Kind, at: Instant) -> Response {
         self.answered = true;
         if let Some(lane) = &self.lane {
             lane.answers[StatusClass::of(status).index()].add_one();
-            lane.duration.observe(self.arrived.elapsed());
+            let took = at.saturating_duration_since(self.arrived);
+            lane.duration.observe(took);
         }
         if let Some(access) = self.access() {
             access.status = Some(status);

@@ -180,7 +180,12 @@ impl Pool {
 
     /// Takes a connection back whose last exchange ended cleanly on both sides. `keep_alive` is
     /// how long the endpoint said that it keeps it.
-    pub(super) fn give_back(&self, connection: Connection, keep_alive: Option<Duration>) {
+    pub(super) fn give_back(
+        &self,
+        connection: Connection,
+        keep_alive: Option<Duration>,
+        now: Instant,
+    ) {
         // A second less than the server's own limit, so that the crossing is avoided.
         let settings = &self.target.settings;
         let keep = keep_alive.map_or(settings.idle, |theirs| {
@@ -188,7 +193,7 @@ impl Pool {
             settings.idle.min(theirs)
         });
         let keep = settings.max_age.map_or(keep, |most| {
-            keep.min(most.saturating_sub(connection.opened.elapsed()))
+            keep.min(most.saturating_sub(now.saturating_duration_since(connection.opened)))
         });
         let mut idle = self.lock();
         // Looked at under the lock: who retires the target does so before it empties the pool.
@@ -197,7 +202,7 @@ impl Pool {
         }
         idle.push(Idle {
             connection,
-            since: Instant::now(),
+            since: now,
             keep,
         });
     }
@@ -281,7 +286,7 @@ impl Pool {
     #[inline]
     pub fn is_silence_due(&self, now: Instant) -> bool {
         let record = self.record.get();
-        record.is_some_and(|record| record.silence.is_due(self.age(now)))
+        record.is_some_and(|record| record.silence.is_due(|| self.age(now)))
     }
 
     /// What is known of the endpoint's silence.
@@ -316,8 +321,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct InFlight {
     pool: Arc<Pool>,
-    /// Since when the endpoint has all of the request, and has not answered.
-    waits_since: Option<Instant>,
+    /// Since when the endpoint has all of the request, and has not answered: after its pool was made.
+    waits_since: Option<Duration>,
 }
 
 impl InFlight {
@@ -330,19 +335,20 @@ impl InFlight {
     #[inline]
     pub(super) fn note_sent(&mut self, at: Instant) {
         if self.waits_since.is_none() {
+            let at = self.pool.age(at);
             self.waits_since = Some(at);
-            let record = self.pool.record();
-            record.silence.note_request(self.pool.age(at));
+            self.pool.record().silence.note_request(at);
         }
     }
 
     /// The head of its answer is there.
-    pub(super) fn note_answer(&mut self, status: StatusCode) {
-        let now = Instant::now();
-        let waited = self.waits_since.take();
-        let waited = waited.map(|since| now.saturating_duration_since(since));
-        let record = self.pool.record();
-        record.note_answer(status, waited, self.pool.age(now));
+    pub(super) fn note_answer(&mut self, status: StatusCode, now: Instant) {
+        let at = self.pool.age(now);
+        let waited = self
+            .waits_since
+            .take()
+            .map(|since| at.saturating_sub(since));
+        self.pool.record().note_answer(status, waited, at);
     }
 }
 

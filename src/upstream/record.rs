@@ -133,21 +133,19 @@ const BUCKETS: usize = 44;
 pub(super) struct Latencies {
     now: [AtomicU32; BUCKETS],
     before: [AtomicU32; BUCKETS],
-    count: AtomicU32,
     /// In microseconds.
     since: AtomicU64,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// What is known is not forgotten for fewer answers than that.
-const FEW: u32 = 64;
+const FEW: u64 = 64;
 
 impl Default for Latencies {
     fn default() -> Self {
         Self {
             now: std::array::from_fn(|_| AtomicU32::new(0)),
             before: std::array::from_fn(|_| AtomicU32::new(0)),
-            count: AtomicU32::new(0),
             since: AtomicU64::new(0),
         }
     }
@@ -156,19 +154,21 @@ impl Default for Latencies {
 impl Latencies {
     fn note(&self, took: Duration, at: Duration) {
         let since = Duration::from_micros(self.since.load(Relaxed));
-        if at.saturating_sub(since) >= MINUTE && self.count.load(Relaxed) >= FEW {
+        if at.saturating_sub(since) >= MINUTE {
             self.turn_over(at);
         }
-        self.count.fetch_add(1, Relaxed);
         self.now[bucket_of(took)].fetch_add(1, Relaxed);
     }
 
     #[cold]
     fn turn_over(&self, at: Duration) {
+        let counts = self.now.iter().map(|count| u64::from(count.load(Relaxed)));
+        if counts.sum::<u64>() < FEW {
+            return;
+        }
         for (before, now) in self.before.iter().zip(&self.now) {
             before.store(now.swap(0, Relaxed), Relaxed);
         }
-        self.count.store(0, Relaxed);
         self.since.store(at.as_micros() as u64, Relaxed);
     }
 
@@ -285,10 +285,14 @@ impl Silence {
 
     /// Whether it is time to look at this silence again.
     #[inline]
-    pub(super) fn is_due(&self, at: Duration) -> bool {
-        let since = |moment: &AtomicU64| at.saturating_sub(micros(moment));
+    pub(super) fn is_due(&self, at: impl FnOnce() -> Duration) -> bool {
+        if self.waiting.load(Relaxed) == 0 {
+            return false;
+        }
+        let at = at().as_micros() as u64;
+        let since = |moment: &AtomicU64| at.saturating_sub(moment.load(Relaxed));
         let [_, late] = &self.marks;
-        self.waiting.load(Relaxed) != 0 && since(&late.at) >= LOOK.max(since(&self.from) / 4)
+        since(&late.at) >= (LOOK.as_micros() as u64).max(since(&self.from) / 4)
     }
 
     /// Notes that it was looked at. For its worker only.
@@ -395,7 +399,7 @@ mod tests {
     fn a_silence_begins_with_the_first_request_after_an_answer_and_ends_with_the_next() {
         let silence = Silence::default();
         let look = |at| {
-            let looks = silence.is_due(millis(at));
+            let looks = silence.is_due(|| millis(at));
             let quiet = silence.observed(millis(at));
             if looks {
                 silence.note_look(millis(at));

@@ -22,7 +22,7 @@ use crate::{
     instance::Address,
     upstream::{
         Connection, Failure, FailureKind, Processed, Reuse, connect,
-        http1::{self, AnswerHead, Exchange, Framing, HeadLimits, Limits},
+        http1::{self, Exchange, Framing, HeadLimits, Limits},
     },
 };
 use attempts::Past;
@@ -148,16 +148,15 @@ impl Service {
                 Some(connection) => Ok(connection),
                 None => {
                     let limit = within(timeout.connect, total, now);
-                    let opened = open(&line, limit).await;
+                    let opened = Box::pin(open(&line, limit)).await;
                     now = Instant::now();
                     opened
                 }
             };
             // Who is asked next, where that was decided before this answer was given up.
             let mut follows = None;
-            let failure;
-            (failure, bytes, body) = match connection {
-                Err(failure) => (failure, bytes, body),
+            let failure = match connection {
+                Err(failure) => failure,
                 Ok(connection) => {
                     body.keep(if idempotent && !is_last {
                         Keep::UntilAnswered
@@ -176,52 +175,59 @@ impl Service {
                     } else {
                         &mut fresh
                     };
-                    let mut is_fault = false;
-                    let unwanted = |head: &AnswerHead, body: &B| {
-                        is_fault = self.note_head(worker, view, &line, head, retry.on, began);
-                        let may_follow = idempotent
-                            && retry.on.contains(head.status)
-                            && !is_last
-                            && body.is_replayable()
-                            && total.is_none_or(|total| Instant::now() < total)
-                            && view.has_other(&past.tried, Some(&line))
-                            && lane.withdraw(Instant::now());
-                        if may_follow {
-                            let tried = past.tried.with(&line);
-                            let other = |room: Room<'_>, now| {
-                                view.pick_with_room(worker, turn, &tried, room, &lane.tally, now)
-                            };
-                            // Where all others are full this answer is as good as any.
-                            let other = match &mut seat {
-                                None => other(Room::anywhere(), Instant::now()),
-                                Some(seat) => seat.sit(other),
-                            };
-                            follows = other.unwrap_or_default();
+                    let failure = match exchange.opening(recycled, to_head_request).await {
+                        Ok(opening) => {
+                            let head = &opening.head;
+                            let is_fault =
+                                self.note_head(worker, view, &line, head, retry.on, began);
+                            let may_follow = idempotent
+                                && retry.on.contains(head.status)
+                                && !is_last
+                                && exchange.body().is_replayable()
+                                && total.is_none_or(|total| Instant::now() < total)
+                                && view.has_other(&past.tried, Some(&line))
+                                && lane.withdraw(Instant::now());
+                            if may_follow {
+                                let tried = past.tried.with(&line);
+                                let tally = &lane.tally;
+                                let other = |room: Room<'_>, now| {
+                                    view.pick_with_room(worker, turn, &tried, room, tally, now)
+                                };
+                                // Where all others are full this answer is as good as any.
+                                let other = match &mut seat {
+                                    None => other(Room::anywhere(), Instant::now()),
+                                    Some(seat) => seat.sit(other),
+                                };
+                                follows = other.unwrap_or_default();
+                                if follows.is_none() {
+                                    lane.budget.put_back();
+                                }
+                            }
                             if follows.is_none() {
-                                lane.budget.put_back();
+                                let mut answer = exchange.pass_on(opening);
+                                line.pool().took(began);
+                                let body = &mut answer.body;
+                                self.note_answer(worker, &line, body, is_fault, seat, began);
+                                view.note_zone(&line, &lane.tally);
+                                let cookie = view.cookie(worker, turn, &line, &lane.tally);
+                                if let Some(cookie) = cookie {
+                                    answer.head.headers.append(header::SET_COOKIE, cookie);
+                                }
+                                return Ok(Answered {
+                                    answer,
+                                    by: line,
+                                    attempts: past.failed.len() + 1,
+                                });
+                            }
+                            Failure {
+                                kind: FailureKind::Unwanted(head.status),
+                                processed: Processed::Begun,
                             }
                         }
-                        follows.is_some()
+                        Err(failure) => failure,
                     };
-                    let answered = exchange.answer(recycled, to_head_request, unwanted).await;
-                    match answered {
-                        Ok(mut answer) => {
-                            line.pool().took(began);
-                            let body = &mut answer.body;
-                            self.note_answer(worker, &line, body, is_fault, seat, began);
-                            view.note_zone(&line, &lane.tally);
-                            let cookie = view.cookie(worker, turn, &line, &lane.tally);
-                            if let Some(cookie) = cookie {
-                                answer.head.headers.append(header::SET_COOKIE, cookie);
-                            }
-                            return Ok(Answered {
-                                answer,
-                                by: line,
-                                attempts: past.failed.len() + 1,
-                            });
-                        }
-                        Err(unsent) => unsent,
-                    }
+                    (bytes, body) = exchange.give_up();
+                    failure
                 }
             };
             let may_follow = may_be_repeated(&failure, idempotent);
@@ -276,7 +282,8 @@ impl Service {
                 let other = view.pick_with_room(worker, turn, &past.tried, room, &lane.tally, now);
                 or_again(other, again.as_ref(), room)
             };
-            let Some(next) = next(&mut seat, view, other, total, now).await else {
+            let next = Box::pin(next(&mut seat, view, other, total, now)).await;
+            let Some(next) = next else {
                 if !is_free {
                     lane.budget.put_back();
                 }

@@ -181,28 +181,32 @@ impl Limits {
         by: Option<Instant>,
     ) -> Entered {
         let row = &self.rows[view];
-        let first = || self.try_unless_full(row, &pick);
-        self.enter_after(row, first, &pick, by).await
+        match self.enter_at_once(row, || self.try_unless_full(row, &pick)) {
+            // Apart, so that a request which need not wait has no room for it.
+            Err(why) => Box::pin(self.wait(row, why, pick, by)).await,
+            entered => entered,
+        }
     }
 
-    /// A seat by the first try, else by waiting for one. No request goes past those that wait.
-    async fn enter_after(
+    /// A seat by this try, where no other request waits: none goes past those that do.
+    fn enter_at_once(&self, row: &Row, first: impl FnOnce() -> Entered) -> Entered {
+        if row.waiting.load(SeqCst) == 0 {
+            return first();
+        }
+        Err(match self.rule.concurrent {
+            Some(_) => Shed::Concurrent,
+            None => Shed::PerEndpoint,
+        })
+    }
+
+    /// A seat by waiting for one; where too many wait, it is said `why` there is none.
+    async fn wait(
         self: &Arc<Self>,
         row: &Row,
-        first: impl FnOnce() -> Entered,
+        why: Shed,
         pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
         by: Option<Instant>,
     ) -> Entered {
-        let mut why = match self.rule.concurrent {
-            Some(_) => Shed::Concurrent,
-            None => Shed::PerEndpoint,
-        };
-        if row.waiting.load(SeqCst) == 0 {
-            match first() {
-                Err(shed) => why = shed,
-                entered => return entered,
-            }
-        }
         let Some(_place) = Place::take(self, row) else {
             return Err(why);
         };
@@ -338,10 +342,11 @@ impl Seat {
     ) -> Entered {
         let limits = Arc::clone(&self.limits);
         drop(self);
-        let first = || limits.try_enter(&pick);
-        limits
-            .enter_after(&limits.rows[view], first, &pick, by)
-            .await
+        let row = &limits.rows[view];
+        match limits.enter_at_once(row, || limits.try_enter(&pick)) {
+            Err(why) => limits.wait(row, why, pick, by).await,
+            entered => entered,
+        }
     }
 
     fn stand_up(&mut self) {

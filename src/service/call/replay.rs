@@ -54,6 +54,12 @@ pub struct Kept<B> {
     had_trailers: bool,
 }
 
+impl<B: Default> Default for Kept<B> {
+    fn default() -> Self {
+        Self::new(B::default())
+    }
+}
+
 impl<B> Kept<B> {
     /// Keeps what is read of this body from now on.
     pub fn new(body: B) -> Self {

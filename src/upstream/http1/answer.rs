@@ -26,6 +26,8 @@ use crate::upstream::{Failure, FailureKind, InFlight, Processed, buffers};
 pub struct Answer<B> {
     /// Its head.
     pub head: AnswerHead,
+    /// When that was there.
+    pub at: Instant,
     /// Its body.
     pub body: AnswerBody<B>,
 }
@@ -78,20 +80,27 @@ enum Length {
     UntilClose,
 }
 
+/// The opening of an answer: its head, and what that says of the rest.
+#[derive(Debug)]
+pub struct Opening {
+    /// Its head.
+    pub head: AnswerHead,
+    at: Instant,
+    length: BodyLength,
+    persistence: Persistence,
+}
+
 impl<B: Source> Exchange<B> {
     /// Drives the exchange until the head of the final answer is there, while the request's body
     /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
-    /// `unwanted` says, of an answer's head and the request's body, whether another attempt is to
-    /// follow it.
     ///
     /// # Errors
-    /// With the request's head and body back, for another attempt.
-    pub async fn answer(
-        mut self,
+    /// Where there is none.
+    pub async fn opening(
+        &mut self,
         recycled: &mut HeaderMap,
         to_head_request: bool,
-        unwanted: impl FnOnce(&AnswerHead, &B) -> bool,
-    ) -> Result<Answer<B>, (Failure, Vec<u8>, B)> {
+    ) -> Result<Opening, Failure> {
         let parsed = poll_fn(|cx| {
             let polled = self.poll_head(cx, recycled, to_head_request);
             if polled.is_pending() && self.sender.is_done() {
@@ -100,43 +109,52 @@ impl<B: Source> Exchange<B> {
             polled
         })
         .await;
-        if let Ok((head, ..)) = &parsed {
-            self.in_flight.note_answer(head.status);
-        }
-        let failure = match parsed {
-            Ok((head, ..)) if unwanted(&head, self.sender.body()) => Failure {
-                kind: FailureKind::Unwanted(head.status),
-                processed: Processed::Begun,
-            },
-            Ok((head, length, persistence)) => {
-                self.sender.settled();
-                return Ok(begin(self, head, length, persistence));
-            }
-            Err(failure) => failure,
-        };
+        let (head, length, persistence) = parsed?;
+        let at = Instant::now();
+        self.in_flight.note_answer(head.status, at);
+        Ok(Opening {
+            head,
+            at,
+            length,
+            persistence,
+        })
+    }
+
+    /// The request's body.
+    pub fn body(&self) -> &B {
+        self.sender.body()
+    }
+
+    /// Ends the exchange. The request's head and body come back, for another attempt.
+    pub fn give_up(self) -> (Vec<u8>, B) {
         buffers::give_read(self.read);
-        let (head, body) = self.sender.into_parts();
-        Err((failure, head, body))
+        self.sender.into_parts()
+    }
+
+    /// The answer that has opened like this just now. No other exchange follows.
+    pub fn pass_on(mut self, opening: Opening) -> Answer<B> {
+        self.sender.settled();
+        begin(self, opening)
     }
 }
 
-/// The body of the answer whose head was just read.
-fn begin<B: Source>(
-    mut exchange: Exchange<B>,
-    head: AnswerHead,
-    length: BodyLength,
-    persistence: Persistence,
-) -> Answer<B> {
+fn begin<B: Source>(mut exchange: Exchange<B>, opening: Opening) -> Answer<B> {
+    let Opening {
+        head,
+        at,
+        length,
+        persistence,
+    } = opening;
     let body = match length {
         BodyLength::Known(length)
             if exchange.read.len() as u64 >= length && exchange.sender.is_done() =>
         {
             // Cannot be cut short: the length was just compared with the buffer's.
             let bytes = exchange.read.split_to(length as usize).freeze();
-            State::Whole(bytes, finish(exchange, persistence))
+            State::Whole(bytes, finish(exchange, persistence, at))
         }
         _ => State::Reading(Box::new(Reading {
-            late: Instant::now() + exchange.limits.idle,
+            late: at + exchange.limits.idle,
             exchange,
             length: match length {
                 BodyLength::Known(length) => Length::Known(length),
@@ -148,6 +166,7 @@ fn begin<B: Source>(
     };
     Answer {
         head,
+        at,
         body: AnswerBody {
             state: body,
             witness: None,
@@ -156,7 +175,7 @@ fn begin<B: Source>(
 }
 
 /// The answer is over: the connection goes back to its pool if nothing is left on either side.
-fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence) -> InFlight {
+fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence, now: Instant) -> InFlight {
     let clean = persistence.keep
         && exchange.read.is_empty()
         && exchange.sender.is_done()
@@ -168,7 +187,7 @@ fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence) -> InFligh
         exchange
             .in_flight
             .pool()
-            .give_back(exchange.connection, persistence.timeout);
+            .give_back(exchange.connection, persistence.timeout, now);
     }
     exchange.in_flight
 }
@@ -255,7 +274,11 @@ impl<B: Source> Body for AnswerBody<B> {
             // An exchange that failed is dropped, and its connection with it.
             let whole = match &piece {
                 Ok(_) => {
-                    drop(finish(reading.exchange, reading.persistence));
+                    drop(finish(
+                        reading.exchange,
+                        reading.persistence,
+                        Instant::now(),
+                    ));
                     Some(true)
                 }
                 Err(FailureKind::Client(_)) => None,

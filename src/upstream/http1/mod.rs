@@ -13,7 +13,7 @@ mod head;
 mod send;
 mod source;
 
-pub use answer::{Answer, AnswerBody, Witness};
+pub use answer::{Answer, AnswerBody, Opening, Witness};
 pub use exchange::{Exchange, Limits};
 pub use framing::{Framing, field};
 pub use head::{AnswerHead, HeadLimits};
