@@ -250,7 +250,7 @@ async fn follow_tags(
     loop {
         // Once at the beginning, too: something may have changed before this began to listen.
         let generation = Generation::new(&config, Arc::clone(&directory), &rates);
-        shared.generation.store(Arc::new(generation));
+        shared.publish(generation);
         tokio::select! {
             () = ending.cancelled() => return,
             Ok(()) = changes.changed() => {}

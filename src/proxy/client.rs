@@ -5,7 +5,10 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
@@ -17,8 +20,10 @@ use crate::{config, metrics::Counter};
 
 /// What all workers share.
 pub struct Shared {
-    /// The current generation.
+    /// The current generation; see [`Shared::publish`].
     pub generation: ArcSwap<Generation>,
+    /// How many there were before it, for workers to find out cheaply whether there is another.
+    number: AtomicU64,
     /// Whether the process is on its way out: every answer then ends its connection.
     pub draining: AtomicBool,
     /// Whether the proxy may be sent traffic.
@@ -34,11 +39,18 @@ impl Shared {
     pub fn new(generation: Generation, access_log: config::Access) -> Self {
         Self {
             generation: ArcSwap::from_pointee(generation),
+            number: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             access_log,
             pseudonym: format!("callboard-{:08x}", fastrand::u32(..)),
         }
+    }
+
+    /// Makes this the current generation.
+    pub fn publish(&self, generation: Generation) {
+        self.generation.store(Arc::new(generation));
+        self.number.fetch_add(1, Release);
     }
 }
 
@@ -62,13 +74,27 @@ pub struct Worker {
 
 /// A generation, counted by references of one worker's own: the shared count would be fought
 /// over by all of them.
-pub struct Pinned(Arc<Generation>);
+pub struct Pinned {
+    generation: Arc<Generation>,
+    number: u64,
+}
+
+impl Pinned {
+    fn current(shared: &Shared) -> Self {
+        // Before the generation, which is of this number then, or a later one.
+        let number = shared.number.load(Acquire);
+        Self {
+            generation: shared.generation.load_full(),
+            number,
+        }
+    }
+}
 
 impl Deref for Pinned {
     type Target = Generation;
 
     fn deref(&self) -> &Generation {
-        &self.0
+        &self.generation
     }
 }
 
@@ -77,7 +103,7 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
-            pinned: Mutex::new(Arc::new(Pinned(shared.generation.load_full()))),
+            pinned: Mutex::new(Arc::new(Pinned::current(&shared))),
             shared,
             clock: AtomicU64::new(0),
             unrouted: Counter::default(),
@@ -89,9 +115,8 @@ impl Worker {
     /// The current generation. The lock is this worker's alone, and so never contended.
     pub fn generation(&self) -> Arc<Pinned> {
         let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.shared.generation.load();
-        if !Arc::ptr_eq(&pinned.0, &current) {
-            *pinned = Arc::new(Pinned(Arc::clone(&current)));
+        if pinned.number != self.shared.number.load(Relaxed) {
+            *pinned = Arc::new(Pinned::current(&self.shared));
         }
         Arc::clone(&pinned)
     }
