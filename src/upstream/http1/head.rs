@@ -10,8 +10,8 @@ use hyper::ext::ReasonPhrase;
 
 use crate::upstream::FailureKind;
 
-/// So many fields are parsed on the stack; more cost an allocation.
-const USUAL_FIELDS: usize = 100;
+/// So many fields are parsed on the stack, where room for each costs time; more cost an allocation.
+const USUAL_FIELDS: usize = 32;
 /// A chunked body without a byte.
 const NO_CHUNK: &[u8] = b"0\r\n\r\n";
 
