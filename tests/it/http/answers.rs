@@ -456,21 +456,28 @@ async fn bytes_beyond_an_answer_are_nobodys_answer() {
     assert_eq!(backend.connections(), 5);
 
     // The same where they come a moment later, on a connection that is idle by then.
-    let backend = RawBackend::serving(async |mut wire: Wire| {
-        while wire.message().await.is_some() {
-            wire.send(ok("first")).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            wire.send(ok("smuggled")).await;
+    let (answered, smuggled) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (after, done) = (Arc::clone(&answered), Arc::clone(&smuggled));
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let (after, done) = (Arc::clone(&after), Arc::clone(&done));
+        async move {
+            while wire.message().await.is_some() {
+                wire.send(ok("first")).await;
+                after.acquire().await.unwrap().forget();
+                wire.send(ok("smuggled")).await;
+                done.add_permits(1);
+            }
         }
     });
     let backend = backend.await;
     let proxy = before(backend.address(), "").await;
     let mut client = Wire::connect(proxy.address()).await;
     for _ in 0..5 {
-        assert_eq!(client.ask(POST).await.text(), "first");
-        tokio::time::sleep(Duration::from_millis(40)).await;
-        assert_eq!(client.ask(GET).await.text(), "first");
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        for request in [POST, GET] {
+            assert_eq!(client.ask(request).await.text(), "first");
+            answered.add_permits(1);
+            smuggled.acquire().await.unwrap().forget();
+        }
     }
 }
 
