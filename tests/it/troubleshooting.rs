@@ -165,6 +165,28 @@ fn every_line_of_the_log_at_warn_or_above_is_explained_and_no_other() {
 }
 
 #[test]
+fn what_any_page_says_that_the_log_says_begins_a_text_of_the_code() {
+    let literals = Sources::read().literals;
+    let is_said = |quote: &str| {
+        let quote = quote.trim_end_matches('…');
+        literals.iter().any(|literal| literal.starts_with(quote))
+    };
+    let mut quotes = 0;
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for quote in text.split("log: `").skip(1) {
+            let (quote, _) = quote.split_once('`').unwrap();
+            // The others are fields.
+            if !quote.contains('=') {
+                quotes += 1;
+                assert!(is_said(quote), "no code says {quote:?}");
+            }
+        }
+    }
+    assert!(quotes > 10, "{quotes} were found");
+}
+
+#[test]
 fn a_text_is_read_as_the_compiler_reads_it() {
     let event = "tracing::warn!(target: \"x\", a, %error, \"{a} is \\\"b\\\", \\\n     and c\", a)";
     let mut sources = Sources::default();

@@ -5,4 +5,5 @@ mod examples;
 mod glossary;
 mod links;
 mod page;
+mod quotes;
 mod reference;
