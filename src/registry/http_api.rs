@@ -9,7 +9,7 @@ use reqwest::{Response, Url};
 
 use super::{
     error::{BuildError, one_line},
-    room::Body,
+    room::{Body, Stalled},
 };
 use crate::{config::ClientTls, tls::client_config};
 
@@ -131,12 +131,21 @@ pub(super) fn reason_in(status: StatusCode, body: &[u8]) -> String {
     text
 }
 
+/// Why a body does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
+}
+
 /// The body, as far as its limit goes, and whether that was all of it.
 pub(super) async fn read_into(
     answer: &mut Response,
     mut body: Body,
-) -> reqwest::Result<(Body, bool)> {
-    while let Some(chunk) = answer.chunk().await? {
+) -> Result<(Body, bool), Broken> {
+    while let Some(chunk) = body.next(answer.chunk()).await?? {
         if !body.push(&chunk).await {
             return Ok((body, false));
         }
@@ -169,6 +178,7 @@ pub(super) fn without_credentials(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::room::Room;
 
     #[test]
     fn retry_after_is_read_within_reason() {
@@ -207,5 +217,25 @@ mod tests {
         let root = Url::parse("http://h:1").unwrap();
         assert_eq!(url_below(&root, &["apps"]).as_str(), "http://h:1/apps");
         assert_eq!(path_below("", &["v1", "..", "."]), "/v1/%2E%2E/%2E");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_its_own_time_and_no_more() {
+        let pieces = async |pause: Duration| {
+            let pieces = futures_util::stream::unfold(0, move |sent| async move {
+                tokio::time::sleep(pause).await;
+                let piece = bytes::Bytes::from_static(&[b'x'; 64 << 10]);
+                let frame = http_body::Frame::data(piece);
+                (sent < 3).then_some((Ok::<_, std::io::Error>(frame), sent + 1))
+            });
+            let body = reqwest::Body::wrap(http_body_util::StreamBody::new(pieces));
+            let mut answer = Response::from(http::Response::new(body));
+            let body = Room::default().body(1 << 20);
+            read_into(&mut answer, body).await
+        };
+        let (body, whole) = pieces(Duration::from_secs(9)).await.unwrap();
+        assert!(whole && body.len() == 3 * (64 << 10));
+        let stalled = pieces(Duration::from_secs(11)).await;
+        assert!(matches!(stalled, Err(Broken::Stalled(_))));
     }
 }

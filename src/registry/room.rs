@@ -1,14 +1,32 @@
 //! How many bytes of a registry's answers are held at once. An answer of usual size is read as it
 //! comes; of those that are larger there is one at a time, over all that is asked of the registry,
 //! until it has been understood. So a registry that sends as much as it may to every watcher costs
-//! the memory of one such answer, and not of a hundred. Knows nothing of what they say.
+//! the memory of one such answer, and not of a hundred. And an answer that stands still gives its
+//! room up: it has a time for each step, however long its question may have waited for its head.
+//! Knows nothing of what they say.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
 
 /// What any answer may hold at any time: some 1,000 instances of Consul's.
 const USUAL: usize = 1 << 20;
+
+/// How long a body may take for [`STEP`] bytes, or to its end where that is nearer. Time in which it
+/// waits for its room is not the registry's, and does not count.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Less than any link that a registry could be read over brings in [`STALL`]. Of one byte at a time
+/// nothing would come of it but that the room is held.
+const STEP: usize = 64 << 10;
+
+/// The rest of a body does not come.
+#[derive(Debug, thiserror::Error)]
+#[error("its body stands still: less than {} KiB in {} s", STEP >> 10, STALL.as_secs())]
+pub(crate) struct Stalled;
 
 /// The room that one registry's answers have.
 #[derive(Debug)]
@@ -28,20 +46,34 @@ impl Room {
             limit,
             bytes: Vec::new(),
             large: None,
+            left: STALL,
+            next_step: STEP,
         }
     }
 }
 
 /// An answer's body, which keeps its room for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(crate) struct Body {
     room: Arc<Semaphore>,
     limit: usize,
     bytes: Vec<u8>,
     large: Option<OwnedSemaphorePermit>,
+    /// What is left of the time for this step.
+    left: Duration,
+    /// With so many bytes it is done.
+    next_step: usize,
 }
 
 impl Body {
+    /// What comes next on the way from the registry, if it comes in time.
+    pub(super) async fn next<P>(&mut self, coming: impl Future<Output = P>) -> Result<P, Stalled> {
+        let begun = Instant::now();
+        let piece = timeout(self.left, coming).await.map_err(|_| Stalled)?;
+        self.left = self.left.saturating_sub(begun.elapsed());
+        Ok(piece)
+    }
+
     /// Takes the next piece, when there is room for it. Returns whether it was within the limit.
     pub(super) async fn push(&mut self, piece: &[u8]) -> bool {
         let room = self.limit - self.bytes.len();
@@ -52,6 +84,10 @@ impl Body {
             self.large = Some(permit.expect("it is never closed"));
         }
         self.bytes.extend_from_slice(piece);
+        if self.bytes.len() >= self.next_step {
+            self.next_step = self.bytes.len() + STEP;
+            self.left = STALL;
+        }
         fits
     }
 }
@@ -69,6 +105,7 @@ mod tests {
     use super::*;
 
     use futures_util::FutureExt as _;
+    use tokio::time::sleep;
 
     const LIMIT: usize = 3 * USUAL;
 
@@ -93,5 +130,49 @@ mod tests {
         assert_eq!(c.push(b"x").now_or_never(), None);
         drop(b);
         assert_eq!(c.push(b"x").now_or_never(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_step_by_step_has_all_the_time_that_it_needs() {
+        let mut body = Room::default().body(LIMIT);
+        let begun = Instant::now();
+        for _ in 0..10 {
+            for piece in [STEP / 2, STEP / 2] {
+                body.next(sleep(STALL * 2 / 5)).await.unwrap();
+                assert!(body.push(&vec![0; piece]).await);
+            }
+        }
+        assert_eq!(begun.elapsed(), STALL * 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_stands_still() {
+        let mut body = Room::default().body(LIMIT);
+        let mut bytes = 0;
+        let begun = Instant::now();
+        while body.next(sleep(STALL / 10)).await.is_ok() {
+            body.push(b"x").await;
+            bytes += 1;
+        }
+        assert!((9..=10).contains(&bytes), "{bytes}");
+        assert!(begun.elapsed() <= STALL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_room_is_not_the_registrys() {
+        let room = Room::default();
+        let piece = vec![0; USUAL + 1];
+        let mut first = room.body(LIMIT);
+        assert!(first.push(&piece).await);
+        let mut second = room.body(LIMIT);
+        let later = async {
+            sleep(STALL * 3).await;
+            drop(first);
+        };
+        let waits = async {
+            assert!(second.push(&piece).await);
+            second.next(sleep(STALL / 2)).await
+        };
+        assert!(tokio::join!(later, waits).1.is_ok());
     }
 }

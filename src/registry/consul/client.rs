@@ -38,7 +38,7 @@ use crate::{
     tls::client_config,
 };
 
-/// How long an answer may take beside what we let the agent wait, its body included.
+/// How long an answer may take to begin, beside what we let the agent wait.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
 /// After so much silence it may be a balancer before the agent that ends a query, and not the agent.
@@ -296,13 +296,13 @@ impl Client {
             ..
         } = &self.agents[agent];
         let mut target = format!("{prefix}{}", question.target);
-        let mut deadline = EXCHANGE;
+        let mut patience = EXCHANGE;
         if let Some(index) = index {
             let joint = if target.contains('?') { '&' } else { '?' };
             let (at, wait) = (index.at, self.wait.as_millis());
             target += &format!("{joint}index={at}&wait={wait}ms");
             // The agent adds up to a sixteenth.
-            deadline += self.wait + self.wait / 16;
+            patience += self.wait + self.wait / 16;
         }
         let mut request = Request::get(target).header(header::HOST, authority);
         if let Some(token) = bearer {
@@ -310,10 +310,7 @@ impl Client {
         }
         let request = request.body(Empty::<Bytes>::new());
         let request = request.expect("an encoded path and query, and headers that are values");
-        let reply = tokio::time::timeout(deadline, wire.exchange(request))
-            .await
-            .map_err(|_| Fault::Silent(deadline))?
-            .map_err(Fault::Connection)?;
+        let reply = wire.exchange(request, patience).await?;
         let denies = denies(&reply);
         let (at, body) = read(reply)?;
         Ok(Answer {

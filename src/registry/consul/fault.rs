@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::http::Broken;
+use crate::registry::room::Stalled;
 
 /// How long an agent that is busy is left alone where it does not say.
 const BUSY: Duration = Duration::from_secs(1);
@@ -27,6 +28,8 @@ pub(super) enum Fault {
     Connection(Broken),
     /// No answer within this time.
     Silent(Duration),
+    /// An answer that began, and does not go on.
+    Stalled(Stalled),
     /// Any status but 200.
     Refused {
         status: StatusCode,
@@ -46,6 +49,16 @@ pub(super) enum Fault {
     Garbage(String),
 }
 
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Silent(patience) => Self::Silent(patience),
+            Broken::Stalled(stalled) => Self::Stalled(stalled),
+            broken => Self::Connection(broken),
+        }
+    }
+}
+
 impl Fault {
     /// What happened, as the rest of a sentence about the registry.
     pub(super) fn says(&self, subject: &str) -> String {
@@ -60,6 +73,7 @@ impl Fault {
                     deadline.as_secs()
                 )
             }
+            Self::Stalled(stalled) => format!("answered for {subject}, and {stalled}"),
             Self::Refused { status, text, .. } => {
                 format!("answered {} for {subject}: {text}", status.as_u16())
             }
@@ -94,7 +108,7 @@ impl Fault {
     /// asks, is wrong everywhere, and an agent that is busy is not passed on to its neighbours.
     pub(super) fn may_be_the_agents(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::Silent(_) | Self::Index(_) => true,
+            Self::Connection(_) | Self::Silent(_) | Self::Stalled(_) | Self::Index(_) => true,
             Self::Refused { status, .. } => {
                 let ours = ["filter", "namespace", "partition"];
                 let ours = self.key().is_some_and(|key| ours.contains(&key));
@@ -137,7 +151,7 @@ impl Fault {
 
     /// Whether the agent stands still, or is away.
     pub(super) fn says_nothing(&self) -> bool {
-        self.is_away() || matches!(self, Self::Silent(_))
+        self.is_away() || matches!(self, Self::Silent(_) | Self::Stalled(_))
     }
 
     /// Whether it is the token that is refused, or sees nothing.
@@ -173,7 +187,7 @@ impl Fault {
             }
             Self::Refused { status, text, .. } => refused_key(*status, &text.to_lowercase()),
             Self::Index(_) | Self::Garbage(_) => Some("address"),
-            Self::Silent(_) | Self::TooLarge(_) => None,
+            Self::Silent(_) | Self::Stalled(_) | Self::TooLarge(_) => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, response::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, response::Parts};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -28,7 +28,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     error::root_cause,
-    registry::room::{Body, Room},
+    registry::room::{Body, Room, Stalled},
 };
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -69,7 +69,11 @@ pub(super) enum Broken {
     #[error("{0}")]
     Tls(io::Error),
     #[error("{}", root_cause(.0))]
-    Http(hyper::Error),
+    Http(#[from] hyper::Error),
+    #[error("no answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error(transparent)]
+    Stalled(#[from] Stalled),
     /// Of an exchange that changes something, whose URL may hold credentials, and is left out.
     #[error("{}", root_cause(.0))]
     Change(reqwest::Error),
@@ -115,33 +119,17 @@ impl Wire {
         }
     }
 
-    /// One exchange; `request` must be one that may be made twice, since a kept connection may be
-    /// dead. Dropped, it closes its connection.
-    pub(super) async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Reply, Broken> {
-        while let Some(kept) = self.take() {
-            let asked = Instant::now();
-            match self.over(kept, request.clone()).await {
-                Ok(reply) => return Ok(reply),
-                // It was alive: asked again, a query that waits would wait for twice its time.
-                Err(error) if asked.elapsed() >= ALIVE => return Err(Broken::Http(error)),
-                Err(_) => {}
-            }
-        }
-        let fresh = self.connect().await?;
-        self.over(fresh, request).await.map_err(Broken::Http)
-    }
-
-    /// Closes the connections on which nothing is under way.
-    pub(super) fn close_idle(&self) {
-        self.idle().clear();
-    }
-
-    async fn over(
+    /// One exchange, whose answer has so long to begin; `request` must be one that may be made
+    /// twice, since a kept connection may be dead. Dropped, it closes its connection.
+    pub(super) async fn exchange(
         &self,
-        mut connection: Connection,
         request: Request<Empty<Bytes>>,
-    ) -> hyper::Result<Reply> {
-        let reply = connection.exchange(request, &self.room).await?;
+        patience: Duration,
+    ) -> Result<Reply, Broken> {
+        let begun = timeout(patience, self.begin(request)).await;
+        let (mut connection, answer) = begun.map_err(|_| Broken::Silent(patience))??;
+        let (head, body) = answer.into_parts();
+        let reply = driven(&mut connection.driver, reply(head, body, &self.room)).await?;
         if reply.whole && connection.is_usable().await {
             let since = Instant::now();
             let mut idle = self.idle();
@@ -149,6 +137,30 @@ impl Wire {
             idle.push(Idle { connection, since });
         }
         Ok(reply)
+    }
+
+    /// Closes the connections on which nothing is under way.
+    pub(super) fn close_idle(&self) {
+        self.idle().clear();
+    }
+
+    /// Sends the request. The answer is that of a connection that goes on while its body is read.
+    async fn begin(
+        &self,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(Connection, Response<Incoming>), Broken> {
+        while let Some(mut kept) = self.take() {
+            let asked = Instant::now();
+            match kept.send(request.clone()).await {
+                Ok(answer) => return Ok((kept, answer)),
+                // It was alive: asked again, a query that waits would wait for twice its time.
+                Err(error) if asked.elapsed() >= ALIVE => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        let mut fresh = self.connect().await?;
+        let answer = fresh.send(request).await?;
+        Ok((fresh, answer))
     }
 
     async fn connect(&self) -> Result<Connection, Broken> {
@@ -204,19 +216,15 @@ impl Connection {
         })
     }
 
-    async fn exchange(
-        &mut self,
-        request: Request<Empty<Bytes>>,
-        room: &Room,
-    ) -> hyper::Result<Reply> {
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
         let sending = self.sender.send_request(request);
-        let (head, body) = driven(&mut self.driver, sending).await?.into_parts();
-        driven(&mut self.driver, reply(head, body, room)).await
+        driven(&mut self.driver, sending).await
     }
 
     /// Whether another request can follow.
     async fn is_usable(&mut self) -> bool {
-        driven(&mut self.driver, self.sender.ready()).await.is_ok() && self.driver.is_some()
+        let ready = timeout(ALIVE, driven(&mut self.driver, self.sender.ready())).await;
+        ready.is_ok_and(|ready| ready.is_ok()) && self.driver.is_some()
     }
 }
 
@@ -234,16 +242,22 @@ async fn driven<O>(driver: &mut Option<Driver>, something: impl Future<Output = 
     .await
 }
 
-async fn reply(head: Parts, mut incoming: Incoming, room: &Room) -> hyper::Result<Reply> {
+async fn reply(head: Parts, mut incoming: Incoming, room: &Room) -> Result<Reply, Broken> {
     let success = head.status == StatusCode::OK;
     let limit = if success { MAX_BODY } else { MAX_ERROR_BODY };
     let (mut body, mut whole) = (room.body(limit), true);
-    while let Some(frame) = incoming.frame().await {
-        let data = match frame {
-            Ok(frame) => frame.into_data().unwrap_or_default(),
+    loop {
+        let next = body.next(incoming.frame()).await;
+        let data = match next.map_err(Broken::from) {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             // An error's body that breaks off must not hide its status.
-            Err(_) if !success => break,
-            Err(error) => return Err(error),
+            Ok(Some(Err(_))) | Err(_) if !success => {
+                whole = false;
+                break;
+            }
+            Ok(Some(Err(error))) => return Err(error.into()),
+            Err(stalled) => return Err(stalled),
         };
         if !body.push(&data).await {
             whole = false;
@@ -256,4 +270,74 @@ async fn reply(head: Parts, mut incoming: Incoming, room: &Room) -> hyper::Resul
         body,
         whole,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    /// Less than the time that a body may stand still.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const LARGE: usize = 2 << 20;
+
+    async fn keep(wire: &Wire) -> DuplexStream {
+        let (ours, agents) = tokio::io::duplex(64 << 10);
+        let connection = Connection::over(Box::new(ours)).await.unwrap();
+        let since = Instant::now();
+        wire.idle().push(Idle { connection, since });
+        agents
+    }
+
+    /// Takes a request, and answers with so many bytes of a large body.
+    async fn answer(agent: &mut DuplexStream, bytes: usize) {
+        let mut request = [0; 1024];
+        assert!(agent.read(&mut request).await.unwrap() > 0);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
+        agent.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..bytes / 1024 {
+            // Where the other side has given up there is nobody to read it.
+            let _ = agent.write_all(&[b'x'; 1024]).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_answer_that_stalls_keeps_no_other_from_being_read() {
+        let wire = Wire::new("agent".to_owned(), 80, None, Arc::default());
+        let ask = || {
+            let request = Request::get("/").body(Empty::new()).unwrap();
+            wire.exchange(request, PATIENCE)
+        };
+        let mut stalls = keep(&wire).await;
+        let ill = ask();
+        let ill = async {
+            let answers = answer(&mut stalls, LARGE / 2 + 1024);
+            tokio::join!(ill, answers).0
+        };
+        let mut ill = pin!(ill);
+        assert!(timeout(PATIENCE * 2, &mut ill).await.is_err(), "it stands");
+        let mut agents = [keep(&wire).await, keep(&wire).await];
+        let well = agents.each_mut().map(|agent| answer(agent, LARGE));
+        let [one, other] = well;
+        let begun = Instant::now();
+        // Understood at once, which makes room for the next.
+        let read = async || ask().await.unwrap().body.len();
+        let (ill, first, second, ..) = tokio::join!(ill, read(), read(), one, other);
+        assert!(matches!(ill, Err(Broken::Stalled(_))));
+        assert!(
+            begun.elapsed() > PATIENCE,
+            "both have waited for their room"
+        );
+        assert_eq!([first, second], [LARGE, LARGE]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_is_not_waited_for() {
+        let wire = Wire::new("agent".to_owned(), 80, None, Arc::default());
+        let _agent = keep(&wire).await;
+        let request = Request::get("/").body(Empty::new()).unwrap();
+        let reply = wire.exchange(request, PATIENCE).await;
+        assert!(matches!(reply, Err(Broken::Silent(PATIENCE))));
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// How long an answer may take beside what we let etcd wait. A little more than etcd itself takes
+/// How long an answer may take to begin. A little more than etcd itself takes
 /// to say that it has no majority (7 s), so that it can say so.
 const EXCHANGE: Duration = Duration::from_secs(8);
 
@@ -122,19 +122,23 @@ impl Client {
         let number = self.current.load(Relaxed);
         let waited = async {
             // Its head comes at once, and says where in which history the member is.
-            let head = within(EXCHANGE, self.send(number, &request)).await?;
+            let mut head = self.send(number, &request).await?;
             let now = position(&head);
             let is_another =
                 |now: Position| now.cluster != after.cluster || now.index < after.index;
             if head.status().is_success() && now.is_none_or(is_another) {
                 return Ok(Waited::Nothing);
             }
-            match timeout(wait, self.body(head)).await {
-                Err(_) => Ok(Waited::Nothing),
-                Ok(Err(fault)) if fault.is(Refusal::CLEARED) => Ok(Waited::Nothing),
+            // Its body begins with the change.
+            let Ok(first) = timeout(wait, head.chunk()).await else {
+                return Ok(Waited::Nothing);
+            };
+            let first = first.map_err(Fault::connection)?.unwrap_or_default();
+            match self.body(head, &first).await {
+                Err(fault) if fault.is(Refusal::CLEARED) => Ok(Waited::Nothing),
                 // A server that goes down ends it so.
-                Ok(Ok(body)) if body.trim_ascii().is_empty() => Ok(Waited::Nothing),
-                Ok(body) => parse(&body?).map(Waited::Change),
+                Ok(body) if body.trim_ascii().is_empty() => Ok(Waited::Nothing),
+                body => parse(&body?).map(Waited::Change),
             }
         };
         let waited: Result<Waited, Fault> = waited.await;
@@ -176,7 +180,13 @@ impl Client {
         let first = self.current.load(Relaxed);
         let mut messages = Vec::new();
         for number in first..first + self.members.len() {
-            let answer = within(request.deadline, self.exchange(number, request)).await;
+            let exchange = self.exchange(number, request);
+            let answer = if request.method == Method::GET {
+                exchange.await
+            } else {
+                // What is answered to a change is short, and is waited for by a heartbeat.
+                within(request.deadline, exchange).await
+            };
             let fault = match answer.and_then(&read) {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
@@ -213,26 +223,31 @@ impl Client {
     async fn exchange(&self, number: usize, request: &Request<'_>) -> Result<Answer, Fault> {
         let head = self.send(number, request).await?;
         let position = position(&head);
-        let body = match self.body(head).await {
+        let body = match self.body(head, &[]).await {
             Err(fault) if fault.is(Refusal::NOT_FOUND) => None,
             body => Some(body?),
         };
         Ok(Answer { position, body })
     }
 
-    /// The body of a good answer.
-    async fn body(&self, mut answer: Response) -> Result<Body, Fault> {
+    /// The body of a good answer, which begins with what was read of it.
+    async fn body(&self, mut answer: Response, first: &[u8]) -> Result<Body, Fault> {
         let status = answer.status();
-        let (body, whole) = http_api::read_into(&mut answer, self.room.body(MAX_BODY))
-            .await
-            .map_err(Fault::connection)?;
+        let mut body = self.room.body(MAX_BODY);
+        body.push(first).await;
+        let (body, whole) = http_api::read_into(&mut answer, body).await?;
         if status.is_success() {
             return whole.then_some(body).ok_or(Fault::TooLarge(MAX_BODY));
         }
         Err(refusal(status, &body))
     }
 
+    /// The answer's head, within the request's deadline.
     async fn send(&self, number: usize, request: &Request<'_>) -> Result<Response, Fault> {
+        within(request.deadline, self.open(number, request)).await
+    }
+
+    async fn open(&self, number: usize, request: &Request<'_>) -> Result<Response, Fault> {
         let key = request.key.split('/').filter(|segment| !segment.is_empty());
         let path: Vec<_> = ["v2", "keys"].into_iter().chain(key).collect();
         let url = http_api::url_below(self.member(number), &path);
@@ -260,7 +275,7 @@ struct Request<'a> {
     key: &'a str,
     query: &'a [(&'a str, &'a str)],
     form: &'a [(&'a str, &'a str)],
-    /// For one member's answer.
+    /// For one member's answer to begin.
     deadline: Duration,
 }
 
@@ -284,9 +299,9 @@ struct Answer {
 
 async fn within<T>(
     deadline: Duration,
-    exchange: impl Future<Output = Result<T, Fault>>,
+    something: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
-    timeout(deadline, exchange)
+    timeout(deadline, something)
         .await
         .unwrap_or(Err(Fault::Silent(deadline)))
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{error::root_cause, registry::RegistryError};
+use crate::{
+    error::root_cause,
+    registry::{RegistryError, http_api::Broken, room::Stalled},
+};
 
 /// How long an etcd is left alone that does not let us in: each try of a password costs it a slow
 /// hash, and a person must do something first.
@@ -19,6 +22,8 @@ pub(super) enum Fault {
     Connection(reqwest::Error),
     /// No answer within this time.
     Silent(Duration),
+    /// An answer that began, and does not go on.
+    Stalled(Stalled),
     /// etcd itself says no.
     Refused {
         status: StatusCode,
@@ -34,6 +39,15 @@ pub(super) enum Fault {
     Garbage(String),
 }
 
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Http(error) => Self::connection(error),
+            Broken::Stalled(stalled) => Self::Stalled(stalled),
+        }
+    }
+}
+
 impl Fault {
     /// The URL is left out of the error: it may hold credentials.
     pub(super) fn connection(error: reqwest::Error) -> Self {
@@ -43,7 +57,7 @@ impl Fault {
     /// Whether it is the member that is at fault, and another may do better.
     pub(super) fn is_the_members(&self) -> bool {
         match self {
-            Self::Connection(_) | Self::Silent(_) => true,
+            Self::Connection(_) | Self::Silent(_) | Self::Stalled(_) => true,
             Self::Refused { status, .. } => status.is_server_error(),
             _ => false,
         }
@@ -75,6 +89,7 @@ impl Fault {
                 "gave no answer for {subject} within {} s",
                 deadline.as_secs_f32()
             ),
+            Self::Stalled(stalled) => format!("answered for {subject}, and {stalled}"),
             Self::Refused { status, text, .. } => {
                 format!("answered {} for {subject}: {text}", status.as_u16())
             }
@@ -107,7 +122,9 @@ impl Fault {
                 ));
             }
             Self::Index | Self::Garbage(_) => "address",
-            Self::Silent(_) | Self::Refused { .. } | Self::TooLarge(_) => return None,
+            Self::Silent(_) | Self::Stalled(_) | Self::Refused { .. } | Self::TooLarge(_) => {
+                return None;
+            }
         };
         Some(format!("check registry.{registry}.{key}"))
     }

@@ -10,16 +10,20 @@ use http::{
     HeaderValue, Method, StatusCode,
     header::{ACCEPT, ETAG, IF_NONE_MATCH},
 };
-use reqwest::{RequestBuilder, Url};
+use reqwest::{RequestBuilder, Response, Url};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::fault::Fault;
 use crate::{
     config::{self, Secret},
-    registry::{BuildError, RegistryError, http_api},
+    registry::{
+        BuildError, RegistryError, http_api,
+        room::{Body, Room},
+    },
 };
 
-/// How long an answer may take, its body included.
+/// How long an answer may take to begin.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read: some 80,000 instances.
@@ -37,6 +41,7 @@ pub(crate) struct Client {
     turn: AtomicUsize,
     login: Option<(String, Secret)>,
     http: reqwest::Client,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -62,7 +67,7 @@ pub(crate) struct Question<'a> {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) tag: Option<HeaderValue>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Body,
 }
 
 impl Client {
@@ -82,6 +87,7 @@ impl Client {
             http: http_api::client(registry, https, &settings.tls)?,
             servers,
             turn: AtomicUsize::new(0),
+            room: Room::default(),
         })
     }
 
@@ -99,12 +105,26 @@ impl Client {
     /// Asks the server whose turn it is.
     pub(crate) async fn ask(&self, question: Question<'_>) -> Result<Reply, Fault> {
         let server = &self.servers[self.turn.load(Relaxed)];
-        tokio::time::timeout(EXCHANGE, self.exchange(server, question))
+        let mut answer = timeout(EXCHANGE, self.begin(server, question))
             .await
-            .unwrap_or(Err(Fault::Silent(EXCHANGE)))
+            .unwrap_or(Err(Fault::Silent(EXCHANGE)))?;
+        // A copy: the value itself would hold what it was read into until the tag is another.
+        let tag = answer.headers().get(ETAG);
+        let tag = tag.and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok());
+        let body = self.room.body(MAX_BODY);
+        let (body, whole) = http_api::read_into(&mut answer, body).await?;
+        if !whole {
+            return Err(Fault::TooLarge(MAX_BODY));
+        }
+        Ok(Reply {
+            status: answer.status(),
+            tag,
+            body,
+        })
     }
 
-    async fn exchange(&self, server: &Server, question: Question<'_>) -> Result<Reply, Fault> {
+    /// An answer that is one to what was asked, its body still to come.
+    async fn begin(&self, server: &Server, question: Question<'_>) -> Result<Response, Fault> {
         let url = http_api::url_below(&server.base, question.path);
         let request = self.http.request(question.method, url);
         let mut request = self.signed(request).await?.header(ACCEPT, FORMATS);
@@ -114,7 +134,7 @@ impl Client {
         if let Some(body) = question.body {
             request = request.json(body);
         }
-        let mut answer = request.send().await.map_err(Fault::connection)?;
+        let answer = request.send().await.map_err(Fault::connection)?;
         let status = answer.status();
         if !status.is_success() && !question.also.contains(&status) {
             return Err(Fault::Refused {
@@ -123,16 +143,7 @@ impl Client {
                 text: http_api::reason(answer).await,
             });
         }
-        // A copy: the value itself would hold what it was read into until the tag is another.
-        let tag = answer.headers().get(ETAG);
-        let tag = tag.and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok());
-        let (body, whole) = http_api::read(&mut answer, MAX_BODY)
-            .await
-            .map_err(Fault::connection)?;
-        if !whole {
-            return Err(Fault::TooLarge(MAX_BODY));
-        }
-        Ok(Reply { status, tag, body })
+        Ok(answer)
     }
 
     /// Reads the password off the runtime's threads: a file may lie on a slow disk.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::error::root_cause;
+use crate::{
+    error::root_cause,
+    registry::{http_api::Broken, room::Stalled},
+};
 
 /// What can go wrong with a question.
 pub(crate) enum Fault {
@@ -14,6 +17,8 @@ pub(crate) enum Fault {
     Connection(reqwest::Error),
     /// No answer within this time.
     Silent(Duration),
+    /// An answer that began, and does not go on.
+    Stalled(Stalled),
     /// A status that is no answer to what was asked.
     Refused {
         status: StatusCode,
@@ -25,6 +30,15 @@ pub(crate) enum Fault {
     TooLarge(usize),
     /// The body is not Eureka's JSON or XML.
     Garbage(String),
+}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Http(error) => Self::connection(error),
+            Broken::Stalled(stalled) => Self::Stalled(stalled),
+        }
+    }
 }
 
 impl Fault {
@@ -44,6 +58,7 @@ impl Fault {
                 let seconds = deadline.as_secs();
                 format!("gave no answer for {subject} within {seconds} s")
             }
+            Self::Stalled(stalled) => format!("answered for {subject}, and {stalled}"),
             Self::Refused { status, text, .. } => {
                 format!("answered {} for {subject}: {text}", status.as_u16())
             }
@@ -90,7 +105,7 @@ impl Fault {
                 _ => None,
             },
             Self::Garbage(_) => Some("address"),
-            Self::Silent(_) | Self::TooLarge(_) => None,
+            Self::Silent(_) | Self::Stalled(_) | Self::TooLarge(_) => None,
         }
     }
 }
