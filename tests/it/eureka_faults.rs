@@ -7,7 +7,7 @@ use callboard::{
     config::{self, RegistryKind, Secret},
     instance::InstanceSet,
     register::{self, Registrar, Standing},
-    registry::{Registry, RegistryError, Source, eureka::Eureka},
+    registry::{Registry, RegistryError, ServiceQuery, Source, eureka::Eureka},
 };
 use http::HeaderMap;
 use serde_json::{Value, json};
@@ -573,4 +573,27 @@ async fn why_an_entry_is_not_written_is_said_with_its_name() {
     let error = registrar.deregister().await.unwrap_err();
     let says = "for the sign-out of `a` in `cart`";
     assert!(error.message.contains(says), "{error}");
+}
+
+#[tokio::test]
+async fn a_consistent_question_is_asked_and_not_answered_with_what_is_known() {
+    let fake = Fake::start([good("", &[up("a"), up("b")]), good("", &[])]).await;
+    let settings = config::Eureka {
+        poll: LONG,
+        ..settings(fake.url())
+    };
+    let registry = Eureka::new("main", &settings).unwrap();
+    let mut watched = cart(&registry);
+    assert_eq!(ids(&watched.next().await.unwrap()), ["a", "b"]);
+    // One waits for what comes when it is time, and keeps none from asking before.
+    let waiting = tokio::spawn(async move { watched.next().await });
+    let query = ServiceQuery {
+        name: "cart".to_owned(),
+        consistent: true,
+        ..ServiceQuery::default()
+    };
+    let mut second = registry.service(query);
+    assert!(second.next().await.unwrap().instances.is_empty());
+    assert!(waiting.await.unwrap().unwrap().instances.is_empty());
+    assert_eq!(targets(&fake).len(), 2);
 }

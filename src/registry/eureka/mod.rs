@@ -36,6 +36,10 @@ pub(crate) use entry::TAGS;
 /// watcher backs off by itself, and all of them together ask no more than this.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
+/// Whoever must not be told what is known already has the servers asked before it is time, for all
+/// who wait; no sooner than this after their last answer.
+const EARLY: Duration = Duration::from_secs(1);
+
 /// A registry of Eureka's.
 #[derive(Debug)]
 pub struct Eureka {
@@ -51,6 +55,8 @@ struct Shared {
     interval: Duration,
     poller: Mutex<Poller>,
     latest: watch::Sender<Latest>,
+    /// The answer with this number is asked for early.
+    early: watch::Sender<u64>,
 }
 
 /// The last answer.
@@ -60,6 +66,8 @@ struct Latest {
     number: u64,
     /// When the next is asked for.
     due: Instant,
+    /// When it is where that is waited for; never before the servers would have it.
+    early: Instant,
     answer: Result<Arc<Services>, RegistryError>,
 }
 
@@ -69,9 +77,11 @@ impl Eureka {
     /// # Errors
     /// Where an address is no URL, or a TLS file cannot be read or used.
     pub fn new(name: &str, settings: &config::Eureka) -> Result<Self, BuildError> {
+        let now = Instant::now();
         let before = Latest {
             number: 0,
-            due: Instant::now(),
+            due: now,
+            early: now,
             answer: Err(RegistryError {
                 message: format!("{name} was not asked yet"),
                 retry_after: None,
@@ -83,6 +93,7 @@ impl Eureka {
                 interval: settings.poll,
                 poller: Mutex::new(Poller::new(name, settings)?),
                 latest: watch::Sender::new(before),
+                early: watch::Sender::new(0),
             }),
             zones: settings.zones.clone().into(),
             called_at: settings.host,
@@ -96,6 +107,7 @@ impl Registry for Eureka {
         Box::new(Cursor {
             shared: Arc::clone(&self.shared),
             seen: 0,
+            anew: query.consistent,
             read: move |services: &Services| services.instances(&query.name, &query.tags, &zones),
         })
     }
@@ -105,6 +117,7 @@ impl Registry for Eureka {
         Some(Box::new(Cursor {
             shared: Arc::clone(&self.shared),
             seen: 0,
+            anew: false,
             read: move |services: &Services| services.catalog(&zones),
         }))
     }
@@ -120,13 +133,28 @@ impl Registry for Eureka {
 impl Shared {
     /// The next answer after the one of this number, or a present one to whoever has seen none.
     async fn after(&self, seen: &mut u64) -> Result<Arc<Services>, RegistryError> {
-        let mut latest = self.latest.subscribe();
-        let last = latest.borrow().clone();
+        let last = self.latest.borrow().clone();
         // Whoever comes back after an error is not told an older one.
         if last.number > *seen && last.answer.is_ok() && Instant::now() < last.due {
             *seen = last.number;
             return last.answer;
         }
+        self.next(&last, seen).await
+    }
+
+    /// An answer that nobody was told before.
+    async fn anew(&self, seen: &mut u64) -> Result<Arc<Services>, RegistryError> {
+        let last = self.latest.borrow().clone();
+        self.early.send_if_modified(|early| {
+            let is_later = last.number + 1 > *early;
+            *early = (*early).max(last.number + 1);
+            is_later
+        });
+        self.next(&last, seen).await
+    }
+
+    async fn next(&self, last: &Latest, seen: &mut u64) -> Result<Arc<Services>, RegistryError> {
+        let mut latest = self.latest.subscribe();
         let answered = async {
             // It cannot end before the registry does, which this borrows.
             let _ = latest.wait_for(|latest| latest.number > last.number).await;
@@ -134,7 +162,7 @@ impl Shared {
         tokio::select! {
             biased;
             () = answered => {}
-            mut poller = self.poller.lock() => self.poll(&mut poller, &last).await,
+            mut poller = self.poller.lock() => self.poll(&mut poller, last).await,
         }
         let latest = self.latest.borrow();
         *seen = latest.number;
@@ -146,18 +174,29 @@ impl Shared {
         if self.latest.borrow().number > last.number {
             return;
         }
-        sleep_until(last.due).await;
+        let mut early = self.early.subscribe();
+        let is_early = async {
+            // It cannot end before the registry does, which this borrows.
+            let _ = early.wait_for(|number| *number > last.number).await;
+        };
+        tokio::select! {
+            () = sleep_until(last.due) => {}
+            () = is_early => sleep_until(last.early).await,
+        }
         let answer = poller.poll().await;
-        let pause = match &answer {
-            Ok(_) => self.interval,
+        let (early, pause) = match &answer {
+            Ok(_) => (self.interval.min(EARLY), self.interval),
             Err(error) => {
                 let away = error.retry_after.unwrap_or_default();
-                self.interval.min(AFTER_FAILURE).max(away)
+                let pause = self.interval.min(AFTER_FAILURE).max(away);
+                (pause, pause)
             }
         };
+        let now = Instant::now();
         self.latest.send_replace(Latest {
             number: last.number + 1,
-            due: Instant::now() + pause,
+            due: now + pause,
+            early: now + early,
             answer,
         });
     }
@@ -168,6 +207,8 @@ struct Cursor<R> {
     shared: Arc<Shared>,
     /// The number of the last answer.
     seen: u64,
+    /// The first answer must be one that is asked for.
+    anew: bool,
     read: R,
 }
 
@@ -177,7 +218,11 @@ where
 {
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
-            let services = self.shared.after(&mut self.seen).await?;
+            let services = if self.anew && self.seen == 0 {
+                self.shared.anew(&mut self.seen).await?
+            } else {
+                self.shared.after(&mut self.seen).await?
+            };
             Ok((self.read)(&services))
         })
     }
