@@ -1,7 +1,10 @@
 //! Runs checks: calls HTTP and TCP targets, counts results against thresholds, watches TTLs.
 //! Knows nothing of where a result goes: it is handed to whoever started the check.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{LazyLock, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     net::TcpStream,
@@ -9,7 +12,11 @@ use tokio::{
 };
 
 use super::model::{DEFAULT_TIMEOUT, HttpTarget, Probe, Status, Target, Thresholds};
-use crate::{error::with_causes, upstream::connect_to};
+use crate::{
+    backoff::Repeated,
+    error::with_causes,
+    upstream::{connect_to, is_caused_by_want_of_descriptors},
+};
 
 /// A new check runs within this time, however long its interval: what registers is soon healthy.
 const FIRST_RUN: Duration = Duration::from_secs(1);
@@ -21,7 +28,7 @@ const FIRST_RUN: Duration = Duration::from_secs(1);
 pub(super) struct Clients([OnceLock<reqwest::Client>; 4]);
 
 impl Clients {
-    fn of(&self, target: &HttpTarget) -> Result<&reqwest::Client, String> {
+    fn of(&self, target: &HttpTarget) -> reqwest::Result<&reqwest::Client> {
         let place = usize::from(target.skip_verify) * 2 + usize::from(target.follow_redirects);
         if let Some(client) = self.0[place].get() {
             return Ok(client);
@@ -36,8 +43,7 @@ impl Clients {
             .pool_max_idle_per_host(0)
             .redirect(redirects)
             .tls_danger_accept_invalid_certs(target.skip_verify)
-            .build()
-            .map_err(|error| with_causes(&error))?;
+            .build()?;
         Ok(self.0[place].get_or_init(|| client))
     }
 }
@@ -59,9 +65,17 @@ pub(super) async fn probe(
     sleep(within.mul_f64(fastrand::f64())).await;
     let mut counter = Counter::new(probe.thresholds);
     loop {
-        let (result, output) = run_once(probe, clients).await;
-        if let Some(status) = counter.count(result) {
-            report(status, output);
+        match run_once(probe, clients).await {
+            Ok((result, output)) => {
+                if let Some(status) = counter.count(result) {
+                    report(status, output);
+                }
+            }
+            Err(NotMade(error)) => {
+                if let Some(times) = NOT_MADE.note() {
+                    tracing::warn!(error, times, "a check cannot be made");
+                }
+            }
         }
         sleep(probe.interval).await;
     }
@@ -76,7 +90,16 @@ pub(super) async fn ttl(first: Instant, overdue: impl Fn() -> Instant) {
     }
 }
 
-async fn run_once(probe: &Probe, clients: &Clients) -> (Status, String) {
+/// This process could open no socket for a check, which says nothing of who is checked.
+#[derive(Debug)]
+struct NotMade(String);
+
+/// Checks that could not be made, which is said of all of them at times.
+static NOT_MADE: LazyLock<Repeated> = LazyLock::new(Repeated::default);
+
+type Found = Result<(Status, String), NotMade>;
+
+async fn run_once(probe: &Probe, clients: &Clients) -> Found {
     let limit = probe.timeout.unwrap_or(DEFAULT_TIMEOUT);
     let (name, run) = match &probe.target {
         Target::Http(target) => {
@@ -87,14 +110,14 @@ async fn run_once(probe: &Probe, clients: &Clients) -> (Status, String) {
     };
     run.unwrap_or_else(|_| {
         let limit = super::duration::format(limit);
-        (
+        Ok((
             Status::Critical,
             format!("{name}: no answer within {limit}"),
-        )
+        ))
     })
 }
 
-async fn connect(address: &str) -> (Status, String) {
+async fn connect(address: &str) -> Found {
     let connected = match address
         .rsplit_once(':')
         .map(|(host, port)| (host, port.parse()))
@@ -103,12 +126,20 @@ async fn connect(address: &str) -> (Status, String) {
         _ => TcpStream::connect(address).await,
     };
     match connected {
-        Ok(_) => (Status::Passing, format!("TCP connect {address}: Success")),
-        Err(error) => (Status::Critical, format!("dial tcp {address}: {error}")),
+        Ok(_) => Ok((Status::Passing, format!("TCP connect {address}: Success"))),
+        Err(error) => failed(&error, || format!("dial tcp {address}: {error}")),
     }
 }
 
-async fn call(target: &HttpTarget, most: usize, clients: &Clients) -> (Status, String) {
+fn failed(error: &(dyn std::error::Error + 'static), says: impl FnOnce() -> String) -> Found {
+    if is_caused_by_want_of_descriptors(error) {
+        Err(NotMade(says()))
+    } else {
+        Ok((Status::Critical, says()))
+    }
+}
+
+async fn call(target: &HttpTarget, most: usize, clients: &Clients) -> Found {
     let answered = async {
         let method = target.method.parse().unwrap_or(reqwest::Method::GET);
         let mut request = clients.of(target)?.request(method, &target.url);
@@ -123,11 +154,11 @@ async fn call(target: &HttpTarget, most: usize, clients: &Clients) -> (Status, S
         if !target.body.is_empty() {
             request = request.body(target.body.clone());
         }
-        request.send().await.map_err(|error| with_causes(&error))
+        request.send().await
     };
     let mut response = match answered.await {
         Ok(response) => response,
-        Err(error) => return (Status::Critical, error),
+        Err(error) => return failed(&error, || with_causes(&error)),
     };
     let code = response.status();
     let status = match code.as_u16() {
@@ -137,10 +168,10 @@ async fn call(target: &HttpTarget, most: usize, clients: &Clients) -> (Status, S
     };
     let body = beginning(&mut response, most).await;
     let HttpTarget { method, url, .. } = target;
-    (
+    Ok((
         status,
         format!("HTTP {method} {url}: {code} Output: {body}"),
-    )
+    ))
 }
 
 /// The body's first `most` bytes. What breaks off after the head is no matter: the head decided.
@@ -276,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn an_http_probe_sends_what_was_registered() {
         let (url, asked) = once("HTTP/1.1 204 No Content\r\n\r\n").await;
-        let (status, _) = run_once(&http(url), &Clients::default()).await;
+        let (status, _) = run_once(&http(url), &Clients::default()).await.unwrap();
         assert_eq!(status, Status::Passing);
         let asked = asked.await.unwrap().to_lowercase();
         assert!(asked.starts_with("post /health http/1.1\r\n"), "{asked}");
@@ -307,15 +338,29 @@ mod tests {
             ),
         ] {
             let (url, asked) = once(answer).await;
-            let (found, output) = run_once(&http(url), &Clients::default()).await;
+            let (found, output) = run_once(&http(url), &Clients::default()).await.unwrap();
             assert_eq!(found, status, "{answer}");
             assert!(output.ends_with(" Output: hello"), "{output}");
             asked.await.unwrap();
         }
         let long = "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n0123456789012345678901234567";
         let (url, _asked) = once(long).await;
-        let (_, output) = run_once(&http(url), &Clients::default()).await;
+        let (_, output) = run_once(&http(url), &Clients::default()).await.unwrap();
         assert!(output.ends_with("Output: 01234567890123456789"), "{output}");
+    }
+
+    #[test]
+    fn a_check_without_descriptors_finds_nothing() {
+        use nix::errno::Errno;
+        for (errno, made) in [
+            (Errno::EMFILE, false),
+            (Errno::ENFILE, false),
+            (Errno::ECONNREFUSED, true),
+        ] {
+            let error = std::io::Error::from_raw_os_error(errno as i32);
+            let found = failed(&error, || "dial".to_owned());
+            assert_eq!(found.is_ok(), made, "{errno}");
+        }
     }
 
     #[tokio::test]
@@ -326,7 +371,7 @@ mod tests {
             timeout: Some(Duration::from_millis(50)),
             ..http(format!("http://{address}/"))
         };
-        let (status, output) = run_once(&silent, &Clients::default()).await;
+        let (status, output) = run_once(&silent, &Clients::default()).await.unwrap();
         assert_eq!(status, Status::Critical);
         assert!(output.ends_with("no answer within 50ms"), "{output}");
 
@@ -334,7 +379,7 @@ mod tests {
             target: Target::Tcp(address.to_string()),
             ..silent.clone()
         };
-        let (status, output) = run_once(&tcp, &Clients::default()).await;
+        let (status, output) = run_once(&tcp, &Clients::default()).await.unwrap();
         assert_eq!(
             (status, output),
             (Status::Passing, format!("TCP connect {address}: Success"))
@@ -342,7 +387,7 @@ mod tests {
 
         drop(listener);
         for probe in [silent, tcp] {
-            let (status, output) = run_once(&probe, &Clients::default()).await;
+            let (status, output) = run_once(&probe, &Clients::default()).await.unwrap();
             assert_eq!(status, Status::Critical);
             assert!(output.to_lowercase().contains("refused"), "{output}");
         }

@@ -92,6 +92,12 @@ pub fn is_for_want_of_descriptors(error: &io::Error) -> bool {
     code.is_some_and(|code| wanting.contains(&Errno::from_raw(code)))
 }
 
+/// The same of an error that has such a one among its causes.
+pub fn is_caused_by_want_of_descriptors(error: &(dyn StdError + 'static)) -> bool {
+    let is_it = error.downcast_ref().is_some_and(is_for_want_of_descriptors);
+    is_it || error.source().is_some_and(is_caused_by_want_of_descriptors)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +109,12 @@ mod tests {
         assert!(of(Errno::EMFILE) && of(Errno::ENFILE));
         assert!(!of(Errno::ECONNREFUSED) && !of(Errno::EHOSTUNREACH));
         assert!(!is_for_want_of_descriptors(&io::ErrorKind::TimedOut.into()));
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect")]
+        struct Outer(#[source] io::Error);
+        let caused = |errno: Errno| {
+            is_caused_by_want_of_descriptors(&Outer(io::Error::from_raw_os_error(errno as i32)))
+        };
+        assert!(caused(Errno::EMFILE) && !caused(Errno::ECONNREFUSED));
     }
 }

@@ -15,11 +15,13 @@ mod timer;
 mod tls;
 
 pub use connect::connect;
-pub use failure::{Failure, FailureKind, Processed, is_for_want_of_descriptors};
+pub use failure::{
+    Failure, FailureKind, Processed, is_caused_by_want_of_descriptors, is_for_want_of_descriptors,
+};
 pub use load::{LatencyScale, Load, Noted};
 pub use names::connect_to;
 pub use pool::{Connection, InFlight, Pool, Reuse, Target};
-pub use probe::{Checked, probe};
+pub use probe::{Checked, NotPassed, probe};
 #[cfg(test)]
 pub use record::testing;
 pub use record::{Cause, LatencySum, Quiet, Recorded};

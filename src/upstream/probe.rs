@@ -1,7 +1,7 @@
 //! One check of one endpoint, over a connection of its own: whether a new one is served. Knows
 //! nothing of when and how often, or of what a result comes to.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response, StatusCode, header};
@@ -12,8 +12,9 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use tokio::net::TcpStream;
 
-use super::{connect_to, stream::Stream, tls::Handshake};
+use super::{connect_to, is_for_want_of_descriptors, stream::Stream, tls::Handshake};
 use crate::{
     config::{HealthAsk, HttpHealth, MOST_OF_A_BODY},
     error::with_causes,
@@ -31,29 +32,55 @@ pub struct Checked {
     pub handshake: Option<Arc<Handshake>>,
 }
 
+/// Why a check did not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPassed {
+    /// What is wrong with the endpoint, in a line.
+    #[error("{0}")]
+    Failed(String),
+    /// This process could open no socket for it, which says nothing of the endpoint.
+    #[error("connect: {0}")]
+    NotMade(io::Error),
+}
+
+impl From<String> for NotPassed {
+    fn from(found: String) -> Self {
+        Self::Failed(found)
+    }
+}
+
 /// Runs one check.
 ///
 /// # Errors
-/// Why it did not pass, in a line.
-pub async fn probe(whom: &Checked, ask: &HealthAsk, limit: Duration) -> Result<(), String> {
+/// Why it did not pass.
+pub async fn probe(whom: &Checked, ask: &HealthAsk, limit: Duration) -> Result<(), NotPassed> {
     let asking = async {
-        let stream = connect(whom).await?;
+        let address = &whom.address;
+        let socket = connect_to(address.host(), address.port()).await;
+        let stream = secure(whom, socket.map_err(NotPassed::of_connect)?).await?;
         match ask {
             HealthAsk::Tcp => Ok(()),
-            HealthAsk::Http(wanted) => http(stream, whom, wanted).await,
-            HealthAsk::Grpc { service } => grpc(stream, whom, service).await,
+            HealthAsk::Http(wanted) => Ok(http(stream, whom, wanted).await?),
+            HealthAsk::Grpc { service } => Ok(grpc(stream, whom, service).await?),
         }
     };
-    let late = |_| Err(format!("no answer within {limit:?}"));
+    let late = |_| Err(format!("no answer within {limit:?}").into());
     tokio::time::timeout(limit, asking)
         .await
         .unwrap_or_else(late)
 }
 
-async fn connect(whom: &Checked) -> Result<Stream, String> {
-    let address = &whom.address;
-    let socket = connect_to(address.host(), address.port()).await;
-    let socket = socket.map_err(|error| format!("connect: {error}"))?;
+impl NotPassed {
+    fn of_connect(error: io::Error) -> Self {
+        if is_for_want_of_descriptors(&error) {
+            Self::NotMade(error)
+        } else {
+            Self::Failed(format!("connect: {error}"))
+        }
+    }
+}
+
+async fn secure(whom: &Checked, socket: TcpStream) -> Result<Stream, String> {
     socket
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
@@ -210,5 +237,26 @@ async fn driven<T>(
     tokio::select! {
         done = something => done,
         never = connection => never,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use nix::errno::Errno;
+
+    #[test]
+    fn a_check_without_descriptors_was_not_made() {
+        for (errno, made) in [
+            (Errno::EMFILE, false),
+            (Errno::ENFILE, false),
+            (Errno::ECONNREFUSED, true),
+            (Errno::EHOSTUNREACH, true),
+        ] {
+            let error = io::Error::from_raw_os_error(errno as i32);
+            let found = NotPassed::of_connect(error);
+            assert_eq!(matches!(found, NotPassed::Failed(_)), made, "{errno}");
+        }
     }
 }

@@ -9,7 +9,11 @@ use std::{
 
 use tokio::time::timeout;
 
-use crate::{registry::OtherHost, service::Service, upstream::connect_to};
+use crate::{
+    registry::OtherHost,
+    service::Service,
+    upstream::{connect_to, is_for_want_of_descriptors},
+};
 
 /// No more often than this, whatever is refused.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -38,11 +42,14 @@ pub(crate) async fn watch(service: Weak<Service>, registry: Arc<str>, other: Oth
 async fn look(service: &Service, registry: &str, other: OtherHost) {
     let limit = service.policy().timeout.connect;
     for (host, port, name) in refused(service, other) {
-        let takes = async |host: &str| {
-            let connecting = connect_to(host, port);
-            matches!(timeout(limit, connecting).await, Ok(Ok(_)))
+        let connect = async |host: &str| timeout(limit, connect_to(host, port)).await;
+        let takes = matches!(connect(&name).await, Ok(Ok(_)));
+        // What this process lacks is not the host's fault.
+        let refuses = async |host: &str| match connect(host).await {
+            Ok(connected) => connected.is_err_and(|error| !is_for_want_of_descriptors(&error)),
+            Err(_) => true,
         };
-        if takes(&name).await && !takes(&host).await {
+        if takes && refuses(&host).await {
             let setting = other.setting;
             let hint = format!(
                 "{host}:{port} takes no connection, and {name}:{port} does; if that is the same \

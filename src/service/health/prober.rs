@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -14,14 +14,18 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    backoff::Repeated,
     config::{EndpointTls, Health},
-    upstream::{Checked, probe},
+    upstream::{Checked, NotPassed, probe},
 };
 
 /// A new endpoint's first check runs within this time, however long the interval.
 const FIRST_WITHIN: Duration = Duration::from_millis(500);
 /// By how much of itself an interval is longer or shorter.
 const JITTER: f64 = 0.1;
+
+/// Checks that could not be made, which is said of all of them at times.
+static NOT_MADE: LazyLock<Repeated> = LazyLock::new(Repeated::default);
 
 /// What the checks of an endpoint come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,18 +112,8 @@ async fn run(whom: Checked, health: Health, findings: watch::Sender<Findings>) {
         let checking = AssertUnwindSafe(probe(&whom, &health.ask, health.timeout)).catch_unwind();
         let result = checking
             .await
-            .unwrap_or_else(|_| Err("the check panicked".to_owned()));
-        findings.send_modify(|findings| {
-            if result.is_ok() {
-                findings.passed += 1;
-            } else {
-                findings.failed += 1;
-            }
-            findings.checkup = Some(Checkup {
-                passing: row.comes_to(result.is_ok(), &health),
-                error: result.err().map(Into::into),
-            });
-        });
+            .unwrap_or_else(|_| Err("the check panicked".to_owned().into()));
+        row.take(result, &health, &findings);
         let jitter = 1.0 + JITTER * (2.0 * fastrand::f64() - 1.0);
         sleep(health.interval.mul_f64(jitter)).await;
     }
@@ -134,6 +128,36 @@ struct Row {
 }
 
 impl Row {
+    /// Takes a result over, and tells what all of them come to. A check that could not be made is
+    /// none: what was found before stands.
+    fn take(
+        &mut self,
+        result: Result<(), NotPassed>,
+        health: &Health,
+        findings: &watch::Sender<Findings>,
+    ) {
+        let error = match result {
+            Ok(()) => None,
+            Err(NotPassed::Failed(found)) => Some(found.into()),
+            Err(error @ NotPassed::NotMade(_)) => {
+                if let Some(times) = NOT_MADE.note() {
+                    tracing::warn!(%error, times, "an endpoint cannot be checked");
+                }
+                return;
+            }
+        };
+        findings.send_modify(|findings| {
+            let passed = error.is_none();
+            if passed {
+                findings.passed += 1;
+            } else {
+                findings.failed += 1;
+            }
+            let passing = self.comes_to(passed, health);
+            findings.checkup = Some(Checkup { passing, error });
+        });
+    }
+
     /// Whether it passes, with this result: the first decides at once, and later ones where there
     /// are enough of them.
     fn comes_to(&mut self, passed: bool, health: &Health) -> bool {
@@ -177,6 +201,35 @@ mod tests {
         };
         assert_eq!(comes_to("+--+---+-++"), "++++++----+");
         assert_eq!(comes_to("-+-++--+---"), "----++++++-");
+    }
+
+    #[test]
+    fn a_check_that_could_not_be_made_leaves_what_was_found() {
+        let health = health();
+        let findings = watch::Sender::new(Findings::default());
+        let mut row = Row::default();
+        let mut passing = |result: Result<(), NotPassed>| {
+            row.take(result, &health, &findings);
+            let found = findings.borrow();
+            (
+                found.checkup.as_ref().map(|one| one.passing),
+                found.passed + found.failed,
+            )
+        };
+        let unmade = || {
+            let error = nix::errno::Errno::EMFILE as i32;
+            Err(NotPassed::NotMade(std::io::Error::from_raw_os_error(error)))
+        };
+        let failed = || Err("no answer".to_owned().into());
+        assert_eq!(passing(unmade()), (None, 0), "nothing is known yet");
+        assert_eq!(passing(Ok(())), (Some(true), 1));
+        for _ in 0..5 {
+            assert_eq!(passing(unmade()), (Some(true), 1));
+        }
+        for (made, expected) in [(2, true), (3, true), (4, false)] {
+            assert_eq!(passing(failed()), (Some(expected), made));
+            assert_eq!(passing(unmade()), (Some(expected), made));
+        }
     }
 
     #[tokio::test]
