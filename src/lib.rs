@@ -17,7 +17,7 @@
 //! saved, tls: what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, error, evidence, metrics: the ground
+//! backoff, disk, door, error, evidence, metrics: the ground
 //! ```
 
 pub mod admin;
@@ -29,6 +29,7 @@ pub mod config;
 pub mod control;
 pub mod discovery;
 pub mod disk;
+pub mod door;
 pub mod embedded;
 pub mod error;
 pub mod evidence;

@@ -3,3 +3,5 @@
 
 pub mod access;
 pub mod server;
+mod silent;
+mod stream;

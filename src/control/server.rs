@@ -3,28 +3,34 @@
 //! that has been silent for longest makes room. Knows nothing of what they ask for.
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
+    convert::Infallible,
+    future::poll_fn,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Bytes};
+use http::{HeaderValue, header::CONNECTION};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::backoff::Repeated;
+use super::{
+    silent::{Silent, Speaking, Voice},
+    stream::{ClientStream, Heard},
+};
+use crate::{backoff::Repeated, door};
 
 /// How long a request's head may take, and an idle connection may stay.
 const HEAD_TIME: Duration = Duration::from_secs(90);
@@ -49,141 +55,53 @@ pub async fn serve(
     let troubles = Repeated::default();
     let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(connections)));
     let silent = Silent::default();
-    while let Some(accepted) = ending.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: accepting again at once would spin.
-                if let Some(times) = troubles.note() {
-                    tracing::warn!(%error, times, "the control plane cannot accept a connection");
-                }
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let Some(place) = ending.run_until_cancelled(silent.place(&places)).await else {
-            break;
-        };
+    let seat = |stream, place| {
         let served = converse(stream, router.clone(), silent.clone(), ending.clone());
         tasks.spawn(async move {
             served.await;
             drop(place);
         });
+    };
+    let mut waiting = VecDeque::new();
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    waiting.push_back(stream);
+                    let place = silent.place(&places).await;
+                    if let Some(stream) = waiting.pop_front() {
+                        seat(stream, place);
+                    }
+                }
+                Err(error) if door::is_of_one_connection(&error) => {}
+                Err(error) => {
+                    // Out of descriptors, most likely: accepting again at once would spin.
+                    if let Some(times) = troubles.note() {
+                        tracing::warn!(%error, times, "the control plane cannot accept a connection");
+                    }
+                    sleep(door::REST).await;
+                }
+            }
+        }
+    };
+    {
+        let mut accepting = pin!(accepting);
+        ending.run_until_cancelled(&mut accepting).await;
+        if door::close(&listener).is_ok() {
+            let _ = timeout(door::THRESHOLD, accepting).await;
+        }
     }
-    drop(listener);
+    if let Ok(socket) = listener.into_std() {
+        door::queued(socket, |stream, _| waiting.push_back(stream)).await;
+    }
+    let seating = async {
+        for stream in waiting {
+            seat(stream, silent.place(&places).await);
+        }
+    };
+    let _ = timeout(DRAIN, seating).await;
     tasks.close();
     tasks.wait().await;
-}
-
-/// Connections on which no request is being answered.
-#[derive(Clone, Default)]
-struct Silent(Arc<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    line: Mutex<Line>,
-    /// One more has fallen silent.
-    fell: Notify,
-}
-
-/// What ends them, in the order in which they fell silent.
-#[derive(Default)]
-struct Line {
-    next: u64,
-    ends: BTreeMap<u64, CancellationToken>,
-}
-
-/// One of them, for as long as it lives.
-struct Quiet {
-    silent: Silent,
-    number: u64,
-}
-
-impl Silent {
-    /// A place for one more, which the connection that has been silent for longest makes where
-    /// there is none.
-    async fn place(&self, places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-        loop {
-            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-                return place;
-            }
-            let is_made = self.close_oldest();
-            tokio::select! {
-                place = Arc::clone(places).acquire_owned() => {
-                    return place.expect("the semaphore is never closed");
-                }
-                () = self.0.fell.notified(), if !is_made => {}
-            }
-        }
-    }
-
-    fn close_oldest(&self) -> bool {
-        let oldest = self.lock().ends.pop_first();
-        oldest.inspect(|(_, end)| end.cancel()).is_some()
-    }
-
-    fn fall(&self, end: CancellationToken) -> Quiet {
-        let mut line = self.lock();
-        let number = line.next;
-        line.next += 1;
-        line.ends.insert(number, end);
-        drop(line);
-        self.0.fell.notify_one();
-        let silent = self.clone();
-        Quiet { silent, number }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.0.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        self.silent.lock().ends.remove(&self.number);
-    }
-}
-
-/// Whether a connection is silent: it is not from a request's head to the end of its answer.
-#[derive(Clone)]
-struct Voice {
-    silent: Silent,
-    end: CancellationToken,
-    quiet: Arc<Mutex<Option<Quiet>>>,
-    has_spoken: Arc<AtomicBool>,
-}
-
-impl Voice {
-    fn new(silent: Silent) -> Self {
-        let end = CancellationToken::new();
-        let quiet = silent.fall(end.clone());
-        Self {
-            silent,
-            end,
-            quiet: Arc::new(Mutex::new(Some(quiet))),
-            has_spoken: Arc::default(),
-        }
-    }
-
-    /// A request is answered until this is dropped.
-    fn speak(&self) -> Speaking {
-        self.has_spoken.store(true, Relaxed);
-        self.set(None);
-        Speaking(self.clone())
-    }
-
-    fn set(&self, quiet: Option<Quiet>) {
-        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
-    }
-}
-
-struct Speaking(Voice);
-
-impl Drop for Speaking {
-    fn drop(&mut self) {
-        let Voice { silent, end, .. } = &self.0;
-        self.0.set(Some(silent.fall(end.clone())));
-    }
 }
 
 /// Where a program on this machine reaches a server that listens at `address`.
@@ -202,47 +120,72 @@ async fn converse(stream: TcpStream, router: Router, silent: Silent, ending: Can
     if stream.set_nodelay(true).is_err() {
         return; // It is gone already.
     }
-    let voice = Voice::new(silent);
-    let (end, has_spoken) = (voice.end.clone(), Arc::clone(&voice.has_spoken));
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let speaking = voice.speak();
-        let answering = router.clone().oneshot(request);
-        async move {
-            let answer = answering.await?;
-            // It speaks until the answer's body is at its end.
-            let body = |body: Body| {
-                body.map_err(move |error| {
-                    let _ = &speaking;
-                    error
-                })
-            };
-            Ok::<_, std::convert::Infallible>(answer.map(body))
-        }
+    let heard = Arc::new(Heard::default());
+    let voice = Voice::new(silent, Arc::clone(&heard));
+    let end = voice.end.clone();
+    let told = Arc::clone(&heard);
+    let service = service_fn(move |request| {
+        answer(router.clone(), request, voice.speak(), Arc::clone(&told))
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = end.cancelled() => {
-            // The end of its last answer may be on the way out still.
-            if has_spoken.load(Relaxed) {
-                connection.as_mut().graceful_shutdown();
-                let _ = timeout(LAST_WORDS, connection).await;
-            }
-            return;
-        }
-        () = ending.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(DRAIN, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
+        .serve_connection(
+            TokioIo::new(ClientStream::new(stream, Arc::clone(&heard))),
+            service,
+        );
+    // Those that have begun to ask are waited for where there is time for it.
+    let (begins, limit) = tokio::select! {
+        biased;
+        () = ending.cancelled() => (door::THRESHOLD, DRAIN),
+        () = end.cancelled() => (Duration::ZERO, LAST_WORDS),
+        ended = &mut connection => return note(ended),
     };
+    let mut begins = pin!(sleep(begins));
+    let mut is_told = false;
+    heard.end();
+    // hyper would close a connection at rest without a look at what has come.
+    let finishing = poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(ended);
+        }
+        let is_new = begins.as_mut().poll(cx).is_pending() && !heard.has_asked();
+        let asks = is_new || (limit == DRAIN && heard.is_amid_a_head());
+        if !asks && !is_told {
+            is_told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            return Pin::new(&mut connection).poll(cx);
+        }
+        Poll::Pending
+    });
+    // What is left of its last answer may be on the way out still.
+    if let Ok(ended) = timeout(limit, finishing).await {
+        note(ended);
+    }
+}
+
+async fn answer(
+    router: Router,
+    request: http::Request<Incoming>,
+    speaking: Speaking,
+    heard: Arc<Heard>,
+) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error = axum::Error>>, Infallible> {
+    let mut answer = router.oneshot(request).await?;
+    if heard.is_ending() {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    // It speaks until the answer's body is at its end.
+    Ok(answer.map(|body| {
+        body.map_err(move |error| {
+            let _ = &speaking;
+            error
+        })
+    }))
+}
+
+fn note(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         // The other side's doing: it went away, or spoke no HTTP.
         tracing::debug!(%error, "a connection of the control plane broke off");
@@ -255,9 +198,11 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         sync::Notify,
+        task::{spawn_blocking, yield_now},
     };
 
     use super::*;
+    use crate::door::testing::{begins_to_connect, has_begun, until};
 
     /// A server of two places, of whose paths one answers once it is told to.
     async fn start(told: Arc<Notify>) -> (SocketAddr, CancellationToken) {
@@ -319,5 +264,55 @@ mod tests {
         // There is room once these are silent, and another comes.
         assert!(read(&mut third).await.ends_with("here"));
         ending.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_come_before_the_server_ends_is_answered() {
+        const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        for cut in [REQUEST.len(), 9] {
+            let (address, ending) = start(Arc::default()).await;
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream, "/").await;
+            assert!(read(&mut stream).await.ends_with("here"));
+            // The runtime does not hear of it before the end is told.
+            let (begin, rest) = REQUEST.split_at(cut);
+            assert_eq!(stream.try_write(begin.as_bytes()).unwrap(), cut);
+            ending.cancel();
+            if !rest.is_empty() {
+                // The connection hears of it, and looks.
+                for _ in 0..20 {
+                    yield_now().await;
+                }
+                stream.write_all(rest.as_bytes()).await.unwrap();
+            }
+            let answer = read(&mut stream).await;
+            assert!(answer.contains("connection: close"), "{cut}: {answer}");
+            assert!(answer.ends_with("here"));
+            assert_eq!(read(&mut stream).await, "");
+        }
+    }
+
+    /// The clock stands still while something is done on a thread of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_handshake_has_begun_when_the_server_ends_is_let_in() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ending = CancellationToken::new();
+        let router = Router::new().route("/", get(async || "here"));
+        let serving = tokio::spawn(serve(listener, router, 2, ending.clone()));
+        let client = begins_to_connect(address);
+        spawn_blocking(move || until(|| has_begun(address.port())))
+            .await
+            .unwrap();
+        ending.cancel();
+        yield_now().await;
+        let client = spawn_blocking(move || {
+            client.detach_filter().unwrap();
+            until(|| client.peer_addr().is_ok());
+            client
+        });
+        let client = client.await.unwrap();
+        serving.await.unwrap();
+        assert!(client.take_error().unwrap().is_none(), "it was not reset");
     }
 }

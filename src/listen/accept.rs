@@ -2,12 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    io,
     mem::MaybeUninit,
     net::{IpAddr, Shutdown, SocketAddr},
     pin::pin,
     sync::Arc,
-    time::Duration,
 };
 
 use socket2::SockRef;
@@ -18,15 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, addresses::Place, door};
-use crate::{backoff::Repeated, config};
-
-/// How long the loop rests when the process has run out of something.
-const REST: Duration = Duration::from_millis(50);
-
-/// So many rests, a second in all, until those in the queue of a socket that closes are given up:
-/// connections end meanwhile, and leave what the process has run out of.
-const RESTS: u32 = 20;
+use super::{Addresses, addresses::Place};
+use crate::{backoff::Repeated, config, door};
 
 /// What a client hears that has as many connections as it may.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
@@ -138,13 +129,13 @@ pub async fn accept(
                         seat(stream, peer, place, permit);
                     }
                 }
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if door::is_of_one_connection(&error) => {}
                 Err(error) => {
                     if let Some(times) = entrance.troubles.note() {
                         let address = entrance.settings.address;
                         tracing::error!(%error, times, %address, "cannot accept");
                     }
-                    sleep(REST).await;
+                    sleep(door::REST).await;
                 }
             }
         }
@@ -160,7 +151,7 @@ pub async fn accept(
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    let queued = queued(socket, |stream, peer| waiting.extend(enter(stream, peer)));
+    let queued = door::queued(socket, |stream, peer| waiting.extend(enter(stream, peer)));
     cut.run_until_cancelled(queued).await;
     for (stream, peer, place) in waiting {
         let Some(permit) = cut.run_until_cancelled(permit()).await else {
@@ -170,77 +161,16 @@ pub async fn accept(
     }
 }
 
-/// Takes what is in the socket's queue, and closes it. The kernel is asked, and not the runtime, which
-/// may not have heard of the last ones.
-async fn queued(socket: std::net::TcpListener, mut enter: impl FnMut(TcpStream, SocketAddr)) {
-    let mut rests = 0;
-    while rests < RESTS {
-        match socket.accept() {
-            Ok((stream, peer)) => {
-                let stream = stream
-                    .set_nonblocking(true)
-                    .and_then(|()| TcpStream::from_std(stream));
-                if let Ok(stream) = stream {
-                    enter(stream, peer);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(_) => {
-                rests += 1;
-                sleep(REST).await;
-            }
-        }
-    }
-}
-
-/// Whether the error is of the connection that would have been accepted, not of the process.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::atomic::AtomicUsize, sync::atomic::Ordering::Relaxed, thread};
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use socket2::{Domain, Socket, Type};
     use tokio::{task::spawn_blocking, time::Instant};
 
     use super::super::{Bound, bind};
     use super::*;
-
-    /// A client that hears nothing of its handshake until its own door is opened.
-    fn begins_to_connect(address: SocketAddr) -> Socket {
-        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        door::close(&client).unwrap();
-        client.set_nonblocking(true).unwrap();
-        assert!(client.connect(&address.into()).is_err());
-        client
-    }
-
-    /// Whether a handshake with this port has begun (`SYN_RECV`) and has not ended.
-    fn has_begun(port: u16) -> bool {
-        let table = fs::read_to_string("/proc/net/tcp").unwrap();
-        let local = format!(":{port:04X}");
-        table.lines().any(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            fields[1].ends_with(&local) && fields[3] == "03"
-        })
-    }
-
-    fn until(holds: impl Fn() -> bool) {
-        let since = std::time::Instant::now();
-        while !holds() {
-            assert!(since.elapsed() < Duration::from_secs(20));
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
+    use crate::door::testing::{begins_to_connect, has_begun, until};
 
     /// The clock stands still while something is done on a thread of its own.
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,6 @@ mod addresses;
 mod bind;
 mod chunks;
 mod connection;
-mod door;
 mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
