@@ -6,10 +6,11 @@
 //! service costs one watch and not one for each datacenter. To fail over costs one read of the
 //! next, a round trip over the WAN, during which the last good set stays.
 
-use std::{collections::BTreeMap, task::Poll};
+use std::{collections::BTreeMap, panic::resume_unwind, pin::Pin, task::Poll};
 
 use futures_util::future::BoxFuture;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     backoff::Backoff,
@@ -23,7 +24,9 @@ type Open<T> = Box<dyn Fn() -> Box<dyn Source<T>> + Send + Sync>;
 pub(super) struct Leg<T> {
     name: String,
     open: Open<T>,
-    running: Option<BoxFuture<'static, Step<T>>>,
+    /// In a task of its own: what it holds of the registry (a line, room for a large answer) does not
+    /// wait for those who take the answers, who rest after an error of another datacenter's.
+    running: Option<AbortOnDropHandle<Step<T>>>,
     /// Whether it was read, or could not be, since it began to run.
     is_settled: bool,
     /// What it said last, however long ago.
@@ -61,13 +64,14 @@ impl<T: Send + 'static> Leg<T> {
 
     fn go_on(&mut self, mut source: Box<dyn Source<T>>, error: Option<&RegistryError>) {
         let pause = error.map(|error| self.backoff.delay() + error.retry_after.unwrap_or_default());
-        self.running = Some(Box::pin(async move {
+        let running = tokio::spawn(async move {
             if let Some(pause) = pause {
                 sleep(pause).await;
             }
             let result = source.next().await;
             (source, result)
-        }));
+        });
+        self.running = Some(AbortOnDropHandle::new(running));
     }
 
     /// Takes a step's result over and goes on.
@@ -101,13 +105,19 @@ impl<T: Send + 'static> Leg<T> {
 async fn next_of<T: Send + 'static>(legs: &mut [Leg<T>]) -> usize {
     let (at, step) = std::future::poll_fn(|context| {
         for (at, leg) in legs.iter_mut().enumerate() {
-            // Taken, so that one that panics is begun anew and not polled again.
-            let Some(mut running) = leg.running.take() else {
+            let Some(running) = &mut leg.running else {
                 continue;
             };
-            match running.as_mut().poll(context) {
-                Poll::Ready(step) => return Poll::Ready((at, step)),
-                Poll::Pending => leg.running = Some(running),
+            let Poll::Ready(step) = Pin::new(running).poll(context) else {
+                continue;
+            };
+            // One that panics is begun anew.
+            leg.running = None;
+            match step.map_err(tokio::task::JoinError::try_into_panic) {
+                Ok(step) => return Poll::Ready((at, step)),
+                Err(Ok(panic)) => resume_unwind(panic),
+                // The runtime ends, and this future with it.
+                Err(Err(_)) => {}
             }
         }
         Poll::Pending
@@ -534,5 +544,43 @@ mod tests {
             }
         }
         assert_eq!(told, 1);
+    }
+
+    /// Says a state, and then holds what others want for a while before it says it again.
+    struct Holds {
+        wanted: Arc<tokio::sync::Semaphore>,
+        has_said: bool,
+    }
+
+    impl Source<Catalog> for Holds {
+        fn next(&mut self) -> BoxFuture<'_, Result<Catalog, RegistryError>> {
+            Box::pin(async {
+                if std::mem::replace(&mut self.has_said, true) {
+                    let _held = self.wanted.acquire().await.unwrap();
+                    sleep(Duration::from_secs(100)).await;
+                }
+                Ok(Catalog::new())
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_datacenter_holds_does_not_wait_for_those_who_take_the_answers() {
+        let wanted = Arc::new(tokio::sync::Semaphore::new(1));
+        let holder = Arc::clone(&wanted);
+        let ill = Datacenter::silent();
+        ill.fails();
+        let leg = Leg::new("well", move || {
+            Box::new(Holds {
+                wanted: Arc::clone(&holder),
+                has_said: false,
+            })
+        });
+        let mut union = Union::new(vec![ill.leg("ill"), leg]);
+        assert!(union.next().await.is_ok());
+        assert!(union.next().await.is_err(), "whose watcher rests after it");
+        assert_eq!(wanted.available_permits(), 0);
+        let free = timeout(Duration::from_secs(200), wanted.acquire()).await;
+        assert!(free.is_ok());
     }
 }
