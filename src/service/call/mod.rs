@@ -248,7 +248,7 @@ impl Service {
             }
             // The request's own time was at its end, which says nothing of the endpoint.
             if !(is_over && is_late(&failure.kind)) {
-                self.note_failure(worker, &line, &failure, was_kept, began);
+                self.note_failure(worker, view, &line, &failure, was_kept, began);
             }
             past.note(line, failure, began);
             if let Some(next) = follows {

@@ -1,7 +1,7 @@
 //! What becomes of the endpoint of an attempt that failed: it is doubted where it takes no
 //! connection, and ejected where too many attempts in a row have failed, if enough others are
-//! left. (The rule is Envoy's outlier detection by consecutive failures.) So is one that answers
-//! 5xx far more often than its peers.
+//! left. (The rule is Envoy's outlier detection by consecutive failures.) So is one that fails, or
+//! answers 5xx, far more often than its peers.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -32,6 +32,7 @@ impl Service {
     pub(crate) fn note_failure(
         &self,
         worker: usize,
+        view: &View,
         line: &Arc<Line>,
         failure: &Failure,
         was_kept: bool,
@@ -40,7 +41,9 @@ impl Service {
         match &failure.kind {
             FailureKind::Connect(error) if is_for_want_of_descriptors(error) => {}
             FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::Handshake(_) => {
-                self.note_refusal(worker, line, began);
+                if self.has_refused(line, began) {
+                    self.note_vain(worker, view, line, began);
+                }
             }
             // It was kept for too long, which says nothing of the endpoint.
             FailureKind::Closed | FailureKind::Io(_) if was_kept => {}
@@ -48,7 +51,7 @@ impl Service {
             | FailureKind::Io(_)
             | FailureKind::Timeout
             | FailureKind::TryTimeout
-            | FailureKind::BadAnswer(_) => self.note_fault(worker, line, began),
+            | FailureKind::BadAnswer(_) => self.note_vain(worker, view, line, began),
             // It answered, with what one of its pages may be.
             FailureKind::TooLarge(_) => {
                 if let Some(was) = line.life().answered(began) {
@@ -148,7 +151,32 @@ impl Service {
         }
     }
 
-    /// Notes an answer, to an attempt that began then, which says that the endpoint is ill.
+    /// Notes that an attempt failed that began then: one more in a row, and one more of the share that
+    /// fails, though good answers come between.
+    #[cold]
+    fn note_vain(&self, worker: usize, view: &View, line: &Arc<Line>, began: Instant) {
+        let life = line.life();
+        if life.is_ejected_for_answers() {
+            self.eject(worker, line, began, &Cause::StillIll);
+            return;
+        }
+        self.note_fault(worker, line, began);
+        if life.is_ejected() {
+            // That is the end of it: once it is back it begins anew.
+            life.suspicion().forget();
+        } else if self
+            .policy()
+            .eject
+            .as_ref()
+            .is_some_and(|rule| rule.answers)
+        {
+            self.lane(worker).heard[view.number()].answers.add_one();
+            self.note_ill(worker, view, line, began);
+        }
+    }
+
+    /// Notes an answer, to an attempt that began then, which says that the endpoint is ill, or an
+    /// attempt that brought none.
     #[cold]
     fn note_ill(&self, worker: usize, view: &View, line: &Arc<Line>, began: Instant) {
         self.lane(worker).heard[view.number()].ill.add_one();
@@ -192,11 +220,19 @@ impl Service {
     /// Notes that an endpoint took no connection.
     #[cold]
     pub fn note_refusal(&self, worker: usize, line: &Arc<Line>, began: Instant) {
-        // Many connects may be under way when an endpoint goes, and are one thing that happened.
-        if line.life().connect_failed(began, Instant::now()) {
-            self.tell_of_refusal();
+        if self.has_refused(line, began) {
             self.note_fault(worker, line, began);
         }
+    }
+
+    /// Whether that is news: many connects may be under way when an endpoint goes, and are one thing
+    /// that happened.
+    fn has_refused(&self, line: &Line, began: Instant) -> bool {
+        let is_news = line.life().connect_failed(began, Instant::now());
+        if is_news {
+            self.tell_of_refusal();
+        }
+        is_news
     }
 
     /// Notes that an attempt at an endpoint was in vain.
@@ -257,7 +293,7 @@ enum Cause {
     Failures,
     /// Answers in a row broke off.
     BrokenOff,
-    /// It answers 5xx far more often than its peers.
+    /// It fails, or answers 5xx, far more often than its peers.
     Answers(Proof),
     /// It did, and its trial was answered so, too.
     StillIll,
@@ -285,9 +321,12 @@ impl fmt::Display for Cause {
             Self::Failures => f.write_str("attempts in a row have failed"),
             Self::BrokenOff => f.write_str("answers in a row have broken off"),
             Self::Answers(Proof { own, peers }) => {
-                write!(f, "it answered 5xx {own} times, and its peers {peers}")
+                write!(
+                    f,
+                    "it failed or answered 5xx {own} times, and its peers {peers}"
+                )
             }
-            Self::StillIll => f.write_str("it still answers 5xx"),
+            Self::StillIll => f.write_str("it still fails or answers 5xx"),
             Self::RetryAfter(_) => f.write_str("it said Retry-After"),
         }
     }
@@ -313,8 +352,101 @@ impl Witness for Outcome {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, StatusCode};
+
     use super::*;
-    use crate::service::testing::{line, service};
+    use crate::{
+        service::testing::{line, service},
+        upstream::Processed,
+    };
+
+    /// Attempts at each of four in turn, one every millisecond, which fail where this says so. Returns
+    /// after how many rounds one was ejected, which, and why.
+    async fn until_ejected(
+        lines: &str,
+        rounds: usize,
+        failure: impl Fn() -> FailureKind,
+        mut fails: impl FnMut(usize, usize) -> bool,
+    ) -> Option<(usize, usize, String)> {
+        let service = service(lines, 1..5);
+        let view = service.main();
+        let all: Vec<_> = (0..4).map(|n| line(&service, n)).collect();
+        let head = AnswerHead {
+            status: StatusCode::OK,
+            reason: None,
+            headers: HeaderMap::new(),
+        };
+        for round in 0..rounds {
+            for (n, line) in all.iter().enumerate() {
+                tokio::time::advance(Duration::from_millis(1)).await;
+                let began = Instant::now();
+                if fails(n, round) {
+                    let (kind, processed) = (failure(), Processed::Perhaps);
+                    let failure = Failure { kind, processed };
+                    service.note_failure(0, view, line, &failure, false, began);
+                } else {
+                    service.note_head(0, view, line, &head, Statuses::default(), began);
+                    line.life().ended();
+                }
+                if let Some(ejection) = line.life().ejection(Instant::now()) {
+                    return Some((round, n, ejection.reason.into()));
+                }
+            }
+        }
+        None
+    }
+
+    fn reset() -> FailureKind {
+        FailureKind::Closed
+    }
+
+    /// Three of ten, and no two in a row.
+    fn a_third(round: usize) -> bool {
+        matches!(round % 10, 2 | 5 | 8)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_fails_a_third_and_never_five_in_a_row_is_found_out() {
+        for (failure, name) in [
+            (reset as fn() -> FailureKind, "reset"),
+            (|| FailureKind::Timeout, "time-out"),
+            (|| FailureKind::ConnectTimeout, "no connection"),
+        ] {
+            let found = until_ejected("", 1_000, failure, |n, round| n == 2 && a_third(round));
+            let (rounds, n, why) = found.await.expect(name);
+            assert!(n == 2 && rounds < 60, "{name}: {n} after {rounds}");
+            assert!(why.starts_with("it failed or answered 5xx"), "{why}");
+        }
+        let off = "eject = { answers = false }";
+        let found = until_ejected(off, 1_000, reset, |n, round| n == 2 && a_third(round));
+        assert_eq!(found.await, None, "it is not asked for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_found_out_where_all_fail_alike_or_failures_are_not_theirs() {
+        for (percent, seed) in [(10, 1), (30, 2), (50, 3)] {
+            let mut random = fastrand::Rng::with_seed(seed);
+            // Never so many in a row that that alone were a reason.
+            let mut row = [0; 4];
+            let found = until_ejected("", 5_000, reset, |n, _| {
+                let fails = row[n] < 3 && random.u32(..100) < percent;
+                row[n] = if fails { row[n] + 1 } else { 0 };
+                fails
+            });
+            assert_eq!(found.await, None, "{percent} %");
+        }
+        for kind in [
+            || FailureKind::Removed,
+            || {
+                FailureKind::Connect(std::io::Error::from_raw_os_error(
+                    nix::errno::Errno::EMFILE as i32,
+                ))
+            },
+        ] {
+            let found = until_ejected("", 500, kind, |n, round| n == 2 && a_third(round));
+            assert_eq!(found.await, None);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn whose_time_is_over_is_not_among_those_who_are_too_many() {

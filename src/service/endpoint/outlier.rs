@@ -1,5 +1,7 @@
 //! Whether an endpoint answers far worse than its peers do: a sequential test of two proportions,
-//! that of its answers which say that it is ill, and that of theirs over the same time. Where all of
+//! that of its answers which say that it is ill, and that of theirs over the same time. An attempt that
+//! brings no answer counts as one that says so: a reset or a time-out between good answers is never one
+//! of many in a row. Where all of
 //! them fail alike, be it all at once, nothing is proved. Costs nothing but a load while no answer is
 //! ill. Knows nothing of ejections.
 //!
@@ -28,13 +30,13 @@ use crate::metrics::Counter;
 /// What one worker has heard of all endpoints of a view.
 #[derive(Debug, Default)]
 pub struct Heard {
-    /// Heads of answers.
+    /// Heads of answers, and attempts that brought none.
     pub answers: Counter,
-    /// Those which say that an endpoint is ill.
+    /// Those which say that an endpoint is ill, and the attempts.
     pub ill: Counter,
 }
 
-/// Heads of answers, and those of them which say that an endpoint is ill.
+/// Answers, and those of them which say that an endpoint is ill; an attempt without one counts so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) answers: u64,

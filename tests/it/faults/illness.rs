@@ -13,6 +13,8 @@ use std::{
 use axum::response::IntoResponse as _;
 use http::StatusCode;
 use serde_json::Value;
+use socket2::SockRef;
+use tokio::{io::copy_bidirectional, net::TcpStream};
 
 use super::{SERVICE, Stage, let_pass};
 use crate::support::{
@@ -21,6 +23,7 @@ use crate::support::{
     load::{Ledger, Load, Report, process},
     process::BackendProcess,
     proxy::endpoints,
+    raw::RawBackend,
 };
 
 /// What may be seen of an instance that answers 500 for ten seconds.
@@ -99,7 +102,7 @@ async fn of_one_of_four_that_answers_500_next_to_nothing_is_seen() {
     stage.until_state(bad.address(), "ejected").await;
     let shown = stage.endpoint(bad.address()).await;
     let reason = shown["ejection"]["reason"].as_str().unwrap();
-    assert!(reason.starts_with("it answered 5xx"), "{shown}");
+    assert!(reason.starts_with("it failed or answered 5xx"), "{shown}");
     let_pass(4_000).await;
     let report = stage.ended(load).await;
     report.assert_nothing_twice("one of four answers 500", 1_600);
@@ -127,7 +130,7 @@ async fn one_that_is_tried_and_still_answers_500_goes_at_once_and_one_that_fails
     eventually("it is ejected again", tried, |count| *count == 2).await;
     assert_eq!(bad.requests(), first + 1);
     let reason = stage.endpoint(bad.address()).await["ejection"]["reason"].clone();
-    assert_eq!(reason, "it still answers 5xx");
+    assert_eq!(reason, "it still fails or answers 5xx");
     // The trial is answered well, and what follows is not.
     let before = bad.requests();
     failing_from.store(before as u64 + 1, Relaxed);
@@ -137,6 +140,67 @@ async fn one_that_is_tried_and_still_answers_500_goes_at_once_and_one_that_fails
     failing_from.store(u64::MAX, Relaxed);
     stage.until_state(bad.address(), "serving").await;
     drop(stage.ended(load).await);
+}
+
+/// A backend that serves one request for each connection, and resets three of ten over theirs, no two
+/// in a row.
+async fn resetting(stage: &Stage, id: &str) -> (Backend, RawBackend) {
+    let ledger = stage.ledger.clone();
+    let answer = move |request: http::Request<hyper::body::Incoming>| {
+        let ledger = ledger.clone();
+        async move {
+            let body = process(request, |id| ledger.note(id)).await;
+            ([(http::header::CONNECTION, "close")], body).into_response()
+        }
+    };
+    let backend = Backend::named(id).answering(answer).start().await;
+    let (behind, count) = (backend.address(), Arc::new(AtomicU64::new(0)));
+    let front = RawBackend::serving(move |mut wire| {
+        let resets = matches!(count.fetch_add(1, Relaxed) % 10, 2 | 5 | 8);
+        async move {
+            if resets {
+                let _ = wire.try_message().await;
+                let _ = SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO));
+            } else if let Ok(mut well) = TcpStream::connect(behind).await {
+                let _ = copy_bidirectional(&mut wire.stream, &mut well).await;
+            }
+        }
+    })
+    .await;
+    stage.sign_in(front.address()).await;
+    (backend, front)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_four_that_resets_a_third_of_its_connections_is_avoided() {
+    let stage = Stage::embedded().await;
+    let _well = stage.open_some(&["a", "b", "c"]).await;
+    let (_behind, bad) = resetting(&stage, "bad").await;
+    let load = stage.load().await;
+    stage.until_state(bad.address(), "ejected").await;
+    let shown = stage.endpoint(bad.address()).await;
+    let reason = shown["ejection"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("it failed or answered 5xx"), "{shown}");
+    let_pass(2_000).await;
+    let report = stage.ended(load).await;
+    report.assert_nothing_twice("one of four resets three of ten connections", 500);
+    assert!(report.failed.len() <= SEEN, "{report}");
+    println!(
+        "{} of its connections until it was ejected",
+        bad.connections()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_four_reset_a_third_of_their_connections_none_is_ejected() {
+    let stage = Stage::embedded().await;
+    let mut backends = Vec::new();
+    for id in super::FOUR {
+        backends.push(resetting(&stage, id).await);
+    }
+    let report = under_load(&stage, 3_000).await;
+    report.assert_nothing_twice("all reset three of ten connections", 700);
+    assert_none_is_avoided(&stage).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
