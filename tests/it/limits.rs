@@ -3,6 +3,8 @@
 //! once and in words.
 
 use std::{
+    fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -32,6 +34,12 @@ struct Slow {
 
 impl Slow {
     async fn start(proxy: &Proxy) -> Self {
+        let slow = Self::unregistered().await;
+        proxy.register("cart", slow.backend.address()).await;
+        slow
+    }
+
+    async fn unregistered() -> Self {
         let gate = Arc::new(Semaphore::new(0));
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let backend = Backend::named("slow").answering({
@@ -47,7 +55,6 @@ impl Slow {
             }
         });
         let backend = backend.start().await;
-        proxy.register("cart", backend.address()).await;
         Self {
             backend,
             gate,
@@ -292,4 +299,123 @@ async fn what_retry_on_names_goes_out_as_it_is_where_all_others_are_full_and_cos
     assert!(busy.requests() > asked, "it was asked first");
     until_limits(&proxy, 0, 0).await;
     assert_eq!(slow.most.load(SeqCst), 1);
+}
+
+/// Writes a file of endpoints in which `cart` has these, beside another service.
+fn write(path: &Path, cart: &[&Slow]) {
+    let addresses = cart.iter().map(|slow| slow.backend.address().to_string());
+    let cart: Vec<_> = addresses.collect();
+    let text = format!("[other]\nendpoints = [\"127.0.0.1:1\"]\n[cart]\nendpoints = {cart:?}\n");
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::rename(&beside, path).unwrap();
+}
+
+async fn pin(proxy: &Proxy, on: bool) {
+    let url = proxy.admin("/api/services/cart/pin");
+    let request = match on {
+        true => proxy.http.post(url).json(&serde_json::json!({})),
+        false => proxy.http.delete(url),
+    };
+    assert_eq!(request.send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_the_guard_or_a_pin_keeps_has_its_seats_and_its_row_as_before() {
+    for keeper in ["guard", "pin"] {
+        let slow = Slow::unregistered().await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("services.toml");
+        write(&path, &[&slow]);
+        let config = format!(
+            "{ROUTE}[registry.file]\npath = \"services.toml\"\n\
+             [service.cart]\nguard = {{ settle = \"10m\", hold = \"10m\" }}\n\
+             limits = {{ per_endpoint = 1, pending = 1, wait = \"60s\" }}\n"
+        );
+        let proxy = Arc::new(Proxy::start_in(folder, &config).await);
+        let serving = (slow.backend.address(), "serving");
+        proxy.until_states("cart", &[serving]).await;
+        let first = ask(&proxy, 1);
+        until_limits(&proxy, 1, 0).await;
+        if keeper == "pin" {
+            pin(&proxy, true).await;
+        }
+        // It is dropped while it has all that it may.
+        write(&path, &[]);
+        let journal = async || {
+            let url = proxy.admin("/api/services/cart/journal");
+            proxy
+                .http
+                .get(url)
+                .send()
+                .await
+                .unwrap()
+                .text()
+                .await
+                .unwrap()
+        };
+        let what = if keeper == "pin" {
+            "\"removed\""
+        } else {
+            "\"held\""
+        };
+        eventually("it is dropped, and kept", journal, |told| {
+            told.contains(what)
+        })
+        .await;
+        let second = ask(&proxy, 1);
+        until_limits(&proxy, 1, 1).await;
+        assert_eq!(proxy.get("/cart/x").await.status(), 503, "{keeper}");
+        // Back, it has no second seat: it is who it was.
+        write(&path, &[&slow]);
+        if keeper == "pin" {
+            pin(&proxy, false).await;
+        }
+        proxy.until_states("cart", &[serving]).await;
+        until_limits(&proxy, 1, 1).await;
+        assert_eq!(proxy.get("/cart/x").await.status(), 503, "{keeper}");
+        assert_eq!(slow.backend.requests(), 1);
+        slow.gate.add_permits(2);
+        assert_eq!(first.join_all().await, [200], "{keeper}");
+        assert_eq!(second.join_all().await, [200], "{keeper}");
+        until_limits(&proxy, 0, 0).await;
+        assert_eq!(slow.most.load(SeqCst), 1, "{keeper}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_warms_up_takes_what_others_have_no_room_for_up_to_its_own_limit() {
+    let config = format!(
+        "workers = 1\n{ROUTE}[service.cart]\nslow_start = \"10m\"\n\
+         limits = {{ per_endpoint = 20, pending = 1, wait = \"60s\" }}\n"
+    );
+    let proxy = Arc::new(Proxy::start(&config).await);
+    let old = Slow::start(&proxy).await;
+    let serving = (old.backend.address(), "serving");
+    proxy.until_states("cart", &[serving]).await;
+    let new = Slow::start(&proxy).await;
+    let both = [serving, (new.backend.address(), "warming")];
+    proxy.until_states("cart", &both).await;
+    let mut asking = ask(&proxy, 20);
+    until_limits(&proxy, 20, 0).await;
+    let early = new.backend.requests();
+    assert!(early < 10, "{early} of 20 to one that is new");
+    // The other has no room for as many again.
+    for _ in 0..20 {
+        asking.spawn({
+            let proxy = Arc::clone(&proxy);
+            async move { proxy.get("/cart/x").await.status().as_u16() }
+        });
+    }
+    until_limits(&proxy, 40, 0).await;
+    let waits = ask(&proxy, 1);
+    until_limits(&proxy, 40, 1).await;
+    assert_eq!(proxy.get("/cart/x").await.status(), 503);
+    for slow in [&old, &new] {
+        slow.gate.add_permits(21);
+    }
+    assert_eq!(with_status(&asking.join_all().await, 200), 40);
+    assert_eq!(waits.join_all().await, [200]);
+    assert_eq!([&old, &new].map(|slow| slow.most.load(SeqCst)), [20, 20]);
+    proxy.until_states("cart", &both).await;
 }
