@@ -481,7 +481,7 @@ pub struct Eject {
     pub max_percent: u32,
     /// Answers that are failures too.
     pub statuses: Statuses,
-    /// Whether one is ejected that answers 5xx far more often than its peers.
+    /// Whether one is ejected that fails or answers 5xx far more often than its peers.
     pub answers: bool,
     /// Whether one is doubted that is silent while its peers answer.
     pub silence: bool,
