@@ -1,4 +1,5 @@
-//! `callboard check`: reads a configuration file and says what is wrong with it.
+//! `callboard check`: reads a configuration file and says what is wrong with it, and with `--live`
+//! with what it names.
 
 use std::{
     io::{Write, stdout},
@@ -9,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::config_file::ConfigFile;
+use super::{config_file::ConfigFile, live};
 use crate::config::{Config, Diagnostic, Report};
 
 #[derive(Args)]
@@ -20,6 +21,10 @@ pub(super) struct Check {
     /// variables this machine lacks
     #[arg(long)]
     file_only: bool,
+    /// Ask each registry, too, and say what it lists of what the file names, and which instances take
+    /// no connection
+    #[arg(long, conflicts_with = "file_only")]
+    live: bool,
     /// Text for people, errors on stderr; or one JSON object on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -36,6 +41,8 @@ enum Format {
 struct Verdict<'a> {
     ok: bool,
     errors: &'a [Diagnostic],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<&'a live::Found>,
 }
 
 pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
@@ -45,16 +52,24 @@ pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
     } else {
         Config::check(path)
     };
+    let config = read.as_ref().ok().filter(|_| check.live);
+    let live = config.map(live::look).transpose()?;
+    let live = live.as_ref();
+    let ok = read.is_ok() && live.is_none_or(live::Found::is_well);
     match (check.format, &read) {
-        (Format::Text, Ok(config)) => say(&format!("{}: {}", path.display(), summary(config)))?,
+        (Format::Text, Ok(config)) => {
+            say(&format!("{}: {}", path.display(), summary(config)))?;
+            if let Some(live) = live {
+                say(format!("\n{live}").trim_end())?;
+            }
+        }
         (Format::Text, Err(report)) => eprintln!("{report}"),
         (Format::Json, read) => {
             let errors = read.as_ref().map_or_else(Report::diagnostics, |_| &[]);
-            let ok = read.is_ok();
-            say(&serde_json::to_string(&Verdict { ok, errors })?)?;
+            say(&serde_json::to_string(&Verdict { ok, errors, live })?)?;
         }
     }
-    Ok(if read.is_ok() {
+    Ok(if ok {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -7,6 +7,7 @@ mod descriptors;
 mod duration;
 mod health;
 mod init;
+mod live;
 mod logging;
 #[cfg(test)]
 mod page;

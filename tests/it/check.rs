@@ -10,6 +10,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::support::{backend::Backend, consul::Consul, eureka::Eureka, eventually};
+
 /// A mistake of every kind.
 const WRONG: &str = r#"wrokers = 4
 
@@ -279,4 +281,106 @@ fn it_is_stricter_than_run_unless_it_is_told_not_to_be() {
     }
     let output = folder.callboard(&["check", "--file-only"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+async fn live(folder: Folder, arguments: &'static [&'static str]) -> Output {
+    let asking = tokio::task::spawn_blocking(move || {
+        folder.callboard(&[&["check", "--live"], arguments].concat())
+    });
+    asking.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_live_check_says_what_a_consul_lacks_and_nothing_where_all_is_there() {
+    let Some(consul) = Consul::start().await else {
+        return;
+    };
+    let backend = Backend::start("cart").await;
+    let gone = Backend::start("gone").await;
+    let address = gone.address();
+    for (name, port) in [("cart", backend.address().port()), ("gone", address.port())] {
+        let service = json!({"Name": name, "Address": "127.0.0.1", "Port": port});
+        consul.register(service).await;
+    }
+    gone.close().await;
+    let file = |names: &[&str]| {
+        let routes = names
+            .iter()
+            .map(|name| format!("[[route]]\npath = \"/{name}\"\nservice = \"{name}\"\n"));
+        let registry = format!(
+            "[registry.main]\nkind = \"consul\"\naddress = \"{}\"\n",
+            consul.url()
+        );
+        Folder::with(registry + &routes.collect::<String>())
+    };
+    let well = live(file(&["cart"]), &[]).await;
+    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    let said = stdout(&well);
+    assert!(said.contains("main      2         ok\n"), "{said}");
+    assert!(
+        said.contains("cart     1          1        1        ok\n"),
+        "{said}"
+    );
+
+    let ill = live(file(&["cart", "gone", "hat"]), &[]).await;
+    assert_eq!(ill.status.code(), Some(1), "{ill:?}");
+    let said = stdout(&ill);
+    assert!(
+        said.contains("hat      0          0        0        it is not registered\n"),
+        "{said}"
+    );
+    let refused = format!("gone     1          1        0        {address}: ");
+    assert!(said.contains(&refused), "{said}");
+
+    let ill = live(file(&["gone"]), &["--format", "json"]).await;
+    assert_eq!(ill.status.code(), Some(1));
+    let said: Value = serde_json::from_str(stdout(&ill)).unwrap();
+    assert_eq!((&said["ok"], &said["errors"]), (&json!(false), &json!([])));
+    assert_eq!(said["live"]["registries"][0]["services"], 2);
+    let unreachable = &said["live"]["services"][0]["unreachable"];
+    assert!(unreachable[address.to_string()].is_string(), "{said}");
+
+    // Nobody is there any more.
+    let folder = file(&["cart"]);
+    drop(consul);
+    let ill = live(folder, &[]).await;
+    assert_eq!(ill.status.code(), Some(1));
+    let said = stdout(&ill);
+    assert!(said.contains("check registry.main.address"), "{said}");
+}
+
+#[tokio::test]
+async fn a_live_check_says_that_an_instance_is_at_its_other_host_in_eureka() {
+    let Some(eureka) = Eureka::shared().await else {
+        return;
+    };
+    // It listens at the address of its name, and signs in with another.
+    let backend = Backend::start("live").await;
+    let port = backend.address().port();
+    let there = json!({"ipAddr": "127.0.0.2"});
+    eureka.register("LIVE", "live-1", port, there).await;
+    let file = |more: &str| {
+        Folder::with(format!(
+            "[registry.main]\nkind = \"eureka\"\naddress = \"{}\"\n{more}\n\
+             [[route]]\npath = \"/\"\nservice = \"live\"\n",
+            eureka.url()
+        ))
+    };
+    let by_name = "host = \"name\"";
+    let found = async || {
+        let well = live(file(by_name), &[]).await;
+        well.status.code() == Some(0)
+    };
+    // Its answers come from a cache.
+    eventually("it is listed, and reached by its name", found, |found| {
+        *found
+    })
+    .await;
+    let ill = live(file(""), &[]).await;
+    assert_eq!(ill.status.code(), Some(1));
+    let said = stdout(&ill);
+    let hint = format!(
+        "localhost:{port} takes a connection; if that is the same instance, write {by_name}"
+    );
+    assert!(said.contains(&hint), "{said}");
 }
