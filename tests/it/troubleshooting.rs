@@ -187,6 +187,28 @@ fn what_any_page_says_that_the_log_says_begins_a_text_of_the_code() {
 }
 
 #[test]
+fn what_a_symptom_quotes_stands_in_a_text_of_the_code() {
+    let literals = Sources::read().literals;
+    let (symptoms, _) = PAGE.split_once("\n## Lines of the log\n").unwrap();
+    let mut quotes = 0;
+    for row in symptoms.lines().filter(|line| line.starts_with("| ")) {
+        let symptom = row.trim_start_matches("| ").split(" | ").next().unwrap();
+        // Two backticks fence a text that has some.
+        let fence = if symptom.contains("``") { "``" } else { "`" };
+        for quote in symptom.split(fence).skip(1).step_by(2) {
+            // Others are names: a path, a field, a state.
+            if quote.contains(' ') {
+                quotes += 1;
+                let parts = quote.trim_matches(['…', ' ']);
+                let is_said = literals.iter().any(|literal| literal.contains(parts));
+                assert!(is_said, "no code says {quote:?}");
+            }
+        }
+    }
+    assert!(quotes > 15, "{quotes} were found");
+}
+
+#[test]
 fn a_text_is_read_as_the_compiler_reads_it() {
     let event = "tracing::warn!(target: \"x\", a, %error, \"{a} is \\\"b\\\", \\\n     and c\", a)";
     let mut sources = Sources::default();
