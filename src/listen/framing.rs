@@ -155,7 +155,11 @@ impl Start {
 /// How many bytes there are up to what may be the end of a head: an empty line, as the library takes it.
 fn possible_end(tail: u32, bytes: &[u8]) -> Option<usize> {
     let mut ends = memchr::memchr_iter(b'\n', bytes).map(|at| at + 1);
-    ends.find(|end| is_an_empty_line(with(tail, &bytes[..*end])))
+    ends.find(|end| match &bytes[..*end] {
+        [.., second, _] if *second != b'\r' => *second == b'\n',
+        [.., third, _, _] => *third == b'\n',
+        few => is_an_empty_line(with(tail, few)),
+    })
 }
 
 /// Whether a body may be chunked whose head says this.

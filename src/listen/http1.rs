@@ -1,7 +1,6 @@
 //! Serving a connection: hyper's HTTP/1.1 server over a watched socket.
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -32,7 +31,7 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
     let service = service_fn(|request: Request<Incoming>| {
         let length = request.body().size_hint().exact();
         connection.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
-        async move { Ok::<_, Infallible>(proxy::handle(client, request).await) }
+        proxy::handle(client, request)
     });
     let wire = Wire::new(stream, Arc::clone(&connection));
     let mut serving = http1::Builder::new()
