@@ -1,6 +1,12 @@
 //! What a registry says of one provider. Knows nothing of how it was learnt or how it is called.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, net::SocketAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::Uri;
 use serde::{Deserialize, Serialize};
@@ -11,10 +17,13 @@ use crate::evidence::{Evidence, Mark};
 /// JSON, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Address {
-    host: Arc<str>,
-    port: u16,
-    ip: Option<IpAddr>,
+pub struct Address(Place);
+
+/// There are several of each instance, and most are IP addresses: these are no text in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Place {
+    Ip(IpAddr, u16),
+    Named(Arc<str>, u16),
 }
 
 /// Why a host and port make no [`Address`].
@@ -42,17 +51,14 @@ impl Address {
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
             .unwrap_or(host);
-        let ip = bare.parse::<IpAddr>().ok();
-        let named = ip.is_some() || (bare.len() == host.len() && is_host_name(bare));
-        if !named {
+        if let Ok(ip) = bare.parse() {
+            return Ok(Self(Place::Ip(ip, port)));
+        }
+        if bare.len() != host.len() || !is_host_name(bare) {
             return Err(AddressError::Host(host.to_owned()));
         }
-        let host = ip.map_or_else(|| bare.to_ascii_lowercase(), |ip| ip.to_string());
-        Ok(Self {
-            host: host.into(),
-            port,
-            ip,
-        })
+        let name = bare.to_ascii_lowercase().into();
+        Ok(Self(Place::Named(name, port)))
     }
 
     /// Reads `host:port`, or an `http://` or `https://` URL without a path; and whether it says
@@ -92,18 +98,26 @@ impl Address {
     }
 
     /// The IP address (without brackets) or name.
-    pub fn host(&self) -> &str {
-        &self.host
+    pub fn host(&self) -> Cow<'_, str> {
+        match &self.0 {
+            Place::Ip(ip, _) => ip.to_string().into(),
+            Place::Named(name, _) => Cow::Borrowed(name),
+        }
     }
 
     /// The port, never 0.
     pub fn port(&self) -> u16 {
-        self.port
+        match self.0 {
+            Place::Ip(_, port) | Place::Named(_, port) => port,
+        }
     }
 
     /// The socket address, where the host is an IP address; `None` where a name must be resolved.
     pub fn socket(&self) -> Option<SocketAddr> {
-        self.ip.map(|ip| SocketAddr::new(ip, self.port))
+        match self.0 {
+            Place::Ip(ip, port) => Some(SocketAddr::new(ip, port)),
+            Place::Named(..) => None,
+        }
     }
 }
 
@@ -147,9 +161,10 @@ impl TryFrom<String> for Address {
 impl fmt::Display for Address {
     /// `host:port`, with IPv6 in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.ip {
-            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
-            _ => write!(f, "{}:{}", self.host, self.port),
+        match &self.0 {
+            Place::Ip(IpAddr::V6(ip), port) => write!(f, "[{ip}]:{port}"),
+            Place::Ip(ip, port) => write!(f, "{ip}:{port}"),
+            Place::Named(name, port) => write!(f, "{name}:{port}"),
         }
     }
 }
@@ -206,6 +221,18 @@ impl Instance {
         self
     }
 
+    /// The same where its registry has this verdict on it.
+    #[must_use]
+    pub fn called(self: &Arc<Self>, healthy: bool) -> Arc<Self> {
+        if self.healthy == healthy {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            healthy,
+            ..Self::clone(self)
+        })
+    }
+
     /// Whether it has all of these tags, in any letter case, and all of this metadata.
     pub fn has(&self, tags: &[String], meta: &BTreeMap<String, String>) -> bool {
         // Consul compares tags without regard to case; here they are compared alike for all.
@@ -223,8 +250,9 @@ impl Instance {
 /// The complete set of a service's instances as one answer of a registry gave it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InstanceSet {
-    /// Healthy and unhealthy ones alike, ordered by id, then address.
-    pub instances: Vec<Instance>,
+    /// Healthy and unhealthy ones alike, ordered by id, then address. What a set makes others of
+    /// shares them with it: a large registry's instances are in memory once.
+    pub instances: Vec<Arc<Instance>>,
     /// Entries that could not be understood: what they are called, and why they were skipped.
     pub skipped: Vec<Skipped>,
     /// Instances that the registry lists, and that are not in the set for what they are: of another
@@ -237,11 +265,13 @@ pub struct InstanceSet {
 impl InstanceSet {
     /// Brings the entries of one answer into the order of sets. Registries promise none: what is
     /// the same must look the same.
-    pub fn of(entries: impl IntoIterator<Item = Result<Instance, Skipped>>) -> Self {
+    pub fn of(
+        entries: impl IntoIterator<Item = Result<impl Into<Arc<Instance>>, Skipped>>,
+    ) -> Self {
         let mut set = Self::default();
         for entry in entries {
             match entry {
-                Ok(instance) => set.instances.push(instance),
+                Ok(instance) => set.instances.push(instance.into()),
                 Err(skipped) => set.skipped.push(skipped),
             }
         }
@@ -249,11 +279,13 @@ impl InstanceSet {
             .sort_by(|a, b| (&a.id, &a.address).cmp(&(&b.id, &b.address)));
         set.instances.dedup_by(|double, kept| {
             let same = (&double.id, &double.address) == (&kept.id, &kept.address);
-            if same {
-                kept.healthy &= double.healthy;
+            if same && kept.healthy && !double.healthy {
+                *kept = kept.called(false);
             }
             same
         });
+        // It is held for as long as the registry says nothing else.
+        set.instances.shrink_to_fit();
         set.skipped
             .sort_by(|a, b| (&a.id, &a.reason).cmp(&(&b.id, &b.reason)));
         let more = set.skipped.len().saturating_sub(MAX_SKIPPED);
@@ -266,6 +298,22 @@ impl InstanceSet {
             set.skipped.shrink_to_fit();
         }
         set
+    }
+
+    /// Shares with the set before what is equal in both, so that it is in memory once however often
+    /// the registry is read.
+    pub fn share_with(&mut self, before: &Self) {
+        let mut before = before.instances.iter().peekable();
+        for instance in &mut self.instances {
+            let key = (&instance.id, &instance.address);
+            while before
+                .next_if(|one| (&one.id, &one.address) < key)
+                .is_some()
+            {}
+            if let Some(known) = before.next_if(|known| *known == instance) {
+                *instance = Arc::clone(known);
+            }
+        }
     }
 
     /// The same set, with what its answer shows of the registry's history.
@@ -377,9 +425,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_set_has_in_common_with_the_one_before_is_in_memory_once() {
+        let instance = |port: i64, weight: u32| {
+            Ok(Instance {
+                id: format!("i{port}").into(),
+                address: Address::new("10.0.0.1", port).unwrap(),
+                tls: false,
+                healthy: true,
+                weight,
+                tags: Vec::new(),
+                meta: BTreeMap::new(),
+            })
+        };
+        let before = InstanceSet::of([1, 2, 4, 5].map(|port| instance(port, 1)));
+        let mut after =
+            InstanceSet::of([1, 3, 4, 5].map(|port| instance(port, 1 + port as u32 / 5)));
+        let read = after.clone();
+        after.share_with(&before);
+        assert_eq!(after, read);
+        let is_shared = |one| before.instances.iter().any(|other| Arc::ptr_eq(one, other));
+        let shared: Vec<_> = after.instances.iter().map(is_shared).collect();
+        assert_eq!(shared, [true, false, true, false]);
+    }
+
+    #[test]
     fn of_what_cannot_be_called_a_number_is_named_and_the_rest_counted() {
         let skipped = |id: usize| {
-            Err(Skipped {
+            Err::<Instance, _>(Skipped {
                 id: format!("{id:04}"),
                 reason: "no".to_owned(),
             })

@@ -194,7 +194,7 @@ async fn look_for(name: Arc<str>, service: &Service, opened: &Opened<'_>) -> Opt
 }
 
 async fn connect(instance: &Instance, limit: Duration) -> Result<(), String> {
-    reach(instance.address.host(), instance.address.port(), limit).await
+    reach(&instance.address.host(), instance.address.port(), limit).await
 }
 
 async fn reach(host: &str, port: u16, limit: Duration) -> Result<(), String> {

@@ -403,7 +403,7 @@ pub struct Service {
     /// How long an endpoint may take.
     pub timeout: Timeouts,
     /// Idle connections.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// How the endpoints that speak TLS are called.
     pub tls: EndpointTls,
     /// How many requests are worked on at once.

@@ -13,7 +13,7 @@ pub(super) fn assert_sound(set: &InstanceSet) {
             "an address that cannot be read again"
         );
         let port = i64::from(instance.address.port());
-        let again = Address::new(instance.address.host(), port);
+        let again = Address::new(&instance.address.host(), port);
         assert_eq!(again, Ok(instance.address.clone()));
     }
     let again = InstanceSet::of(

@@ -128,10 +128,15 @@ impl Merged {
             set.flat_map(|set| {
                 let skipped = set.skipped.iter().cloned().map(Err);
                 let instances = set.instances.iter().map(|instance| {
-                    Ok(Instance {
-                        tls: instance.tls || asked.part.tls,
-                        weight: weights.weigh(asked.part.weight, instance.weight),
-                        ..instance.clone()
+                    let tls = instance.tls || asked.part.tls;
+                    let weight = weights.weigh(asked.part.weight, instance.weight);
+                    Ok(match (tls, weight) == (instance.tls, instance.weight) {
+                        true => Arc::clone(instance),
+                        false => Arc::new(Instance {
+                            tls,
+                            weight,
+                            ..Instance::clone(instance)
+                        }),
                     })
                 });
                 instances.chain(skipped)

@@ -98,7 +98,7 @@ pub type Catalog = BTreeMap<Arc<str>, Vec<String>>;
 
 /// A complete state of one thing, as a watcher follows it. Two that show the same are equal.
 pub trait State: PartialEq + Clone + Send + 'static {
-    /// Notes which state the same source gave before.
+    /// Notes which state the same source gave before, and shares with it what both have.
     fn follow(&mut self, _before: &Self) {}
 }
 
@@ -107,6 +107,7 @@ impl State for Catalog {}
 impl State for InstanceSet {
     fn follow(&mut self, before: &Self) {
         self.evidence.follow(&before.evidence);
+        self.share_with(before);
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Set {
     #[serde(with = "unix")]
     pub confirmed: SystemTime,
     /// Healthy and unhealthy ones alike, in the order of sets.
-    pub instances: Vec<Instance>,
+    pub instances: Vec<Arc<Instance>>,
     /// What that answer showed of the registry's history.
     pub evidence: Evidence,
 }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn contents() -> Contents {
-        let instance = Instance {
+        let instance = Arc::new(Instance {
             id: "n/1".into(),
             address: Address::new("::1", 80).unwrap(),
             tls: true,
@@ -199,7 +199,7 @@ mod tests {
             weight: 3,
             tags: vec!["v2".to_owned()],
             meta: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
-        };
+        });
         let set = |service: &str, registry: &str, confirmed| Set {
             service: service.into(),
             name: "cart-backend".to_owned(),

@@ -92,8 +92,9 @@ pub struct Service {
     ejecting: Mutex<()>,
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
-    /// The endpoints have changed, be it only who is listed.
-    published: watch::Sender<()>,
+    /// Told that the endpoints have changed, be it only who is listed; from the first on that waits
+    /// for it. Made under the board's lock, as all is published.
+    published: OnceLock<watch::Sender<()>>,
     /// How many of our own checks of endpoints passed, and how many did not.
     checks_passed: AtomicU64,
     checks_failed: AtomicU64,
@@ -108,8 +109,8 @@ pub struct Service {
     usage: Arc<Usage>,
     /// Told whenever its set has changed.
     changes: Arc<Notify>,
-    /// Told whenever an endpoint takes no connection.
-    refusals: Arc<Notify>,
+    /// Told whenever an endpoint takes no connection, where that is watched.
+    refusals: OnceLock<Arc<Notify>>,
     /// What a person could do about endpoints that cannot be reached.
     hint: Mutex<Option<Arc<str>>>,
 }
@@ -143,7 +144,7 @@ impl Service {
             views,
             tls,
             ejecting: Mutex::default(),
-            published: watch::Sender::new(()),
+            published: OnceLock::new(),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
@@ -164,7 +165,7 @@ impl Service {
                 .collect(),
             usage: Arc::default(),
             changes,
-            refusals: Arc::default(),
+            refusals: OnceLock::new(),
             hint: Mutex::default(),
             name,
             policy,
@@ -279,7 +280,7 @@ impl Service {
 
     /// Waits until the registry was read once, but not for longer than `limit`.
     pub async fn wait_until_read(&self, limit: Duration) {
-        let mut published = self.published.subscribe();
+        let mut published = self.published();
         let read = async { while !self.is_read() && published.changed().await.is_ok() {} };
         // Too late is as good as read: the snapshot, empty or not, is then what there is.
         let _ = tokio::time::timeout(limit, read).await;
@@ -318,10 +319,10 @@ impl Service {
         let doubted = board.take_over(update, &self.policy);
         self.publish(&mut board);
         journal.note(why, board.standings());
-        drop((board, journal));
         if !self.is_read.swap(true, Release) {
-            self.published.send_replace(());
+            self.tell_published();
         }
+        drop((board, journal));
         self.changes.notify_one();
         doubted
     }
@@ -335,7 +336,13 @@ impl Service {
         if let Some(limits) = &self.limits {
             limits.tell_of_room();
         }
-        self.published.send_replace(());
+        self.tell_published();
+    }
+
+    fn tell_published(&self) {
+        if let Some(published) = self.published.get() {
+            published.send_replace(());
+        }
     }
 
     /// Takes over what our own checks of an endpoint come to.
@@ -374,11 +381,13 @@ impl Service {
 
     /// An endpoint took no connection.
     fn tell_of_refusal(&self) {
-        self.refusals.notify_one();
+        if let Some(refusals) = self.refusals.get() {
+            refusals.notify_one();
+        }
     }
 
     fn refusals(&self) -> Arc<Notify> {
-        Arc::clone(&self.refusals)
+        Arc::clone(self.refusals.get_or_init(Arc::default))
     }
 
     /// What a person could do about endpoints that cannot be reached, where that is known.
@@ -393,7 +402,9 @@ impl Service {
 
     /// Changes of who is listed.
     fn published(&self) -> watch::Receiver<()> {
-        self.published.subscribe()
+        let _board = self.board();
+        let published = self.published.get_or_init(|| watch::Sender::new(()));
+        published.subscribe()
     }
 
     fn limits(&self) -> Option<&Arc<Limits>> {
@@ -471,7 +482,7 @@ mod testing {
         });
         let update = Update {
             order: Order::Forward,
-            ..Update::ours(instances.collect())
+            ..Update::ours(instances.map(Arc::new).collect())
         };
         service.update(&update, Why::ProxyToml);
     }

@@ -21,8 +21,8 @@ pub struct Snapshot {
     lines: Box<[Lines]>,
 }
 
-/// One worker's ways, from its first pick of each on.
-type Lines = Box<[OnceLock<Arc<Line>>]>;
+/// One worker's ways, from its first pick on, and of each from its own.
+type Lines = OnceLock<Box<[OnceLock<Arc<Line>>]>>;
 
 impl Snapshot {
     /// Of those that may be picked, with their weights, and those that may not; with what this way
@@ -37,10 +37,9 @@ impl Snapshot {
             .map(|(endpoint, weight)| (endpoint, heeded(weight)))
             .unzip();
         let workers = endpoints.first().map_or(0, |one| one.workers());
-        let lines = |_| endpoints.iter().map(|_| OnceLock::new()).collect();
         Self {
             lives: endpoints.iter().map(|one| Arc::clone(one.own())).collect(),
-            lines: (0..workers).map(lines).collect(),
+            lines: (0..workers).map(|_| OnceLock::new()).collect(),
             tables: Tables::new(balance, &endpoints, &weights),
             endpoints: endpoints.into(),
             weights: weights.into(),
@@ -50,8 +49,9 @@ impl Snapshot {
 
     /// One worker's way to the endpoint at this place.
     pub(super) fn line(&self, worker: usize, place: usize) -> &Arc<Line> {
+        let none = || self.endpoints.iter().map(|_| OnceLock::new()).collect();
         let line = || Arc::clone(self.endpoints[place].line(worker));
-        self.lines[worker][place].get_or_init(line)
+        self.lines[worker].get_or_init(none)[place].get_or_init(line)
     }
 
     /// Whether requests fare alike with either, balanced in the same way.

@@ -199,7 +199,7 @@ impl Service {
                     state,
                     registry: place.standing.as_str(),
                     held: HeldStatus::of(place.standing, now),
-                    check: place.checkup.clone(),
+                    check: place.checkup.as_deref().cloned(),
                     ejection: place.endpoint.life().ejection(now),
                     doubt: place.endpoint.life().doubted(now),
                     in_flight: place.endpoint.in_flight(),

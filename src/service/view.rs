@@ -31,7 +31,7 @@ pub struct View {
     snapshot: ArcSwap<Snapshot>,
     balancer: Balancer,
     /// Where the proxy's own zone comes first.
-    zone: Option<Zone>,
+    zone: Option<Box<Zone>>,
 }
 
 impl View {
@@ -63,7 +63,7 @@ impl View {
             snapshot: ArcSwap::default(),
             balancer: Balancer::new(whose, &balance),
             balance,
-            zone: policy.zone.clone().map(Zone::new),
+            zone: policy.zone.clone().map(|own| Box::new(Zone::new(own))),
         }
     }
 
@@ -298,7 +298,7 @@ mod tests {
     fn update(service: &Service, instances: Vec<Instance>) {
         let update = Update {
             order: crate::evidence::Order::Forward,
-            ..Update::ours(instances)
+            ..Update::ours(instances.into_iter().map(Arc::new).collect())
         };
         service.update(&update, Why::ProxyToml);
     }

@@ -16,7 +16,7 @@ pub async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure
         let address = pool.address();
         let socket = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await,
-            None => connect_to(address.host(), address.port()).await,
+            None => connect_to(&address.host(), address.port()).await,
         };
         let socket = socket.map_err(FailureKind::Connect)?;
         socket.set_nodelay(true).map_err(FailureKind::Connect)?;

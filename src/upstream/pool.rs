@@ -18,7 +18,7 @@ use super::{
     record::{LatencySum, Quiet, Record, Recorded},
     stream::{Ask, Stream},
     timer::Timer,
-    tls::Handshake,
+    tls::{Handshake, Protocol, Tls},
 };
 use crate::{config, instance::Address, metrics::Counter};
 
@@ -27,14 +27,23 @@ use crate::{config, instance::Address, metrics::Counter};
 pub struct Target {
     address: Address,
     /// Where it is called over TLS.
-    handshake: Option<Handshake>,
-    settings: config::Pool,
+    secured: Option<Box<Secured>>,
+    settings: Arc<config::Pool>,
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
     made: Instant,
     /// When the exchanges of an endpoint that was removed are cut, in milliseconds after `made`; 0
     /// is "not".
     cut_at: AtomicU64,
+}
+
+/// How an endpoint is called over TLS.
+#[derive(Debug)]
+struct Secured {
+    tls: Arc<Tls>,
+    /// From the first connection on: it is large, and most endpoints of a large registry are never
+    /// called.
+    handshake: OnceLock<Handshake>,
 }
 
 /// One endpoint's connections on one worker, and what that worker counts of it.
@@ -92,21 +101,23 @@ pub enum Reuse {
 const FRESH: Duration = Duration::from_millis(500);
 
 impl Target {
-    /// `address`, which is called over TLS where there is a handshake for it, and where exchanges
-    /// count in the endpoint's load where there is one.
+    /// `address`, which is called over this TLS, or in the clear; exchanges count in the endpoint's
+    /// load where there is one.
     pub fn new(
         address: Address,
-        handshake: Option<Handshake>,
-        mut settings: config::Pool,
+        tls: Option<Arc<Tls>>,
+        settings: Arc<config::Pool>,
         load: Option<Arc<Load>>,
     ) -> Self {
-        if address.socket().is_some() {
-            // It leads to the same place for ever.
-            settings.max_age = None;
-        }
+        let secured = |tls| {
+            Box::new(Secured {
+                tls,
+                handshake: OnceLock::new(),
+            })
+        };
         Self {
             address,
-            handshake,
+            secured: tls.map(secured),
             settings,
             load,
             made: Instant::now(),
@@ -155,7 +166,11 @@ impl Pool {
     }
 
     pub(super) fn handshake(&self) -> Option<&Handshake> {
-        self.target.handshake.as_ref()
+        let Target {
+            address, secured, ..
+        } = &*self.target;
+        let Secured { tls, handshake } = &**secured.as_ref()?;
+        Some(handshake.get_or_init(|| tls.handshake(address, Protocol::Http1)))
     }
 
     /// The idle connection used last that is still good, if there is one.
@@ -192,7 +207,11 @@ impl Pool {
             let theirs = theirs.saturating_sub(Duration::from_secs(1));
             settings.idle.min(theirs)
         });
-        let keep = settings.max_age.map_or(keep, |most| {
+        // An IP address leads to the same place for ever.
+        let max_age = settings
+            .max_age
+            .filter(|_| self.target.address.socket().is_none());
+        let keep = max_age.map_or(keep, |most| {
             keep.min(most.saturating_sub(now.saturating_duration_since(connection.opened)))
         });
         let mut idle = self.lock();

@@ -56,7 +56,7 @@ impl From<String> for NotPassed {
 pub async fn probe(whom: &Checked, ask: &HealthAsk, limit: Duration) -> Result<(), NotPassed> {
     let asking = async {
         let address = &whom.address;
-        let socket = connect_to(address.host(), address.port()).await;
+        let socket = connect_to(&address.host(), address.port()).await;
         let stream = secure(whom, socket.map_err(NotPassed::of_connect)?).await?;
         match ask {
             HealthAsk::Tcp => Ok(()),

@@ -79,7 +79,7 @@ impl Tls {
         let host = address.host();
         let name = match &self.settings.server_name {
             Some(name) => Ok(name.clone()),
-            None => ServerName::try_from(host.to_owned()),
+            None => ServerName::try_from(host.clone().into_owned()),
         };
         let Ok(name) = name else {
             let reason = format!("no certificate can be for `{host}`; set tls.server_name");

@@ -33,12 +33,12 @@ fn own_id(instance: &Instance) -> &str {
 }
 
 fn ids(set: &InstanceSet) -> Vec<&str> {
-    set.instances.iter().map(own_id).collect()
+    set.instances.iter().map(|one| own_id(one)).collect()
 }
 
 fn healthy(set: &InstanceSet) -> Vec<&str> {
     let healthy = set.instances.iter().filter(|instance| instance.healthy);
-    healthy.map(own_id).collect()
+    healthy.map(|one| own_id(one)).collect()
 }
 
 #[tokio::test]

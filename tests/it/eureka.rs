@@ -94,7 +94,7 @@ async fn go_kits_registrar_is_discovered_and_leaves() {
         healthy,
         tls,
         ..
-    } = &set.instances[0];
+    } = &*set.instances[0];
     assert_eq!((&**id, *healthy, *tls), ("127.0.0.1", true, false));
     assert_eq!(address.to_string(), "127.0.0.1:8001");
     gokit.leave();

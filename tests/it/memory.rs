@@ -62,15 +62,8 @@ impl Stage {
         Wire::connect(self.address).await
     }
 
-    /// Its memory, once that has stopped to grow.
     async fn settled(&self) -> u64 {
-        let twice = async || {
-            let before = self.callboard.resident_bytes();
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            (before, self.callboard.resident_bytes())
-        };
-        let still = |(before, after): &(u64, u64)| after <= before;
-        eventually("its memory is settled", twice, still).await.1
+        settled(&self.callboard).await
     }
 
     /// Each of so many costs no more than this.
@@ -80,6 +73,17 @@ impl Stage {
         println!("{what}: {} KiB each of {count}", each / KIB);
         assert!(each <= most, "{what}: {each} bytes each, and not {most}");
     }
+}
+
+/// The memory of a proxy, once that has stopped to grow.
+async fn settled(callboard: &Callboard) -> u64 {
+    let twice = async || {
+        let before = callboard.resident_bytes();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        (before, callboard.resident_bytes())
+    };
+    let still = |(before, after): &(u64, u64)| after <= before;
+    eventually("its memory is settled", twice, still).await.1
 }
 
 /// Counts what it reads, and says nothing but where it is asked to be warm.
@@ -98,6 +102,56 @@ async fn counts(count: Arc<AtomicUsize>) -> RawBackend {
         }
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_was_never_called_holds_a_kibibyte_and_a_half() {
+    const FEW: usize = 10;
+    const MANY: usize = 2_000;
+    const ENDPOINTS: usize = 10;
+    let of_services = async |count: usize| {
+        let folder = TempDir::new().unwrap();
+        let (mut file, mut routes) = (String::new(), String::new());
+        for service in 0..count {
+            let endpoint = |n| format!("\"10.{}.{}.{n}:80\",", service / 250, service % 250);
+            let endpoints: String = (1..=ENDPOINTS).map(endpoint).collect();
+            file += &format!("[s{service}]\nendpoints = [{endpoints}]\n");
+            routes += &format!("[[route]]\npath = \"/s{service}\"\nservice = \"s{service}\"\n");
+        }
+        std::fs::write(folder.path().join("services.toml"), file).unwrap();
+        let [proxy, admin] = free_ports();
+        let text = format!(
+            "workers = 2\nlog.level = \"error\"\n[[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n\
+             [registry.file]\npath = \"services.toml\"\n{routes}"
+        );
+        let callboard = Callboard::run(folder.path(), &text);
+        let ready = async || {
+            let url = format!("http://127.0.0.1:{admin}/ready");
+            let answer = reqwest::get(url).await.ok()?;
+            answer
+                .status()
+                .is_success()
+                .then_some(answer)?
+                .text()
+                .await
+                .ok()
+        };
+        let all_read = |said: &Option<String>| {
+            said.as_deref()
+                .is_some_and(|said| !said.contains("not read"))
+        };
+        eventually("all services are read", ready, all_read).await;
+        settled(&callboard).await
+    };
+    let held = of_services(MANY).await - of_services(FEW).await;
+    let each = held / ((MANY - FEW) * ENDPOINTS) as u64;
+    println!("an endpoint that was never called: {each} bytes");
+    let most = 3 * KIB / 2;
+    assert!(
+        each <= most,
+        "an endpoint that was never called: {each} bytes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

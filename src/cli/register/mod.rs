@@ -404,7 +404,7 @@ fn filled(text: &str) -> Result<String, String> {
 fn host(text: &str) -> Result<String, String> {
     // Any port: it stands elsewhere.
     let address = Address::new(text, 1).map_err(|error| error.to_string())?;
-    Ok(address.host().to_owned())
+    Ok(address.host().into_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

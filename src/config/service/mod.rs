@@ -61,11 +61,11 @@ pub(super) fn defaults(
                 idle: Duration::from_secs(60),
                 total: None,
             },
-            pool: Pool {
+            pool: Arc::new(Pool {
                 idle: Duration::from_secs(4),
                 connections: 256,
                 max_age: Some(Duration::from_secs(15)),
-            },
+            }),
             tls: EndpointTls::default(),
             limits: Limits {
                 concurrent: None,
@@ -204,10 +204,12 @@ fn policy(
         zone,
         retry,
         timeout,
-        pool: table.within("pool", |table| Pool {
-            idle: table.wait("idle", base.pool.idle),
-            connections: table.size("connections", 0..=65_536, base.pool.connections),
-            max_age: table.optional("max_age", base.pool.max_age),
+        pool: table.within("pool", |table| {
+            Arc::new(Pool {
+                idle: table.wait("idle", base.pool.idle),
+                connections: table.size("connections", 0..=65_536, base.pool.connections),
+                max_age: table.optional("max_age", base.pool.max_age),
+            })
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
         limits,

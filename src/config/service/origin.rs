@@ -22,7 +22,7 @@ pub enum Origin {
         combine: Combine,
     },
     /// They stand in the file itself.
-    Inline(Vec<Instance>),
+    Inline(Vec<Arc<Instance>>),
 }
 
 impl Origin {
@@ -126,7 +126,7 @@ pub(crate) fn of_service(
         );
     }
     refuse_what_is_a_registrys(table);
-    let mut instances: Vec<Instance> = Vec::new();
+    let mut instances: Vec<Arc<Instance>> = Vec::new();
     for element in field.elements("\"10.0.0.7:8080\"") {
         let read = element.parse("an endpoint", "\"10.0.0.7:8080\"", |text| {
             Address::of_text(text).map_err(Wrong::new)
@@ -135,7 +135,7 @@ pub(crate) fn of_service(
         if instances.iter().any(|known| known.address == address) {
             element.wrong(Wrong::new(format!("`{address}` is here twice")));
         }
-        instances.push(Instance {
+        instances.push(Arc::new(Instance {
             id: address.to_string().into(),
             address,
             tls,
@@ -143,7 +143,7 @@ pub(crate) fn of_service(
             weight: 1,
             tags: Vec::new(),
             meta: BTreeMap::new(),
-        });
+        }));
     }
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     Origin::Inline(instances)

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     backoff::Backoff,
-    instance::{Instance, InstanceSet, Skipped},
+    instance::{InstanceSet, Skipped},
     registry::{Catalog, RegistryError, Source, watch},
 };
 
@@ -178,7 +178,7 @@ impl First {
         let others = self.legs.iter().enumerate();
         let others = others.filter(|(at, leg)| *at != chosen && leg.is_settled);
         let listed = others.filter_map(|(_, leg)| leg.state.as_ref());
-        let elsewhere = listed.flat_map(|set| set.instances.iter().map(Instance::identity));
+        let elsewhere = listed.flat_map(|set| set.instances.iter().map(|one| one.identity()));
         set.elsewhere.extend(elsewhere);
         Some(set)
     }
@@ -304,7 +304,7 @@ mod tests {
 
     use tokio::{sync::watch as state, time::timeout};
 
-    use crate::instance::Address;
+    use crate::instance::{Address, Instance};
 
     /// What a datacenter says at the moment: a state, an error, or nothing.
     type Saying<T> = Option<Result<T, &'static str>>;

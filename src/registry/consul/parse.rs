@@ -229,6 +229,8 @@ fn id_of_malformed(entry: &str) -> String {
 mod tests {
     use super::*;
 
+    use std::sync::Arc;
+
     use serde_json::json;
 
     fn entry(service: serde_json::Value) -> serde_json::Value {
@@ -253,7 +255,7 @@ mod tests {
         let meta = [("consul-datacenter", "dc1"), ("rack", "7"), ("zone", "b")];
         assert_eq!(
             set.instances,
-            [Instance {
+            [Arc::new(Instance {
                 id: "n1/cart/1".into(),
                 address: Address::new("10.0.0.1", 80).unwrap(),
                 tls: false,
@@ -261,7 +263,7 @@ mod tests {
                 weight: 7,
                 tags: vec!["v2".into(), "blue".into()],
                 meta: meta.map(|(k, v)| (k.into(), v.into())).into(),
-            }]
+            })]
         );
         assert_eq!(set.skipped, []);
     }

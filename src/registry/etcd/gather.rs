@@ -32,7 +32,7 @@ pub(in crate::registry) trait Gather: Send + 'static {
 /// The instances of a service, each by its key.
 #[derive(Default)]
 pub(in crate::registry) struct Instances {
-    entries: BTreeMap<Vec<u8>, Result<Instance, Skipped>>,
+    entries: BTreeMap<Vec<u8>, Result<Arc<Instance>, Skipped>>,
     revision: u64,
     cluster: Option<u64>,
 }
@@ -54,7 +54,7 @@ impl Gather for Instances {
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> bool {
         let instance = text::instance(&String::from_utf8_lossy(key), value);
-        let before = self.entries.insert(key.to_vec(), instance);
+        let before = self.entries.insert(key.to_vec(), instance.map(Arc::new));
         before.as_ref() != self.entries.get(key)
     }
 

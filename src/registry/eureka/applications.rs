@@ -9,7 +9,7 @@ use std::{
 use super::{entry::Entry, wire::Change};
 use crate::{
     evidence::{Evidence, Mark},
-    instance::{Instance, InstanceSet, in_any_case},
+    instance::{InstanceSet, in_any_case},
     registry::Catalog,
 };
 
@@ -115,7 +115,7 @@ fn in_first_zone(set: &mut InstanceSet, zones: &[String]) {
         .into_iter()
         .partition(|instance| is_in(&instance.meta, wanted));
     set.instances = chosen;
-    set.elsewhere = others.iter().map(Instance::identity).collect();
+    set.elsewhere = others.iter().map(|one| one.identity()).collect();
     set.evidence = Evidence::of(Mark {
         part: first.map_or("", String::as_str).into(),
         ..Mark::default()

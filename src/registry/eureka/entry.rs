@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub(super) status: String,
     /// The names by which services ask for it, in lower case.
     pub(super) names: Vec<Arc<str>>,
-    pub(super) read: Result<Instance, Skipped>,
+    pub(super) read: Result<Arc<Instance>, Skipped>,
 }
 
 impl Entry {
@@ -55,6 +55,7 @@ impl Entry {
             status: text(&value["status"]),
             names,
             read: instance(&shown, value, reading.host)
+                .map(Arc::new)
                 .map_err(|reason| Skipped { id: shown, reason }),
             app,
             id: id.into(),
@@ -209,7 +210,7 @@ mod tests {
         for (key, more) in more.as_object().unwrap() {
             value[key] = more.clone();
         }
-        read(value).read.unwrap()
+        Arc::unwrap_or_clone(read(value).read.unwrap())
     }
 
     #[test]
@@ -234,7 +235,7 @@ mod tests {
             ("zone", "a"),
         ];
         assert_eq!(
-            entry.read.unwrap(),
+            *entry.read.unwrap(),
             Instance {
                 id: "cart-1".into(),
                 address: Address::new("10.0.0.1", 8080).unwrap(),
@@ -317,7 +318,7 @@ mod tests {
         });
         let entry = read(amazon);
         assert_eq!(&*entry.id, "i-7");
-        let meta = entry.read.unwrap().meta;
+        let meta = &entry.read.unwrap().meta;
         assert_eq!(meta["zone"], "us-east-1c");
         assert_eq!(meta["eureka-data-center"], "Amazon");
     }

@@ -132,10 +132,11 @@ where
             loop {
                 let again = self.failed || self.seen.is_none();
                 let seen = match &mut self.seen {
-                    None => self.seen.insert(self.shared.first().await),
+                    None => self.seen.insert(Box::pin(self.shared.first()).await),
                     Some(seen) if self.failed => {
-                        // Too late is said again.
-                        let _ = timeout(REPEAT, self.shared.changed(seen)).await;
+                        // Too late is said again. Boxed, as what is seldom waited for: there is a
+                        // cursor for each service.
+                        let _ = Box::pin(timeout(REPEAT, self.shared.changed(seen))).await;
                         seen
                     }
                     Some(seen) => {
@@ -179,10 +180,14 @@ impl Shared {
         let looking = async {
             loop {
                 let mut last = self.looking.lock().await;
-                if let Some(at) = last.at {
-                    sleep_until(at + POLL).await;
-                }
-                self.look(&mut last).await;
+                // Boxed, since one cursor of all has this.
+                Box::pin(async {
+                    if let Some(at) = last.at {
+                        sleep_until(at + POLL).await;
+                    }
+                    self.look(&mut last).await;
+                })
+                .await;
             }
         };
         tokio::select! {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
 };
 
@@ -24,9 +25,12 @@ pub(super) type Services = BTreeMap<Arc<str>, Service>;
 pub(super) struct Service {
     /// Its instances, or what is wrong with it.
     pub(super) set: Arc<Result<InstanceSet, String>>,
-    /// Its text; empty where it was not read by itself.
-    text: Box<str>,
+    /// Of its text; `None` where it was not read by itself.
+    print: Option<Print>,
 }
+
+/// The length of a text and a hash of it, in the place of all texts of a large file.
+type Print = (usize, u64);
 
 impl PartialEq for Service {
     fn eq(&self, other: &Self) -> bool {
@@ -70,7 +74,7 @@ pub(super) fn services(
     }
     Ok(tables
         .into_iter()
-        .map(|(name, table)| (name, Service::of(table, "")))
+        .map(|(name, table)| (name, Service::of(table, None)))
         .collect())
 }
 
@@ -80,16 +84,23 @@ fn in_parts(text: &str, before: Option<&Services>) -> Option<Services> {
     let parts = sections(text)?.into_iter();
     parts
         .map(|(name, text)| {
+            let print = Some(print(&text));
             if let Some((name, service)) = before.and_then(|before| before.get_key_value(name))
-                && *service.text == *text
+                && service.print == print
             {
                 return Some((Arc::clone(name), service.clone()));
             }
             let mut tables: BTreeMap<Arc<str>, Value> = toml::from_str(&text).ok()?;
             let (key, table) = tables.pop_first()?;
-            (tables.is_empty() && *key == *name).then(|| (key, Service::of(table, &text)))
+            (tables.is_empty() && *key == *name).then(|| (key, Service::of(table, print)))
         })
         .collect()
+}
+
+fn print(text: &str) -> Print {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    (text.len(), hasher.finish())
 }
 
 /// The line and column after a text.
@@ -144,7 +155,7 @@ struct Endpoint {
 }
 
 impl Service {
-    fn of(table: Value, text: &str) -> Self {
+    fn of(table: Value, print: Option<Print>) -> Self {
         let table = serde_json::from_value::<Table>(table);
         let set = table.map_err(|error| error.to_string()).map(|table| {
             let entries = table.endpoints.into_iter().enumerate();
@@ -152,7 +163,7 @@ impl Service {
         });
         Self {
             set: Arc::new(set),
-            text: text.into(),
+            print,
         }
     }
 }

@@ -6,7 +6,7 @@ mod status;
 use std::{
     any::Any,
     panic::AssertUnwindSafe,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -44,13 +44,13 @@ pub enum Event<T> {
 /// from the last, and that it has failed; neither errors nor panics of the source end it. Where
 /// attempts have failed for `max_staleness`, counted from the first of them, the last state is
 /// given up (go-kit's `InvalidateOnError`).
-pub async fn watch<T: State>(
+pub fn watch<T: State>(
     source: Box<dyn Source<T>>,
     status: Arc<WatchStatus>,
     max_staleness: Option<Duration>,
     publish: impl FnMut(Event<T>) + Send,
-) {
-    supervise(source, &status, max_staleness, publish, backoff()).await;
+) -> impl Future<Output = ()> + Send {
+    supervise(source, status, max_staleness, publish, backoff())
 }
 
 /// The pace at which what failed is tried again; for a source of several parts too, one of which
@@ -59,81 +59,82 @@ pub(super) fn backoff() -> Backoff {
     Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new())
 }
 
-async fn supervise<T: State>(
+/// No async function, which would hold its arguments twice: there is one of these for each service.
+fn supervise<T: State>(
     mut source: Box<dyn Source<T>>,
-    status: &WatchStatus,
+    status: Arc<WatchStatus>,
     max_staleness: Option<Duration>,
     mut publish: impl FnMut(Event<T>) + Send,
     mut backoff: Backoff,
-) {
+) -> impl Future<Output = ()> + Send {
     let mut bucket = Bucket::new(BURST, PER_SECOND);
     let mut published: Option<T> = None;
     let mut trouble: Option<Trouble> = None;
     let mut delay = Duration::ZERO;
-    loop {
-        let step = async {
-            sleep(delay).await;
-            bucket.take().await;
-            AssertUnwindSafe(async { source.next().await })
-                .catch_unwind()
-                .await
-        };
-        let given_up = || {
-            if published.take().is_some() {
-                publish(Event::Stale);
-                status.gave_up();
+    async move {
+        loop {
+            let given_up = || {
+                if published.take().is_some() {
+                    publish(Event::Stale);
+                    status.gave_up();
+                }
+            };
+            let said = {
+                let step = pin!(async {
+                    sleep(delay).await;
+                    bucket.take().await;
+                    AssertUnwindSafe(async { source.next().await })
+                        .catch_unwind()
+                        .await
+                });
+                unless_stale(step, &mut trouble, given_up).await
+            };
+            let error = match said {
+                Ok(Ok(mut state)) => {
+                    delay = Duration::ZERO;
+                    backoff.reset();
+                    if let Some(trouble) = trouble.take() {
+                        trouble.log_end(&status);
+                    }
+                    let changed = published.as_ref() != Some(&state);
+                    if let Some(before) = &published {
+                        state.follow(before);
+                    }
+                    if changed {
+                        publish(Event::State(state.clone()));
+                    }
+                    // Where it shows the same, too: the next one follows this one.
+                    published = Some(state);
+                    // After publishing: who sees `read` finds the state in its place.
+                    status.succeeded(changed);
+                    continue;
+                }
+                Ok(Err(error)) => error,
+                Err(panic) => panicked(&*panic),
+            };
+            delay = backoff.delay() + error.retry_after.unwrap_or_default();
+            let trouble = trouble.get_or_insert_with(|| Trouble::new(max_staleness));
+            if trouble.note() {
+                trouble.log(&status, &error.message);
             }
-        };
-        let error = match unless_stale(step, &mut trouble, given_up).await {
-            Ok(Ok(mut state)) => {
-                delay = Duration::ZERO;
-                backoff.reset();
-                if let Some(trouble) = trouble.take() {
-                    trouble.log_end(status);
-                }
-                let changed = published.as_ref() != Some(&state);
-                if let Some(before) = &published {
-                    state.follow(before);
-                }
-                if changed {
-                    publish(Event::State(state.clone()));
-                }
-                // Where it shows the same, too: the next one follows this one.
-                published = Some(state);
-                // After publishing: who sees `read` finds the state in its place.
-                status.succeeded(changed);
-                continue;
-            }
-            Ok(Err(error)) => error,
-            Err(panic) => RegistryError {
-                message: format!("the watcher panicked: {}", panic_text(&*panic)),
-                retry_after: None,
-                refused: false,
-            },
-        };
-        delay = backoff.delay() + error.retry_after.unwrap_or_default();
-        let trouble = trouble.get_or_insert_with(|| Trouble::new(max_staleness));
-        if trouble.note() {
-            trouble.log(status, &error.message);
+            status.failed(error);
+            publish(Event::Failed);
         }
-        status.failed(error);
-        publish(Event::Failed);
     }
 }
 
 /// Does something; where the last state gets too old meanwhile, says so and goes on.
 async fn unless_stale<O>(
-    something: impl Future<Output = O>,
+    mut something: Pin<&mut impl Future<Output = O>>,
     trouble: &mut Option<Trouble>,
     stale: impl FnOnce(),
 ) -> O {
-    let mut something = pin!(something);
     if let Some(trouble) = trouble
         && let Some(at) = trouble.stale_at
     {
         tokio::select! {
             done = &mut something => return done,
-            () = sleep_until(at) => {}
+            () = Box::pin(sleep_until(at)) => {}
         }
         trouble.stale_at = None;
         stale();
@@ -141,10 +142,15 @@ async fn unless_stale<O>(
     something.await
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+fn panicked(panic: &(dyn Any + Send)) -> RegistryError {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("for no reason given")
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("for no reason given");
+    RegistryError {
+        message: format!("the watcher panicked: {text}"),
+        retry_after: None,
+        refused: false,
+    }
 }
 
 /// By registry: where one is away all of its watchers say so, which is one line with a count.
@@ -294,12 +300,8 @@ mod tests {
             let start = Instant::now();
             let rng = fastrand::Rng::with_seed(4);
             let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, rng);
-            let task = {
-                let status = status.clone();
-                tokio::spawn(async move {
-                    supervise(source, &status, max_staleness, publish, backoff).await
-                })
-            };
+            let watching = supervise(source, status.clone(), max_staleness, publish, backoff);
+            let task = tokio::spawn(watching);
             Self {
                 status,
                 published,

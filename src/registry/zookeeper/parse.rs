@@ -147,6 +147,8 @@ fn metadata(payload: &Value) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
@@ -159,7 +161,7 @@ mod tests {
         instances(nodes.iter().map(|(name, data)| (*name, data)))
     }
 
-    fn one(entry: &Value) -> Instance {
+    fn one(entry: &Value) -> Arc<Instance> {
         let mut set = read(&[("node", entry.to_string().as_bytes())]);
         assert!(set.skipped.is_empty(), "{:?}", set.skipped);
         set.instances.remove(0)

@@ -181,7 +181,8 @@ impl Ensemble {
     /// What each server does instead of opening a session.
     async fn diagnosis(&self) -> String {
         let seen = self.addresses.iter().map(|address| async move {
-            let connect = TcpStream::connect((address.host(), address.port()));
+            let host = address.host();
+            let connect = TcpStream::connect((&*host, address.port()));
             let seen = match timeout(CONNECT, connect).await {
                 Ok(Ok(_)) => "takes connections, and opens no session".to_owned(),
                 Ok(Err(error)) => error.to_string(),

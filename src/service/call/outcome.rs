@@ -85,8 +85,8 @@ impl Service {
         let is_ill = is_ill(head.status) && rule.is_some_and(|rule| rule.answers);
         if is_ill {
             self.note_ill(worker, view, line, began);
-        } else {
-            life.suspicion().note_well(view.number());
+        } else if let Some(suspicion) = life.suspicion() {
+            suspicion.note_well(view.number());
         }
         if is_fault {
             self.note_fault(worker, line, began);
@@ -163,7 +163,9 @@ impl Service {
         self.note_fault(worker, line, began);
         if life.is_ejected() {
             // That is the end of it: once it is back it begins anew.
-            life.suspicion().forget();
+            if let Some(suspicion) = life.suspicion() {
+                suspicion.forget();
+            }
         } else if self
             .policy()
             .eject
@@ -197,7 +199,7 @@ impl Service {
             keyed: view.balance().is_keyed(),
         };
         let views = (view.number(), 1 + self.views().len());
-        let proof = life.suspicion().note_ill(views, &peers, Instant::now());
+        let proof = life.suspect().note_ill(views, &peers, Instant::now());
         if let Some(proof) = proof {
             self.eject(worker, line, began, &Cause::Answers(proof));
         }
@@ -206,7 +208,7 @@ impl Service {
     #[cold]
     fn note_back(&self, line: &Line, was: Was) {
         if was == Was::Ill {
-            let suspicion = line.life().suspicion();
+            let suspicion = line.life().suspect();
             suspicion.expect_relapse(|view| self.heard(view));
         }
         log_lines::back(self.name(), line.pool().address(), was.reason());

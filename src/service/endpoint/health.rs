@@ -16,7 +16,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -116,25 +116,34 @@ pub(crate) struct Life {
     slow_start: Option<Duration>,
     /// Since when it is doubted for its silence, while it is.
     silent: AtomicU64,
-    /// How often it was tried since.
-    tries: AtomicU32,
     /// Until when it is passed over while there are others.
     passed_over: AtomicU64,
     /// When it was ejected, while it is.
     ejected: AtomicU64,
-    /// Whether that was for what it answers: a head is then no proof that it is well.
-    for_answers: AtomicBool,
-    /// Why it was ejected last, for people.
-    why: Mutex<Box<str>>,
-    suspicion: Suspicion,
-    /// When that is over, and it may be tried.
-    trial: AtomicU64,
     /// Since when it warms up.
     warming: AtomicU64,
     /// Attempts in a row that failed.
     failures: AtomicU32,
     /// Answers in a row that broke off, those that broke off together counted once.
     cut: AtomicU32,
+    /// Requests that it works on, where there is a limit to them. Here, since a pick that asks for
+    /// room asks the rest as well.
+    seats: AtomicU32,
+    past: OnceLock<Box<Past>>,
+}
+
+/// What went wrong with an endpoint: most of a large registry have none of it.
+#[derive(Debug, Default)]
+struct Past {
+    /// How often it was tried since it fell silent.
+    tries: AtomicU32,
+    /// Whether it was ejected for what it answers: a head is then no proof that it is well.
+    for_answers: AtomicBool,
+    /// Why it was ejected last, for people.
+    why: Mutex<Box<str>>,
+    suspicion: Suspicion,
+    /// When its ejection is over, and it may be tried.
+    trial: AtomicU64,
     cut_at: AtomicU64,
     /// Connects in a row that failed, those that failed together counted once.
     refused: AtomicU32,
@@ -143,9 +152,6 @@ pub(crate) struct Life {
     ejections: AtomicU32,
     /// When the last ejection ended.
     returned: AtomicU64,
-    /// Requests that it works on, where there is a limit to them. Here, since a pick that asks for
-    /// room asks the rest as well.
-    seats: AtomicU32,
 }
 
 /// An ejection, for people.
@@ -195,23 +201,25 @@ impl Life {
             epoch: Instant::now(),
             slow_start,
             silent: AtomicU64::new(0),
-            tries: AtomicU32::new(0),
             passed_over: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
-            for_answers: AtomicBool::new(false),
-            why: Mutex::default(),
-            suspicion: Suspicion::default(),
-            trial: AtomicU64::new(0),
             warming: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             cut: AtomicU32::new(0),
-            cut_at: AtomicU64::new(0),
-            refused: AtomicU32::new(0),
-            refused_at: AtomicU64::new(0),
-            ejections: AtomicU32::new(0),
-            returned: AtomicU64::new(0),
             seats: AtomicU32::new(0),
+            past: OnceLock::new(),
         }
+    }
+
+    /// What went wrong with it, to be added to.
+    #[cold]
+    fn past(&self) -> &Past {
+        self.past.get_or_init(Box::default)
+    }
+
+    /// Of what went wrong with it, this; 0 where nothing did.
+    fn noted<N: Default>(&self, what: impl Fn(&Past) -> N) -> N {
+        self.past.get().map_or(N::default(), |past| what(past))
     }
 
     pub(crate) fn seats(&self) -> &AtomicU32 {
@@ -257,7 +265,7 @@ impl Life {
         let passed_over = &self.passed_over;
         let is_tried = passed_over.compare_exchange(until, after, Relaxed, Relaxed);
         if is_tried.is_ok() && self.is_silent() {
-            self.tries.fetch_add(1, Relaxed);
+            self.past().tries.fetch_add(1, Relaxed);
         }
         is_tried.is_err()
     }
@@ -298,7 +306,7 @@ impl Life {
         let at = self.millis(now);
         let is_news = self.silent.compare_exchange(0, at, Relaxed, Relaxed);
         if is_news.is_ok() {
-            self.tries.store(1, Relaxed);
+            self.past().tries.store(1, Relaxed);
             let until = self.millis(now + DOUBT_FIRST);
             self.passed_over.store(until, Relaxed);
         }
@@ -316,7 +324,7 @@ impl Life {
 
     #[cold]
     fn trust(&self) {
-        self.refused.store(0, Relaxed);
+        self.forget_refusals();
         self.silent.store(0, Relaxed);
         self.passed_over.store(0, Relaxed);
     }
@@ -325,9 +333,9 @@ impl Life {
     /// were under way when one failed say nothing new, however many they are.
     #[cold]
     pub(crate) fn connect_failed(&self, began: Instant, now: Instant) -> bool {
-        let is_news = self.is_first(&self.refused_at, began, now);
+        let is_news = self.is_first(&self.past().refused_at, began, now);
         if is_news {
-            self.refused.fetch_add(1, Relaxed);
+            self.past().refused.fetch_add(1, Relaxed);
         }
         if !self.is_ejected() {
             let until = self.millis(now + self.doubt());
@@ -354,13 +362,14 @@ impl Life {
         if self.is_ejected() {
             if !self.was_ejected_after(began) {
                 self.come_back();
-                return Some(match self.for_answers.swap(false, Relaxed) {
+                return Some(match self.past().for_answers.swap(false, Relaxed) {
                     true => Was::Ill,
                     false => Was::Failing,
                 });
             }
         } else if self.is_doubted()
-            && (self.is_silent() || self.millis(began) > self.refused_at.load(Relaxed))
+            && (self.is_silent()
+                || self.millis(began) > self.noted(|past| past.refused_at.load(Relaxed)))
         {
             let was_silent = self.is_silent();
             self.trust();
@@ -381,8 +390,9 @@ impl Life {
     /// together, and after a while it is another story.
     #[cold]
     pub(crate) fn broke_off(&self, began: Instant, now: Instant) {
-        let before = self.cut_at.load(Relaxed);
-        if self.is_ejected() || !self.is_first(&self.cut_at, began, now) {
+        let cut_at = &self.past().cut_at;
+        let before = cut_at.load(Relaxed);
+        if self.is_ejected() || !self.is_first(cut_at, began, now) {
             return;
         }
         if self.millis(now).saturating_sub(before) > CUT_IN_A_ROW.as_millis() as u64 {
@@ -424,23 +434,32 @@ impl Life {
         self.cut.store(0, Relaxed);
     }
 
-    /// What is held against its answers.
-    pub(crate) fn suspicion(&self) -> &Suspicion {
-        &self.suspicion
+    fn forget_refusals(&self) {
+        if let Some(past) = self.past.get() {
+            past.refused.store(0, Relaxed);
+        }
+    }
+
+    /// What is held against its answers, where anything ever was.
+    #[inline]
+    pub(crate) fn suspicion(&self) -> Option<&Suspicion> {
+        self.past.get().map(|past| &past.suspicion)
+    }
+
+    /// The same, to be added to.
+    pub(crate) fn suspect(&self) -> &Suspicion {
+        &self.past().suspicion
     }
 
     /// Notes for what it was just ejected, and whether that was its answers.
     pub(crate) fn note_why(&self, why: impl Into<Box<str>>, for_answers: bool) {
-        self.for_answers.store(for_answers, Relaxed);
-        *self.why() = why.into();
-    }
-
-    fn why(&self) -> MutexGuard<'_, Box<str>> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+        let past = self.past();
+        past.for_answers.store(for_answers, Relaxed);
+        *past.why() = why.into();
     }
 
     pub(crate) fn is_ejected_for_answers(&self) -> bool {
-        self.is_ejected() && self.for_answers.load(Relaxed)
+        self.is_ejected() && self.noted(|past| past.for_answers.load(Relaxed))
     }
 
     /// Ejects it, for this long or for as long as the rule has it, and returns for how long. The
@@ -452,7 +471,7 @@ impl Life {
                 let most = rule.max_time.as_millis() / rule.time.as_millis().max(1) + 1;
                 let most = u32::try_from(most).unwrap_or(u32::MAX);
                 let times = (1 + self.recent_ejections(rule, now)).min(most);
-                self.ejections.store(times, Relaxed);
+                self.past().ejections.store(times, Relaxed);
                 rule.time.saturating_mul(times).min(rule.max_time)
             }
         };
@@ -460,7 +479,7 @@ impl Life {
         self.forget_failures();
         self.warming.store(0, Relaxed);
         let trial = self.millis(now + length);
-        self.trial.store(trial, Relaxed);
+        self.past().trial.store(trial, Relaxed);
         self.ejected.store(self.millis(now), Relaxed);
         self.passed_over.store(trial, Relaxed);
         length
@@ -468,18 +487,19 @@ impl Life {
 
     /// The ejections that count towards the next: one is forgotten for each `time` in service.
     fn recent_ejections(&self, rule: &Eject, now: Instant) -> u32 {
-        let all = self.ejections.load(Relaxed);
+        let all = self.noted(|past| past.ejections.load(Relaxed));
         if self.is_ejected() {
             return all;
         }
-        let served = self.millis(now).saturating_sub(self.returned.load(Relaxed));
+        let returned = self.noted(|past| past.returned.load(Relaxed));
+        let served = self.millis(now).saturating_sub(returned);
         let forgotten = served / (rule.time.as_millis() as u64).max(1);
         all.saturating_sub(forgotten.try_into().unwrap_or(u32::MAX))
     }
 
     /// Whether it is ejected, and an attempt that began then is not its trial.
     pub(crate) fn is_out_since(&self, began: Instant) -> bool {
-        self.is_ejected() && self.millis(began) < self.trial.load(Relaxed)
+        self.is_ejected() && self.millis(began) < self.noted(|past| past.trial.load(Relaxed))
     }
 
     fn was_ejected_after(&self, began: Instant) -> bool {
@@ -488,9 +508,11 @@ impl Life {
 
     fn come_back(&self) {
         let now = Instant::now();
-        self.returned.store(self.millis(now), Relaxed);
+        if let Some(past) = self.past.get() {
+            past.returned.store(self.millis(now), Relaxed);
+        }
         self.ejected.store(0, Relaxed);
-        self.refused.store(0, Relaxed);
+        self.forget_refusals();
         self.silent.store(0, Relaxed);
         self.passed_over.store(0, Relaxed);
         self.warm_up(now);
@@ -499,8 +521,10 @@ impl Life {
     /// Checks of it pass that did not: what requests have found out is of the past.
     pub(crate) fn recovered(&self) {
         self.forget_failures();
-        self.ejections.store(0, Relaxed);
-        self.suspicion.forget();
+        if let Some(past) = self.past.get() {
+            past.ejections.store(0, Relaxed);
+            past.suspicion.forget();
+        }
         self.come_back();
     }
 
@@ -522,7 +546,7 @@ impl Life {
 
     /// Whether it took no connection when that was tried last.
     pub(crate) fn has_refused(&self) -> bool {
-        self.refused.load(Relaxed) > 0
+        self.noted(|past| past.refused.load(Relaxed)) > 0
     }
 
     fn is_doubted(&self) -> bool {
@@ -538,8 +562,8 @@ impl Life {
         self.is_ejected().then(|| {
             let left = self.passed_over.load(Relaxed);
             Ejection {
-                reason: self.why().clone(),
-                times: self.ejections.load(Relaxed),
+                reason: self.noted(|past| past.why().clone()),
+                times: self.noted(|past| past.ejections.load(Relaxed)),
                 seconds_left: left.saturating_sub(self.millis(now)) as f64 / 1e3,
             }
         })
@@ -564,10 +588,16 @@ impl Life {
 
     fn doubt(&self) -> Duration {
         let times = match self.is_silent() {
-            true => 1 + self.tries.load(Relaxed),
-            false => self.refused.load(Relaxed),
+            true => 1 + self.noted(|past| past.tries.load(Relaxed)),
+            false => self.noted(|past| past.refused.load(Relaxed)),
         };
         (DOUBT_FIRST * 2u32.pow(times.clamp(1, 16) - 1)).min(DOUBT_LONGEST)
+    }
+}
+
+impl Past {
+    fn why(&self) -> MutexGuard<'_, Box<str>> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

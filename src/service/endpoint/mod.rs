@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     config,
     instance::Address,
-    upstream::{Handshake, Load, Pool, Target},
+    upstream::{Load, Pool, Target, Tls},
 };
 use health::Life;
 
@@ -37,10 +37,13 @@ pub struct EndpointId {
 pub struct Endpoint {
     id: EndpointId,
     own: Arc<Own>,
-    /// Of each worker, from its first call on: most workers never call most endpoints of a large
-    /// registry.
-    lines: Box<[OnceLock<Arc<Line>>]>,
+    workers: usize,
+    lines: Lines,
 }
+
+/// What is made from the first call on, and of each worker from its own: most workers never call
+/// most endpoints of a large registry, and most endpoints are never called.
+type Lines = OnceLock<Box<[OnceLock<Arc<Line>>]>>;
 
 /// What all workers share of an endpoint.
 #[derive(Debug)]
@@ -95,16 +98,16 @@ impl Line {
 }
 
 impl Endpoint {
-    /// One that is called over TLS where there is a handshake for it.
+    /// One that is called over this TLS, or in the clear.
     pub(super) fn new(
         id: EndpointId,
-        handshake: Option<Handshake>,
-        settings: config::Pool,
+        tls: Option<Arc<Tls>>,
+        settings: Arc<config::Pool>,
         life: Life,
         load: Option<Arc<Load>>,
         workers: usize,
     ) -> Self {
-        let target = Target::new(id.address.clone(), handshake, settings, load);
+        let target = Target::new(id.address.clone(), tls, settings, load);
         Self {
             id,
             own: Arc::new(Own {
@@ -112,7 +115,8 @@ impl Endpoint {
                 target: Arc::new(target),
                 is_near: AtomicBool::new(false),
             }),
-            lines: (0..workers).map(|_| OnceLock::new()).collect(),
+            workers,
+            lines: OnceLock::new(),
         }
     }
 
@@ -131,12 +135,13 @@ impl Endpoint {
     }
 
     pub(super) fn workers(&self) -> usize {
-        self.lines.len()
+        self.workers
     }
 
     /// One worker's way to it.
     pub fn line(&self, worker: usize) -> &Arc<Line> {
-        self.lines[worker].get_or_init(|| {
+        let none = || (0..self.workers).map(|_| OnceLock::new()).collect();
+        self.lines.get_or_init(none)[worker].get_or_init(|| {
             let own = Arc::clone(&self.own);
             let pool = Arc::new(Pool::new(Arc::clone(&own.target)));
             Arc::new(Line { pool, own })
@@ -155,13 +160,15 @@ impl Endpoint {
 
     /// The connections to it of the workers that have called it.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let lines = self.lines.iter().filter_map(OnceLock::get);
+        let lines = self.lines.get().into_iter().flatten();
+        let lines = lines.filter_map(OnceLock::get);
         lines.map(|line| &*line.pool)
     }
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub(super) fn sweep(&self, worker: usize, now: Instant) {
-        if let Some(line) = self.lines[worker].get() {
+        let lines = self.lines.get();
+        if let Some(line) = lines.and_then(|lines| lines[worker].get()) {
             line.pool.sweep(now);
         }
     }
@@ -213,11 +220,11 @@ pub(super) mod testing {
     }
 
     fn with_life(number: usize, life: Life, load: Option<Arc<Load>>) -> Arc<Endpoint> {
-        let settings = config::Pool {
+        let settings = Arc::new(config::Pool {
             idle: Duration::from_secs(4),
             connections: 4,
             max_age: None,
-        };
+        });
         let id = EndpointId {
             instance: number.to_string().into(),
             address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),

@@ -71,9 +71,9 @@ fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
     let refused = board.states().filter_map(|(place, _)| {
         let address = &place.instance.address;
         let name = place.instance.meta.get(other.meta)?;
-        let is_other = !name.eq_ignore_ascii_case(address.host());
+        let is_other = !name.eq_ignore_ascii_case(&address.host());
         (is_other && place.endpoint.life().has_refused())
-            .then(|| (address.host().to_owned(), address.port(), name.clone()))
+            .then(|| (address.host().into_owned(), address.port(), name.clone()))
     });
     refused.take(AT_ONCE).collect()
 }

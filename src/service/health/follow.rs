@@ -71,7 +71,7 @@ fn follow(
             continue;
         }
         let port = health.port.map(i64::from);
-        let at = |port| Address::new(id.address.host(), port).ok();
+        let at = |port| Address::new(&id.address.host(), port).ok();
         let address = port.and_then(at).unwrap_or_else(|| id.address.clone());
         let protocol = match health.ask {
             HealthAsk::Grpc { .. } => Protocol::Http2,

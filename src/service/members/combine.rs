@@ -29,7 +29,7 @@ pub(crate) struct Listing {
     /// Whose set a failover has chosen.
     chosen: Option<usize>,
     /// The registries' latest losses of data.
-    losses: Vec<Option<Lost>>,
+    losses: Vec<Option<Box<Lost>>>,
 }
 
 /// A registry's loss of data.
@@ -55,7 +55,7 @@ enum Heard {
 /// What the service's set is now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Update {
-    pub(crate) instances: Vec<Instance>,
+    pub(crate) instances: Vec<Arc<Instance>>,
     /// How it follows the set before: as one registry's word for a change, which may be its
     /// mistake; or as another set in its place, which is our own decision.
     pub(crate) order: Order,
@@ -68,7 +68,7 @@ pub(crate) struct Update {
 
 impl Update {
     /// A set of our own choice, in the place of whatever was there.
-    pub(crate) fn ours(instances: Vec<Instance>) -> Self {
+    pub(crate) fn ours(instances: Vec<Arc<Instance>>) -> Self {
         Self {
             instances,
             order: Order::Replaced,
@@ -121,11 +121,10 @@ impl Listing {
         let order = match event {
             Event::State(mut set) => {
                 let order = self.order(from, &set);
-                let wanted = |one: &Instance| one.has(&policy.tags, &policy.meta);
-                let (wanted, others) = set.instances.into_iter().partition(wanted);
-                set.instances = wanted;
-                let others: Vec<Instance> = others;
-                set.elsewhere.extend(others.iter().map(Instance::identity));
+                let others = set
+                    .instances
+                    .extract_if(.., |one| !one.has(&policy.tags, &policy.meta));
+                set.elsewhere.extend(others.map(|one| one.identity()));
                 self.heard[from] = Heard::Set(set);
                 order
             }
@@ -162,11 +161,11 @@ impl Listing {
         });
         if let Order::Lost(loss) = order {
             let before = self.set(from).map(|set| set.evidence.clone());
-            self.losses[from] = Some(Lost {
+            self.losses[from] = Some(Box::new(Lost {
                 loss,
                 at: Instant::now(),
                 before: before.unwrap_or_default(),
-            });
+            }));
         }
         match order {
             Order::Replaced if !has_healthy(set) => Order::Unknown,
@@ -180,7 +179,7 @@ impl Listing {
         let all = sets.flat_map(|set| {
             let others = set.elsewhere.iter().cloned();
             let unchosen = set.instances.iter().filter(|_| self.several());
-            others.chain(unchosen.map(Instance::identity))
+            others.chain(unchosen.map(|one| one.identity()))
         });
         all.map(|(id, address)| match self.several() {
             true => (address.to_string().into(), address),
@@ -378,11 +377,11 @@ impl Listing {
 /// The instances of several registries as one set. Whoever is at an address is the same, whatever
 /// each registry calls it, so that moving from one registry to another keeps its connections. The
 /// first registry's word for it stands, but for its health: whoever finds fault with it is heard.
-fn by_address<'i>(instances: impl Iterator<Item = &'i Instance>) -> Vec<Instance> {
+fn by_address<'i>(instances: impl Iterator<Item = &'i Arc<Instance>>) -> Vec<Arc<Instance>> {
     let named = instances.map(|instance| {
         Ok(Instance {
             id: instance.address.to_string().into(),
-            ..instance.clone()
+            ..Instance::clone(instance)
         })
     });
     InstanceSet::of(named).instances

@@ -25,13 +25,13 @@ const LENGTH: usize = 50;
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     service: Arc<str>,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Box<Entry>>,
     /// Of the last entry; the first is 1.
     number: u64,
     /// The set as it is.
     set: Arc<[Seat]>,
     /// While the set is pinned: what it would be.
-    pub(crate) pin: Option<Pin>,
+    pub(crate) pin: Option<Box<Pin>>,
 }
 
 /// A set that stays what it is, whatever the registries say.
@@ -57,7 +57,7 @@ pub(crate) struct Entry {
     why: Why,
     /// Whether requests followed it; what is heard while the set is pinned is only noted.
     applied: bool,
-    changes: Vec<Change>,
+    changes: Box<[Change]>,
     pub(crate) set: Arc<[Seat]>,
 }
 
@@ -130,13 +130,33 @@ impl fmt::Display for Why {
 
 /// What a change did to one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "ChangeStatus")]
 pub struct Change {
+    what: What,
+    /// As it is now, or was at last.
+    instance: Arc<Instance>,
+}
+
+/// The same, as the admin API shows it.
+#[derive(Serialize)]
+struct ChangeStatus {
     what: What,
     /// The registry's id for it.
     instance: Arc<str>,
     address: Address,
     /// The weight that it has now, or had at last.
     weight: u32,
+}
+
+impl From<Change> for ChangeStatus {
+    fn from(Change { what, instance }: Change) -> Self {
+        Self {
+            what,
+            instance: Arc::clone(&instance.id),
+            address: instance.address.clone(),
+            weight: instance.weight,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -194,7 +214,7 @@ impl Journal {
     pub(crate) fn note<'i>(
         &mut self,
         why: Why,
-        set: impl Iterator<Item = (&'i Instance, Standing)>,
+        set: impl Iterator<Item = (&'i Arc<Instance>, Standing)>,
     ) {
         let (seats, changes) = compare(&self.set, set);
         // A pin is news although it changes nothing.
@@ -210,14 +230,14 @@ impl Journal {
     fn tell(&self, changes: &[Change], why: &Why) {
         let of = |wanted: &[What]| -> Vec<&Address> {
             let those = changes.iter().filter(|one| wanted.contains(&one.what));
-            those.map(|one| &one.address).collect()
+            those.map(|one| &one.instance.address).collect()
         };
         let (joined, left) = (of(&[What::Added]), of(&[What::Removed, What::LetGo]));
         log_lines::changed(&self.service, &joined, &left, why.to_string());
     }
 
     /// Notes what the registries say while the set is pinned, if that differs from what they said.
-    pub(crate) fn note_told(&mut self, why: Why, set: &[Instance]) {
+    pub(crate) fn note_told(&mut self, why: Why, set: &[Arc<Instance>]) {
         let Some(pin) = &mut self.pin else { return };
         let (seats, changes) = compare(&pin.told, set.iter().map(standing));
         if !changes.is_empty() {
@@ -230,38 +250,39 @@ impl Journal {
     fn add(&mut self, why: Why, applied: bool, changes: Vec<Change>, set: Arc<[Seat]>) {
         self.number += 1;
         self.entries.truncate(LENGTH - 1);
-        self.entries.push_front(Entry {
+        self.entries.push_front(Box::new(Entry {
             number: self.number,
             at: SystemTime::now(),
             why,
             applied,
-            changes,
+            changes: changes.into(),
             set,
-        });
+        }));
     }
 
     /// Begins to hold what the registries say apart from the set, which is that of an entry.
-    pub(crate) fn pin(&mut self, of: u64, ends: SystemTime, told: &[Instance]) -> Instant {
+    pub(crate) fn pin(&mut self, of: u64, ends: SystemTime, told: &[Arc<Instance>]) -> Instant {
         let began = Instant::now();
         let told = compare(&self.set, told.iter().map(standing)).0.into();
-        self.pin = Some(Pin {
+        self.pin = Some(Box::new(Pin {
             of,
             since: SystemTime::now(),
             ends,
             began,
             expiry: None,
             told,
-        });
+        }));
         began
     }
 
     /// The entry of this number; of none, the one that made the set what it is.
     pub(crate) fn entry(&self, number: Option<u64>) -> Option<&Entry> {
         let mut entries = self.entries.iter();
-        match number {
+        let entry = match number {
             Some(number) => entries.find(|entry| entry.number == number),
             None => entries.find(|entry| entry.applied),
-        }
+        };
+        entry.map(|entry| &**entry)
     }
 
     /// The numbers of the first and the last entry that there still are.
@@ -282,7 +303,7 @@ impl Journal {
                     at: unix_seconds(entry.at),
                     why: entry.why.clone(),
                     applied: entry.applied,
-                    changes: entry.changes.clone(),
+                    changes: entry.changes.to_vec(),
                     healthy,
                     unhealthy: entry.set.len() - healthy,
                 }
@@ -293,11 +314,8 @@ impl Journal {
 
 impl Seat {
     /// As it was to requests.
-    pub(crate) fn instance(&self) -> Instance {
-        Instance {
-            healthy: self.standing != Standing::Unhealthy,
-            ..Instance::clone(&self.instance)
-        }
+    pub(crate) fn instance(&self) -> Arc<Instance> {
+        self.instance.called(self.standing != Standing::Unhealthy)
     }
 
     fn key(&self) -> (&Arc<str>, &Address) {
@@ -307,9 +325,7 @@ impl Seat {
     fn change(&self, what: What) -> Change {
         Change {
             what,
-            instance: Arc::clone(&self.instance.id),
-            address: self.instance.address.clone(),
-            weight: self.instance.weight,
+            instance: Arc::clone(&self.instance),
         }
     }
 
@@ -322,7 +338,7 @@ impl Seat {
 }
 
 /// How an instance stands of which its registry says no more than what it says.
-pub(crate) fn standing(instance: &Instance) -> (&Instance, Standing) {
+pub(crate) fn standing(instance: &Arc<Instance>) -> (&Arc<Instance>, Standing) {
     let standing = if instance.healthy {
         Standing::Healthy
     } else {
@@ -335,7 +351,7 @@ pub(crate) fn standing(instance: &Instance) -> (&Instance, Standing) {
 /// Both are in the order of sets.
 fn compare<'i>(
     before: &[Seat],
-    now: impl Iterator<Item = (&'i Instance, Standing)>,
+    now: impl Iterator<Item = (&'i Arc<Instance>, Standing)>,
 ) -> (Vec<Seat>, Vec<Change>) {
     let mut changes = Vec::new();
     let mut before = before.iter().peekable();
@@ -344,12 +360,10 @@ fn compare<'i>(
         let key = (&instance.id, &instance.address);
         changes.extend(until(&mut before, |seat| seat.key() < key).map(Seat::left));
         let known = before.next_if(|seat| seat.key() == key);
-        let same = known.filter(|known| *known.instance == *instance);
+        let same = known.map(|known| &known.instance);
+        let same = same.filter(|known| *known == instance);
         let seat = Seat {
-            instance: same.map_or_else(
-                || Arc::new(instance.clone()),
-                |known| Arc::clone(&known.instance),
-            ),
+            instance: Arc::clone(same.unwrap_or(instance)),
             standing,
         };
         match known {
@@ -408,8 +422,8 @@ mod tests {
 
     use super::*;
 
-    fn instance(number: u16) -> Instance {
-        Instance {
+    fn instance(number: u16) -> Arc<Instance> {
+        Arc::new(Instance {
             id: format!("i{number:03}").into(),
             address: Address::new("10.0.0.1", i64::from(number)).unwrap(),
             tls: false,
@@ -417,7 +431,7 @@ mod tests {
             weight: 1,
             tags: Vec::new(),
             meta: BTreeMap::new(),
-        }
+        })
     }
 
     fn told() -> Why {
@@ -427,7 +441,7 @@ mod tests {
         }
     }
 
-    fn note(journal: &mut Journal, set: &[(Instance, Standing)]) {
+    fn note(journal: &mut Journal, set: &[(Arc<Instance>, Standing)]) {
         let set = set.iter().map(|(instance, standing)| (instance, *standing));
         journal.note(told(), set);
     }
@@ -437,7 +451,7 @@ mod tests {
         let changes = &journal.entries[0].changes;
         changes
             .iter()
-            .map(|change| (change.what, change.address.port()))
+            .map(|change| (change.what, change.instance.address.port()))
             .collect()
     }
 
@@ -464,9 +478,9 @@ mod tests {
             weight: 9,
             tags: vec!["x".to_owned()],
             meta: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
-            ..b.clone()
+            ..Instance::clone(&b)
         };
-        note(&mut journal, &[(other, Healthy)]);
+        note(&mut journal, &[(other.into(), Healthy)]);
         let expected = [
             (What::WeightChanged, 2),
             (What::TagsChanged, 2),
@@ -494,11 +508,11 @@ mod tests {
     #[test]
     fn what_does_not_change_is_no_entry_and_is_shared() {
         let mut journal = Journal::default();
-        let set: Vec<_> = (1..101).map(|number| (instance(number), Healthy)).collect();
-        note(&mut journal, &set);
-        note(&mut journal, &set);
+        let set = || (1..101).map(|number| (instance(number), Healthy));
+        note(&mut journal, &set().collect::<Vec<_>>());
+        note(&mut journal, &set().collect::<Vec<_>>());
         assert_eq!(journal.numbers(), Some((1, 1)));
-        note(&mut journal, &set[1..]);
+        note(&mut journal, &set().skip(1).collect::<Vec<_>>());
         let (now, before) = (&journal.entries[0].set, &journal.entries[1].set);
         assert!(Arc::ptr_eq(&now[0].instance, &before[1].instance));
     }
@@ -513,7 +527,7 @@ mod tests {
         assert_eq!(journal.entries().len(), LENGTH);
         assert!(journal.entry(Some(20)).is_none());
         let entry = journal.entry(Some(21)).unwrap();
-        assert_eq!(*entry.set[0].instance, instance(21));
+        assert_eq!(entry.set[0].instance, instance(21));
         assert_eq!(journal.entry(None).unwrap().number, 70);
     }
 

@@ -26,7 +26,7 @@ use crate::{
     config::{self, Balance},
     evidence::Order,
     instance::Instance,
-    upstream::{Protocol, Tls},
+    upstream::Tls,
 };
 use combine::Update;
 use standing::{Facts, Held, HoldReason, Missing, Said, Shrink, Standing};
@@ -52,10 +52,10 @@ pub(super) struct Board {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) instance: Instance,
+    pub(super) instance: Arc<Instance>,
     pub(super) standing: Standing,
     /// What our own checks of it come to; `None` where there are none, or none has run yet.
-    pub(super) checkup: Option<Checkup>,
+    pub(super) checkup: Option<Box<Checkup>>,
 }
 
 impl Board {
@@ -141,7 +141,7 @@ impl Board {
     fn list(
         &mut self,
         id: EndpointId,
-        instance: &Instance,
+        instance: &Arc<Instance>,
         order: Order,
         is_new: bool,
         policy: &config::Service,
@@ -169,7 +169,7 @@ impl Board {
             if (before, place.standing) == (Standing::Critical, Standing::Passing) {
                 place.endpoint.life().recovered();
             }
-            place.instance = instance.clone();
+            place.instance = Arc::clone(instance);
             return;
         }
         let place = self.new_place(&id, instance, Facts::new(said).standing(), is_new, policy);
@@ -183,24 +183,22 @@ impl Board {
     fn new_place(
         &self,
         id: &EndpointId,
-        instance: &Instance,
+        instance: &Arc<Instance>,
         standing: Standing,
         is_new: bool,
         policy: &config::Service,
     ) -> Place {
-        let settings = policy.pool;
-        let handshake = instance
-            .tls
-            .then(|| self.tls.handshake(&id.address, Protocol::Http1));
+        let settings = Arc::clone(&policy.pool);
+        let tls = instance.tls.then(|| Arc::clone(&self.tls));
         let life = Life::new(policy.slow_start);
         if is_new {
             life.warm_up(Instant::now());
         }
         let load = self.loads.load();
-        let endpoint = Endpoint::new(id.clone(), handshake, settings, life, load, self.workers);
+        let endpoint = Endpoint::new(id.clone(), tls, settings, life, load, self.workers);
         Place {
             endpoint: Arc::new(endpoint),
-            instance: instance.clone(),
+            instance: Arc::clone(instance),
             standing,
             checkup: None,
         }
@@ -336,23 +334,18 @@ impl Board {
     }
 
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
-    pub(super) fn healthy_instances(&self, all: bool) -> Vec<Instance> {
+    pub(super) fn healthy_instances(&self, all: bool) -> Vec<Arc<Instance>> {
         let is_held = |place: &Place| matches!(place.standing, Standing::Held(_));
         let wanted = |place: &&Place| match all {
             true => place.standing.is_pickable(),
             false => is_held(place),
         };
         let places = self.places.values().filter(wanted);
-        places
-            .map(|place| Instance {
-                healthy: true,
-                ..place.instance.clone()
-            })
-            .collect()
+        places.map(|place| place.instance.called(true)).collect()
     }
 
     /// The set as it is, in the order of sets, for the journal.
-    pub(super) fn standings(&self) -> impl Iterator<Item = (&Instance, history::Standing)> {
+    pub(super) fn standings(&self) -> impl Iterator<Item = (&Arc<Instance>, history::Standing)> {
         self.places.values().filter_map(|place| {
             let standing = match place.standing {
                 Standing::Removed => return None,
@@ -392,7 +385,7 @@ impl Board {
             return false;
         };
         let failed = place.fails_checks();
-        place.checkup = Some(checkup);
+        place.checkup = Some(Box::new(checkup));
         if failed && !place.fails_checks() {
             endpoint.life().recovered();
         }
@@ -473,7 +466,7 @@ mod tests {
         doubtable: bool,
         policy: &config::Service,
     ) -> bool {
-        let ours = Update::ours(set.to_vec());
+        let ours = Update::ours(set.iter().cloned().map(Arc::new).collect());
         let update = match doubtable {
             true => Update {
                 order: Order::Unknown,

@@ -15,7 +15,7 @@ use super::{
     history::{EntryStatus, Pin, Seat, Why, unix_seconds},
     shrink_guard,
 };
-use crate::{instance::Instance, service::Service};
+use crate::service::Service;
 
 /// The longest that a pin may last: one that is forgotten must end.
 pub const LONGEST_PIN: Duration = Duration::from_secs(24 * 3600);
@@ -77,7 +77,7 @@ impl Service {
         let entry = journal.entry(number);
         let entry = entry.ok_or(PinError::NoSuchSet(number.unwrap_or(last), first, last))?;
         let (number, set) = (entry.number, Arc::clone(&entry.set));
-        let instances: Vec<Instance> = set.iter().map(Seat::instance).collect();
+        let instances: Vec<_> = set.iter().map(Seat::instance).collect();
         if !instances.iter().any(|instance| instance.healthy) {
             return Err(PinError::Nobody(number));
         }
@@ -139,7 +139,7 @@ impl Service {
 
     /// Whether it is pinned, and to what.
     pub fn pinned(&self) -> Option<PinStatus> {
-        self.journal().pin.as_ref().map(PinStatus::of)
+        self.journal().pin.as_deref().map(PinStatus::of)
     }
 
     /// The last changes of its set, the latest first.
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, EndpointTls},
-        instance::{Address, InstanceSet},
+        instance::{Address, Instance, InstanceSet},
         registry::watch::Event,
         upstream::Tls,
     };

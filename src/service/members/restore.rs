@@ -122,7 +122,7 @@ pub(crate) fn answered(at: Option<Instant>) -> SystemTime {
     now.checked_sub(age).unwrap_or(now)
 }
 
-fn with_held(set: &[Instance], held: &[Instance]) -> Vec<Instance> {
+fn with_held(set: &[Arc<Instance>], held: &[Arc<Instance>]) -> Vec<Arc<Instance>> {
     let same = |a: &Instance, b: &Instance| (&a.id, &a.address) == (&b.id, &b.address);
     let is_held = |instance: &Instance| held.iter().any(|held| same(held, instance));
     let others = set.iter().filter(|instance| !is_held(instance));

@@ -147,7 +147,7 @@ impl Second {
         let policy = service.policy();
         let several = service.listing().several();
         let is_it =
-            |one: &&Instance| one.address == id.address && (several || one.id == id.instance);
+            |one: &&Arc<Instance>| one.address == id.address && (several || one.id == id.instance);
         let mut same = self.set.instances.iter().filter(is_it);
         Again {
             order: self.set.evidence.after(&self.before),
@@ -197,7 +197,8 @@ fn settle(
 
 async fn answers(service: &Service, id: &EndpointId) -> bool {
     let limit = service.policy().timeout.connect;
-    let connecting = connect_to(id.address.host(), id.address.port());
+    let host = id.address.host();
+    let connecting = connect_to(&host, id.address.port());
     let connected = timeout(limit, connecting).await;
     connected.is_ok_and(|connected| shows_no_death(&connected))
 }
