@@ -121,16 +121,19 @@ impl Board {
         let serves = |place: &&Place| place.standing == Standing::Passing;
         let served = self.places.values().filter(serves).count();
         let is_new = self.expects_new && served > 0;
-        let mut listed = HashSet::new();
+        let (mut listed, mut came) = (HashSet::new(), Vec::new());
         for instance in &update.instances {
             let id = EndpointId {
                 instance: Arc::clone(&instance.id),
                 address: instance.address.clone(),
             };
+            if !self.places.contains_key(&id) {
+                came.push(id.clone());
+            }
             listed.insert(id.clone());
             self.list(id, instance, update.order, is_new, policy);
         }
-        let doubts = self.miss(&listed, served, update, policy);
+        let doubts = self.miss(&listed, &came, served, update, policy);
         if before != self.picked_ids(policy) {
             self.changed = Some(SystemTime::now());
         }
@@ -208,6 +211,7 @@ impl Board {
     fn miss(
         &mut self,
         listed: &HashSet<EndpointId>,
+        came: &[EndpointId],
         served: usize,
         update: &Update,
         policy: &config::Service,
@@ -220,9 +224,18 @@ impl Board {
             .filter(|(id, place)| listed.contains(*id) && place.standing == Standing::Passing)
             .map(|(id, _)| id.address.clone())
             .collect();
+        // Nor is one that comes at another address at the same moment, once it serves there: a
+        // registry that had lost it would not know where it is.
+        let serves = |id: &&EndpointId| {
+            let place = self.places.get(*id);
+            place.is_some_and(|place| place.standing == Standing::Passing)
+        };
+        let moved: HashSet<_> = came.iter().filter(serves).map(|id| &id.instance).collect();
         let is_accounted_for = |id: &EndpointId| {
             let identity = (Arc::clone(&id.instance), id.address.clone());
-            serving.contains(&id.address) || update.elsewhere.contains(&identity)
+            serving.contains(&id.address)
+                || moved.contains(&id.instance)
+                || update.elsewhere.contains(&identity)
         };
         let missing: Vec<_> = self
             .places
@@ -714,6 +727,35 @@ mod tests {
             assert_eq!(addresses.collect::<HashSet<_>>().len(), 4, "each is called");
             assert_eq!(snapshot(&board).endpoints.len(), 4, "once");
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_moved_to_another_address_is_not_lost_once_it_serves_there() {
+        let policy = policy(guard());
+        let moved = |set: Vec<Instance>| -> Vec<_> {
+            let moved = set.into_iter().map(|instance| Instance {
+                address: Address::new("10.0.0.2", instance.address.port().into()).unwrap(),
+                ..instance
+            });
+            moved.collect()
+        };
+        let after = |before: &[Instance], set: &[Instance]| {
+            let mut board = board();
+            take(&mut board, before, true, &policy);
+            let doubted = take(&mut board, set, true, &policy);
+            (
+                doubted,
+                board.held().len(),
+                snapshot(&board).endpoints.len(),
+            )
+        };
+        let before = healthy(1..5);
+        assert_eq!(after(&before, &moved(healthy(1..5))), (false, 0, 4));
+        // A new check fails until it has run.
+        assert_eq!(after(&before, &moved(unhealthy(1..5))), (true, 4, 4));
+        // What has been at the other address for long has not moved there.
+        let both = [before, moved(healthy(1..5))].concat();
+        assert_eq!(after(&both, &moved(healthy(1..3))), (true, 6, 8));
     }
 
     #[tokio::test]
