@@ -3,6 +3,9 @@
 //! answer says in `answer`, a name's addresses in `addresses`, and what records make of a service in
 //! `set`. Knows nothing of pacing or
 //! retrying, which [`watch`](super::watch) does for every registry.
+//!
+//! `hickory-proto` reads and writes the messages. `hickory-resolver` is not used: TTLs and the additional
+//! section, and when TCP is needed, are not to be had through a stub resolver.
 
 mod addresses;
 mod answer;

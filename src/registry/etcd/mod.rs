@@ -3,6 +3,9 @@
 //! in `watch`, its errors in `fault`, the messages in `message`. What keys and values mean is in
 //! `keys` and `gather`, which API v2 shares. Knows nothing of pacing or retrying, which
 //! [`watch`](super::watch) does for every registry.
+//!
+//! The crate `etcd-client` is not used: it needs `protoc` to build. tonic speaks it here, with a few
+//! messages written by hand and one stream for all watches of a registry.
 
 mod client;
 mod connection;
