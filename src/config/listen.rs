@@ -78,7 +78,11 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
         ),
         header_case: table.choice(
             "header_case",
-            &[("lower", HeaderCase::Lower), ("title", HeaderCase::Title)],
+            &[
+                ("lower", HeaderCase::Lower),
+                ("title", HeaderCase::Title),
+                ("preserve", HeaderCase::Preserve),
+            ],
             default.header_case,
         ),
         max_passes: table.size("max_passes", 1..=100, default.max_passes),

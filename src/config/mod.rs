@@ -169,6 +169,8 @@ pub enum HeaderCase {
     Lower,
     /// `Content-Length`, for programs that look for it letter by letter.
     Title,
+    /// As it came.
+    Preserve,
 }
 
 /// `listen.timeout`

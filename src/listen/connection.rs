@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
@@ -12,7 +12,10 @@ use std::{
 use futures_util::task::AtomicWaker;
 
 use super::framing::Body;
-use crate::proxy::Client;
+use crate::{
+    config::HeaderCase,
+    proxy::{Client, HeadText},
+};
 
 /// A client's connection, as its worker sees it.
 pub struct Connection {
@@ -29,6 +32,8 @@ pub struct Connection {
     body: AtomicU64,
     /// `body` is of a request whose body is not followed yet.
     body_is_new: AtomicBool,
+    /// The text of the head that is being read, where names are passed on as they came.
+    text: Option<Mutex<Vec<u8>>>,
     /// Since when the client takes none of an answer; 0 when it does.
     pub(super) stuck: AtomicU64,
     order: AtomicU8,
@@ -55,6 +60,7 @@ impl Connection {
     pub fn new(client: Client) -> Self {
         Self {
             accepted: client.now(),
+            text: (client.listener.header_case == HeaderCase::Preserve).then(Mutex::default),
             client: Arc::new(client),
             head_began: AtomicU64::new(0),
             beyond: AtomicU64::new(0),
@@ -129,6 +135,21 @@ impl Connection {
         self.head_began.store(0, Relaxed);
         self.body.store(length, Relaxed);
         self.body_is_new.store(true, Relaxed);
+    }
+
+    /// These bytes are of a head.
+    pub(super) fn keep_text(&self, bytes: &[u8]) {
+        if let Some(text) = &self.text {
+            let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+            text.extend_from_slice(bytes);
+        }
+    }
+
+    /// The text of the head that was read last, where it is kept.
+    pub(super) fn take_text(&self) -> Option<HeadText> {
+        let text = self.text.as_ref()?;
+        let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(HeadText::new(std::mem::take(&mut *text)))
     }
 
     /// How a request ends that has begun since this was asked last.

@@ -28,9 +28,12 @@ enum Ended {
 pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
     let client = &connection.client;
     let listener = &client.listener;
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let length = request.body().size_hint().exact();
         connection.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
+        if let Some(text) = connection.take_text() {
+            request.extensions_mut().insert(text);
+        }
         proxy::handle(client, request)
     });
     let wire = Wire::new(stream, Arc::clone(&connection));

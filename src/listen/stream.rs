@@ -150,7 +150,11 @@ impl Wire {
                 };
                 connection.head_began.store(since, Relaxed);
             }
-            connection.beyond.store(self.framing.beyond(), Relaxed);
+            let beyond = self.framing.beyond();
+            connection.beyond.store(beyond, Relaxed);
+            if let Ok(passes) = passes {
+                connection.keep_text(&read[..passes - beyond as usize]);
+            }
         }
         passes.map_err(|unsound| io::Error::new(io::ErrorKind::InvalidData, unsound))
     }

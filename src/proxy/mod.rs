@@ -14,6 +14,7 @@ mod local_reply;
 mod outgoing;
 mod rate;
 mod response;
+mod spelling;
 mod unread_body;
 
 use std::{
@@ -32,6 +33,7 @@ pub use generation::{Generation, Goal, Rates, Strip, Target};
 pub use local_reply::refusal_of_head;
 pub use rate::Rate;
 pub use response::{AnswerBody, Response};
+pub use spelling::HeadText;
 pub use unread_body::Rest;
 
 use crate::{

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue, Method, Uri, uri::PathAndQuery};
 
 use super::{
-    Client,
+    Client, HeadText,
     admit::{Head, is_host},
     connection_fields::Nominated,
 };
@@ -87,8 +87,14 @@ impl service::Head for Outgoing<'_> {
             line(out, "expect", b"100-continue");
         }
         out.extend_from_slice(b"\r\n");
-        if client.listener.header_case == HeaderCase::Title {
-            title_case(out);
+        match client.listener.header_case {
+            HeaderCase::Lower => {}
+            HeaderCase::Title => title_case(out),
+            HeaderCase::Preserve => {
+                if let Some(text) = parts.extensions.get::<HeadText>() {
+                    text.spell(out);
+                }
+            }
         }
     }
 

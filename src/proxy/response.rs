@@ -16,11 +16,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    Client, RequestBody,
+    Client, HeadText, RequestBody,
     failure_log::{self, Question},
 };
 use crate::{
-    config,
+    config::{self, HeaderCase},
     instance::Address,
     metrics::Padded,
     service::{Lane, Service, StatusClass},
@@ -162,8 +162,12 @@ impl Record {
             status,
             reason,
             headers,
+            text,
         } = answer.head;
         let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
+        if response.body().ending.client.listener.header_case == HeaderCase::Preserve {
+            *response.extensions_mut() = HeadText::new(text).for_answer();
+        }
         *response.headers_mut() = headers;
         if let Some(reason) = reason {
             response.extensions_mut().insert(reason);

@@ -377,6 +377,7 @@ mod tests {
             status: StatusCode::OK,
             reason: None,
             headers: HeaderMap::new(),
+            text: bytes::Bytes::new(),
         };
         for round in 0..rounds {
             for (n, line) in all.iter().enumerate() {

@@ -33,6 +33,8 @@ pub struct AnswerHead {
     pub reason: Option<ReasonPhrase>,
     /// Its end-to-end fields.
     pub headers: HeaderMap,
+    /// All of it as it came: names have one spelling in `headers`.
+    pub text: Bytes,
 }
 
 /// How the answer's body ends.
@@ -52,6 +54,10 @@ pub(super) struct Persistence {
     pub(super) timeout: Option<Duration>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are the large one, and no head has a box of its own"
+)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
@@ -274,6 +280,7 @@ fn take(
             status,
             reason: read.reason,
             headers,
+            text: head,
         },
         read.body,
         persistence,

@@ -10,6 +10,7 @@ mod own;
 mod removal;
 mod requests;
 mod retries;
+mod spelling;
 mod timeouts;
 
 use std::net::SocketAddr;
