@@ -47,3 +47,8 @@ pub mod service;
 pub mod tls;
 pub mod upstream;
 pub mod worker;
+
+/// Has the example of the page on the library compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/library.md")]
+pub struct LibraryPage;

@@ -6,9 +6,14 @@ use callboard::{
     config::{self, Config, FileFormat},
     registry::{Registry as _, file::File},
 };
+use http::StatusCode;
+use serde_json::Value;
 
 use super::page::{Block, Page, all};
-use crate::support::watched::{Watched, named};
+use crate::support::{
+    proxy::Proxy,
+    watched::{Watched, named},
+};
 
 /// What a part of a file lacks to be a whole one.
 const ROUTE: &str = "[[route]]\npath = \"/example\"\nservice = \"example\"\n";
@@ -61,4 +66,43 @@ async fn the_files_of_endpoints_that_are_shown_are_read_whole() {
         let whole = cart.until(info, |set| set.instances.len() == count).await;
         assert!(whole.skipped.is_empty(), "{whole:?}");
     }
+}
+
+/// What the commands of a shell send as bodies: `-d '{…}'`, each with the address that it goes to.
+fn bodies(text: &str) -> Vec<(&str, &str)> {
+    let mut bodies = Vec::new();
+    for command in text.split("curl ").skip(1) {
+        let address = command
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"));
+        let body = command
+            .split_once("-d '")
+            .and_then(|(_, rest)| rest.split_once('\''));
+        if let (Some(address), Some((body, _))) = (address, body) {
+            bodies.push((address, body));
+        }
+    }
+    bodies
+}
+
+#[tokio::test]
+async fn every_registration_that_is_shown_is_taken_by_the_embedded_registry() {
+    const PATH: &str = "/v1/agent/service/register";
+    let proxy = Proxy::start("[[route]]\npath = \"/a\"\nservice = \"a\"\n").await;
+    let mut count = 0;
+    for page in all() {
+        for block in page.blocks().iter().filter(|block| block.info == "sh") {
+            for (address, body) in bodies(&block.text) {
+                let place = format!("{}:{}: {body}", page.name, block.line);
+                let body: Value = serde_json::from_str(body).expect(&place);
+                if address.ends_with(PATH) {
+                    let sent = proxy.http.put(proxy.registry(PATH)).json(&body).send();
+                    assert_eq!(sent.await.unwrap().status(), StatusCode::OK, "{place}");
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count >= 5, "{count} registrations were found");
+    proxy.drain().await;
 }

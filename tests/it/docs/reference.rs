@@ -75,25 +75,40 @@ fn codes_of_statuses() -> BTreeMap<String, u16> {
 }
 
 #[test]
-fn every_status_of_the_proxys_own_stands_in_the_table_and_no_other() {
+fn every_status_that_is_made_here_stands_in_its_table_and_no_other() {
+    let tables: [(&[&str], &str, &str); 3] = [
+        (
+            &["proxy", "listen"],
+            "docs/routing.md",
+            "Answers of the proxy's own",
+        ),
+        (&["admin"], "docs/operations.md", "Its statuses"),
+        (&["embedded"], "docs/embedded.md", "Its statuses"),
+    ];
     let codes = codes_of_statuses();
-    let mut used = BTreeSet::new();
-    for text in ["proxy", "listen"].into_iter().flat_map(sources) {
-        for name in after(&text, "StatusCode::", |c| {
-            c.is_ascii_uppercase() || c == '_'
-        }) {
-            used.insert(codes[name]);
+    for (folders, page, heading) in tables {
+        let mut used = BTreeSet::new();
+        for text in folders.iter().flat_map(|folder| sources(folder)) {
+            for name in after(&text, "StatusCode::", |c| {
+                c.is_ascii_uppercase() || c == '_'
+            }) {
+                used.insert(codes[name]);
+            }
+            for code in after(&text, "\"HTTP/1.1 ", |c| c.is_ascii_digit()) {
+                used.insert(code.parse().unwrap());
+            }
         }
-        for code in after(&text, "\"HTTP/1.1 ", |c| c.is_ascii_digit()) {
-            used.insert(code.parse().unwrap());
-        }
+        let rows = Page::read(page).rows(heading);
+        let rows = rows.iter().filter_map(|row| row[0].parse().ok());
+        let shown: Vec<u16> = rows.collect();
+        let once: BTreeSet<_> = shown.iter().copied().collect();
+        assert_eq!(
+            once.len(),
+            shown.len(),
+            "{page}: a status stands there twice"
+        );
+        assert_eq!(once, used, "{page}");
     }
-    let page = Page::read("docs/routing.md");
-    let rows = page.rows("Answers of the proxy's own");
-    let shown: Vec<u16> = rows.iter().filter_map(|row| row[0].parse().ok()).collect();
-    let once: BTreeSet<_> = shown.iter().copied().collect();
-    assert_eq!(once.len(), shown.len(), "a status stands there twice");
-    assert_eq!(once, used);
 }
 
 /// The paths for which a router of the sources has a method, and what its handlers take off paths.
