@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::testing::errors;
+use crate::config::testing::{config, errors};
 
 /// The file that comes with Callboard.
 pub(super) const PROXY_TOML: &str = include_str!("../../../proxy.toml");
@@ -172,4 +172,93 @@ fn the_page_has_every_key_once_and_no_other() {
         .filter(|place| !is_table(place) && !shown.contains(*place))
         .collect();
     assert!(missing.is_empty(), "the page lacks {missing:#?}");
+}
+
+/// The keys of the page whose default is a value, with that as TOML has it, by the section's heading.
+fn defaults_of_the_page() -> Vec<(String, String, String)> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in PAGE.lines() {
+        if line.starts_with('#') {
+            section = line.trim_start_matches('#').trim().replace('`', "");
+        }
+        let cells: Vec<_> = line.split(" | ").collect();
+        let default = cells
+            .get(1)
+            .and_then(|cell| cell.rsplit_once("; `")?.1.strip_suffix('`'));
+        if let Some(default) = default {
+            let key = cells[0].trim_matches(['|', ' ', '`']);
+            let is_toml = default == "{}"
+                || default.starts_with(['"', '['])
+                || ["true", "false"].contains(&default)
+                || default.parse::<f64>().is_ok();
+            let value = match is_toml {
+                true => default.to_owned(),
+                false => format!("\"{default}\""),
+            };
+            found.push((section.clone(), key.to_owned(), value));
+        }
+    }
+    found
+}
+
+/// The table in which a key stands, with what else it needs there.
+fn table_of(section: &str, key: &str) -> String {
+    let (table, rest) = key.split_once('.').unwrap_or((key, ""));
+    match section {
+        "Top level" => String::new(),
+        "[[listen]]" => "[[listen]]\naddress = \"127.0.0.1:1\"".to_owned(),
+        "[[route]]" if table == "rate" => {
+            "[[route]]\nservice = \"a\"\nrate.requests = 5".to_owned()
+        }
+        "[[route]]" => "[[route]]\nservice = \"a\"".to_owned(),
+        "[registry.NAME]" => "[registry.consul]".to_owned(),
+        _ if section.starts_with("kind") => {
+            let kind = section.split('"').nth(1).expect("a kind");
+            format!("[registry.{kind}]")
+        }
+        _ if key == "combine" => "[registry.consul]\n[registry.etcd]\n[service.b]\n\
+             registry = [\"consul\", \"etcd\"]"
+            .to_owned(),
+        _ if section.starts_with("[defaults]") => {
+            let needed = match (table, rest) {
+                ("balance", "decay") => "balance.kind = \"peak_ewma\"",
+                ("balance", "load") => "balance.kind = \"hash\"\nbalance.by = \"path\"",
+                ("balance", "") => "",
+                ("balance", _) => "balance.kind = \"sticky\"",
+                ("health", "") => "",
+                ("health", _) => "health.path = \"/\"",
+                ("limits", "pending" | "wait") => "limits.concurrent = 5",
+                _ => "",
+            };
+            format!("[service.b]\n{needed}")
+        }
+        _ => section.to_owned(),
+    }
+}
+
+#[test]
+fn the_page_has_the_default_of_every_key_that_has_one() {
+    const ROUTE: &str = "[[route]]\npath = \"/b\"\nservice = \"b\"\n";
+    let defaults = defaults_of_the_page();
+    assert!(
+        defaults.len() > 100,
+        "{} defaults were found",
+        defaults.len()
+    );
+    for (section, key, value) in defaults {
+        let table = table_of(&section, &key);
+        let written = format!("{key} = {value}");
+        // A line in its place, so that a route has the same one.
+        let [with, without] = [written.as_str(), ""].map(|line| match table.as_str() {
+            "" => format!("{line}\n{ROUTE}"),
+            table => format!("{ROUTE}{table}\n{line}\n"),
+        });
+        let [with, without] = [config(&with), config(&without)];
+        assert_eq!(
+            format!("{with:?}"),
+            format!("{without:?}"),
+            "{section}: {written}"
+        );
+    }
 }
