@@ -64,8 +64,10 @@ pub fn handle(
         let outcome = match admitted {
             Ok(ref mut request) => {
                 let outcome = outcome(client, &mut record, request).await;
-                // A body that was not forwarded is read no more.
-                drop(std::mem::take(&mut request.body));
+                if !matches!(outcome, Ok(Outcome::Answer(_))) {
+                    // A body that was not forwarded is read no more.
+                    drop(std::mem::take(&mut request.body));
+                }
                 outcome
             }
             Err(refusal) => Err(refusal),

@@ -77,7 +77,7 @@ impl service::Head for Outgoing<'_> {
         out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         match self.named_host() {
-            Some(host) => line(out, "host", host.as_bytes()),
+            Some(host) => line(out, "host", host),
             None => line(out, "host", endpoint.to_string().as_bytes()),
         }
         end_to_end(out, client, head);
@@ -114,11 +114,11 @@ impl service::Head for Outgoing<'_> {
 impl Outgoing<'_> {
     /// The `Host` that every endpoint sees; `None` where each sees its own address: by setting, where
     /// a client of HTTP/1.0 sent none, or where the service's name can be no host.
-    fn named_host(&self) -> Option<&str> {
+    fn named_host(&self) -> Option<&[u8]> {
         let name = self.service.name();
         match self.host_header {
-            HostHeader::Client => self.head.host(),
-            HostHeader::Name => is_host(name.as_bytes()).then_some(name),
+            HostHeader::Client => self.head.host_bytes(),
+            HostHeader::Name => is_host(name.as_bytes()).then_some(name.as_bytes()),
             HostHeader::Endpoint => None,
         }
     }
@@ -192,8 +192,8 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
         return forwarded_further(out, client, head, stripped);
     }
     out.extend_from_slice(client.peer.introduction.as_bytes());
-    if let Some(host) = head.host() {
-        line(out, "x-forwarded-host", host.as_bytes());
+    if let Some(host) = head.host_bytes() {
+        line(out, "x-forwarded-host", host);
     }
     if !stripped.is_empty() {
         line(out, "x-forwarded-prefix", stripped);
@@ -219,7 +219,7 @@ fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: 
         proto.as_deref().unwrap_or(b"http"),
     );
     let theirs = said("x-forwarded-host");
-    if let Some(host) = theirs.as_deref().or(head.host().map(str::as_bytes)) {
+    if let Some(host) = theirs.as_deref().or(head.host_bytes()) {
         line(out, "x-forwarded-host", host);
     }
     if let Some(theirs) = said("forwarded") {
