@@ -17,7 +17,7 @@ use std::{
 use callboard::{
     client::Client,
     config::Config,
-    service::{Asked, Service},
+    service::{RequestInfo, Service},
 };
 use http::{HeaderMap, HeaderValue, Request, Uri, header::COOKIE};
 use nix::time::{ClockId, clock_gettime};
@@ -73,7 +73,7 @@ const FULL_BOUND: f64 = 1000.0;
 /// A request's head.
 struct Head(Request<()>);
 
-impl Asked for Head {
+impl RequestInfo for Head {
     fn headers(&self) -> &HeaderMap {
         self.0.headers()
     }

@@ -125,13 +125,13 @@ impl Repeated {
 /// then the latest with how many there were, 10 s later, 20 s after that, and so on; from the start again
 /// where none came for a minute.
 #[derive(Default)]
-pub struct Digest(Mutex<Row>);
+pub struct Digest(Mutex<Streak>);
 
 /// Says one of them, and how many it stands for.
 type Say = Box<dyn FnOnce(u64) + Send>;
 
 #[derive(Default)]
-struct Row {
+struct Streak {
     said: u32,
     pause: Option<Duration>,
     last: Option<Instant>,
@@ -148,7 +148,7 @@ impl Digest {
         let now = Instant::now();
         let is_over = row.last.is_none_or(|last| now - last >= OVER);
         if is_over && row.latest.is_none() {
-            *row = Row::default();
+            *row = Streak::default();
         }
         row.last = Some(now);
         if row.said < at_once {
@@ -193,7 +193,7 @@ impl Digest {
         row.latest.is_none() && row.last.is_none_or(|last| last.elapsed() >= OVER)
     }
 
-    fn row(&self) -> MutexGuard<'_, Row> {
+    fn row(&self) -> MutexGuard<'_, Streak> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

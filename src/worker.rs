@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    listen::{Arrival, Bound, Connection, Entrance, Order, accept, serve},
+    listen::{Accepted, Bound, Connection, Entrance, Stop, accept, serve},
     metrics::Padded,
     proxy::{Activity, Client, Peer, Worker},
 };
@@ -62,23 +62,23 @@ pub enum Phase {
 }
 
 /// All workers.
-pub struct Crew {
+pub struct Workers {
     workers: Vec<Arc<Worker>>,
-    seats: Arc<[Seat]>,
+    seats: Arc<[WorkerLoad]>,
     phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// A worker, as the others see it.
-struct Seat {
+struct WorkerLoad {
     connections: Padded<AtomicUsize>,
     handover: mpsc::UnboundedSender<HandedOver>,
 }
 
 /// A connection on its way from one worker's runtime to another's.
-type HandedOver = (std::net::TcpStream, Arrival);
+type HandedOver = (std::net::TcpStream, Accepted);
 
-impl Crew {
+impl Workers {
     /// Starts a thread for each worker, which takes its socket of each listener.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Crew {
                 let (handover, handed_over) = mpsc::unbounded_channel();
                 let connections = Padded::default();
                 (
-                    Seat {
+                    WorkerLoad {
                         connections,
                         handover,
                     },
@@ -98,7 +98,7 @@ impl Crew {
                 )
             })
             .unzip();
-        let seats: Arc<[Seat]> = seats.into();
+        let seats: Arc<[WorkerLoad]> = seats.into();
         let phase = watch::Sender::new(Phase::Serve);
         let mut sockets: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
         for bound in listeners {
@@ -114,7 +114,7 @@ impl Crew {
             .zip(receivers)
             .zip(sockets)
             .map(|((worker, handed_over), sockets)| {
-                let floor = Arc::new(Floor {
+                let floor = Arc::new(WorkerTasks {
                     worker: Arc::clone(worker),
                     seats: Arc::clone(&seats),
                     connections: Mutex::default(),
@@ -150,7 +150,7 @@ impl Crew {
     pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + use<> {
         let seats = Arc::clone(&self.seats);
         move || {
-            let count = |seat: &Seat| seat.connections.load(Relaxed);
+            let count = |seat: &WorkerLoad| seat.connections.load(Relaxed);
             seats.iter().map(count).sum()
         }
     }
@@ -195,14 +195,14 @@ struct Socket {
 }
 
 /// What one worker's tasks share.
-struct Floor {
+struct WorkerTasks {
     worker: Arc<Worker>,
-    seats: Arc<[Seat]>,
+    seats: Arc<[WorkerLoad]>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     tasks: TaskTracker,
 }
 
-impl Floor {
+impl WorkerTasks {
     async fn run(
         self: Arc<Self>,
         sockets: Vec<Socket>,
@@ -231,7 +231,7 @@ impl Floor {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut ticks, mut next_sweep) = (0, SWEEP);
-        let mut ending: Option<(Order, Instant)> = None;
+        let mut ending: Option<(Stop, Instant)> = None;
         // When the process began to end, those with a lower id were there.
         let mut newcomers = 0;
         loop {
@@ -255,14 +255,14 @@ impl Floor {
                         Phase::Serve => continue,
                         Phase::Finish => {
                             newcomers = self.next_id();
-                            ending = Some((Order::Finish, now));
+                            ending = Some((Stop::Finish, now));
                         }
                         Phase::Close => {
-                            ending.get_or_insert((Order::Finish, now));
+                            ending.get_or_insert((Stop::Finish, now));
                             stop.cancel();
                         }
                         Phase::Cut => {
-                            ending = Some((Order::Cut, now));
+                            ending = Some((Stop::Cut, now));
                             stop.cancel();
                             cut.cancel();
                         }
@@ -293,8 +293,8 @@ impl Floor {
 
     /// Seats a connection here, or hands it to the worker with the fewest where that is notably
     /// fewer: long-lived connections would stay as unevenly as the kernel's hashing put them.
-    fn seat(self: &Arc<Self>, stream: TcpStream, arrival: Arrival) {
-        let load = |seat: &Seat| seat.connections.load(Relaxed);
+    fn seat(self: &Arc<Self>, stream: TcpStream, arrival: Accepted) {
+        let load = |seat: &WorkerLoad| seat.connections.load(Relaxed);
         let own = load(&self.seats[self.worker.index]);
         // On the way out a worker that has none may be gone already.
         let draining = self.worker.shared.draining.load(Relaxed);
@@ -340,8 +340,8 @@ impl Floor {
     }
 
     /// Serves a connection that is counted already.
-    fn serve(self: &Arc<Self>, stream: TcpStream, arrival: Arrival) {
-        let Arrival {
+    fn serve(self: &Arc<Self>, stream: TcpStream, arrival: Accepted) {
+        let Accepted {
             peer,
             listener,
             permit,
@@ -396,13 +396,13 @@ impl Floor {
 
     /// Tells connections to end: again and again, for some are seated late. New ones, whose first
     /// request may be on its way, are given a moment before they are told to finish.
-    fn tell_to_end(&self, ending: Option<(Order, Instant)>) {
+    fn tell_to_end(&self, ending: Option<(Stop, Instant)>) {
         let Some((order, since)) = ending else { return };
         let chance = since.elapsed() < LAST_CHANCE;
         let now = self.worker.clock.load(Relaxed);
         for connection in self.connections().values() {
             let is_new = connection.is_new() && (chance || connection.is_younger(LAST_CHANCE, now));
-            if order == Order::Cut || !is_new {
+            if order == Stop::Cut || !is_new {
                 connection.order(order);
             }
         }
@@ -425,7 +425,7 @@ impl Floor {
 
 /// Takes a connection off its worker's books, however it ends.
 struct SeatGuard {
-    floor: Arc<Floor>,
+    floor: Arc<WorkerTasks>,
     id: u64,
 }
 
@@ -450,18 +450,18 @@ mod tests {
     type HandedOvers = mpsc::UnboundedReceiver<HandedOver>;
 
     /// The first of two workers, and what is handed over to each.
-    fn floor() -> (Arc<Floor>, [HandedOvers; 2]) {
+    fn floor() -> (Arc<WorkerTasks>, [HandedOvers; 2]) {
         let seat = || {
             let (handover, handed_over) = mpsc::unbounded_channel();
             let connections = Padded::default();
-            let seat = Seat {
+            let seat = WorkerLoad {
                 connections,
                 handover,
             };
             (seat, handed_over)
         };
         let ((own, own_handed), (other, other_handed)) = (seat(), seat());
-        let floor = Floor {
+        let floor = WorkerTasks {
             worker: Worker::without_services(),
             seats: [own, other].into(),
             connections: Mutex::default(),
@@ -471,7 +471,7 @@ mod tests {
     }
 
     /// A client that has asked, and what was accepted of it.
-    async fn asking() -> (TcpStream, TcpStream, Arrival) {
+    async fn asking() -> (TcpStream, TcpStream, Accepted) {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(socket.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, socket.accept());
@@ -479,7 +479,7 @@ mod tests {
         let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         client.write_all(get).await.unwrap();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let arrival = Arrival {
+        let arrival = Accepted {
             peer,
             listener: Arc::new(config::Listener::default()),
             permit,

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Secret},
     control::{
-        access::{self, Denied, Gate},
+        access::{self, Access, Denied},
         server::serve,
     },
 };
@@ -76,7 +76,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     listener: tokio::net::TcpListener,
-    gate: Gate,
+    gate: Access,
     started: Started,
 }
 
@@ -102,7 +102,7 @@ impl Server {
         }
         Ok(Self {
             listener,
-            gate: Gate::new(address, token).named(&config.hosts),
+            gate: Access::new(address, token).named(&config.hosts),
             started,
         })
     }
@@ -152,7 +152,7 @@ async fn admit(State(context): Shown, request: Request, next: Next) -> Response 
     let headers = request.headers();
     let sent = access::bearer(headers);
     let is_open = OPEN.contains(&request.uri().path());
-    let is_probe = is_open && Gate::is_nameless(request.uri(), headers);
+    let is_probe = is_open && Access::is_nameless(request.uri(), headers);
     if !is_probe && !context.gate.is_meant(request.uri(), headers, sent) {
         let text = "the Host header names no address of this server: call it by an IP address, \
                     send the token, or list the name in admin.hosts\n";
@@ -210,7 +210,7 @@ mod tests {
                 snapshot: None,
                 handover: CancellationToken::new(),
             },
-            gate: Gate::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
+            gate: Access::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
             started: Started {
                 at: SystemTime::now(),
                 since: Instant::now(),

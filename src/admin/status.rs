@@ -17,7 +17,7 @@ use crate::{
     discovery::{Directory, Quarantined},
     registry::{Watches, watch::WatchSnapshot},
     saved,
-    service::{Lane, Service, ServiceStatus},
+    service::{Service, ServiceStats, ServiceStatus},
 };
 
 #[derive(Serialize)]
@@ -159,7 +159,7 @@ impl Status {
 
 impl ServiceTraffic {
     pub(super) fn of(service: &Service) -> Self {
-        let sum = |of: fn(&Lane) -> u64| service.lanes().map(of).sum();
+        let sum = |of: fn(&ServiceStats) -> u64| service.lanes().map(of).sum();
         let now = Instant::now();
         Self {
             status: service.status(),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    control::access::Gate,
+    control::access::Access,
     proxy::{Shared, Worker},
     saved::Store,
 };
@@ -38,7 +38,7 @@ pub struct View {
 /// What every request needs.
 pub(super) struct Context {
     pub(super) view: View,
-    pub(super) gate: Gate,
+    pub(super) gate: Access,
     pub(super) started: Started,
 }
 

@@ -22,7 +22,7 @@ use crate::{
     proxy::{Generation, Rates, Shared, Worker},
     registry::{self, BuildError, Registry},
     saved::{Contents, Store},
-    worker::Crew,
+    worker::Workers,
 };
 use predecessor::Predecessor;
 
@@ -30,7 +30,7 @@ use predecessor::Predecessor;
 pub struct App {
     config: Arc<Config>,
     shared: Arc<Shared>,
-    crew: Crew,
+    crew: Workers,
     listeners: Vec<SocketAddr>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
@@ -114,7 +114,7 @@ impl App {
         let workers = (0..workers)
             .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
             .collect();
-        let crew = Crew::start(workers, bound).map_err(StartError::Worker)?;
+        let crew = Workers::start(workers, bound).map_err(StartError::Worker)?;
 
         let admin_address = admin.address();
         let view = admin::View {

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Error, held::Held};
-use crate::{instance::Address, service::Line, upstream::InFlight};
+use super::{Error, held::HeldService};
+use crate::{instance::Address, service::WorkerEndpoint, upstream::InFlight};
 
 /// go-kit's `Balancer`: picks endpoints as the service's `balance` says, in one order with the
 /// requests that are sent to it. There is no request to have a key or a cookie: `hash` picks anyone,
 /// and `sticky` whom its `fallback` says.
 #[derive(Clone, Debug)]
-pub struct Balancer(Held);
+pub struct Balancer(HeldService);
 
 impl Balancer {
-    pub(super) fn new(held: Held) -> Self {
+    pub(super) fn new(held: HeldService) -> Self {
         Self(held)
     }
 
@@ -44,10 +44,10 @@ impl Balancer {
 /// An endpoint that is called. It counts as in flight there until this is dropped.
 #[derive(Debug)]
 pub struct Picked {
-    held: Held,
+    held: HeldService,
     slot: usize,
     began: Instant,
-    line: Arc<Line>,
+    line: Arc<WorkerEndpoint>,
     /// Counts until it is dropped.
     in_flight: InFlight,
 }

@@ -12,11 +12,11 @@ use http::Request;
 use http_body::Body;
 use tokio::time::Instant;
 
-use super::{Error, held::Held, outgoing::Outgoing};
+use super::{Error, held::HeldService, outgoing::Outgoing};
 use crate::{
     instance::Address,
     metrics::Padded,
-    service::{Answered, Kept, Lane, Service, StatusClass, Unanswered},
+    service::{CallAnswer, CallError, ReplayBody, Service, ServiceStats, StatusClass},
     upstream::http1,
 };
 
@@ -30,16 +30,16 @@ use crate::{
 /// cookies are the program's.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    held: Held,
+    held: HeldService,
     /// Who is called where the service has nobody.
-    fallback: Option<Held>,
+    fallback: Option<HeldService>,
 }
 
 /// An endpoint's answer, whatever its status.
 pub type Response<B> = http::Response<ResponseBody<B>>;
 
 /// An answer's body. The request counts as in flight until it is dropped or read to its end.
-pub type ResponseBody<B> = http1::AnswerBody<Kept<B>>;
+pub type ResponseBody<B> = http1::AnswerBody<ReplayBody<B>>;
 
 /// Who gave an answer: an extension of each [`Response`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct AnsweredBy {
 }
 
 impl Caller {
-    pub(super) fn new(held: Held, fallback: Option<Held>) -> Self {
+    pub(super) fn new(held: HeldService, fallback: Option<HeldService>) -> Self {
         Self { held, fallback }
     }
 
@@ -70,7 +70,7 @@ impl Caller {
             service: Arc::clone(self.service().name()),
             reason,
         })?;
-        let mut body = Kept::new(body);
+        let mut body = ReplayBody::new(body);
         let mut asked = arrived;
         let (mut held, mut fallback) = (&self.held, self.fallback.as_ref());
         loop {
@@ -125,13 +125,13 @@ where
 
 /// A request on its way. What became of it is counted; dropped before, it was abandoned.
 struct Count {
-    lane: Arc<Padded<Lane>>,
+    lane: Arc<Padded<ServiceStats>>,
     arrived: Instant,
     settled: bool,
 }
 
 impl Count {
-    fn begin(lane: &Arc<Padded<Lane>>, arrived: Instant) -> Self {
+    fn begin(lane: &Arc<Padded<ServiceStats>>, arrived: Instant) -> Self {
         lane.requests.add_one();
         Self {
             lane: Arc::clone(lane),
@@ -140,7 +140,7 @@ impl Count {
         }
     }
 
-    fn pass_on<B>(mut self, answered: Answered<Kept<B>>) -> Response<B> {
+    fn pass_on<B>(mut self, answered: CallAnswer<ReplayBody<B>>) -> Response<B> {
         self.settled = true;
         let http1::Answer { head, at, body } = answered.answer;
         self.lane.answers[StatusClass::of(head.status).index()].add_one();
@@ -172,13 +172,13 @@ impl Count {
 }
 
 /// Why nobody has answered, and the request's body where nobody was asked.
-fn in_words<B>(service: &Service, unanswered: Unanswered<B>) -> (Error, Option<B>) {
+fn in_words<B>(service: &Service, unanswered: CallError<B>) -> (Error, Option<B>) {
     let service = Arc::clone(service.name());
     match unanswered {
-        Unanswered::NoEndpoints(body) => (Error::NoEndpoints { service }, Some(body)),
-        Unanswered::Shed(_) => (Error::Shed { service }, None),
-        Unanswered::BodyBroke(error) => (Error::Body { service, error }, None),
-        Unanswered::Failed(attempts) => (Error::Failed { service, attempts }, None),
+        CallError::NoEndpoints(body) => (Error::NoEndpoints { service }, Some(body)),
+        CallError::Shed(_) => (Error::Shed { service }, None),
+        CallError::BodyBroke(error) => (Error::Body { service, error }, None),
+        CallError::Failed(attempts) => (Error::Failed { service, attempts }, None),
     }
 }
 

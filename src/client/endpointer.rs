@@ -2,17 +2,17 @@
 
 use tokio::time::Instant;
 
-use super::{Error, held::Held};
+use super::{Error, held::HeldService};
 use crate::service::{EndpointState, EndpointStatus, ServiceStatus};
 
 /// go-kit's `Endpointer`: whom a service's registries list, merged as its `combine` says. An
 /// endpoint that stays in the list keeps its connections, its counters and its doubts, whatever
 /// changes around it; where registries fail, the last list stays.
 #[derive(Clone, Debug)]
-pub struct Endpointer(Held);
+pub struct Endpointer(HeldService);
 
 impl Endpointer {
-    pub(super) fn new(held: Held) -> Self {
+    pub(super) fn new(held: HeldService) -> Self {
         Self(held)
     }
 

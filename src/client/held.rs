@@ -32,12 +32,12 @@ pub(super) struct Shared {
 
 /// A service, and what keeps it watched.
 #[derive(Clone)]
-pub(super) struct Held {
+pub(super) struct HeldService {
     pub(super) service: Arc<Service>,
     pub(super) shared: Arc<Shared>,
 }
 
-impl Held {
+impl HeldService {
     /// This thread's share of the service: what a worker is in the proxy. A call stays with it,
     /// whichever threads go on with it.
     pub(super) fn slot(&self) -> usize {
@@ -69,9 +69,11 @@ impl Held {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for HeldService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Held").field(self.service.name()).finish()
+        f.debug_tuple("HeldService")
+            .field(self.service.name())
+            .finish()
     }
 }
 

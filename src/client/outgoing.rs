@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts, uri::Pat
 
 use crate::{
     instance::Address,
-    service::{Asked, Head},
+    service::{Head, RequestInfo},
     upstream::http1::{Framing, field},
 };
 
@@ -41,7 +41,7 @@ impl Outgoing {
     }
 }
 
-impl Asked for Outgoing {
+impl RequestInfo for Outgoing {
     fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Balancer, Caller, Endpointer, Instancer, SetupError,
-    held::{Held, Shared},
+    held::{HeldService, Shared},
 };
 use crate::{
     config::Config,
@@ -117,14 +117,14 @@ impl Client {
         self.0.directory.stop().await;
     }
 
-    fn hold(&self, name: &str) -> Result<Held, SetupError> {
+    fn hold(&self, name: &str) -> Result<HeldService, SetupError> {
         let config = &self.0.config;
         let name: Arc<str> = name.into();
         // Those that the file describes say it, or `Config` would not be.
         if config.default_registry.is_none() && !config.services.contains_key(&name) {
             return Err(SetupError::WhichRegistry(name));
         }
-        Ok(Held {
+        Ok(HeldService {
             service: self.0.directory.named(&name)?,
             shared: Arc::clone(&self.0),
         })

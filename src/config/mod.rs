@@ -28,7 +28,7 @@ pub use service::health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
 pub use service::methods::Methods;
 pub use service::origin::{Combine, Origin};
 pub use service::statuses::Statuses;
-pub use snapshot::Snapshot;
+pub use snapshot::SavedSets;
 pub use tls::{ClientTls, EndpointTls, Pin};
 
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -50,7 +50,7 @@ pub struct Config {
     /// The admin server.
     pub admin: Admin,
     /// Where the last good sets are kept on disk; `None` where they are not.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<SavedSets>,
     /// By name; none where the file names none and all instances stand in it.
     pub registries: BTreeMap<Arc<str>, Registry>,
     /// A key of `registries`: the one that is meant where none is named, if there can be no doubt.

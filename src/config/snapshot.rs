@@ -9,7 +9,7 @@ use super::document::table::Table;
 
 /// `[snapshot]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct SavedSets {
     /// The file.
     pub file: PathBuf,
     /// Whatever its registry confirmed longer ago than this is not used at the start.
@@ -17,13 +17,13 @@ pub struct Snapshot {
 }
 
 /// Reads it; `None` where it is turned off.
-pub(super) fn read(top: &mut Table<'_>, base: &Path) -> Option<Snapshot> {
+pub(super) fn read(top: &mut Table<'_>, base: &Path) -> Option<SavedSets> {
     let field = top.take("snapshot");
     if field.is_some_and(|field| field.is_false()) {
         return None;
     }
     Some(top.within("snapshot", |table| {
-        Snapshot {
+        SavedSets {
             file: table
                 .file("file", base, "\"callboard-data/snapshot.json\"")
                 .unwrap_or_else(|| base.join("callboard-data/snapshot.json")),
@@ -37,7 +37,7 @@ mod tests {
     use super::super::testing::{ROUTE, config, error};
     use super::*;
 
-    fn snapshot(text: &str) -> Option<Snapshot> {
+    fn snapshot(text: &str) -> Option<SavedSets> {
         config(&format!("{text}\n{ROUTE}")).snapshot
     }
 

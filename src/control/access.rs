@@ -10,7 +10,7 @@ use http::{HeaderMap, Uri, header, uri::Authority};
 
 /// The rules of one listening address.
 #[derive(Clone)]
-pub struct Gate {
+pub struct Access {
     address: SocketAddr,
     token: Option<String>,
     hosts: Vec<String>,
@@ -27,7 +27,7 @@ pub enum Denied {
     Wrong,
 }
 
-impl Gate {
+impl Access {
     /// For a server that listens at `address`. Where there is a token it is always needed;
     /// without one, nobody is let in beyond loopback.
     pub fn new(address: SocketAddr, token: Option<String>) -> Self {
@@ -112,10 +112,10 @@ impl Gate {
     }
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for Access {
     /// Without the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
+        f.debug_struct("Access")
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn knows(listens: &str, host: &str) -> bool {
-        let gate = Gate::new(listens.parse().unwrap(), None);
+        let gate = Access::new(listens.parse().unwrap(), None);
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         gate.knows_host(&Uri::from_static("/v1/agent/self"), &headers)
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn whoever_has_the_token_may_use_any_name() {
-        let gate = Gate::new("0.0.0.0:9900".parse().unwrap(), Some("secret".to_owned()));
+        let gate = Access::new("0.0.0.0:9900".parse().unwrap(), Some("secret".to_owned()));
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, "callboard:9900".parse().unwrap());
         let meant = |sent| gate.is_meant(&Uri::from_static("/metrics"), &headers, sent);
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn names_that_were_given_are_known_at_any_port() {
         for listens in ["127.0.0.1:9900", "0.0.0.0:9900"] {
-            let gate = Gate::new(listens.parse().unwrap(), None);
+            let gate = Access::new(listens.parse().unwrap(), None);
             let gate = gate.named(&["callboard".to_owned()]);
             let knows = |host: &str| {
                 let mut headers = HeaderMap::new();
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_targets_authority_stands_before_host_and_two_hosts_are_none() {
-        let gate = Gate::new("127.0.0.1:8500".parse().unwrap(), None);
+        let gate = Access::new("127.0.0.1:8500".parse().unwrap(), None);
         let mut headers = HeaderMap::new();
         let evil = Uri::from_static("http://evil.example:8500/v1");
         let none = Uri::from_static("/v1");
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_token_is_needed_where_there_is_one_and_beyond_loopback_always() {
         let gate = |listens: &str, token: Option<&str>| {
-            Gate::new(listens.parse().unwrap(), token.map(str::to_owned))
+            Access::new(listens.parse().unwrap(), token.map(str::to_owned))
         };
         let (near, far) = ("127.0.0.1:1", "0.0.0.0:1");
         assert_eq!(gate(near, None).admit(None), Ok(()));
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_token_is_never_printed() {
-        let gate = Gate::new("127.0.0.1:1".parse().unwrap(), Some("s3cret".to_owned()));
+        let gate = Access::new("127.0.0.1:1".parse().unwrap(), Some("s3cret".to_owned()));
         assert!(!format!("{gate:?}").contains("s3cret"));
     }
 }

@@ -12,7 +12,7 @@ use tokio::{sync::watch as state, task::JoinHandle, time::Instant};
 
 use super::{
     Tagged,
-    factory::{CatalogView, Found, Maker, StartError},
+    factory::{CatalogView, Found, ServiceFactory, StartError},
     tag_routes::{LINGER, Plan, Running},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 
 /// All services of a proxy, and their watchers.
 pub struct Directory {
-    maker: Maker,
+    maker: ServiceFactory,
     /// Those that routes name outright, and fallbacks.
     declared: BTreeMap<Arc<str>, Arc<Service>>,
     /// How the requests of routes are parted, by the places of these routes in the file.
@@ -73,7 +73,7 @@ impl Directory {
         saved: &saved::Contents,
     ) -> Result<Arc<Self>, StartError> {
         let mut directory = Self {
-            maker: Maker::new(config, registries)?,
+            maker: ServiceFactory::new(config, registries)?,
             declared: BTreeMap::new(),
             splits: BTreeMap::new(),
             catalogs: BTreeMap::new(),

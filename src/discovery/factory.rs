@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// What services and catalogs are made of.
-pub(super) struct Maker {
+pub(super) struct ServiceFactory {
     workers: usize,
     control: Handle,
     registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
@@ -93,7 +93,7 @@ pub enum StartError {
     },
 }
 
-impl Maker {
+impl ServiceFactory {
     /// What is watched is watched on the runtime in which this is called.
     pub(super) fn new(
         config: &config::Config,

@@ -3,10 +3,10 @@
 
 use http::HeaderMap;
 
-use crate::control::access::{self, Denied, Gate};
+use crate::control::access::{self, Access, Denied};
 
 /// Whether a change may be made, or why not.
-pub(super) fn allows_change(gate: &Gate, headers: &HeaderMap) -> Result<(), &'static str> {
+pub(super) fn allows_change(gate: &Access, headers: &HeaderMap) -> Result<(), &'static str> {
     gate.admit(sent_token(headers))
         .map_err(|denied| match denied {
             Denied::NoneSet => {
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn the_token_is_taken_from_consuls_header_before_a_bearers() {
-        let gate = Gate::new("127.0.0.1:1".parse().unwrap(), Some("s3cret".to_owned()));
+        let gate = Access::new("127.0.0.1:1".parse().unwrap(), Some("s3cret".to_owned()));
         let allows = |sent: &[(&'static str, &str)]| {
             let headers = sent.iter();
             let headers = headers

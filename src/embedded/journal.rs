@@ -86,7 +86,7 @@ impl Journal {
         // The clock makes up for changes that were lost: no client must meet an index again that
         // it knows with another content.
         state.open_at((state.index() + 1).max(unix_millis()));
-        let written = Snapshot::of(folder, &node, &state, 0).write()?;
+        let written = Image::of(folder, &node, &state, 0).write()?;
         let (file, length) = written.put_in_place(None)?;
         let journal = Self {
             folder: folder.to_owned(),
@@ -148,8 +148,8 @@ impl Journal {
 
     /// What a rewritten file would hold. It is written apart, while changes go on being appended
     /// here, and then takes this one's place with [`Journal::adopt`].
-    pub(super) fn snapshot(&self, state: &State) -> Snapshot {
-        Snapshot::of(&self.folder, &self.node, state, self.length)
+    pub(super) fn snapshot(&self, state: &State) -> Image {
+        Image::of(&self.folder, &self.node, state, self.length)
     }
 
     /// Puts a rewritten file in place of this one, with what was appended here meanwhile.
@@ -164,7 +164,7 @@ impl Journal {
 }
 
 /// The whole state at one moment, ready to be written.
-pub(super) struct Snapshot {
+pub(super) struct Image {
     folder: PathBuf,
     header: Header,
     contents: Vec<Vec<Change>>,
@@ -179,7 +179,7 @@ pub(super) struct Written {
     covers: u64,
 }
 
-impl Snapshot {
+impl Image {
     fn of(folder: &Path, node: &str, state: &State, covers: u64) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -287,7 +287,7 @@ fn replay(bytes: &[u8], path: &Path) -> Result<(String, State), String> {
 pub(super) fn assert_read_as_written(bytes: &[u8]) {
     let written = |node: &str, state: &State| {
         let mut written = Vec::new();
-        let snapshot = Snapshot::of(Path::new(""), node, state, 0);
+        let snapshot = Image::of(Path::new(""), node, state, 0);
         snapshot.write_to(&mut written).expect("a Vec takes all");
         written
     };

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config,
-    control::{access::Gate, server::serve},
+    control::{access::Access, server::serve},
     registry::Registry,
 };
 use api::Context;
@@ -111,7 +111,7 @@ impl Server {
         let context = Context {
             store: Store::new(journal, state),
             node,
-            gate: Gate::new(address, token).named(&config.hosts),
+            gate: Access::new(address, token).named(&config.hosts),
             address,
             waits: Semaphore::new(WAITS),
         };

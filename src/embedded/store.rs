@@ -42,13 +42,13 @@ pub(super) struct Store {
 struct Inner {
     state: State,
     journal: Journal,
-    running: HashMap<String, Running>,
+    running: HashMap<String, CheckTask>,
     rewriting: bool,
 }
 
 /// What is known of a check's task beside its status. Dropping it ends the task.
 #[derive(Debug)]
-struct Running {
+struct CheckTask {
     _stop: DropGuard,
     critical_since: Option<Instant>,
     /// For a TTL check: when it runs out, and what its provider last said.
@@ -395,7 +395,7 @@ impl Store {
                     .spawn(stop.clone().run_until_cancelled_owned(task));
             }
         }
-        let mut running = Running {
+        let mut running = CheckTask {
             _stop: stop.drop_guard(),
             critical_since: None,
             runs_out,
@@ -482,7 +482,7 @@ impl Inner {
     }
 }
 
-impl Running {
+impl CheckTask {
     fn note(&mut self, status: Status) {
         self.critical_since = match status {
             Status::Critical => self.critical_since.or_else(|| Some(Instant::now())),

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, addresses::Place};
+use super::{Addresses, addresses::Counted};
 use crate::{backoff::Repeated, config, door};
 
 /// What a client hears that has as many connections as it may.
@@ -41,7 +41,7 @@ pub struct Entrance {
 impl Entrance {
     /// The place of a client among those of its address. A trusted proxy needs none: its clients are
     /// many. What is not let in is told so, and is gone.
-    fn place(&self, stream: &TcpStream, peer: IpAddr) -> Result<Option<Place>, TooMany> {
+    fn place(&self, stream: &TcpStream, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
         let mut trusted = self.settings.trusted_proxies.iter();
         if trusted.any(|network| network.contains(&peer)) {
             return Ok(None);
@@ -67,7 +67,7 @@ fn turn_away(stream: &TcpStream) {
 }
 
 /// What is known of a connection that was accepted.
-pub struct Arrival {
+pub struct Accepted {
     /// Who is at its other end.
     pub peer: SocketAddr,
     /// The settings of the listener that took it.
@@ -75,7 +75,7 @@ pub struct Arrival {
     /// Given back when the connection ends.
     pub permit: OwnedSemaphorePermit,
     /// The same for its address, where that is counted.
-    pub place: Option<Place>,
+    pub place: Option<Counted>,
 }
 
 /// Accepts until `stop`, then the clients whose handshakes have begun, and then those in the socket's
@@ -85,7 +85,7 @@ pub async fn accept(
     entrance: Entrance,
     stop: CancellationToken,
     cut: CancellationToken,
-    mut seat: impl FnMut(TcpStream, Arrival),
+    mut seat: impl FnMut(TcpStream, Accepted),
     turned_away: impl Fn(SocketAddr),
 ) {
     let enter = |stream: TcpStream, peer: SocketAddr| match entrance.place(&stream, peer.ip()) {
@@ -102,7 +102,7 @@ pub async fn accept(
         let listener = Arc::clone(&entrance.settings);
         seat(
             stream,
-            Arrival {
+            Accepted {
                 peer,
                 listener,
                 permit,
@@ -189,7 +189,7 @@ mod tests {
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let (seated, counted) = (Arc::new(AtomicUsize::new(0)), stop.clone());
         let count = Arc::clone(&seated);
-        let seat = move |_, _: Arrival| {
+        let seat = move |_, _: Accepted| {
             count.fetch_add(1, Relaxed);
         };
         let accepting = tokio::spawn(accept(socket, entrance, counted, cut, seat, |_| {}));

@@ -23,7 +23,7 @@ pub struct Addresses {
 
 /// The place of one connection, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Counted {
     addresses: Arc<Addresses>,
     network: u128,
 }
@@ -36,7 +36,7 @@ impl Addresses {
     }
 
     /// Takes a place for a connection; `None` where the address has as many as it may.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
         let network = match address.to_canonical() {
             IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             IpAddr::V6(address) => address.to_bits() >> IPV6_NETWORK << IPV6_NETWORK,
@@ -48,7 +48,7 @@ impl Addresses {
         }
         *count += 1;
         let addresses = Arc::clone(self);
-        Some(Place { addresses, network })
+        Some(Counted { addresses, network })
     }
 
     fn shard(&self, network: u128) -> MutexGuard<'_, HashMap<u128, usize>> {
@@ -59,7 +59,7 @@ impl Addresses {
     }
 }
 
-impl Drop for Place {
+impl Drop for Counted {
     fn drop(&mut self) {
         if let Entry::Occupied(mut count) = self.addresses.shard(self.network).entry(self.network) {
             *count.get_mut() -= 1;

@@ -46,7 +46,7 @@ const CHUNKED: u64 = u64::MAX;
 /// What a connection is told from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Order {
+pub enum Stop {
     /// Go on.
     Serve = 0,
     /// End with the request that runs or has come; at once where there is none.
@@ -67,13 +67,13 @@ impl Connection {
             body: AtomicU64::new(0),
             body_is_new: AtomicBool::new(false),
             stuck: AtomicU64::new(0),
-            order: AtomicU8::new(Order::Serve as u8),
+            order: AtomicU8::new(Stop::Serve as u8),
             waker: AtomicWaker::new(),
         }
     }
 
     /// Tells it so, unless it was told more already.
-    pub fn order(&self, order: Order) {
+    pub fn order(&self, order: Stop) {
         if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
             self.waker.wake();
         }
@@ -92,24 +92,24 @@ impl Connection {
 
     /// What a client is told that has taken longer than the listener allows, at this moment of the
     /// worker's clock. A request of an idle client may have come just now, and is answered.
-    pub fn late(&self, now: u64) -> Option<Order> {
+    pub fn late(&self, now: u64) -> Option<Stop> {
         let limits = &self.client.listener.timeout;
         let activity = &self.client.activity;
         let passed = |since: u64, limit: Duration| {
             since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis()
         };
         if passed(self.stuck.load(Relaxed), limits.write) {
-            return Some(Order::Cut);
+            return Some(Stop::Cut);
         }
         if activity.requests.value() > 0 {
-            return passed(activity.body_awaited.load(Relaxed), limits.body).then_some(Order::Cut);
+            return passed(activity.body_awaited.load(Relaxed), limits.body).then_some(Stop::Cut);
         }
         let answered = activity.answered.load(Relaxed);
         let (since, limit, order) = match self.head_began.load(Relaxed) {
-            0 if answered == 0 => (self.accepted, limits.header, Order::Finish),
-            0 if self.has_begun_another() => (answered, limits.header, Order::Cut),
-            0 => (answered, limits.idle, Order::Finish),
-            began => (began, limits.header, Order::Cut),
+            0 if answered == 0 => (self.accepted, limits.header, Stop::Finish),
+            0 if self.has_begun_another() => (answered, limits.header, Stop::Cut),
+            0 => (answered, limits.idle, Stop::Finish),
+            began => (began, limits.header, Stop::Cut),
         };
         passed(since, limit).then_some(order)
     }
@@ -170,11 +170,11 @@ impl Connection {
     }
 
     /// What it was told last.
-    pub(super) fn standing_order(&self) -> Order {
+    pub(super) fn standing_order(&self) -> Stop {
         match self.order.load(Relaxed) {
-            0 => Order::Serve,
-            1 => Order::Finish,
-            _ => Order::Cut,
+            0 => Stop::Serve,
+            1 => Stop::Finish,
+            _ => Stop::Cut,
         }
     }
 }
@@ -196,10 +196,10 @@ impl<'c> Orders<'c> {
     }
 
     /// What the connection was told last; the waker is woken when it is told more.
-    pub(super) fn last(&mut self, waker: &Waker) -> Order {
+    pub(super) fn last(&mut self, waker: &Waker) -> Stop {
         let is_named = |named: &Waker| named.will_wake(waker);
         let is_named = self.named.as_ref().is_some_and(is_named);
-        if !is_named || self.connection.standing_order() != Order::Serve {
+        if !is_named || self.connection.standing_order() != Stop::Serve {
             self.connection.waker.register(waker);
             self.named = Some(waker.clone());
         }

@@ -13,7 +13,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Connection, Order, connection::Orders, framing, linger::Leave, stream::Wire};
+use super::{Connection, Stop, connection::Orders, framing, linger::Leave, stream::ClientStream};
 use crate::{
     config::HeaderCase,
     proxy::{self, Activity},
@@ -36,7 +36,7 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
         }
         proxy::handle(client, request)
     });
-    let wire = Wire::new(stream, Arc::clone(&connection));
+    let wire = ClientStream::new(stream, Arc::clone(&connection));
     let mut serving = http1::Builder::new()
         // The wire looks for clients that are gone, where they are to be looked for.
         .half_close(true)
@@ -47,9 +47,9 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
     let mut orders = Orders::to(&connection);
     let served = poll_fn(|cx| {
         match orders.last(cx.waker()) {
-            Order::Serve => {}
-            Order::Finish if finishing => {}
-            Order::Finish => {
+            Stop::Serve => {}
+            Stop::Finish if finishing => {}
+            Stop::Finish => {
                 // hyper would close a connection at rest without a look at what has come.
                 if connection.is_at_rest()
                     && let Poll::Ready(served) = Pin::new(&mut serving).poll(cx)
@@ -61,7 +61,7 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
                     Pin::new(&mut serving).graceful_shutdown();
                 }
             }
-            Order::Cut => return Poll::Ready(Ok(Ended::Cut)),
+            Stop::Cut => return Poll::Ready(Ok(Ended::Cut)),
         }
         let polled = Pin::new(&mut serving).poll(cx).map_ok(|()| Ended::Done);
         let Activity { rest, requests, .. } = &client.activity;
@@ -87,13 +87,13 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
 }
 
 /// Ends a connection on which all is written.
-async fn leave(connection: &Connection, mut wire: Wire) {
+async fn leave(connection: &Connection, mut wire: ClientStream) {
     let mut leave = Leave::new(connection.client.activity.rest.may_come());
     let stream = wire.shut();
     let mut orders = Orders::to(connection);
     poll_fn(|cx| match orders.last(cx.waker()) {
-        Order::Cut => Poll::Ready(()),
-        Order::Serve | Order::Finish => leave.poll(cx, stream),
+        Stop::Cut => Poll::Ready(()),
+        Stop::Serve | Stop::Finish => leave.poll(cx, stream),
     })
     .await;
 }
@@ -136,7 +136,7 @@ mod tests {
             // The runtime does not hear of it before the order is.
             let written = client.try_write(pieces[0].as_bytes()).unwrap();
             assert_eq!(written, pieces[0].len());
-            connection.order(Order::Finish);
+            connection.order(Stop::Finish);
             if let Some(rest) = pieces.get(1) {
                 while connection.head_began.load(Relaxed) == 0 && !serving.is_finished() {
                     yield_now().await;
@@ -155,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_without_a_request_ends_at_once_when_it_is_told_to_finish() {
         let (mut client, connection, serving) = idle().await;
-        connection.order(Order::Finish);
+        connection.order(Stop::Finish);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         serving.await.unwrap();
     }
@@ -164,11 +164,11 @@ mod tests {
     async fn a_client_is_cut_for_being_slow_and_not_for_being_idle() {
         let (_client, connection, serving) = idle().await;
         assert_eq!(connection.late(1), None);
-        assert_eq!(connection.late(u64::MAX), Some(Order::Finish));
+        assert_eq!(connection.late(u64::MAX), Some(Stop::Finish));
         connection.head_began.store(1, Relaxed);
-        assert_eq!(connection.late(u64::MAX), Some(Order::Cut));
+        assert_eq!(connection.late(u64::MAX), Some(Stop::Cut));
         serving.abort();
         let (_client, new, _stream) = connected().await;
-        assert_eq!(new.late(u64::MAX), Some(Order::Finish));
+        assert_eq!(new.late(u64::MAX), Some(Stop::Finish));
     }
 }

@@ -20,8 +20,8 @@ mod target;
 #[cfg(test)]
 mod testing;
 
-pub use accept::{Arrival, Entrance, accept};
+pub use accept::{Accepted, Entrance, accept};
 pub use addresses::Addresses;
 pub use bind::{BindError, Bound, bind, bind_beside};
-pub use connection::{Connection, Order};
+pub use connection::{Connection, Stop};
 pub use http1::serve;

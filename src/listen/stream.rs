@@ -20,7 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Connection, Order, framing::Framing, target::mended};
+use super::{Connection, Stop, framing::Framing, target::mended};
 use crate::proxy::{Activity, refusal_of_head};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
@@ -35,7 +35,7 @@ const READ: u64 = 16 * 1024 - 1;
 const AHEAD: usize = 64;
 
 /// A client's socket.
-pub(super) struct Wire {
+pub(super) struct ClientStream {
     stream: TcpStream,
     connection: Arc<Connection>,
     /// Bytes that are not read yet lie in the socket: a body that the endpoint does not take, or the
@@ -51,7 +51,7 @@ pub(super) struct Wire {
     refusal: Option<Bytes>,
 }
 
-impl Wire {
+impl ClientStream {
     pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
         Self {
             stream,
@@ -183,7 +183,7 @@ impl Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.has_looked && self.connection.standing_order() == Order::Finish {
+        if !self.has_looked && self.connection.standing_order() == Stop::Finish {
             (self.has_looked, self.ahead) = (true, true);
         }
         if self.ahead
@@ -230,7 +230,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -263,7 +263,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -338,7 +338,7 @@ fn is_closed(stream: &TcpStream) -> bool {
     matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
-impl Drop for Wire {
+impl Drop for ClientStream {
     fn drop(&mut self) {
         // A reset, so that an answer which ends with its connection is not taken for whole.
         let activity = &self.connection.client.activity;
@@ -362,7 +362,7 @@ mod tests {
         for length in [0, line.len()] {
             let (mut client, connection, stream) = connected().await;
             connection.begin_request(Body::Length(length as u64));
-            let mut wire = Wire::new(stream, connection);
+            let mut wire = ClientStream::new(stream, connection);
             client.write_all(line.repeat(2).as_bytes()).await.unwrap();
             let mended = "GET /?%3C HTTP/1.1\r\n";
             let expected = if length == 0 {

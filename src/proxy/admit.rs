@@ -8,8 +8,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{
-    Client, RequestBody, body, connection_fields, grpc_timeout, local_reply::Refusal,
-    response::Record,
+    Client, RequestBody, body, connection_fields, grpc_timeout, local_reply::LocalReply,
+    response::RequestLog,
 };
 use crate::{
     config::{Paths, Underscores},
@@ -80,9 +80,9 @@ impl Head {
 /// Admits a request, or says why not.
 pub(super) fn admit(
     client: &Arc<Client>,
-    record: &mut Record,
+    record: &mut RequestLog,
     request: Request<Incoming>,
-) -> Result<Admitted, Refusal> {
+) -> Result<Admitted, LocalReply> {
     let (parts, incoming) = request.into_parts();
     let body = body::of_client(incoming, client);
     let fields = Fields::read(client, &parts.headers);
@@ -94,26 +94,26 @@ pub(super) fn admit(
     }
     let limits = &client.listener.limits;
     match parts.method {
-        Method::CONNECT => return Err(Refusal::Connect),
-        Method::TRACE => return Err(Refusal::Trace),
+        Method::CONNECT => return Err(LocalReply::Connect),
+        Method::TRACE => return Err(LocalReply::Trace),
         _ => {}
     }
     if parts.method.as_str().len() > LONGEST_METHOD {
-        return Err(Refusal::MethodTooLong);
+        return Err(LocalReply::MethodTooLong);
     }
     let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if target.len() > limits.target_bytes {
-        return Err(Refusal::TargetTooLong);
+        return Err(LocalReply::TargetTooLong);
     }
     if parts.headers.len() > limits.headers {
-        return Err(Refusal::TooManyHeaders);
+        return Err(LocalReply::TooManyHeaders);
     }
     if let Some(refusal) = fields.refusal {
         return Err(refusal);
     }
     check_framing(&fields, &body)?;
     if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
-        return Err(Refusal::Malformed("the target's scheme is not HTTP's"));
+        return Err(LocalReply::Malformed("the target's scheme is not HTTP's"));
     }
     let path = parts.uri.path();
     let readings = match parts.method {
@@ -136,13 +136,15 @@ pub(super) fn admit(
 }
 
 /// hyper takes any length, and a body behind a handshake, where the other protocol's first bytes are.
-fn check_framing(fields: &Fields<'_>, body: &RequestBody) -> Result<(), Refusal> {
+fn check_framing(fields: &Fields<'_>, body: &RequestBody) -> Result<(), LocalReply> {
     let length = body.size_hint().exact();
     if length.is_some_and(|length| i64::try_from(length).is_err()) {
-        return Err(Refusal::Malformed("the `Content-Length` is beyond measure"));
+        return Err(LocalReply::Malformed(
+            "the `Content-Length` is beyond measure",
+        ));
     }
     if fields.websocket && !body.is_end_stream() {
-        return Err(Refusal::Malformed("a handshake has no body"));
+        return Err(LocalReply::Malformed("a handshake has no body"));
     }
     Ok(())
 }
@@ -162,7 +164,7 @@ struct Fields<'a> {
     websocket: bool,
     /// How often it has passed through this proxy.
     passes: usize,
-    refusal: Option<Refusal>,
+    refusal: Option<LocalReply>,
 }
 
 impl<'a> Fields<'a> {
@@ -186,7 +188,7 @@ impl<'a> Fields<'a> {
                     fields.connection = true;
                     named += connection_fields::names(bytes).count();
                     (named > connection_fields::MOST)
-                        .then_some(Refusal::Malformed("`Connection` names too many fields"))
+                        .then_some(LocalReply::Malformed("`Connection` names too many fields"))
                 }
                 "upgrade" => {
                     fields.websocket |= bytes.trim_ascii().eq_ignore_ascii_case(b"websocket");
@@ -200,19 +202,19 @@ impl<'a> Fields<'a> {
                     fields.codings += 1;
                     // hyper lets other codings before `chunked` pass.
                     let understood = fields.codings == 1 && bytes.eq_ignore_ascii_case(b"chunked");
-                    (!understood).then_some(Refusal::Coding)
+                    (!understood).then_some(LocalReply::Coding)
                 }
                 "expect" => {
                     fields.expects = bytes.eq_ignore_ascii_case(b"100-continue");
-                    (!fields.expects).then_some(Refusal::Expectation)
+                    (!fields.expects).then_some(LocalReply::Expectation)
                 }
                 "via" => {
                     let pseudonym = client.worker.shared.pseudonym.as_bytes();
                     fields.passes += memchr::memmem::find_iter(bytes, pseudonym).count();
-                    (fields.passes >= client.listener.max_passes).then_some(Refusal::Loop)
+                    (fields.passes >= client.listener.max_passes).then_some(LocalReply::Loop)
                 }
                 name => (rejects_underscores && name.contains('_'))
-                    .then_some(Refusal::Malformed("a header's name has an underscore")),
+                    .then_some(LocalReply::Malformed("a header's name has an underscore")),
             };
             fields.refusal = fields.refusal.or(refusal);
         }
@@ -220,16 +222,16 @@ impl<'a> Fields<'a> {
     }
 
     /// The one host of the request: the authority of an absolute target, else `Host`.
-    fn host(&self, parts: &Parts) -> Result<Option<HeaderValue>, Refusal> {
+    fn host(&self, parts: &Parts) -> Result<Option<HeaderValue>, LocalReply> {
         if self.hosts > 1 {
-            return Err(Refusal::Malformed("more than one Host"));
+            return Err(LocalReply::Malformed("more than one Host"));
         }
         match self.host {
             Some(host) if !is_host(host.as_bytes()) => {
-                return Err(Refusal::Malformed("the Host is malformed"));
+                return Err(LocalReply::Malformed("the Host is malformed"));
             }
             None if parts.version != Version::HTTP_10 => {
-                return Err(Refusal::Malformed("there is no Host"));
+                return Err(LocalReply::Malformed("there is no Host"));
             }
             _ => {}
         }
@@ -240,16 +242,16 @@ impl<'a> Fields<'a> {
             .ok()
             .filter(|authority| is_host(authority.as_bytes()))
             .map(Some)
-            .ok_or(Refusal::Malformed("the target's authority is malformed"))
+            .ok_or(LocalReply::Malformed("the target's authority is malformed"))
     }
 }
 
 /// One documented rule instead of a normalisation, so that what is matched is what is forwarded, byte for
 /// byte: a path that goes up, in whatever way it is read, is refused; and one that can be read in several
 /// ways has all of them looked at. With [`Paths::Strict`] it is refused.
-fn readings(path: &str, rule: Paths) -> Result<Vec<String>, Refusal> {
+fn readings(path: &str, rule: Paths) -> Result<Vec<String>, LocalReply> {
     if !path.starts_with('/') {
-        return Err(Refusal::Malformed("the request's target is not a path"));
+        return Err(LocalReply::Malformed("the request's target is not a path"));
     }
     let bytes = path.as_bytes();
     let (mut refused, mut several) = (false, false);
@@ -272,7 +274,7 @@ fn readings(path: &str, rule: Paths) -> Result<Vec<String>, Refusal> {
         }
     }
     if refused || (several && rule == Paths::Strict) {
-        return Err(Refusal::Malformed(match rule {
+        return Err(LocalReply::Malformed(match rule {
             Paths::Forward => ASTRAY,
             Paths::Strict => STRICT,
         }));
@@ -280,7 +282,7 @@ fn readings(path: &str, rule: Paths) -> Result<Vec<String>, Refusal> {
     if !several {
         return Ok(Vec::new());
     }
-    route::readings(path).map_err(|route::Astray| Refusal::Malformed(ASTRAY))
+    route::readings(path).map_err(|route::Astray| LocalReply::Malformed(ASTRAY))
 }
 
 const ASTRAY: &str = "the path holds, or may be read to hold, a `.` or `..` segment, a backslash or a \

@@ -12,10 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{Activity, Client};
-use crate::{config::Underscores, service::Kept};
+use crate::{config::Underscores, service::ReplayBody};
 
 /// A client's body that can be sent more than once.
-pub type RequestBody = Kept<ClientBody>;
+pub type RequestBody = ReplayBody<ClientBody>;
 
 /// A client's body, as it comes.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub struct ClientBody {
 pub(super) fn of_client(incoming: Incoming, client: &Arc<Client>) -> RequestBody {
     client.activity.rest.begin(&incoming);
     let coming = (!incoming.is_end_stream()).then(|| (incoming, Arc::clone(client)));
-    Kept::new(ClientBody { coming })
+    ReplayBody::new(ClientBody { coming })
 }
 
 impl Body for ClientBody {

@@ -8,16 +8,16 @@ use super::{
     Client,
     failure_log::{Question, Trouble},
     rate::Limited,
-    response::{Record, Response, say_close},
+    response::{RequestLog, Response, say_close},
 };
 use crate::{
     config::Subset,
-    service::{Attempts, Service, Unanswered},
+    service::{Attempts, CallError, Service},
     upstream::FailureKind,
 };
 
 /// Why a request was not forwarded, or not answered by an endpoint.
-pub(super) enum Refusal {
+pub(super) enum LocalReply {
     /// It breaks HTTP's rules, or could be read in two ways.
     Malformed(&'static str),
     Connect,
@@ -79,19 +79,19 @@ const UNREAD: &str = "the registry could not be read yet";
 /// How long a client is told to stay away where there is nobody to answer it.
 const RETRY_AFTER: &str = "1";
 
-impl Refusal {
+impl LocalReply {
     /// Why a service's endpoints have given no answer; or those of a fallback that was called
     /// instead of another service.
     pub(super) fn of<B>(
         service: &Service,
         subset: Option<&Arc<Subset>>,
         instead_of: Option<(&Arc<Service>, Option<&Arc<Subset>>)>,
-        unanswered: Unanswered<B>,
+        unanswered: CallError<B>,
     ) -> Self {
         let name = |service: &Service| Arc::clone(service.name());
         match unanswered {
-            Unanswered::Shed(_) => Self::Shed(name(service)),
-            Unanswered::NoEndpoints(_) => match instead_of {
+            CallError::Shed(_) => Self::Shed(name(service)),
+            CallError::NoEndpoints(_) => match instead_of {
                 None => Self::NoEndpoints {
                     service: Nobody::of(service),
                     subset: subset.cloned(),
@@ -103,8 +103,8 @@ impl Refusal {
                     fallback: Some(Nobody::of(service)),
                 },
             },
-            Unanswered::BodyBroke(error) => Self::BodyBroke(error),
-            Unanswered::Failed(attempts) => Self::Failed {
+            CallError::BodyBroke(error) => Self::BodyBroke(error),
+            CallError::Failed(attempts) => Self::Failed {
                 service: name(service),
                 attempts,
             },
@@ -202,7 +202,7 @@ impl Refusal {
         }
     }
 
-    pub(super) fn into_response(self, client: &Client, mut record: Record) -> Response {
+    pub(super) fn into_response(self, client: &Client, mut record: RequestLog) -> Response {
         let (status, message) = (self.status(), self.message());
         let id = format!("{:016x}", fastrand::u64(..));
         let question = record.question.take().unwrap_or_default();
@@ -343,9 +343,9 @@ impl Refusal {
 /// refused. `answer` is the library's own; with `bodyless` the request is a `HEAD`.
 pub fn refusal_of_head(client: &Client, answer: &[u8], bodyless: bool) -> Option<Vec<u8>> {
     let refusal = match answer.get(b"HTTP/1.1 ".len()..)?.get(..3)? {
-        b"414" => Refusal::TargetTooLong,
-        b"431" => Refusal::HeadTooLarge,
-        _ => Refusal::Malformed("the request's head is not sound HTTP/1.1"),
+        b"414" => LocalReply::TargetTooLong,
+        b"431" => LocalReply::HeadTooLarge,
+        _ => LocalReply::Malformed("the request's head is not sound HTTP/1.1"),
     };
     refusal.into_bytes(client, answer, bodyless)
 }

@@ -40,14 +40,14 @@ use crate::{
     config::Timeouts,
     discovery::Lookup,
     route::Match,
-    service::{Answered, Service, Unanswered, within},
+    service::{CallAnswer, CallError, Service, within},
     upstream::http1::Answer,
 };
 use admit::Admitted;
 use failure_log::Question;
-use local_reply::Refusal;
+use local_reply::LocalReply;
 use outgoing::{Asking, Outgoing};
-use response::Record;
+use response::RequestLog;
 
 /// Answers one request.
 #[allow(
@@ -59,7 +59,7 @@ pub fn handle(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send {
     async move {
-        let mut record = Record::new(client, Instant::now(), &request);
+        let mut record = RequestLog::new(client, Instant::now(), &request);
         let mut admitted = admit::admit(client, &mut record, request);
         let outcome = match admitted {
             Ok(ref mut request) => {
@@ -97,9 +97,9 @@ enum Outcome {
 
 async fn outcome(
     client: &Arc<Client>,
-    record: &mut Record,
+    record: &mut RequestLog,
     request: &mut Admitted,
-) -> Result<Outcome, Refusal> {
+) -> Result<Outcome, LocalReply> {
     Ok(match request.head.path() {
         path if client.listener.health_path.as_deref() == Some(path) => Outcome::Health,
         admit::ASTERISK => Outcome::Options,
@@ -108,7 +108,7 @@ async fn outcome(
 }
 
 /// The listener's own answer, for load balancers that reach nothing but this port.
-fn health(client: &Client, record: Record) -> Response {
+fn health(client: &Client, record: RequestLog) -> Response {
     if client.worker.shared.ready.load(Relaxed) {
         record.reply(StatusCode::OK, "ready\n")
     } else {
@@ -117,7 +117,7 @@ fn health(client: &Client, record: Record) -> Response {
 }
 
 /// `OPTIONS *` asks what the server itself can do (RFC 9110 9.3.7), and has no route.
-fn options(record: Record) -> Response {
+fn options(record: RequestLog) -> Response {
     let mut response = record.reply(StatusCode::NO_CONTENT, "");
     let allowed = HeaderValue::from_static(local_reply::FORWARDED_METHODS);
     response.headers_mut().insert(header::ALLOW, allowed);
@@ -126,27 +126,27 @@ fn options(record: Record) -> Response {
 
 async fn forward(
     client: &Arc<Client>,
-    record: &mut Record,
+    record: &mut RequestLog,
     request: &mut Admitted,
-) -> Result<Answer<RequestBody>, Refusal> {
+) -> Result<Answer<RequestBody>, LocalReply> {
     // One generation for the whole request.
     let generation = client.worker.generation();
     let matched = generation.routes.find(&request.head.route_by());
     let leads_elsewhere =
         |reading: &String| leads_elsewhere(&generation, client, &request.head, reading, matched);
     if request.head.readings.iter().any(leads_elsewhere) {
-        return Err(Refusal::Malformed(
+        return Err(LocalReply::Malformed(
             "the path can be read in another way, which leads elsewhere",
         ));
     }
-    let matched = matched.ok_or(Refusal::NoRoute)?;
+    let matched = matched.ok_or(LocalReply::NoRoute)?;
     let target = &generation.targets[matched.route];
     let strip = target.strip.bytes(matched.prefix_len);
     let granted = match &target.rate {
         Some(rate) => {
             let asking = Asking(client, &request.head);
             let level = rate.take(&asking, record.arrived);
-            Some((rate, level.map_err(Refusal::Limited)?))
+            Some((rate, level.map_err(LocalReply::Limited)?))
         }
         None => None,
     };
@@ -174,8 +174,8 @@ async fn forward(
             }
             found = match lookup {
                 Lookup::Found(service) => service,
-                Lookup::Unknown => return Err(Refusal::UnknownService(name.into())),
-                Lookup::NotRead => return Err(Refusal::CatalogNotRead),
+                Lookup::Unknown => return Err(LocalReply::UnknownService(name.into())),
+                Lookup::NotRead => return Err(LocalReply::CatalogNotRead),
             };
             &found
         }
@@ -202,7 +202,7 @@ async fn forward(
             .call(worker, &mut outgoing, body, &terms, total, asked)
             .await
         {
-            Ok(Answered {
+            Ok(CallAnswer {
                 mut answer,
                 by,
                 attempts,
@@ -216,7 +216,7 @@ async fn forward(
             Err(unanswered) => unanswered,
         };
         match (unanswered, generation.fallback(target, service)) {
-            (Unanswered::NoEndpoints(body), Some(fallback)) if instead_of.is_none() => {
+            (CallError::NoEndpoints(body), Some(fallback)) if instead_of.is_none() => {
                 service.lane(worker).fallbacks.add_one();
                 instead_of = Some((service, subset));
                 asked = Instant::now();
@@ -226,7 +226,7 @@ async fn forward(
                 let head = &request.head;
                 let question = Question::new(&head.parts.method, head.host(), head.path());
                 record.question = Some(Box::new(question));
-                return Err(Refusal::of(service, subset, instead_of, unanswered));
+                return Err(LocalReply::of(service, subset, instead_of, unanswered));
             }
         }
     }

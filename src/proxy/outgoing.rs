@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
     instance::Address,
-    service::{self, Asked, Service},
+    service::{self, RequestInfo, Service},
     upstream::http1::{Framing, field as line},
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Outgoing<'a> {
 /// A request before it is known where it goes.
 pub(super) struct Asking<'r>(pub(super) &'r Client, pub(super) &'r Head);
 
-impl Asked for Asking<'_> {
+impl RequestInfo for Asking<'_> {
     fn headers(&self) -> &HeaderMap {
         &self.1.parts.headers
     }
@@ -45,7 +45,7 @@ impl Asked for Asking<'_> {
     }
 }
 
-impl Asked for Outgoing<'_> {
+impl RequestInfo for Outgoing<'_> {
     fn headers(&self) -> &HeaderMap {
         &self.head.parts.headers
     }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
-    service::{Asked, client_digest, key_digest},
+    service::{RequestInfo, client_digest, key_digest},
 };
 
 /// Parts with a lock of their own, held for a few instructions: workers seldom meet.
@@ -107,7 +107,7 @@ impl Rate {
     /// Takes one for this request out of its client's bucket.
     pub(super) fn take(
         self: &Arc<Self>,
-        asked: &dyn Asked,
+        asked: &dyn RequestInfo,
         now: Instant,
     ) -> Result<Level, Limited> {
         let key = match &self.rule.by {

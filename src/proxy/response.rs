@@ -23,7 +23,7 @@ use crate::{
     config::{self, HeaderCase},
     instance::Address,
     metrics::Padded,
-    service::{Lane, Service, StatusClass},
+    service::{Service, ServiceStats, StatusClass},
     upstream::{
         Failure,
         http1::{self, AnswerHead},
@@ -48,10 +48,10 @@ enum Kind {
 }
 
 /// A request on its way; what is noted when it is answered, or when its client is gone first.
-pub(super) struct Record {
+pub(super) struct RequestLog {
     /// When the request's head was whole.
     pub(super) arrived: Instant,
-    lane: Option<Arc<Padded<Lane>>>,
+    lane: Option<Arc<Padded<ServiceStats>>>,
     answered: bool,
     /// The client would rather have an error as JSON.
     pub(super) wants_json: bool,
@@ -85,7 +85,7 @@ struct Access {
     abandoned: bool,
 }
 
-impl Record {
+impl RequestLog {
     pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
         let activity = &client.activity;
         activity.requests.add_one();
@@ -207,7 +207,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestLog {
     /// A request that was not answered has lost its client, or its client was cut for being late.
     fn drop(&mut self) {
         if !self.answered

@@ -17,4 +17,4 @@ pub use entry::Entry;
 pub use local::local_ip;
 pub use open::entry;
 pub use provider::{Check, Layout, Provider};
-pub use registrar::{Registrar, Standing};
+pub use registrar::{Registrar, SignedIn};

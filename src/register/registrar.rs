@@ -72,7 +72,7 @@ const STOOD: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Debug)]
 pub struct Registrar {
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<SignedIn>,
     leave: CancellationToken,
     /// Who lets go of a registrar wants its entry to lapse.
     task: AbortOnDropHandle<Result<(), RegistryError>>,
@@ -80,7 +80,7 @@ pub struct Registrar {
 
 /// How a provider's entry stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum SignedIn {
     /// It was not written yet, or it is being written again; and why, if something went wrong.
     Out(Option<String>),
     /// It was written, and nothing is known to be wrong with it.
@@ -90,7 +90,7 @@ pub enum Standing {
 impl Registrar {
     /// Begins to sign in, and goes on in the background. Must be called in a tokio runtime.
     pub fn start(entry: Box<dyn Entry>) -> Self {
-        let (told, standing) = watch::channel(Standing::Out(None));
+        let (told, standing) = watch::channel(SignedIn::Out(None));
         let leave = CancellationToken::new();
         let task = tokio::spawn(run(entry, told, leave.clone()).in_current_span());
         Self {
@@ -101,7 +101,7 @@ impl Registrar {
     }
 
     /// How the entry stands, now and whenever that changes.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
+    pub fn standing(&self) -> watch::Receiver<SignedIn> {
         self.standing.clone()
     }
 
@@ -110,7 +110,7 @@ impl Registrar {
         let mut standing = self.standing.clone();
         // The sender lives until `deregister`, which takes `self`.
         let _ = standing
-            .wait_for(|standing| *standing == Standing::In)
+            .wait_for(|standing| *standing == SignedIn::In)
             .await;
     }
 
@@ -132,7 +132,7 @@ impl Registrar {
 
 async fn run(
     mut entry: Box<dyn Entry>,
-    told: watch::Sender<Standing>,
+    told: watch::Sender<SignedIn>,
     leave: CancellationToken,
 ) -> Result<(), RegistryError> {
     let signed_out = async {
@@ -151,12 +151,12 @@ async fn run(
             refused: false,
         }),
     };
-    told.send_replace(Standing::Out(None));
+    told.send_replace(SignedIn::Out(None));
     signed_out
 }
 
 /// Signs in again and again until it is time to leave.
-async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &CancellationToken) {
+async fn stay(entry: &mut dyn Entry, told: &watch::Sender<SignedIn>, leave: &CancellationToken) {
     let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new());
     let mut lines = Lines::new();
     let mut said_in = false;
@@ -164,7 +164,7 @@ async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &Can
         // Never broken off: it might reach the registry after the signing out.
         let error = match guarded(entry.sign_in()).await {
             Ok(()) => {
-                told.send_replace(Standing::In);
+                told.send_replace(SignedIn::In);
                 // A registry that forgets again and again does not fill the log either.
                 if !std::mem::replace(&mut said_in, true) {
                     tracing::info!("signed in");
@@ -186,7 +186,7 @@ async fn stay(entry: &mut dyn Entry, told: &watch::Sender<Standing>, leave: &Can
             said_in = false;
             tracing::warn!(error = %error, "not signed in; trying again");
         }
-        told.send_replace(Standing::Out(Some(error.message)));
+        told.send_replace(SignedIn::Out(Some(error.message)));
         let away = error.retry_after.unwrap_or_default();
         let pause = tokio::time::sleep(backoff.delay() + away);
         if leave.run_until_cancelled(pause).await.is_none() {
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(*script.asked.lock().unwrap(), ["in"; 3]);
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(*script.asked.lock().unwrap(), ["in"; 5]);
-        assert_eq!(*registrar.standing().borrow(), Standing::In);
+        assert_eq!(*registrar.standing().borrow(), SignedIn::In);
         registrar.deregister().await.unwrap();
         assert_eq!(script.asked.lock().unwrap().last(), Some(&"out"));
     }
@@ -340,7 +340,7 @@ mod tests {
         let script = script(&[None; 3]);
         let registrar = Registrar::start(Box::new(script));
         let mut standing = registrar.standing();
-        let out = Standing::Out(Some("no".to_owned()));
+        let out = SignedIn::Out(Some("no".to_owned()));
         standing
             .wait_for(|standing| *standing == out)
             .await

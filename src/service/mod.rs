@@ -18,24 +18,25 @@ mod status;
 mod view;
 
 pub use balance::{
-    Asked, BalanceStatus, Balancer, Tally, Turn, ZoneStatus, client_digest, key_digest,
+    BalanceStats, BalanceStatus, Balancer, PickKey, RequestInfo, ZoneStatus, client_digest,
+    key_digest,
 };
 pub use call::attempts::{Attempt, Attempts};
 pub use call::budget::Budget;
 pub use call::queue::{LimitsStatus, Seat, Shed};
-pub use call::replay::{Keep, Kept, Replay};
-pub use call::{Answered, Head, Unanswered};
+pub use call::replay::{Keep, Replay, ReplayBody};
+pub use call::{CallAnswer, CallError, Head};
 pub use endpoint::health::{Doubt, Ejection, EndpointState};
 pub use endpoint::outlier::Heard;
-pub use endpoint::{Endpoint, EndpointId, Line};
+pub use endpoint::{Endpoint, EndpointId, WorkerEndpoint};
 pub use health::prober::Checkup;
 pub use members::combine::Difference;
 pub use members::history::{Change, EntryStatus, Why};
 pub use members::pin::{LONGEST_PIN, PinError, PinStatus};
-pub use policy::{Terms, within};
+pub use policy::{CallPolicy, within};
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
-pub use stats::{Lane, StatusClass};
+pub use stats::{ServiceStats, StatusClass};
 pub use status::{EndpointStatus, HeldStatus, Latency, Remembered, ServiceStatus, ViewStatus};
 pub use view::View;
 
@@ -59,8 +60,8 @@ use balance::Loads;
 use call::queue::Limits;
 use health::prober::Findings;
 use members::{
-    Board,
-    combine::{Listing, Update},
+    Members,
+    combine::{Combiner, Update},
     history::Journal,
     inquiry::Inquiry,
 };
@@ -86,8 +87,8 @@ pub struct Service {
     /// Those of them that routes select.
     views: Box<[View]>,
     /// Of each worker, from the first request on that it has for this service.
-    lanes: Box<[OnceLock<Arc<Padded<Lane>>>]>,
-    board: Mutex<Board>,
+    lanes: Box<[OnceLock<Arc<Padded<ServiceStats>>>]>,
+    board: Mutex<Members>,
     /// Held by who ejects an endpoint.
     ejecting: Mutex<()>,
     tls: Arc<Tls>,
@@ -100,7 +101,7 @@ pub struct Service {
     checks_failed: AtomicU64,
     /// Whether there is a set; said by `published` too, once there is.
     is_read: AtomicBool,
-    listing: Mutex<Listing>,
+    listing: Mutex<Combiner>,
     journal: Mutex<Journal>,
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
@@ -134,7 +135,7 @@ impl Service {
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
             lanes: (0..workers).map(|_| OnceLock::new()).collect(),
-            board: Mutex::new(Board::new(
+            board: Mutex::new(Members::new(
                 workers,
                 Arc::clone(&tls),
                 Loads::of_all(balances),
@@ -148,7 +149,7 @@ impl Service {
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
-            listing: Mutex::new(Listing::new(&policy.origin)),
+            listing: Mutex::new(Combiner::new(&policy.origin)),
             journal: Mutex::new(Journal::of(Arc::clone(&name))),
             watches: policy
                 .origin
@@ -188,23 +189,23 @@ impl Service {
     }
 
     /// One worker's counters and retry budget.
-    pub fn lane(&self, worker: usize) -> &Arc<Padded<Lane>> {
+    pub fn lane(&self, worker: usize) -> &Arc<Padded<ServiceStats>> {
         self.lanes[worker].get_or_init(|| Arc::new(Padded(self.new_lane())))
     }
 
-    fn new_lane(&self) -> Lane {
-        Lane::new(&self.policy.retry, self.lanes.len(), 1 + self.views.len())
+    fn new_lane(&self) -> ServiceStats {
+        ServiceStats::new(&self.policy.retry, self.lanes.len(), 1 + self.views.len())
     }
 
     /// The counters of the workers that had requests for it.
-    pub fn lanes(&self) -> impl Iterator<Item = &Lane> + Clone {
+    pub fn lanes(&self) -> impl Iterator<Item = &ServiceStats> + Clone {
         let lanes = self.lanes.iter().filter_map(OnceLock::get);
         lanes.map(|lane| &***lane)
     }
 
     /// How many retries the budgets of all workers would grant now.
     pub fn retries_left(&self, now: Instant) -> u64 {
-        let left = |lane: &Lane| lane.retries_left(now);
+        let left = |lane: &ServiceStats| lane.retries_left(now);
         let untouched = self.lanes.len() - self.lanes().count();
         let of_new = match untouched {
             0 => 0,
@@ -328,7 +329,7 @@ impl Service {
     }
 
     /// Publishes what the board has, and then retires who is in no view any more.
-    fn publish(&self, board: &mut Board) {
+    fn publish(&self, board: &mut Members) {
         for view in std::iter::once(&self.main).chain(&self.views) {
             view.publish(board, &self.policy);
         }
@@ -416,7 +417,7 @@ impl Service {
         &self.tls
     }
 
-    fn board(&self) -> MutexGuard<'_, Board> {
+    fn board(&self) -> MutexGuard<'_, Members> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -429,7 +430,7 @@ impl Service {
         self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listing(&self) -> MutexGuard<'_, Listing> {
+    fn listing(&self) -> MutexGuard<'_, Combiner> {
         self.listing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -448,7 +449,7 @@ mod testing {
 
     use super::*;
     use super::{
-        Line,
+        WorkerEndpoint,
         members::{combine::Update, history::Why},
     };
     use crate::{
@@ -488,7 +489,7 @@ mod testing {
     }
 
     /// The way to one of those that may be picked.
-    pub(in crate::service) fn line(service: &Service, n: usize) -> Arc<Line> {
+    pub(in crate::service) fn line(service: &Service, n: usize) -> Arc<WorkerEndpoint> {
         Arc::clone(service.main().snapshot().endpoints[n].line(0))
     }
 }

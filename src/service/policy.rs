@@ -10,7 +10,7 @@ use crate::config::{Overrides, Retry, Subset, Timeouts};
 
 /// How a request is tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms<'s> {
+pub struct CallPolicy<'s> {
     /// Among whom.
     pub view: &'s View,
     /// How often. The budget is the service's, whoever tries.
@@ -24,14 +24,14 @@ impl Service {
     ///
     /// # Panics
     /// Where the service was made without that subset.
-    pub fn terms(&self, subset: Option<&Arc<Subset>>, overrides: &Overrides) -> Terms<'_> {
+    pub fn terms(&self, subset: Option<&Arc<Subset>>, overrides: &Overrides) -> CallPolicy<'_> {
         let policy = self.policy();
         let view = subset.map_or(self.main(), |subset| {
             let mut views = self.views().iter();
             let view = views.find(|view| view.is_of(subset));
             view.expect("a service is made with the subsets of all routes that lead to it")
         });
-        Terms {
+        CallPolicy {
             view,
             retry: overrides.retry(policy.retry),
             timeout: overrides.timeout(policy.timeout),
@@ -39,7 +39,7 @@ impl Service {
     }
 
     /// The terms of whoever wants nothing else.
-    pub fn own_terms(&self) -> Terms<'_> {
+    pub fn own_terms(&self) -> CallPolicy<'_> {
         self.terms(None, &Overrides::default())
     }
 }

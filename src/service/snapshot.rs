@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Endpoint, Line, balance::Tables, endpoint::Own};
+use super::{Endpoint, WorkerEndpoint, balance::Tables, endpoint::Own};
 use crate::config::Balance;
 
 /// A service's endpoints at one moment, in the order of their identities.
@@ -18,11 +18,11 @@ pub struct Snapshot {
     /// What a pick asks of each of `endpoints`, and each worker's ways to all of them, by their
     /// places: a pick waits for memory, and for less of it here than by way of the endpoint.
     pub(super) lives: Box<[Arc<Own>]>,
-    lines: Box<[Lines]>,
+    lines: Box<[WorkerEndpoints]>,
 }
 
 /// One worker's ways, from its first pick on, and of each from its own.
-type Lines = OnceLock<Box<[OnceLock<Arc<Line>>]>>;
+type WorkerEndpoints = OnceLock<Box<[OnceLock<Arc<WorkerEndpoint>>]>>;
 
 impl Snapshot {
     /// Of those that may be picked, with their weights, and those that may not; with what this way
@@ -48,7 +48,7 @@ impl Snapshot {
     }
 
     /// One worker's way to the endpoint at this place.
-    pub(super) fn line(&self, worker: usize, place: usize) -> &Arc<Line> {
+    pub(super) fn line(&self, worker: usize, place: usize) -> &Arc<WorkerEndpoint> {
         let none = || self.endpoints.iter().map(|_| OnceLock::new()).collect();
         let line = || Arc::clone(self.endpoints[place].line(worker));
         self.lines[worker].get_or_init(none)[place].get_or_init(line)

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::{Budget, Shed, Tally, endpoint::outlier::Heard};
+use super::{BalanceStats, Budget, Shed, endpoint::outlier::Heard};
 use crate::{
     config,
     metrics::{Counter, Histogram},
@@ -11,7 +11,7 @@ use crate::{
 
 /// One worker's part of a service: its counters and its share of the retry budget.
 #[derive(Debug)]
-pub struct Lane {
+pub struct ServiceStats {
     /// Requests that were routed to the service.
     pub requests: Counter,
     /// Answers, by the class of their status.
@@ -37,12 +37,12 @@ pub struct Lane {
     /// From a request's arrival to the head of its answer.
     pub duration: Histogram,
     /// What its picks count.
-    pub tally: Tally,
+    pub tally: BalanceStats,
     /// Its share of the retries.
     pub budget: Budget,
 }
 
-impl Lane {
+impl ServiceStats {
     pub(super) fn new(retry: &config::Retry, workers: usize, views: usize) -> Self {
         Self {
             requests: Counter::default(),
@@ -57,7 +57,7 @@ impl Lane {
             fallbacks: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
-            tally: Tally::default(),
+            tally: BalanceStats::default(),
             budget: Budget::new(retry, workers),
         }
     }
@@ -92,7 +92,7 @@ impl StatusClass {
         Self((usize::from(status.as_u16()) / 100).clamp(1, Self::COUNT) - 1)
     }
 
-    /// Its place in [`Lane::answers`].
+    /// Its place in [`ServiceStats::answers`].
     pub fn index(self) -> usize {
         self.0
     }

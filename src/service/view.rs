@@ -10,10 +10,11 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::{
-    Asked, BalanceStatus, Balancer, Endpoint, Line, Shed, Snapshot, Tally, Turn, ZoneStatus,
+    BalanceStats, BalanceStatus, Balancer, Endpoint, PickKey, RequestInfo, Shed, Snapshot,
+    WorkerEndpoint, ZoneStatus,
     balance::{Cookie, Zone},
     call::{queue::Room, tried::Tried},
-    members::Board,
+    members::Members,
 };
 use crate::{
     config::{self, Balance, Subset},
@@ -101,7 +102,12 @@ impl View {
 
     /// Takes a turn: that of a request, if it is one. What is unusual is counted on the worker's
     /// tally.
-    pub fn turn(&self, asked: Option<&dyn Asked>, tally: &Tally, now: Instant) -> Turn {
+    pub fn turn(
+        &self,
+        asked: Option<&dyn RequestInfo>,
+        tally: &BalanceStats,
+        now: Instant,
+    ) -> PickKey {
         let turn = self.balancer.turn(asked, tally);
         match &self.zone {
             None => turn,
@@ -122,10 +128,10 @@ impl View {
     pub fn pick(
         &self,
         worker: usize,
-        turn: Turn,
-        tally: &Tally,
+        turn: PickKey,
+        tally: &BalanceStats,
         now: Instant,
-    ) -> Option<Arc<Line>> {
+    ) -> Option<Arc<WorkerEndpoint>> {
         self.choose(worker, turn, |_| true, tally, now)
     }
 
@@ -138,12 +144,12 @@ impl View {
     pub(super) fn pick_with_room(
         &self,
         worker: usize,
-        turn: Turn,
+        turn: PickKey,
         tried: &Tried,
         room: Room<'_>,
-        tally: &Tally,
+        tally: &BalanceStats,
         now: Instant,
-    ) -> Result<Option<Arc<Line>>, Shed> {
+    ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
         let turn = turn.tried(!tried.is_empty());
         let was_tried = |one: &Endpoint| tried.has(one.life());
         let choose =
@@ -173,11 +179,11 @@ impl View {
     fn choose(
         &self,
         worker: usize,
-        turn: Turn,
+        turn: PickKey,
         wanted: impl Fn(&Endpoint) -> bool,
-        tally: &Tally,
+        tally: &BalanceStats,
         now: Instant,
-    ) -> Option<Arc<Line>> {
+    ) -> Option<Arc<WorkerEndpoint>> {
         let line = |snapshot: &Snapshot, place: usize| Arc::clone(snapshot.line(worker, place));
         if let Some(zone) = &self.zone {
             let picked = zone.pick(&self.balancer, turn, &wanted, tally, now, line);
@@ -196,9 +202,9 @@ impl View {
     pub fn cookie(
         &self,
         worker: usize,
-        turn: Turn,
-        answered: &Arc<Line>,
-        tally: &Tally,
+        turn: PickKey,
+        answered: &Arc<WorkerEndpoint>,
+        tally: &BalanceStats,
     ) -> Option<HeaderValue> {
         if !matches!(self.balancer, Balancer::Sticky(..)) {
             return None;
@@ -209,7 +215,7 @@ impl View {
     }
 
     /// Counts an answer by the zone of who gave it, where the proxy's own comes first.
-    pub(super) fn note_zone(&self, answered: &Line, tally: &Tally) {
+    pub(super) fn note_zone(&self, answered: &WorkerEndpoint, tally: &BalanceStats) {
         if self.zone.is_some() {
             let counter = match answered.is_near() {
                 true => &tally.local,
@@ -227,13 +233,13 @@ impl View {
     /// How it picks, and what was unusual of it.
     pub(super) fn balance_status<'t>(
         &self,
-        tallies: impl Iterator<Item = &'t Tally> + Clone,
+        tallies: impl Iterator<Item = &'t BalanceStats> + Clone,
     ) -> BalanceStatus {
         BalanceStatus::of(&self.balance, &self.balancer, tallies)
     }
 
     /// Whether there is another endpoint to pick than those that were tried, and this one.
-    pub(super) fn has_other(&self, tried: &Tried, this: Option<&Arc<Line>>) -> bool {
+    pub(super) fn has_other(&self, tried: &Tried, this: Option<&Arc<WorkerEndpoint>>) -> bool {
         let is_this = |one: &Endpoint| this.is_some_and(|this| ptr::eq(this.life(), one.life()));
         let snapshot = self.snapshot.load();
         let mut endpoints = snapshot.endpoints.iter();
@@ -241,7 +247,7 @@ impl View {
     }
 
     /// Takes over what the board has, if it differs.
-    pub(super) fn publish(&self, board: &Board, policy: &config::Service) {
+    pub(super) fn publish(&self, board: &Members, policy: &config::Service) {
         let is_of = |instance: &Instance| {
             let subset = self.subset.as_deref();
             subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))

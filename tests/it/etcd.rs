@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use callboard::{
     config::{self, ClientTls, RegistryKind, Secret},
     instance::{Address, InstanceSet},
-    register::{self, Check, Layout, Provider, Registrar, Standing},
+    register::{self, Check, Layout, Provider, Registrar, SignedIn},
     registry::{self, Catalog, Registry},
 };
 use http::Method;
@@ -434,7 +434,7 @@ async fn a_token_that_runs_out_is_renewed_without_a_word() {
         .await;
     // Beyond the lease's time, kept by beats of which each needs another token.
     let mut standing = registrar.standing();
-    let lost = standing.wait_for(|standing| *standing != Standing::In);
+    let lost = standing.wait_for(|standing| *standing != SignedIn::In);
     let lost = tokio::time::timeout(Duration::from_secs(16), lost).await;
     assert!(lost.is_err(), "{:?}", registrar.standing());
     registrar.deregister().await.unwrap();

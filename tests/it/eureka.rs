@@ -10,7 +10,7 @@ use std::{
 use callboard::{
     config::{self, CalledAt, ClientTls, NamedBy, RegistryKind},
     instance::{Address, Instance, InstanceSet},
-    register::{self, Check, Layout, Provider, Registrar, Standing},
+    register::{self, Check, Layout, Provider, Registrar, SignedIn},
     registry::{BuildError, Catalog, Registry, ServiceQuery, eureka},
 };
 use http::Method;
@@ -366,7 +366,7 @@ async fn an_entry_that_the_server_has_lost_is_written_again() {
     let path = "/apps/lost-cart/a";
     eureka.tell(Method::DELETE, path, Value::Null).await;
     let mut standing = registrar.standing();
-    let lost = Standing::Out(Some(format!(
+    let lost = SignedIn::Out(Some(format!(
         "main at {} no longer knows `a` in `lost-cart`",
         eureka.url()
     )));

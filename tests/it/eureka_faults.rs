@@ -6,7 +6,7 @@ use std::time::Duration;
 use callboard::{
     config::{self, RegistryKind, Secret},
     instance::InstanceSet,
-    register::{self, Registrar, Standing},
+    register::{self, Registrar, SignedIn},
     registry::{Registry, RegistryError, ServiceQuery, Source, eureka::Eureka},
 };
 use http::HeaderMap;
@@ -562,7 +562,7 @@ async fn why_an_entry_is_not_written_is_said_with_its_name() {
     let provider = provider("cart", "a", ([127, 0, 0, 1], 8001).into());
     let registrar = Registrar::start(register::entry("main", &kind, provider).unwrap());
     let mut standing = registrar.standing();
-    let out = Standing::Out(Some(format!(
+    let out = SignedIn::Out(Some(format!(
         "main at {} answered 400 for the sign-in of `a` in `cart`: {{\"error\": \"cannot parse request body\"}}",
         fake.url()
     )));

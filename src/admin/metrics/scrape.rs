@@ -14,7 +14,7 @@ use crate::{
     proxy::{Rate, Worker},
     registry::{Watches, watch::WatchSnapshot},
     saved,
-    service::{Difference, EndpointStatus, Lane, Service, ServiceStatus, Split},
+    service::{Difference, EndpointStatus, Service, ServiceStats, ServiceStatus, Split},
 };
 
 /// One line of the table.
@@ -221,7 +221,7 @@ impl Scrape<'_> {
 pub(super) fn per_service(
     scrape: &Scrape<'_>,
     samples: &mut Samples<'_>,
-    counter: fn(&Lane) -> &Counter,
+    counter: fn(&ServiceStats) -> &Counter,
 ) -> fmt::Result {
     scrape.called().try_for_each(|(service, _)| {
         let sum: u64 = service.lanes().map(|lane| counter(lane).value()).sum();

@@ -15,7 +15,7 @@ use crate::{
     config::Balance,
     metrics::{self, HistogramSum},
     saved::{Found, Status},
-    service::{EndpointState, Service, ServiceStatus, Shed, StatusClass, Tally},
+    service::{BalanceStats, EndpointState, Service, ServiceStatus, Shed, StatusClass},
 };
 
 use Kind::{Counter, Gauge, Histogram};
@@ -557,7 +557,7 @@ fn tallied(
     scrape: &Scrape<'_>,
     samples: &mut Samples<'_>,
     wants: fn(&Balance) -> bool,
-    counter: fn(&Tally) -> &metrics::Counter,
+    counter: fn(&BalanceStats) -> &metrics::Counter,
 ) -> fmt::Result {
     scrape.services.iter().try_for_each(|(service, _)| {
         let mut views = std::iter::once(service.main()).chain(service.views());
@@ -624,7 +624,8 @@ fn shed(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
 fn zones(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     let services = scrape.services.iter();
     for (service, _) in services.filter(|(_, status)| status.zone.is_some()) {
-        let sum = |of: fn(&Tally) -> u64| service.lanes().map(|lane| of(&lane.tally)).sum::<u64>();
+        let sum =
+            |of: fn(&BalanceStats) -> u64| service.lanes().map(|lane| of(&lane.tally)).sum::<u64>();
         samples.add(&[service.name(), "local"], sum(|tally| tally.local.value()))?;
         samples.add(&[service.name(), "other"], sum(|tally| tally.other.value()))?;
     }

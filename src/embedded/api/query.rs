@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::request::{Failure, Params};
 use crate::{
-    control::access::Gate,
+    control::access::Access,
     embedded::{
         blocking,
         render::{DATACENTER, Node},
@@ -24,7 +24,7 @@ use crate::{
 pub(in crate::embedded) struct Context {
     pub(in crate::embedded) store: Arc<Store>,
     pub(in crate::embedded) node: Node,
-    pub(in crate::embedded) gate: Gate,
+    pub(in crate::embedded) gate: Access,
     pub(in crate::embedded) address: SocketAddr,
     /// One for each query that may wait at once.
     pub(in crate::embedded) waits: Semaphore,

@@ -19,7 +19,7 @@ const AWAY: Duration = Duration::from_millis(100);
 
 /// What all questions heed.
 #[derive(Debug, Default)]
-pub(super) struct Gate(Mutex<State>);
+pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -44,7 +44,7 @@ pub(super) enum Subject {
     Token(Bearer),
 }
 
-impl Gate {
+impl Breaker {
     /// Waits for as long as the registry is to be left alone.
     pub(super) async fn rested(&self) {
         loop {
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_question_tries_again_when_the_time_is_over() {
-        let gate = Gate::default();
+        let gate = Breaker::default();
         assert!(gate.verdict(&None).is_none());
         gate.close(Subject::Token(bearer("a")), nothing());
         assert!(gate.verdict(&bearer("a")).is_some());
@@ -137,7 +137,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_never_shortened() {
-        let gate = Gate::default();
+        let gate = Breaker::default();
         let start = Instant::now();
         gate.rested().await;
         assert_eq!(start.elapsed(), Duration::ZERO);

@@ -23,9 +23,9 @@ use tokio::{
 };
 
 use super::{
-    breaker::{Gate, Subject},
+    breaker::{Breaker, Subject},
     fault::{Failed, Fault},
-    http::{MAX_BODY, Reply, Wire},
+    http::{Http, MAX_BODY, Reply},
     token::{Bearer, Token},
 };
 use crate::{
@@ -135,14 +135,14 @@ pub(super) struct Client {
     token: Token,
     /// How long a blocking query may wait.
     wait: Duration,
-    gate: Gate,
+    gate: Breaker,
     /// Who has a line may ask. Nobody has a connection without one.
     lines: Semaphore,
 }
 
 #[derive(Debug)]
 struct Agent {
-    wire: Wire,
+    wire: Http,
     /// What stands before each target.
     prefix: String,
     /// The `Host` of each question.
@@ -182,7 +182,7 @@ impl Client {
             moved: Notify::new(),
             token: Token::new(settings.token.clone()),
             wait: settings.wait,
-            gate: Gate::default(),
+            gate: Breaker::default(),
             lines: Semaphore::new(settings.max_watches + SHORT),
         })
     }
@@ -442,7 +442,7 @@ impl Agent {
         };
         let port = url.port_or_known_default().ok_or_else(wrong)?;
         Ok(Self {
-            wire: Wire::new(host.to_owned(), port, tls, room),
+            wire: Http::new(host.to_owned(), port, tls, room),
             prefix: url.path().trim_end_matches('/').to_owned(),
             authority: authority.parse().map_err(|_| wrong())?,
             shown: http_api::without_credentials(url),

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     breaker::DENIED,
     client::{Answer, Client, Failure, Index, Question},
-    slots::{Member, Seat, Turned},
+    slots::{Member, Slot, Turned},
     token::Bearer,
 };
 use crate::registry::{RegistryError, Source};
@@ -19,7 +19,7 @@ pub(super) struct Cursor<P> {
     client: Arc<Client>,
     question: Question,
     member: Member,
-    seat: Option<Seat>,
+    seat: Option<Slot>,
     /// What is known; `None` asks for the present state at once.
     known: Option<Known>,
     /// The token that was refused, and until when there is no use in trying again.
@@ -124,7 +124,7 @@ mod tests {
 
     use futures_util::FutureExt as _;
 
-    use super::super::slots::Seats;
+    use super::super::slots::Slots;
     use crate::config;
 
     fn nobody() -> config::Consul {
@@ -142,7 +142,7 @@ mod tests {
         let mut cursor = Cursor::new(
             Arc::new(Client::new("main", &nobody()).unwrap()),
             Question::new("service `a`".to_owned(), &["a"], []),
-            Seats::new(1).join(None),
+            Slots::new(1).join(None),
             |_: &Answer| Ok(()),
         );
         let asked = Instant::now();
@@ -153,7 +153,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_read_in_turn_is_not_read_faster_where_an_agent_is_in_trouble() {
-        let seats = Seats::new(1);
+        let seats = Slots::new(1);
         let other = seats.join(None);
         let seat = other.claim();
         let mut cursor = Cursor::new(

@@ -80,7 +80,7 @@ pub(super) enum Broken {
 }
 
 /// The way to one agent.
-pub(super) struct Wire {
+pub(super) struct Http {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -95,13 +95,13 @@ struct Idle {
     since: Instant,
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
 }
 
-impl Wire {
+impl Http {
     /// To this host (an IP address without brackets, or a name), which proves who it is where
     /// there is TLS. Connects to nothing yet.
     pub(super) fn new(
@@ -282,7 +282,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(1);
     const LARGE: usize = 2 << 20;
 
-    async fn keep(wire: &Wire) -> DuplexStream {
+    async fn keep(wire: &Http) -> DuplexStream {
         let (ours, agents) = tokio::io::duplex(64 << 10);
         let connection = Connection::over(Box::new(ours)).await.unwrap();
         let since = Instant::now();
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_answer_that_stalls_keeps_no_other_from_being_read() {
-        let wire = Wire::new("agent".to_owned(), 80, None, Arc::default());
+        let wire = Http::new("agent".to_owned(), 80, None, Arc::default());
         let ask = || {
             let request = Request::get("/").body(Empty::new()).unwrap();
             wire.exchange(request, PATIENCE)
@@ -334,7 +334,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_does_not_begin_is_not_waited_for() {
-        let wire = Wire::new("agent".to_owned(), 80, None, Arc::default());
+        let wire = Http::new("agent".to_owned(), 80, None, Arc::default());
         let _agent = keep(&wire).await;
         let request = Request::get("/").body(Empty::new()).unwrap();
         let reply = wire.exchange(request, PATIENCE).await;

@@ -31,13 +31,13 @@ use crate::{
 use client::{Answer, Client, Question};
 use cursor::Cursor;
 use datacenters::{First, Leg, Union};
-use slots::Seats;
+use slots::Slots;
 
 /// The agents of a Consul.
 #[derive(Clone, Debug)]
 pub struct Consul {
     client: Arc<Client>,
-    seats: Arc<Seats>,
+    seats: Arc<Slots>,
     settings: Arc<config::Consul>,
 }
 
@@ -49,7 +49,7 @@ impl Consul {
     pub fn new(name: &str, settings: &config::Consul) -> Result<Self, BuildError> {
         Ok(Self {
             client: Arc::new(Client::new(name, settings)?),
-            seats: Seats::new(settings.max_watches),
+            seats: Slots::new(settings.max_watches),
             settings: Arc::new(settings.clone()),
         })
     }

@@ -41,7 +41,7 @@ const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The seats of a registry.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub(super) struct Slots {
     limit: usize,
     members: AtomicUsize,
     holders: Mutex<Vec<Arc<Holder>>>,
@@ -63,19 +63,19 @@ struct Holder {
 /// Who wants a seat.
 #[derive(Debug)]
 pub(super) struct Member {
-    seats: Arc<Seats>,
+    seats: Arc<Slots>,
     /// `None` for what is always wanted, such as the catalog.
     usage: Option<Arc<Usage>>,
 }
 
 /// The right to wait for a change.
 #[derive(Debug)]
-pub(super) struct Seat {
-    seats: Arc<Seats>,
+pub(super) struct Slot {
+    seats: Arc<Slots>,
     holder: Arc<Holder>,
 }
 
-impl Seats {
+impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         let turn = |per_second| Turn(Bucket::new(1, per_second).into());
         Arc::new(Self {
@@ -113,7 +113,7 @@ impl Seats {
 impl Member {
     /// A seat, if there is one: a free one, or for one that is called the one that has been
     /// without a call for the longest time and may be taken.
-    pub(super) fn claim(&self) -> Option<Seat> {
+    pub(super) fn claim(&self) -> Option<Slot> {
         let mut holders = self.seats.holders();
         if holders.len() >= self.seats.limit {
             if !is_called(self.usage.as_ref()) {
@@ -135,7 +135,7 @@ impl Member {
             taken: Notify::new(),
         });
         holders.push(Arc::clone(&holder));
-        Some(Seat {
+        Some(Slot {
             seats: Arc::clone(&self.seats),
             holder,
         })
@@ -180,14 +180,14 @@ pub(super) enum Turned {
     Read,
 }
 
-impl Seat {
+impl Slot {
     /// Waits until somebody else has it.
     pub(super) async fn is_taken(&self) {
         self.holder.taken.notified().await;
     }
 }
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut holders = self.seats.holders();
         holders.retain(|holder| !Arc::ptr_eq(holder, &self.holder));
@@ -217,19 +217,19 @@ mod tests {
 
     use super::*;
 
-    fn service(seats: &Arc<Seats>) -> (Member, Arc<Usage>) {
+    fn service(seats: &Arc<Slots>) -> (Member, Arc<Usage>) {
         let usage = Arc::new(Usage::default());
         (seats.join(Some(Arc::clone(&usage))), usage)
     }
 
-    fn counts(seats: &Seats) -> (usize, usize) {
+    fn counts(seats: &Slots) -> (usize, usize) {
         let watches = seats.watches();
         (watches.held, watches.in_turn)
     }
 
     #[tokio::test(start_paused = true)]
     async fn seats_are_given_while_there_are_any_and_come_back() {
-        let seats = Seats::new(2);
+        let seats = Slots::new(2);
         let [(a, _), (b, _), (c, _)] = std::array::from_fn(|_| service(&seats));
         let (first, second) = (a.claim().unwrap(), b.claim().unwrap());
         assert!(c.claim().is_none());
@@ -243,7 +243,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_called_takes_the_seat_of_the_one_that_was_not_for_the_longest_time() {
-        let seats = Seats::new(3);
+        let seats = Slots::new(3);
         let catalog = seats.join(None);
         let [(never, _), (long_ago, usage), (called, calls)] =
             std::array::from_fn(|_| service(&seats));
@@ -270,7 +270,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn strangers_who_call_whatever_there_is_leave_half_of_the_seats_to_what_routes_name() {
-        let seats = Seats::new(4);
+        let seats = Slots::new(4);
         let named: [_; 4] = std::array::from_fn(|_| service(&seats));
         named.iter().for_each(|(_, usage)| usage.keep());
         let mut held: Vec<_> = named
@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_without_a_seat_have_their_turns_at_a_bounded_rate() {
-        let seats = Seats::new(1);
+        let seats = Slots::new(1);
         let start = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..100 {
@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_the_wait_for_a_turn_at_once() {
-        let seats = Seats::new(1);
+        let seats = Slots::new(1);
         let (member, usage) = service(&seats);
         let start = Instant::now();
         let turn = tokio::spawn(async move { (member.turn(Instant::now()).await, member) });

@@ -4,12 +4,12 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::{
-    candidates::Among,
+    candidates::Candidates,
     hash::Hash,
-    key::Asked,
+    key::RequestInfo,
     least_request, p2c, peak_ewma, random,
     round_robin::{self, Turns},
-    stats::Tally,
+    stats::BalanceStats,
     sticky::{self, Cookie},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub enum Balancer {
 
 /// A request's place in the order, and its key where it has one.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Turn {
+pub struct PickKey {
     pub(super) place: usize,
     pub(super) key: Option<u64>,
     /// Whether it is elsewhere than in the proxy's own zone, where that comes first.
@@ -47,7 +47,7 @@ pub struct Turn {
     pub(super) is_again: bool,
 }
 
-impl Turn {
+impl PickKey {
     /// That of a request which was tried before, if it was.
     pub(in crate::service) fn tried(self, is_again: bool) -> Self {
         Self { is_again, ..self }
@@ -86,29 +86,33 @@ impl Balancer {
     }
 
     /// The next turn, of a request where there is one.
-    pub(in crate::service) fn turn(&self, asked: Option<&dyn Asked>, tally: &Tally) -> Turn {
+    pub(in crate::service) fn turn(
+        &self,
+        asked: Option<&dyn RequestInfo>,
+        tally: &BalanceStats,
+    ) -> PickKey {
         match self {
-            Self::RoundRobin(turns) => Turn {
+            Self::RoundRobin(turns) => PickKey {
                 place: turns.next(),
-                ..Turn::default()
+                ..PickKey::default()
             },
-            Self::Random | Self::LeastRequest | Self::P2c | Self::PeakEwma => Turn::default(),
+            Self::Random | Self::LeastRequest | Self::P2c | Self::PeakEwma => PickKey::default(),
             Self::Hash(hash) => {
                 let key = asked.and_then(|asked| hash.key(asked));
                 if key.is_none() {
                     tally.keyless.add_one();
                 }
-                Turn {
+                PickKey {
                     key,
-                    ..Turn::default()
+                    ..PickKey::default()
                 }
             }
             Self::Sticky(cookie, fallback) => match asked.and_then(|asked| cookie.token(asked)) {
                 // Takes nobody's turn: those without a cookie would be sent to every other one.
-                Some(token) => Turn {
+                Some(token) => PickKey {
                     place: fastrand::usize(..),
                     key: Some(token),
-                    ..Turn::default()
+                    ..PickKey::default()
                 },
                 None => fallback.turn(asked, tally),
             },
@@ -129,12 +133,12 @@ impl Balancer {
     pub(in crate::service) fn pick(
         &self,
         snapshot: &Snapshot,
-        turn: Turn,
+        turn: PickKey,
         wanted: impl Fn(&Endpoint) -> bool,
-        tally: &Tally,
+        tally: &BalanceStats,
         now: Instant,
     ) -> Option<usize> {
-        let among = Among::new(snapshot, wanted, now)?;
+        let among = Candidates::new(snapshot, wanted, now)?;
         self.place(turn, &among, tally).or_else(|| {
             // Those that were drawn cannot be picked, and so next to none can: whoever there is.
             let start = turn.key.unwrap_or_else(|| fastrand::u64(..));
@@ -146,19 +150,19 @@ impl Balancer {
     pub(super) fn named(
         &self,
         snapshot: &Snapshot,
-        turn: Turn,
+        turn: PickKey,
         wanted: impl Fn(&Endpoint) -> bool,
         now: Instant,
     ) -> Option<usize> {
         let Self::Sticky(..) = self else { return None };
-        sticky::pick(turn.key, &Among::new(snapshot, wanted, now)?)
+        sticky::pick(turn.key, &Candidates::new(snapshot, wanted, now)?)
     }
 
     fn place(
         &self,
-        turn: Turn,
-        among: &Among<'_, impl Fn(&Endpoint) -> bool>,
-        tally: &Tally,
+        turn: PickKey,
+        among: &Candidates<'_, impl Fn(&Endpoint) -> bool>,
+        tally: &BalanceStats,
     ) -> Option<usize> {
         match self {
             Self::RoundRobin(_) => round_robin::pick(turn.place, among),
@@ -178,9 +182,9 @@ impl Balancer {
     pub(in crate::service) fn cookie(
         &self,
         snapshot: &Snapshot,
-        turn: Turn,
+        turn: PickKey,
         answered: impl Fn(&Endpoint) -> bool,
-        tally: &Tally,
+        tally: &BalanceStats,
     ) -> Option<HeaderValue> {
         let Self::Sticky(cookie, _) = self else {
             return None;
@@ -219,14 +223,14 @@ mod tests {
     };
 
     /// A balancer, a snapshot, and what it counts.
-    struct Board {
+    struct Scene {
         balancer: Balancer,
         snapshot: Snapshot,
-        tally: Tally,
+        tally: BalanceStats,
         now: Instant,
     }
 
-    impl Board {
+    impl Scene {
         /// As many endpoints as there are weights; their ids are their places.
         fn new(balance: &Balance, weights: &[u32]) -> Self {
             let loads = Loads::of_all(std::iter::once(balance));
@@ -236,23 +240,23 @@ mod tests {
             Self {
                 balancer: Balancer::new("cart", balance),
                 snapshot: Snapshot::new(endpoints, std::iter::empty(), balance),
-                tally: Tally::default(),
+                tally: BalanceStats::default(),
                 now: Instant::now(),
             }
         }
 
-        fn turn(&self) -> Turn {
+        fn turn(&self) -> PickKey {
             self.balancer.turn(None, &self.tally)
         }
 
-        fn keyed(key: u64) -> Turn {
-            Turn {
+        fn keyed(key: u64) -> PickKey {
+            PickKey {
                 key: Some(key),
-                ..Turn::default()
+                ..PickKey::default()
             }
         }
 
-        fn pick_at(&self, turn: Turn) -> Option<usize> {
+        fn pick_at(&self, turn: PickKey) -> Option<usize> {
             let (snapshot, tally) = (&self.snapshot, &self.tally);
             self.balancer
                 .pick(snapshot, turn, |_| true, tally, self.now)
@@ -263,7 +267,7 @@ mod tests {
         }
 
         /// All that a request is sent to which every endpoint fails, in their order.
-        fn walk_at(&self, turn: Turn) -> Vec<usize> {
+        fn walk_at(&self, turn: PickKey) -> Vec<usize> {
             let mut walked: Vec<usize> = self.pick_at(turn).into_iter().collect();
             while let Some(next) = self.balancer.pick(
                 &self.snapshot,
@@ -340,15 +344,15 @@ mod tests {
     }
 
     /// A turn of each kind that this balancer knows.
-    fn turns(board: &Board) -> [Turn; 2] {
-        [board.turn(), Board::keyed(fastrand::u64(..))]
+    fn turns(board: &Scene) -> [PickKey; 2] {
+        [board.turn(), Scene::keyed(fastrand::u64(..))]
     }
 
     #[test]
     fn whatever_the_algorithm_a_request_goes_to_each_endpoint_once() {
         for balance in every_balance() {
             for count in 0..6 {
-                let board = Board::new(&balance, &vec![1; count]);
+                let board = Scene::new(&balance, &vec![1; count]);
                 for turn in (0..50).flat_map(|_| turns(&board)) {
                     let walked = board.walk_at(turn);
                     let distinct: HashSet<_> = walked.iter().collect();
@@ -362,7 +366,7 @@ mod tests {
     #[test]
     fn whatever_the_algorithm_who_is_doubted_is_picked_only_where_there_is_no_other() {
         for balance in every_balance() {
-            let board = Board::new(&balance, &[1, 5, 1, 1]);
+            let board = Scene::new(&balance, &[1, 5, 1, 1]);
             for doubted in [1, 0, 3] {
                 board.doubt(doubted);
             }
@@ -383,7 +387,7 @@ mod tests {
         // Draws come first.
         const MOST: usize = 2 * COUNT + 100;
         for balance in every_balance() {
-            let board = Board::new(&balance, &[1; COUNT]);
+            let board = Scene::new(&balance, &[1; COUNT]);
             for (turn, only) in turns(&board).into_iter().zip([None, Some(COUNT / 2)]) {
                 let looks = std::cell::Cell::new(0);
                 let is_wanted = |endpoint: &Endpoint| {
@@ -400,7 +404,7 @@ mod tests {
 
     #[test]
     fn n_picks_by_any_number_of_threads_hit_each_of_n_endpoints_once() {
-        let board = Board::new(&Balance::RoundRobin, &[1; 1000]);
+        let board = Scene::new(&Balance::RoundRobin, &[1; 1000]);
         for threads in [1, 2, 4] {
             let picked = std::thread::scope(|scope| {
                 let pickers: Vec<_> = (0..threads)
@@ -425,16 +429,16 @@ mod tests {
 
     #[test]
     fn an_update_does_not_start_from_the_first_again() {
-        let mut board = Board::new(&Balance::RoundRobin, &[1; 3]);
+        let mut board = Scene::new(&Balance::RoundRobin, &[1; 3]);
         board.balancer = Balancer::RoundRobin(Turns::from(0));
         let first = board.pick();
-        board.snapshot = Board::new(&Balance::RoundRobin, &[1; 3]).snapshot;
+        board.snapshot = Scene::new(&Balance::RoundRobin, &[1; 3]).snapshot;
         assert_eq!((first, board.pick()), (Some(0), Some(1)));
     }
 
     #[test]
     fn a_request_that_is_repeated_takes_one_turn() {
-        let board = Board::new(&Balance::RoundRobin, &[1; 4]);
+        let board = Scene::new(&Balance::RoundRobin, &[1; 4]);
         let mut firsts = [0; 4];
         for _ in 0..40 {
             firsts[board.walk()[0]] += 1;
@@ -444,7 +448,7 @@ mod tests {
 
     #[test]
     fn where_weights_differ_each_has_its_share_of_turns() {
-        let board = Board::new(&Balance::Weighted, &[5, 3, 2]);
+        let board = Scene::new(&Balance::Weighted, &[5, 3, 2]);
         let mut firsts = [0; 3];
         for _ in 0..1000 {
             let walked = board.walk();
@@ -456,7 +460,7 @@ mod tests {
 
     #[test]
     fn what_one_endpoint_fails_is_spread_over_all_the_others() {
-        let board = Board::new(&Balance::RoundRobin, &[1; 4]);
+        let board = Scene::new(&Balance::RoundRobin, &[1; 4]);
         let mut seconds = [0; 4];
         for _ in 0..4 * 30 {
             let walked = board.walk();
@@ -475,7 +479,7 @@ mod tests {
             Balance::LeastRequest,
             hash(None),
         ] {
-            let board = Board::new(&balance, &[1; 10]);
+            let board = Scene::new(&balance, &[1; 10]);
             let counts = board.counts(20_000);
             assert!(
                 counts.iter().all(|count| (1_750..2_250).contains(count)),
@@ -495,7 +499,7 @@ mod tests {
 
     #[test]
     fn the_least_busy_of_all_is_picked_by_its_weight() {
-        let board = Board::new(&Balance::LeastRequest, &[1, 1, 3]);
+        let board = Scene::new(&Balance::LeastRequest, &[1, 1, 3]);
         let _two = [board.enter(0), board.enter(1)];
         let mut third: Vec<InFlight> = Vec::new();
         // It may have three where they have one.
@@ -512,7 +516,7 @@ mod tests {
 
     /// How many each works on where requests come and never end.
     fn pile_up(balance: &Balance, weights: &[u32], requests: usize) -> Vec<u64> {
-        let board = Board::new(balance, weights);
+        let board = Scene::new(balance, weights);
         let _all: Vec<_> = (0..requests)
             .map(|_| board.enter(board.pick().unwrap()))
             .collect();
@@ -540,7 +544,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_one_of_two_that_answers_sooner_is_picked_until_it_is_busier() {
-        let mut board = Board::new(&peak_ewma(), &[1; 2]);
+        let mut board = Scene::new(&peak_ewma(), &[1; 2]);
         let began = Instant::now();
         tokio::time::advance(Duration::from_millis(10)).await;
         board.snapshot.endpoints[0].pool(0).took(began);
@@ -567,7 +571,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_slow_one_of_many_gets_clearly_less() {
-        let mut board = Board::new(&peak_ewma(), &[1; 4]);
+        let mut board = Scene::new(&peak_ewma(), &[1; 4]);
         for (endpoint, millis) in std::iter::zip(&board.snapshot.endpoints, [100, 10, 10, 10]) {
             let began = Instant::now();
             tokio::time::advance(Duration::from_millis(millis)).await;
@@ -579,12 +583,12 @@ mod tests {
 
     #[test]
     fn a_key_stays_with_its_endpoint_and_those_who_have_none_go_to_anyone() {
-        let board = Board::new(&hash(None), &[1; 20]);
+        let board = Scene::new(&hash(None), &[1; 20]);
         for key in 0..100 {
-            let first = board.walk_at(Board::keyed(key * 7_919));
+            let first = board.walk_at(Scene::keyed(key * 7_919));
             assert_eq!(
                 first,
-                board.walk_at(Board::keyed(key * 7_919)),
+                board.walk_at(Scene::keyed(key * 7_919)),
                 "and its next choices"
             );
         }
@@ -595,7 +599,7 @@ mod tests {
 
     #[test]
     fn a_key_is_read_from_the_request() {
-        let board = Board::new(&hash(None), &[1; 20]);
+        let board = Scene::new(&hash(None), &[1; 20]);
         let ask = |user: &str| {
             let request = http::Request::get("/").header("x-user", user);
             let request = Request(request.body(()).unwrap(), None);
@@ -610,15 +614,15 @@ mod tests {
     #[test]
     fn a_bound_holds_whatever_the_keys_and_moves_no_key_that_is_within_it() {
         for (load, weights) in [(1.0, &[1; 7][..]), (1.25, &[1; 10]), (1.5, &[1, 2, 3, 4])] {
-            let board = Board::new(&hash(Some(load)), weights);
-            let free = Board::new(&hash(None), weights);
+            let board = Scene::new(&hash(Some(load)), weights);
+            let free = Scene::new(&hash(None), weights);
             let sum: u32 = weights.iter().sum();
             let mut random = fastrand::Rng::with_seed(11);
             let mut all = Vec::new();
             for n in 0..2000 {
                 // One key of three is the same, which is more than anybody's share.
                 let key = if n % 3 == 0 { 42 } else { random.u64(..) };
-                let key = Board::keyed(key);
+                let key = Scene::keyed(key);
                 let before = board.tally.overflowed.value();
                 let place = board.pick_at(key).unwrap();
                 if board.tally.overflowed.value() == before {
@@ -642,8 +646,8 @@ mod tests {
 
     #[test]
     fn a_cookie_leads_to_whom_it_names_and_else_to_whom_the_fallback_says() {
-        let board = Board::new(&sticky(Balance::RoundRobin), &[1; 4]);
-        let set_by = |turn: Turn, place: usize| {
+        let board = Scene::new(&sticky(Balance::RoundRobin), &[1; 4]);
+        let set_by = |turn: PickKey, place: usize| {
             let answered = |endpoint: &Endpoint| self::place(endpoint) == place;
             board
                 .balancer
@@ -686,7 +690,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_doubted_endpoint_waits_and_is_then_tried_by_one_request() {
         for balance in [Balance::RoundRobin, Balance::LeastRequest, Balance::P2c] {
-            let mut board = Board::new(&balance, &[1; 2]);
+            let mut board = Scene::new(&balance, &[1; 2]);
             board.doubt(0);
             assert_eq!(board.counts(20), [0, 20]);
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -700,7 +704,7 @@ mod tests {
     #[test]
     fn the_turns_of_one_that_is_passed_over_are_spread_over_all_the_others() {
         for weights in [vec![1; 4], vec![2, 2, 2, 1]] {
-            let board = Board::new(&Balance::Weighted, &weights);
+            let board = Scene::new(&Balance::Weighted, &weights);
             board.doubt(3);
             let counts = board.counts(7 * 4 * 30);
             let rest = &counts[..3];

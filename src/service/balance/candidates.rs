@@ -7,13 +7,13 @@ use super::loaded::Loaded;
 use crate::service::{Endpoint, Snapshot};
 
 /// Those who may be picked. There is at least one place, wanted or not.
-pub(super) struct Among<'s, W> {
+pub(super) struct Candidates<'s, W> {
     pub(super) snapshot: &'s Snapshot,
     wanted: W,
     now: Instant,
 }
 
-impl<'s, W: Fn(&Endpoint) -> bool> Among<'s, W> {
+impl<'s, W: Fn(&Endpoint) -> bool> Candidates<'s, W> {
     /// `None` for an empty snapshot.
     pub(super) fn new(snapshot: &'s Snapshot, wanted: W, now: Instant) -> Option<Self> {
         (!snapshot.endpoints.is_empty()).then_some(Self {

@@ -4,11 +4,11 @@
 //! without the key goes to anyone.
 
 use super::{
-    candidates::Among,
+    candidates::Candidates,
     digest::mix,
-    key::{self, Asked},
+    key::{self, RequestInfo},
     random,
-    stats::Tally,
+    stats::BalanceStats,
 };
 use crate::{
     config::{self, HashKey},
@@ -34,15 +34,15 @@ impl Hash {
         }
     }
 
-    pub(super) fn key(&self, asked: &dyn Asked) -> Option<u64> {
+    pub(super) fn key(&self, asked: &dyn RequestInfo) -> Option<u64> {
         key::of(&self.by, asked)
     }
 
     pub(super) fn pick(
         &self,
         key: Option<u64>,
-        among: &Among<'_, impl Fn(&Endpoint) -> bool>,
-        tally: &Tally,
+        among: &Candidates<'_, impl Fn(&Endpoint) -> bool>,
+        tally: &BalanceStats,
     ) -> Option<usize> {
         let Some(mut choice) = key else {
             return random::pick(among);
@@ -61,7 +61,7 @@ impl Hash {
         None
     }
 
-    fn has_room(&self, place: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> bool {
+    fn has_room(&self, place: usize, among: &Candidates<'_, impl Fn(&Endpoint) -> bool>) -> bool {
         let Some(load) = self.load else { return true };
         let one = &among.loads()[place];
         let with_this = (one.load.of_all() + 1) as f64;

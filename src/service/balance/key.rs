@@ -9,7 +9,7 @@ use super::digest::digest;
 use crate::config::HashKey;
 
 /// What of a request may be asked for.
-pub trait Asked {
+pub trait RequestInfo {
     /// Its fields, as the client sent them.
     fn headers(&self) -> &HeaderMap;
 
@@ -21,12 +21,12 @@ pub trait Asked {
 }
 
 /// The digest of a request's key. An empty one is none.
-pub(super) fn of(by: &HashKey, asked: &dyn Asked) -> Option<u64> {
+pub(super) fn of(by: &HashKey, asked: &dyn RequestInfo) -> Option<u64> {
     key_digest(by, 0, asked)
 }
 
 /// The digest of a request's key, another one with each seed. An empty key is none.
-pub fn key_digest(by: &HashKey, seed: u64, asked: &dyn Asked) -> Option<u64> {
+pub fn key_digest(by: &HashKey, seed: u64, asked: &dyn RequestInfo) -> Option<u64> {
     let bytes = match by {
         HashKey::Header(name) => asked.headers().get(name)?.as_bytes(),
         HashKey::Cookie(name) => cookie(asked.headers(), name)?,
@@ -86,7 +86,7 @@ pub(super) mod testing {
         pub(crate) Option<IpAddr>,
     );
 
-    impl Asked for Request {
+    impl RequestInfo for Request {
         fn headers(&self) -> &HeaderMap {
             self.0.headers()
         }

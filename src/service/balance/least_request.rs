@@ -2,10 +2,10 @@
 //! that it costs more the more there are; where that counts, `p2c` comes close for much less. Where
 //! several are equal, any of them: all proxies, and all workers, would send to the same one.
 
-use super::candidates::Among;
+use super::candidates::Candidates;
 use crate::service::Endpoint;
 
-pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
+pub(super) fn pick(among: &Candidates<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
     let least = least(among, |place| among.wants(place))?;
     if among.takes(least) {
         return Some(least);
@@ -15,7 +15,7 @@ pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usiz
 }
 
 fn least(
-    among: &Among<'_, impl Fn(&Endpoint) -> bool>,
+    among: &Candidates<'_, impl Fn(&Endpoint) -> bool>,
     takes: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let (loads, start) = (among.loads(), fastrand::usize(..among.count()));

@@ -24,9 +24,9 @@ mod tables;
 mod tokens;
 mod zone;
 
-pub use balancer::{Balancer, Turn};
-pub use key::{Asked, client_digest, key_digest};
-pub use stats::Tally;
+pub use balancer::{Balancer, PickKey};
+pub use key::{RequestInfo, client_digest, key_digest};
+pub use stats::BalanceStats;
 pub use status::BalanceStatus;
 pub use zone::ZoneStatus;
 

@@ -3,20 +3,20 @@
 //! all who pick at the same moment picking the same one (Mitzenmacher, "The Power of Two Choices in
 //! Randomized Load Balancing", 2001).
 
-use super::candidates::Among;
+use super::candidates::Candidates;
 use crate::service::Endpoint;
 
 /// How often two are drawn where both are passed over.
 const DRAWS: usize = 4;
 
-pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
+pub(super) fn pick(among: &Candidates<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
     let loads = among.loads();
     of_two(among, |a, b| loads[a].is_busier_than(&loads[b]))
 }
 
 /// Draws two, and picks the second where the first is worse.
 pub(super) fn of_two(
-    among: &Among<'_, impl Fn(&Endpoint) -> bool>,
+    among: &Candidates<'_, impl Fn(&Endpoint) -> bool>,
     is_worse: impl Fn(usize, usize) -> bool,
 ) -> Option<usize> {
     if among.count() == 1 {

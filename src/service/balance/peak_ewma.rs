@@ -3,10 +3,10 @@
 //! by its weight. As in Finagle's and Linkerd's `PeakEwma`; the latency is kept in
 //! `upstream/load.rs`.
 
-use super::{candidates::Among, p2c};
+use super::{candidates::Candidates, p2c};
 use crate::service::Endpoint;
 
-pub(super) fn pick(among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
+pub(super) fn pick(among: &Candidates<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
     let loads = among.loads();
     p2c::of_two(among, |a, b| loads[a].is_slower_than(&loads[b]))
 }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::candidates::Among;
+use super::candidates::Candidates;
 use crate::{
     metrics::Padded,
     service::{Endpoint, Snapshot},
@@ -39,7 +39,10 @@ impl Turns {
 
 /// The one whose turn it is; where that one may not be picked, another, as for a request that it
 /// has failed.
-pub(super) fn pick(turn: usize, among: &Among<'_, impl Fn(&Endpoint) -> bool>) -> Option<usize> {
+pub(super) fn pick(
+    turn: usize,
+    among: &Candidates<'_, impl Fn(&Endpoint) -> bool>,
+) -> Option<usize> {
     let order = &among.snapshot.tables.order;
     let turns = turns(among.snapshot);
     let whose = |turn: usize| order.get(turn).map_or(turn, |place| *place as usize);

@@ -4,7 +4,7 @@ use crate::metrics::Counter;
 
 /// What is unusual of the picks.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct BalanceStats {
     /// Requests without the key that `hash` asks for.
     pub keyless: Counter,
     /// Picks whose key's endpoint had as much in flight as `load` allows: a request picks anew for

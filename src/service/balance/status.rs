@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{balancer::Balancer, stats::Tally};
+use super::{balancer::Balancer, stats::BalanceStats};
 use crate::{config::Balance, metrics::Counter};
 
 /// A balancer, for the admin API. What is of another kind is left out.
@@ -41,9 +41,10 @@ impl BalanceStatus {
     pub(in crate::service) fn of<'t>(
         balance: &Balance,
         balancer: &Balancer,
-        tallies: impl Iterator<Item = &'t Tally> + Clone,
+        tallies: impl Iterator<Item = &'t BalanceStats> + Clone,
     ) -> Self {
-        let sum = |of: fn(&Tally) -> &Counter| tallies.clone().map(|one| of(one).value()).sum();
+        let sum =
+            |of: fn(&BalanceStats) -> &Counter| tallies.clone().map(|one| of(one).value()).sum();
         let shown = Self {
             kind: balance.as_str(),
             ..Self::default()

@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use http::HeaderValue;
 
 use super::{
-    candidates::Among,
+    candidates::Candidates,
     digest::digest,
-    key::{self, Asked},
+    key::{self, RequestInfo},
     tokens,
 };
 use crate::{
@@ -58,7 +58,7 @@ impl Cookie {
     }
 
     /// Whom the request's cookie names, be it somebody or not.
-    pub(super) fn token(&self, asked: &dyn Asked) -> Option<u64> {
+    pub(super) fn token(&self, asked: &dyn RequestInfo) -> Option<u64> {
         let digits: &[u8; 16] = key::cookie(asked.headers(), &self.name)?.try_into().ok()?;
         digits.iter().try_fold(0, |token, digit| {
             let digit = match digit {
@@ -81,7 +81,7 @@ impl Cookie {
 
 pub(super) fn pick(
     token: Option<u64>,
-    among: &Among<'_, impl Fn(&Endpoint) -> bool>,
+    among: &Candidates<'_, impl Fn(&Endpoint) -> bool>,
 ) -> Option<usize> {
     let place = among.snapshot.tables.tokens.place(token?)?;
     among.takes_asked(place).then_some(place)

@@ -13,10 +13,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    balancer::{Balancer, Turn},
+    balancer::{Balancer, PickKey},
     digest::mix,
     round_robin::Turns,
-    stats::Tally,
+    stats::BalanceStats,
 };
 use crate::{
     instance::Instance,
@@ -97,21 +97,21 @@ impl Zone {
 
     /// The turn of a request that has this one of the balancer: in the own zone or elsewhere, of any
     /// hundred in a row exactly so many, evenly spread. A key stays on its side while the share does.
-    pub(in crate::service) fn turn(&self, turn: Turn, now: Instant) -> Turn {
+    pub(in crate::service) fn turn(&self, turn: PickKey, now: Instant) -> PickKey {
         let percent = self.sides.load().percent(now, self.epoch);
         if let Some(key) = turn.key {
             // Mixed, since the key's own bits say where on the ring it is.
             let part = (u128::from(mix(key)) * 100) >> 64;
-            return Turn {
+            return PickKey {
                 is_far: part as u32 >= percent,
                 ..turn
             };
         }
         let (is_near, place) = side_of(self.turns.next(), percent as usize);
-        Turn {
+        PickKey {
             is_far: !is_near,
             place,
-            ..Turn::default()
+            ..PickKey::default()
         }
     }
 
@@ -125,9 +125,9 @@ impl Zone {
     pub(in crate::service) fn pick<T>(
         &self,
         balancer: &Balancer,
-        turn: Turn,
+        turn: PickKey,
         wanted: impl Fn(&Endpoint) -> bool,
-        tally: &Tally,
+        tally: &BalanceStats,
         now: Instant,
         way: impl Fn(&Snapshot, usize) -> T,
     ) -> Option<T> {
@@ -236,7 +236,7 @@ mod tests {
         balancer: Balancer,
         endpoints: Vec<Arc<Endpoint>>,
         near: usize,
-        tally: Tally,
+        tally: BalanceStats,
     }
 
     impl Stage {
@@ -246,7 +246,7 @@ mod tests {
                 balancer: Balancer::new("cart", balance),
                 endpoints: (0..near + far).map(|n| endpoint(n, None)).collect(),
                 near,
-                tally: Tally::default(),
+                tally: BalanceStats::default(),
             };
             stage.publish(balance);
             stage
@@ -285,7 +285,11 @@ mod tests {
             self.endpoints[n].life().connect_failed(now, now);
         }
 
-        fn pick(&self, asked: Option<&dyn super::super::Asked>, tried: &[usize]) -> Option<usize> {
+        fn pick(
+            &self,
+            asked: Option<&dyn super::super::RequestInfo>,
+            tried: &[usize],
+        ) -> Option<usize> {
             let now = Instant::now();
             let turn = self.zone.turn(self.balancer.turn(asked, &self.tally), now);
             let number = |one: &Endpoint| one.id().instance.parse::<usize>().unwrap();
@@ -410,7 +414,7 @@ mod tests {
             let answered = |one: &Endpoint| std::ptr::eq(one, &*stage.endpoints[n]);
             let set = stage
                 .balancer
-                .cookie(&all, Turn::default(), answered, &stage.tally);
+                .cookie(&all, PickKey::default(), answered, &stage.tally);
             let set = set.unwrap();
             let pair = set.to_str().unwrap().split(';').next().unwrap();
             HeaderValue::from_str(pair).unwrap()

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::tried::Tried;
 use crate::{
     instance::Address,
-    service::Line,
+    service::WorkerEndpoint,
     upstream::{Failure, FailureKind},
 };
 
@@ -34,7 +34,7 @@ pub struct Attempt {
 
 /// The attempts that failed.
 #[derive(Default)]
-pub(crate) struct Past {
+pub(crate) struct AttemptLog {
     pub(crate) tried: Tried,
     pub(crate) failed: Vec<Attempt>,
     /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
@@ -43,8 +43,8 @@ pub(crate) struct Past {
     pub(crate) asked: u32,
 }
 
-impl Past {
-    pub(crate) fn note(&mut self, line: Arc<Line>, failure: Failure, began: Instant) {
+impl AttemptLog {
+    pub(crate) fn note(&mut self, line: Arc<WorkerEndpoint>, failure: Failure, began: Instant) {
         line.pool().note_failure(&failure.kind);
         let unasked = matches!(
             failure.kind,
@@ -61,7 +61,7 @@ impl Past {
         self.tried.add(line);
     }
 
-    pub(crate) fn last_unless_removed(&self) -> Option<Arc<Line>> {
+    pub(crate) fn last_unless_removed(&self) -> Option<Arc<WorkerEndpoint>> {
         let last = self.tried.last();
         last.filter(|line| !line.pool().is_retired()).cloned()
     }

@@ -9,7 +9,7 @@ use super::{
     queue::{Room, Seat},
     tried::Tried,
 };
-use crate::service::{Line, Service, Shed, Turn, View};
+use crate::service::{PickKey, Service, Shed, View, WorkerEndpoint};
 
 impl Service {
     /// The endpoint whose turn it is, with a seat where the service has limits; `None` where there
@@ -21,10 +21,10 @@ impl Service {
         &self,
         worker: usize,
         view: &View,
-        turn: Turn,
+        turn: PickKey,
         by: Option<Instant>,
         now: Instant,
-    ) -> Result<Option<(Option<Seat>, Arc<Line>)>, Shed> {
+    ) -> Result<Option<(Option<Seat>, Arc<WorkerEndpoint>)>, Shed> {
         let tally = &self.lane(worker).tally;
         let Some(limits) = self.limits() else {
             let picked = view.pick(worker, turn, tally, now);
@@ -58,10 +58,10 @@ impl Service {
 pub(crate) async fn next(
     seat: &mut Option<Seat>,
     view: &View,
-    other: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+    other: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
     by: Option<Instant>,
     now: Instant,
-) -> Option<Arc<Line>> {
+) -> Option<Arc<WorkerEndpoint>> {
     let Some(mut own) = seat.take() else {
         return other(Room::anywhere(), now).ok().flatten();
     };
@@ -94,7 +94,7 @@ mod tests {
     }
 
     /// A seat, and whose.
-    async fn sit(service: &Service) -> Result<Option<(Option<Seat>, Arc<Line>)>, Shed> {
+    async fn sit(service: &Service) -> Result<Option<(Option<Seat>, Arc<WorkerEndpoint>)>, Shed> {
         let now = Instant::now();
         let terms = service.terms(None, &Overrides::default());
         let turn = terms.view.turn(None, &service.lane(0).tally, now);
@@ -106,7 +106,7 @@ mod tests {
         tokio::spawn(async move { sit(&service).await.unwrap().unwrap().0 })
     }
 
-    async fn seats(service: &Service, count: usize) -> Vec<(Option<Seat>, Arc<Line>)> {
+    async fn seats(service: &Service, count: usize) -> Vec<(Option<Seat>, Arc<WorkerEndpoint>)> {
         let mut seats = Vec::new();
         while seats.len() < count {
             seats.extend(sit(service).await.unwrap_or_default());

@@ -17,7 +17,9 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 
-use super::{Asked, Attempts, Keep, Line, Replay, Service, Shed, Terms, within};
+use super::{
+    Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, Shed, WorkerEndpoint, within,
+};
 use crate::{
     instance::Address,
     upstream::{
@@ -25,12 +27,12 @@ use crate::{
         http1::{self, Exchange, Framing, HeadLimits, Limits},
     },
 };
-use attempts::Past;
+use attempts::AttemptLog;
 use choose::next;
 use queue::Room;
 
 /// A request's head, as it is written for an endpoint.
-pub trait Head: Asked {
+pub trait Head: RequestInfo {
     /// Its method.
     fn method(&self) -> &Method;
 
@@ -49,18 +51,18 @@ pub trait Head: Asked {
 
 /// An endpoint's answer.
 #[derive(Debug)]
-pub struct Answered<B> {
+pub struct CallAnswer<B> {
     /// The answer.
     pub answer: http1::Answer<B>,
     /// Who gave it.
-    pub by: Arc<Line>,
+    pub by: Arc<WorkerEndpoint>,
     /// How many attempts it took.
     pub attempts: usize,
 }
 
 /// Why no attempt brought an answer.
 #[derive(Debug)]
-pub enum Unanswered<B> {
+pub enum CallError<B> {
     /// There is nobody to ask, or no more: the body comes back, to be sent elsewhere.
     NoEndpoints(B),
     /// There is no room for it.
@@ -83,11 +85,11 @@ impl Service {
         worker: usize,
         head: &mut impl Head,
         mut body: B,
-        terms: &Terms<'_>,
+        terms: &CallPolicy<'_>,
         total: Option<Instant>,
         mut now: Instant,
-    ) -> Result<Answered<B>, Unanswered<B>> {
-        let Terms {
+    ) -> Result<CallAnswer<B>, CallError<B>> {
+        let CallPolicy {
             view,
             retry,
             timeout,
@@ -109,13 +111,13 @@ impl Service {
             },
         };
         let mut bytes = Exchange::<B>::head_buffer();
-        let mut past = Past::default();
+        let mut past = AttemptLog::default();
         let mut may_reuse = true;
         let turn = view.turn(Some(&*head), &lane.tally, now);
         let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
             Ok(Some(seated)) => seated,
-            Ok(None) => return Err(Unanswered::NoEndpoints(body)),
-            Err(shed) => return Err(Unanswered::Shed(shed)),
+            Ok(None) => return Err(CallError::NoEndpoints(body)),
+            Err(shed) => return Err(CallError::Shed(shed)),
         };
         if seat.is_some() {
             // It may have waited.
@@ -213,7 +215,7 @@ impl Service {
                                 if let Some(cookie) = cookie {
                                     answer.head.headers.append(header::SET_COOKIE, cookie);
                                 }
-                                return Ok(Answered {
+                                return Ok(CallAnswer {
                                     answer,
                                     by: line,
                                     attempts: past.failed.len() + 1,
@@ -239,7 +241,7 @@ impl Service {
                 may_reuse = false;
             }
             if let FailureKind::Client(error) = failure.kind {
-                return Err(Unanswered::BodyBroke(error));
+                return Err(CallError::BodyBroke(error));
             }
             now = Instant::now();
             let is_over = total.is_some_and(|total| now >= total);
@@ -269,7 +271,7 @@ impl Service {
             if again.is_none() && !view.has_other(&past.tried, None) {
                 if view.is_empty() {
                     // Who was asked has left, and was the last.
-                    return Err(Unanswered::NoEndpoints(body));
+                    return Err(CallError::NoEndpoints(body));
                 }
                 // Nothing is paid where nobody is left.
                 break false;
@@ -288,7 +290,7 @@ impl Service {
                     lane.budget.put_back();
                 }
                 if view.is_empty() {
-                    return Err(Unanswered::NoEndpoints(body));
+                    return Err(CallError::NoEndpoints(body));
                 }
                 break false;
             };
@@ -298,7 +300,7 @@ impl Service {
             lane.retries.add_one();
             line = next;
         };
-        Err(Unanswered::Failed(Attempts {
+        Err(CallError::Failed(Attempts {
             failed: past.failed,
             out_of_budget,
         }))
@@ -307,10 +309,10 @@ impl Service {
 
 /// Another endpoint, else the last again where it may be, if that one has room.
 fn or_again(
-    other: Result<Option<Arc<Line>>, Shed>,
-    again: Option<&Arc<Line>>,
+    other: Result<Option<Arc<WorkerEndpoint>>, Shed>,
+    again: Option<&Arc<WorkerEndpoint>>,
     room: Room<'_>,
-) -> Result<Option<Arc<Line>>, Shed> {
+) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
     match (other, again) {
         (Ok(Some(other)), _) => Ok(Some(other)),
         (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
@@ -329,7 +331,7 @@ fn may_be_replayed(framing: Framing) -> bool {
 }
 
 /// A new connection.
-async fn open(line: &Line, limit: Duration) -> Result<Connection, Failure> {
+async fn open(line: &WorkerEndpoint, limit: Duration) -> Result<Connection, Failure> {
     let opened = connect(line.pool(), limit).await;
     if opened.is_ok() {
         line.connected();

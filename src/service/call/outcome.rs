@@ -12,7 +12,7 @@ use super::queue::Seat;
 use crate::{
     config::Statuses,
     service::{
-        Line, Service, View,
+        Service, View, WorkerEndpoint,
         endpoint::{
             health::Was,
             outlier::{Count, Peers, Proof, is_ill},
@@ -33,7 +33,7 @@ impl Service {
         &self,
         worker: usize,
         view: &View,
-        line: &Arc<Line>,
+        line: &Arc<WorkerEndpoint>,
         failure: &Failure,
         was_kept: bool,
         began: Instant,
@@ -73,7 +73,7 @@ impl Service {
         &self,
         worker: usize,
         view: &View,
-        line: &Arc<Line>,
+        line: &Arc<WorkerEndpoint>,
         head: &AnswerHead,
         retry_on: Statuses,
         began: Instant,
@@ -108,7 +108,7 @@ impl Service {
     pub(crate) fn note_answer<B>(
         &self,
         worker: usize,
-        line: &Arc<Line>,
+        line: &Arc<WorkerEndpoint>,
         answer: &mut AnswerBody<B>,
         is_fault: bool,
         seat: Option<Seat>,
@@ -139,7 +139,7 @@ impl Service {
     fn heed_retry_after(
         &self,
         worker: usize,
-        line: &Arc<Line>,
+        line: &Arc<WorkerEndpoint>,
         answer: &AnswerHead,
         began: Instant,
     ) {
@@ -154,7 +154,7 @@ impl Service {
     /// Notes that an attempt failed that began then: one more in a row, and one more of the share that
     /// fails, though good answers come between.
     #[cold]
-    fn note_vain(&self, worker: usize, view: &View, line: &Arc<Line>, began: Instant) {
+    fn note_vain(&self, worker: usize, view: &View, line: &Arc<WorkerEndpoint>, began: Instant) {
         let life = line.life();
         if life.is_ejected_for_answers() {
             self.eject(worker, line, began, &Cause::StillIll);
@@ -180,7 +180,7 @@ impl Service {
     /// Notes an answer, to an attempt that began then, which says that the endpoint is ill, or an
     /// attempt that brought none.
     #[cold]
-    fn note_ill(&self, worker: usize, view: &View, line: &Arc<Line>, began: Instant) {
+    fn note_ill(&self, worker: usize, view: &View, line: &Arc<WorkerEndpoint>, began: Instant) {
         self.lane(worker).heard[view.number()].ill.add_one();
         // Requests that come in the same order again and again may be in step with the endpoints.
         view.break_step();
@@ -206,7 +206,7 @@ impl Service {
     }
 
     #[cold]
-    fn note_back(&self, line: &Line, was: Was) {
+    fn note_back(&self, line: &WorkerEndpoint, was: Was) {
         if was == Was::Ill {
             let suspicion = line.life().suspect();
             suspicion.expect_relapse(|view| self.heard(view));
@@ -221,7 +221,7 @@ impl Service {
 
     /// Notes that an endpoint took no connection.
     #[cold]
-    pub fn note_refusal(&self, worker: usize, line: &Arc<Line>, began: Instant) {
+    pub fn note_refusal(&self, worker: usize, line: &Arc<WorkerEndpoint>, began: Instant) {
         if self.has_refused(line, began) {
             self.note_fault(worker, line, began);
         }
@@ -229,7 +229,7 @@ impl Service {
 
     /// Whether that is news: many connects may be under way when an endpoint goes, and are one thing
     /// that happened.
-    fn has_refused(&self, line: &Line, began: Instant) -> bool {
+    fn has_refused(&self, line: &WorkerEndpoint, began: Instant) -> bool {
         let is_news = line.life().connect_failed(began, Instant::now());
         if is_news {
             self.tell_of_refusal();
@@ -239,7 +239,7 @@ impl Service {
 
     /// Notes that an attempt at an endpoint was in vain.
     #[cold]
-    fn note_fault(&self, worker: usize, line: &Arc<Line>, began: Instant) {
+    fn note_fault(&self, worker: usize, line: &Arc<WorkerEndpoint>, began: Instant) {
         let rule = self.policy().eject.as_ref();
         if rule.is_some_and(|rule| line.life().failed(began, rule.failures)) {
             self.eject(worker, line, began, &Cause::Failures);
@@ -247,7 +247,7 @@ impl Service {
     }
 
     /// Ejects an endpoint whose attempt began then, if enough others are left.
-    fn eject(&self, worker: usize, line: &Arc<Line>, began: Instant, cause: &Cause) {
+    fn eject(&self, worker: usize, line: &Arc<WorkerEndpoint>, began: Instant, cause: &Cause) {
         let Some(rule) = &self.policy().eject else {
             return;
         };
@@ -337,7 +337,7 @@ impl fmt::Display for Cause {
 /// Kept by an answer until its end: the seat that it has, and whose life it tells of.
 struct Outcome {
     /// `None` where that is told already, or nobody is ejected.
-    of: Option<Arc<Line>>,
+    of: Option<Arc<WorkerEndpoint>>,
     began: Instant,
     _seat: Option<Seat>,
 }

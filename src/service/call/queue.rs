@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     config,
-    service::{Line, endpoint::health::Life},
+    service::{WorkerEndpoint, endpoint::health::EndpointHealth},
 };
 
 /// Who waits looks again after so long, though nobody has left: an ejection may be over.
@@ -35,7 +35,7 @@ pub(crate) struct Limits {
     in_use: AtomicU32,
     waiting: AtomicU32,
     /// One for each view of the service, in their order.
-    rows: Box<[Row]>,
+    rows: Box<[Queue]>,
     /// How often a request left, or who may be picked changed.
     changes: AtomicU64,
     epoch: Instant,
@@ -43,7 +43,7 @@ pub(crate) struct Limits {
 
 /// Those who wait for the endpoints of one view: where these are full, others may have room.
 #[derive(Debug, Default)]
-struct Row {
+struct Queue {
     waiting: AtomicU32,
     /// Held by the first of them, and had in the order in which they came.
     front: tokio::sync::Mutex<()>,
@@ -59,7 +59,7 @@ struct Row {
 pub(crate) struct Room<'l> {
     most: Option<u32>,
     /// Where the request has a seat already.
-    own: Option<&'l Life>,
+    own: Option<&'l EndpointHealth>,
 }
 
 impl Room<'_> {
@@ -77,7 +77,7 @@ impl Room<'_> {
 
     /// Whether the endpoint of this life has room.
     #[inline]
-    pub(crate) fn is_at(self, life: &Life) -> bool {
+    pub(crate) fn is_at(self, life: &EndpointHealth) -> bool {
         let is_own = || self.own.is_some_and(|own| std::ptr::eq(own, life));
         self.most
             .is_none_or(|most| life.seats().load(Relaxed) < most || is_own())
@@ -131,13 +131,13 @@ pub struct LimitsStatus {
 #[derive(Debug)]
 pub struct Seat {
     limits: Arc<Limits>,
-    at: Option<Arc<Line>>,
+    at: Option<Arc<WorkerEndpoint>>,
     /// Whether it is one of those that the service works on.
     is_counted: bool,
 }
 
 /// A seat, and at which endpoint; `None` where there is no endpoint.
-type Entered = Result<Option<(Seat, Arc<Line>)>, Shed>;
+type Entered = Result<Option<(Seat, Arc<WorkerEndpoint>)>, Shed>;
 
 impl Limits {
     /// Those of a service with so many views; `None` where the rule sets none.
@@ -152,7 +152,7 @@ impl Limits {
                 rule,
                 in_use: AtomicU32::new(0),
                 waiting: AtomicU32::new(0),
-                rows: (0..views).map(|_| Row::default()).collect(),
+                rows: (0..views).map(|_| Queue::default()).collect(),
                 // Not 0, which a row says of no search at all.
                 changes: AtomicU64::new(1),
                 epoch: Instant::now(),
@@ -177,7 +177,7 @@ impl Limits {
     pub(crate) async fn enter(
         self: &Arc<Self>,
         view: usize,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
         by: Option<Instant>,
     ) -> Entered {
         let row = &self.rows[view];
@@ -189,7 +189,7 @@ impl Limits {
     }
 
     /// A seat by this try, where no other request waits: none goes past those that do.
-    fn enter_at_once(&self, row: &Row, first: impl FnOnce() -> Entered) -> Entered {
+    fn enter_at_once(&self, row: &Queue, first: impl FnOnce() -> Entered) -> Entered {
         if row.waiting.load(SeqCst) == 0 {
             return first();
         }
@@ -202,12 +202,12 @@ impl Limits {
     /// A seat by waiting for one; where too many wait, it is said `why` there is none.
     async fn wait(
         self: &Arc<Self>,
-        row: &Row,
+        row: &Queue,
         why: Shed,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
         by: Option<Instant>,
     ) -> Entered {
-        let Some(_place) = Place::take(self, row) else {
+        let Some(_place) = Waiter::take(self, row) else {
             return Err(why);
         };
         let limit = Instant::now() + self.rule.wait;
@@ -233,8 +233,8 @@ impl Limits {
     /// left since.
     fn try_unless_full(
         self: &Arc<Self>,
-        row: &Row,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+        row: &Queue,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
     ) -> Entered {
         // Before the search: what changes during it is a change after it.
         let changes = self.changes.load(SeqCst) as u32;
@@ -255,7 +255,7 @@ impl Limits {
     /// free: so none finds full what is not, and those that wait need not take turns.
     fn try_enter(
         self: &Arc<Self>,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
     ) -> Entered {
         let most = self.rule.concurrent.unwrap_or(u32::MAX);
         if self.in_use.load(SeqCst) >= most {
@@ -280,9 +280,9 @@ impl Limits {
     /// there is one already.
     fn claim_line(
         &self,
-        own: Option<&Arc<Line>>,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
-    ) -> Result<Option<Arc<Line>>, Shed> {
+        own: Option<&Arc<WorkerEndpoint>>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
+    ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
         let most = self.rule.per_endpoint;
         let room = Room {
             most,
@@ -315,8 +315,8 @@ impl Seat {
     /// Where none of them has room.
     pub(crate) fn sit(
         &mut self,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
-    ) -> Result<Option<Arc<Line>>, Shed> {
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
+    ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
         let line = self.limits.claim_line(self.at.as_ref(), pick)?;
         if let Some(line) = &line
             && self.limits.rule.per_endpoint.is_some()
@@ -337,7 +337,7 @@ impl Seat {
     pub(crate) async fn wait(
         self,
         view: usize,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<Line>>, Shed>,
+        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
         by: Option<Instant>,
     ) -> Entered {
         let limits = Arc::clone(&self.limits);
@@ -367,13 +367,13 @@ impl Drop for Seat {
 }
 
 /// A place among those who wait.
-struct Place<'l> {
+struct Waiter<'l> {
     limits: &'l Limits,
-    row: &'l Row,
+    row: &'l Queue,
 }
 
-impl<'l> Place<'l> {
-    fn take(limits: &'l Limits, row: &'l Row) -> Option<Self> {
+impl<'l> Waiter<'l> {
+    fn take(limits: &'l Limits, row: &'l Queue) -> Option<Self> {
         claim(&limits.waiting, limits.rule.pending).then(|| {
             row.waiting.fetch_add(1, SeqCst);
             Self { limits, row }
@@ -381,7 +381,7 @@ impl<'l> Place<'l> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.row.waiting.fetch_sub(1, SeqCst);
         self.limits.waiting.fetch_sub(1, SeqCst);
@@ -419,7 +419,7 @@ mod tests {
     }
 
     /// Two views, of an endpoint each that works on one request at a time.
-    fn one_for_each_of_two_views(pending: u32) -> (Arc<Limits>, [Arc<Line>; 2]) {
+    fn one_for_each_of_two_views(pending: u32) -> (Arc<Limits>, [Arc<WorkerEndpoint>; 2]) {
         let rule = config::Limits {
             concurrent: None,
             per_endpoint: Some(1),
@@ -431,7 +431,10 @@ mod tests {
     }
 
     /// The first of these that has room.
-    fn first_with_room(lines: &[Arc<Line>], room: Room<'_>) -> Result<Option<Arc<Line>>, Shed> {
+    fn first_with_room(
+        lines: &[Arc<WorkerEndpoint>],
+        room: Room<'_>,
+    ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
         let first = lines.iter().find(|line| room.is_at(line.life()));
         first.cloned().map(Some).ok_or(Shed::PerEndpoint)
     }
@@ -439,8 +442,8 @@ mod tests {
     fn enter_view(
         limits: &Arc<Limits>,
         view: usize,
-        line: &Arc<Line>,
-    ) -> impl Future<Output = Result<Option<(Seat, Arc<Line>)>, Shed>> + use<> {
+        line: &Arc<WorkerEndpoint>,
+    ) -> impl Future<Output = Result<Option<(Seat, Arc<WorkerEndpoint>)>, Shed>> + use<> {
         let (limits, line) = (Arc::clone(limits), Arc::clone(line));
         let pick = move |room: Room<'_>, _| first_with_room(std::slice::from_ref(&line), room);
         async move { limits.enter(view, pick, None).await }

@@ -40,7 +40,7 @@ pub trait Replay: Source {
 /// A body with what was read of it. What is kept is copied: a piece of one byte may be a slice of a
 /// buffer of thousands, which it would hold.
 #[derive(Debug)]
-pub struct Kept<B> {
+pub struct ReplayBody<B> {
     body: B,
     /// What was read; `None` when it was too much, or is of no use any more.
     kept: Option<Vec<u8>>,
@@ -54,13 +54,13 @@ pub struct Kept<B> {
     had_trailers: bool,
 }
 
-impl<B: Default> Default for Kept<B> {
+impl<B: Default> Default for ReplayBody<B> {
     fn default() -> Self {
         Self::new(B::default())
     }
 }
 
-impl<B> Kept<B> {
+impl<B> ReplayBody<B> {
     /// Keeps what is read of this body from now on.
     pub fn new(body: B) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl<B> Kept<B> {
     }
 }
 
-impl<B> Source for Kept<B>
+impl<B> Source for ReplayBody<B>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
 {
@@ -130,7 +130,7 @@ where
     }
 }
 
-impl<B> Replay for Kept<B>
+impl<B> Replay for ReplayBody<B>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
 {
@@ -152,7 +152,7 @@ where
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Kept<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for ReplayBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -230,14 +230,14 @@ mod tests {
     #[test]
     fn what_holds_a_body_is_no_more_than_the_limit_however_it_comes() {
         for count in [1, 1_000, LIMIT - 1, LIMIT] {
-            let mut kept = Kept::new(trickled(count));
+            let mut kept = ReplayBody::new(trickled(count));
             let sent = read(&mut kept);
             let capacity = kept.kept.as_ref().unwrap().capacity();
             assert!(capacity <= LIMIT.min(2 * count), "{count}: {capacity}");
             assert!(kept.rewind());
             assert_eq!(read(&mut kept), sent, "{count}");
         }
-        let mut kept = Kept::new(trickled(LIMIT + 1));
+        let mut kept = ReplayBody::new(trickled(LIMIT + 1));
         read(&mut kept);
         assert!(kept.kept.is_none() && !kept.rewind());
     }
@@ -245,14 +245,14 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_what_is_known_to_be_too_much() {
         let body = Full::from(vec![0; LIMIT + 1]);
-        let mut kept = Kept::new(body);
+        let mut kept = ReplayBody::new(body);
         next(&mut kept);
         assert!(kept.kept.is_none());
     }
 
     #[test]
     fn the_length_is_that_of_what_is_still_to_be_sent() {
-        let mut kept = Kept::new(Full::from("of 11 bytes"));
+        let mut kept = ReplayBody::new(Full::from("of 11 bytes"));
         for _ in 0..2 {
             assert_eq!(kept.size_hint().exact(), Some(11));
             assert!(!kept.is_end_stream());
@@ -262,7 +262,7 @@ mod tests {
             assert!(kept.rewind());
         }
         let large = vec![7; PIECE + 1];
-        let mut kept = Kept::new(Full::from(large));
+        let mut kept = ReplayBody::new(Full::from(large));
         read(&mut kept);
         assert!(kept.rewind());
         next(&mut kept);
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_no_attempt_can_follow_keeps_nothing() {
-        let mut kept = Kept::new(trickled(10));
+        let mut kept = ReplayBody::new(trickled(10));
         kept.keep(Keep::UntilBegun);
         next(&mut kept);
         assert!(kept.is_replayable(), "no byte was written");
@@ -279,7 +279,7 @@ mod tests {
         next(&mut kept);
         assert!(kept.kept.is_none() && !kept.rewind());
 
-        let mut kept = Kept::new(trickled(10));
+        let mut kept = ReplayBody::new(trickled(10));
         kept.keep(Keep::UntilAnswered);
         next(&mut kept);
         kept.begun();
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn the_last_attempt_sends_all_of_what_the_others_have_read() {
         let body = vec![7; LIMIT];
-        let mut kept = Kept::new(Full::from(body.clone()));
+        let mut kept = ReplayBody::new(Full::from(body.clone()));
         read(&mut kept);
         assert!(kept.rewind());
         kept.keep(Keep::UntilBegun);
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_body_that_was_not_read_is_kept_by_the_next_attempt() {
-        let mut kept = Kept::new(trickled(10));
+        let mut kept = ReplayBody::new(trickled(10));
         kept.keep(Keep::UntilBegun);
         kept.begun();
         assert!(kept.rewind());

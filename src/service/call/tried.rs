@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-use crate::service::{Line, endpoint::health::Life};
+use crate::service::{WorkerEndpoint, endpoint::health::EndpointHealth};
 
 /// So many are compared one by one.
 const FEW: usize = 8;
@@ -13,7 +13,7 @@ const FEW: usize = 8;
 /// The endpoints that a request was tried with, in their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tried {
-    lines: Vec<Arc<Line>>,
+    lines: Vec<Arc<WorkerEndpoint>>,
     /// Where their lives are, once they are more than a few.
     set: FxHashSet<usize>,
 }
@@ -23,11 +23,11 @@ impl Tried {
         self.lines.is_empty()
     }
 
-    pub(crate) fn last(&self) -> Option<&Arc<Line>> {
+    pub(crate) fn last(&self) -> Option<&Arc<WorkerEndpoint>> {
         self.lines.last()
     }
 
-    pub(crate) fn add(&mut self, line: Arc<Line>) {
+    pub(crate) fn add(&mut self, line: Arc<WorkerEndpoint>) {
         self.lines.push(line);
         if self.lines.len() > FEW {
             let new = match self.set.is_empty() {
@@ -40,14 +40,14 @@ impl Tried {
     }
 
     /// These, and one more.
-    pub(crate) fn with(&self, line: &Arc<Line>) -> Self {
+    pub(crate) fn with(&self, line: &Arc<WorkerEndpoint>) -> Self {
         let mut more = self.clone();
         more.add(Arc::clone(line));
         more
     }
 
     /// Whether the endpoint that has this life is one of them.
-    pub(crate) fn has(&self, life: &Life) -> bool {
+    pub(crate) fn has(&self, life: &EndpointHealth) -> bool {
         if self.set.is_empty() {
             self.lines
                 .iter()
@@ -59,7 +59,7 @@ impl Tried {
 }
 
 /// An endpoint has one life, which stays where it is for as long as a line to it is held.
-fn place_of(life: &Life) -> usize {
+fn place_of(life: &EndpointHealth) -> usize {
     std::ptr::from_ref(life).addr()
 }
 

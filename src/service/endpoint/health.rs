@@ -12,7 +12,7 @@
 //! ```
 //!
 //! What the registry makes of it ([`Standing`]) is kept under the board's lock. What requests find out
-//! ([`Life`]) is kept in atomics, which a request that goes well only reads.
+//! ([`EndpointHealth`]) is kept in atomics, which a request that goes well only reads.
 
 use std::{
     sync::{
@@ -79,7 +79,12 @@ impl EndpointState {
     ];
 
     /// What all who have a say in it come to: the registry, our own checks, and the requests.
-    pub(crate) fn of(standing: Standing, fails_checks: bool, life: &Life, now: Instant) -> Self {
+    pub(crate) fn of(
+        standing: Standing,
+        fails_checks: bool,
+        life: &EndpointHealth,
+        now: Instant,
+    ) -> Self {
         match standing {
             Standing::Removed => Self::Draining,
             Standing::Critical => Self::Unhealthy,
@@ -111,7 +116,7 @@ const LEAST_WARMTH: f64 = 0.1;
 /// What requests have found out about an endpoint. Moments are milliseconds after `epoch`, and
 /// never 0, which says "not".
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct EndpointHealth {
     epoch: Instant,
     slow_start: Option<Duration>,
     /// Since when it is doubted for its silence, while it is.
@@ -129,12 +134,12 @@ pub(crate) struct Life {
     /// Requests that it works on, where there is a limit to them. Here, since a pick that asks for
     /// room asks the rest as well.
     seats: AtomicU32,
-    past: OnceLock<Box<Past>>,
+    past: OnceLock<Box<AttemptLog>>,
 }
 
 /// What went wrong with an endpoint: most of a large registry have none of it.
 #[derive(Debug, Default)]
-struct Past {
+struct AttemptLog {
     /// How often it was tried since it fell silent.
     tries: AtomicU32,
     /// Whether it was ejected for what it answers: a head is then no proof that it is well.
@@ -195,7 +200,7 @@ pub struct Doubt {
     pub seconds_left: f64,
 }
 
-impl Life {
+impl EndpointHealth {
     pub(crate) fn new(slow_start: Option<Duration>) -> Self {
         Self {
             epoch: Instant::now(),
@@ -213,12 +218,12 @@ impl Life {
 
     /// What went wrong with it, to be added to.
     #[cold]
-    fn past(&self) -> &Past {
+    fn past(&self) -> &AttemptLog {
         self.past.get_or_init(Box::default)
     }
 
     /// Of what went wrong with it, this; 0 where nothing did.
-    fn noted<N: Default>(&self, what: impl Fn(&Past) -> N) -> N {
+    fn noted<N: Default>(&self, what: impl Fn(&AttemptLog) -> N) -> N {
         self.past.get().map_or(N::default(), |past| what(past))
     }
 
@@ -595,7 +600,7 @@ impl Life {
     }
 }
 
-impl Past {
+impl AttemptLog {
     fn why(&self) -> MutexGuard<'_, Box<str>> {
         self.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -623,12 +628,12 @@ mod tests {
         }
     }
 
-    fn life() -> Life {
-        Life::new(None)
+    fn life() -> EndpointHealth {
+        EndpointHealth::new(None)
     }
 
     /// How many of twenty who ask now try it.
-    fn tries(life: &Life) -> usize {
+    fn tries(life: &EndpointHealth) -> usize {
         let ask = |_: &i32| !life.is_passed_over(Instant::now());
         (0..20).filter(ask).count()
     }
@@ -776,7 +781,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_warms_up_has_a_growing_part_and_then_all() {
-        let life = Life::new(Some(SECOND * 10));
+        let life = EndpointHealth::new(Some(SECOND * 10));
         let part = || {
             let ask = |_: &i32| !life.is_passed_over(Instant::now());
             (0..10_000).filter(ask).count() as f64 / 1e4
@@ -796,7 +801,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn checks_that_pass_again_end_an_ejection() {
-        let life = Life::new(Some(SECOND * 10));
+        let life = EndpointHealth::new(Some(SECOND * 10));
         advance(SECOND).await;
         life.eject(&rule(), None, Instant::now());
         life.recovered();

@@ -20,7 +20,7 @@ use crate::{
     instance::Address,
     upstream::{Load, Pool, Target, Tls},
 };
-use health::Life;
+use health::EndpointHealth;
 
 /// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
 /// registry, which is therefore not part of it.)
@@ -43,20 +43,20 @@ pub struct Endpoint {
 
 /// What is made from the first call on, and of each worker from its own: most workers never call
 /// most endpoints of a large registry, and most endpoints are never called.
-type Lines = OnceLock<Box<[OnceLock<Arc<Line>>]>>;
+type Lines = OnceLock<Box<[OnceLock<Arc<WorkerEndpoint>>]>>;
 
 /// What all workers share of an endpoint.
 #[derive(Debug)]
 pub(super) struct Own {
-    life: Life,
+    life: EndpointHealth,
     target: Arc<Target>,
     is_near: AtomicBool,
 }
 
 impl Deref for Own {
-    type Target = Life;
+    type Target = EndpointHealth;
 
-    fn deref(&self) -> &Life {
+    fn deref(&self) -> &EndpointHealth {
         &self.life
     }
 }
@@ -64,18 +64,18 @@ impl Deref for Own {
 /// One worker's way to an endpoint. A request holds it, and not the endpoint, whose count of
 /// references all workers would fight over.
 #[derive(Debug)]
-pub struct Line {
+pub struct WorkerEndpoint {
     pool: Arc<Pool>,
     own: Arc<Own>,
 }
 
-impl Line {
+impl WorkerEndpoint {
     /// The worker's connections to the endpoint.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
-    pub(super) fn life(&self) -> &Life {
+    pub(super) fn life(&self) -> &EndpointHealth {
         &self.own.life
     }
 
@@ -103,7 +103,7 @@ impl Endpoint {
         id: EndpointId,
         tls: Option<Arc<Tls>>,
         settings: Arc<config::Pool>,
-        life: Life,
+        life: EndpointHealth,
         load: Option<Arc<Load>>,
         workers: usize,
     ) -> Self {
@@ -125,7 +125,7 @@ impl Endpoint {
         &self.id
     }
 
-    pub(super) fn life(&self) -> &Life {
+    pub(super) fn life(&self) -> &EndpointHealth {
         &self.own.life
     }
 
@@ -139,17 +139,17 @@ impl Endpoint {
     }
 
     /// One worker's way to it.
-    pub fn line(&self, worker: usize) -> &Arc<Line> {
+    pub fn line(&self, worker: usize) -> &Arc<WorkerEndpoint> {
         let none = || (0..self.workers).map(|_| OnceLock::new()).collect();
         self.lines.get_or_init(none)[worker].get_or_init(|| {
             let own = Arc::clone(&self.own);
             let pool = Arc::new(Pool::new(Arc::clone(&own.target)));
-            Arc::new(Line { pool, own })
+            Arc::new(WorkerEndpoint { pool, own })
         })
     }
 
     /// Whether this is a worker's way to it.
-    pub(super) fn is_of(&self, line: &Line) -> bool {
+    pub(super) fn is_of(&self, line: &WorkerEndpoint) -> bool {
         Arc::ptr_eq(&self.own, &line.own)
     }
 
@@ -209,17 +209,17 @@ pub(super) mod testing {
 
     /// One with this number, for one worker.
     pub(in crate::service) fn endpoint(number: usize, load: Option<Arc<Load>>) -> Arc<Endpoint> {
-        with_life(number, Life::new(None), load)
+        with_life(number, EndpointHealth::new(None), load)
     }
 
     /// The same, which is new and warms up for so long.
     pub(in crate::service) fn warming(number: usize, time: Duration) -> Arc<Endpoint> {
-        let life = Life::new(Some(time));
+        let life = EndpointHealth::new(Some(time));
         life.warm_up(tokio::time::Instant::now());
         with_life(number, life, None)
     }
 
-    fn with_life(number: usize, life: Life, load: Option<Arc<Load>>) -> Arc<Endpoint> {
+    fn with_life(number: usize, life: EndpointHealth, load: Option<Arc<Load>>) -> Arc<Endpoint> {
         let settings = Arc::new(config::Pool {
             idle: Duration::from_secs(4),
             connections: 4,
@@ -233,7 +233,7 @@ pub(super) mod testing {
     }
 
     /// A way to one.
-    pub(in crate::service) fn line() -> Arc<Line> {
+    pub(in crate::service) fn line() -> Arc<WorkerEndpoint> {
         Arc::clone(endpoint(0, None).line(0))
     }
 }

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    service::{Line, Service, View, log_lines},
+    service::{Service, View, WorkerEndpoint, log_lines},
     upstream::{LatencySum, Quiet},
 };
 
@@ -40,14 +40,20 @@ impl Service {
         &self,
         worker: usize,
         view: &View,
-        line: &Arc<Line>,
+        line: &Arc<WorkerEndpoint>,
         now: Instant,
     ) -> bool {
         line.pool().is_silence_due(now) && self.look_at_silence(worker, view, line, now)
     }
 
     #[cold]
-    fn look_at_silence(&self, worker: usize, view: &View, line: &Arc<Line>, now: Instant) -> bool {
+    fn look_at_silence(
+        &self,
+        worker: usize,
+        view: &View,
+        line: &Arc<WorkerEndpoint>,
+        now: Instant,
+    ) -> bool {
         let own = line.pool().quiet(now);
         let is_wanted = self
             .policy()
@@ -82,7 +88,7 @@ struct Scene {
 
 impl Scene {
     /// That of an endpoint among its peers in this view.
-    fn of(view: &View, line: &Line, now: Instant) -> Option<Self> {
+    fn of(view: &View, line: &WorkerEndpoint, now: Instant) -> Option<Self> {
         let snapshot = view.snapshot();
         let endpoints = &snapshot.endpoints;
         let place = endpoints.iter().position(|one| one.is_of(line))?;

@@ -107,7 +107,7 @@ async fn run(whom: Checked, health: Health, findings: watch::Sender<Findings>) {
     // Spread out, so that checks that were begun at once do not run at once.
     let first = health.interval.min(FIRST_WITHIN);
     sleep(first.mul_f64(fastrand::f64())).await;
-    let mut row = Row::default();
+    let mut row = Streak::default();
     loop {
         let checking = AssertUnwindSafe(probe(&whom, &health.ask, health.timeout)).catch_unwind();
         let result = checking
@@ -121,13 +121,13 @@ async fn run(whom: Checked, health: Health, findings: watch::Sender<Findings>) {
 
 /// Results in a row.
 #[derive(Debug, Default)]
-struct Row {
+struct Streak {
     passing: Option<bool>,
     /// Those that say otherwise.
     against: u32,
 }
 
-impl Row {
+impl Streak {
     /// Takes a result over, and tells what all of them come to. A check that could not be made is
     /// none: what was found before stands.
     fn take(
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn the_first_result_decides_and_then_it_takes_some_in_a_row() {
         let comes_to = |results: &str| {
-            let mut row = Row::default();
+            let mut row = Streak::default();
             let passing = |result| row.comes_to(result == '+', &health());
             let shown = |passing| if passing { '+' } else { '-' };
             results.chars().map(passing).map(shown).collect::<String>()
@@ -207,7 +207,7 @@ mod tests {
     fn a_check_that_could_not_be_made_leaves_what_was_found() {
         let health = health();
         let findings = watch::Sender::new(Findings::default());
-        let mut row = Row::default();
+        let mut row = Streak::default();
         let mut passing = |result: Result<(), NotPassed>| {
             row.take(result, &health, &findings);
             let found = findings.borrow();

@@ -19,11 +19,11 @@ use crate::{
 
 /// What each registry said last.
 #[derive(Debug)]
-pub(crate) struct Listing {
+pub(crate) struct Combiner {
     registries: Vec<Arc<str>>,
     combine: Combine,
     /// In the order of `registries`.
-    heard: Vec<Heard>,
+    heard: Vec<Answer>,
     /// Of those whose set is one that was remembered from before the start: when they said it.
     remembered: Vec<Option<SystemTime>>,
     /// Whose set a failover has chosen.
@@ -43,7 +43,7 @@ struct Lost {
 }
 
 #[derive(Debug)]
-enum Heard {
+enum Answer {
     Nothing,
     /// It cannot be read, and never said anything.
     Failed,
@@ -91,14 +91,14 @@ pub struct Difference {
     pub unlike: Vec<String>,
 }
 
-impl Listing {
+impl Combiner {
     pub(crate) fn new(origin: &Origin) -> Self {
         let (registries, combine) = match origin {
             Origin::Registries { names, combine } => (names.clone(), *combine),
             Origin::Inline(_) => (Vec::new(), Combine::Union),
         };
         Self {
-            heard: registries.iter().map(|_| Heard::Nothing).collect(),
+            heard: registries.iter().map(|_| Answer::Nothing).collect(),
             remembered: vec![None; registries.len()],
             losses: vec![None; registries.len()],
             registries,
@@ -125,16 +125,16 @@ impl Listing {
                     .instances
                     .extract_if(.., |one| !one.has(&policy.tags, &policy.meta));
                 set.elsewhere.extend(others.map(|one| one.identity()));
-                self.heard[from] = Heard::Set(set);
+                self.heard[from] = Answer::Set(set);
                 order
             }
-            Event::Failed if !matches!(self.heard[from], Heard::Nothing) => return None,
+            Event::Failed if !matches!(self.heard[from], Answer::Nothing) => return None,
             Event::Failed => {
-                self.heard[from] = Heard::Failed;
+                self.heard[from] = Answer::Failed;
                 Order::Unknown
             }
             Event::Stale => {
-                self.heard[from] = Heard::GivenUp;
+                self.heard[from] = Answer::GivenUp;
                 Order::Replaced
             }
         };
@@ -251,7 +251,7 @@ impl Listing {
     pub(crate) fn is_awaited(&self) -> bool {
         self.heard
             .iter()
-            .any(|heard| matches!(heard, Heard::Nothing))
+            .any(|heard| matches!(heard, Answer::Nothing))
     }
 
     fn first(&self, order: Order) -> Option<Update> {
@@ -281,7 +281,7 @@ impl Listing {
 
     fn was_given_up(&self) -> bool {
         let mut heard = self.heard.iter();
-        heard.any(|heard| matches!(heard, Heard::GivenUp))
+        heard.any(|heard| matches!(heard, Answer::GivenUp))
     }
 
     /// Serves from the first that has somebody healthy; where nobody has, from the first that has
@@ -317,8 +317,8 @@ impl Listing {
     /// What a registry said last that still counts.
     pub(crate) fn set(&self, of: usize) -> Option<&InstanceSet> {
         match &self.heard[of] {
-            Heard::Set(set) => Some(set),
-            Heard::Nothing | Heard::Failed | Heard::GivenUp => None,
+            Answer::Set(set) => Some(set),
+            Answer::Nothing | Answer::Failed | Answer::GivenUp => None,
         }
     }
 
@@ -410,11 +410,11 @@ mod tests {
         config::Service::clone(&config.services["cart"])
     }
 
-    fn two(combine: &str) -> (config::Service, Listing) {
+    fn two(combine: &str) -> (config::Service, Combiner) {
         let policy = policy(&format!(
             "registry = [\"a\", \"b\"]\ncombine = \"{combine}\""
         ));
-        let listing = Listing::new(&policy.origin);
+        let listing = Combiner::new(&policy.origin);
         (policy, listing)
     }
 
@@ -624,7 +624,7 @@ mod tests {
             ),
         ] {
             let policy = policy(origin);
-            let mut listing = Listing::new(&policy.origin);
+            let mut listing = Combiner::new(&policy.origin);
             if let Some(before) = before {
                 listing.hear(second, state(before), &policy);
             }
@@ -643,7 +643,7 @@ mod tests {
     #[test]
     fn who_has_no_longer_what_is_wanted_was_dropped_by_nobody() {
         let policy = policy("registry = \"a\"\nmeta = { zone = \"a\" }");
-        let mut listing = Listing::new(&policy.origin);
+        let mut listing = Combiner::new(&policy.origin);
         let event = |zone: &str| {
             let mut one = instance("x", 1, true);
             one.meta = BTreeMap::from([("zone".into(), zone.into())]);
@@ -688,7 +688,7 @@ mod tests {
     #[test]
     fn tags_and_metadata_select() {
         let policy = policy("registry = \"a\"\ntags = [\"V2\"]\nmeta = { zone = \"a\" }");
-        let mut listing = Listing::new(&policy.origin);
+        let mut listing = Combiner::new(&policy.origin);
         let mut instances: Vec<_> = (1..4).map(|port| instance("i", port, true)).collect();
         instances[1].tags = vec!["v2".into(), "x".into()];
         instances[2].tags = vec!["v2".into()];
@@ -701,7 +701,7 @@ mod tests {
     #[test]
     fn one_registry_alone_is_taken_at_its_word() {
         let policy = policy("registry = \"a\"");
-        let mut listing = Listing::new(&policy.origin);
+        let mut listing = Combiner::new(&policy.origin);
         assert_eq!(listing.hear(0, Event::Failed, &policy), None);
         let update = listing.hear(0, state(&[("n/1", 1, true)]), &policy);
         assert_eq!(&*update.unwrap().instances[0].id, "n/1");

@@ -65,12 +65,12 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seat {
     pub(crate) instance: Arc<Instance>,
-    pub(crate) standing: Standing,
+    pub(crate) standing: Listed,
 }
 
 /// How an instance stood in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Listed {
     Healthy,
     Unhealthy,
     /// Kept by the guard, although its registry dropped it.
@@ -214,7 +214,7 @@ impl Journal {
     pub(crate) fn note<'i>(
         &mut self,
         why: Why,
-        set: impl Iterator<Item = (&'i Arc<Instance>, Standing)>,
+        set: impl Iterator<Item = (&'i Arc<Instance>, Listed)>,
     ) {
         let (seats, changes) = compare(&self.set, set);
         // A pin is news although it changes nothing.
@@ -293,7 +293,7 @@ impl Journal {
 
     /// The entries, the latest first.
     pub(crate) fn entries(&self) -> Vec<EntryStatus> {
-        let healthy = |seat: &&Seat| seat.standing != Standing::Unhealthy;
+        let healthy = |seat: &&Seat| seat.standing != Listed::Unhealthy;
         self.entries
             .iter()
             .map(|entry| {
@@ -315,7 +315,7 @@ impl Journal {
 impl Seat {
     /// As it was to requests.
     pub(crate) fn instance(&self) -> Arc<Instance> {
-        self.instance.called(self.standing != Standing::Unhealthy)
+        self.instance.called(self.standing != Listed::Unhealthy)
     }
 
     fn key(&self) -> (&Arc<str>, &Address) {
@@ -331,18 +331,18 @@ impl Seat {
 
     fn left(&self) -> Change {
         self.change(match self.standing {
-            Standing::Held => What::LetGo,
-            Standing::Healthy | Standing::Unhealthy => What::Removed,
+            Listed::Held => What::LetGo,
+            Listed::Healthy | Listed::Unhealthy => What::Removed,
         })
     }
 }
 
 /// How an instance stands of which its registry says no more than what it says.
-pub(crate) fn standing(instance: &Arc<Instance>) -> (&Arc<Instance>, Standing) {
+pub(crate) fn standing(instance: &Arc<Instance>) -> (&Arc<Instance>, Listed) {
     let standing = if instance.healthy {
-        Standing::Healthy
+        Listed::Healthy
     } else {
-        Standing::Unhealthy
+        Listed::Unhealthy
     };
     (instance, standing)
 }
@@ -351,7 +351,7 @@ pub(crate) fn standing(instance: &Arc<Instance>) -> (&Arc<Instance>, Standing) {
 /// Both are in the order of sets.
 fn compare<'i>(
     before: &[Seat],
-    now: impl Iterator<Item = (&'i Arc<Instance>, Standing)>,
+    now: impl Iterator<Item = (&'i Arc<Instance>, Listed)>,
 ) -> (Vec<Seat>, Vec<Change>) {
     let mut changes = Vec::new();
     let mut before = before.iter().peekable();
@@ -386,11 +386,11 @@ fn until<'s, I: Iterator<Item = &'s Seat>>(
 fn differences(before: &Seat, now: &Seat, changes: &mut Vec<Change>) {
     let stands = match (before.standing, now.standing) {
         (before, now) if before == now => None,
-        (_, Standing::Held) => Some(What::Held),
-        (Standing::Held, Standing::Healthy) => Some(What::Returned),
-        (Standing::Held, Standing::Unhealthy) => Some(What::LetGo),
-        (_, Standing::Healthy) => Some(What::Healthy),
-        (_, Standing::Unhealthy) => Some(What::Unhealthy),
+        (_, Listed::Held) => Some(What::Held),
+        (Listed::Held, Listed::Healthy) => Some(What::Returned),
+        (Listed::Held, Listed::Unhealthy) => Some(What::LetGo),
+        (_, Listed::Healthy) => Some(What::Healthy),
+        (_, Listed::Unhealthy) => Some(What::Unhealthy),
     };
     let (a, b) = (&before.instance, &now.instance);
     let others = [
@@ -441,7 +441,7 @@ mod tests {
         }
     }
 
-    fn note(journal: &mut Journal, set: &[(Arc<Instance>, Standing)]) {
+    fn note(journal: &mut Journal, set: &[(Arc<Instance>, Listed)]) {
         let set = set.iter().map(|(instance, standing)| (instance, *standing));
         journal.note(told(), set);
     }
@@ -455,7 +455,7 @@ mod tests {
             .collect()
     }
 
-    use Standing::{Healthy, Held, Unhealthy};
+    use Listed::{Healthy, Held, Unhealthy};
 
     #[test]
     fn each_entry_says_what_is_different() {

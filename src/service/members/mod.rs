@@ -19,8 +19,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads, endpoint::health::Life,
-    health::prober::Checkup,
+    Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads,
+    endpoint::health::EndpointHealth, health::prober::Checkup,
 };
 use crate::{
     config::{self, Balance},
@@ -33,11 +33,11 @@ use standing::{Facts, Held, HoldReason, Missing, Said, Shrink, Standing};
 
 /// A service's endpoints and what became of them.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct Members {
     workers: usize,
     tls: Arc<Tls>,
     loads: Loads,
-    pub(super) places: BTreeMap<EndpointId, Place>,
+    pub(super) places: BTreeMap<EndpointId, Member>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// Whether who is told of next is new, and warms up, where there are others; or was there
@@ -50,7 +50,7 @@ pub(super) struct Board {
 }
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) instance: Arc<Instance>,
     pub(super) standing: Standing,
@@ -58,7 +58,7 @@ pub(super) struct Place {
     pub(super) checkup: Option<Box<Checkup>>,
 }
 
-impl Board {
+impl Members {
     pub(super) fn new(workers: usize, tls: Arc<Tls>, loads: Loads) -> Self {
         Self {
             workers,
@@ -93,7 +93,7 @@ impl Board {
         Snapshot::new(pickable.into_iter(), resting.into_iter(), balance)
     }
 
-    fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Place)> {
+    fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Member)> {
         let panics = self.panics(policy);
         let places = self.places.iter();
         places.filter(move |(_, place)| place.may_be_picked(panics))
@@ -118,7 +118,7 @@ impl Board {
     pub(super) fn take_over(&mut self, update: &Update, policy: &config::Service) -> bool {
         let before = self.picked_ids(policy);
         self.forget_the_gone();
-        let serves = |place: &&Place| place.standing == Standing::Passing;
+        let serves = |place: &&Member| place.standing == Standing::Passing;
         let served = self.places.values().filter(serves).count();
         let is_new = self.expects_new && served > 0;
         let (mut listed, mut came) = (HashSet::new(), Vec::new());
@@ -190,16 +190,16 @@ impl Board {
         standing: Standing,
         is_new: bool,
         policy: &config::Service,
-    ) -> Place {
+    ) -> Member {
         let settings = Arc::clone(&policy.pool);
         let tls = instance.tls.then(|| Arc::clone(&self.tls));
-        let life = Life::new(policy.slow_start);
+        let life = EndpointHealth::new(policy.slow_start);
         if is_new {
             life.warm_up(Instant::now());
         }
         let load = self.loads.load();
         let endpoint = Endpoint::new(id.clone(), tls, settings, life, load, self.workers);
-        Place {
+        Member {
             endpoint: Arc::new(endpoint),
             instance: Arc::clone(instance),
             standing,
@@ -299,7 +299,7 @@ impl Board {
         }
     }
 
-    fn held_so(&mut self, id: &EndpointId, held: Held) -> Option<&mut Place> {
+    fn held_so(&mut self, id: &EndpointId, held: Held) -> Option<&mut Member> {
         let place = self.places.get_mut(id)?;
         (place.standing == Standing::Held(held)).then_some(place)
     }
@@ -348,8 +348,8 @@ impl Board {
 
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
     pub(super) fn healthy_instances(&self, all: bool) -> Vec<Arc<Instance>> {
-        let is_held = |place: &Place| matches!(place.standing, Standing::Held(_));
-        let wanted = |place: &&Place| match all {
+        let is_held = |place: &Member| matches!(place.standing, Standing::Held(_));
+        let wanted = |place: &&Member| match all {
             true => place.standing.is_pickable(),
             false => is_held(place),
         };
@@ -358,13 +358,13 @@ impl Board {
     }
 
     /// The set as it is, in the order of sets, for the journal.
-    pub(super) fn standings(&self) -> impl Iterator<Item = (&Arc<Instance>, history::Standing)> {
+    pub(super) fn standings(&self) -> impl Iterator<Item = (&Arc<Instance>, history::Listed)> {
         self.places.values().filter_map(|place| {
             let standing = match place.standing {
                 Standing::Removed => return None,
-                Standing::Held(_) => history::Standing::Held,
-                Standing::Passing => history::Standing::Healthy,
-                Standing::Critical => history::Standing::Unhealthy,
+                Standing::Held(_) => history::Listed::Held,
+                Standing::Passing => history::Listed::Healthy,
+                Standing::Critical => history::Listed::Unhealthy,
             };
             Some((&place.instance, standing))
         })
@@ -380,7 +380,7 @@ impl Board {
     }
 
     /// What the admin API shows of each.
-    pub(super) fn states(&mut self) -> impl Iterator<Item = (&Place, EndpointState)> {
+    pub(super) fn states(&mut self) -> impl Iterator<Item = (&Member, EndpointState)> {
         self.forget_the_gone();
         let now = Instant::now();
         self.places.values().map(move |place| {
@@ -424,7 +424,7 @@ impl Board {
     }
 }
 
-impl Place {
+impl Member {
     fn is_removed(&self) -> bool {
         self.standing == Standing::Removed
     }
@@ -464,8 +464,8 @@ mod tests {
         })
     }
 
-    fn board() -> Board {
-        Board::new(
+    fn board() -> Members {
+        Members::new(
             1,
             Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
             Loads::default(),
@@ -474,7 +474,7 @@ mod tests {
 
     /// A set that may be doubted, without evidence of anything; or one of our own choice.
     fn take(
-        board: &mut Board,
+        board: &mut Members,
         set: &[Instance],
         doubtable: bool,
         policy: &config::Service,
@@ -490,7 +490,7 @@ mod tests {
         board.take_over(&update, policy)
     }
 
-    fn snapshot(board: &Board) -> Snapshot {
+    fn snapshot(board: &Members) -> Snapshot {
         board.snapshot(&policy(None), &Balance::RoundRobin, |_| true)
     }
 
@@ -510,7 +510,7 @@ mod tests {
         numbers.map(|number| instance(number, true)).collect()
     }
 
-    fn states(board: &mut Board) -> Vec<EndpointState> {
+    fn states(board: &mut Members) -> Vec<EndpointState> {
         board.states().map(|(_, state)| state).collect()
     }
 
@@ -602,7 +602,7 @@ mod tests {
         take(&mut board, &healthy(1..4), true, &policy);
         let before = snapshot(&board);
         take(&mut board, &[], true, &policy);
-        let until = |board: &Board| -> Vec<_> {
+        let until = |board: &Members| -> Vec<_> {
             let held = board.held().into_iter();
             held.map(|(id, held)| (id, held.until)).collect()
         };
@@ -673,7 +673,7 @@ mod tests {
     async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
         let (mut board, policy) = (board(), policy(guard()));
         take(&mut board, &healthy(1..5), true, &policy);
-        let first = |board: &Board| Arc::clone(&snapshot(board).endpoints[0]);
+        let first = |board: &Members| Arc::clone(&snapshot(board).endpoints[0]);
         for works in [true, false] {
             let before = first(&board);
             let work = works.then(|| before.pool(0).enter());
@@ -777,7 +777,7 @@ mod tests {
         }
     }
 
-    fn checked(board: &mut Board, passing: bool) {
+    fn checked(board: &mut Members, passing: bool) {
         let places: Vec<_> = board.places.values().collect();
         let endpoints: Vec<_> = places.iter().map(|one| Arc::clone(&one.endpoint)).collect();
         for endpoint in endpoints {
@@ -789,7 +789,7 @@ mod tests {
     #[tokio::test]
     async fn in_a_panic_all_are_picked_but_those_that_are_ill_or_gone() {
         let policy = policy(guard());
-        let ports = |board: &Board| -> Vec<_> {
+        let ports = |board: &Members| -> Vec<_> {
             let endpoints = board.snapshot(&policy, &Balance::RoundRobin, |_| true);
             let endpoints = endpoints.endpoints.iter();
             endpoints.map(|one| one.id().address.port()).collect()

@@ -95,7 +95,7 @@ impl Asked {
 
 /// What it does when the script is over.
 #[derive(Clone, Debug)]
-enum Standing {
+enum SignedIn {
     Hang,
     /// This answer, to everyone and at once.
     Always(Answer),
@@ -114,7 +114,7 @@ struct Book {
 
 struct Shared {
     book: Mutex<Book>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<SignedIn>,
     pace: watch::Sender<Pace>,
 }
 
@@ -136,7 +136,7 @@ impl FakeConsul {
         };
         let shared = Arc::new(Shared {
             book: Mutex::new(book),
-            standing: watch::Sender::new(Standing::Hang),
+            standing: watch::Sender::new(SignedIn::Hang),
             pace: watch::Sender::new(Pace::AtOnce),
         });
         let app = Router::new().fallback(answer).with_state(shared.clone());
@@ -165,15 +165,15 @@ impl FakeConsul {
     /// From now on this is the state, of which those who wait are told.
     pub(crate) fn holds(&self, index: u64, body: impl ToString) {
         let body = body.to_string();
-        let standing = Standing::Holds { index, body };
+        let standing = SignedIn::Holds { index, body };
         self.shared.standing.send_replace(standing);
     }
 
     /// From now on everyone is answered so, those who wait too.
     pub(crate) fn always(&self, answer: Answer) {
         let standing = match answer {
-            Answer::Hang => Standing::Hang,
-            answer => Standing::Always(answer),
+            Answer::Hang => SignedIn::Hang,
+            answer => SignedIn::Always(answer),
         };
         self.shared.standing.send_replace(standing);
     }
@@ -235,16 +235,16 @@ impl Shared {
     /// The standing answer to one who knows this index, when it is due.
     async fn stand(&self, known: Option<u64>) -> Answer {
         let mut standing = self.standing.subscribe();
-        let due = |standing: &Standing| match standing {
-            Standing::Hang => false,
-            Standing::Always(_) => true,
-            Standing::Holds { index, .. } => known != Some(*index),
+        let due = |standing: &SignedIn| match standing {
+            SignedIn::Hang => false,
+            SignedIn::Always(_) => true,
+            SignedIn::Holds { index, .. } => known != Some(*index),
         };
         // Its sender lives as long as the server does.
         match &*standing.wait_for(due).await.unwrap() {
-            Standing::Hang => Answer::Hang,
-            Standing::Always(answer) => answer.clone(),
-            Standing::Holds { index, body } => Answer::good(*index, body),
+            SignedIn::Hang => Answer::Hang,
+            SignedIn::Always(answer) => answer.clone(),
+            SignedIn::Holds { index, body } => Answer::good(*index, body),
         }
     }
 

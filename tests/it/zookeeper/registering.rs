@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use callboard::{
     config::{self, Digest, RegistryKind, Secret},
-    register::{Check, Layout, Standing, entry},
+    register::{Check, Layout, SignedIn, entry},
 };
 use serde_json::{Value, json};
 use zookeeper_client::{Client, Error, Stat};
@@ -176,9 +176,9 @@ async fn a_session_that_expired_is_followed_by_another_and_leaves_nothing() {
         relay.part();
         until_nodes(&client, "it expired", 0).await;
         let mut standing = registrar.standing();
-        let said = standing.wait_for(|standing| *standing != Standing::In);
+        let said = standing.wait_for(|standing| *standing != SignedIn::In);
         let said = said.await.unwrap().clone();
-        let Standing::Out(Some(why)) = &said else {
+        let SignedIn::Out(Some(why)) = &said else {
             panic!("{said:?}");
         };
         assert!(why.contains("the entry `c1`"), "{why}");
@@ -218,7 +218,7 @@ async fn a_connection_that_comes_back_in_time_keeps_its_node() {
     );
     joined.await;
     assert_eq!(nodes(&client).await, before);
-    assert_eq!(*registrar.standing().borrow(), Standing::In);
+    assert_eq!(*registrar.standing().borrow(), SignedIn::In);
     registrar.deregister().await.unwrap();
 }
 
