@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::page::{Block, Page, all};
 use crate::support::{
+    backend::Backend,
+    eventually,
     proxy::Proxy,
     watched::{Watched, named},
 };
@@ -104,5 +106,60 @@ async fn every_registration_that_is_shown_is_taken_by_the_embedded_registry() {
         }
     }
     assert!(count >= 5, "{count} registrations were found");
+    proxy.drain().await;
+}
+
+/// What a service answers, so many times in a row, in any order.
+async fn answers(proxy: &Proxy, count: usize) -> Vec<String> {
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        answers.push(proxy.get("/cart/").await.text().await.unwrap());
+    }
+    answers.sort();
+    answers
+}
+
+#[tokio::test]
+async fn the_example_of_the_readme_answers_as_it_says() {
+    let readme = Page::read("README.md");
+    let one = Backend::start("cart 1").await;
+    let two = Backend::start("cart 2").await;
+    let file = block(&readme, "toml").text;
+    let file = file.replace("127.0.0.1:8080", "127.0.0.1:0");
+    let proxy = Proxy::start(&file.replace("127.0.0.1:8500", "127.0.0.1:0")).await;
+    let bodies = bodies(&readme.text);
+    assert_eq!(bodies.len(), 2);
+    let sign_in = async |body: &str| {
+        let body = body
+            .replace("3001", &one.address().port().to_string())
+            .replace("3002", &two.address().port().to_string());
+        let body: Value = serde_json::from_str(&body).unwrap();
+        proxy.tell("/v1/agent/service/register", body).await;
+    };
+
+    sign_in(bodies[0].1).await;
+    assert_eq!(proxy.until_served("/cart/").await, "cart 1");
+    let by_host = proxy.http.get(proxy.url("/"));
+    let by_host = by_host.header("Host", "shop.example.com").send().await;
+    assert_eq!(by_host.unwrap().text().await.unwrap(), "cart 1");
+
+    sign_in(bodies[1].1).await;
+    let both = ["cart 1", "cart 1", "cart 2", "cart 2"];
+    let turns = eventually(
+        "both are called in turn",
+        || answers(&proxy, 4),
+        |all| *all == both,
+    );
+    turns.await;
+
+    let path = "/v1/agent/service/deregister/cart-1";
+    assert!(readme.text.contains(path));
+    proxy.tell(path, Value::Null).await;
+    let left = eventually(
+        "one is left",
+        || answers(&proxy, 2),
+        |all| *all == ["cart 2", "cart 2"],
+    );
+    left.await;
     proxy.drain().await;
 }

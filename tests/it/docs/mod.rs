@@ -7,3 +7,4 @@ mod links;
 mod page;
 mod quotes;
 mod reference;
+mod status;
