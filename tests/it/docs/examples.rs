@@ -163,3 +163,16 @@ async fn the_example_of_the_readme_answers_as_it_says() {
     left.await;
     proxy.drain().await;
 }
+
+#[test]
+fn every_piece_of_json_that_is_shown_is_json() {
+    let mut count = 0;
+    for page in all() {
+        for block in page.blocks().iter().filter(|block| block.info == "json") {
+            let read = serde_json::from_str::<Value>(&block.text);
+            assert!(read.is_ok(), "{}:{}: {read:?}", page.name, block.line);
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count} pieces were found");
+}
