@@ -176,3 +176,14 @@ fn every_piece_of_json_that_is_shown_is_json() {
     }
     assert!(count >= 3, "{count} pieces were found");
 }
+
+#[test]
+fn the_example_in_go_is_the_one_that_is_compiled() {
+    let shown = block(&Page::read("docs/getting-started.md"), "go").text;
+    let compiled = Page::read("tests/servers/gokit/example.go").text;
+    let compiled: String = compiled
+        .lines()
+        .map(|line| line.strip_prefix('\t').unwrap_or(line).to_owned() + "\n")
+        .collect();
+    assert!(compiled.contains(&shown), "{compiled}");
+}
