@@ -11,8 +11,8 @@ use std::{
 /// A new version of a file, beside it under another name until it takes its place. Dropped before
 /// that, it is removed, and the file is what it was. Readable by its owner only.
 ///
-/// Two that replace one file at the same time would write into each other: whoever does that holds
-/// a [`lock`].
+/// Two replacements of one file at the same time would write into each other. Their callers exclude
+/// each other by a [`lock`].
 #[derive(Debug)]
 pub struct Replacement {
     file: Option<File>,

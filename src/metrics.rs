@@ -1,13 +1,13 @@
 //! Counters that cost an atomic addition on a line that no other worker writes: each worker has
-//! its own, and whoever looks sums over them. Knows no names and no exposition.
+//! its own, and a reader sums over them. Knows no names and no exposition.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// A count, or a gauge. Right whoever counts; cheap where that is mostly one thread, as each worker
-/// has its own.
+/// A count, or a gauge. Any thread may count; it is cheap where that is mostly one thread, as each
+/// worker has its own.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 

@@ -128,7 +128,7 @@ impl Workers {
                     .name(format!("worker-{}", worker.index))
                     .spawn(move || {
                         runtime.block_on(floor.run(sockets, handed_over, phase));
-                        // Somebody may still be resolving a name, in vain.
+                        // A name that is still being resolved is not waited for.
                         runtime.shutdown_background();
                     })
             })
@@ -239,8 +239,8 @@ impl WorkerTasks {
             tokio::select! {
                 Some(handed) = handed_over.recv() => self.take_over(handed),
                 _ = tick.tick() => {
-                    // By the last tick's time, for what was noted since then began up to a tick
-                    // later than the clock said: nobody is cut before their time is over.
+                    // By the last tick's time: what was noted since then began up to a tick later
+                    // than the clock said, and no connection may be cut before its time is over.
                     self.cut_the_late();
                     ticks += 1;
                     self.worker.clock.store(ticks * TICK.as_millis() as u64, Relaxed);

@@ -146,8 +146,8 @@ fn router(context: Context) -> Router {
         .with_state(context)
 }
 
-/// Lets nobody in who was sent here by a stranger's page, and nobody without the token where one
-/// is needed.
+/// Refuses a request that a stranger's page had a browser send, and a request without the token
+/// where a token is needed.
 async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let sent = access::bearer(headers);

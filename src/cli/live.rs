@@ -84,7 +84,7 @@ pub(super) fn look(config: &Config) -> anyhow::Result<Found> {
         .build()
         .context("cannot start a runtime")?;
     let found = runtime.block_on(look_at_all(config));
-    // A name that is still being resolved holds up nobody.
+    // Does not wait for a name that is still being resolved.
     runtime.shutdown_background();
     Ok(found)
 }

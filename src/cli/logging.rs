@@ -38,8 +38,8 @@ pub(super) fn start(
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    // Lines go through a buffer to a thread of their own: one that nobody reads loses lines,
-    // but never holds up a request.
+    // Lines go through a buffer to a thread of their own. Where the log's reader is too slow, lines
+    // are lost, but no request is held up.
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(WAITING)

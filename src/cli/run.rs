@@ -109,7 +109,8 @@ fn serve(config: Config, is_unsaid: bool) -> anyhow::Result<()> {
         }
         Ok(())
     });
-    // After a second signal the drain's own thread may wait for requests still: nobody else does.
+    // After a second signal the drain's own thread may still wait for requests. The process does
+    // not wait for that thread.
     control.shutdown_background();
     served
 }

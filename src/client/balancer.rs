@@ -1,4 +1,4 @@
-//! Who of a service's endpoints is next, for those who speak another protocol than HTTP.
+//! Which of a service's endpoints is next, for programs that speak another protocol than HTTP.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl Balancer {
     /// `discovery_timeout`.
     ///
     /// # Errors
-    /// Where there is nobody to be called, or no registry could be read yet.
+    /// Where the service has no endpoint that can be called, or no registry could be read yet.
     pub async fn endpoint(&self) -> Result<Picked, Error> {
         let now = self.0.wait_until_read(Instant::now(), None).await?;
         let (service, slot) = (&self.0.service, self.0.slot());

@@ -23,7 +23,7 @@ pub enum Error {
         /// What its registries failed with last, as far as they did.
         reasons: Vec<String>,
     },
-    /// The registry lists nobody who may be called.
+    /// The registry lists no endpoint that may be called.
     #[error("service `{service}` has no healthy instance")]
     NoEndpoints {
         /// Who was to be called.

@@ -104,7 +104,7 @@ impl Source<InstanceSet> for Told {
     }
 }
 
-/// Changes what is known, and wakes whoever waits where that is a change.
+/// Changes what is known. Those who wait for a change are woken only where something differs.
 fn change(tell: &watch::Sender<Known>, change: impl FnOnce(&mut Known)) {
     tell.send_if_modified(|known| {
         let before = known.clone();

@@ -50,7 +50,7 @@ impl RequestInfo for Outgoing {
         &self.parts.uri
     }
 
-    /// It is the program itself, whoever it asks for.
+    /// The client is the program itself, which has no address here.
     fn client(&self) -> Option<IpAddr> {
         None
     }

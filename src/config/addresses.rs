@@ -18,7 +18,7 @@ struct Claim<'a> {
 }
 
 impl<'a> Claims<'a> {
-    /// Takes an address, unless somebody has it.
+    /// Takes an address for its owner. An address that another owner has is noted as wrong.
     pub(super) fn add(
         &mut self,
         address: SocketAddr,

@@ -230,7 +230,8 @@ pub struct Route {
     pub subset: Option<Arc<Subset>>,
     /// What it says of retries and time-outs.
     pub overrides: Overrides,
-    /// The service that is called where its own has nobody; stands before the service's.
+    /// The service that is called where the route's own has no endpoint. It takes precedence over
+    /// that service's `fallback`.
     pub fallback: Option<Arc<str>>,
     /// How many requests a client may make; `None` for any number.
     pub rate: Option<Rate>,
@@ -427,7 +428,8 @@ pub struct Service {
     pub drain: Duration,
     /// How long the first request for a service waits for its first set.
     pub discovery_timeout: Duration,
-    /// The declared service that is called where this one has nobody. That one has none.
+    /// The declared service that is called where this one has no endpoint. The fallback has no
+    /// fallback of its own.
     pub fallback: Option<Arc<str>>,
 }
 

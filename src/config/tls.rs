@@ -1,4 +1,4 @@
-//! `tls` of a client of ours: whom it trusts, and as whom it comes.
+//! `tls` of a client of ours: which servers it trusts, and the certificate that it shows.
 
 use std::{
     fmt,
@@ -19,7 +19,8 @@ use super::{
 pub struct ClientTls {
     /// A PEM file of certificate authorities; the system's where it is left out.
     pub ca: Option<PathBuf>,
-    /// The keys that are trusted, where not empty: whoever vouches for them, unless `ca` says.
+    /// Where not empty, the server's key must be one of these. Its certificate may then be issued by
+    /// any authority, unless `ca` is set.
     pub pins: Vec<Pin>,
     /// A PEM certificate chain and its key.
     pub identity: Option<(PathBuf, PathBuf)>,

@@ -16,7 +16,7 @@ pub struct Access {
     hosts: Vec<String>,
 }
 
-/// Why somebody is not let in.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// The server listens beyond loopback, and has no token that could be sent.
@@ -28,8 +28,8 @@ pub enum Denied {
 }
 
 impl Access {
-    /// For a server that listens at `address`. Where there is a token it is always needed;
-    /// without one, nobody is let in beyond loopback.
+    /// For a server that listens at `address`. A token that is set is always needed. Where none is
+    /// set, a server beyond loopback refuses every request.
     pub fn new(address: SocketAddr, token: Option<String>) -> Self {
         Self {
             address,
@@ -38,7 +38,7 @@ impl Access {
         }
     }
 
-    /// The same, where these names are the server's, too, at whatever port a client calls it.
+    /// Adds names of the server, which are taken with any port.
     pub fn named(mut self, hosts: &[String]) -> Self {
         self.hosts = hosts.to_vec();
         self
@@ -97,7 +97,7 @@ impl Access {
         own && authority.port_u16().unwrap_or(80) == self.address.port()
     }
 
-    /// Whether who sent this token, or none, may do what needs it.
+    /// Whether a request with this token, or without any, may do what needs the token.
     ///
     /// # Errors
     /// Why not.

@@ -55,7 +55,7 @@ pub enum Lookup {
     Found(Arc<Service>),
     /// No such service is registered, or it may not be reached.
     Unknown,
-    /// The catalog was never read: nobody can tell.
+    /// The catalog was never read, so that it is not known whether there is such a service.
     NotRead,
 }
 
@@ -362,8 +362,8 @@ impl Directory {
             || catalogs.any(|view| view.remembered().is_some() && view.status.is_awaited())
     }
 
-    /// The service of this name, which is made if nobody has asked for it before: whether a
-    /// catalog lists it is not looked at.
+    /// The service of this name. The first request for it has it made, whether a catalog lists it or
+    /// not.
     ///
     /// # Errors
     /// Where its registry is missing.

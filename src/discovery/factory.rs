@@ -332,7 +332,8 @@ impl ServiceFactory {
             status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
         });
         let read = Arc::clone(&view);
-        // Never given up: that a service is known, and has nobody, says more than a 404.
+        // What was read is kept however old it is: a 503 for a service that is known, and has no
+        // endpoint, says more than a 404.
         let status = Arc::clone(&view.status);
         let changes = Arc::clone(&self.changes);
         let watching = watch::watch(catalog, status, None, move |event| {

@@ -13,8 +13,8 @@ use crate::{
     service::Service,
 };
 
-/// A service that nobody lists any more, and that has no endpoint, is still known (503, not 404)
-/// for this long: a deploy may leave a moment without any.
+/// A service that no catalog lists any more, and that has no endpoint, is still known (503, not 404)
+/// for this long: a deploy may leave a moment without endpoints.
 pub(super) const LINGER: Duration = Duration::from_secs(60);
 
 /// The routes that tags make now.
@@ -144,7 +144,7 @@ struct Run {
     parts: watch::Sender<Vec<Part>>,
     service: Arc<Service>,
     watcher: JoinHandle<()>,
-    /// Since when no tag asks for it and nobody is left in it.
+    /// Since when no tag asks for the route and its service has no endpoint.
     deserted: Option<Instant>,
 }
 
@@ -155,9 +155,9 @@ pub(super) struct Made {
 }
 
 impl Running {
-    /// Does what the plan wants. A route that no tag asks for any more goes on with what it has:
-    /// a registry that lost its data lists no tags either, and those who answer must still be
-    /// reached. It is forgotten when it has had nobody for a while.
+    /// Does what the plan wants. A route that no tag asks for any more goes on with what it has: a
+    /// registry that lost its data lists no tags either, and endpoints that answer must still be
+    /// reached. The route is forgotten when it has had no endpoint for [`LINGER`].
     pub(super) fn follow(
         &mut self,
         plan: &Plan,

@@ -1,5 +1,5 @@
 //! Runs checks: calls HTTP and TCP targets, counts results against thresholds, watches TTLs.
-//! Knows nothing of where a result goes: it is handed to whoever started the check.
+//! Knows nothing of where a result goes: it is handed to the caller that started the check.
 
 use std::{
     sync::{LazyLock, OnceLock},

@@ -119,7 +119,7 @@ impl Fields {
         }
     }
 
-    /// A key that nobody asked for is a mistake, most likely a misspelt one.
+    /// A key that no reader has taken is unknown, most likely a misspelt one.
     pub(super) fn finish(self) -> Result<(), Reason> {
         match self.0.into_values().next() {
             Some((key, _)) => Err(format!(

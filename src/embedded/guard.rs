@@ -1,5 +1,5 @@
-//! Who may change something: whoever has the token, which is sent as to Consul.
-//! Knows nothing of what is asked for.
+//! A change needs the token, which a client sends as it would to Consul. Knows nothing of what is
+//! asked for.
 
 use http::HeaderMap;
 

@@ -39,7 +39,7 @@ struct Record {
     changes: Vec<Change>,
 }
 
-/// The open file. Whoever has it holds the folder's lock.
+/// The open file. While it is open, this process holds the folder's lock.
 #[derive(Debug)]
 pub(super) struct Journal {
     folder: PathBuf,
@@ -245,8 +245,8 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     })
 }
 
-/// Reads a file's node id and state. The last line may be broken, by a crash in the middle of a
-/// write that nobody was told of; no other may.
+/// Reads a file's node id and state. Only the last line may be broken, by a crash in the middle of a
+/// write: no client was told that this change is made.
 fn replay(bytes: &[u8], path: &Path) -> Result<(String, State), String> {
     let mut lines = bytes
         .split_inclusive(|byte| *byte == b'\n')

@@ -46,7 +46,7 @@ const CONNECTIONS: usize = 8192;
 /// Those of them on which a watcher may wait for a change: others can always register and ask.
 const WAITS: usize = CONNECTIONS - 1024;
 
-/// A registry that has its address and its state, and serves nobody yet.
+/// A registry that has its address and its state, and serves no client yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,

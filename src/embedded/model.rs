@@ -66,7 +66,7 @@ pub(super) enum Kind {
     Ttl(Duration),
     /// This registry, by calling.
     Probe(Probe),
-    /// Whoever turned on maintenance; it is critical until it is turned off.
+    /// The operator who turned on maintenance; the check is critical until it is turned off.
     Maintenance,
 }
 

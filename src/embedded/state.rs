@@ -96,8 +96,8 @@ impl State {
         self.index
     }
 
-    /// Raises the index, and every topic's with it, so that whoever waits with an older one looks
-    /// again.
+    /// Raises the index, and every topic's with it, so that a blocking query with an older index
+    /// returns.
     pub(super) fn open_at(&mut self, index: u64) {
         self.index = self.index.max(index);
         self.floor = self.index;
@@ -210,7 +210,7 @@ impl State {
         touched
     }
 
-    /// Takes a new output of a check whose status stands: nobody waits for that.
+    /// Takes a new output of a check whose status stands. No blocking query waits for an output.
     pub(super) fn set_output(&mut self, check: &str, output: String) {
         self.set_result(check, None, output, &mut BTreeSet::new());
     }

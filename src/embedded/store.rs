@@ -91,7 +91,7 @@ impl Store {
     }
 
     /// Starts the checks that were there before, and the search for services to deregister.
-    /// Everything ends when `closing` is cancelled, also if nobody waits for it.
+    /// Each of these tasks ends by itself when `closing` is cancelled.
     pub(super) fn start(self: &Arc<Self>) {
         let mut inner = self.lock();
         let checks: Vec<_> = inner.state.all_checks().cloned().collect();
@@ -120,8 +120,8 @@ impl Store {
         self.tasks.wait().await;
     }
 
-    /// Lets another process have the folder, whoever reads this still. Called when no change can
-    /// come any more.
+    /// Lets another process have the folder, while this one may still answer reads. Called when no
+    /// change can come any more.
     pub(super) fn release(&self) {
         self.lock().journal.release();
     }

@@ -1,4 +1,4 @@
-//! Those who wait for a topic to change. Knows nothing of what changed.
+//! The blocking queries that wait for a topic to change. Knows nothing of what changed.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::state::Topic;
 
-/// Everybody who waits. A topic is here for as long as somebody does.
+/// The queries that wait, by topic. A topic stands here for as long as a query waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Arc<Mutex<Topics>>);
 
@@ -26,7 +26,7 @@ impl Waiting {
         }
     }
 
-    /// Wakes those who wait for one of these.
+    /// Wakes the queries that wait for one of these topics.
     pub(super) fn wake(&self, topics: &BTreeSet<Topic>) {
         let waiting = self.lock();
         for sender in topics.iter().filter_map(|topic| waiting.get(topic)) {

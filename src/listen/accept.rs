@@ -122,7 +122,7 @@ pub async fn accept(
                     let Some(entered) = enter(stream, peer) else {
                         continue;
                     };
-                    // At the limit whoever came waits, and those behind it in the queue.
+                    // At the limit this connection waits, and those behind it stay in the queue.
                     waiting.push_back(entered);
                     let permit = permit().await;
                     if let Some((stream, peer, place)) = waiting.pop_front() {

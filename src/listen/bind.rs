@@ -58,8 +58,8 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
         address: wanted,
         source: with_hint(source, wanted),
     };
-    // With SO_REUSEPORT a second proxy would be let in without a word, and take half of the
-    // connections; a socket without it is let in only where there is nobody.
+    // With SO_REUSEPORT a second proxy would share the address without a word, and take half of the
+    // connections. A socket without it can bind only where no other process listens.
     let address = match alone {
         false => wanted,
         true => socket(wanted, false)

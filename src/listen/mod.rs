@@ -1,9 +1,10 @@
 //! The side that clients connect to: sockets, the accept loop, and each connection's time-outs.
 //! Knows what a request is only as far as handing it to `proxy`.
 //!
-//! What ends here ends over nobody who has come. A socket closes its door first, and itself when those
-//! on the threshold are in (`door`, `accept`). A connection looks into its socket once more before it
-//! ends for want of a request, and a request that lies there, or has begun, is answered (`serve`).
+//! An end loses no client that has come. A socket first takes no new handshakes, and closes when the
+//! clients whose handshake has begun are accepted (`door`, `accept`). A connection looks into its
+//! socket once more before it ends for want of a request, and a request that lies there, or has
+//! begun, is answered (`http1`).
 
 mod accept;
 mod addresses;

@@ -69,7 +69,7 @@ impl Trouble {
     }
 
     /// There was no endpoint to ask.
-    pub(super) fn nobody(self, cause: &'static str, reason: &str) {
+    pub(super) fn no_endpoint(self, cause: &'static str, reason: &str) {
         let reason = reason.to_owned();
         self.note(cause, move |trouble, times| {
             let Self {

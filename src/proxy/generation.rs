@@ -29,7 +29,8 @@ pub struct Target {
     pub subset: Option<Arc<Subset>>,
     /// Its own retries and time-outs.
     pub overrides: Overrides,
-    /// Who is called where the service has nobody; stands before the service's own.
+    /// The service that is called where the route's own has no endpoint. It takes precedence over
+    /// that service's `fallback`.
     pub fallback: Option<Arc<Service>>,
     /// How many requests a client may make.
     pub rate: Option<Arc<Rate>>,
@@ -138,7 +139,7 @@ impl Generation {
         }
     }
 
-    /// Who is called where a route's service has nobody, if anybody is.
+    /// The service that is called where a route's own has no endpoint, if there is one.
     pub fn fallback<'g>(
         &'g self,
         target: &'g Target,

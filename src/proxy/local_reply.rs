@@ -36,11 +36,12 @@ pub(super) enum LocalReply {
     Shed(Arc<str>),
     /// Its client has made as many as the route allows.
     Limited(Limited),
-    /// Nobody is there of those that the route wants, nor in the fallback that was called instead.
+    /// The service has no endpoint that the route wants, nor has the fallback that was called
+    /// instead.
     NoEndpoints {
-        service: Nobody,
+        service: EmptyService,
         subset: Option<Arc<Subset>>,
-        fallback: Option<Nobody>,
+        fallback: Option<EmptyService>,
     },
     /// The client's body broke off: mostly the client is gone.
     BodyBroke(Box<dyn StdError + Send + Sync>),
@@ -51,16 +52,16 @@ pub(super) enum LocalReply {
     },
 }
 
-/// A service in which nobody is.
-pub(super) struct Nobody {
+/// A service that has no endpoint to call.
+pub(super) struct EmptyService {
     name: Arc<str>,
-    /// Whether its registry has ever said so.
+    /// Whether its registry has ever been read.
     is_read: bool,
     /// Whether its registries were read, and have never heard of it.
     is_unregistered: bool,
 }
 
-impl Nobody {
+impl EmptyService {
     fn of(service: &Service) -> Self {
         Self {
             name: Arc::clone(service.name()),
@@ -73,10 +74,10 @@ impl Nobody {
 /// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
 pub(super) const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// Why nobody is known where no registry has ever been read.
+/// Why no endpoint is known where no registry has ever been read.
 const UNREAD: &str = "the registry could not be read yet";
 
-/// How long a client is told to stay away where there is nobody to answer it.
+/// How long a client is told to stay away where no endpoint can answer it.
 const RETRY_AFTER: &str = "1";
 
 impl LocalReply {
@@ -93,14 +94,14 @@ impl LocalReply {
             CallError::Shed(_) => Self::Shed(name(service)),
             CallError::NoEndpoints(_) => match instead_of {
                 None => Self::NoEndpoints {
-                    service: Nobody::of(service),
+                    service: EmptyService::of(service),
                     subset: subset.cloned(),
                     fallback: None,
                 },
                 Some((asked, subset)) => Self::NoEndpoints {
-                    service: Nobody::of(asked),
+                    service: EmptyService::of(asked),
                     subset: subset.cloned(),
-                    fallback: Some(Nobody::of(service)),
+                    fallback: Some(EmptyService::of(service)),
                 },
             },
             CallError::BodyBroke(error) => Self::BodyBroke(error),
@@ -170,7 +171,7 @@ impl LocalReply {
                     (true, false) => format!("service `{name}` has no healthy instance{with}"),
                     (false, _) => format!("{UNREAD} for service `{name}`"),
                 };
-                let Some(Nobody { name, is_read, .. }) = fallback else {
+                let Some(EmptyService { name, is_read, .. }) = fallback else {
                     return why;
                 };
                 match (service.is_read, is_read) {
@@ -314,7 +315,7 @@ impl LocalReply {
                     (true, false) => "no healthy instance",
                     (false, _) => "not read yet",
                 };
-                trouble(&service.name).nobody(cause, reason);
+                trouble(&service.name).no_endpoint(cause, reason);
             }
             Self::Limited(limited) => {
                 let (client, wait) = (&client.peer.ip, limited.wait);

@@ -36,7 +36,7 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 #[derive(Debug)]
 pub struct Rate {
     rule: config::Rate,
-    /// Nobody else knows whose keys fall together.
+    /// Random, so that no client can know whose keys share a bucket.
     seed: u64,
     epoch: Instant,
     /// The time that one request is for.

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The longest that an agent's probe waits.
 const MAX_PROBE: Duration = Duration::from_secs(10);
 
-/// Who has been critical for so long is forgotten: the least that Consul allows.
+/// A provider that has been critical for so long is forgotten: the least that Consul allows.
 const FORGET_AFTER: &str = "1m";
 
 /// One provider's entry at one agent.
@@ -39,7 +39,7 @@ pub(super) struct Entry {
 enum Trouble {
     /// The agent is there, and does not have it.
     Forgotten,
-    /// Somebody else has signed in under its id since.
+    /// Another provider has signed in under its id since.
     Taken,
 }
 

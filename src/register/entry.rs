@@ -12,7 +12,7 @@ pub trait Entry: Send + 'static {
     fn sign_in(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
 
     /// Keeps a written entry (its lease, session, TTL or heartbeat) for as long as it stands, and
-    /// returns why it no longer does, or why nobody can tell. Must be cancel-safe.
+    /// returns why it no longer does, or why that cannot be found out. Must be cancel-safe.
     fn keep(&mut self) -> BoxFuture<'_, RegistryError>;
 
     /// Takes the entry away. One that is gone already is no error.

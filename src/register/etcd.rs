@@ -139,7 +139,7 @@ impl Entry for Etcd {
                 return Ok(());
             };
             let link = self.client.link(&self.subject).await?;
-            // With its lease goes the key, unless somebody else has written it since.
+            // With its lease goes the key, unless another client has written it since.
             let revoked = link.connection.call(REVOKE, LeaseRequest { id }).await;
             match revoked {
                 Err(fault) if fault.is_not_found() => Ok(()),

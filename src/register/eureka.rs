@@ -1,6 +1,6 @@
 //! Signing in at Eureka: the instance that go-kit's registrar (fargo) would write, in the fields
-//! that matter to whoever reads it, with its port enabled and its metadata; and the heartbeats
-//! that keep it.
+//! that Eureka's clients read, with its port enabled and its metadata; and the heartbeats that keep
+//! it.
 
 use std::time::Duration;
 

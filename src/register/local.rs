@@ -1,5 +1,5 @@
-//! Which of this machine's addresses others call a provider at, where nobody says. Knows nothing
-//! of providers.
+//! Which of this machine's addresses other machines call a provider at, where the operator gives
+//! none. Knows nothing of providers.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ pub async fn local_ip(registry: &RegistryKind) -> io::Result<IpAddr> {
         }
         RegistryKind::Eureka(settings) => settings.addresses.first().and_then(|url| of_url(url)),
         RegistryKind::ZooKeeper(settings) => settings.addresses.first().map(ToString::to_string),
-        // Nobody signs in there.
+        // A provider cannot sign in there.
         RegistryKind::Dns(_) | RegistryKind::File(_) => None,
     };
     let registry = lookup_host(authority.ok_or_else(unknown)?).await?;

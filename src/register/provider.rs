@@ -48,8 +48,8 @@ impl Provider {
 /// How a registry finds out that a provider is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Nobody has said so for this long: a TTL, a lease, or a session's time-out. A third of it
-    /// lies between two signs of life.
+    /// The provider has given no sign of life for this long: a TTL, a lease, or a session's
+    /// time-out. A third of it lies between two signs.
     Ttl(Duration),
     /// The registry asks this URL every so often (Consul only).
     Http {

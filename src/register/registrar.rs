@@ -50,7 +50,8 @@ const STOOD: Duration = Duration::from_secs(10);
 /// let closing = CancellationToken::new();
 /// let served = tokio::spawn(server.run(closing.clone()));
 ///
-/// // What this program is, for whoever asks there. It listens already: who signs in is called.
+/// // What the registry tells clients of this program. It listens already: from the sign-in on it is
+/// // called.
 /// let provider = Provider {
 ///     tags: vec!["v2".to_owned()],
 ///     ..Provider::new("cart", Address::new("127.0.0.1", 8080)?)

@@ -46,7 +46,7 @@ pub enum TlsError {
         /// Why.
         source: Error,
     },
-    /// The system trusts nobody.
+    /// The system has no certificate authorities.
     #[error("the system has no certificate authorities; set tls.ca")]
     NoAuthorities,
 }

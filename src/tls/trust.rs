@@ -1,5 +1,5 @@
-//! Whom a client of ours believes: whoever an authority vouches for, whoever shows a certificate
-//! that is named itself, or whoever has a key that is.
+//! Which servers a client of ours trusts: those with a certificate that an authority has signed, with
+//! one that `tls.ca` names itself, or with a key that `tls.pin` names.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -16,13 +16,14 @@ use rustls::{
 
 use crate::config::Pin;
 
-/// Whom to believe.
+/// Which servers are trusted.
 #[derive(Debug)]
 pub(super) struct Trust {
     /// Whose signatures count; `None` where the pins alone do.
     pub(super) authorities: Option<Arc<WebPkiServerVerifier>>,
-    /// Certificates that stand in `tls.ca`. Who shows one of them byte for byte, and has its key, is
-    /// who was meant, whether it is an authority's, whomever it is for and however old.
+    /// Certificates that stand in `tls.ca`. A server that shows one of them byte for byte, and has
+    /// its key, is trusted, whatever name the certificate is for, however old it is, and whether it
+    /// is an authority's or not.
     pub(super) named: Vec<CertificateDer<'static>>,
     /// Where not empty, one of these must be the certificate's key.
     pub(super) pins: Vec<Pin>,

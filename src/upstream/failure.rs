@@ -77,8 +77,8 @@ impl FailureKind {
     /// What an error of reading says.
     pub(super) fn of_read(error: io::Error) -> Self {
         match error.kind() {
-            // Over TLS: whoever ends a connection says so, and nobody said it. It may be an end,
-            // or a cut.
+            // Over TLS an endpoint announces the end of a connection, and here it did not. It may be
+            // an end, or a cut.
             io::ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Io(error),
         }

@@ -91,7 +91,7 @@ struct Latency {
     /// For each millisecond.
     decay_rate: f32,
     /// The latency in microseconds, an `f32`, above the milliseconds after `epoch` at which it was
-    /// noted; 0 before the first. In one word, so that whoever reads sees both of one moment.
+    /// noted; 0 before the first. In one word, so that a reader sees both of one moment.
     noted: AtomicU64,
 }
 

@@ -137,7 +137,8 @@ impl Names {
         })
     }
 
-    /// Looks a name up, whoever waits for it, once there are few enough under way.
+    /// Looks a name up in a task of its own, once few enough look-ups are under way. The task goes
+    /// on when the request that began it is gone.
     fn begin(self: &Arc<Self>, host: Arc<str>) -> watch::Receiver<()> {
         let (ends, looking) = watch::channel(());
         let (names, turn) = (

@@ -1,5 +1,5 @@
-//! One endpoint's connections on one worker. The lock is that worker's own, but for the moment in
-//! which the endpoint is removed, and for whoever looks at the status.
+//! One endpoint's connections on one worker. Its lock is taken by that worker alone, except when the
+//! endpoint is removed, or the status is read.
 
 use std::{
     sync::{

@@ -230,7 +230,7 @@ async fn driven<T>(
     something: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
     let connection = async {
-        // An error is told to whoever asks over it as well.
+        // `something` sees the error, too, as it speaks over this connection.
         let _ = connection.await;
         std::future::pending().await
     };

@@ -106,8 +106,8 @@ impl Secure {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Takes in what came: session tickets, which servers of TLS 1.3 send when they like, are
-    /// kept for the next handshake and disturb nobody.
+    /// Takes in what came. Session tickets, which servers of TLS 1.3 send when they like, are kept
+    /// for the next handshake, and leave the connection quiet.
     #[inline(never)]
     fn is_quiet(&mut self, ask: Ask) -> bool {
         let (socket, session) = self.stream.get_mut();

@@ -63,7 +63,7 @@ impl Tls {
         };
         if *settings != EndpointTls::default() {
             let config = client_config(&settings.client)?;
-            // Nobody else has it yet.
+            // It cannot be set yet: no other thread has `tls`.
             let _ = tls.config.set(Ok(config));
         }
         Ok(tls)

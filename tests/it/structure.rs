@@ -146,12 +146,11 @@ fn circles(mut needs: BTreeMap<&Names, BTreeSet<Names>>) -> Vec<String> {
 #[test]
 fn what_points_up_or_round_is_found_however_it_is_spelt() {
     let of = |sources: &[(&str, &str)]| {
-        let root = (
-            "",
-            "//! ```text\n//! proxy: a\n//! route, upstream: b\n//! config: c",
-        );
-        let all = ["proxy", "route", "upstream", "config"].map(|name| (name, ""));
-        let sources = all.iter().chain([&root]).chain(sources).map(|(at, text)| {
+        let root = "//! ```text\n//! proxy: a\n//! route, upstream: b\n//! config: c";
+        let root = [("", root)];
+        let empty = ["proxy", "route", "upstream", "config"].map(|name| (name, ""));
+        let sources = root.iter().chain(&empty).chain(sources);
+        let sources = sources.map(|(at, text)| {
             let names = at.split("::").filter(|name| !name.is_empty());
             (names.map(String::from).collect(), (*text).to_owned())
         });
@@ -185,11 +184,9 @@ fn what_points_up_or_round_is_found_however_it_is_spelt() {
         of(&[("helpers", "")]),
         ["helpers has no floor in src/lib.rs"]
     );
-    let root = (
-        "",
-        "//! ```text\n//! proxy, route, upstream: a\n//! config, old: b",
-    );
-    assert_eq!(of(&[root]), ["old is no module, and has a floor"]);
+    let root = "//! ```text\n//! proxy, route, upstream: a\n//! config, old: b";
+    let found = of(&[("", root)]);
+    assert_eq!(found, ["old is no module, and has a floor"]);
     let circle = [
         ("proxy", "pub use a::A; pub use b::B;"),
         ("proxy::a", "use super::B;"),

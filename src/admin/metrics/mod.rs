@@ -1,5 +1,5 @@
-//! `/metrics`: what the workers have counted, added up when somebody asks. The table of all
-//! metrics is [`METRICS`]; what is not in it is not sent.
+//! `/metrics`: what the workers have counted, added up at each scrape. The table of all metrics is
+//! [`METRICS`]; what is not in it is not sent.
 
 mod process;
 mod scrape;

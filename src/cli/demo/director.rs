@@ -118,7 +118,7 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // There is nobody left to tell.
+        // The demo is over: an error has no reader left.
         let _ = disable_raw_mode();
     }
 }

@@ -41,7 +41,7 @@ use registry::RegistryProcess;
 use screen::Screen;
 use servers::Servers;
 
-/// How long the show lasts where nobody can press a key and nothing was said.
+/// How long the demo lasts where there is no terminal to press a key at, and no `--for`.
 const UNATTENDED: Duration = Duration::from_secs(20);
 
 /// How often keys are read, processes looked after and the totals drawn again.

@@ -34,8 +34,8 @@ use crate::{
 /// How often the registry asks whether it is well.
 const PROBED: Duration = Duration::from_secs(1);
 
-/// Nobody has connected for this long after the sign-out: the accept queue is empty, and who
-/// watches the registry knows.
+/// After the sign-out no client has connected for this long: the accept queue is empty, and the
+/// registry's watchers know of the sign-out.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// From the sign-out to the end, whatever still comes in or is under way.

@@ -146,7 +146,7 @@ pub(super) fn register(args: Register) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()?;
     let ended = runtime.block_on(run(args, chosen));
-    // A name that is still being resolved holds up nobody.
+    // Does not wait for a name that is still being resolved.
     runtime.shutdown_background();
     ended
 }
@@ -252,7 +252,7 @@ async fn with_command(
         }
         event = command.next() => match event? {
             Event::Ended(status) => return Ok(exit_code(status)),
-            // Nobody knows of it yet.
+            // The provider is not signed in yet, so that there is no entry to take away.
             Event::Told(signal) => {
                 command.send(signal);
                 return Ok(exit_code(command.end().await?));
@@ -357,8 +357,8 @@ impl Register {
     }
 }
 
-/// A port that nobody listens at now. Between this and the command's own listening somebody might;
-/// then the command cannot, and says so.
+/// A port that is free now. Another process may take it before the command listens there; then the
+/// command cannot, and says so.
 async fn free_port(host: &str) -> anyhow::Result<u16> {
     let listener = match TcpListener::bind((host, 0)).await {
         Ok(listener) => listener,

@@ -1,5 +1,5 @@
-//! Whether a provider is there already, found out as a registry would: before it is signed in, so
-//! that nobody is sent to one that is still starting.
+//! Whether a provider answers already, found out as a registry would. This comes before the sign-in,
+//! so that no client is sent to a provider that is still starting.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! What of a text is TOML. Where a part of it is not, the rest can still be read. Knows nothing
 //! of keys and their meaning.
 //!
-//! The parser recovers from an error by a guess, and what it says after a bracket that nobody
-//! closed is a list of such guesses. So a text with errors is taken apart into its statements,
-//! and each is parsed for itself.
+//! The parser recovers from an error by a guess, and after a bracket that is never closed its errors
+//! are a list of such guesses. So a text with errors is taken apart into its statements, and each is
+//! parsed for itself.
 
 use std::ops::Range;
 

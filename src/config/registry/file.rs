@@ -1,4 +1,4 @@
-//! `kind = "file"`: a file in which somebody keeps services and their endpoints by hand.
+//! `kind = "file"`: a file in which an operator lists services and their endpoints by hand.
 
 use std::path::{Path, PathBuf};
 

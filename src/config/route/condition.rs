@@ -69,8 +69,8 @@ fn method(text: &str) -> Result<Method, Wrong> {
     let upper = text.to_ascii_uppercase();
     match Method::from_bytes(text.as_bytes()) {
         Ok(Method::CONNECT | Method::TRACE) | Err(_) => wrong("write one like \"GET\"".to_owned()),
-        // Methods are compared as they are written (RFC 9110, 9.1), and nobody's is in small
-        // letters.
+        // Methods are compared as they are written (RFC 9110, 9.1), and no client writes them in
+        // small letters.
         Ok(_) if text != upper => wrong(format!("did you mean \"{upper}\"?")),
         Ok(method) => Ok(method),
     }

@@ -88,7 +88,7 @@ pub struct Sticky {
     pub http_only: bool,
     /// With whose requests it is sent.
     pub same_site: SameSite,
-    /// Who is picked for a client whose cookie names nobody that can be.
+    /// How an endpoint is picked for a client whose cookie names none that can be picked.
     pub fallback: Box<Balance>,
 }
 

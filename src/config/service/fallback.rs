@@ -1,5 +1,5 @@
-//! `fallback`: the service that is called where another has nobody. One step and no further, so that
-//! who answers can be read off the file. Knows nothing of endpoints.
+//! `fallback`: the service that is called where another has no endpoint. A fallback has none itself,
+//! so that the file shows which service answers. Knows nothing of endpoints.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -68,7 +68,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .with_state(context)
 }
 
-/// Lets nobody in who was sent here by a stranger's page, and no change without the token.
+/// Refuses a request that a stranger's page had a browser send, and a change without the token.
 async fn admit(Shared(context): Shared<Arc<Context>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let sent = guard::sent_token(headers);

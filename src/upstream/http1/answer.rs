@@ -38,10 +38,10 @@ pub struct AnswerBody<B> {
     witness: Option<Box<dyn Witness>>,
 }
 
-/// Who is kept for as long as an exchange lasts, and told how it ends.
+/// Kept for as long as an exchange lasts, and called with how it ends.
 pub trait Witness: Send + Sync {
-    /// The answer was not whole with its head, and now is; or it broke off, which was the
-    /// endpoint's doing. (Where it was not, nobody is told.)
+    /// The answer was not whole with its head, and now is; or it broke off by the endpoint's doing.
+    /// Not called where it broke off for another cause.
     fn ended(&self, whole: bool);
 }
 
@@ -51,7 +51,7 @@ impl<B> AnswerBody<B> {
         matches!(self.state, State::Whole(..))
     }
 
-    /// Keeps somebody until it is read to its end, or dropped.
+    /// Keeps a witness until the body is read to its end, or dropped.
     pub fn watch(&mut self, witness: Box<dyn Witness>) {
         self.witness = Some(witness);
     }

@@ -116,7 +116,7 @@ impl<B: Source> Exchange<B> {
                     }
                     Ok(Parsed::Interim(status)) => {
                         self.looked_at = 0;
-                        // Whoever says for ever that an answer will come is late too.
+                        // An endpoint that sends interim answers for ever is late, too.
                         if let Some(kind) = self.over(Instant::now(), self.due()) {
                             return Poll::Ready(Err(self.late(kind)));
                         }
@@ -227,8 +227,8 @@ impl<B: Source> Exchange<B> {
         }
     }
 
-    /// What ends the exchange at this moment, whatever there is still to read: where there is
-    /// always something, nobody ever waits in [`Self::poll_late`].
+    /// What ends the exchange at this moment, whatever there is still to read. An endpoint that
+    /// always has more to read never lets [`Self::poll_late`] be reached.
     pub(super) fn over(&self, now: Instant, deadline: Instant) -> Option<FailureKind> {
         if self.pool().is_cut() {
             Some(FailureKind::Drained)

@@ -446,7 +446,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// What `Connection` names belongs to the connection; the length does not, whoever says so.
+/// The fields that `Connection` names belong to the connection, except the length, which never does.
 fn remove_nominated(head: &Bytes, fields: &[Field], headers: &mut HeaderMap) {
     for field in fields {
         if !head[field.name()].eq_ignore_ascii_case(b"connection") {

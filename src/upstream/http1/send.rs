@@ -1,5 +1,5 @@
 //! The sending half of an exchange: the head and whatever of the body is at hand in one write,
-//! then the body as it comes, with the pressure of the socket passed on to whoever sends it.
+//! then the body as it comes. The body is polled only when the socket has room for more.
 
 use std::{
     error::Error as StdError,
