@@ -1,5 +1,5 @@
-//! What every registry with an HTTP API has in common: a client that asks the registry directly
-//! and nobody else, and answers that are read up to a limit. Knows nothing of what is asked.
+//! What every registry with an HTTP API has in common: a client that asks the registry directly,
+//! through no proxy, and answers that are read up to a limit. Knows nothing of what is asked.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ pub(super) fn client(
     tls: &ClientTls,
 ) -> Result<reqwest::Client, BuildError> {
     let mut builder = reqwest::Client::builder()
-        // A registry is asked directly, and its token is sent to nobody else.
+        // A registry is asked directly, and its token is sent to no other server.
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT)

@@ -31,8 +31,8 @@ impl Default for Usage {
 }
 
 impl Usage {
-    /// Notes a request. Costs a load, and once a second a store: the line is then in every
-    /// worker's cache, and nobody waits for it.
+    /// Notes a request. Costs a load, and once a second a store. Between two stores the line is in
+    /// every worker's cache, so that no worker waits for it.
     pub fn note(&self, now: Instant) {
         let second = self.second(now);
         if self.last.load(Relaxed) < second {

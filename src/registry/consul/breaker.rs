@@ -1,6 +1,6 @@
-//! What one question has learnt and all others of the registry heed: that it is to be left alone,
-//! that nobody is there, that the token is unknown. Without it each of a thousand watchers would
-//! find out by itself, again and again. Knows nothing of what is asked.
+//! What one question has learnt, and all others of the registry heed: that the agents ask to be left
+//! alone, that none of them answers, that the token is unknown. Without it each of a thousand
+//! watchers would find out by itself, again and again. Knows nothing of what is asked.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -56,7 +56,7 @@ impl Breaker {
         }
     }
 
-    /// From now on nobody asks for so long.
+    /// From now on no question is asked for so long.
     pub(super) fn rest(&self, time: Duration) {
         let until = Instant::now() + time;
         let mut state = self.state();

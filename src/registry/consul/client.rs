@@ -136,7 +136,7 @@ pub(super) struct Client {
     /// How long a blocking query may wait.
     wait: Duration,
     gate: Breaker,
-    /// Who has a line may ask. Nobody has a connection without one.
+    /// A question needs a permit of these for each connection to an agent.
     lines: Semaphore,
 }
 
@@ -194,8 +194,8 @@ impl Client {
         question: &Question,
         mut known: Option<Index>,
     ) -> Result<Answer, Failure> {
-        // In the order in which they came: who waits for a change does so after all that were
-        // there before have been read.
+        // Questions get their lines in the order in which they came: a question waits for a change
+        // only after all that came before it have been read.
         let line = self.lines.acquire().await;
         let _line = line.expect("the lines are never closed");
         loop {
@@ -399,7 +399,7 @@ impl Client {
         }
     }
 
-    /// The same where nobody was asked, for want of a token.
+    /// The failure where no agent was asked, for want of a token.
     fn explain_token(&self, question: &Question, fault: &Fault) -> Failure {
         let Self { registry, .. } = self;
         let says = fault.says(&question.subject);

@@ -1,5 +1,5 @@
 //! One question, asked again each time its answer may have changed: the rules of the index, and
-//! what is done without a seat. Knows nothing of what the answers mean.
+//! what is done without a slot. Knows nothing of what the answers mean.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) struct Cursor<P> {
     client: Arc<Client>,
     question: Question,
     member: Member,
-    seat: Option<Slot>,
+    slot: Option<Slot>,
     /// What is known; `None` asks for the present state at once.
     known: Option<Known>,
     /// The token that was refused, and until when there is no use in trying again.
@@ -42,7 +42,7 @@ impl<P> Cursor<P> {
             client,
             question,
             member,
-            seat: None,
+            slot: None,
             known: None,
             denied: None,
             parse,
@@ -60,14 +60,14 @@ impl<P> Cursor<P> {
         self.denied = None;
     }
 
-    /// The next answer, where something is known: from a seat when it changes, without one when
+    /// The next answer, where something is known: from a slot when it changes, without one when
     /// it is read again.
     async fn next_answer(&mut self, known: Known) -> Result<Answer, Failure> {
         loop {
-            if self.seat.is_none() {
-                self.seat = self.member.claim();
+            if self.slot.is_none() {
+                self.slot = self.member.claim();
             }
-            let Some(seat) = &self.seat else {
+            let Some(slot) = &self.slot else {
                 match self.member.turn(known.asked).await {
                     Turned::Called => continue,
                     Turned::Read => return self.client.ask(&self.question, None).await,
@@ -75,7 +75,7 @@ impl<P> Cursor<P> {
             };
             tokio::select! {
                 answer = self.client.ask(&self.question, known.index) => return answer,
-                () = seat.is_taken() => self.seat = None,
+                () = slot.is_taken() => self.slot = None,
             }
         }
     }
@@ -98,7 +98,7 @@ where
             let answer = answer.map_err(|Failure { error, denied }| {
                 self.denied = denied.map(|bearer| (bearer, asked + DENIED));
                 // What is read in turn is not read faster where an agent is in trouble.
-                let in_turn = known.is_some() && self.seat.is_none();
+                let in_turn = known.is_some() && self.slot.is_none();
                 self.known = in_turn.then_some(Known { index: None, asked });
                 error
             })?;
@@ -127,7 +127,7 @@ mod tests {
     use super::super::slots::Slots;
     use crate::config;
 
-    fn nobody() -> config::Consul {
+    fn unreachable_agent() -> config::Consul {
         let text =
             "[registry.consul]\naddress = \"http://127.0.0.1:1\"\n[[route]]\nservice = \"a\"";
         let config = config::Config::parse(text, std::path::Path::new(".")).unwrap();
@@ -140,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn a_question_that_is_dropped_loses_nothing_of_what_is_known() {
         let mut cursor = Cursor::new(
-            Arc::new(Client::new("main", &nobody()).unwrap()),
+            Arc::new(Client::new("main", &unreachable_agent()).unwrap()),
             Question::new("service `a`".to_owned(), &["a"], []),
             Slots::new(1).join(None),
             |_: &Answer| Ok(()),
@@ -153,13 +153,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_read_in_turn_is_not_read_faster_where_an_agent_is_in_trouble() {
-        let seats = Slots::new(1);
-        let other = seats.join(None);
-        let seat = other.claim();
+        let slots = Slots::new(1);
+        let other = slots.join(None);
+        let slot = other.claim();
         let mut cursor = Cursor::new(
-            Arc::new(Client::new("main", &nobody()).unwrap()),
+            Arc::new(Client::new("main", &unreachable_agent()).unwrap()),
             Question::new("service `a`".to_owned(), &["a"], []),
-            seats.join(Some(Arc::default())),
+            slots.join(Some(Arc::default())),
             |_: &Answer| Ok(()),
         );
         assert!(
@@ -175,12 +175,12 @@ mod tests {
             assert!(cursor.next().await.is_err());
             assert!(asked.elapsed() >= Duration::from_secs(10));
         }
-        drop(seat);
+        drop(slot);
         let asked = Instant::now();
         assert!(cursor.next().await.is_err());
         assert!(
             asked.elapsed() < Duration::from_secs(10),
-            "with a seat it goes by the watcher's pace"
+            "with a slot it goes by the watcher's pace"
         );
     }
 }

@@ -1,5 +1,6 @@
-//! Several datacenters of one Consul: a service is where the first of them has somebody healthy,
-//! and the catalog is all of theirs. Each is watched by itself. Knows nothing of how one is asked.
+//! Several datacenters of one Consul. A service's set is that of the first datacenter with a healthy
+//! instance, and the catalog is all of theirs. Each is watched by itself. Knows nothing of how a
+//! datacenter is asked.
 //!
 //! Of a service's datacenters those are watched that matter at the moment, which are all up to the
 //! first with a healthy instance. Where that is the first of the list, as it nearly always is, a
@@ -91,8 +92,7 @@ impl<T: Send + 'static> Leg<T> {
         }
     }
 
-    /// Nobody looks at it any more. What it said last will only be believed again where it cannot
-    /// be read.
+    /// Ends the watch. What the datacenter said last will only count again where it cannot be read.
     fn stop(&mut self) {
         self.running = None;
         self.is_settled = false;
@@ -148,8 +148,9 @@ impl First {
         self.legs.iter().position(decides).unwrap_or(last)
     }
 
-    /// Whose set is the service's; `None` while that is not known. Where nobody is healthy it is
-    /// the first that could be read, for what is wrong there is what people will want to see.
+    /// The datacenter whose set is the service's; `None` while that is not known. Where none has a
+    /// healthy instance it is the first that could be read: an operator will want to see what is
+    /// wrong there.
     fn choice(&self) -> Option<usize> {
         let reach = self.reach();
         let leg = &self.legs[reach];

@@ -104,8 +104,8 @@ impl Fault {
         }
     }
 
-    /// Whether another agent may have the answer. What is wrong with the question, or with whoever
-    /// asks, is wrong everywhere, and an agent that is busy is not passed on to its neighbours.
+    /// Whether another agent may have the answer. A question or a token that is wrong is wrong at
+    /// every agent, and the load of an agent that is busy is not passed on to its neighbours.
     pub(super) fn may_be_the_agents(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Silent(_) | Self::Stalled(_) | Self::Index(_) => true,

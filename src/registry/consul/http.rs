@@ -297,7 +297,7 @@ mod tests {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
         agent.write_all(head.as_bytes()).await.unwrap();
         for _ in 0..bytes / 1024 {
-            // Where the other side has given up there is nobody to read it.
+            // It fails where the client has given up.
             let _ = agent.write_all(&[b'x'; 1024]).await;
         }
     }

@@ -1,6 +1,6 @@
 //! Consul, as a [`Registry`]: blocking queries over its HTTP API. Owns what is asked. How it is
 //! asked is in `client` (over the connections of `wire`, with the `token`, heeding the `gate`), who
-//! may wait for a change in `seats`, the rules of the index in `cursor`, several datacenters in
+//! may wait for a change in `slots`, the rules of the index in `cursor`, several datacenters in
 //! `datacenters`, errors in `fault`, the JSON in `parse`. Knows nothing of pacing or retrying, which
 //! [`watch`](super::watch) does for every registry.
 
@@ -37,7 +37,7 @@ use slots::Slots;
 #[derive(Clone, Debug)]
 pub struct Consul {
     client: Arc<Client>,
-    seats: Arc<Slots>,
+    slots: Arc<Slots>,
     settings: Arc<config::Consul>,
 }
 
@@ -49,7 +49,7 @@ impl Consul {
     pub fn new(name: &str, settings: &config::Consul) -> Result<Self, BuildError> {
         Ok(Self {
             client: Arc::new(Client::new(name, settings)?),
-            seats: Slots::new(settings.max_watches),
+            slots: Slots::new(settings.max_watches),
             settings: Arc::new(settings.clone()),
         })
     }
@@ -99,7 +99,7 @@ impl Consul {
                 &["v1", "health", "service", &query.name],
                 parameters,
             ),
-            self.seats.join(Some(Arc::clone(&query.usage))),
+            self.slots.join(Some(Arc::clone(&query.usage))),
             move |answer: &Answer| {
                 let mut set = parse::instances(&answer.body, warnings)?;
                 if answer.may_hide && set == InstanceSet::default() {
@@ -124,7 +124,7 @@ impl Consul {
         Box::new(Cursor::new(
             Arc::clone(&self.client),
             Question::new(subject, &path, parameters),
-            self.seats.join(None),
+            self.slots.join(None),
             move |answer: &Answer| parse::catalog(&answer.body, &tags),
         ))
     }
@@ -171,7 +171,7 @@ pub fn of_embedded(settings: &config::Embedded) -> config::Consul {
         stale: false,
         warnings: config::Warnings::Critical,
         wait: Duration::from_secs(60),
-        // Nobody counts connections there.
+        // The embedded registry does not bound the watches of one client.
         max_watches: 100_000,
         tls: config::ClientTls::default(),
     }
@@ -200,6 +200,6 @@ impl Registry for Consul {
     }
 
     fn watches(&self) -> Option<Watches> {
-        Some(self.seats.watches())
+        Some(self.slots.watches())
     }
 }

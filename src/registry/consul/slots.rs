@@ -1,9 +1,9 @@
-//! Who may have a question wait at the agent. An agent allows a client so many connections, and a
-//! question that waits for a change holds one: where more is watched than may wait, those services
-//! that are called have the seats, and the others are read one after the other, at a pace that
-//! costs little. Knows nothing of what is asked.
+//! Which questions may wait at the agent. An agent allows a client only so many connections, and a
+//! question that waits for a change holds one. Where more services are watched than that, those
+//! that are called have the slots. The others are read one after the other, at a pace that costs
+//! little. Knows nothing of what is asked.
 //!
-//! What it costs while nothing changes, with 2,000 services and 100 seats: each seat's question is
+//! What it costs while nothing changes, with 2,000 services and 100 slots: each slot's question is
 //! asked anew once a minute, 1.6 a second; the other 1,900 are read at [`QUIET`] a second, each of
 //! them every 95 s. Some 22 small answers a second are most of the 0.8 % of a core that
 //! `benches/run --only scale` has measured. A signal that *something* has changed
@@ -29,17 +29,18 @@ use crate::registry::{Usage, Watches, pace::Bucket};
 /// A service is called if it was within this time.
 const CALLED: Duration = Duration::from_secs(60);
 
-/// Reads in a second of those without a seat that are not called.
+/// How many services without a slot that are not called are read in a second.
 const QUIET: u32 = 20;
 
-/// Reads in a second of those without a seat that are called: there are more of them than seats.
+/// How many services without a slot that are called are read in a second: more are called than there
+/// are slots.
 const BUSY: u32 = 50;
 
-/// Nobody without a seat is read again before this is over.
+/// A service without a slot is not read again before this is over.
 const QUIET_PAUSE: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The seats of a registry.
+/// The slots of a registry.
 #[derive(Debug)]
 pub(super) struct Slots {
     limit: usize,
@@ -49,21 +50,21 @@ pub(super) struct Slots {
     busy: Turn,
 }
 
-/// Those without a seat, in the order in which they came.
+/// The members without a slot, in the order in which they came.
 #[derive(Debug)]
 struct Turn(tokio::sync::Mutex<Bucket>);
 
 #[derive(Debug)]
 struct Holder {
     usage: Option<Arc<Usage>>,
-    /// Somebody else needs the seat more.
+    /// Another member needs the slot more.
     taken: Notify,
 }
 
-/// Who wants a seat.
+/// A question that wants a slot.
 #[derive(Debug)]
 pub(super) struct Member {
-    seats: Arc<Slots>,
+    slots: Arc<Slots>,
     /// `None` for what is always wanted, such as the catalog.
     usage: Option<Arc<Usage>>,
 }
@@ -71,7 +72,7 @@ pub(super) struct Member {
 /// The right to wait for a change.
 #[derive(Debug)]
 pub(super) struct Slot {
-    seats: Arc<Slots>,
+    slots: Arc<Slots>,
     holder: Arc<Holder>,
 }
 
@@ -87,11 +88,11 @@ impl Slots {
         })
     }
 
-    /// One more who wants a seat; without a usage it wants one always.
+    /// One more question that wants a slot; without a usage it always wants one.
     pub(super) fn join(self: &Arc<Self>, usage: Option<Arc<Usage>>) -> Member {
         self.members.fetch_add(1, Relaxed);
         Member {
-            seats: Arc::clone(self),
+            slots: Arc::clone(self),
             usage,
         }
     }
@@ -111,19 +112,19 @@ impl Slots {
 }
 
 impl Member {
-    /// A seat, if there is one: a free one, or for one that is called the one that has been
-    /// without a call for the longest time and may be taken.
+    /// A slot, if there is one: a free one, or the slot of the service that has gone without a call
+    /// for the longest time. Only a service that is called takes such a slot.
     pub(super) fn claim(&self) -> Option<Slot> {
-        let mut holders = self.seats.holders();
-        if holders.len() >= self.seats.limit {
+        let mut holders = self.slots.holders();
+        if holders.len() >= self.slots.limit {
             if !is_called(self.usage.as_ref()) {
                 return None;
             }
-            // What templates lead to is chosen by whoever calls: half of the seats stay with what
-            // routes name, however seldom it is called.
+            // Clients choose the services that templates lead to. So half of the slots stay with the
+            // services that routes name, however seldom these are called.
             let kept = |usage: &Option<Arc<Usage>>| usage.as_ref().is_none_or(|one| one.is_kept());
             let named = holders.iter().filter(|holder| kept(&holder.usage)).count();
-            let spares = !kept(&self.usage) && named <= self.seats.limit / 2;
+            let spares = !kept(&self.usage) && named <= self.slots.limit / 2;
             let quietest = (0..holders.len())
                 .filter(|at| !is_called(holders[*at].usage.as_ref()))
                 .filter(|at| !(spares && kept(&holders[*at].usage)))
@@ -136,19 +137,19 @@ impl Member {
         });
         holders.push(Arc::clone(&holder));
         Some(Slot {
-            seats: Arc::clone(&self.seats),
+            slots: Arc::clone(&self.slots),
             holder,
         })
     }
 
-    /// Waits until there is reason to try and claim a seat again, or to read without one what was
+    /// Waits until there is reason to try and claim a slot again, or to read without one what was
     /// read last at that time.
     pub(super) async fn turn(&self, read: Instant) -> Turned {
         let called = is_called(self.usage.as_ref());
         let (turn, pause) = if called {
-            (&self.seats.busy, BUSY_PAUSE)
+            (&self.slots.busy, BUSY_PAUSE)
         } else {
-            (&self.seats.quiet, QUIET_PAUSE)
+            (&self.slots.quiet, QUIET_PAUSE)
         };
         let becomes_called = async {
             match &self.usage {
@@ -157,8 +158,8 @@ impl Member {
             }
         };
         let comes = async {
-            // Whoever waits for the lock is served in the order in which they came, which is that
-            // in which they were read: whose pause is not over holds up nobody whose is.
+            // Members get the lock in the order in which they came, which is that in which they
+            // were read. So a member whose pause is not over holds up none whose pause is.
             let mut bucket = turn.0.lock().await;
             sleep_until(read + pause).await;
             bucket.take().await;
@@ -171,17 +172,17 @@ impl Member {
     }
 }
 
-/// What a member without a seat is to do.
+/// What a member without a slot is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turned {
-    /// It is called, as it was not before: it has a claim to a seat.
+    /// It is called, as it was not before: it has a claim to a slot.
     Called,
     /// It is its turn.
     Read,
 }
 
 impl Slot {
-    /// Waits until somebody else has it.
+    /// Waits until another member has it.
     pub(super) async fn is_taken(&self) {
         self.holder.taken.notified().await;
     }
@@ -189,14 +190,14 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut holders = self.seats.holders();
+        let mut holders = self.slots.holders();
         holders.retain(|holder| !Arc::ptr_eq(holder, &self.holder));
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.seats.members.fetch_sub(1, Relaxed);
+        self.slots.members.fetch_sub(1, Relaxed);
     }
 }
 
@@ -217,36 +218,36 @@ mod tests {
 
     use super::*;
 
-    fn service(seats: &Arc<Slots>) -> (Member, Arc<Usage>) {
+    fn service(slots: &Arc<Slots>) -> (Member, Arc<Usage>) {
         let usage = Arc::new(Usage::default());
-        (seats.join(Some(Arc::clone(&usage))), usage)
+        (slots.join(Some(Arc::clone(&usage))), usage)
     }
 
-    fn counts(seats: &Slots) -> (usize, usize) {
-        let watches = seats.watches();
+    fn counts(slots: &Slots) -> (usize, usize) {
+        let watches = slots.watches();
         (watches.held, watches.in_turn)
     }
 
     #[tokio::test(start_paused = true)]
     async fn seats_are_given_while_there_are_any_and_come_back() {
-        let seats = Slots::new(2);
-        let [(a, _), (b, _), (c, _)] = std::array::from_fn(|_| service(&seats));
+        let slots = Slots::new(2);
+        let [(a, _), (b, _), (c, _)] = std::array::from_fn(|_| service(&slots));
         let (first, second) = (a.claim().unwrap(), b.claim().unwrap());
         assert!(c.claim().is_none());
-        assert_eq!(counts(&seats), (2, 1));
+        assert_eq!(counts(&slots), (2, 1));
         drop(first);
         let third = c.claim().unwrap();
-        assert_eq!(counts(&seats), (2, 1));
+        assert_eq!(counts(&slots), (2, 1));
         drop((second, third, a, b));
-        assert_eq!(counts(&seats), (0, 1));
+        assert_eq!(counts(&slots), (0, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_called_takes_the_seat_of_the_one_that_was_not_for_the_longest_time() {
-        let seats = Slots::new(3);
-        let catalog = seats.join(None);
+        let slots = Slots::new(3);
+        let catalog = slots.join(None);
         let [(never, _), (long_ago, usage), (called, calls)] =
-            std::array::from_fn(|_| service(&seats));
+            std::array::from_fn(|_| service(&slots));
         let _catalog = catalog.claim().unwrap();
         let (of_never, of_long_ago) = (never.claim().unwrap(), long_ago.claim().unwrap());
         usage.note(Instant::now());
@@ -257,27 +258,27 @@ mod tests {
         let _first = called.claim().unwrap();
         of_never.is_taken().await;
         drop(of_never);
-        assert_eq!(counts(&seats), (3, 1), "the seat is the other's now");
-        let (another, calls) = service(&seats);
+        assert_eq!(counts(&slots), (3, 1), "the slot is the other's now");
+        let (another, calls) = service(&slots);
         calls.note(Instant::now());
         let _second = another.claim().unwrap();
         of_long_ago.is_taken().await;
 
-        let (late, calls) = service(&seats);
+        let (late, calls) = service(&slots);
         calls.note(Instant::now());
-        assert!(late.claim().is_none(), "all seats are of those in use");
+        assert!(late.claim().is_none(), "all slots are of those in use");
     }
 
     #[tokio::test(start_paused = true)]
     async fn strangers_who_call_whatever_there_is_leave_half_of_the_seats_to_what_routes_name() {
-        let seats = Slots::new(4);
-        let named: [_; 4] = std::array::from_fn(|_| service(&seats));
+        let slots = Slots::new(4);
+        let named: [_; 4] = std::array::from_fn(|_| service(&slots));
         named.iter().for_each(|(_, usage)| usage.keep());
         let mut held: Vec<_> = named
             .iter()
             .map(|(member, _)| member.claim().unwrap())
             .collect();
-        let strangers: [_; 4] = std::array::from_fn(|_| service(&seats));
+        let strangers: [_; 4] = std::array::from_fn(|_| service(&slots));
         let mut taken = Vec::new();
         for (member, usage) in &strangers {
             usage.note(Instant::now());
@@ -286,10 +287,10 @@ mod tests {
         assert_eq!(taken.len(), 2);
         let lost = held
             .iter()
-            .filter(|seat| seat.is_taken().now_or_never().is_some());
+            .filter(|slot| slot.is_taken().now_or_never().is_some());
         assert_eq!(lost.count(), 2);
         // One that routes name is called: of the strangers' the quietest goes, in time.
-        let (late, usage) = service(&seats);
+        let (late, usage) = service(&slots);
         usage.keep();
         tokio::time::advance(CALLED * 2).await;
         usage.note(Instant::now());
@@ -299,11 +300,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_without_a_seat_have_their_turns_at_a_bounded_rate() {
-        let seats = Slots::new(1);
+        let slots = Slots::new(1);
         let start = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..100 {
-            let (member, _) = service(&seats);
+            let (member, _) = service(&slots);
             tasks.spawn(async move { member.turn(Instant::now()).await });
         }
         assert_eq!(tasks.join_next().await.unwrap().unwrap(), Turned::Read);
@@ -319,8 +320,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_the_wait_for_a_turn_at_once() {
-        let seats = Slots::new(1);
-        let (member, usage) = service(&seats);
+        let slots = Slots::new(1);
+        let (member, usage) = service(&slots);
         let start = Instant::now();
         let turn = tokio::spawn(async move { (member.turn(Instant::now()).await, member) });
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -328,7 +329,7 @@ mod tests {
         let (turned, member) = turn.await.unwrap();
         assert_eq!(turned, Turned::Called);
         assert!(start.elapsed() < Duration::from_millis(10));
-        // It has found no seat, and goes on being called.
+        // It has found no slot, and goes on being called.
         let read = Instant::now();
         assert_eq!(member.turn(read).await, Turned::Read);
         assert!(read.elapsed() >= BUSY_PAUSE && read.elapsed() < QUIET_PAUSE);

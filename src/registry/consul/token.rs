@@ -89,7 +89,7 @@ async fn read(secret: Secret) -> Result<HeaderValue, Fault> {
         .map_err(|error| Fault::Token(error.to_string()))?
         .map_err(Fault::Token)?;
     if text.is_empty() {
-        // One that is being written. Without a token an agent may say that there is nobody.
+        // The file is being written. Asked without a token, an agent may answer with an empty set.
         return Err(Fault::Token("the token is empty".to_owned()));
     }
     let mut value = HeaderValue::from_str(&text)

@@ -17,7 +17,7 @@ pub(super) enum Fault {
     Refused(ResponseCode),
     /// What it said is not the DNS's.
     Garbage(String),
-    /// It names an alias or other servers, and leaves the rest to whoever asks.
+    /// It names an alias or other servers, and leaves the rest to the client.
     Elsewhere,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Failure {
     NoResolvers(String),
     /// It was waited for no longer than this, since there was another that would do.
     Late(Duration),
-    /// Nobody gave one; at least one was asked.
+    /// No resolver gave one; at least one was asked.
     Unanswered(Vec<(SocketAddr, Fault)>),
 }
 

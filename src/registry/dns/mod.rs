@@ -55,7 +55,7 @@ struct Shared {
 }
 
 impl Dns {
-    /// Prepares what `[registry.NAME]` describes; asks nobody yet.
+    /// Prepares what `[registry.NAME]` describes; asks no resolver yet.
     pub fn new(name: &str, settings: &config::Dns) -> Self {
         Self {
             shared: Arc::new(Shared {

@@ -18,7 +18,7 @@ const PRIORITY: &str = "dns-priority";
 pub(super) enum Host {
     /// At these addresses; nowhere, where there are none.
     At(Vec<IpAddr>),
-    /// Nobody could tell: its name is left to whoever connects.
+    /// Not known: its name is resolved at each connect.
     Unresolved,
 }
 
@@ -124,8 +124,8 @@ mod tests {
         SRV::new(priority, weight, port, name(target))
     }
 
-    /// `a.test.` is at 10.0.0.1 and ::1, `b.test.` at 10.0.0.2, `none.test.` nowhere, and nobody
-    /// can tell of the others.
+    /// `a.test.` is at 10.0.0.1 and ::1, `b.test.` at 10.0.0.2, `none.test.` nowhere, and other
+    /// names are unresolved.
     fn set(records: &[SRV]) -> InstanceSet {
         let hosts = [
             ("a.test.", vec!["10.0.0.1", "::1"]),

@@ -50,7 +50,7 @@ const RANGES: usize = 2;
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
-/// What a user is known by for a while; `None` where etcd asks nobody.
+/// What a user is known by for a while; `None` where etcd wants no user.
 pub(super) type Token = Option<MetadataValue<Ascii>>;
 
 /// Who we are, to etcd.
@@ -134,7 +134,7 @@ impl Connection {
         self.token.lock().await.clone()
     }
 
-    /// Gets a new token in the place of this one, unless somebody has done so.
+    /// Gets a new token in the place of this one, unless another call has done so.
     pub(super) async fn renew(&self, old: &Token) -> Result<(), Fault> {
         let Some((name, password)) = &self.user.credentials else {
             return Ok(());
@@ -158,7 +158,7 @@ impl Connection {
         };
         let answered = self.exchange(AUTHENTICATE, request, None).await;
         let AuthenticateResponse { token } = match answered {
-            // Whoever has a password may use it before there is a lock.
+            // A user and a password may be set here before etcd's authentication is enabled.
             Err(Fault::Refused { text, .. }) if text.contains("is not enabled") => return Ok(None),
             answered => answered.map_err(|fault| self.note(fault))?,
         };

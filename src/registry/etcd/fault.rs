@@ -132,7 +132,7 @@ impl Fault {
             Self::BrokenOff(_) => Some("tls"),
             Self::Refused { text, .. } if text.contains("password") => Some("password"),
             Self::Refused { .. } if self.locks_out() => Some("user"),
-            // Whoever answers so is something else than an etcd.
+            // A server that answers so is no etcd.
             Self::Refused { code, .. } => {
                 let strangers = [Code::Unimplemented, Code::Internal, Code::Unknown];
                 strangers.contains(code).then_some("address")

@@ -208,7 +208,7 @@ impl Probe {
     }
 }
 
-/// Returns once the connection is known to be dead, or to lead to somebody else.
+/// Returns once the connection is known to be dead, or to lead to another cluster.
 async fn probe(connection: &Connection, keys: &Keys) -> Fault {
     loop {
         tokio::time::sleep(PROBE).await;
@@ -224,7 +224,7 @@ async fn death(mut dead: Dead) -> Fault {
     let died = dead.wait_for(Option::is_some).await;
     match died.ok().and_then(|fault| fault.clone()) {
         Some(fault) => fault,
-        // Nobody asks any longer, since nobody watches.
+        // The probe ended with the last watch, so that no fault can come.
         None => future::pending().await,
     }
 }
@@ -256,13 +256,13 @@ async fn drive(
                         send(WatchCommand::Cancel(WatchCancel { watch_id }));
                     }
                 }
-                // Whoever could ask is gone; so is whoever could hear of the end.
+                // The last watch is gone: there is no command left to come, and no watch to end.
                 None => future::pending().await,
             },
             answer = answers.next() => match answer {
                 Some(Ok(answer)) => {
-                    if let Err(nobody_waits) = watches.hear(connection, answer) {
-                        send(WatchCommand::Cancel(nobody_waits));
+                    if let Err(unwanted) = watches.hear(connection, answer) {
+                        send(WatchCommand::Cancel(unwanted));
                     }
                 }
                 Some(Err(fault)) => return fault,
@@ -272,7 +272,7 @@ async fn drive(
     }
 }
 
-/// Who waits for what on a stream.
+/// The watches of a stream.
 #[derive(Default)]
 struct Watches {
     /// Asked for and not answered yet; etcd answers in the order in which it was asked.
@@ -290,10 +290,10 @@ impl Watches {
         }
     }
 
-    /// Takes an answer to whom it concerns.
+    /// Hands an answer to the watch that it concerns.
     ///
     /// # Errors
-    /// The watch that nobody waits for any longer, where it concerns nobody.
+    /// The watch to cancel, where its receiver is gone.
     fn hear(&mut self, connection: &Connection, answer: WatchResponse) -> Result<(), WatchCancel> {
         let watch_id = answer.watch_id;
         if answer.created {

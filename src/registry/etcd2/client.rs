@@ -211,7 +211,7 @@ impl Client {
     /// The error, and the next member's turn where this one is at fault.
     fn failed(&self, number: usize, fault: &Fault, subject: &str) -> RegistryError {
         if fault.is_the_members() {
-            // Unless somebody has passed it on already.
+            // Unless another question has passed it on already.
             let _ = self
                 .current
                 .compare_exchange(number, number + 1, Relaxed, Relaxed);

@@ -64,7 +64,8 @@ pub(super) struct Services(HashMap<Arc<str>, Vec<Arc<Entry>>>);
 
 impl Services {
     /// A service's instances that have all of `tags`; where there are `zones`, those of the first
-    /// zone that has a healthy one, and of all of them where none has. Nobody is an empty set.
+    /// zone that has a healthy one, and of all of them where none has. An unknown service has an
+    /// empty set.
     pub(super) fn instances(&self, name: &str, tags: &[String], zones: &[String]) -> InstanceSet {
         let entries = self.0.get(in_any_case(name).as_str());
         let entries = entries.into_iter().flatten();

@@ -36,8 +36,8 @@ pub(crate) use entry::TAGS;
 /// watcher backs off by itself, and all of them together ask no more than this.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// Whoever must not be told what is known already has the servers asked before it is time, for all
-/// who wait; no sooner than this after their last answer.
+/// A source that must not be given an answer that is known already has the servers asked before it
+/// is time, for all that wait; no sooner than this after their last answer.
 const EARLY: Duration = Duration::from_secs(1);
 
 /// A registry of Eureka's.
@@ -48,8 +48,8 @@ pub struct Eureka {
     called_at: CalledAt,
 }
 
-/// What all sources of a registry have in common. There is no task: whoever waits first asks, for
-/// all who wait, and while nobody waits nobody asks.
+/// What all sources of a registry have in common. There is no task: the source that waits first asks
+/// for all that wait, and while none waits, no server is asked.
 #[derive(Debug)]
 struct Shared {
     interval: Duration,
@@ -131,10 +131,11 @@ impl Registry for Eureka {
 }
 
 impl Shared {
-    /// The next answer after the one of this number, or a present one to whoever has seen none.
+    /// The next answer after the one of this number, or the present one for a source that has seen
+    /// none.
     async fn after(&self, seen: &mut u64) -> Result<Arc<Services>, RegistryError> {
         let last = self.latest.borrow().clone();
-        // Whoever comes back after an error is not told an older one.
+        // A source that comes back after an error is not given an older one.
         if last.number > *seen && last.answer.is_ok() && Instant::now() < last.due {
             *seen = last.number;
             return last.answer;
@@ -142,7 +143,7 @@ impl Shared {
         self.next(&last, seen).await
     }
 
-    /// An answer that nobody was told before.
+    /// An answer that no source was given before.
     async fn anew(&self, seen: &mut u64) -> Result<Arc<Services>, RegistryError> {
         let last = self.latest.borrow().clone();
         self.early.send_if_modified(|early| {
@@ -169,7 +170,7 @@ impl Shared {
         latest.answer.clone()
     }
 
-    /// Asks when it is time, unless somebody has since.
+    /// Asks when it is time, unless another source has asked since.
     async fn poll(&self, poller: &mut Poller, last: &Latest) {
         if self.latest.borrow().number > last.number {
             return;

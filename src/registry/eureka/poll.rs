@@ -58,7 +58,8 @@ struct Known {
 enum Delta {
     /// They can be asked for, and checked.
     Given,
-    /// The server's hash is not what Eureka's is: nobody could tell whether they are all.
+    /// The server's hash is not computed as Eureka's is, so that changes cannot be checked for
+    /// completeness.
     Unchecked,
     /// The server gives none.
     Refused,

@@ -58,7 +58,7 @@ fn changes(name: &str, instances: impl Iterator<Item = Value>, reading: Reading)
             entry: Entry::read(app, position, &instance, reading),
         })
     };
-    // Of what belongs to no application nobody could say what it is.
+    // An instance without an application belongs to no service.
     instances.enumerate().filter_map(change).collect()
 }
 
@@ -91,7 +91,7 @@ fn json(body: &[u8], reading: Reading) -> serde_json::Result<Answer> {
     }
     let mut all = Vec::new();
     for application in one_or_more(applications.application)? {
-        // Of one without a name nobody could ask for the instances.
+        // An application that cannot be read has no name to be asked for by.
         let Ok(Application { name, instance }) = serde_json::from_str(application.get()) else {
             continue;
         };

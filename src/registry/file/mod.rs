@@ -1,4 +1,4 @@
-//! A file of endpoints that somebody keeps by hand, as a [`Registry`]. Owns how its changes are
+//! A file of endpoints that an operator keeps by hand, as a [`Registry`]. Owns how its changes are
 //! noticed; what stands in it is read in `parse`. Knows nothing of retrying, which
 //! [`watch`](super::watch) does for every registry.
 
@@ -23,9 +23,9 @@ use parse::Services;
 /// page on files rounds up to 250 ms.
 const POLL: Duration = Duration::from_millis(200);
 
-/// A file that has just changed is read once it has stood still for so long: whoever writes it
-/// may be in the middle. Longer than a tick of the file system's clock, so that no two versions
-/// look the same.
+/// A file that has just changed is read once it has stood still for so long: its writer may be in
+/// the middle. Longer than a tick of the file system's clock, so that no two versions look the
+/// same.
 const STILL: Duration = Duration::from_millis(20);
 
 /// How long an error stays unsaid after it was said. A file that is mended meanwhile is noticed like
@@ -43,9 +43,9 @@ pub struct File {
 struct Shared {
     registry: String,
     settings: config::File,
-    /// Whoever holds it looks at the file, for all.
+    /// The cursor that holds this looks at the file, for all cursors.
     looking: Mutex<Looked>,
-    /// What stands in the file, or why nobody can tell; `None` before anybody looked.
+    /// What stands in the file, or why it cannot be read; `None` before the first look.
     content: watch::Sender<Option<Content>>,
 }
 
@@ -145,7 +145,7 @@ where
                     }
                 };
                 let content = seen.borrow_and_update().clone();
-                let state = match content.expect("somebody looked") {
+                let state = match content.expect("the first look is over") {
                     Ok(services) => (self.parse)(&services, again),
                     Err(why) => Some(Err(why)),
                 };
@@ -215,7 +215,7 @@ impl Shared {
         last.at = Some(Instant::now());
     }
 
-    /// Reads the file as soon as nobody changes it any more.
+    /// Reads the file as soon as it stands still.
     async fn read_when_still(&self, mut stamp: Stamp) -> (Option<Stamp>, Content) {
         loop {
             sleep(STILL).await;

@@ -106,8 +106,8 @@ impl WatchStatus {
         known.answered.is_some() && known.entries == 0 && known.skipped.is_empty()
     }
 
-    /// Notes how many a published state lists and what it left out; called by whoever publishes
-    /// it, who alone knows what a state is.
+    /// Notes how many entries a published state lists, and which it left out. The publisher calls
+    /// this, as it alone knows what a state is.
     pub fn note_state(&self, entries: usize, skipped: Vec<Skipped>) {
         let mut known = self.known();
         known.entries = entries;

@@ -20,11 +20,11 @@ pub(crate) enum Fault {
     Lost,
     /// The user's name and password are not taken.
     Unknown,
-    /// Whoever asks has no right to this node.
+    /// Our user has no right to this node.
     Denied {
         /// The node's path.
         path: String,
-        /// As whom we came.
+        /// The user that we signed in as.
         user: Option<String>,
     },
     /// Our own entry is no longer there.
@@ -128,7 +128,7 @@ impl Fault {
         }
     }
 
-    /// How long nobody need ask again.
+    /// How long another question would fail in the same way.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Unknown | Self::Denied { .. } => Some(LET_IN),

@@ -34,7 +34,7 @@ pub(super) struct Folder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     Bytes(Vec<u8>),
-    /// Whoever asks may not read it.
+    /// The session's user may not read it.
     Denied,
 }
 

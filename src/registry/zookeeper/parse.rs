@@ -48,7 +48,7 @@ pub(super) fn stands_beside(name: &str, service: &str) -> bool {
     })
 }
 
-/// `None` for a node without data, which is no entry: a folder of somebody's.
+/// `None` for a node without data, which is no entry: another program's folder.
 fn entry(name: &str, data: &Data) -> Option<Result<Instance, Skipped>> {
     let skipped = |reason: String| Skipped {
         id: name.to_owned(),

@@ -96,7 +96,8 @@ impl Ensemble {
             }
             _ => {}
         }
-        // Lets go of a lost one; so does whoever gives up while a new one is opened.
+        // Lets go of a lost session. It stays so where this future is dropped while a new one is
+        // opened.
         *shared = Shared::None;
         match self.open().await {
             Ok(session) => {
@@ -118,15 +119,16 @@ impl Ensemble {
         }
     }
 
-    /// After a fault that another session may not have: whoever asks next gets a new one, unless
-    /// this one is new itself. Those who have it keep it.
+    /// After a fault that another session may not have: the next caller of [`Self::shared`] gets a
+    /// new session, unless this one is new itself. Cursors that have this one keep it.
     pub(super) async fn doubt(&self) {
         if let Shared::Open { doubted, .. } = &mut *self.shared.lock().await {
             *doubted = true;
         }
     }
 
-    /// A session of one's own, with one of the servers. It is closed when nobody has it any more.
+    /// A session that is not shared, with one of the servers. It is closed when its last clone is
+    /// dropped.
     pub(crate) async fn open(&self) -> Result<Session, Fault> {
         let digest = match &self.digest {
             Some(digest) => {
@@ -135,7 +137,7 @@ impl Ensemble {
             }
             None => None,
         };
-        // All share the load of who asks.
+        // In any order, so that the servers share the load of all clients.
         let mut addresses = self.addresses.clone();
         fastrand::shuffle(&mut addresses);
         let slow = (self.timeout / 10).max(SLOW);
@@ -143,7 +145,7 @@ impl Ensemble {
             for address in &addresses {
                 let mut connector = Client::connector()
                     .with_session_timeout(self.timeout)
-                    // Trying again is somebody else's.
+                    // The watcher above tries again.
                     .with_fail_eagerly();
                 if let Some(digest) = &digest {
                     connector = connector.with_auth("digest", digest.as_bytes());
@@ -173,7 +175,7 @@ impl Ensemble {
         Fault::of(path, user, error)
     }
 
-    /// The error of whoever wanted something: "cannot be asked for service `cart`".
+    /// The error for a question that failed: "cannot be asked for service `cart`".
     pub(crate) fn explain(&self, wanted: &str, fault: &Fault) -> RegistryError {
         fault.explain(&self.registry, &self.shown, wanted)
     }
