@@ -2,6 +2,7 @@
 //! reference is what the code has.
 
 mod examples;
+mod figures;
 mod glossary;
 mod links;
 mod page;
