@@ -126,7 +126,7 @@ impl RouteStatus {
         Self {
             host: host(&route.host),
             path: route.path.to_string(),
-            conditions: ConditionsStatus::of(&route.conditions),
+            conditions: ConditionsStatus::of(route.conditions()),
             service,
             split: shares.map(ShareStatus::of).collect(),
             registries,
@@ -182,7 +182,7 @@ impl ShareStatus {
 impl OwnStatus {
     fn of(route: &config::Route) -> Self {
         let subset = route.subset.as_deref();
-        let overrides = &route.overrides;
+        let overrides = route.overrides();
         let seconds = |value: Option<Duration>| value.map(|value| value.as_secs_f64());
         let timeouts = [
             ("connect", overrides.connect.map(Some)),

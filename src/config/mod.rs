@@ -222,14 +222,14 @@ pub struct Route {
     pub host: HostPattern,
     /// The path's prefix.
     pub path: PathPattern,
-    /// What else it asks of a request.
-    pub conditions: Conditions,
+    /// What else it asks of a request; of most routes that is nothing.
+    pub conditions: Option<Box<Conditions>>,
     /// Where it leads.
     pub goal: Goal,
     /// Which of the service's endpoints it calls; `None` is all, as the service has them.
     pub subset: Option<Arc<Subset>>,
-    /// What it says of retries and time-outs.
-    pub overrides: Overrides,
+    /// What it says of retries and time-outs; most routes say nothing.
+    pub overrides: Option<Arc<Overrides>>,
     /// The service that is called where the route's own has no endpoint. It takes precedence over
     /// that service's `fallback`.
     pub fallback: Option<Arc<str>>,
@@ -287,9 +287,29 @@ pub struct Conditions {
 }
 
 impl Conditions {
+    /// What a route without conditions has.
+    pub const NONE: &Self = &Self {
+        methods: Vec::new(),
+        headers: Vec::new(),
+        queries: Vec::new(),
+        cookies: Vec::new(),
+    };
+
     /// Whether it asks for nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self == Self::NONE
+    }
+}
+
+impl Route {
+    /// What it asks of a request beside its host and path.
+    pub fn conditions(&self) -> &Conditions {
+        self.conditions.as_deref().unwrap_or(Conditions::NONE)
+    }
+
+    /// What it says of retries and time-outs.
+    pub fn overrides(&self) -> &Overrides {
+        self.overrides.as_deref().unwrap_or(Overrides::NONE)
     }
 }
 

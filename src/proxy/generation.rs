@@ -27,8 +27,8 @@ pub struct Target {
     pub goal: Goal,
     /// Which of the service's endpoints it calls; `None` is all.
     pub subset: Option<Arc<Subset>>,
-    /// Its own retries and time-outs.
-    pub overrides: Overrides,
+    /// Its own retries and time-outs, where it has some.
+    pub overrides: Option<Arc<Overrides>>,
     /// The service that is called where the route's own has no endpoint. It takes precedence over
     /// that service's `fallback`.
     pub fallback: Option<Arc<Service>>,
@@ -38,6 +38,13 @@ pub struct Target {
     pub strip: Strip,
     /// The `Host` that the endpoint sees.
     pub host_header: HostHeader,
+}
+
+impl Target {
+    /// Its own retries and time-outs.
+    pub fn overrides(&self) -> &Overrides {
+        self.overrides.as_deref().unwrap_or(Overrides::NONE)
+    }
 }
 
 /// What a route takes off the path of a request.
@@ -106,7 +113,7 @@ impl Generation {
                 },
             },
             subset: route.subset.clone(),
-            overrides: route.overrides,
+            overrides: route.overrides.clone(),
             fallback: route.fallback.as_ref().map(declared),
             rate: rates.0[place].clone(),
             strip: if route.strip_prefix {
@@ -119,18 +126,17 @@ impl Generation {
         let by_tags = |route: &TaggedRoute| Target {
             goal: Goal::Service(Arc::clone(&route.service)),
             subset: None,
-            overrides: Overrides::default(),
+            overrides: None,
             fallback: None,
             rate: None,
             strip: Strip::First(route.strip),
             host_header: route.host_header,
         };
         let tagged = directory.tagged();
-        let none = Conditions::default();
         let in_file = config.routes.iter();
-        let in_file = in_file.map(|route| (&route.host, &route.path, &route.conditions));
+        let in_file = in_file.map(|route| (&route.host, &route.path, route.conditions()));
         let in_tags = tagged.routes.iter();
-        let in_tags = in_tags.map(|route| (&route.host, &route.path, &none));
+        let in_tags = in_tags.map(|route| (&route.host, &route.path, Conditions::NONE));
         let targets = config.routes.iter().enumerate().map(written);
         Self {
             routes: Table::new(in_file.chain(in_tags)),

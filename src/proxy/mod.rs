@@ -168,7 +168,7 @@ async fn forward(
             let defaults = generation.directory.defaults().timeout;
             let mut lookup = generation.directory.lookup(&name);
             if matches!(lookup, Lookup::NotRead) {
-                let total = total(&target.overrides.timeout(defaults));
+                let total = total(&target.overrides().timeout(defaults));
                 Box::pin(until_listed(&generation, asked, total)).await;
                 (lookup, asked) = (generation.directory.lookup(&name), Instant::now());
             }
@@ -183,7 +183,7 @@ async fn forward(
     let mut subset = target.subset.as_ref();
     let mut instead_of = None;
     loop {
-        let terms = service.terms(subset, &target.overrides);
+        let terms = service.terms(subset, target.overrides());
         let total = total(&terms.timeout);
         service.usage().note(asked);
         if !service.is_read() {

@@ -110,7 +110,7 @@ mod tests {
             headers: &fields,
             query: (!query.is_empty()).then_some(query),
         };
-        request.meets(&config.routes[0].conditions)
+        request.meets(config.routes[0].conditions())
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct Snapshot {
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Those that may not, and have not gone: their idle connections want looking after too.
     pub resting: Box<[Arc<Endpoint>]>,
-    /// The weights of `endpoints`; 1 where they count for nothing.
+    /// The weights of `endpoints`; none where they count for nothing.
     weights: Box<[u32]>,
     pub(super) tables: Tables,
     /// What a pick asks of each of `endpoints`, and each worker's ways to all of them, by their
@@ -42,7 +42,11 @@ impl Snapshot {
             lines: (0..workers).map(|_| OnceLock::new()).collect(),
             tables: Tables::new(balance, &endpoints, &weights),
             endpoints: endpoints.into(),
-            weights: weights.into(),
+            weights: if balance.heeds_weights() {
+                weights.into()
+            } else {
+                Box::default()
+            },
             resting: resting.collect(),
         }
     }

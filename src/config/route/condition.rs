@@ -177,7 +177,8 @@ mod tests {
             cookie = { Session = "" }
             service = "cart"
         "#;
-        let conditions = &config(text).routes[0].conditions;
+        let config = config(text);
+        let conditions = config.routes[0].conditions();
         assert_eq!(conditions.methods, [Method::GET, Method::POST]);
         let headers = conditions.headers.iter();
         let headers: Vec<_> = headers
@@ -206,8 +207,8 @@ mod tests {
     fn one_method_needs_no_array_and_without_conditions_there_are_none() {
         let text = "[[route]]\nmethod = \"PURGE\"\nservice = \"a\"\n[[route]]\nservice = \"a\"\n";
         let routes = config(text).routes;
-        assert_eq!(routes[0].conditions.methods[0].as_str(), "PURGE");
-        assert!(!routes[0].conditions.is_empty() && routes[1].conditions.is_empty());
+        assert_eq!(routes[0].conditions().methods[0].as_str(), "PURGE");
+        assert!(!routes[0].conditions().is_empty() && routes[1].conditions().is_empty());
     }
 
     #[test]

@@ -15,8 +15,8 @@ use std::{
 };
 
 use super::{
-    Balance, Conditions, Goal, Hash, HostHeader, HostPattern, Overrides, PathPattern, Route,
-    Segment, Service, Subset,
+    Balance, Conditions, Goal, HostHeader, HostPattern, Overrides, PathPattern, Route, Segment,
+    Service, Subset,
     document::{field::Field, report::Wrong, table::Table},
     load::strict,
     registry::Registries,
@@ -45,10 +45,10 @@ pub(super) fn read(top: &mut Table<'_>, known: &Known<'_>, needed: bool) -> Vec<
     let routes = top.each("route", |table| {
         let route = one(table, known, &mut subsets)?;
         let earlier = places.entry(place(&route)).or_default();
-        if let Some(wrong) = leaves_nothing(earlier, &route.conditions) {
+        if let Some(wrong) = leaves_nothing(earlier, route.conditions()) {
             table.wrong(wrong);
         }
-        earlier.push((route.line, route.conditions.clone()));
+        earlier.push((route.line, route.conditions().clone()));
         Some(route)
     });
     if routes.is_empty() && needed {
@@ -60,7 +60,9 @@ pub(super) fn read(top: &mut Table<'_>, known: &Known<'_>, needed: bool) -> Vec<
             ),
         );
     }
-    routes.into_iter().flatten().collect()
+    let mut routes: Vec<_> = routes.into_iter().flatten().collect();
+    routes.shrink_to_fit();
+    routes
 }
 
 /// Equal for two routes with the same host and path.
@@ -122,10 +124,11 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
     if let Some(subset) = &subset {
         must_have_no_bound(table, subset, &goal, known);
     }
+    let overrides = (overrides != Overrides::default()).then(|| Arc::new(overrides));
     Some(Route {
         host,
         path,
-        conditions,
+        conditions: (!conditions.is_empty()).then(|| Box::new(conditions)),
         goal,
         subset,
         overrides,
@@ -208,7 +211,7 @@ fn goal(
 /// The bound of a service's `hash` would be left out in silence for some of its endpoints.
 fn must_have_no_bound(table: &mut Table<'_>, subset: &Subset, goal: &Goal, known: &Known<'_>) {
     let has_bound =
-        |service: &Service| matches!(&service.balance, Balance::Hash(Hash { load: Some(_), .. }));
+        |service: &Service| matches!(&service.balance, Balance::Hash(hash) if hash.load.is_some());
     let bounded = match goal {
         Goal::Template if has_bound(known.defaults) => "a template's services".to_owned(),
         _ => match goal.services().find(|name| has_bound(known.policy(name))) {

@@ -18,6 +18,18 @@ fn off_or_duration(table: &mut Table<'_>, key: &'static str) -> Option<Option<Du
 }
 
 impl Overrides {
+    /// What a route that says nothing of them has.
+    pub const NONE: &Self = &Self {
+        attempts: None,
+        on: None,
+        try_timeout: None,
+        methods: None,
+        connect: None,
+        response: None,
+        idle: None,
+        total: None,
+    };
+
     /// Reads them; and what must be looked at when the services are known.
     pub(crate) fn read<'a>(table: &mut Table<'a>) -> (Self, Follows<'a>) {
         let mut overrides = table.within("timeout", |table| {
@@ -92,7 +104,7 @@ mod tests {
         );
         let cart = &config.services["cart"];
         let seconds = Duration::from_secs;
-        let overrides = config.routes[0].overrides;
+        let overrides = config.routes[0].overrides();
         assert_eq!(
             overrides.timeout(cart.timeout),
             Timeouts {
@@ -103,7 +115,7 @@ mod tests {
             }
         );
         assert_eq!(overrides.retry(cart.retry), cart.retry);
-        let overrides = config.routes[1].overrides;
+        let overrides = config.routes[1].overrides();
         assert_eq!(overrides.timeout(cart.timeout), cart.timeout);
         let retry = overrides.retry(cart.retry);
         assert_eq!((retry.attempts, retry.budget_ratio), (2, 0.5));

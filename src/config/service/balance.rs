@@ -30,9 +30,9 @@ pub enum Balance {
         decay: Duration,
     },
     /// The one that the request's key leads to.
-    Hash(Hash),
+    Hash(Box<Hash>),
     /// The one that the request's cookie names.
-    Sticky(Sticky),
+    Sticky(Box<Sticky>),
 }
 
 /// `balance` of the kind `hash`.
@@ -207,7 +207,7 @@ pub(crate) fn of_subset(table: &mut Table<'_>) -> Option<Balance> {
 /// A bound is of all that a service has in flight, and of no part of it. Returns whether there is
 /// none here.
 pub(crate) fn refuse_bound(table: &mut Table<'_>, balance: &Balance, whose: &str) -> bool {
-    let has_bound = matches!(balance, Balance::Hash(Hash { load: Some(_), .. }));
+    let has_bound = matches!(&balance, Balance::Hash(hash) if hash.load.is_some());
     let field = table.take("balance").or_else(|| table.take("prefer"));
     if let (true, Some(field)) = (has_bound, field) {
         let wrong = Wrong::new(format!("the bound of {whose} is not known"));
@@ -254,7 +254,7 @@ fn with_defaults(kind: Kind) -> Option<Balance> {
         Kind::P2c => Balance::P2c,
         Kind::PeakEwma => Balance::PeakEwma { decay: DECAY },
         Kind::Hash => return None,
-        Kind::Sticky => Balance::Sticky(Sticky::default()),
+        Kind::Sticky => Balance::Sticky(Box::default()),
     })
 }
 
@@ -269,7 +269,7 @@ fn hash(table: &mut Table<'_>) -> Option<Balance> {
     };
     table.required("by", "{ header = \"x-user\" }")?;
     let by = key_of(table, "by")?;
-    Some(Balance::Hash(Hash { by, load }))
+    Some(Balance::Hash(Box::new(Hash { by, load })))
 }
 
 /// Reads where a request's key stands.
@@ -346,7 +346,7 @@ fn sticky(table: &mut Table<'_>) -> Balance {
         field.wrong(wrong.suggest("add `secure = true`"));
     }
     let fallbacks: Vec<_> = KINDS.iter().copied().filter(may_stand_in).collect();
-    Balance::Sticky(Sticky {
+    Balance::Sticky(Box::new(Sticky {
         cookie,
         path,
         max_age: max_age.and_then(|field| field.duration(Zero::Refused)),
@@ -354,7 +354,7 @@ fn sticky(table: &mut Table<'_>) -> Balance {
         http_only: table.flag("http_only", base.http_only),
         same_site: chosen.unwrap_or(base.same_site),
         fallback: one_of(table, "fallback", &fallbacks).map_or(base.fallback, Box::new),
-    })
+    }))
 }
 
 /// Browsers take cookies whose names begin like this, in any letter case, only if they are as strict
@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn a_hash_has_its_key_and_perhaps_a_bound() {
         let hash = |by: &str| read(&format!("{{ kind = \"hash\", by = {by} }}"));
-        let of = |by| Balance::Hash(Hash { by, load: None });
+        let of = |by| Balance::Hash(Box::new(Hash { by, load: None }));
         let user = HeaderName::from_static("x-user");
         assert_eq!(hash("{ header = \"X-User\" }"), of(HashKey::Header(user)));
         assert_eq!(hash("{ cookie = \"s\" }"), of(HashKey::Cookie("s".into())));
@@ -453,7 +453,7 @@ mod tests {
                 read(&format!(
                     "{{ kind = \"hash\", by = \"path\", load = {text} }}"
                 )),
-                Balance::Hash(Hash { by, load })
+                Balance::Hash(Box::new(Hash { by, load }))
             );
         }
     }
@@ -474,7 +474,7 @@ mod tests {
              secure = true, http_only = false, same_site = \"none\", fallback = \"p2c\" }";
         assert_eq!(
             read(set),
-            Balance::Sticky(Sticky {
+            Balance::Sticky(Box::new(Sticky {
                 cookie: Some("shop".into()),
                 path: "/cart".into(),
                 max_age: Some(Duration::from_secs(3600)),
@@ -482,7 +482,7 @@ mod tests {
                 http_only: false,
                 same_site: SameSite::None,
                 fallback: Box::new(Balance::P2c),
-            })
+            }))
         );
     }
 

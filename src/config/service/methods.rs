@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(may(cart.methods), ["GET", "HEAD"]);
         let routes = config.routes.iter();
         let routes: Vec<_> = routes
-            .map(|route| may(route.overrides.retry(cart).methods))
+            .map(|route| may(route.overrides().retry(cart).methods))
             .collect();
         assert_eq!(routes, [vec!["GET"], vec![]]);
         assert_eq!(may(Methods::IDEMPOTENT), IDEMPOTENT);

@@ -31,9 +31,9 @@ pub enum Balancer {
     /// Of two the faster.
     PeakEwma,
     /// The one that the key leads to.
-    Hash(Hash),
+    Hash(Box<Hash>),
     /// The one that the cookie names, else another balancer's.
-    Sticky(Cookie, Box<Balancer>),
+    Sticky(Box<Cookie>, Box<Balancer>),
 }
 
 /// A request's place in the order, and its key where it has one.
@@ -77,10 +77,10 @@ impl Balancer {
             Balance::LeastRequest => Self::LeastRequest,
             Balance::P2c => Self::P2c,
             Balance::PeakEwma { .. } => Self::PeakEwma,
-            Balance::Hash(hash) => Self::Hash(Hash::new(hash)),
+            Balance::Hash(hash) => Self::Hash(Box::new(Hash::new(hash))),
             Balance::Sticky(settings) => {
                 let fallback = Self::new(service, &settings.fallback);
-                Self::Sticky(Cookie::new(service, settings), Box::new(fallback))
+                Self::Sticky(Box::new(Cookie::new(service, settings)), Box::new(fallback))
             }
         }
     }
@@ -310,15 +310,15 @@ mod tests {
 
     fn hash(load: Option<f64>) -> Balance {
         let by = HashKey::Header(http::HeaderName::from_static("x-user"));
-        Balance::Hash(config::Hash { by, load })
+        Balance::Hash(Box::new(config::Hash { by, load }))
     }
 
     fn sticky(fallback: Balance) -> Balance {
-        Balance::Sticky(config::Sticky {
+        Balance::Sticky(Box::new(config::Sticky {
             cookie: Some("shop".into()),
             fallback: Box::new(fallback),
             ..config::Sticky::default()
-        })
+        }))
     }
 
     fn peak_ewma() -> Balance {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::{
-    config::{Balance, Hash},
+    config::Balance,
     metrics::{Counter, Padded},
     upstream::{LatencyScale, Load},
 };
@@ -72,7 +72,7 @@ impl Loads {
                 }),
                 ..compared
             },
-            Balance::Hash(Hash { load: None, .. }) => Self::default(),
+            Balance::Hash(hash) if hash.load.is_none() => Self::default(),
             Balance::Hash(_) => Self {
                 of_all: Some(Arc::default()),
                 ..compared

@@ -375,7 +375,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keys_stay_where_they_are_but_for_as_many_as_the_zone_can_take_no_more() {
         let by = HashKey::Header(http::HeaderName::from_static("x-user"));
-        let stage = Stage::new(&Balance::Hash(config::Hash { by, load: None }), 4, 4);
+        let stage = Stage::new(
+            &Balance::Hash(Box::new(config::Hash { by, load: None })),
+            4,
+            4,
+        );
         let picks = || -> HashMap<usize, usize> {
             let pick = |n: usize| {
                 stage
@@ -406,7 +410,7 @@ mod tests {
             cookie: Some("shop".into()),
             ..config::Sticky::default()
         };
-        let balance = Balance::Sticky(settings);
+        let balance = Balance::Sticky(Box::new(settings));
         let stage = Stage::new(&balance, 2, 2);
         let all = stage.endpoints.iter().map(|one| (Arc::clone(one), 1));
         let all = Snapshot::new(all, std::iter::empty(), &balance);

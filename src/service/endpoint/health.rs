@@ -118,7 +118,8 @@ const LEAST_WARMTH: f64 = 0.1;
 #[derive(Debug)]
 pub(crate) struct EndpointHealth {
     epoch: Instant,
-    slow_start: Option<Duration>,
+    /// Milliseconds; 0 is none, and the most is some weeks.
+    slow_start: u32,
     /// Since when it is doubted for its silence, while it is.
     silent: AtomicU64,
     /// Until when it is passed over while there are others.
@@ -204,7 +205,9 @@ impl EndpointHealth {
     pub(crate) fn new(slow_start: Option<Duration>) -> Self {
         Self {
             epoch: Instant::now(),
-            slow_start,
+            slow_start: slow_start.map_or(0, |span| {
+                span.as_millis().clamp(1, u128::from(u32::MAX)) as u32
+            }),
             silent: AtomicU64::new(0),
             passed_over: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
@@ -290,9 +293,11 @@ impl EndpointHealth {
     /// The part of its share that it has while it warms up.
     pub(crate) fn warmth(&self, now: Instant) -> Option<f64> {
         let since = self.warming.load(Relaxed);
-        let span = self.slow_start.filter(|_| since != 0)?;
-        let passed = self.millis(now).saturating_sub(since) as f64 / 1e3;
-        let warmth = passed / span.as_secs_f64();
+        if self.slow_start == 0 || since == 0 {
+            return None;
+        }
+        let passed = self.millis(now).saturating_sub(since) as f64;
+        let warmth = passed / f64::from(self.slow_start);
         (warmth < 1.0).then(|| warmth.max(LEAST_WARMTH))
     }
 
@@ -535,7 +540,7 @@ impl EndpointHealth {
 
     /// It is new, or back: where the service has a slow start it begins.
     pub(crate) fn warm_up(&self, now: Instant) {
-        if self.slow_start.is_some() {
+        if self.slow_start != 0 {
             self.warming.store(self.millis(now), Relaxed);
         }
     }

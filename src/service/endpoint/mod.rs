@@ -37,7 +37,6 @@ pub struct EndpointId {
 pub struct Endpoint {
     id: EndpointId,
     own: Arc<Own>,
-    workers: usize,
     lines: Lines,
 }
 
@@ -50,6 +49,8 @@ type Lines = OnceLock<Box<[OnceLock<Arc<WorkerEndpoint>>]>>;
 pub(super) struct Own {
     life: EndpointHealth,
     target: Arc<Target>,
+    /// How many there are: small beside what has no room left for a word.
+    workers: u32,
     is_near: AtomicBool,
 }
 
@@ -113,9 +114,9 @@ impl Endpoint {
             own: Arc::new(Own {
                 life,
                 target: Arc::new(target),
+                workers: workers as u32,
                 is_near: AtomicBool::new(false),
             }),
-            workers,
             lines: OnceLock::new(),
         }
     }
@@ -135,12 +136,12 @@ impl Endpoint {
     }
 
     pub(super) fn workers(&self) -> usize {
-        self.workers
+        self.own.workers as usize
     }
 
     /// One worker's way to it.
     pub fn line(&self, worker: usize) -> &Arc<WorkerEndpoint> {
-        let none = || (0..self.workers).map(|_| OnceLock::new()).collect();
+        let none = || (0..self.workers()).map(|_| OnceLock::new()).collect();
         self.lines.get_or_init(none)[worker].get_or_init(|| {
             let own = Arc::clone(&self.own);
             let pool = Arc::new(Pool::new(Arc::clone(&own.target)));
