@@ -15,17 +15,20 @@ use tokio::{
 /// What any answer may hold at any time: some 1,000 instances of Consul's.
 const USUAL: usize = 1 << 20;
 
-/// How long a body may take for [`STEP`] bytes, or to its end where that is nearer. Time in which it
-/// waits for its room is not the registry's, and does not count.
+/// How long a body may stand still. Time in which it waits for its room is not the registry's, and does
+/// not count.
 const STALL: Duration = Duration::from_secs(10);
 
-/// Less than any link that a registry could be read over brings in [`STALL`]. Of one byte at a time
-/// nothing would come of it but that the room is held.
+/// What must come in each [`STALL`] of a body that has the room: less than any link brings that a registry
+/// could be read over. A trickle would keep the room from all others.
 const STEP: usize = 64 << 10;
+
+/// How long a body of usual size, which keeps no other from being read, may take in all.
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// The rest of a body does not come.
 #[derive(Debug, thiserror::Error)]
-#[error("its body stands still: less than {} KiB in {} s", STEP >> 10, STALL.as_secs())]
+#[error("its body does not come on: nothing in {} s, or less than {} KiB of a large one", STALL.as_secs(), STEP >> 10)]
 pub(crate) struct Stalled;
 
 /// The room that one registry's answers have.
@@ -46,8 +49,9 @@ impl Room {
             limit,
             bytes: Vec::new(),
             large: None,
+            begun: Instant::now(),
             left: STALL,
-            next_step: STEP,
+            next_step: 0,
         }
     }
 }
@@ -59,18 +63,23 @@ pub(crate) struct Body {
     limit: usize,
     bytes: Vec<u8>,
     large: Option<OwnedSemaphorePermit>,
+    begun: Instant,
     /// What is left of the time for this step.
     left: Duration,
-    /// With so many bytes it is done.
+    /// With so many bytes it is done; with any, where the body has no room.
     next_step: usize,
 }
 
 impl Body {
     /// What comes next on the way from the registry, if it comes in time.
     pub(super) async fn next<P>(&mut self, coming: impl Future<Output = P>) -> Result<P, Stalled> {
-        let begun = Instant::now();
-        let piece = timeout(self.left, coming).await.map_err(|_| Stalled)?;
-        self.left = self.left.saturating_sub(begun.elapsed());
+        let asked = Instant::now();
+        let limit = match self.large {
+            Some(_) => self.left,
+            None => LONGEST.saturating_sub(self.begun.elapsed()).min(self.left),
+        };
+        let piece = timeout(limit, coming).await.map_err(|_| Stalled)?;
+        self.left = self.left.saturating_sub(asked.elapsed());
         Ok(piece)
     }
 
@@ -85,7 +94,8 @@ impl Body {
         }
         self.bytes.extend_from_slice(piece);
         if self.bytes.len() >= self.next_step {
-            self.next_step = self.bytes.len() + STEP;
+            let step = if self.large.is_some() { STEP } else { 1 };
+            self.next_step = self.bytes.len() + step;
             self.left = STALL;
         }
         fits
@@ -146,16 +156,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_trickles_stands_still() {
+    async fn a_large_body_that_trickles_stands_still_and_a_small_one_may_take_its_time() {
         let mut body = Room::default().body(LIMIT);
-        let mut bytes = 0;
         let begun = Instant::now();
+        while body.next(sleep(STALL / 10)).await.is_ok() {
+            body.push(b"x").await;
+        }
+        assert!(begun.elapsed() <= LONGEST && begun.elapsed() > LONGEST - STALL);
+        assert!(body.next(sleep(STALL / 10)).await.is_err(), "it is over");
+
+        let mut body = Room::default().body(LIMIT);
+        body.push(&vec![0; USUAL + 1]).await;
+        let mut bytes = 0;
         while body.next(sleep(STALL / 10)).await.is_ok() {
             body.push(b"x").await;
             bytes += 1;
         }
         assert!((9..=10).contains(&bytes), "{bytes}");
-        assert!(begun.elapsed() <= STALL);
     }
 
     #[tokio::test(start_paused = true)]

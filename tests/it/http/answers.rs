@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::timeout};
 
-use super::{before, before_all, cart};
+use super::{IN_TURN, before, before_all, cart};
 use crate::support::{
     eventually,
     raw::{RawBackend, Then, Wire, ok},
@@ -254,7 +254,7 @@ async fn a_post_without_an_answer_is_502_and_never_sent_again_but_a_get_is() {
     for then in [Then::Close, Then::Reset] {
         let mute = RawBackend::saying("", then).await;
         let well = RawBackend::saying(ok("well"), Then::Keep).await;
-        let proxy = before_all(&[mute.address(), well.address()], "").await;
+        let proxy = before_all(&[mute.address(), well.address()], IN_TURN).await;
         let mut client = Wire::connect(proxy.address()).await;
         let mut answers = Vec::new();
         for _ in 0..4 {

@@ -23,9 +23,7 @@ async fn well() -> RawBackend {
     RawBackend::saying(ok("well"), Then::Keep).await
 }
 
-/// Waits until the proxy is ready, as its health path says then, and uses up the rate of `/limited`.
-async fn ready_and_limited(proxy: &Proxy) {
-    proxy.until_served("/healthz").await;
+async fn use_up_the_rate(proxy: &Proxy) {
     let taken = "GET /limited HTTP/1.1\r\nHost: a\r\n\r\n";
     let got = Wire::connect(proxy.address()).await.ask(taken).await;
     assert_eq!(got.status(), 200);
@@ -50,7 +48,7 @@ fn own() -> Vec<(u16, &'static str, String)> {
 async fn an_answer_before_the_body_costs_no_client_its_next_request() {
     let backend = well().await;
     let proxy = before(backend.address(), OWN).await;
-    ready_and_limited(&proxy).await;
+    use_up_the_rate(&proxy).await;
     for (status, start, fields) in own() {
         let mut client = Wire::connect(proxy.address()).await;
         let head = format!("{start} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 10\r\n\r\n");
@@ -94,7 +92,7 @@ async fn a_chunked_body_that_is_there_costs_no_client_its_connection() {
 async fn where_much_may_follow_the_answer_says_that_the_connection_ends_and_it_ends_cleanly() {
     let backend = well().await;
     let proxy = before(backend.address(), OWN).await;
-    ready_and_limited(&proxy).await;
+    use_up_the_rate(&proxy).await;
     let much = vec![b'x'; 8 << 20];
     let length = format!("Content-Length: {}\r\n", much.len());
     let chunked = "Transfer-Encoding: chunked\r\n";

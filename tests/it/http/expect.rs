@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{process::Command, sync::Semaphore};
 
-use super::{before, before_all};
+use super::{IN_TURN, before, before_all};
 use crate::support::raw::{RawBackend, Then, Wire, ok};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -116,7 +116,7 @@ async fn an_attempt_that_ends_before_the_body_was_asked_for_is_repeated_whatever
         }
     });
     let well = well.await;
-    let proxy = before_all(&[closes.address(), well.address()], "").await;
+    let proxy = before_all(&[closes.address(), well.address()], IN_TURN).await;
     // One of two in turn begins with the one that closes.
     for _ in 0..2 {
         let mut client = Wire::connect(proxy.address()).await;

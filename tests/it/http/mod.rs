@@ -24,6 +24,9 @@ async fn before(backend: SocketAddr, config: &str) -> Proxy {
     before_all(&[backend], config).await
 }
 
+/// Endpoints have their turns one after the other, though one of them fails.
+const IN_TURN: &str = "[service.cart]\neject.answers = false\n";
+
 /// The same with several backends.
 async fn before_all(backends: &[SocketAddr], config: &str) -> Proxy {
     // One worker, so that it is known which pool a connection goes back to.
@@ -38,6 +41,7 @@ async fn before_all(backends: &[SocketAddr], config: &str) -> Proxy {
         |known| *known == backends.len(),
     );
     known.await;
+    proxy.until_ready().await;
     proxy
 }
 

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-use super::{before_all, cart};
+use super::{IN_TURN, before_all, cart};
 use crate::support::{
     proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
@@ -52,7 +52,11 @@ async fn only_the_methods_that_the_file_names_are_sent_again_where_they_may_have
     for (methods, of_put) in [("", 200), ("retry.methods = [\"GET\"]", 502)] {
         let closes = RawBackend::saying("", Then::Close).await;
         let well = RawBackend::saying(ok("well"), Then::Keep).await;
-        let proxy = before_all(&[closes.address(), well.address()], methods).await;
+        let proxy = before_all(
+            &[closes.address(), well.address()],
+            &format!("{methods}\n{IN_TURN}"),
+        )
+        .await;
         for (method, status) in [("GET", 200), ("PUT", of_put), ("POST", 502)] {
             let mut statuses = Vec::new();
             // One of two in turn begins with the one that closes.
@@ -71,7 +75,7 @@ async fn a_body_of_64_kib_is_sent_again_as_it_was_and_one_byte_more_is_502() {
         for (length, status) in [(KEPT, 200), (KEPT + 1, 502)] {
             let closes = RawBackend::saying("", Then::Close).await;
             let well = RawBackend::saying(ok("well"), Then::Keep).await;
-            let proxy = before_all(&[closes.address(), well.address()], "").await;
+            let proxy = before_all(&[closes.address(), well.address()], IN_TURN).await;
             let body = body(length);
             let mut statuses = Vec::new();
             // One of two in turn begins with the one that closes.
@@ -262,7 +266,7 @@ async fn nobody() -> SocketAddr {
 async fn each_attempt_at_a_request_without_a_host_bears_the_address_of_its_own_endpoint() {
     let closes = RawBackend::saying("", Then::Close).await;
     let well = RawBackend::saying(ok("well"), Then::Keep).await;
-    let proxy = before_all(&[closes.address(), well.address()], "").await;
+    let proxy = before_all(&[closes.address(), well.address()], IN_TURN).await;
     // One of two in turn begins with the one that closes.
     for _ in 0..2 {
         let mut client = Wire::connect(proxy.address()).await;

@@ -30,6 +30,7 @@ async fn start(listen: &str) -> (Proxy, [RawBackend; 2]) {
         proxy.register(name, backend.address()).await;
         proxy.until_served(&format!("/of/{name}")).await;
     }
+    proxy.until_ready().await;
     (proxy, [public, private])
 }
 

@@ -176,6 +176,12 @@ impl Proxy {
         self.until_service(name, &what, are).await;
     }
 
+    /// Waits until it says that it may be sent traffic.
+    pub(crate) async fn until_ready(&self) {
+        let status = async || self.page("/ready").await.status().as_u16();
+        eventually("the proxy is ready", status, |status| *status == 200).await;
+    }
+
     /// Waits until a path of its first listener is answered with 200, and returns the body.
     pub(crate) async fn until_served(&self, path: &str) -> String {
         let what = format!("{path} is served");
