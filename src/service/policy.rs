@@ -1,5 +1,5 @@
-//! How a request is tried: among whom of a service, how often and for how long. What a route says
-//! stands before what its service says.
+//! How a request is tried: at which of a service's endpoints, how often and for how long. A route's
+//! settings take precedence over its service's.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,9 +11,9 @@ use crate::config::{Overrides, Retry, Subset, Timeouts};
 /// How a request is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct CallPolicy<'s> {
-    /// Among whom.
+    /// The endpoints that may be picked.
     pub view: &'s View,
-    /// How often. The budget is the service's, whoever tries.
+    /// How often. The budget is the service's, and all its routes share it.
     pub retry: Retry,
     /// For how long.
     pub timeout: Timeouts,
@@ -38,7 +38,7 @@ impl Service {
         }
     }
 
-    /// The terms of whoever wants nothing else.
+    /// The terms of a caller that has no subset and no values of its own.
     pub fn own_terms(&self) -> CallPolicy<'_> {
         self.terms(None, &Overrides::default())
     }

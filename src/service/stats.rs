@@ -30,7 +30,7 @@ pub struct ServiceStats {
     pub shed: [Counter; Shed::ALL.len()],
     /// Requests answered by the proxy itself because no attempt brought an answer.
     pub failed: Counter,
-    /// Requests that its fallback took over, since there was nobody to pick.
+    /// Requests that its fallback took over, since there was no endpoint to pick.
     pub fallbacks: Counter,
     /// Requests whose client was gone before its answer.
     pub abandoned: Counter,

@@ -34,7 +34,7 @@ pub struct ServiceStatus {
     pub panic: bool,
     /// The subsets of them that routes want.
     pub views: Vec<ViewStatus>,
-    /// The service that is called where nobody can be picked.
+    /// The service that is called where no endpoint can be picked.
     pub fallback: Option<Arc<str>>,
     /// When the set of those that may be picked last changed, in seconds since 1970.
     pub last_change: Option<f64>,

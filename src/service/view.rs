@@ -36,7 +36,7 @@ pub struct View {
 }
 
 impl View {
-    /// One of this service that nobody is in yet.
+    /// A view of this service, before any endpoint is known.
     pub(super) fn new(
         service: &str,
         number: usize,
@@ -90,12 +90,12 @@ impl View {
         &self.balance
     }
 
-    /// Who is in it now.
+    /// Its endpoints now.
     pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
 
-    /// Whether nobody can be picked.
+    /// Whether no endpoint can be picked.
     pub fn is_empty(&self) -> bool {
         self.snapshot.load().endpoints.is_empty()
     }
@@ -135,9 +135,9 @@ impl View {
         self.choose(worker, turn, |_| true, tally, now)
     }
 
-    /// The same for a request that was tried with these already, of the endpoints that have room.
-    /// An endpoint that is doubted or ejected gets none of what others have no room for, unless all
-    /// are. `None` where there is no endpoint but those that were tried.
+    /// Like [`Self::pick`], of the endpoints that have room, for a request that was tried with `tried`
+    /// already. A request that the others have no room for never goes to an endpoint that is doubted
+    /// or ejected, unless all are. `None` where every endpoint was tried.
     ///
     /// # Errors
     /// Where none of them has room.

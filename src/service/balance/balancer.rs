@@ -108,7 +108,8 @@ impl Balancer {
                 }
             }
             Self::Sticky(cookie, fallback) => match asked.and_then(|asked| cookie.token(asked)) {
-                // Takes nobody's turn: those without a cookie would be sent to every other one.
+                // A request with a cookie takes no turn of the fallback's: requests without one
+                // would else be sent to every other endpoint only.
                 Some(token) => PickKey {
                     place: fastrand::usize(..),
                     key: Some(token),
@@ -140,13 +141,15 @@ impl Balancer {
     ) -> Option<usize> {
         let among = Candidates::new(snapshot, wanted, now)?;
         self.place(turn, &among, tally).or_else(|| {
-            // Those that were drawn cannot be picked, and so next to none can: whoever there is.
+            // The endpoints that were drawn cannot be picked, and so next to none can: take the first
+            // that can.
             let start = turn.key.unwrap_or_else(|| fastrand::u64(..));
             among.first_from(start as usize)
         })
     }
 
-    /// The place of whom the request's cookie names, where that one is wanted and not passed over.
+    /// The place of the endpoint that the request's cookie names, where it is wanted and not passed
+    /// over.
     pub(super) fn named(
         &self,
         snapshot: &Snapshot,
@@ -676,12 +679,12 @@ mod tests {
             let next = set_by(turn, other).unwrap();
             assert_eq!(board.pick_at(turn_of(&next)), Some(other));
         }
-        // Those who have one take nobody's turn.
+        // Requests with a cookie take no turn of those without.
         let cookie = set_by(board.turn(), 0).unwrap();
         let first = board.pick().unwrap();
         assert_eq!(board.pick_at(turn_of(&cookie)), Some(0));
         assert_eq!(board.pick(), Some((first + 1) % 4));
-        // Made up, it names nobody, and who answers is named.
+        // A cookie that was made up names no endpoint: it is set to the endpoint that answers.
         let made_up = turn_of(&HeaderValue::from_static("shop=0123456789abcdef"));
         let answers = board.pick_at(made_up).unwrap();
         assert!(set_by(made_up, answers).is_some());

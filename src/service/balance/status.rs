@@ -22,7 +22,7 @@ pub struct BalanceStatus {
     /// The cookie's name (`sticky`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie: Option<String>,
-    /// Who is picked where the cookie names nobody (`sticky`).
+    /// How an endpoint is picked where the cookie names none (`sticky`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Box<BalanceStatus>>,
     /// Requests without the key (`hash`).

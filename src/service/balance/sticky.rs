@@ -47,7 +47,7 @@ impl Cookie {
         }
     }
 
-    /// A name that begins like this, and that nobody else's does.
+    /// A cookie's name that begins like this, and is no other service's or route's.
     pub(in crate::service) fn name_for(beginning: &str, whose: &str) -> String {
         format!("{beginning}-{:08x}", digest(0, whose.as_bytes()) >> 32)
     }
@@ -57,7 +57,7 @@ impl Cookie {
         &self.name
     }
 
-    /// Whom the request's cookie names, be it somebody or not.
+    /// The token of the request's cookie, whether it names an endpoint or not.
     pub(super) fn token(&self, asked: &dyn RequestInfo) -> Option<u64> {
         let digits: &[u8; 16] = key::cookie(asked.headers(), &self.name)?.try_into().ok()?;
         digits.iter().try_fold(0, |token, digit| {

@@ -1,5 +1,5 @@
 //! What a cookie calls an endpoint: a digest of its identity, which is the same in every proxy and
-//! says nothing of an address. Whoever makes one up chooses an endpoint, which any client may.
+//! says nothing of an address. A client that makes one up chooses its endpoint, which any client may.
 
 use aws_lc_rs::hmac;
 use rustc_hash::FxHashMap;

@@ -63,7 +63,7 @@ pub struct ZoneStatus {
 }
 
 impl Zone {
-    /// One that nobody is in yet.
+    /// The proxy's own zone, before any endpoint is known.
     pub(in crate::service) fn new(own: Arc<str>) -> Self {
         Self {
             own,
@@ -73,7 +73,8 @@ impl Zone {
         }
     }
 
-    /// Takes over who is where; `snapshot` makes that of those who are wanted.
+    /// Takes over which endpoints are in the own zone; `snapshot` makes one of the instances that are
+    /// wanted.
     pub(in crate::service) fn publish(
         &self,
         snapshot: impl Fn(&dyn Fn(&Instance) -> bool) -> Snapshot,
@@ -120,8 +121,8 @@ impl Zone {
         self.turns.break_step();
     }
 
-    /// The endpoint whose turn it is, of the other side where nobody on its own can be picked; `None`
-    /// where only such can be as are passed over, or nobody.
+    /// The endpoint whose turn it is. It is one of the other side where none on its own can be picked,
+    /// and `None` where both sides have only endpoints that are passed over, or none.
     pub(in crate::service) fn pick<T>(
         &self,
         balancer: &Balancer,
@@ -137,7 +138,7 @@ impl Zone {
             sides.reverse();
         }
         let is_wanted = |one: &Endpoint| wanted(one) && !one.life().is_out(now);
-        // Whom a cookie names is on whatever side it was.
+        // An endpoint that a cookie names is taken from either side.
         let named = sides.iter().find_map(|side| {
             let place = balancer.named(side, turn, is_wanted, now)?;
             Some(way(side, place))
@@ -162,7 +163,7 @@ impl Zone {
 }
 
 impl Sides {
-    /// Worked out anew now and then: who is ejected, and for how long, nobody announces.
+    /// Worked out anew now and then, since an ejection, and its end, are not announced here.
     fn percent(&self, now: Instant, epoch: Instant) -> u32 {
         let since = millis(now, epoch).saturating_sub(self.weighed.load(Relaxed));
         if since >= BELIEVED_MILLIS {
@@ -197,7 +198,7 @@ fn share(near: (f64, usize), far: (f64, usize)) -> u32 {
         _ => (healthy * 140.0 / listed as f64).min(100.0) as u32,
     };
     match (health(near) + health(far)).min(100) {
-        // Nobody is better than anybody else: the own zone's are nearer.
+        // No zone is better than the other, and the own zone's endpoints are nearer.
         0 => 100,
         total => health(near) * 100 / total,
     }
@@ -395,7 +396,7 @@ mod tests {
         stage.doubt(1);
         tokio::time::advance(Duration::from_millis(BELIEVED_MILLIS)).await;
         let after = picks();
-        // 70 % of them stay near, and of those nobody moves who need not.
+        // 70 % of the users stay near, and of these none moves whose endpoint is still there.
         let near = after.values().filter(|n| **n < 4).count();
         assert!((650..750).contains(&near), "{near}");
         for (user, n) in &after {
@@ -429,7 +430,7 @@ mod tests {
             assert_eq!(stage.pick(Some(&asked), &[]), Some(n));
         }
         assert_eq!(stage.counts(10), [5, 5, 0, 0]);
-        // Whom it names is away: somebody near.
+        // The endpoint that the cookie names is doubted: a near one is picked.
         stage.doubt(3);
         let asked = asks("cookie", cookie(3).to_str().unwrap());
         assert!(stage.pick(Some(&asked), &[]).is_some_and(|n| n < 2));

@@ -102,8 +102,8 @@ impl EndpointState {
 /// failure, up to 30 s.
 const DOUBT_FIRST: Duration = Duration::from_secs(1);
 const DOUBT_LONGEST: Duration = Duration::from_secs(30);
-/// Whoever is ejected, and whose time is over, is tried by one request; where that one comes to
-/// nothing (its client may leave), by another after so long.
+/// An ejected endpoint whose time is over is tried by one request. Where that request comes to
+/// nothing (its client may leave), another follows after so long.
 const TRIAL: Duration = Duration::from_secs(5);
 /// Answers that break off further apart than this are not in a row.
 const CUT_IN_A_ROW: Duration = Duration::from_secs(60);
@@ -362,8 +362,8 @@ impl EndpointHealth {
         self.millis(began) > before && note().is_ok()
     }
 
-    /// An attempt that began then has the head of an answer as it should be: whoever is tried is
-    /// back, over whatever connection. Returns what it was, where that is news.
+    /// An attempt that began then has the head of an answer as it should be: an endpoint that is on
+    /// trial is back, over whatever connection. Returns what it was, where that is news.
     #[inline]
     pub(crate) fn answered(&self, began: Instant) -> Option<Was> {
         if self.failures.load(Relaxed) != 0 {
@@ -412,8 +412,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Whether so many answers in a row broke off. Nobody is there then who could eject it: that is
-    /// for who has the head of its next answer.
+    /// Whether so many answers in a row broke off. When an answer breaks off, its request has left the
+    /// service, and cannot eject the endpoint: the request with the next answer's head does.
     #[inline]
     pub(crate) fn has_broken_off(&self, times: u32) -> bool {
         self.cut.load(Relaxed) >= times
@@ -424,7 +424,7 @@ impl EndpointHealth {
     #[cold]
     pub(crate) fn failed(&self, began: Instant, limit: u32) -> bool {
         if self.is_ejected() {
-            // Whoever came before, for want of another, says nothing new.
+            // An attempt from before the trial, made for want of another endpoint, says nothing new.
             !self.is_out_since(began)
         } else {
             self.failures.fetch_add(1, Relaxed) + 1 >= limit
@@ -473,7 +473,7 @@ impl EndpointHealth {
     }
 
     /// Ejects it, for this long or for as long as the rule has it, and returns for how long. The
-    /// caller sees to it that nobody else does.
+    /// caller sees to it that no other thread ejects it at the same time.
     pub(crate) fn eject(&self, rule: &Eject, pause: Option<Duration>, now: Instant) -> Duration {
         let length = match pause {
             Some(pause) => pause.min(rule.max_time),

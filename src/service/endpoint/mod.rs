@@ -22,7 +22,7 @@ use crate::{
 };
 use health::EndpointHealth;
 
-/// Who an endpoint is: the registry's id for the instance, and its address. (A service has one
+/// An endpoint's identity: the registry's id for the instance, and its address. (A service has one
 /// registry, which is therefore not part of it.)
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId {
@@ -32,7 +32,7 @@ pub struct EndpointId {
     pub address: Address,
 }
 
-/// Somebody who can be called.
+/// An instance's address, which can be called.
 #[derive(Debug)]
 pub struct Endpoint {
     id: EndpointId,
@@ -90,8 +90,8 @@ impl WorkerEndpoint {
         self.life().connected();
     }
 
-    /// The same where nothing more is to be heard of it than that, since somebody else speaks with
-    /// it: of an attempt that began then.
+    /// Notes that the endpoint took a connection in an attempt that began then. Nothing more is heard
+    /// of that attempt, as the program itself speaks with the endpoint.
     pub fn has_served(&self, began: Instant) {
         self.life().connected();
         self.life().answered(began);

@@ -57,7 +57,7 @@ struct Key {
     health: Health,
 }
 
-/// A check that runs for as long as somebody has this.
+/// A check that runs until the last clone of its `Arc` is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     findings: watch::Sender<Findings>,
@@ -74,8 +74,8 @@ impl Running {
 }
 
 impl Prober {
-    /// The check that does this, which begins if nobody has wanted it yet. `tls` is with which
-    /// settings it is asked over TLS.
+    /// The check of this endpoint, with these settings. It begins where no other service has it
+    /// already. `tls` has the settings for an endpoint that is asked over TLS.
     pub(crate) fn check(
         &self,
         whom: Checked,
