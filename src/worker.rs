@@ -202,6 +202,41 @@ struct WorkerTasks {
     tasks: TaskTracker,
 }
 
+/// How far a worker's end has come.
+#[derive(Default)]
+struct End {
+    /// Ends accepting.
+    stop: CancellationToken,
+    /// Ends the wait for the clients whose handshake has begun.
+    cut: CancellationToken,
+    /// What connections are told, and since when; `None` while the process serves.
+    order: Option<(Stop, Instant)>,
+    /// The connections that were there when the process began to end have a lower id.
+    newcomers: u64,
+}
+
+impl End {
+    fn follow(&mut self, phase: Phase, next_id: impl FnOnce() -> u64) {
+        let now = Instant::now();
+        match phase {
+            Phase::Serve => {}
+            Phase::Finish => {
+                self.newcomers = next_id();
+                self.order = Some((Stop::Finish, now));
+            }
+            Phase::Close => {
+                self.order.get_or_insert((Stop::Finish, now));
+                self.stop.cancel();
+            }
+            Phase::Cut => {
+                self.order = Some((Stop::Cut, now));
+                self.stop.cancel();
+                self.cut.cancel();
+            }
+        }
+    }
+}
+
 impl WorkerTasks {
     async fn run(
         self: Arc<Self>,
@@ -209,33 +244,15 @@ impl WorkerTasks {
         mut handed_over: mpsc::UnboundedReceiver<HandedOver>,
         mut phase: watch::Receiver<Phase>,
     ) {
-        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let mut end = End::default();
         for socket in sockets {
-            match tokio::net::TcpListener::from_std(socket.socket) {
-                Ok(listener) => {
-                    let floor = Arc::clone(&self);
-                    let seat = move |stream, arrival| floor.seat(stream, arrival);
-                    let worker = Arc::clone(&self.worker);
-                    let turned_away = move |peer: SocketAddr| {
-                        worker.turned_away.add_one();
-                        tracing::debug!(client = %peer.ip(), "has too many connections");
-                    };
-                    let (stop, cut) = (stop.clone(), cut.clone());
-                    let entrance = socket.entrance;
-                    self.tasks
-                        .spawn(accept(listener, entrance, stop, cut, seat, turned_away));
-                }
-                Err(error) => tracing::error!(%error, "a worker cannot use its socket"),
-            }
+            self.accept_from(socket, &end);
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut ticks, mut next_sweep) = (0, SWEEP);
-        let mut ending: Option<(Stop, Instant)> = None;
-        // When the process began to end, those with a lower id were there.
-        let mut newcomers = 0;
         loop {
-            let accepting = !stop.is_cancelled();
+            let is_ending = end.order.is_some();
             tokio::select! {
                 Some(handed) = handed_over.recv() => self.take_over(handed),
                 _ = tick.tick() => {
@@ -247,39 +264,18 @@ impl WorkerTasks {
                     if ticks == next_sweep {
                         next_sweep = ticks + SWEEP.max(self.sweep_pools() / SWEPT);
                     }
-                    self.tell_to_end(ending);
+                    self.tell_to_end(end.order);
                 }
                 Ok(()) = phase.changed() => {
-                    let now = Instant::now();
-                    match *phase.borrow_and_update() {
-                        Phase::Serve => continue,
-                        Phase::Finish => {
-                            newcomers = self.next_id();
-                            ending = Some((Stop::Finish, now));
-                        }
-                        Phase::Close => {
-                            ending.get_or_insert((Stop::Finish, now));
-                            stop.cancel();
-                        }
-                        Phase::Cut => {
-                            ending = Some((Stop::Cut, now));
-                            stop.cancel();
-                            cut.cancel();
-                        }
-                    }
-                    self.tell_to_end(ending);
-                    if stop.is_cancelled() || !self.has_older_than(newcomers) {
-                        stop.cancel();
-                        self.tasks.close();
-                    }
+                    let phase = *phase.borrow_and_update();
+                    end.follow(phase, || self.next_id());
+                    self.tell_to_end(end.order);
+                    self.close_when_due(&end);
                 }
-                () = sleep(LOOK), if ending.is_some() && accepting => {
-                    if !self.has_older_than(newcomers) {
-                        stop.cancel();
-                        self.tasks.close();
-                    }
+                () = sleep(LOOK), if is_ending && !end.stop.is_cancelled() => {
+                    self.close_when_due(&end);
                 }
-                () = self.tasks.wait(), if ending.is_some() => {
+                () = self.tasks.wait(), if is_ending => {
                     // What is on its way here is served, and what is not yet is its sender's.
                     handed_over.close();
                     match handed_over.try_recv() {
@@ -288,6 +284,37 @@ impl WorkerTasks {
                     }
                 }
             }
+        }
+    }
+
+    /// Accepts what comes to a socket, until the end.
+    fn accept_from(self: &Arc<Self>, socket: Socket, end: &End) {
+        let listener = match tokio::net::TcpListener::from_std(socket.socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "a worker cannot use its socket");
+                return;
+            }
+        };
+        let tasks = Arc::clone(self);
+        let seat = move |stream, arrival| tasks.seat(stream, arrival);
+        let worker = Arc::clone(&self.worker);
+        let turned_away = move |peer: SocketAddr| {
+            worker.turned_away.add_one();
+            tracing::debug!(client = %peer.ip(), "has too many connections");
+        };
+        let (stop, cut) = (end.stop.clone(), end.cut.clone());
+        let accepting = accept(listener, socket.entrance, stop, cut, seat, turned_away);
+        self.tasks.spawn(accepting);
+    }
+
+    /// Stops accepting once the connections that were there when the process began to end are gone,
+    /// or once that was told.
+    fn close_when_due(&self, end: &End) {
+        let is_due = end.stop.is_cancelled() || !self.has_older_than(end.newcomers);
+        if end.order.is_some() && is_due {
+            end.stop.cancel();
+            self.tasks.close();
         }
     }
 

@@ -34,11 +34,9 @@ pub struct App {
     listeners: Vec<SocketAddr>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
-    /// Ends the admin server, the embedded registry and the readiness watch.
-    ending: CancellationToken,
     /// A successor wants the addresses of one that drains.
     handover: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: ControlTasks,
 }
 
 /// Why a proxy cannot start.
@@ -78,29 +76,14 @@ impl App {
         for listener in &config.listeners {
             bound.push(predecessor.listener(listener, workers).await?);
         }
-        let listeners = bound.iter().map(|bound| bound.address).collect();
+        let listeners: Vec<_> = bound.iter().map(|bound| bound.address).collect();
         let admin = predecessor
             .after(async || admin::Server::bind(&config.admin).await)
             .await?;
-        let (ending, handover) = (CancellationToken::new(), CancellationToken::new());
-        let mut tasks = Vec::new();
-
-        let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
-        let mut registry_address = None;
-        for (name, registry) in &config.registries {
-            let opened = if let RegistryKind::Embedded(settings) = &registry.kind {
-                let server = predecessor
-                    .after(async || embedded::Server::bind(settings).await)
-                    .await?;
-                registry_address = Some(server.address());
-                let reader = server.reader();
-                tasks.push(tokio::spawn(server.run(ending.clone())));
-                reader
-            } else {
-                registry::open(name, &registry.kind)?
-            };
-            registries.insert(Arc::clone(name), opened);
-        }
+        let admin_address = admin.address();
+        let mut tasks = ControlTasks::default();
+        let (registries, registry_address) =
+            open_registries(&config, &mut predecessor, &mut tasks).await?;
 
         let snapshot = store(&config);
         let saved = snapshot
@@ -116,34 +99,18 @@ impl App {
             .collect();
         let crew = Workers::start(workers, bound).map_err(StartError::Worker)?;
 
-        let admin_address = admin.address();
+        let handover = CancellationToken::new();
         let view = admin::View {
             config: Arc::clone(&config),
             shared: Arc::clone(&shared),
             workers: crew.workers().to_vec(),
             connections: Box::new(crew.connection_count()),
-            listeners: Vec::clone(&listeners),
+            listeners: listeners.clone(),
             snapshot: snapshot.clone(),
             handover: handover.clone(),
         };
-        tasks.push(tokio::spawn(admin.run(view, ending.clone())));
-        tasks.push(tokio::spawn(follow_tags(
-            Arc::clone(&shared),
-            Arc::clone(&config),
-            Arc::clone(&directory),
-            rates,
-            ending.clone(),
-        )));
-        if let Some(store) = snapshot {
-            let keeping = discovery::keep(Arc::clone(&directory), store, ending.clone());
-            tasks.push(tokio::spawn(keeping));
-        }
-        tasks.push(tokio::spawn(become_ready(
-            Arc::clone(&shared),
-            directory,
-            config.admin.ready_timeout,
-            ending.clone(),
-        )));
+        tasks.spawn(|ending| admin.run(view, ending));
+        tasks.follow(&config, &shared, &directory, rates, snapshot);
         Ok(Self {
             config,
             shared,
@@ -151,7 +118,6 @@ impl App {
             listeners,
             admin: admin_address,
             registry: registry_address,
-            ending,
             handover,
             tasks,
         })
@@ -208,12 +174,7 @@ impl App {
             }
             let directory = Arc::clone(&self.shared.generation.load().directory);
             directory.stop().await;
-            self.ending.cancel();
-            for task in self.tasks {
-                if let Err(error) = task.await {
-                    tracing::error!(%error, "a task of the control plane failed");
-                }
-            }
+            self.tasks.end().await;
         };
         let (cut, ()) = tokio::join!(finishing, ending);
         if cut > 0 {
@@ -221,6 +182,78 @@ impl App {
         }
         tracing::info!("gone");
     }
+}
+
+/// The control plane's tasks, but for the watchers of services.
+#[derive(Default)]
+struct ControlTasks {
+    ending: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl ControlTasks {
+    /// Begins a task, which ends when its token is cancelled.
+    fn spawn<T>(&mut self, task: impl FnOnce(CancellationToken) -> T)
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.push(tokio::spawn(task(self.ending.clone())));
+    }
+
+    /// Begins the tasks that follow what the registries say.
+    fn follow(
+        &mut self,
+        config: &Arc<Config>,
+        shared: &Arc<Shared>,
+        directory: &Arc<Directory>,
+        rates: Rates,
+        snapshot: Option<Arc<Store>>,
+    ) {
+        let clones = || (Arc::clone(shared), Arc::clone(directory));
+        let (state, services) = clones();
+        self.spawn(|ending| follow_tags(state, Arc::clone(config), services, rates, ending));
+        let (state, services) = clones();
+        if let Some(store) = snapshot {
+            self.spawn(|ending| discovery::keep(Arc::clone(directory), store, ending));
+        }
+        let limit = config.admin.ready_timeout;
+        self.spawn(|ending| become_ready(state, services, limit, ending));
+    }
+
+    /// Ends them all.
+    async fn end(self) {
+        self.ending.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the control plane failed");
+            }
+        }
+    }
+}
+
+/// Opens the registries of the file, and begins to serve the embedded one, whose address is returned
+/// with them.
+async fn open_registries(
+    config: &Config,
+    predecessor: &mut Predecessor<'_>,
+    tasks: &mut ControlTasks,
+) -> Result<(BTreeMap<Arc<str>, Arc<dyn Registry>>, Option<SocketAddr>), StartError> {
+    let (mut registries, mut embedded_at) = (BTreeMap::new(), None);
+    for (name, registry) in &config.registries {
+        let opened = if let RegistryKind::Embedded(settings) = &registry.kind {
+            let server = predecessor
+                .after(async || embedded::Server::bind(settings).await)
+                .await?;
+            embedded_at = Some(server.address());
+            let reader = server.reader();
+            tasks.spawn(|ending| server.run(ending));
+            reader
+        } else {
+            registry::open(name, &registry.kind)?
+        };
+        registries.insert(Arc::clone(name), opened);
+    }
+    Ok((registries, embedded_at))
 }
 
 /// Where the last good sets are kept; nowhere, where no registry can be away without the proxy.

@@ -32,8 +32,18 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
         let wrong = Wrong::new("listeners speak no TLS in this version");
         table.refuse(key, wrong.suggest("leave it out, and put TLS in front"));
     }
-    let default = Listener::default();
-    let example = format!("\"{}\"", default.address);
+    let addresses = addresses(table, claims);
+    let listener = settings(table);
+    let at = |address| Listener {
+        address,
+        ..listener.clone()
+    };
+    addresses.into_iter().map(at).collect()
+}
+
+/// The addresses of one table.
+fn addresses<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<SocketAddr> {
+    let example = format!("\"{}\"", Listener::default().address);
     let mut addresses = Vec::new();
     if let Some(field) = table.required("address", &example) {
         for field in field.one_or_more(&example) {
@@ -43,7 +53,13 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
             }
         }
     }
-    let listener = Listener {
+    addresses
+}
+
+/// What the listeners of one table have in common, which is all but their addresses.
+fn settings(table: &mut Table<'_>) -> Listener {
+    let default = Listener::default();
+    Listener {
         trusted_proxies: table
             .take("trusted_proxies")
             .map(|field| field.elements("\"10.0.0.0/8\""))
@@ -87,12 +103,7 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
         ),
         max_passes: table.size("max_passes", 1..=100, default.max_passes),
         ..default
-    };
-    let at = |address| Listener {
-        address,
-        ..listener.clone()
-    };
-    addresses.into_iter().map(at).collect()
+    }
 }
 
 fn limits(table: &mut Table<'_>, default: ListenLimits) -> ListenLimits {

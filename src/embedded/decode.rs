@@ -71,7 +71,16 @@ pub(super) fn registration(body: &[u8]) -> Result<(Service, Vec<Check>), Reason>
         valid_meta(meta).map_err(|reason| format!("Invalid Service Meta: {reason}"))?;
     }
     default_tagged_addresses(&mut service);
+    let checks = checks_of(&service, single, several)?;
+    Ok((service, checks))
+}
 
+/// The checks that stand in a service's registration, of two with one id the last.
+fn checks_of(
+    service: &Service,
+    single: Option<Map<String, Value>>,
+    several: Vec<Value>,
+) -> Result<Vec<Check>, Reason> {
     let mut bodies = Vec::from_iter(single);
     for check in several {
         match check {
@@ -99,7 +108,7 @@ pub(super) fn registration(body: &[u8]) -> Result<(Service, Vec<Check>), Reason>
         check.service = Some(service.id.clone());
         checks.insert(check.id.clone(), check);
     }
-    Ok((service, checks.into_values().collect()))
+    Ok(checks.into_values().collect())
 }
 
 /// A check's own registration.
@@ -130,77 +139,62 @@ pub(super) fn update(body: &[u8]) -> Result<(Status, String), Reason> {
     Ok((status, output))
 }
 
-fn parse_check(mut fields: Fields, bad_status: &str) -> Result<Check, Reason> {
-    let (id, other_id) = (fields.text("CheckID")?, fields.text("ID")?);
-    let name = fields.text("Name")?;
-    let notes = fields.text("Notes")?;
-    let status = fields.text("Status")?;
-    let http = fields.text("HTTP")?;
-    let tcp = fields.text("TCP")?;
-    let method = fields.text("Method")?;
-    let headers = headers(&mut fields)?;
-    let body = fields.text("Body")?;
-    let skip_verify = fields.flag("TLSSkipVerify")?;
-    let disable_redirects = fields.flag("DisableRedirects")?;
-    let interval = fields.duration("Interval")?;
-    let timeout = fields.duration("Timeout")?;
-    let ttl = fields.duration("TTL")?;
-    let thresholds = Thresholds {
-        passing: fields.count("SuccessBeforePassing")?,
-        warning: fields.count("FailuresBeforeWarning")?,
-        critical: fields.count("FailuresBeforeCritical")?,
-    };
-    let deregister_after = fields.duration("DeregisterCriticalServiceAfter")?;
-    let output_max = fields.integer("OutputMaxSize")?;
-    // Read and without a use here: the id of the service is that of the registration around it.
-    fields.text("ServiceID")?;
-    for unsupported in [
-        "Args",
-        "ScriptArgs",
-        "Shell",
-        "DockerContainerID",
-        "GRPC",
-        "GRPCUseTLS",
-        "H2PING",
-        "H2PingUseTLS",
-        "UDP",
-        "OSService",
-        "AliasNode",
-        "AliasService",
-        "TCPUseTLS",
-        "TLSServerName",
-    ] {
-        fields
-            .refuse(unsupported)
-            .map_err(|reason| format!("Invalid check: {reason}"))?;
-    }
-    fields.finish()?;
+/// Fields of Consul's checks that would change what is checked, and are not supported here.
+const UNSUPPORTED: [&str; 14] = [
+    "Args",
+    "ScriptArgs",
+    "Shell",
+    "DockerContainerID",
+    "GRPC",
+    "GRPCUseTLS",
+    "H2PING",
+    "H2PingUseTLS",
+    "UDP",
+    "OSService",
+    "AliasNode",
+    "AliasService",
+    "TCPUseTLS",
+    "TLSServerName",
+];
 
-    let invalid = |reason: &str| Err(format!("Invalid check: {reason}"));
-    if interval.is_some() && ttl.is_some() {
+/// A check's fields, each read by itself.
+struct CheckFields {
+    id: String,
+    name: String,
+    notes: String,
+    status: String,
+    target: TargetFields,
+    interval: Option<Duration>,
+    timeout: Option<Duration>,
+    ttl: Option<Duration>,
+    thresholds: Thresholds,
+    deregister_after: Option<Duration>,
+    output_max: i64,
+}
+
+/// Those that say what is called, and how.
+struct TargetFields {
+    http: String,
+    tcp: String,
+    method: String,
+    headers: Vec<(String, String)>,
+    body: String,
+    skip_verify: bool,
+    disable_redirects: bool,
+}
+
+fn parse_check(fields: Fields, bad_status: &str) -> Result<Check, Reason> {
+    let fields = CheckFields::read(fields)?;
+    if fields.interval.is_some() && fields.ttl.is_some() {
         return invalid("Interval and TTL cannot both be specified");
     }
-    if thresholds.warning > thresholds.critical {
+    let Thresholds {
+        warning, critical, ..
+    } = fields.thresholds;
+    if warning > critical {
         return invalid("FailuresBeforeWarning can't be higher than FailuresBeforeCritical");
     }
-    let target = match (http.is_empty(), tcp.is_empty()) {
-        (true, true) => None,
-        (true, false) => Some(tcp_target(tcp)?),
-        (false, true) => Some(Target::Http(HttpTarget {
-            url: http,
-            method: if method.is_empty() {
-                "GET".to_owned()
-            } else {
-                method
-            },
-            headers,
-            body,
-            skip_verify,
-            follow_redirects: !disable_redirects,
-        })),
-        (false, false) => return invalid("HTTP and TCP cannot both be specified"),
-    };
-    let kind = match (target, interval, ttl) {
+    let kind = match (fields.target.into_target()?, fields.interval, fields.ttl) {
         (Some(_), None, _) => {
             return invalid(
                 "Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks",
@@ -213,15 +207,12 @@ fn parse_check(mut fields: Fields, bad_status: &str) -> Result<Check, Reason> {
             Kind::Probe(Probe {
                 target,
                 interval: interval.max(LEAST_INTERVAL),
-                timeout,
+                timeout: fields.timeout,
                 thresholds: Thresholds {
-                    warning: match thresholds.warning {
-                        0 => thresholds.critical,
-                        warning => warning,
-                    },
-                    ..thresholds
+                    warning: if warning == 0 { critical } else { warning },
+                    ..fields.thresholds
                 },
-                output_max: match usize::try_from(output_max) {
+                output_max: match usize::try_from(fields.output_max) {
                     Ok(0) => OUTPUT_MAX,
                     Ok(most) => most.min(OUTPUT_MAX),
                     Err(_) => return invalid("MaxOutputMaxSize must be positive"),
@@ -229,20 +220,91 @@ fn parse_check(mut fields: Fields, bad_status: &str) -> Result<Check, Reason> {
             })
         }
     };
-    let status = match status.as_str() {
+    let status = match fields.status.as_str() {
         "" => Status::Critical,
         name => Status::named(name).ok_or(bad_status)?,
     };
+    let forgotten = fields.deregister_after;
     Ok(Check {
-        id: if id.is_empty() { other_id } else { id },
-        name,
-        notes,
+        id: fields.id,
+        name: fields.name,
+        notes: fields.notes,
         service: None,
         kind,
-        deregister_after: deregister_after.map(|after| after.max(LEAST_DEREGISTER)),
+        deregister_after: forgotten.map(|after| after.max(LEAST_DEREGISTER)),
         status,
         output: String::new(),
     })
+}
+
+fn invalid<T>(reason: &str) -> Result<T, Reason> {
+    Err(format!("Invalid check: {reason}"))
+}
+
+impl CheckFields {
+    fn read(mut fields: Fields) -> Result<Self, Reason> {
+        let (id, other_id) = (fields.text("CheckID")?, fields.text("ID")?);
+        let check = Self {
+            id: if id.is_empty() { other_id } else { id },
+            name: fields.text("Name")?,
+            notes: fields.text("Notes")?,
+            status: fields.text("Status")?,
+            target: TargetFields::read(&mut fields)?,
+            interval: fields.duration("Interval")?,
+            timeout: fields.duration("Timeout")?,
+            ttl: fields.duration("TTL")?,
+            thresholds: Thresholds {
+                passing: fields.count("SuccessBeforePassing")?,
+                warning: fields.count("FailuresBeforeWarning")?,
+                critical: fields.count("FailuresBeforeCritical")?,
+            },
+            deregister_after: fields.duration("DeregisterCriticalServiceAfter")?,
+            output_max: fields.integer("OutputMaxSize")?,
+        };
+        // Read and without a use here: the id of the service is that of the registration around it.
+        fields.text("ServiceID")?;
+        for unsupported in UNSUPPORTED {
+            fields
+                .refuse(unsupported)
+                .or_else(|reason| invalid(&reason))?;
+        }
+        fields.finish()?;
+        Ok(check)
+    }
+}
+
+impl TargetFields {
+    fn read(fields: &mut Fields) -> Result<Self, Reason> {
+        Ok(Self {
+            http: fields.text("HTTP")?,
+            tcp: fields.text("TCP")?,
+            method: fields.text("Method")?,
+            headers: headers(fields)?,
+            body: fields.text("Body")?,
+            skip_verify: fields.flag("TLSSkipVerify")?,
+            disable_redirects: fields.flag("DisableRedirects")?,
+        })
+    }
+
+    /// What is called; `None` for a check that calls nothing.
+    fn into_target(self) -> Result<Option<Target>, Reason> {
+        match (self.http.is_empty(), self.tcp.is_empty()) {
+            (true, true) => Ok(None),
+            (true, false) => tcp_target(self.tcp).map(Some),
+            (false, true) => Ok(Some(Target::Http(HttpTarget {
+                url: self.http,
+                method: match self.method.is_empty() {
+                    true => "GET".to_owned(),
+                    false => self.method,
+                },
+                headers: self.headers,
+                body: self.body,
+                skip_verify: self.skip_verify,
+                follow_redirects: !self.disable_redirects,
+            }))),
+            (false, false) => invalid("HTTP and TCP cannot both be specified"),
+        }
+    }
 }
 
 fn tcp_target(address: String) -> Result<Target, Reason> {

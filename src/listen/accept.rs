@@ -85,79 +85,97 @@ pub async fn accept(
     entrance: Entrance,
     stop: CancellationToken,
     cut: CancellationToken,
-    mut seat: impl FnMut(TcpStream, Accepted),
+    seat: impl FnMut(TcpStream, Accepted),
     turned_away: impl Fn(SocketAddr),
 ) {
-    let enter = |stream: TcpStream, peer: SocketAddr| match entrance.place(&stream, peer.ip()) {
-        Ok(place) => Some((stream, peer, place)),
-        Err(TooMany) => {
-            turned_away(peer);
-            None
-        }
-    };
-    let mut seat = |stream: TcpStream, peer, place, permit| {
-        // Without it small answers wait for acknowledgements; it fails only on a connection that
-        // is gone, which serving it will find out.
-        let _ = stream.set_nodelay(true);
-        let listener = Arc::clone(&entrance.settings);
-        seat(
-            stream,
-            Accepted {
-                peer,
-                listener,
-                permit,
-                place,
-            },
-        );
-    };
-    let permit = async || {
-        let permit = Arc::clone(&entrance.permits).acquire_owned().await;
-        permit.expect("the semaphore is never closed")
-    };
-    let mut waiting = VecDeque::new();
-    let serving = async {
-        loop {
-            match socket.accept().await {
-                Ok((stream, peer)) => {
-                    let Some(entered) = enter(stream, peer) else {
-                        continue;
-                    };
-                    // At the limit this connection waits, and those behind it stay in the queue.
-                    waiting.push_back(entered);
-                    let permit = permit().await;
-                    if let Some((stream, peer, place)) = waiting.pop_front() {
-                        seat(stream, peer, place, permit);
-                    }
-                }
-                Err(error) if door::is_of_one_connection(&error) => {}
-                Err(error) => {
-                    if let Some(times) = entrance.troubles.note() {
-                        let address = entrance.settings.address;
-                        tracing::error!(%error, times, %address, "cannot accept");
-                    }
-                    sleep(door::REST).await;
-                }
-            }
-        }
+    let mut acceptor = Acceptor {
+        entrance,
+        seat,
+        turned_away,
+        waiting: VecDeque::new(),
     };
     {
-        let mut serving = pin!(serving);
-        stop.run_until_cancelled(&mut serving).await;
+        let mut accepting = pin!(acceptor.accept_all(&socket));
+        stop.run_until_cancelled(&mut accepting).await;
         if door::close(&socket).is_ok() {
-            let beginning = timeout(door::THRESHOLD, serving);
+            let beginning = timeout(door::THRESHOLD, accepting);
             let _ = cut.run_until_cancelled(beginning).await;
         }
     }
     let Ok(socket) = socket.into_std() else {
         return;
     };
-    let queued = door::queued(socket, |stream, peer| waiting.extend(enter(stream, peer)));
+    let queued = door::queued(socket, |stream, peer| acceptor.enter(stream, peer));
     cut.run_until_cancelled(queued).await;
-    for (stream, peer, place) in waiting {
-        let Some(permit) = cut.run_until_cancelled(permit()).await else {
+    while !acceptor.waiting.is_empty() {
+        if cut
+            .run_until_cancelled(acceptor.seat_next())
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+/// What the connections of one socket go through between the kernel and a worker.
+struct Acceptor<S, T> {
+    entrance: Entrance,
+    seat: S,
+    turned_away: T,
+    /// Accepted, and without a permit yet.
+    waiting: VecDeque<(TcpStream, SocketAddr, Option<Counted>)>,
+}
+
+impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
+    /// Accepts one connection after the other. At the limit one waits, and those behind it stay in
+    /// the socket's queue.
+    async fn accept_all(&mut self, socket: &TcpListener) {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    self.enter(stream, peer);
+                    if !self.waiting.is_empty() {
+                        self.seat_next().await;
+                    }
+                }
+                Err(error) if door::is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if let Some(times) = self.entrance.troubles.note() {
+                        let address = self.entrance.settings.address;
+                        tracing::error!(%error, times, %address, "cannot accept");
+                    }
+                    sleep(door::REST).await;
+                }
+            }
+        }
+    }
+
+    /// Has a connection wait for a permit, or turns it away where its address has too many.
+    fn enter(&mut self, stream: TcpStream, peer: SocketAddr) {
+        match self.entrance.place(&stream, peer.ip()) {
+            Ok(place) => self.waiting.push_back((stream, peer, place)),
+            Err(TooMany) => (self.turned_away)(peer),
+        }
+    }
+
+    /// Seats the first that waits, once there is a permit. It goes on waiting where this is dropped.
+    async fn seat_next(&mut self) {
+        let permit = Arc::clone(&self.entrance.permits).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        let Some((stream, peer, place)) = self.waiting.pop_front() else {
             return;
         };
-        seat(stream, peer, place, permit);
+        // Without it small answers wait for acknowledgements; it fails only on a connection that
+        // is gone, which serving it will find out.
+        let _ = stream.set_nodelay(true);
+        let accepted = Accepted {
+            peer,
+            listener: Arc::clone(&self.entrance.settings),
+            permit,
+            place,
+        };
+        (self.seat)(stream, accepted);
     }
 }
 

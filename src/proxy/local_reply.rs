@@ -69,6 +69,31 @@ impl EmptyService {
             is_unregistered: service.is_unregistered(),
         }
     }
+
+    /// What a client is told whose route wants this subset of the service, and whose request had no
+    /// answer by the fallback either, where there is one.
+    fn message(&self, subset: Option<&Arc<Subset>>, fallback: Option<&Self>) -> String {
+        let name = &self.name;
+        let wanted = subset.map(ToString::to_string);
+        let wanted = wanted.filter(|wanted| !wanted.is_empty());
+        let with = wanted.map_or(String::new(), |wanted| format!(" with {wanted}"));
+        let why = match (self.is_read, self.is_unregistered) {
+            (true, true) => format!("service `{name}` is not registered"),
+            (true, false) => format!("service `{name}` has no healthy instance{with}"),
+            (false, _) => format!("{UNREAD} for service `{name}`"),
+        };
+        let Some(Self { name, is_read, .. }) = fallback else {
+            return why;
+        };
+        match (self.is_read, is_read) {
+            (true, true) if !self.is_unregistered => {
+                format!("{why}, nor has its fallback `{name}`")
+            }
+            (_, true) => format!("{why}, and its fallback `{name}` has no healthy instance"),
+            (true, false) => format!("{why}, and {UNREAD} for its fallback `{name}`"),
+            (false, false) => format!("{why}, nor for its fallback `{name}`"),
+        }
+    }
 }
 
 /// What `Allow` says; other methods are forwarded too, but for CONNECT and TRACE.
@@ -161,31 +186,7 @@ impl LocalReply {
                 service,
                 subset,
                 fallback,
-            } => {
-                let wanted = subset.as_ref().map(ToString::to_string);
-                let wanted = wanted.filter(|wanted| !wanted.is_empty());
-                let with = wanted.map_or(String::new(), |wanted| format!(" with {wanted}"));
-                let name = &service.name;
-                let why = match (service.is_read, service.is_unregistered) {
-                    (true, true) => format!("service `{name}` is not registered"),
-                    (true, false) => format!("service `{name}` has no healthy instance{with}"),
-                    (false, _) => format!("{UNREAD} for service `{name}`"),
-                };
-                let Some(EmptyService { name, is_read, .. }) = fallback else {
-                    return why;
-                };
-                match (service.is_read, is_read) {
-                    (true, true) if service.is_unregistered => {
-                        format!("{why}, and its fallback `{name}` has no healthy instance")
-                    }
-                    (true, true) => format!("{why}, nor has its fallback `{name}`"),
-                    (false, true) => {
-                        format!("{why}, and its fallback `{name}` has no healthy instance")
-                    }
-                    (true, false) => format!("{why}, and {UNREAD} for its fallback `{name}`"),
-                    (false, false) => format!("{why}, nor for its fallback `{name}`"),
-                }
-            }
+            } => service.message(subset.as_ref(), fallback.as_ref()),
             Self::Failed { service, attempts } => match last_failure(attempts) {
                 Some(
                     FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,

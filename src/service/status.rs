@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
     Service, StatusClass, View, ZoneStatus,
-    members::{history::unix_seconds, standing::Standing},
+    members::{Member, history::unix_seconds, standing::Standing},
 };
 use crate::{
     registry::watch::WatchSnapshot,
@@ -186,34 +186,8 @@ impl Service {
         let endpoints = board
             .states()
             .map(|(place, state)| {
-                let sum = |of: fn(&Pool) -> u64| place.endpoint.pools().map(of).sum();
-                let mut recorded = Recorded::default();
-                let pools = place.endpoint.pools();
-                pools.for_each(|pool| pool.add_record(&mut recorded));
-                let causes = Cause::ALL.into_iter().map(Cause::as_str);
-                EndpointStatus {
-                    instance: Arc::clone(&place.instance.id),
-                    address: place.instance.address.to_string(),
-                    registries: registries(&place.instance.address),
-                    tls: place.instance.tls,
-                    state,
-                    registry: place.standing.as_str(),
-                    held: HeldStatus::of(place.standing, now),
-                    check: place.checkup.as_deref().cloned(),
-                    ejection: place.endpoint.life().ejection(now),
-                    doubt: place.endpoint.life().doubted(now),
-                    in_flight: place.endpoint.in_flight(),
-                    idle_connections: place.endpoint.pools().map(Pool::idle).sum(),
-                    attempts: sum(|pool| pool.attempts.value()),
-                    failures: sum(|pool| pool.failures.value()),
-                    failures_by_cause: named(causes, recorded.failures),
-                    answers: named(StatusClass::NAMES.into_iter(), recorded.answers),
-                    latency: Latency::of(&recorded),
-                    connections_opened: sum(|pool| pool.opened.value()),
-                    weight: place.instance.weight,
-                    tags: place.instance.tags.clone(),
-                    meta: place.instance.meta.clone(),
-                }
+                let registries = registries(&place.instance.address);
+                EndpointStatus::of(place, state, registries, now)
             })
             .collect();
         ServiceStatus {
@@ -249,6 +223,42 @@ impl Service {
                 .collect(),
             chosen: listing.chosen().cloned(),
             differences: listing.differences(),
+        }
+    }
+}
+
+impl EndpointStatus {
+    fn of(member: &Member, state: EndpointState, registries: Vec<Arc<str>>, now: Instant) -> Self {
+        let Member {
+            instance, endpoint, ..
+        } = member;
+        let sum = |of: fn(&Pool) -> u64| endpoint.pools().map(of).sum();
+        let mut recorded = Recorded::default();
+        let pools = endpoint.pools();
+        pools.for_each(|pool| pool.add_record(&mut recorded));
+        let causes = Cause::ALL.into_iter().map(Cause::as_str);
+        Self {
+            instance: Arc::clone(&instance.id),
+            address: instance.address.to_string(),
+            registries,
+            tls: instance.tls,
+            state,
+            registry: member.standing.as_str(),
+            held: HeldStatus::of(member.standing, now),
+            check: member.checkup.as_deref().cloned(),
+            ejection: endpoint.life().ejection(now),
+            doubt: endpoint.life().doubted(now),
+            in_flight: endpoint.in_flight(),
+            idle_connections: endpoint.pools().map(Pool::idle).sum(),
+            attempts: sum(|pool| pool.attempts.value()),
+            failures: sum(|pool| pool.failures.value()),
+            failures_by_cause: named(causes, recorded.failures),
+            answers: named(StatusClass::NAMES.into_iter(), recorded.answers),
+            latency: Latency::of(&recorded),
+            connections_opened: sum(|pool| pool.opened.value()),
+            weight: instance.weight,
+            tags: instance.tags.clone(),
+            meta: instance.meta.clone(),
         }
     }
 }

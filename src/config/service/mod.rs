@@ -37,58 +37,62 @@ pub(super) fn defaults(
     top.within("defaults", |table| {
         let origin =
             origin::registries(table, registries).or_else(|| registries.only().map(Origin::only));
-        let built_in = Service {
-            // Where none is meant every service names its own, and any is as good as another.
-            origin: origin
-                .clone()
-                .unwrap_or_else(|| Origin::only(registries.first())),
-            name: None,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
-            balance: Balance::RoundRobin,
-            zone: None,
-            retry: Retry {
-                attempts: 3,
-                budget_ratio: 0.2,
-                budget_per_second: 10,
-                on: Statuses::default(),
-                try_timeout: None,
-                methods: Methods::IDEMPOTENT,
-            },
-            timeout: Timeouts {
-                connect: Duration::from_secs(1),
-                response: Duration::from_secs(30),
-                idle: Duration::from_secs(60),
-                total: None,
-            },
-            pool: Arc::new(Pool {
-                idle: Duration::from_secs(4),
-                connections: 256,
-                max_age: Some(Duration::from_secs(15)),
-            }),
-            tls: EndpointTls::default(),
-            limits: Limits {
-                concurrent: None,
-                per_endpoint: None,
-                pending: 100,
-                wait: Duration::from_secs(1),
-            },
-            answer_limits: AnswerLimits {
-                headers: 1_000,
-                header_bytes: 256 * 1024,
-            },
-            health: None,
-            eject: Some(eject_by_default()),
-            panic_percent: 50,
-            slow_start: None,
-            guard: Some(GUARD),
-            drain: Duration::from_secs(30),
-            discovery_timeout: Duration::from_secs(2),
-            fallback: None,
-        };
+        // Where none is meant every service names its own, and any is as good as another.
+        let any = || Origin::only(registries.first());
+        let built_in = built_in(origin.clone().unwrap_or_else(any));
         let policy = policy(table, folder, zone, &built_in, &before);
         (policy, origin)
     })
+}
+
+/// What holds where neither `[defaults]` nor the service's own table says otherwise.
+fn built_in(origin: Origin) -> Service {
+    Service {
+        origin,
+        name: None,
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+        balance: Balance::RoundRobin,
+        zone: None,
+        retry: Retry {
+            attempts: 3,
+            budget_ratio: 0.2,
+            budget_per_second: 10,
+            on: Statuses::default(),
+            try_timeout: None,
+            methods: Methods::IDEMPOTENT,
+        },
+        timeout: Timeouts {
+            connect: Duration::from_secs(1),
+            response: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            total: None,
+        },
+        pool: Arc::new(Pool {
+            idle: Duration::from_secs(4),
+            connections: 256,
+            max_age: Some(Duration::from_secs(15)),
+        }),
+        tls: EndpointTls::default(),
+        limits: Limits {
+            concurrent: None,
+            per_endpoint: None,
+            pending: 100,
+            wait: Duration::from_secs(1),
+        },
+        answer_limits: AnswerLimits {
+            headers: 1_000,
+            header_bytes: 256 * 1024,
+        },
+        health: None,
+        eject: Some(eject_by_default()),
+        panic_percent: 50,
+        slow_start: None,
+        guard: Some(GUARD),
+        drain: Duration::from_secs(30),
+        discovery_timeout: Duration::from_secs(2),
+        fallback: None,
+    }
 }
 
 const GUARD: Guard = Guard {

@@ -90,22 +90,14 @@ fn supervise<T: State>(
                 unless_stale(step, &mut trouble, given_up).await
             };
             let error = match said {
-                Ok(Ok(mut state)) => {
+                Ok(Ok(state)) => {
                     delay = Duration::ZERO;
                     backoff.reset();
                     if let Some(trouble) = trouble.take() {
                         trouble.log_end(&status);
                     }
-                    let changed = published.as_ref() != Some(&state);
-                    if let Some(before) = &published {
-                        state.follow(before);
-                    }
-                    if changed {
-                        publish(Event::State(state.clone()));
-                    }
-                    // Where it shows the same, too: the next one follows this one.
-                    published = Some(state);
-                    // After publishing: who sees `read` finds the state in its place.
+                    let changed = take_over(&mut published, state, &mut publish);
+                    // After publishing: a reader that sees `read` finds the state in its place.
                     status.succeeded(changed);
                     continue;
                 }
@@ -121,6 +113,24 @@ fn supervise<T: State>(
             publish(Event::Failed);
         }
     }
+}
+
+/// Publishes a state where it differs from the last one. Returns whether it does.
+fn take_over<T: State>(
+    published: &mut Option<T>,
+    mut state: T,
+    publish: impl FnOnce(Event<T>),
+) -> bool {
+    let changed = published.as_ref() != Some(&state);
+    if let Some(before) = published {
+        state.follow(before);
+    }
+    if changed {
+        publish(Event::State(state.clone()));
+    }
+    // Also a state that is equal: the next one follows this one.
+    *published = Some(state);
+    changed
 }
 
 /// Does something; where the last state gets too old meanwhile, says so and goes on.

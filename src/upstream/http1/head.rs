@@ -198,26 +198,9 @@ fn read<'b>(
     limits: HeadLimits,
 ) -> Result<Read, Refused> {
     let mut response = httparse::Response::new(&mut []);
-    // A blank line before the status line is what is left of another answer.
-    if buffer.first().is_some_and(|first| *first != b'H') {
-        return Err("no status line".into());
-    }
-    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        buffer,
-        slots,
-    );
-    let length = match status {
-        Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
-        Ok(httparse::Status::Partial) if buffer.len() < limits.bytes => return Ok(Read::Partial),
-        Ok(_) => return Err(Refused::TooLarge(BYTES)),
-        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge(FIELDS)),
-        Err(httparse::Error::Version) => return Err("not HTTP/1".into()),
-        Err(_) => return Err("malformed head".into()),
+    let Some(length) = split(buffer, &mut response, slots, limits)? else {
+        return Ok(Read::Partial);
     };
-    if !ends_lines_with_crlf(&buffer[..length], response.headers) {
-        return Err("a bare LF in the head".into());
-    }
     let code = response.code.ok_or("no status")?;
     let status = StatusCode::from_u16(code).map_err(|_| "status out of range")?;
     if code == 101 {
@@ -226,17 +209,7 @@ fn read<'b>(
     if status.is_informational() {
         return Ok(Read::Interim(status, length));
     }
-    let base = buffer.as_ptr() as usize;
-    let mut connection = Connection::default();
-    for (field, header) in fields.iter_mut().zip(response.headers.iter()) {
-        // What fits is far more than a head may have.
-        let at = |bytes: &[u8]| ((bytes.as_ptr() as usize - base) as u32, bytes.len() as u32);
-        *field = Field {
-            name: at(header.name.as_bytes()),
-            value: at(header.value),
-        };
-        connection.read(header.name, header.value)?;
-    }
+    let connection = locate(buffer, response.headers, fields)?;
     let http10 = response.version == Some(0);
     let bodyless =
         to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
@@ -256,6 +229,53 @@ fn read<'b>(
         nominates: connection.nominates,
         is_coded: connection.transfer_encoding.is_some(),
     }))
+}
+
+/// Splits a head into its status line and its fields, and returns its length; `None` where more of it
+/// is to come.
+fn split<'h, 'b>(
+    buffer: &'b [u8],
+    response: &mut httparse::Response<'h, 'b>,
+    slots: &'h mut [MaybeUninit<httparse::Header<'b>>],
+    limits: HeadLimits,
+) -> Result<Option<usize>, Refused> {
+    // A blank line before the status line is what is left of another answer.
+    if buffer.first().is_some_and(|first| *first != b'H') {
+        return Err("no status line".into());
+    }
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(response, buffer, slots) {
+        Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
+        Ok(httparse::Status::Partial) if buffer.len() < limits.bytes => return Ok(None),
+        Ok(_) => return Err(Refused::TooLarge(BYTES)),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge(FIELDS)),
+        Err(httparse::Error::Version) => return Err("not HTTP/1".into()),
+        Err(_) => return Err("malformed head".into()),
+    };
+    if !ends_lines_with_crlf(&buffer[..length], response.headers) {
+        return Err("a bare LF in the head".into());
+    }
+    Ok(Some(length))
+}
+
+/// Notes where the fields stand in the buffer, and reads those that say how the connection goes on.
+fn locate<'b>(
+    buffer: &[u8],
+    headers: &[httparse::Header<'b>],
+    fields: &mut [Field],
+) -> Result<Connection<'b>, Refused> {
+    let base = buffer.as_ptr() as usize;
+    let mut connection = Connection::default();
+    for (field, header) in fields.iter_mut().zip(headers) {
+        // What fits is far more than a head may have.
+        let at = |bytes: &[u8]| ((bytes.as_ptr() as usize - base) as u32, bytes.len() as u32);
+        *field = Field {
+            name: at(header.name.as_bytes()),
+            value: at(header.value),
+        };
+        connection.read(header.name, header.value)?;
+    }
+    Ok(connection)
 }
 
 /// Takes a head off the buffer that was read in it.
