@@ -20,7 +20,7 @@ use crate::{
     upstream::http1,
 };
 
-/// Calls one service, whoever its endpoints are at the moment. Cheap to clone.
+/// Calls one service, by the endpoints that it has at the moment. Cheap to clone.
 ///
 /// It is always ready: a request whose service was not read yet waits for it in its own future. A
 /// future that is dropped ends its request.
@@ -31,7 +31,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Caller {
     held: HeldService,
-    /// Who is called where the service has nobody.
+    /// The service that is called where this one has no endpoint.
     fallback: Option<HeldService>,
 }
 
@@ -55,8 +55,8 @@ impl Caller {
         Self { held, fallback }
     }
 
-    /// Sends a request, with attempts as the service's `retry` has them and within its `timeout`;
-    /// where it has nobody, to its `fallback`.
+    /// Sends a request, with attempts as the service's `retry` has them and within its `timeout`.
+    /// Where the service has no endpoint, the request goes to its `fallback`.
     ///
     /// # Errors
     /// Why there is no answer. One with an error's status is an answer.
@@ -171,7 +171,7 @@ impl Count {
     }
 }
 
-/// Why nobody has answered, and the request's body where nobody was asked.
+/// Why no endpoint has answered, and the request's body where none was asked.
 fn in_words<B>(service: &Service, unanswered: CallError<B>) -> (Error, Option<B>) {
     let service = Arc::clone(service.name());
     match unanswered {

@@ -258,7 +258,7 @@ impl Service {
         !self.watches.is_empty() && watches.all(|watch| watch.lists_nothing())
     }
 
-    /// Whether nobody can be picked.
+    /// Whether no endpoint can be picked.
     pub fn is_empty(&self) -> bool {
         self.main.is_empty()
     }
@@ -375,7 +375,7 @@ impl Service {
         (passed.load(Relaxed), failed.load(Relaxed))
     }
 
-    /// Tells whoever keeps sets that this one has changed.
+    /// Tells what keeps sets on disk that this one has changed.
     fn tell_of_change(&self) {
         self.changes.notify_one();
     }

@@ -63,7 +63,7 @@ pub struct CallAnswer<B> {
 /// Why no attempt brought an answer.
 #[derive(Debug)]
 pub enum CallError<B> {
-    /// There is nobody to ask, or no more: the body comes back, to be sent elsewhere.
+    /// There is no endpoint to ask, or none is left: the body comes back, to be sent elsewhere.
     NoEndpoints(B),
     /// There is no room for it.
     Shed(Shed),
@@ -79,7 +79,7 @@ impl Service {
     /// this service's.
     ///
     /// # Errors
-    /// Why nobody has answered.
+    /// Why no endpoint has answered.
     pub async fn call<B: Replay>(
         &self,
         worker: usize,
@@ -270,10 +270,10 @@ impl Service {
             }
             if again.is_none() && !view.has_other(&past.tried, None) {
                 if view.is_empty() {
-                    // Who was asked has left, and was the last.
+                    // The endpoint that was asked has left, and was the last.
                     return Err(CallError::NoEndpoints(body));
                 }
-                // Nothing is paid where nobody is left.
+                // Nothing is paid where no endpoint is left.
                 break false;
             }
             let is_free = died && was_kept;

@@ -336,7 +336,7 @@ impl fmt::Display for Cause {
 
 /// Kept by an answer until its end: the seat that it has, and whose life it tells of.
 struct Outcome {
-    /// `None` where that is told already, or nobody is ejected.
+    /// `None` where that is told already, or the service ejects no endpoints.
     of: Option<Arc<WorkerEndpoint>>,
     began: Instant,
     _seat: Option<Seat>,
@@ -461,7 +461,7 @@ mod tests {
         };
         assert!(fails(2) && fails(3));
         assert!(!fails(0), "half of them are");
-        // Nobody has tried them since.
+        // No request has tried them since.
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert!(fails(0) && fails(1));
         assert!(!fails(2), "it had its trial, and half of them are again");

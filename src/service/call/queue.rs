@@ -22,7 +22,7 @@ use crate::{
     service::{WorkerEndpoint, endpoint::health::EndpointHealth},
 };
 
-/// Who waits looks again after so long, though nobody has left: an ejection may be over.
+/// A request that waits looks again after so long, though no other has left: an ejection may be over.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A view that was found full is not looked through again for so long, while no request leaves: in
 /// an overload the requests that are turned away cost no search each.
@@ -47,7 +47,7 @@ struct Queue {
     waiting: AtomicU32,
     /// Held by the first of them, and had in the order in which they came.
     front: tokio::sync::Mutex<()>,
-    /// Somebody has left, or come; for the first.
+    /// A request has left, or an endpoint has come; for the first that waits.
     room: Notify,
     /// When all its endpoints were last found full: the changes until then, above the milliseconds
     /// after the limits' epoch. In one word, so that both are of one search.
@@ -170,7 +170,7 @@ impl Limits {
     }
 
     /// Takes a seat, at the endpoint that `pick` names of those of one view that have room; `None`
-    /// where it names nobody at all. Waits until `by` at the latest.
+    /// where the view has no endpoint to name. Waits until `by` at the latest.
     ///
     /// # Errors
     /// Where there is no room, or there was none in time.
@@ -216,7 +216,7 @@ impl Limits {
         let _front = in_front.map_err(|_| Shed::Pending)?;
         loop {
             let mut left = pin!(row.room.notified());
-            // Whoever leaves from here on is heard of.
+            // A request that leaves from here on is heard of.
             left.as_mut().enable();
             let entered = self.try_enter(&pick);
             if entered.is_ok() {
@@ -299,7 +299,7 @@ impl Limits {
         Ok(None)
     }
 
-    /// Somebody has left, or who may be picked has changed.
+    /// A request has left, or which endpoints may be picked has changed.
     pub(crate) fn tell_of_room(&self) {
         self.changes.fetch_add(1, SeqCst);
         let rows = self.rows.iter();
@@ -409,7 +409,7 @@ mod tests {
         Limits::new(rule, 1).unwrap()
     }
 
-    /// Whom nobody is: what is claimed is the service's seat alone.
+    /// At an endpoint that counts for nothing: what is claimed is the service's seat alone.
     async fn enter(limits: &Arc<Limits>) -> Result<Option<Seat>, Shed> {
         let line = crate::service::endpoint::testing::line();
         let entered = limits

@@ -61,8 +61,8 @@ pub(crate) struct Update {
     pub(crate) order: Order,
     /// Whose word it is, by the registry's place in the list.
     pub(crate) by: usize,
-    /// Those that nobody dropped, although they are not in the set: they have not what is wanted,
-    /// or are of a datacenter, a zone or a registry that does not serve.
+    /// The instances that no registry dropped, although they are not in the set: they have not what
+    /// is wanted, or are of a datacenter, a zone or a registry that does not serve.
     pub(crate) elsewhere: HashSet<Identity>,
 }
 
@@ -152,8 +152,8 @@ impl Combiner {
         })
     }
 
-    /// How a registry's answer follows the one before. Another datacenter's or zone's takes the
-    /// place of what was there only if it has somebody healthy: else nothing took its place.
+    /// How a registry's answer follows the one before. The set of another datacenter or zone takes
+    /// the place of the one before only if it has a healthy instance.
     fn order(&mut self, from: usize, set: &InstanceSet) -> Order {
         let order = set.evidence.order().unwrap_or_else(|| {
             let before = self.set(from).map(|before| &before.evidence);
@@ -284,8 +284,8 @@ impl Combiner {
         heard.any(|heard| matches!(heard, Answer::GivenUp))
     }
 
-    /// Serves from the first that has somebody healthy; where nobody has, from the first that has
-    /// anybody, else from the first that says something.
+    /// Serves from the first registry that has a healthy instance; where none has, from the first
+    /// that has any instance, else from the first that says something.
     fn fail_over(&mut self, from: usize, order: Order) -> Option<Update> {
         let first = |wanted: fn(&InstanceSet) -> bool| {
             (0..self.heard.len()).find(|of| self.set(*of).is_some_and(wanted))
@@ -299,7 +299,7 @@ impl Combiner {
         }
         let set = chosen.and_then(|chosen| self.set(chosen));
         let order = match order {
-            // Nobody took anybody's place: it is that registry's word.
+            // No set took another's place: it is that registry's word.
             order if before == chosen || !set.is_some_and(has_healthy) => order,
             _ => Order::Replaced,
         };
@@ -374,9 +374,9 @@ impl Combiner {
     }
 }
 
-/// The instances of several registries as one set. Whoever is at an address is the same, whatever
-/// each registry calls it, so that moving from one registry to another keeps its connections. The
-/// first registry's word for it stands, but for its health: whoever finds fault with it is heard.
+/// The instances of several registries as one set. Instances at one address are one, whatever id each
+/// registry gives it, so that a move from one registry to another keeps the connections. It is as
+/// the first registry describes it, except that it is ill where any registry says so.
 fn by_address<'i>(instances: impl Iterator<Item = &'i Arc<Instance>>) -> Vec<Arc<Instance>> {
     let named = instances.map(|instance| {
         Ok(Instance {
@@ -511,7 +511,7 @@ mod tests {
     }
 
     /// Each combination of several sets, against each way in which an instance may leave one of
-    /// them: how the update follows the set before, and which address nobody dropped.
+    /// them: how the update follows the set before, and which address no registry dropped.
     #[test]
     fn whether_an_instance_was_dropped_follows_from_all_that_have_a_say() {
         let back = Order::Lost(Loss::WentBack { from: 7, to: 2 });

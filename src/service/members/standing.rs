@@ -33,7 +33,7 @@ pub(crate) struct Held {
     /// The registry that dropped it, by its place in the service's list.
     pub(crate) by: usize,
     /// It has signed in again, and its checks have not passed yet. A new check fails until it has
-    /// run, which says nothing of whoever is checked.
+    /// run, which says nothing of the endpoint.
     pub(crate) listed: bool,
 }
 
@@ -74,7 +74,7 @@ pub(crate) enum Missing {
     Believed,
     /// Its registry dropped it, and is doubted.
     Doubted(Held),
-    /// Nobody dropped it: another datacenter's, zone's or registry's set took the place of its
+    /// No registry dropped it: another datacenter's, zone's or registry's set took the place of its
     /// own, what was said of it is given up or unselected, it is not in the set of a pin, or it
     /// serves under another id.
     Replaced,
