@@ -231,7 +231,7 @@ mod tests {
         // Twice as much, less a factor of e.
         assert!(exceeds(1.37) && !exceeds(1.35));
         let others = other.noted().exceeds(1.0, one.noted(), 1.35);
-        assert!(others, "it is the same whoever asks");
+        assert!(others, "it is the same from either side");
     }
 
     #[test]

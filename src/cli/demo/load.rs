@@ -290,9 +290,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_load_counts_what_is_refused_and_ends_when_told() {
-        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = nobody.local_addr().unwrap();
-        drop(nobody);
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = closed.local_addr().unwrap();
+        drop(closed);
         let load = Load::start(address, 1000);
         while load.look(|totals| totals.sent < 10) {
             tokio::task::yield_now().await;
