@@ -186,7 +186,8 @@ async fn look_for(name: Arc<str>, service: &Service, opened: &Opened<'_>) -> Opt
     for (one, connected) in std::iter::zip(healthy, connected) {
         let Err(error) = connected else { continue };
         looked.unreachable.insert(one.address.to_string(), error);
-        if let (None, Some(other)) = (&looked.hint, other_host) {
+        // One that is asked tells as much as all.
+        if let (1, Some(other)) = (looked.unreachable.len(), other_host) {
             looked.hint = hint(one, other, limit).await;
         }
     }

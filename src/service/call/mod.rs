@@ -158,7 +158,11 @@ impl Service {
             // Who is asked next, where that was decided before this answer was given up.
             let mut follows = None;
             let failure = match connection {
-                Err(failure) => failure,
+                Err(failure) => {
+                    // It is not busy with a request that may wait for another now.
+                    drop(in_flight);
+                    failure
+                }
                 Ok(connection) => {
                     body.keep(if idempotent && !is_last {
                         Keep::UntilAnswered

@@ -224,13 +224,7 @@ impl Members {
             .filter(|(id, place)| listed.contains(*id) && place.standing == Standing::Passing)
             .map(|(id, _)| id.address.clone())
             .collect();
-        // Nor is one that comes at another address at the same moment, once it serves there: a
-        // registry that had lost it would not know where it is.
-        let serves = |id: &&EndpointId| {
-            let place = self.places.get(*id);
-            place.is_some_and(|place| place.standing == Standing::Passing)
-        };
-        let moved: HashSet<_> = came.iter().filter(serves).map(|id| &id.instance).collect();
+        let moved = self.moved(listed, came);
         let is_accounted_for = |id: &EndpointId| {
             let identity = (Arc::clone(&id.instance), id.address.clone());
             serving.contains(&id.address)
@@ -267,6 +261,31 @@ impl Members {
             }
         }
         matches!(verdict, Missing::Doubted(_))
+    }
+
+    /// The instances that come at another address at the moment at which they are missed at theirs, and
+    /// serve there: a registry that had lost one would not know where it is. An id that several have, or
+    /// an address at which several come, says nothing of where one of them went.
+    fn moved<'i>(
+        &self,
+        listed: &HashSet<EndpointId>,
+        came: &'i [EndpointId],
+    ) -> HashSet<&'i Arc<str>> {
+        let serves = |id: &&EndpointId| {
+            let place = self.places.get(*id);
+            place.is_some_and(|place| place.standing == Standing::Passing)
+        };
+        let mut at = HashMap::new();
+        for id in came {
+            *at.entry(&id.address).or_insert(0) += 1;
+        }
+        let mut missed = HashMap::new();
+        for id in self.places.keys().filter(|id| !listed.contains(*id)) {
+            *missed.entry(&id.instance).or_insert(0) += 1;
+        }
+        let moved = came.iter().filter(serves);
+        let moved = moved.filter(|id| at[&id.address] == 1 && missed.get(&id.instance) == Some(&1));
+        moved.map(|id| &id.instance).collect()
     }
 
     fn stand(&mut self, id: &EndpointId, standing: Standing) {
@@ -753,6 +772,25 @@ mod tests {
         assert_eq!(after(&before, &moved(healthy(1..5))), (false, 0, 4));
         // A new check fails until it has run.
         assert_eq!(after(&before, &moved(unhealthy(1..5))), (true, 4, 4));
+        // Of several that have an id one has moved at the most, and where is not said.
+        let named = |set: Vec<Instance>| -> Vec<_> {
+            let named = set.into_iter().map(|instance| Instance {
+                id: "web".into(),
+                ..instance
+            });
+            named.collect()
+        };
+        let one = moved(healthy(1..2));
+        assert_eq!(after(&named(healthy(1..5)), &named(one)).0, true);
+        // Several that come at one address are no evidence of a way there.
+        let together = |set: Vec<Instance>| -> Vec<_> {
+            let together = set.into_iter().map(|instance| Instance {
+                address: Address::new("10.0.0.2", 8080).unwrap(),
+                ..instance
+            });
+            together.collect()
+        };
+        assert_eq!(after(&before, &together(healthy(1..5))).0, true);
         // What has been at the other address for long has not moved there.
         let both = [before, moved(healthy(1..5))].concat();
         assert_eq!(after(&both, &moved(healthy(1..3))), (true, 6, 8));

@@ -85,7 +85,14 @@ impl Endpoint {
         tls: Option<Arc<ServerConfig>>,
         leaving: Option<Weak<dyn Leave>>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Addresses of the storm's own: the port of an endpoint that was killed is not soon that of
+        // another program of this machine. The certificate is for 127.0.0.1.
+        let own = if tls.is_some() {
+            "127.0.0.1:0"
+        } else {
+            "127.83.0.1:0"
+        };
+        let listener = TcpListener::bind(own).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (life, told) = watch::channel(Life::Serving);
         let leaving = leaving.map(|leave| (leave, life.clone()));

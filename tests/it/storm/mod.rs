@@ -113,7 +113,7 @@ impl Registry {
     async fn sign_in(&self, service: &str, address: SocketAddr) {
         let scheme = if service == "secure" { "https" } else { "http" };
         let entry = json!({
-            "ID": id_of(address), "Name": service, "Address": "127.0.0.1", "Port": address.port(),
+            "ID": id_of(address), "Name": service, "Address": address.ip(), "Port": address.port(),
             "Meta": { "scheme": scheme },
         });
         let question = self
