@@ -100,7 +100,7 @@ pub enum Why {
     },
     /// It stands in proxy.toml.
     ProxyToml,
-    /// The shrink guard let go of somebody.
+    /// The shrink guard let go of an endpoint.
     Guard,
     /// It was pinned to the set of an earlier entry.
     Pinned {

@@ -40,10 +40,10 @@ pub(super) struct Members {
     pub(super) places: BTreeMap<EndpointId, Member>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
-    /// Whether who is told of next is new, and warms up, where there are others; or was there
+    /// Whether an endpoint that comes next is new, and warms up where there are others; or was there
     /// before, and is only heard of now.
     pub(super) expects_new: bool,
-    /// Whether somebody watches over those that are held.
+    /// Whether a task of the guard watches over the endpoints that are held.
     pub(super) guarded: bool,
     /// When the set of those that may be picked last changed.
     pub(super) changed: Option<SystemTime>,
@@ -113,8 +113,8 @@ impl Members {
         failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
     }
 
-    /// Takes over a set. Returns whether the guard doubts it, and nobody watches over those that are
-    /// held yet.
+    /// Takes over a set. Returns whether the guard doubts it, and no task watches over the endpoints
+    /// that are held yet.
     pub(super) fn take_over(&mut self, update: &Update, policy: &config::Service) -> bool {
         let before = self.picked_ids(policy);
         self.forget_the_gone();
@@ -216,8 +216,8 @@ impl Members {
         update: &Update,
         policy: &config::Service,
     ) -> bool {
-        // Whoever is at an address that is listed under another id is not lost, once that one serves:
-        // a new check fails until it has run.
+        // An endpoint whose address is listed under another id is not lost, once that id serves: a
+        // new check fails until it has run.
         let serving: HashSet<_> = self
             .places
             .iter()
@@ -323,7 +323,7 @@ impl Members {
         (place.standing == Standing::Held(held)).then_some(place)
     }
 
-    /// The endpoint is gone: no new picks, and once nobody can pick it any more its idle
+    /// The endpoint is gone: it gets no new picks. Once no request can pick it any more, its idle
     /// connections are closed; the rest may finish.
     fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
         if let Some(place) = self.places.get_mut(id) {
@@ -353,7 +353,7 @@ impl Members {
             .collect()
     }
 
-    /// The registries of which a loss of data has somebody held.
+    /// The registries whose loss of data has endpoints held.
     pub(super) fn held_for_a_loss(&self) -> impl Iterator<Item = usize> {
         self.places
             .values()
@@ -720,7 +720,7 @@ mod tests {
         let all = snapshot(&board).endpoints;
         assert!(all.iter().all(|one| one.id().instance.starts_with("new")));
         assert_eq!(all.len(), 4);
-        // Whoever is held until then is let go.
+        // The endpoints that are held until then are let go.
         assert!(take(&mut board, &healthy(5..6), true, &policy));
         assert_eq!(board.held().len(), 4);
         take(&mut board, &healthy(1..6), true, &policy);
@@ -781,7 +781,7 @@ mod tests {
             named.collect()
         };
         let one = moved(healthy(1..2));
-        assert_eq!(after(&named(healthy(1..5)), &named(one)).0, true);
+        assert!(after(&named(healthy(1..5)), &named(one)).0);
         // Several that come at one address are no evidence of a way there.
         let together = |set: Vec<Instance>| -> Vec<_> {
             let together = set.into_iter().map(|instance| Instance {
@@ -790,7 +790,7 @@ mod tests {
             });
             together.collect()
         };
-        assert_eq!(after(&before, &together(healthy(1..5))).0, true);
+        assert!(after(&before, &together(healthy(1..5))).0);
         // What has been at the other address for long has not moved there.
         let both = [before, moved(healthy(1..5))].concat();
         assert_eq!(after(&both, &moved(healthy(1..3))), (true, 6, 8));

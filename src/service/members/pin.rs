@@ -45,7 +45,7 @@ pub enum PinError {
     /// No entry of that number is in the journal.
     #[error("its journal has no set {0}; it has {1} to {2}")]
     NoSuchSet(u64, u64, u64),
-    /// Nobody in that set could be picked.
+    /// No endpoint of that set could be picked.
     #[error("nobody in the set {0} is healthy; choose one with somebody to route to")]
     Nobody(u64),
     /// It would last for nothing or for ever.
@@ -115,7 +115,7 @@ impl Service {
         };
         let expired = which.is_some();
         tracing::warn!(service = %self.name(), expired, "no longer pinned: its registries are followed again");
-        // What was given up meanwhile leaves nobody, as it would have without the pin.
+        // A set that was given up meanwhile leaves no endpoint, as it would have without the pin.
         let lasted = pinned.began.elapsed();
         let update = listing
             .now(lasted)

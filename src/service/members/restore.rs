@@ -22,9 +22,9 @@ use crate::{
 impl Service {
     /// Takes over what a registry, by its place in the list, said before the start.
     ///
-    /// A set in which nobody is healthy is worth nothing: a request waits for the registry rather
-    /// than being told that there is nobody. Nor is one of another name, or one that is too old for
-    /// the registry's `max_staleness`.
+    /// A set without a healthy instance is worth nothing: a request waits for the registry rather
+    /// than being told that there is no endpoint. Nor is a set of another name, or one that is too
+    /// old for the registry's `max_staleness`.
     pub(crate) fn remember(&self, from: usize, set: &saved::Set, max_staleness: Option<Duration>) {
         let age = SystemTime::now().duration_since(set.confirmed);
         let is_stale = max_staleness.is_some_and(|limit| age.unwrap_or_default() >= limit);
