@@ -17,7 +17,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Access, Admin, Config, Drain, Goal, Log, LogFormat, Report,
+    Access, Admin, Config, Drain, Goal, Log, LogFormat, Origin, Report,
     addresses::{Claims, hosts},
     document::{
         recover,
@@ -150,10 +150,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let mut config = Config {
         workers: workers(top),
         log: top.within("log", log),
-        drain: top.within("drain", |table| Drain {
-            notice: table.wait("notice", Duration::from_secs(3)),
-            deadline: table.wait("deadline", Duration::from_secs(30)),
-        }),
+        drain: top.within("drain", drain),
         listeners,
         admin,
         snapshot: snapshot::read(top, base),
@@ -166,34 +163,61 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
             .map(|(name, one)| (name, Arc::new(one)))
             .collect(),
     };
-    let declared: Vec<_> = config.declared().cloned().collect();
-    let plain = Arc::new(config.defaults.clone());
-    for name in declared {
-        let service = config.services.entry(name);
-        service.or_insert_with(|| Arc::clone(&plain));
-    }
-    let any_template = config
-        .routes
-        .iter()
-        .any(|route| route.goal == Goal::Template);
+    add_declared(&mut config);
+    let mut routes = config.routes.iter();
+    let any_template = routes.any(|route| route.goal == Goal::Template);
     if reader != Reader::Client && !any_template && !make_routes {
         let declared: BTreeSet<_> = config.declared().collect();
         strict::check_use(top, &placed, |name| declared.contains(&Arc::from(name)));
     }
+    let is_used = reader == Reader::Client || any_template;
+    use_registries(
+        &mut config,
+        registries,
+        is_used,
+        default.as_ref(),
+        &mut claims,
+    );
+    config
+}
+
+/// Gives each service that is called, and has no table of its own, what all have.
+fn add_declared(config: &mut Config) {
+    let plain = Arc::new(config.defaults.clone());
+    let declared: Vec<_> = config.declared().cloned().collect();
+    for name in declared {
+        let service = config.services.entry(name);
+        service.or_insert_with(|| Arc::clone(&plain));
+    }
+}
+
+/// Keeps the registries that the file has, or the one that is meant without any where a service is
+/// learnt from it; and which of them is the default.
+fn use_registries(
+    config: &mut Config,
+    registries: registry::Registries,
+    is_used: bool,
+    default: Option<&Origin>,
+    claims: &mut Claims,
+) {
     let mut services = config.services.values();
-    let is_used = reader == Reader::Client
-        || any_template
-        || services.any(|service| !service.origin.is_inline());
-    config.registries = registries.into_map(is_used, &mut claims);
-    let default = default.iter().flat_map(|origin| origin.registries());
+    let is_used = is_used || services.any(|service| !service.origin.is_inline());
+    config.registries = registries.into_map(is_used, claims);
+    let default = default.into_iter().flat_map(|origin| origin.registries());
     let mut default = default.filter(|name| config.registries.contains_key(*name));
     config.default_registry = default.next().cloned();
-    config
 }
 
 fn workers(top: &mut Table<'_>) -> NonZeroUsize {
     let default = available_parallelism().unwrap_or(NonZeroUsize::MIN);
     NonZeroUsize::new(top.size("workers", 1..=1024, default.get())).unwrap_or(default)
+}
+
+fn drain(table: &mut Table<'_>) -> Drain {
+    Drain {
+        notice: table.wait("notice", Duration::from_secs(3)),
+        deadline: table.wait("deadline", Duration::from_secs(30)),
+    }
 }
 
 fn log(table: &mut Table<'_>) -> Log {
