@@ -62,9 +62,11 @@ struct Looked {
     name: Arc<str>,
     instances: usize,
     healthy: usize,
+    /// The healthy ones that take a connection.
+    reached: usize,
     /// Entries of the registry that name no instance.
     skipped: usize,
-    /// The healthy ones that take no connection, and why.
+    /// Addresses of healthy ones that take no connection, and why.
     unreachable: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
@@ -184,7 +186,10 @@ async fn look_for(name: Arc<str>, service: &Service, opened: &Opened<'_>) -> Opt
         .collect()
         .await;
     for (one, connected) in std::iter::zip(healthy, connected) {
-        let Err(error) = connected else { continue };
+        let Err(error) = connected else {
+            looked.reached += 1;
+            continue;
+        };
         looked.unreachable.insert(one.address.to_string(), error);
         // One that is asked tells as much as all.
         if let (1, Some(other)) = (looked.unreachable.len(), other_host) {
@@ -265,12 +270,11 @@ impl fmt::Display for Found {
             writeln!(f)?;
         }
         let services = self.services.iter().map(|one| {
-            let reached = one.healthy - one.unreachable.len().min(one.healthy);
             [
                 one.name.to_string(),
                 one.instances.to_string(),
                 one.healthy.to_string(),
-                reached.to_string(),
+                one.reached.to_string(),
                 one.trouble().unwrap_or_else(|| "ok".to_owned()),
             ]
         });
@@ -319,6 +323,7 @@ mod tests {
             name: name.into(),
             instances,
             healthy,
+            reached: healthy - unreachable.len(),
             unreachable: unreachable
                 .iter()
                 .map(|address| ((*address).to_owned(), "refused".to_owned()))

@@ -302,6 +302,10 @@ async fn a_live_check_says_what_a_consul_lacks_and_nothing_where_all_is_there() 
         let service = json!({"Name": name, "Address": "127.0.0.1", "Port": port});
         consul.register(service).await;
     }
+    // Another entry for the same address.
+    let twice =
+        json!({"ID": "gone-2", "Name": "gone", "Address": "127.0.0.1", "Port": address.port()});
+    consul.register(twice).await;
     gone.close().await;
     let file = |names: &[&str]| {
         let routes = names
@@ -329,7 +333,7 @@ async fn a_live_check_says_what_a_consul_lacks_and_nothing_where_all_is_there() 
         said.contains("hat      0          0        0        it is not registered\n"),
         "{said}"
     );
-    let refused = format!("gone     1          1        0        {address}: ");
+    let refused = format!("gone     2          2        0        {address}: ");
     assert!(said.contains(&refused), "{said}");
 
     let ill = live(file(&["gone"]), &["--format", "json"]).await;
