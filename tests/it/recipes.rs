@@ -524,6 +524,7 @@ async fn clients_behind_a_balancer_are_counted_by_their_own_addresses() {
         let backend = backend.start().await;
         consul.register("shop", backend.address()).await;
         until_serving(&proxy, "shop", 1).await;
+        proxy.until_ready().await;
         (proxy, consul, backend)
     };
     let ask = async |address: SocketAddr, client: u8| {

@@ -328,6 +328,8 @@ async fn a_fallback_whose_first_endpoint_hangs_answers_in_the_requests_own_time(
             discovery_timeout = "{discovery}"
             timeout = {{ total = "{total}" }}
             retry = {{ try_timeout = "2s" }}
+            # Each has its turn, though one fails.
+            eject = {{ answers = false }}
             [service.unread]
             fallback = "sorry"
             [service.sorry]
