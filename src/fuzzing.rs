@@ -10,8 +10,8 @@ pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
 pub const TARGETS: [(&str, Target); 17] = [
-    ("answer-chunks", upstream::http1::fuzzing::chunks),
-    ("answer-heads", upstream::http1::fuzzing::heads),
+    ("answer-chunks", upstream::fuzzing::chunks),
+    ("answer-heads", upstream::fuzzing::heads),
     ("consul", registry::consul::fuzzing::answers),
     ("cookies", service::fuzzing::cookies),
     ("dns", registry::dns::fuzzing::messages),

@@ -17,7 +17,7 @@ use crate::{
     instance::Address,
     metrics::Padded,
     service::{CallAnswer, CallError, ReplayBody, Service, ServiceStats, StatusClass},
-    upstream::http1,
+    upstream::{Answer, AnswerBody},
 };
 
 /// Calls one service, by the endpoints that it has at the moment. Cheap to clone.
@@ -39,7 +39,7 @@ pub struct Caller {
 pub type Response<B> = http::Response<ResponseBody<B>>;
 
 /// An answer's body. The request counts as in flight until it is dropped or read to its end.
-pub type ResponseBody<B> = http1::AnswerBody<ReplayBody<B>>;
+pub type ResponseBody<B> = AnswerBody<ReplayBody<B>>;
 
 /// Who gave an answer: an extension of each [`Response`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl Count {
 
     fn pass_on<B>(mut self, answered: CallAnswer<ReplayBody<B>>) -> Response<B> {
         self.settled = true;
-        let http1::Answer { head, at, body } = answered.answer;
+        let Answer { head, at, body } = answered.answer;
         self.lane.answers[StatusClass::of(head.status).index()].add_one();
         let took = at.saturating_duration_since(self.arrived);
         self.lane.duration.observe(took);

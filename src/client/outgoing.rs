@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts, uri::PathAndQuery};
 
 use crate::{
-    instance::Address,
-    service::{Head, RequestInfo},
-    upstream::http1::{Framing, field},
+    service::RequestInfo,
+    upstream::{Fields, Head},
 };
 
 /// A request's head, and its host.
@@ -61,31 +60,27 @@ impl Head for Outgoing {
         &self.parts.method
     }
 
-    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address) {
-        let parts = &self.parts;
-        out.extend_from_slice(parts.method.as_str().as_bytes());
-        out.push(b' ');
-        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        if !target.starts_with(['/', '*']) {
-            out.push(b'/');
-        }
-        out.extend_from_slice(target.as_bytes());
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        match &self.host {
-            Some(host) => field(out, "host", host.as_bytes()),
-            None => field(out, "host", endpoint.to_string().as_bytes()),
-        }
-        for (name, value) in &parts.headers {
-            if !is_written_anew(name.as_str(), value) {
-                field(out, name.as_str(), value.as_bytes());
-            }
-        }
-        framing.write(out, &parts.method);
-        out.extend_from_slice(b"\r\n");
+    fn target(&self) -> [&str; 2] {
+        let target = self.parts.uri.path_and_query();
+        let target = target.map_or("/", PathAndQuery::as_str);
+        let root = if target.starts_with(['/', '*']) {
+            ""
+        } else {
+            "/"
+        };
+        [root, target]
     }
 
-    fn names_endpoint(&self) -> bool {
-        self.host.is_none()
+    fn host(&self) -> Option<&[u8]> {
+        self.host.as_ref().map(HeaderValue::as_bytes)
+    }
+
+    fn fields(&self, out: &mut Fields<'_>) {
+        for (name, value) in &self.parts.headers {
+            if !is_written_anew(name.as_str(), value) {
+                out.push(name.as_str(), value.as_bytes());
+            }
+        }
     }
 
     /// The program has it at hand.
@@ -93,7 +88,7 @@ impl Head for Outgoing {
         false
     }
 
-    fn fields(&mut self) -> &mut HeaderMap {
+    fn spare_map(&mut self) -> &mut HeaderMap {
         &mut self.parts.headers
     }
 }
@@ -111,23 +106,28 @@ fn is_written_anew(name: &str, value: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::Request;
+    use http_body_util::Full;
 
     use super::*;
+    use crate::{instance::Address, upstream};
 
-    fn written(request: http::request::Builder, framing: Framing) -> Result<String, &'static str> {
+    fn written(
+        request: http::request::Builder,
+        body: &'static str,
+    ) -> Result<String, &'static str> {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let outgoing = Outgoing::new(parts)?;
-        let mut out = Vec::new();
         let endpoint = Address::new("10.0.0.7", 80).unwrap();
-        outgoing.write(&mut out, framing, &endpoint);
-        Ok(String::from_utf8(out).unwrap())
+        let request = upstream::Request::new(&outgoing, Full::new(Bytes::from(body)));
+        Ok(request.text(&outgoing, &endpoint))
     }
 
     #[test]
     fn the_host_is_the_requests_own_or_the_endpoints() {
         let host = |request| {
-            let head = written(request, Framing::None).unwrap();
+            let head = written(request, "").unwrap();
             head.split("\r\n").nth(1).unwrap().to_owned()
         };
         assert_eq!(host(Request::get("/a")), "host: 10.0.0.7:80");
@@ -146,7 +146,7 @@ mod tests {
             ("http://cart/a/../b", "/a/../b"),
             ("*", "*"),
         ] {
-            let head = written(Request::options(uri), Framing::None).unwrap();
+            let head = written(Request::options(uri), "").unwrap();
             assert!(
                 head.starts_with(&format!("OPTIONS {target} HTTP/1.1\r\n")),
                 "{head}"
@@ -164,7 +164,7 @@ mod tests {
             .header("te", "gzip")
             .header("x-a", "1")
             .header("x-a", "2");
-        let head = written(request, Framing::Length(3)).unwrap();
+        let head = written(request, "abc").unwrap();
         assert_eq!(
             head,
             "POST /a HTTP/1.1\r\nhost: 10.0.0.7:80\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 3\r\n\r\n"
@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn what_can_be_read_in_two_ways_is_refused() {
         let twice = Request::get("/").header("host", "a").header("host", "b");
-        assert!(written(twice, Framing::None).is_err());
+        assert!(written(twice, "").is_err());
         let tunnel = Request::connect("cart:80");
-        assert!(written(tunnel, Framing::None).is_err());
+        assert!(written(tunnel, "").is_err());
     }
 }

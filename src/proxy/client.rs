@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 
 use super::{Generation, Rest};
-use crate::{config, metrics::Counter};
+use crate::{config, metrics::Counter, upstream::FieldBlock};
 
 /// What all workers share.
 pub struct Shared {
@@ -142,21 +142,24 @@ pub struct Peer {
     pub ip: String,
     /// Whether its forwarded headers are believed.
     pub trusted: bool,
-    /// The fields that a stranger's requests bear upstream, as they are written there.
-    pub(super) introduction: String,
+    /// The fields that a stranger's requests bear upstream.
+    pub(super) introduction: FieldBlock,
 }
 
 impl Peer {
     /// A peer of this listener.
     pub fn new(address: SocketAddr, listener: &config::Listener, shared: &Shared) -> Self {
         let ip = address.ip();
+        let text = ip.to_string();
+        let via = format!("1.1 {}", shared.pseudonym);
         Self {
             address,
-            introduction: format!(
-                "x-forwarded-for: {ip}\r\nx-forwarded-proto: http\r\nvia: 1.1 {}\r\n",
-                shared.pseudonym
-            ),
-            ip: ip.to_string(),
+            introduction: FieldBlock::new([
+                ("x-forwarded-for", text.as_bytes()),
+                ("x-forwarded-proto", b"http"),
+                ("via", via.as_bytes()),
+            ]),
+            ip: text,
             trusted: listener
                 .trusted_proxies
                 .iter()

@@ -41,7 +41,7 @@ use crate::{
     discovery::Lookup,
     route::Match,
     service::{CallAnswer, CallError, Service, within},
-    upstream::http1::Answer,
+    upstream::Answer,
 };
 use admit::Admitted;
 use failure_log::Question;

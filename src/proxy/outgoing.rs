@@ -1,6 +1,5 @@
-//! The head of a request as it goes upstream: written anew, with CRLF always and its framing our
-//! own, never copied. Oracle: these bytes parse again to exactly one request, the one that was
-//! routed.
+//! The head of a request as it goes upstream: written anew, and never copied. Oracle: what is written
+//! parses again to exactly one request, the one that was routed.
 
 use std::net::IpAddr;
 
@@ -13,9 +12,8 @@ use super::{
 };
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
-    instance::Address,
-    service::{self, RequestInfo, Service},
-    upstream::http1::{Framing, field as line},
+    service::{RequestInfo, Service},
+    upstream::{self, Fields},
 };
 
 /// A client's request for one service, on its way out.
@@ -59,68 +57,62 @@ impl RequestInfo for Outgoing<'_> {
     }
 }
 
-impl service::Head for Outgoing<'_> {
+impl upstream::Head for Outgoing<'_> {
     fn method(&self) -> &Method {
         &self.head.parts.method
     }
 
-    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address) {
-        let Self { client, head, .. } = self;
-        let parts = &head.parts;
-        out.extend_from_slice(parts.method.as_str().as_bytes());
-        out.push(b' ');
-        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let (prefix, target) = target.split_at(self.strip);
-        if !target.starts_with('/') {
-            out.push(b'/');
-        }
-        out.extend_from_slice(target.as_bytes());
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        match self.named_host() {
-            Some(host) => line(out, "host", host),
-            None => line(out, "host", endpoint.to_string().as_bytes()),
-        }
-        end_to_end(out, client, head);
-        forwarded(out, client, head, prefix.as_bytes());
-        framing.write(out, &parts.method);
-        if self.head.expects_continue && framing.has_body() {
-            line(out, "expect", b"100-continue");
-        }
-        out.extend_from_slice(b"\r\n");
-        match client.listener.header_case {
-            HeaderCase::Lower => {}
-            HeaderCase::Title => title_case(out),
-            HeaderCase::Preserve => {
-                if let Some(text) = parts.extensions.get::<HeadText>() {
-                    text.spell(out);
-                }
-            }
-        }
+    fn target(&self) -> [&str; 2] {
+        let target = self.split_target().1;
+        let root = if target.starts_with('/') { "" } else { "/" };
+        [root, target]
     }
 
-    fn names_endpoint(&self) -> bool {
-        self.named_host().is_none()
-    }
-
-    fn expects_continue(&self) -> bool {
-        self.head.expects_continue
-    }
-
-    fn fields(&mut self) -> &mut HeaderMap {
-        &mut self.head.parts.headers
-    }
-}
-
-impl Outgoing<'_> {
-    /// The `Host` that every endpoint sees; `None` where each sees its own address: by setting, where
-    /// a client of HTTP/1.0 sent none, or where the service's name can be no host.
-    fn named_host(&self) -> Option<&[u8]> {
+    /// `None` where each endpoint sees its own address: by setting, where a client of HTTP/1.0 sent no
+    /// host, or where the service's name can be none.
+    fn host(&self) -> Option<&[u8]> {
         let name = self.service.name();
         match self.host_header {
             HostHeader::Client => self.head.host_bytes(),
             HostHeader::Name => is_host(name.as_bytes()).then_some(name.as_bytes()),
             HostHeader::Endpoint => None,
         }
+    }
+
+    fn fields(&self, out: &mut Fields<'_>) {
+        let stripped = self.split_target().0;
+        end_to_end(out, self.client, self.head);
+        forwarded(out, self.client, self.head, stripped.as_bytes());
+    }
+
+    fn expects_continue(&self) -> bool {
+        self.head.expects_continue
+    }
+
+    fn spell(&self, text: &mut [u8]) {
+        match self.client.listener.header_case {
+            HeaderCase::Lower => {}
+            HeaderCase::Title => title_case(text),
+            HeaderCase::Preserve => {
+                if let Some(names) = self.head.parts.extensions.get::<HeadText>() {
+                    names.spell(text);
+                }
+            }
+        }
+    }
+
+    fn spare_map(&mut self) -> &mut HeaderMap {
+        &mut self.head.parts.headers
+    }
+}
+
+impl Outgoing<'_> {
+    /// What is taken off the path, and what is left of it with the query.
+    fn split_target(&self) -> (&str, &str) {
+        let target = self.head.parts.uri.path_and_query();
+        target
+            .map_or("/", PathAndQuery::as_str)
+            .split_at(self.strip)
     }
 }
 
@@ -139,7 +131,7 @@ fn title_case(head: &mut [u8]) {
 }
 
 /// The client's fields, without those of its connection and those that are written anew.
-fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
+fn end_to_end(out: &mut Fields<'_>, client: &Client, head: &Head) {
     let headers = &head.parts.headers;
     let nominated = head.connection.then(|| Nominated::of(headers));
     let is_nominated = |name| nominated.as_ref().is_some_and(|named| named.contains(name));
@@ -153,7 +145,7 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
             "proxy-authenticate" | "proxy-authorization" => false,
             "te" => {
                 if has_token(value, "trailers") {
-                    line(out, "te", b"trailers");
+                    out.push("te", b"trailers");
                 }
                 false
             }
@@ -168,7 +160,7 @@ fn end_to_end(out: &mut Vec<u8>, client: &Client, head: &Head) {
             }
         };
         if keep {
-            line(out, name.as_str(), value.as_bytes());
+            out.push(name.as_str(), value.as_bytes());
         }
     }
 }
@@ -187,21 +179,21 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
 }
 
 /// Who asked, by what, and through whom.
-fn forwarded(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
+fn forwarded(out: &mut Fields<'_>, client: &Client, head: &Head, stripped: &[u8]) {
     if client.peer.trusted {
         return forwarded_further(out, client, head, stripped);
     }
-    out.extend_from_slice(client.peer.introduction.as_bytes());
+    out.push_block(&client.peer.introduction);
     if let Some(host) = head.host_bytes() {
-        line(out, "x-forwarded-host", host);
+        out.push("x-forwarded-host", host);
     }
     if !stripped.is_empty() {
-        line(out, "x-forwarded-prefix", stripped);
+        out.push("x-forwarded-prefix", stripped);
     }
 }
 
 /// The same for a trusted proxy, whose own words are kept and added to.
-fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: &[u8]) {
+fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head, stripped: &[u8]) {
     let said = |name: &str| {
         let values = head.parts.headers.get_all(name).iter();
         let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();
@@ -209,18 +201,14 @@ fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: 
     };
     let ip = client.peer.ip.as_bytes();
     match said("x-forwarded-for") {
-        Some(theirs) => line_of(out, "x-forwarded-for", &[&theirs, b", ", ip]),
-        None => line(out, "x-forwarded-for", ip),
+        Some(theirs) => out.push_pieces("x-forwarded-for", &[&theirs, b", ", ip]),
+        None => out.push("x-forwarded-for", ip),
     }
     let proto = said("x-forwarded-proto");
-    line(
-        out,
-        "x-forwarded-proto",
-        proto.as_deref().unwrap_or(b"http"),
-    );
+    out.push("x-forwarded-proto", proto.as_deref().unwrap_or(b"http"));
     let theirs = said("x-forwarded-host");
     if let Some(host) = theirs.as_deref().or(head.host_bytes()) {
-        line(out, "x-forwarded-host", host);
+        out.push("x-forwarded-host", host);
     }
     if let Some(theirs) = said("forwarded") {
         let (open, close): (&[u8], &[u8]) = if ip.contains(&b':') {
@@ -236,21 +224,12 @@ fn forwarded_further(out: &mut Vec<u8>, client: &Client, head: &Head, stripped: 
             close,
             b";proto=http",
         ];
-        line_of(out, "forwarded", ours);
+        out.push_pieces("forwarded", ours);
     }
     let prefix = said("x-forwarded-prefix").unwrap_or_default();
     if !prefix.is_empty() || !stripped.is_empty() {
-        line_of(out, "x-forwarded-prefix", &[&prefix, stripped]);
+        out.push_pieces("x-forwarded-prefix", &[&prefix, stripped]);
     }
     let pseudonym = client.worker.shared.pseudonym.as_bytes();
-    line_of(out, "via", &[b"1.1 ", pseudonym]);
-}
-
-fn line_of(out: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    for value in values {
-        out.extend_from_slice(value);
-    }
-    out.extend_from_slice(b"\r\n");
+    out.push_pieces("via", &[b"1.1 ", pseudonym]);
 }

@@ -24,10 +24,7 @@ use crate::{
     instance::Address,
     metrics::Padded,
     service::{Service, ServiceStats, StatusClass},
-    upstream::{
-        Failure,
-        http1::{self, AnswerHead},
-    },
+    upstream::{self, AnswerHead, Failure},
 };
 
 /// An answer to a client.
@@ -42,7 +39,7 @@ pub struct AnswerBody {
 
 enum Kind {
     Own(Bytes),
-    Endpoint(http1::AnswerBody<RequestBody>),
+    Endpoint(upstream::AnswerBody<RequestBody>),
     /// It broke off; `None` once hyper knows, which then drops whatever it has not written.
     Cut(Option<Box<dyn StdError + Send + Sync>>),
 }
@@ -157,7 +154,7 @@ impl RequestLog {
     }
 
     /// Passes an endpoint's answer on.
-    pub(super) fn pass_on(self, answer: http1::Answer<RequestBody>) -> Response {
+    pub(super) fn pass_on(self, answer: upstream::Answer<RequestBody>) -> Response {
         let AnswerHead {
             status,
             reason,

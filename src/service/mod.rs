@@ -25,7 +25,7 @@ pub use call::attempts::{Attempt, Attempts};
 pub use call::budget::Budget;
 pub use call::queue::{LimitsStatus, Seat, Shed};
 pub use call::replay::{Keep, Replay, ReplayBody};
-pub use call::{CallAnswer, CallError, Head};
+pub use call::{CallAnswer, CallError};
 pub use endpoint::health::{Doubt, Ejection, EndpointState};
 pub use endpoint::outlier::Heard;
 pub use endpoint::{Endpoint, EndpointId, WorkerEndpoint};

@@ -1,15 +1,19 @@
-//! The side that calls endpoints: connections, their pools, and HTTP/1.1 spoken over them in the
-//! caller's own future. Knows nothing of services, routes, retries or the client's side.
+//! The side that calls endpoints: connections, their pools, and exchanges over them in the caller's own
+//! future. What a caller names is of no wire format: the head of a request is given as parts and fields,
+//! and `http1` writes and reads the bytes. Knows nothing of services, routes, retries or the client's
+//! side.
 
 mod buffers;
 mod connect;
 mod failure;
-pub mod http1;
+mod head;
+mod http1;
 mod load;
 mod names;
 mod pool;
 mod probe;
 mod record;
+mod request;
 mod stream;
 mod timer;
 mod tls;
@@ -18,6 +22,12 @@ pub use connect::connect;
 pub use failure::{
     Failure, FailureKind, Processed, is_caused_by_want_of_descriptors, is_for_want_of_descriptors,
 };
+pub use head::{FieldBlock, Fields, Head};
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzzing;
+pub use http1::{
+    Answer, AnswerBody, AnswerHead, Exchange, HeadLimits, Limits, Opening, Source, Witness,
+};
 pub use load::{LatencyScale, Load, Noted};
 pub use names::connect_to;
 pub use pool::{Connection, InFlight, Pool, Reuse, Target};
@@ -25,4 +35,5 @@ pub use probe::{Checked, NotPassed, probe};
 #[cfg(test)]
 pub use record::testing;
 pub use record::{Cause, LatencySum, Quiet, Recorded};
+pub use request::Request;
 pub use tls::{Handshake, Protocol, Tls};

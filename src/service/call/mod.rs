@@ -14,46 +14,25 @@ pub(super) mod tried;
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use super::{
     Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, Shed, WorkerEndpoint, within,
 };
-use crate::{
-    instance::Address,
-    upstream::{
-        Connection, Failure, FailureKind, Processed, Reuse, connect,
-        http1::{self, Exchange, Framing, HeadLimits, Limits},
-    },
+use crate::upstream::{
+    Answer, Connection, Exchange, Failure, FailureKind, Head, HeadLimits, Limits, Processed,
+    Request, Reuse, connect,
 };
 use attempts::AttemptLog;
 use choose::next;
 use queue::Room;
 
-/// A request's head, as it is written for an endpoint.
-pub trait Head: RequestInfo {
-    /// Its method.
-    fn method(&self) -> &Method;
-
-    /// Writes it for this endpoint, with its empty line and with the body framed like this.
-    fn write(&self, out: &mut Vec<u8>, framing: Framing, endpoint: &Address);
-
-    /// Whether it says who the endpoint is, and must be written anew for another.
-    fn names_endpoint(&self) -> bool;
-
-    /// Whether the endpoint is to say first that it wants the body, which is then to be asked for.
-    fn expects_continue(&self) -> bool;
-
-    /// Its fields: a map whose allocation those of the answer take over.
-    fn fields(&mut self) -> &mut HeaderMap;
-}
-
 /// An endpoint's answer.
 #[derive(Debug)]
 pub struct CallAnswer<B> {
     /// The answer.
-    pub answer: http1::Answer<B>,
+    pub answer: Answer<B>,
     /// Who gave it.
     pub by: Arc<WorkerEndpoint>,
     /// How many attempts it took.
@@ -83,8 +62,8 @@ impl Service {
     pub async fn call<B: Replay>(
         &self,
         worker: usize,
-        head: &mut impl Head,
-        mut body: B,
+        head: &mut (impl Head + RequestInfo),
+        body: B,
         terms: &CallPolicy<'_>,
         total: Option<Instant>,
         mut now: Instant,
@@ -96,9 +75,9 @@ impl Service {
         } = terms;
         let lane = self.lane(worker);
         let idempotent = retry.methods.contains(head.method());
-        let to_head_request = *head.method() == Method::HEAD;
-        let framing = Framing::of(&body);
-        let may_be_second = idempotent && may_be_replayed(framing);
+        let mut request = Request::new(head, body);
+        let may_be_replayed = |length| length <= replay::LIMIT as u64;
+        let may_be_second = idempotent && request.length().is_some_and(may_be_replayed);
         let try_timeout = retry.try_timeout.filter(|_| may_be_second);
         let mut limits = Limits {
             response: timeout.response,
@@ -110,13 +89,12 @@ impl Service {
                 bytes: self.policy().answer_limits.header_bytes,
             },
         };
-        let mut bytes = Exchange::<B>::head_buffer();
         let mut past = AttemptLog::default();
         let mut may_reuse = true;
         let turn = view.turn(Some(&*head), &lane.tally, now);
         let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
             Ok(Some(seated)) => seated,
-            Ok(None) => return Err(CallError::NoEndpoints(body)),
+            Ok(None) => return Err(CallError::NoEndpoints(request.into_body())),
             Err(shed) => return Err(CallError::Shed(shed)),
         };
         if seat.is_some() {
@@ -130,10 +108,6 @@ impl Service {
                 !is_last && view.has_other(&past.tried, Some(&line)) && lane.retries_left(now) > 0
             });
             let pool = line.pool();
-            if past.failed.is_empty() || head.names_endpoint() {
-                bytes.clear();
-                head.write(&mut bytes, framing, pool.address());
-            }
             let in_flight = pool.enter();
             let reuse = if may_be_second && !is_last {
                 Reuse::Any
@@ -164,24 +138,21 @@ impl Service {
                     failure
                 }
                 Ok(connection) => {
-                    body.keep(if idempotent && !is_last {
+                    request.body().keep(if idempotent && !is_last {
                         Keep::UntilAnswered
                     } else {
                         Keep::UntilBegun
                     });
                     let mut exchange =
-                        Exchange::new(connection, in_flight, bytes, body, framing, limits, now);
-                    if head.expects_continue() {
-                        exchange = exchange.withholding_its_body();
-                    }
+                        Exchange::new(connection, in_flight, request, head, limits, now);
                     // A request that may follow an answer needs its own fields then.
                     let mut fresh = HeaderMap::new();
                     let recycled = if retry.on.is_empty() {
-                        head.fields()
+                        head.spare_map()
                     } else {
                         &mut fresh
                     };
-                    let failure = match exchange.opening(recycled, to_head_request).await {
+                    let failure = match exchange.opening(recycled).await {
                         Ok(opening) => {
                             let head = &opening.head;
                             let is_fault =
@@ -232,7 +203,7 @@ impl Service {
                         }
                         Err(failure) => failure,
                     };
-                    (bytes, body) = exchange.give_up();
+                    request = exchange.give_up();
                     failure
                 }
             };
@@ -258,7 +229,7 @@ impl Service {
             }
             past.note(line, failure, began);
             if let Some(next) = follows {
-                if !body.rewind() {
+                if !request.body().rewind() {
                     break false;
                 }
                 lane.retries.add_one();
@@ -268,14 +239,15 @@ impl Service {
             // Where there is no other: it may have died of idleness, and a new connection to the
             // same endpoint may do.
             let again = past.last_unless_removed().filter(|_| died);
-            let over = !may_follow || past.asked >= retry.attempts || is_over || !body.rewind();
+            let over =
+                !may_follow || past.asked >= retry.attempts || is_over || !request.body().rewind();
             if over {
                 break false;
             }
             if again.is_none() && !view.has_other(&past.tried, None) {
                 if view.is_empty() {
                     // The endpoint that was asked has left, and was the last.
-                    return Err(CallError::NoEndpoints(body));
+                    return Err(CallError::NoEndpoints(request.into_body()));
                 }
                 // Nothing is paid where no endpoint is left.
                 break false;
@@ -294,7 +266,7 @@ impl Service {
                     lane.budget.put_back();
                 }
                 if view.is_empty() {
-                    return Err(CallError::NoEndpoints(body));
+                    return Err(CallError::NoEndpoints(request.into_body()));
                 }
                 break false;
             };
@@ -322,15 +294,6 @@ fn or_again(
         (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
         (_, Some(_)) => Err(Shed::PerEndpoint),
         (other, None) => other,
-    }
-}
-
-/// Whether a body framed like this can be sent again, whatever has become of it.
-fn may_be_replayed(framing: Framing) -> bool {
-    match framing {
-        Framing::None => true,
-        Framing::Length(length) => length <= replay::LIMIT as u64,
-        Framing::Chunked => false,
     }
 }
 

@@ -19,11 +19,7 @@ use crate::{
         },
         log_lines,
     },
-    upstream::{
-        Failure, FailureKind,
-        http1::{AnswerBody, AnswerHead, Witness},
-        is_for_want_of_descriptors,
-    },
+    upstream::{AnswerBody, AnswerHead, Failure, FailureKind, Witness, is_for_want_of_descriptors},
 };
 
 impl Service {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::upstream::http1::Source;
+use crate::upstream::Source;
 
 /// The most bytes that are kept, and the most memory that holds them.
 pub(crate) const LIMIT: usize = 64 * 1024;

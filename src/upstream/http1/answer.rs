@@ -19,7 +19,7 @@ use super::{
     exchange::Exchange,
     head::{AnswerHead, BodyLength, Persistence},
 };
-use crate::upstream::{Failure, FailureKind, InFlight, Processed, buffers};
+use crate::upstream::{Failure, FailureKind, InFlight, Processed, Request, buffers};
 
 /// A final answer.
 #[derive(Debug)]
@@ -96,13 +96,9 @@ impl<B: Source> Exchange<B> {
     ///
     /// # Errors
     /// Where there is none.
-    pub async fn opening(
-        &mut self,
-        recycled: &mut HeaderMap,
-        to_head_request: bool,
-    ) -> Result<Opening, Failure> {
+    pub async fn opening(&mut self, recycled: &mut HeaderMap) -> Result<Opening, Failure> {
         let parsed = poll_fn(|cx| {
-            let polled = self.poll_head(cx, recycled, to_head_request);
+            let polled = self.poll_head(cx, recycled);
             if polled.is_pending() && self.sender.is_done() {
                 self.in_flight.note_sent(self.taken);
             }
@@ -125,10 +121,10 @@ impl<B: Source> Exchange<B> {
         self.sender.body()
     }
 
-    /// Ends the exchange. The request's head and body come back, for another attempt.
-    pub fn give_up(self) -> (Vec<u8>, B) {
+    /// Ends the exchange. The request comes back, for another one.
+    pub fn give_up(self) -> Request<B> {
         buffers::give_read(self.read);
-        self.sender.into_parts()
+        self.sender.into_request()
     }
 
     /// The answer that has opened like this just now. No other exchange follows.
@@ -181,8 +177,7 @@ fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence, now: Insta
         && exchange.sender.is_done()
         && exchange.send_error.is_none();
     buffers::give_read(exchange.read);
-    let (head, _body) = exchange.sender.into_parts();
-    buffers::give_write(head);
+    buffers::give_write(exchange.sender.into_request().head);
     if clean {
         exchange
             .in_flight

@@ -15,11 +15,13 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    Framing, HeadLimits, Source,
+    HeadLimits, Source,
     head::{self, Parsed},
     send::{SendError, Sender},
 };
-use crate::upstream::{Connection, Failure, FailureKind, InFlight, Pool, Processed, buffers, tls};
+use crate::upstream::{
+    Connection, Failure, FailureKind, Head, InFlight, Pool, Processed, Request, buffers, tls,
+};
 
 /// How long an endpoint that was told to `Expect: 100-continue` may be silent before the body is
 /// sent all the same: not every server answers it (RFC 9110 10.1.1).
@@ -58,20 +60,20 @@ pub struct Exchange<B> {
 }
 
 impl<B: Source> Exchange<B> {
-    /// An exchange that sends `head` (which ends with its empty line, and whose framing fields
-    /// say what `framing` says) and then `body`.
+    /// An exchange that sends this request, with this head. An endpoint that is to want the body first
+    /// gets it when it has said so, or was silent for a second. Nothing of it is sent after a final answer.
     pub fn new(
         connection: Connection,
         in_flight: InFlight,
-        head: Vec<u8>,
-        body: B,
-        framing: Framing,
+        mut request: Request<B>,
+        head: &impl Head,
         limits: Limits,
         now: Instant,
     ) -> Self {
+        request.write_head(head, in_flight.pool().address());
         Self {
             connection,
-            sender: Sender::new(head, body, framing),
+            sender: Sender::new(request),
             read: BytesMut::new(),
             looked_at: 0,
             limits,
@@ -81,24 +83,11 @@ impl<B: Source> Exchange<B> {
         }
     }
 
-    /// The body is asked for, and sent, when the endpoint has answered the head's
-    /// `Expect: 100-continue`, or was silent for a second. Nothing of it is after a final answer.
-    pub fn withholding_its_body(mut self) -> Self {
-        self.sender.withhold();
-        self
-    }
-
-    /// An empty buffer to write a head into.
-    pub fn head_buffer() -> Vec<u8> {
-        buffers::take_write()
-    }
-
     #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
     pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         recycled: &mut HeaderMap,
-        to_head_request: bool,
     ) -> Poll<Result<(head::AnswerHead, head::BodyLength, head::Persistence), Failure>> {
         if let Err(error) = self.drive_sending(cx) {
             return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
@@ -106,6 +95,7 @@ impl<B: Source> Exchange<B> {
         loop {
             let (limits, before) = (self.limits.head, self.read.len());
             if !self.read.is_empty() && head::may_have_ended(&self.read, self.looked_at, limits) {
+                let to_head_request = self.sender.is_head_request();
                 match head::parse(&mut self.read, recycled, to_head_request, limits) {
                     Ok(Parsed::Complete(head, length, persistence)) => {
                         if before - self.read.len() > buffers::LARGEST_KEPT {

@@ -6,7 +6,7 @@ use http_body::Body;
 
 /// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(in crate::upstream) enum Framing {
     /// There is none.
     None,
     /// `Content-Length`
@@ -17,7 +17,7 @@ pub enum Framing {
 
 impl Framing {
     /// What this body needs, of which nothing was read yet.
-    pub fn of(body: &impl Body) -> Self {
+    pub(in crate::upstream) fn of(body: &impl Body) -> Self {
         if body.is_end_stream() {
             return Self::None;
         }
@@ -28,12 +28,12 @@ impl Framing {
     }
 
     /// Whether there are bytes of a body.
-    pub fn has_body(self) -> bool {
+    pub(super) fn has_body(self) -> bool {
         !matches!(self, Self::None | Self::Length(0))
     }
 
     /// Writes the field that says it, where one must.
-    pub fn write(self, out: &mut Vec<u8>, method: &Method) {
+    pub(super) fn write(self, out: &mut Vec<u8>, method: &Method) {
         match self {
             // A body of no bytes is still one, where the method gives it a meaning.
             Self::None if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
@@ -50,9 +50,19 @@ impl Framing {
 }
 
 /// Writes one field of a head.
-pub fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(in crate::upstream) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes one field of a head, whose value is in pieces.
+pub(in crate::upstream) fn field_of(out: &mut Vec<u8>, name: &str, value: &[&[u8]]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    for piece in value {
+        out.extend_from_slice(piece);
+    }
     out.extend_from_slice(b"\r\n");
 }

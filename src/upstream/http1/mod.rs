@@ -10,11 +10,13 @@ mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod head;
+mod request_head;
 mod send;
 mod source;
 
 pub use answer::{Answer, AnswerBody, Opening, Witness};
 pub use exchange::{Exchange, Limits};
-pub use framing::{Framing, field};
+pub(super) use framing::{Framing, field, field_of};
 pub use head::{AnswerHead, HeadLimits};
+pub(super) use request_head::write_head;
 pub use source::Source;
