@@ -60,8 +60,8 @@ use balance::Loads;
 use call::queue::Limits;
 use health::prober::Findings;
 use members::{
-    Members,
     combine::{Combiner, Update},
+    endpoint_set::EndpointSet,
     history::Journal,
     inquiry::Inquiry,
 };
@@ -88,7 +88,7 @@ pub struct Service {
     views: Box<[View]>,
     /// Of each worker, from the first request on that it has for this service.
     lanes: Box<[OnceLock<Arc<Padded<ServiceStats>>>]>,
-    board: Mutex<Members>,
+    board: Mutex<EndpointSet>,
     /// Held by who ejects an endpoint.
     ejecting: Mutex<()>,
     tls: Arc<Tls>,
@@ -135,7 +135,7 @@ impl Service {
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
             lanes: (0..workers).map(|_| OnceLock::new()).collect(),
-            board: Mutex::new(Members::new(
+            board: Mutex::new(EndpointSet::new(
                 workers,
                 Arc::clone(&tls),
                 Loads::of_all(balances),
@@ -329,7 +329,7 @@ impl Service {
     }
 
     /// Publishes what the board has, and then retires who is in no view any more.
-    fn publish(&self, board: &mut Members) {
+    fn publish(&self, board: &mut EndpointSet) {
         for view in std::iter::once(&self.main).chain(&self.views) {
             view.publish(board, &self.policy);
         }
@@ -417,7 +417,7 @@ impl Service {
         &self.tls
     }
 
-    fn board(&self) -> MutexGuard<'_, Members> {
+    fn board(&self) -> MutexGuard<'_, EndpointSet> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

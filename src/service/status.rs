@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
     Service, StatusClass, View, ZoneStatus,
-    members::{Member, history::unix_seconds, standing::Standing},
+    members::{endpoint_set::Member, history::unix_seconds, standing::Standing},
 };
 use crate::{
     registry::watch::WatchSnapshot,

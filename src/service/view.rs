@@ -14,7 +14,7 @@ use super::{
     WorkerEndpoint, ZoneStatus,
     balance::{Cookie, Zone},
     call::{queue::Room, tried::Tried},
-    members::Members,
+    members::endpoint_set::EndpointSet,
 };
 use crate::{
     config::{self, Balance, Subset},
@@ -247,7 +247,7 @@ impl View {
     }
 
     /// Takes over what the board has, if it differs.
-    pub(super) fn publish(&self, board: &Members, policy: &config::Service) {
+    pub(super) fn publish(&self, board: &EndpointSet, policy: &config::Service) {
         let is_of = |instance: &Instance| {
             let subset = self.subset.as_deref();
             subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))

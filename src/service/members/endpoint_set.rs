@@ -1,0 +1,849 @@
+//! What the registry's events make of a service's endpoints: who serves, who is held although
+//! the registry dropped it, who may not be picked, and who is on the way out. State is kept by
+//! identity; requests never come here.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    combine::Update,
+    history,
+    standing::{Facts, Held, HoldReason, Missing, Said, Shrink, Standing},
+};
+use crate::{
+    config::{self, Balance},
+    evidence::Order,
+    instance::Instance,
+    service::{
+        Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads,
+        endpoint::health::EndpointHealth, health::prober::Checkup,
+    },
+    upstream::Tls,
+};
+
+/// A service's endpoints and what became of them.
+#[derive(Debug)]
+pub(crate) struct EndpointSet {
+    workers: usize,
+    tls: Arc<Tls>,
+    loads: Loads,
+    pub(crate) places: BTreeMap<EndpointId, Member>,
+    /// Removed since the last snapshot was published, and not retired yet.
+    leaving: Vec<(Arc<Endpoint>, Instant)>,
+    /// Whether an endpoint that comes next is new, and warms up where there are others; or was there
+    /// before, and is only heard of now.
+    pub(crate) expects_new: bool,
+    /// Whether a task of the guard watches over the endpoints that are held.
+    pub(crate) guarded: bool,
+    /// When the set of those that may be picked last changed.
+    pub(crate) changed: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) standing: Standing,
+    /// What our own checks of it come to; `None` where there are none, or none has run yet.
+    pub(crate) checkup: Option<Box<Checkup>>,
+}
+
+impl EndpointSet {
+    pub(crate) fn new(workers: usize, tls: Arc<Tls>, loads: Loads) -> Self {
+        Self {
+            workers,
+            tls,
+            loads,
+            places: BTreeMap::new(),
+            leaving: Vec::new(),
+            expects_new: false,
+            guarded: false,
+            changed: None,
+        }
+    }
+
+    /// Who of those that `wants` selects may be picked and who may not, in the order of their
+    /// identities.
+    pub(crate) fn snapshot(
+        &self,
+        policy: &config::Service,
+        balance: &Balance,
+        wants: impl Fn(&Instance) -> bool,
+    ) -> Snapshot {
+        let panics = self.panics(policy);
+        let (mut pickable, mut resting) = (Vec::new(), Vec::new());
+        for place in self.places.values().filter(|place| wants(&place.instance)) {
+            let endpoint = Arc::clone(&place.endpoint);
+            if place.may_be_picked(panics) {
+                pickable.push((endpoint, place.instance.weight));
+            } else if !place.is_removed() {
+                resting.push(endpoint);
+            }
+        }
+        Snapshot::new(pickable.into_iter(), resting.into_iter(), balance)
+    }
+
+    fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Member)> {
+        let panics = self.panics(policy);
+        let places = self.places.iter();
+        places.filter(move |(_, place)| place.may_be_picked(panics))
+    }
+
+    /// Whether so few of those that the registry calls healthy pass our own checks that these are
+    /// not believed: rather the checks are wrong, or all have too much to do, than that most are
+    /// away at once.
+    pub(crate) fn panics(&self, policy: &config::Service) -> bool {
+        let pickable = self.places.values();
+        let pickable = pickable.filter(|place| place.standing.is_pickable());
+        let (mut all, mut failing) = (0u64, 0u64);
+        for place in pickable {
+            all += 1;
+            failing += u64::from(place.fails_checks());
+        }
+        failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
+    }
+
+    /// Takes over a set. Returns whether the guard doubts it, and no task watches over the endpoints
+    /// that are held yet.
+    pub(crate) fn take_over(&mut self, update: &Update, policy: &config::Service) -> bool {
+        let before = self.picked_ids(policy);
+        self.forget_the_gone();
+        let serves = |place: &&Member| place.standing == Standing::Passing;
+        let served = self.places.values().filter(serves).count();
+        let is_new = self.expects_new && served > 0;
+        let (mut listed, mut came) = (HashSet::new(), Vec::new());
+        for instance in &update.instances {
+            let id = EndpointId {
+                instance: Arc::clone(&instance.id),
+                address: instance.address.clone(),
+            };
+            if !self.places.contains_key(&id) {
+                came.push(id.clone());
+            }
+            listed.insert(id.clone());
+            self.list(id, instance, update.order, is_new, policy);
+        }
+        let doubts = self.miss(&listed, &came, served, update, policy);
+        if before != self.picked_ids(policy) {
+            self.changed = Some(SystemTime::now());
+        }
+        doubts && !std::mem::replace(&mut self.guarded, true)
+    }
+
+    /// What a set says of an instance that it lists.
+    fn list(
+        &mut self,
+        id: EndpointId,
+        instance: &Arc<Instance>,
+        order: Order,
+        is_new: bool,
+        policy: &config::Service,
+    ) {
+        let said = match instance.healthy {
+            true => Said::Healthy,
+            false => Said::Ill {
+                doubted: order != Order::Replaced,
+            },
+        };
+        let known = self
+            .places
+            .get_mut(&id)
+            // Its connections are of no use to one that now speaks TLS, or no longer does.
+            .filter(|place| place.instance.tls == instance.tls);
+        if let Some(place) = known {
+            let before = place.standing;
+            if before == Standing::Removed {
+                // It works on something still, and is the same.
+                self.leaving
+                    .retain(|(leaving, _)| !Arc::ptr_eq(leaving, &place.endpoint));
+                place.endpoint.restore();
+            }
+            place.standing = Facts::of(before, said).standing();
+            if (before, place.standing) == (Standing::Critical, Standing::Passing) {
+                place.endpoint.life().recovered();
+            }
+            place.instance = Arc::clone(instance);
+            return;
+        }
+        let place = self.new_place(&id, instance, Facts::new(said).standing(), is_new, policy);
+        if let Some(replaced) = self.places.insert(id, place) {
+            let cut_at = Instant::now() + policy.drain;
+            self.leaving.push((replaced.endpoint, cut_at));
+            self.changed = Some(SystemTime::now());
+        }
+    }
+
+    fn new_place(
+        &self,
+        id: &EndpointId,
+        instance: &Arc<Instance>,
+        standing: Standing,
+        is_new: bool,
+        policy: &config::Service,
+    ) -> Member {
+        let settings = Arc::clone(&policy.pool);
+        let tls = instance.tls.then(|| Arc::clone(&self.tls));
+        let life = EndpointHealth::new(policy.slow_start);
+        if is_new {
+            life.warm_up(Instant::now());
+        }
+        let load = self.loads.load();
+        let endpoint = Endpoint::new(id.clone(), tls, settings, life, load, self.workers);
+        Member {
+            endpoint: Arc::new(endpoint),
+            instance: Arc::clone(instance),
+            standing,
+            checkup: None,
+        }
+    }
+
+    /// Removes, or holds, what a set does not list. Returns whether it is doubted.
+    fn miss(
+        &mut self,
+        listed: &HashSet<EndpointId>,
+        came: &[EndpointId],
+        served: usize,
+        update: &Update,
+        policy: &config::Service,
+    ) -> bool {
+        // An endpoint whose address is listed under another id is not lost, once that id serves: a
+        // new check fails until it has run.
+        let serving: HashSet<_> = self
+            .places
+            .iter()
+            .filter(|(id, place)| listed.contains(*id) && place.standing == Standing::Passing)
+            .map(|(id, _)| id.address.clone())
+            .collect();
+        let moved = self.moved(listed, came);
+        let is_accounted_for = |id: &EndpointId| {
+            let identity = (Arc::clone(&id.instance), id.address.clone());
+            serving.contains(&id.address)
+                || moved.contains(&id.instance)
+                || update.elsewhere.contains(&identity)
+        };
+        let missing: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(id, _)| !listed.contains(*id))
+            .map(|(id, place)| (id.clone(), place.standing, is_accounted_for(id)))
+            .collect();
+        let lost = missing
+            .iter()
+            .filter(|(_, before, accounted_for)| *before == Standing::Passing && !accounted_for);
+        let shrink = Shrink {
+            order: update.order,
+            served,
+            lost: lost.count(),
+            leaves_some: !serving.is_empty(),
+        };
+        let verdict = shrink.judge(policy.guard, update.by, Instant::now());
+        for (id, before, accounted_for) in missing {
+            let missing = if accounted_for {
+                Missing::Replaced
+            } else {
+                verdict
+            };
+            let now = Facts::of(before, Said::Nothing(missing)).standing();
+            match now {
+                Standing::Removed if before == Standing::Removed => {}
+                Standing::Removed => self.remove(&id, policy),
+                now => self.stand(&id, now),
+            }
+        }
+        matches!(verdict, Missing::Doubted(_))
+    }
+
+    /// The instances that come at another address at the moment at which they are missed at theirs, and
+    /// serve there: a registry that had lost one would not know where it is. An id that several have, or
+    /// an address at which several come, says nothing of where one of them went.
+    fn moved<'i>(
+        &self,
+        listed: &HashSet<EndpointId>,
+        came: &'i [EndpointId],
+    ) -> HashSet<&'i Arc<str>> {
+        let serves = |id: &&EndpointId| {
+            let place = self.places.get(*id);
+            place.is_some_and(|place| place.standing == Standing::Passing)
+        };
+        let mut at = HashMap::new();
+        for id in came {
+            *at.entry(&id.address).or_insert(0) += 1;
+        }
+        let mut missed = HashMap::new();
+        for id in self.places.keys().filter(|id| !listed.contains(*id)) {
+            *missed.entry(&id.instance).or_insert(0) += 1;
+        }
+        let moved = came.iter().filter(serves);
+        let moved = moved.filter(|id| at[&id.address] == 1 && missed.get(&id.instance) == Some(&1));
+        moved.map(|id| &id.instance).collect()
+    }
+
+    fn stand(&mut self, id: &EndpointId, standing: Standing) {
+        if let Some(place) = self.places.get_mut(id) {
+            place.standing = standing;
+        }
+    }
+
+    /// Holds an endpoint no longer, if it is still held so: what the registry says of it now is
+    /// believed. Returns whether it was.
+    pub(crate) fn let_go(&mut self, id: &EndpointId, held: Held, policy: &config::Service) -> bool {
+        let Some(place) = self.held_so(id, held) else {
+            // In the meantime it may have been registered again.
+            return false;
+        };
+        match place.standing.let_go() {
+            Standing::Removed => self.remove(id, policy),
+            standing => {
+                place.standing = standing;
+                self.changed = Some(SystemTime::now());
+            }
+        }
+        true
+    }
+
+    /// Holds an endpoint for another reason, if it is still held for that one.
+    pub(crate) fn hold_on(&mut self, id: &EndpointId, before: Held, now: Held) {
+        if let Some(place) = self.held_so(id, before) {
+            place.standing = Standing::Held(now);
+        }
+    }
+
+    fn held_so(&mut self, id: &EndpointId, held: Held) -> Option<&mut Member> {
+        let place = self.places.get_mut(id)?;
+        (place.standing == Standing::Held(held)).then_some(place)
+    }
+
+    /// The endpoint is gone: it gets no new picks. Once no request can pick it any more, its idle
+    /// connections are closed; the rest may finish.
+    fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
+        if let Some(place) = self.places.get_mut(id) {
+            let cut_at = Instant::now() + policy.drain;
+            place.standing = Standing::Removed;
+            self.leaving.push((Arc::clone(&place.endpoint), cut_at));
+            self.changed = Some(SystemTime::now());
+        }
+    }
+
+    /// Retires those that were removed. Called when the snapshot without them is published: a
+    /// request that is turned away by one must find the others.
+    pub(crate) fn retire_the_leaving(&mut self) {
+        for (endpoint, cut_at) in self.leaving.drain(..) {
+            endpoint.retire(cut_at);
+        }
+    }
+
+    /// Those that the guard holds.
+    pub(crate) fn held(&self) -> Vec<(EndpointId, Held)> {
+        self.places
+            .iter()
+            .filter_map(|(id, place)| match place.standing {
+                Standing::Held(held) => Some((id.clone(), held)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The registries whose loss of data has endpoints held.
+    pub(crate) fn held_for_a_loss(&self) -> impl Iterator<Item = usize> {
+        self.places
+            .values()
+            .filter_map(|place| match place.standing {
+                Standing::Held(held) => {
+                    matches!(held.reason, HoldReason::Loss(_)).then_some(held.by)
+                }
+                _ => None,
+            })
+    }
+
+    /// Those that are held, or all that may be picked, as what they are to requests: healthy.
+    pub(crate) fn healthy_instances(&self, all: bool) -> Vec<Arc<Instance>> {
+        let is_held = |place: &Member| matches!(place.standing, Standing::Held(_));
+        let wanted = |place: &&Member| match all {
+            true => place.standing.is_pickable(),
+            false => is_held(place),
+        };
+        let places = self.places.values().filter(wanted);
+        places.map(|place| place.instance.called(true)).collect()
+    }
+
+    /// The set as it is, in the order of sets, for the journal.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = (&Arc<Instance>, history::Listed)> {
+        self.places.values().filter_map(|place| {
+            let standing = match place.standing {
+                Standing::Removed => return None,
+                Standing::Held(_) => history::Listed::Held,
+                Standing::Passing => history::Listed::Healthy,
+                Standing::Critical => history::Listed::Unhealthy,
+            };
+            Some((&place.instance, standing))
+        })
+    }
+
+    fn forget_the_gone(&mut self) {
+        self.places
+            .retain(|_, place| !place.is_removed() || place.endpoint.in_flight() > 0);
+    }
+
+    fn picked_ids(&self, policy: &config::Service) -> Vec<EndpointId> {
+        self.picked(policy).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// What the admin API shows of each.
+    pub(crate) fn states(&mut self) -> impl Iterator<Item = (&Member, EndpointState)> {
+        self.forget_the_gone();
+        let now = Instant::now();
+        self.places.values().map(move |place| {
+            let life = place.endpoint.life();
+            let state = EndpointState::of(place.standing, place.fails_checks(), life, now);
+            (place, state)
+        })
+    }
+
+    /// Takes over what our own checks of an endpoint come to. Returns whether it passes now where
+    /// it did not before, or the other way round.
+    pub(crate) fn check(&mut self, endpoint: &Arc<Endpoint>, checkup: Checkup) -> bool {
+        let place = self.places.get_mut(endpoint.id());
+        let Some(place) = place.filter(|place| Arc::ptr_eq(&place.endpoint, endpoint)) else {
+            return false;
+        };
+        let failed = place.fails_checks();
+        place.checkup = Some(Box::new(checkup));
+        if failed && !place.fails_checks() {
+            endpoint.life().recovered();
+        }
+        let has_changed = failed != place.fails_checks();
+        if has_changed {
+            self.changed = Some(SystemTime::now());
+        }
+        has_changed
+    }
+
+    /// Those that the registry lists, or that are held, and whether they are called over TLS.
+    pub(crate) fn listed(&self) -> HashMap<EndpointId, (Arc<Endpoint>, bool)> {
+        let places = self.places.iter();
+        places
+            .filter(|(_, place)| !place.is_removed())
+            .map(|(id, place)| {
+                (
+                    id.clone(),
+                    (Arc::clone(&place.endpoint), place.instance.tls),
+                )
+            })
+            .collect()
+    }
+}
+
+impl Member {
+    fn is_removed(&self) -> bool {
+        self.standing == Standing::Removed
+    }
+
+    fn fails_checks(&self) -> bool {
+        self.checkup
+            .as_ref()
+            .is_some_and(|checkup| !checkup.passing)
+    }
+
+    fn may_be_picked(&self, panics: bool) -> bool {
+        self.standing.is_pickable() && (panics || !self.fails_checks())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::instance::Address;
+
+    fn policy(guard: Option<config::Guard>) -> config::Service {
+        let text = "[[route]]\nservice = \"cart\"\n";
+        let config = config::Config::parse(text, std::path::Path::new(".")).unwrap();
+        config::Service {
+            guard,
+            ..config.defaults
+        }
+    }
+
+    fn guard() -> Option<config::Guard> {
+        Some(config::Guard {
+            share: 0.5,
+            hold: Duration::from_secs(60),
+            settle: Duration::from_secs(5),
+        })
+    }
+
+    fn board() -> EndpointSet {
+        EndpointSet::new(
+            1,
+            Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
+            Loads::default(),
+        )
+    }
+
+    /// A set that may be doubted, without evidence of anything; or one of our own choice.
+    fn take(
+        board: &mut EndpointSet,
+        set: &[Instance],
+        doubtable: bool,
+        policy: &config::Service,
+    ) -> bool {
+        let ours = Update::ours(set.iter().cloned().map(Arc::new).collect());
+        let update = match doubtable {
+            true => Update {
+                order: Order::Unknown,
+                ..ours
+            },
+            false => ours,
+        };
+        board.take_over(&update, policy)
+    }
+
+    fn snapshot(board: &EndpointSet) -> Snapshot {
+        board.snapshot(&policy(None), &Balance::RoundRobin, |_| true)
+    }
+
+    fn instance(number: u16, healthy: bool) -> Instance {
+        Instance {
+            id: format!("i{number}").into(),
+            address: Address::new("10.0.0.1", i64::from(number)).unwrap(),
+            tls: false,
+            healthy,
+            weight: 1,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
+    fn healthy(numbers: std::ops::Range<u16>) -> Vec<Instance> {
+        numbers.map(|number| instance(number, true)).collect()
+    }
+
+    fn states(board: &mut EndpointSet) -> Vec<EndpointState> {
+        board.states().map(|(_, state)| state).collect()
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..4), true, &policy);
+        let before = snapshot(&board);
+        let mut heavier = healthy(1..5);
+        heavier[0].weight = 7;
+        take(&mut board, &heavier, true, &policy);
+        let after = snapshot(&board);
+        assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
+        assert!(
+            std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
+        );
+    }
+
+    #[tokio::test]
+    async fn few_that_leave_are_removed_at_once() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..5), true, &policy);
+        let leaves = Arc::clone(&snapshot(&board).endpoints[0]);
+        assert!(!take(&mut board, &healthy(2..5), true, &policy));
+        assert_eq!(snapshot(&board).endpoints.len(), 3);
+        assert!(!leaves.pool(0).is_retired(), "it may still be picked");
+        board.retire_the_leaving();
+        assert!(leaves.pool(0).is_retired());
+    }
+
+    #[tokio::test]
+    async fn many_that_leave_at_once_are_held() {
+        for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
+            let (mut board, policy) = (board(), policy(guard()));
+            take(&mut board, &healthy(1..5), true, &policy);
+            assert!(
+                take(&mut board, &left, true, &policy),
+                "{} left",
+                left.len()
+            );
+            let pickable = snapshot(&board).endpoints;
+            assert!(pickable.len() >= 4);
+            assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_guard_all_that_leave_are_removed() {
+        let (mut board, policy) = (board(), policy(None));
+        take(&mut board, &healthy(1..5), true, &policy);
+        assert!(!take(&mut board, &[], true, &policy));
+        assert!(snapshot(&board).endpoints.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_not_held() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..5), true, &policy);
+        take(&mut board, &healthy(4..5), true, &policy);
+        assert_eq!(board.held().len(), 3);
+        take(&mut board, &[], false, &policy);
+        assert!(snapshot(&board).endpoints.is_empty() && board.held().is_empty());
+        take(&mut board, &healthy(1..5), true, &policy);
+        assert_eq!(snapshot(&board).endpoints.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn who_is_listed_again_serves_again_as_the_same_one() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..4), true, &policy);
+        let before = snapshot(&board);
+        take(&mut board, &[], true, &policy);
+        assert_eq!(states(&mut board), [EndpointState::Held; 3]);
+        take(&mut board, &healthy(1..4), true, &policy);
+        assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
+        assert!(Arc::ptr_eq(
+            &before.endpoints[0],
+            &snapshot(&board).endpoints[0]
+        ));
+    }
+
+    fn unhealthy(numbers: std::ops::Range<u16>) -> Vec<Instance> {
+        numbers.map(|number| instance(number, false)).collect()
+    }
+
+    #[tokio::test]
+    async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..4), true, &policy);
+        let before = snapshot(&board);
+        take(&mut board, &[], true, &policy);
+        let until = |board: &EndpointSet| -> Vec<_> {
+            let held = board.held().into_iter();
+            held.map(|(id, held)| (id, held.until)).collect()
+        };
+        let held = until(&board);
+        for signed_in in 2..5 {
+            take(&mut board, &unhealthy(1..signed_in), true, &policy);
+            assert_eq!(states(&mut board), [EndpointState::Held; 3]);
+            assert_eq!(until(&board), held, "for no longer than before");
+        }
+        let mut set = unhealthy(1..4);
+        set[1].healthy = true;
+        take(&mut board, &set, true, &policy);
+        let (held, serving) = (EndpointState::Held, EndpointState::Serving);
+        assert_eq!(states(&mut board), [held, serving, held]);
+        assert!(Arc::ptr_eq(
+            &before.endpoints[1],
+            &snapshot(&board).endpoints[1]
+        ));
+        // Its check has passed, and is believed from then on.
+        take(&mut board, &unhealthy(1..4), true, &policy);
+        assert_eq!(states(&mut board), [held, EndpointState::Unhealthy, held]);
+    }
+
+    #[tokio::test]
+    async fn who_is_let_go_rests_if_it_has_signed_in_again_and_is_removed_if_not() {
+        for doubtable in [true, false] {
+            let (mut board, policy) = (board(), policy(guard()));
+            take(&mut board, &healthy(1..4), true, &policy);
+            take(&mut board, &[], true, &policy);
+            take(&mut board, &unhealthy(1..4), true, &policy);
+            // One that has signed out again is not listed any more.
+            take(&mut board, &unhealthy(1..3), doubtable, &policy);
+            for (id, held) in board.held() {
+                assert!(doubtable, "not held any more");
+                board.let_go(&id, held, &policy);
+            }
+            let snapshot = snapshot(&board);
+            assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
+            assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
+        let (mut board, policy) = (board(), policy(None));
+        take(&mut board, &healthy(1..3), true, &policy);
+        let works = snapshot(&board).endpoints[0].pool(0).enter();
+        take(&mut board, &[], true, &policy);
+        assert_eq!(states(&mut board), [EndpointState::Draining]);
+        tokio::time::advance(policy.drain * 2).await;
+        assert_eq!(states(&mut board), [EndpointState::Draining]);
+        drop(works);
+        assert_eq!(states(&mut board), []);
+    }
+
+    #[tokio::test]
+    async fn whose_checks_fail_is_neither_picked_nor_held() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..3), true, &policy);
+        let failing = [instance(1, false), instance(2, false)];
+        assert!(!take(&mut board, &failing, true, &policy));
+        let snapshot = snapshot(&board);
+        assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
+        assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
+    }
+
+    #[tokio::test]
+    async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..5), true, &policy);
+        let first = |board: &EndpointSet| Arc::clone(&snapshot(board).endpoints[0]);
+        for works in [true, false] {
+            let before = first(&board);
+            let work = works.then(|| before.pool(0).enter());
+            take(&mut board, &healthy(2..5), true, &policy);
+            board.retire_the_leaving();
+            assert!(before.pool(0).is_retired());
+            take(&mut board, &healthy(1..5), true, &policy);
+            board.retire_the_leaving();
+            let again = first(&board);
+            assert_eq!(Arc::ptr_eq(&before, &again), works);
+            assert!(before.id() == again.id() && !again.pool(0).is_retired());
+            drop(work);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_another_id_at_its_address_is_neither_held_nor_lost() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..5), true, &policy);
+        let mut renamed = healthy(1..5);
+        for instance in &mut renamed {
+            instance.id = format!("new {}", instance.id).into();
+        }
+        assert!(!take(&mut board, &renamed, true, &policy));
+        let all = snapshot(&board).endpoints;
+        assert!(all.iter().all(|one| one.id().instance.starts_with("new")));
+        assert_eq!(all.len(), 4);
+        // The endpoints that are held until then are let go.
+        assert!(take(&mut board, &healthy(5..6), true, &policy));
+        assert_eq!(board.held().len(), 4);
+        take(&mut board, &healthy(1..6), true, &policy);
+        assert_eq!(board.held().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_another_id_at_its_address_is_held_until_the_check_of_that_one_has_passed() {
+        let (mut board, policy) = (board(), policy(guard()));
+        take(&mut board, &healthy(1..5), true, &policy);
+        let mut renamed = unhealthy(1..5);
+        for instance in &mut renamed {
+            instance.id = format!("new {}", instance.id).into();
+        }
+        assert!(take(&mut board, &renamed, true, &policy));
+        assert_eq!(snapshot(&board).endpoints.len(), 4);
+        for passed in 0..4 {
+            renamed[passed].healthy = true;
+            take(&mut board, &renamed, true, &policy);
+            assert_eq!(board.held().len(), 3 - passed);
+            let addresses = snapshot(&board).endpoints;
+            let addresses = addresses.iter().map(|one| one.id().address.clone());
+            assert_eq!(addresses.collect::<HashSet<_>>().len(), 4, "each is called");
+            assert_eq!(snapshot(&board).endpoints.len(), 4, "once");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_moved_to_another_address_is_not_lost_once_it_serves_there() {
+        let policy = policy(guard());
+        let moved = |set: Vec<Instance>| -> Vec<_> {
+            let moved = set.into_iter().map(|instance| Instance {
+                address: Address::new("10.0.0.2", instance.address.port().into()).unwrap(),
+                ..instance
+            });
+            moved.collect()
+        };
+        let after = |before: &[Instance], set: &[Instance]| {
+            let mut board = board();
+            take(&mut board, before, true, &policy);
+            let doubted = take(&mut board, set, true, &policy);
+            (
+                doubted,
+                board.held().len(),
+                snapshot(&board).endpoints.len(),
+            )
+        };
+        let before = healthy(1..5);
+        assert_eq!(after(&before, &moved(healthy(1..5))), (false, 0, 4));
+        // A new check fails until it has run.
+        assert_eq!(after(&before, &moved(unhealthy(1..5))), (true, 4, 4));
+        // Of several that have an id one has moved at the most, and where is not said.
+        let named = |set: Vec<Instance>| -> Vec<_> {
+            let named = set.into_iter().map(|instance| Instance {
+                id: "web".into(),
+                ..instance
+            });
+            named.collect()
+        };
+        let one = moved(healthy(1..2));
+        assert!(after(&named(healthy(1..5)), &named(one)).0);
+        // Several that come at one address are no evidence of a way there.
+        let together = |set: Vec<Instance>| -> Vec<_> {
+            let together = set.into_iter().map(|instance| Instance {
+                address: Address::new("10.0.0.2", 8080).unwrap(),
+                ..instance
+            });
+            together.collect()
+        };
+        assert!(after(&before, &together(healthy(1..5))).0);
+        // What has been at the other address for long has not moved there.
+        let both = [before, moved(healthy(1..5))].concat();
+        assert_eq!(after(&both, &moved(healthy(1..3))), (true, 6, 8));
+    }
+
+    #[tokio::test]
+    async fn who_changes_to_tls_or_back_is_a_new_one_and_the_guard_holds_nobody() {
+        let (mut board, policy) = (board(), policy(guard()));
+        let mut set = healthy(1..5);
+        for tls in [false, true, false] {
+            let before = snapshot(&board).endpoints;
+            for instance in &mut set {
+                instance.tls = tls;
+            }
+            assert!(!take(&mut board, &set, true, &policy));
+            board.retire_the_leaving();
+            let after = snapshot(&board).endpoints;
+            assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
+            assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
+            assert!(before.iter().all(|gone| gone.pool(0).is_retired()));
+            assert!(after.iter().all(|there| !there.pool(0).is_retired()));
+        }
+    }
+
+    fn checked(board: &mut EndpointSet, passing: bool) {
+        let places: Vec<_> = board.places.values().collect();
+        let endpoints: Vec<_> = places.iter().map(|one| Arc::clone(&one.endpoint)).collect();
+        for endpoint in endpoints {
+            let error = None;
+            board.check(&endpoint, Checkup { passing, error });
+        }
+    }
+
+    #[tokio::test]
+    async fn in_a_panic_all_are_picked_but_those_that_are_ill_or_gone() {
+        let policy = policy(guard());
+        let ports = |board: &EndpointSet| -> Vec<_> {
+            let endpoints = board.snapshot(&policy, &Balance::RoundRobin, |_| true);
+            let endpoints = endpoints.endpoints.iter();
+            endpoints.map(|one| one.id().address.port()).collect()
+        };
+        let mut board = board();
+        take(&mut board, &healthy(1..8), true, &policy);
+        let leaves = Arc::clone(&board.places.values().next().unwrap().endpoint);
+        let _works = leaves.pool(0).enter();
+        // The first has left, and works on something; the second is ill; five are lost, and held.
+        take(&mut board, &healthy(2..8), true, &policy);
+        take(&mut board, &unhealthy(2..3), true, &policy);
+        checked(&mut board, true);
+        assert!(!board.panics(&policy));
+        assert_eq!(ports(&board), [3, 4, 5, 6, 7], "held, and no others");
+        checked(&mut board, false);
+        assert!(board.panics(&policy));
+        assert_eq!(ports(&board), [3, 4, 5, 6, 7], "be they held");
+        // A pin's set is what it was, with whom our own checks find fault.
+        take(&mut board, &healthy(3..5), false, &policy);
+        assert_eq!(ports(&board), [3, 4]);
+        checked(&mut board, true);
+        assert_eq!(ports(&board), [3, 4]);
+    }
+}
