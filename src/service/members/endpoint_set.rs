@@ -32,7 +32,7 @@ pub(crate) struct EndpointSet {
     workers: usize,
     tls: Arc<Tls>,
     loads: Loads,
-    pub(crate) places: BTreeMap<EndpointId, Member>,
+    pub(crate) members: BTreeMap<EndpointId, Member>,
     /// Removed since the last snapshot was published, and not retired yet.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// Whether an endpoint that comes next is new, and warms up where there are others; or was there
@@ -59,7 +59,7 @@ impl EndpointSet {
             workers,
             tls,
             loads,
-            places: BTreeMap::new(),
+            members: BTreeMap::new(),
             leaving: Vec::new(),
             expects_new: false,
             guarded: false,
@@ -77,11 +77,11 @@ impl EndpointSet {
     ) -> Snapshot {
         let panics = self.panics(policy);
         let (mut pickable, mut resting) = (Vec::new(), Vec::new());
-        for place in self.places.values().filter(|place| wants(&place.instance)) {
-            let endpoint = Arc::clone(&place.endpoint);
-            if place.may_be_picked(panics) {
-                pickable.push((endpoint, place.instance.weight));
-            } else if !place.is_removed() {
+        for member in self.members.values().filter(|member| wants(&member.instance)) {
+            let endpoint = Arc::clone(&member.endpoint);
+            if member.may_be_picked(panics) {
+                pickable.push((endpoint, member.instance.weight));
+            } else if !member.is_removed() {
                 resting.push(endpoint);
             }
         }
@@ -90,20 +90,20 @@ impl EndpointSet {
 
     fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Member)> {
         let panics = self.panics(policy);
-        let places = self.places.iter();
-        places.filter(move |(_, place)| place.may_be_picked(panics))
+        let members = self.members.iter();
+        members.filter(move |(_, member)| member.may_be_picked(panics))
     }
 
     /// Whether so few of those that the registry calls healthy pass our own checks that these are
     /// not believed: rather the checks are wrong, or all have too much to do, than that most are
     /// away at once.
     pub(crate) fn panics(&self, policy: &config::Service) -> bool {
-        let pickable = self.places.values();
-        let pickable = pickable.filter(|place| place.standing.is_pickable());
+        let pickable = self.members.values();
+        let pickable = pickable.filter(|member| member.standing.is_pickable());
         let (mut all, mut failing) = (0u64, 0u64);
-        for place in pickable {
+        for member in pickable {
             all += 1;
-            failing += u64::from(place.fails_checks());
+            failing += u64::from(member.fails_checks());
         }
         failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
     }
@@ -113,8 +113,8 @@ impl EndpointSet {
     pub(crate) fn take_over(&mut self, update: &Update, policy: &config::Service) -> bool {
         let before = self.picked_ids(policy);
         self.forget_the_gone();
-        let serves = |place: &&Member| place.standing == Standing::Passing;
-        let served = self.places.values().filter(serves).count();
+        let serves = |member: &&Member| member.standing == Standing::Passing;
+        let served = self.members.values().filter(serves).count();
         let is_new = self.expects_new && served > 0;
         let (mut listed, mut came) = (HashSet::new(), Vec::new());
         for instance in &update.instances {
@@ -122,7 +122,7 @@ impl EndpointSet {
                 instance: Arc::clone(&instance.id),
                 address: instance.address.clone(),
             };
-            if !self.places.contains_key(&id) {
+            if !self.members.contains_key(&id) {
                 came.push(id.clone());
             }
             listed.insert(id.clone());
@@ -151,34 +151,34 @@ impl EndpointSet {
             },
         };
         let known = self
-            .places
+            .members
             .get_mut(&id)
             // Its connections are of no use to one that now speaks TLS, or no longer does.
-            .filter(|place| place.instance.tls == instance.tls);
-        if let Some(place) = known {
-            let before = place.standing;
+            .filter(|member| member.instance.tls == instance.tls);
+        if let Some(member) = known {
+            let before = member.standing;
             if before == Standing::Removed {
                 // It works on something still, and is the same.
                 self.leaving
-                    .retain(|(leaving, _)| !Arc::ptr_eq(leaving, &place.endpoint));
-                place.endpoint.restore();
+                    .retain(|(leaving, _)| !Arc::ptr_eq(leaving, &member.endpoint));
+                member.endpoint.restore();
             }
-            place.standing = Facts::of(before, said).standing();
-            if (before, place.standing) == (Standing::Critical, Standing::Passing) {
-                place.endpoint.life().recovered();
+            member.standing = Facts::of(before, said).standing();
+            if (before, member.standing) == (Standing::Critical, Standing::Passing) {
+                member.endpoint.life().recovered();
             }
-            place.instance = Arc::clone(instance);
+            member.instance = Arc::clone(instance);
             return;
         }
-        let place = self.new_place(&id, instance, Facts::new(said).standing(), is_new, policy);
-        if let Some(replaced) = self.places.insert(id, place) {
+        let member = self.new_member(&id, instance, Facts::new(said).standing(), is_new, policy);
+        if let Some(replaced) = self.members.insert(id, member) {
             let cut_at = Instant::now() + policy.drain;
             self.leaving.push((replaced.endpoint, cut_at));
             self.changed = Some(SystemTime::now());
         }
     }
 
-    fn new_place(
+    fn new_member(
         &self,
         id: &EndpointId,
         instance: &Arc<Instance>,
@@ -214,9 +214,9 @@ impl EndpointSet {
         // An endpoint whose address is listed under another id is not lost, once that id serves: a
         // new check fails until it has run.
         let serving: HashSet<_> = self
-            .places
+            .members
             .iter()
-            .filter(|(id, place)| listed.contains(*id) && place.standing == Standing::Passing)
+            .filter(|(id, member)| listed.contains(*id) && member.standing == Standing::Passing)
             .map(|(id, _)| id.address.clone())
             .collect();
         let moved = self.moved(listed, came);
@@ -227,10 +227,10 @@ impl EndpointSet {
                 || update.elsewhere.contains(&identity)
         };
         let missing: Vec<_> = self
-            .places
+            .members
             .iter()
             .filter(|(id, _)| !listed.contains(*id))
-            .map(|(id, place)| (id.clone(), place.standing, is_accounted_for(id)))
+            .map(|(id, member)| (id.clone(), member.standing, is_accounted_for(id)))
             .collect();
         let lost = missing
             .iter()
@@ -267,15 +267,15 @@ impl EndpointSet {
         came: &'i [EndpointId],
     ) -> HashSet<&'i Arc<str>> {
         let serves = |id: &&EndpointId| {
-            let place = self.places.get(*id);
-            place.is_some_and(|place| place.standing == Standing::Passing)
+            let member = self.members.get(*id);
+            member.is_some_and(|member| member.standing == Standing::Passing)
         };
         let mut at = HashMap::new();
         for id in came {
             *at.entry(&id.address).or_insert(0) += 1;
         }
         let mut missed = HashMap::new();
-        for id in self.places.keys().filter(|id| !listed.contains(*id)) {
+        for id in self.members.keys().filter(|id| !listed.contains(*id)) {
             *missed.entry(&id.instance).or_insert(0) += 1;
         }
         let moved = came.iter().filter(serves);
@@ -284,22 +284,22 @@ impl EndpointSet {
     }
 
     fn stand(&mut self, id: &EndpointId, standing: Standing) {
-        if let Some(place) = self.places.get_mut(id) {
-            place.standing = standing;
+        if let Some(member) = self.members.get_mut(id) {
+            member.standing = standing;
         }
     }
 
     /// Holds an endpoint no longer, if it is still held so: what the registry says of it now is
     /// believed. Returns whether it was.
     pub(crate) fn let_go(&mut self, id: &EndpointId, held: Held, policy: &config::Service) -> bool {
-        let Some(place) = self.held_so(id, held) else {
+        let Some(member) = self.held_so(id, held) else {
             // In the meantime it may have been registered again.
             return false;
         };
-        match place.standing.let_go() {
+        match member.standing.let_go() {
             Standing::Removed => self.remove(id, policy),
             standing => {
-                place.standing = standing;
+                member.standing = standing;
                 self.changed = Some(SystemTime::now());
             }
         }
@@ -308,23 +308,23 @@ impl EndpointSet {
 
     /// Holds an endpoint for another reason, if it is still held for that one.
     pub(crate) fn hold_on(&mut self, id: &EndpointId, before: Held, now: Held) {
-        if let Some(place) = self.held_so(id, before) {
-            place.standing = Standing::Held(now);
+        if let Some(member) = self.held_so(id, before) {
+            member.standing = Standing::Held(now);
         }
     }
 
     fn held_so(&mut self, id: &EndpointId, held: Held) -> Option<&mut Member> {
-        let place = self.places.get_mut(id)?;
-        (place.standing == Standing::Held(held)).then_some(place)
+        let member = self.members.get_mut(id)?;
+        (member.standing == Standing::Held(held)).then_some(member)
     }
 
     /// The endpoint is gone: it gets no new picks. Once no request can pick it any more, its idle
     /// connections are closed; the rest may finish.
     fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
-        if let Some(place) = self.places.get_mut(id) {
+        if let Some(member) = self.members.get_mut(id) {
             let cut_at = Instant::now() + policy.drain;
-            place.standing = Standing::Removed;
-            self.leaving.push((Arc::clone(&place.endpoint), cut_at));
+            member.standing = Standing::Removed;
+            self.leaving.push((Arc::clone(&member.endpoint), cut_at));
             self.changed = Some(SystemTime::now());
         }
     }
@@ -339,9 +339,9 @@ impl EndpointSet {
 
     /// Those that the guard holds.
     pub(crate) fn held(&self) -> Vec<(EndpointId, Held)> {
-        self.places
+        self.members
             .iter()
-            .filter_map(|(id, place)| match place.standing {
+            .filter_map(|(id, member)| match member.standing {
                 Standing::Held(held) => Some((id.clone(), held)),
                 _ => None,
             })
@@ -350,9 +350,9 @@ impl EndpointSet {
 
     /// The registries whose loss of data has endpoints held.
     pub(crate) fn held_for_a_loss(&self) -> impl Iterator<Item = usize> {
-        self.places
+        self.members
             .values()
-            .filter_map(|place| match place.standing {
+            .filter_map(|member| match member.standing {
                 Standing::Held(held) => {
                     matches!(held.reason, HoldReason::Loss(_)).then_some(held.by)
                 }
@@ -362,31 +362,31 @@ impl EndpointSet {
 
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
     pub(crate) fn healthy_instances(&self, all: bool) -> Vec<Arc<Instance>> {
-        let is_held = |place: &Member| matches!(place.standing, Standing::Held(_));
-        let wanted = |place: &&Member| match all {
-            true => place.standing.is_pickable(),
-            false => is_held(place),
+        let is_held = |member: &Member| matches!(member.standing, Standing::Held(_));
+        let wanted = |member: &&Member| match all {
+            true => member.standing.is_pickable(),
+            false => is_held(member),
         };
-        let places = self.places.values().filter(wanted);
-        places.map(|place| place.instance.called(true)).collect()
+        let members = self.members.values().filter(wanted);
+        members.map(|member| member.instance.called(true)).collect()
     }
 
     /// The set as it is, in the order of sets, for the journal.
     pub(crate) fn standings(&self) -> impl Iterator<Item = (&Arc<Instance>, history::Listed)> {
-        self.places.values().filter_map(|place| {
-            let standing = match place.standing {
+        self.members.values().filter_map(|member| {
+            let standing = match member.standing {
                 Standing::Removed => return None,
                 Standing::Held(_) => history::Listed::Held,
                 Standing::Passing => history::Listed::Healthy,
                 Standing::Critical => history::Listed::Unhealthy,
             };
-            Some((&place.instance, standing))
+            Some((&member.instance, standing))
         })
     }
 
     fn forget_the_gone(&mut self) {
-        self.places
-            .retain(|_, place| !place.is_removed() || place.endpoint.in_flight() > 0);
+        self.members
+            .retain(|_, member| !member.is_removed() || member.endpoint.in_flight() > 0);
     }
 
     fn picked_ids(&self, policy: &config::Service) -> Vec<EndpointId> {
@@ -397,26 +397,26 @@ impl EndpointSet {
     pub(crate) fn states(&mut self) -> impl Iterator<Item = (&Member, EndpointState)> {
         self.forget_the_gone();
         let now = Instant::now();
-        self.places.values().map(move |place| {
-            let life = place.endpoint.life();
-            let state = EndpointState::of(place.standing, place.fails_checks(), life, now);
-            (place, state)
+        self.members.values().map(move |member| {
+            let life = member.endpoint.life();
+            let state = EndpointState::of(member.standing, member.fails_checks(), life, now);
+            (member, state)
         })
     }
 
     /// Takes over what our own checks of an endpoint come to. Returns whether it passes now where
     /// it did not before, or the other way round.
     pub(crate) fn check(&mut self, endpoint: &Arc<Endpoint>, checkup: Checkup) -> bool {
-        let place = self.places.get_mut(endpoint.id());
-        let Some(place) = place.filter(|place| Arc::ptr_eq(&place.endpoint, endpoint)) else {
+        let member = self.members.get_mut(endpoint.id());
+        let Some(member) = member.filter(|member| Arc::ptr_eq(&member.endpoint, endpoint)) else {
             return false;
         };
-        let failed = place.fails_checks();
-        place.checkup = Some(Box::new(checkup));
-        if failed && !place.fails_checks() {
+        let failed = member.fails_checks();
+        member.checkup = Some(Box::new(checkup));
+        if failed && !member.fails_checks() {
             endpoint.life().recovered();
         }
-        let has_changed = failed != place.fails_checks();
+        let has_changed = failed != member.fails_checks();
         if has_changed {
             self.changed = Some(SystemTime::now());
         }
@@ -425,13 +425,13 @@ impl EndpointSet {
 
     /// Those that the registry lists, or that are held, and whether they are called over TLS.
     pub(crate) fn listed(&self) -> HashMap<EndpointId, (Arc<Endpoint>, bool)> {
-        let places = self.places.iter();
-        places
-            .filter(|(_, place)| !place.is_removed())
-            .map(|(id, place)| {
+        let members = self.members.iter();
+        members
+            .filter(|(_, member)| !member.is_removed())
+            .map(|(id, member)| {
                 (
                     id.clone(),
-                    (Arc::clone(&place.endpoint), place.instance.tls),
+                    (Arc::clone(&member.endpoint), member.instance.tls),
                 )
             })
             .collect()
@@ -478,7 +478,7 @@ mod tests {
         })
     }
 
-    fn board() -> EndpointSet {
+    fn empty() -> EndpointSet {
         EndpointSet::new(
             1,
             Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
@@ -488,7 +488,7 @@ mod tests {
 
     /// A set that may be doubted, without evidence of anything; or one of our own choice.
     fn take(
-        board: &mut EndpointSet,
+        members: &mut EndpointSet,
         set: &[Instance],
         doubtable: bool,
         policy: &config::Service,
@@ -501,11 +501,11 @@ mod tests {
             },
             false => ours,
         };
-        board.take_over(&update, policy)
+        members.take_over(&update, policy)
     }
 
-    fn snapshot(board: &EndpointSet) -> Snapshot {
-        board.snapshot(&policy(None), &Balance::RoundRobin, |_| true)
+    fn snapshot(members: &EndpointSet) -> Snapshot {
+        members.snapshot(&policy(None), &Balance::RoundRobin, |_| true)
     }
 
     fn instance(number: u16, healthy: bool) -> Instance {
@@ -524,19 +524,19 @@ mod tests {
         numbers.map(|number| instance(number, true)).collect()
     }
 
-    fn states(board: &mut EndpointSet) -> Vec<EndpointState> {
-        board.states().map(|(_, state)| state).collect()
+    fn states(members: &mut EndpointSet) -> Vec<EndpointState> {
+        members.states().map(|(_, state)| state).collect()
     }
 
     #[tokio::test]
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..4), true, &policy);
-        let before = snapshot(&board);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..4), true, &policy);
+        let before = snapshot(&members);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
-        take(&mut board, &heavier, true, &policy);
-        let after = snapshot(&board);
+        take(&mut members, &heavier, true, &policy);
+        let after = snapshot(&members);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
             std::iter::zip(&*before.endpoints, &*after.endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -545,27 +545,27 @@ mod tests {
 
     #[tokio::test]
     async fn few_that_leave_are_removed_at_once() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..5), true, &policy);
-        let leaves = Arc::clone(&snapshot(&board).endpoints[0]);
-        assert!(!take(&mut board, &healthy(2..5), true, &policy));
-        assert_eq!(snapshot(&board).endpoints.len(), 3);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..5), true, &policy);
+        let leaves = Arc::clone(&snapshot(&members).endpoints[0]);
+        assert!(!take(&mut members, &healthy(2..5), true, &policy));
+        assert_eq!(snapshot(&members).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
-        board.retire_the_leaving();
+        members.retire_the_leaving();
         assert!(leaves.pool(0).is_retired());
     }
 
     #[tokio::test]
     async fn many_that_leave_at_once_are_held() {
         for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
-            let (mut board, policy) = (board(), policy(guard()));
-            take(&mut board, &healthy(1..5), true, &policy);
+            let (mut members, policy) = (empty(), policy(guard()));
+            take(&mut members, &healthy(1..5), true, &policy);
             assert!(
-                take(&mut board, &left, true, &policy),
+                take(&mut members, &left, true, &policy),
                 "{} left",
                 left.len()
             );
-            let pickable = snapshot(&board).endpoints;
+            let pickable = snapshot(&members).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
         }
@@ -573,36 +573,36 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_guard_all_that_leave_are_removed() {
-        let (mut board, policy) = (board(), policy(None));
-        take(&mut board, &healthy(1..5), true, &policy);
-        assert!(!take(&mut board, &[], true, &policy));
-        assert!(snapshot(&board).endpoints.is_empty());
+        let (mut members, policy) = (empty(), policy(None));
+        take(&mut members, &healthy(1..5), true, &policy);
+        assert!(!take(&mut members, &[], true, &policy));
+        assert!(snapshot(&members).endpoints.is_empty());
     }
 
     #[tokio::test]
     async fn what_is_given_up_is_not_held() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..5), true, &policy);
-        take(&mut board, &healthy(4..5), true, &policy);
-        assert_eq!(board.held().len(), 3);
-        take(&mut board, &[], false, &policy);
-        assert!(snapshot(&board).endpoints.is_empty() && board.held().is_empty());
-        take(&mut board, &healthy(1..5), true, &policy);
-        assert_eq!(snapshot(&board).endpoints.len(), 4);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..5), true, &policy);
+        take(&mut members, &healthy(4..5), true, &policy);
+        assert_eq!(members.held().len(), 3);
+        take(&mut members, &[], false, &policy);
+        assert!(snapshot(&members).endpoints.is_empty() && members.held().is_empty());
+        take(&mut members, &healthy(1..5), true, &policy);
+        assert_eq!(snapshot(&members).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..4), true, &policy);
-        let before = snapshot(&board);
-        take(&mut board, &[], true, &policy);
-        assert_eq!(states(&mut board), [EndpointState::Held; 3]);
-        take(&mut board, &healthy(1..4), true, &policy);
-        assert_eq!(states(&mut board), [EndpointState::Serving; 3]);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..4), true, &policy);
+        let before = snapshot(&members);
+        take(&mut members, &[], true, &policy);
+        assert_eq!(states(&mut members), [EndpointState::Held; 3]);
+        take(&mut members, &healthy(1..4), true, &policy);
+        assert_eq!(states(&mut members), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
-            &snapshot(&board).endpoints[0]
+            &snapshot(&members).endpoints[0]
         ));
     }
 
@@ -612,91 +612,91 @@ mod tests {
 
     #[tokio::test]
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..4), true, &policy);
-        let before = snapshot(&board);
-        take(&mut board, &[], true, &policy);
-        let until = |board: &EndpointSet| -> Vec<_> {
-            let held = board.held().into_iter();
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..4), true, &policy);
+        let before = snapshot(&members);
+        take(&mut members, &[], true, &policy);
+        let until = |members: &EndpointSet| -> Vec<_> {
+            let held = members.held().into_iter();
             held.map(|(id, held)| (id, held.until)).collect()
         };
-        let held = until(&board);
+        let held = until(&members);
         for signed_in in 2..5 {
-            take(&mut board, &unhealthy(1..signed_in), true, &policy);
-            assert_eq!(states(&mut board), [EndpointState::Held; 3]);
-            assert_eq!(until(&board), held, "for no longer than before");
+            take(&mut members, &unhealthy(1..signed_in), true, &policy);
+            assert_eq!(states(&mut members), [EndpointState::Held; 3]);
+            assert_eq!(until(&members), held, "for no longer than before");
         }
         let mut set = unhealthy(1..4);
         set[1].healthy = true;
-        take(&mut board, &set, true, &policy);
+        take(&mut members, &set, true, &policy);
         let (held, serving) = (EndpointState::Held, EndpointState::Serving);
-        assert_eq!(states(&mut board), [held, serving, held]);
+        assert_eq!(states(&mut members), [held, serving, held]);
         assert!(Arc::ptr_eq(
             &before.endpoints[1],
-            &snapshot(&board).endpoints[1]
+            &snapshot(&members).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
-        take(&mut board, &unhealthy(1..4), true, &policy);
-        assert_eq!(states(&mut board), [held, EndpointState::Unhealthy, held]);
+        take(&mut members, &unhealthy(1..4), true, &policy);
+        assert_eq!(states(&mut members), [held, EndpointState::Unhealthy, held]);
     }
 
     #[tokio::test]
     async fn who_is_let_go_rests_if_it_has_signed_in_again_and_is_removed_if_not() {
         for doubtable in [true, false] {
-            let (mut board, policy) = (board(), policy(guard()));
-            take(&mut board, &healthy(1..4), true, &policy);
-            take(&mut board, &[], true, &policy);
-            take(&mut board, &unhealthy(1..4), true, &policy);
+            let (mut members, policy) = (empty(), policy(guard()));
+            take(&mut members, &healthy(1..4), true, &policy);
+            take(&mut members, &[], true, &policy);
+            take(&mut members, &unhealthy(1..4), true, &policy);
             // One that has signed out again is not listed any more.
-            take(&mut board, &unhealthy(1..3), doubtable, &policy);
-            for (id, held) in board.held() {
+            take(&mut members, &unhealthy(1..3), doubtable, &policy);
+            for (id, held) in members.held() {
                 assert!(doubtable, "not held any more");
-                board.let_go(&id, held, &policy);
+                members.let_go(&id, held, &policy);
             }
-            let snapshot = snapshot(&board);
+            let snapshot = snapshot(&members);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
-            assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
+            assert_eq!(states(&mut members), [EndpointState::Unhealthy; 2]);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
-        let (mut board, policy) = (board(), policy(None));
-        take(&mut board, &healthy(1..3), true, &policy);
-        let works = snapshot(&board).endpoints[0].pool(0).enter();
-        take(&mut board, &[], true, &policy);
-        assert_eq!(states(&mut board), [EndpointState::Draining]);
+        let (mut members, policy) = (empty(), policy(None));
+        take(&mut members, &healthy(1..3), true, &policy);
+        let works = snapshot(&members).endpoints[0].pool(0).enter();
+        take(&mut members, &[], true, &policy);
+        assert_eq!(states(&mut members), [EndpointState::Draining]);
         tokio::time::advance(policy.drain * 2).await;
-        assert_eq!(states(&mut board), [EndpointState::Draining]);
+        assert_eq!(states(&mut members), [EndpointState::Draining]);
         drop(works);
-        assert_eq!(states(&mut board), []);
+        assert_eq!(states(&mut members), []);
     }
 
     #[tokio::test]
     async fn whose_checks_fail_is_neither_picked_nor_held() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..3), true, &policy);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..3), true, &policy);
         let failing = [instance(1, false), instance(2, false)];
-        assert!(!take(&mut board, &failing, true, &policy));
-        let snapshot = snapshot(&board);
+        assert!(!take(&mut members, &failing, true, &policy));
+        let snapshot = snapshot(&members);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
-        assert_eq!(states(&mut board), [EndpointState::Unhealthy; 2]);
+        assert_eq!(states(&mut members), [EndpointState::Unhealthy; 2]);
     }
 
     #[tokio::test]
     async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..5), true, &policy);
-        let first = |board: &EndpointSet| Arc::clone(&snapshot(board).endpoints[0]);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..5), true, &policy);
+        let first = |members: &EndpointSet| Arc::clone(&snapshot(members).endpoints[0]);
         for works in [true, false] {
-            let before = first(&board);
+            let before = first(&members);
             let work = works.then(|| before.pool(0).enter());
-            take(&mut board, &healthy(2..5), true, &policy);
-            board.retire_the_leaving();
+            take(&mut members, &healthy(2..5), true, &policy);
+            members.retire_the_leaving();
             assert!(before.pool(0).is_retired());
-            take(&mut board, &healthy(1..5), true, &policy);
-            board.retire_the_leaving();
-            let again = first(&board);
+            take(&mut members, &healthy(1..5), true, &policy);
+            members.retire_the_leaving();
+            let again = first(&members);
             assert_eq!(Arc::ptr_eq(&before, &again), works);
             assert!(before.id() == again.id() && !again.pool(0).is_retired());
             drop(work);
@@ -705,41 +705,41 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_neither_held_nor_lost() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..5), true, &policy);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..5), true, &policy);
         let mut renamed = healthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
         }
-        assert!(!take(&mut board, &renamed, true, &policy));
-        let all = snapshot(&board).endpoints;
+        assert!(!take(&mut members, &renamed, true, &policy));
+        let all = snapshot(&members).endpoints;
         assert!(all.iter().all(|one| one.id().instance.starts_with("new")));
         assert_eq!(all.len(), 4);
         // The endpoints that are held until then are let go.
-        assert!(take(&mut board, &healthy(5..6), true, &policy));
-        assert_eq!(board.held().len(), 4);
-        take(&mut board, &healthy(1..6), true, &policy);
-        assert_eq!(board.held().len(), 0);
+        assert!(take(&mut members, &healthy(5..6), true, &policy));
+        assert_eq!(members.held().len(), 4);
+        take(&mut members, &healthy(1..6), true, &policy);
+        assert_eq!(members.held().len(), 0);
     }
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_held_until_the_check_of_that_one_has_passed() {
-        let (mut board, policy) = (board(), policy(guard()));
-        take(&mut board, &healthy(1..5), true, &policy);
+        let (mut members, policy) = (empty(), policy(guard()));
+        take(&mut members, &healthy(1..5), true, &policy);
         let mut renamed = unhealthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
         }
-        assert!(take(&mut board, &renamed, true, &policy));
-        assert_eq!(snapshot(&board).endpoints.len(), 4);
+        assert!(take(&mut members, &renamed, true, &policy));
+        assert_eq!(snapshot(&members).endpoints.len(), 4);
         for passed in 0..4 {
             renamed[passed].healthy = true;
-            take(&mut board, &renamed, true, &policy);
-            assert_eq!(board.held().len(), 3 - passed);
-            let addresses = snapshot(&board).endpoints;
+            take(&mut members, &renamed, true, &policy);
+            assert_eq!(members.held().len(), 3 - passed);
+            let addresses = snapshot(&members).endpoints;
             let addresses = addresses.iter().map(|one| one.id().address.clone());
             assert_eq!(addresses.collect::<HashSet<_>>().len(), 4, "each is called");
-            assert_eq!(snapshot(&board).endpoints.len(), 4, "once");
+            assert_eq!(snapshot(&members).endpoints.len(), 4, "once");
         }
     }
 
@@ -754,13 +754,13 @@ mod tests {
             moved.collect()
         };
         let after = |before: &[Instance], set: &[Instance]| {
-            let mut board = board();
-            take(&mut board, before, true, &policy);
-            let doubted = take(&mut board, set, true, &policy);
+            let mut members = empty();
+            take(&mut members, before, true, &policy);
+            let doubted = take(&mut members, set, true, &policy);
             (
                 doubted,
-                board.held().len(),
-                snapshot(&board).endpoints.len(),
+                members.held().len(),
+                snapshot(&members).endpoints.len(),
             )
         };
         let before = healthy(1..5);
@@ -793,57 +793,57 @@ mod tests {
 
     #[tokio::test]
     async fn who_changes_to_tls_or_back_is_a_new_one_and_the_guard_holds_nobody() {
-        let (mut board, policy) = (board(), policy(guard()));
+        let (mut members, policy) = (empty(), policy(guard()));
         let mut set = healthy(1..5);
         for tls in [false, true, false] {
-            let before = snapshot(&board).endpoints;
+            let before = snapshot(&members).endpoints;
             for instance in &mut set {
                 instance.tls = tls;
             }
-            assert!(!take(&mut board, &set, true, &policy));
-            board.retire_the_leaving();
-            let after = snapshot(&board).endpoints;
-            assert_eq!(states(&mut board), [EndpointState::Serving; 4]);
+            assert!(!take(&mut members, &set, true, &policy));
+            members.retire_the_leaving();
+            let after = snapshot(&members).endpoints;
+            assert_eq!(states(&mut members), [EndpointState::Serving; 4]);
             assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
             assert!(before.iter().all(|gone| gone.pool(0).is_retired()));
             assert!(after.iter().all(|there| !there.pool(0).is_retired()));
         }
     }
 
-    fn checked(board: &mut EndpointSet, passing: bool) {
-        let places: Vec<_> = board.places.values().collect();
-        let endpoints: Vec<_> = places.iter().map(|one| Arc::clone(&one.endpoint)).collect();
+    fn checked(members: &mut EndpointSet, passing: bool) {
+        let all: Vec<_> = members.members.values().collect();
+        let endpoints: Vec<_> = all.iter().map(|one| Arc::clone(&one.endpoint)).collect();
         for endpoint in endpoints {
             let error = None;
-            board.check(&endpoint, Checkup { passing, error });
+            members.check(&endpoint, Checkup { passing, error });
         }
     }
 
     #[tokio::test]
     async fn in_a_panic_all_are_picked_but_those_that_are_ill_or_gone() {
         let policy = policy(guard());
-        let ports = |board: &EndpointSet| -> Vec<_> {
-            let endpoints = board.snapshot(&policy, &Balance::RoundRobin, |_| true);
+        let ports = |members: &EndpointSet| -> Vec<_> {
+            let endpoints = members.snapshot(&policy, &Balance::RoundRobin, |_| true);
             let endpoints = endpoints.endpoints.iter();
             endpoints.map(|one| one.id().address.port()).collect()
         };
-        let mut board = board();
-        take(&mut board, &healthy(1..8), true, &policy);
-        let leaves = Arc::clone(&board.places.values().next().unwrap().endpoint);
+        let mut members = empty();
+        take(&mut members, &healthy(1..8), true, &policy);
+        let leaves = Arc::clone(&members.members.values().next().unwrap().endpoint);
         let _works = leaves.pool(0).enter();
         // The first has left, and works on something; the second is ill; five are lost, and held.
-        take(&mut board, &healthy(2..8), true, &policy);
-        take(&mut board, &unhealthy(2..3), true, &policy);
-        checked(&mut board, true);
-        assert!(!board.panics(&policy));
-        assert_eq!(ports(&board), [3, 4, 5, 6, 7], "held, and no others");
-        checked(&mut board, false);
-        assert!(board.panics(&policy));
-        assert_eq!(ports(&board), [3, 4, 5, 6, 7], "be they held");
+        take(&mut members, &healthy(2..8), true, &policy);
+        take(&mut members, &unhealthy(2..3), true, &policy);
+        checked(&mut members, true);
+        assert!(!members.panics(&policy));
+        assert_eq!(ports(&members), [3, 4, 5, 6, 7], "held, and no others");
+        checked(&mut members, false);
+        assert!(members.panics(&policy));
+        assert_eq!(ports(&members), [3, 4, 5, 6, 7], "be they held");
         // A pin's set is what it was, with whom our own checks find fault.
-        take(&mut board, &healthy(3..5), false, &policy);
-        assert_eq!(ports(&board), [3, 4]);
-        checked(&mut board, true);
-        assert_eq!(ports(&board), [3, 4]);
+        take(&mut members, &healthy(3..5), false, &policy);
+        assert_eq!(ports(&members), [3, 4]);
+        checked(&mut members, true);
+        assert_eq!(ports(&members), [3, 4]);
     }
 }
