@@ -16,7 +16,7 @@ use super::{Error, held::HeldService, outgoing::Outgoing};
 use crate::{
     instance::Address,
     metrics::Padded,
-    service::{CallAnswer, CallError, ReplayBody, Service, ServiceStats, StatusClass},
+    service::{CallAnswer, CallError, CallPolicy, ReplayBody, Service, ServiceStats, StatusClass},
     upstream::{Answer, AnswerBody},
 };
 
@@ -77,7 +77,7 @@ impl Caller {
             let service = &*held.service;
             let slot = held.slot();
             let count = Count::begin(service.lane(slot), arrived);
-            let terms = service.own_terms();
+            let terms = CallPolicy::own(service);
             let total = terms.timeout.total.map(|total| arrived + total);
             let called = match held.wait_until_read(asked, total).await {
                 Ok(began) => service

@@ -40,7 +40,7 @@ use crate::{
     config::Timeouts,
     discovery::Lookup,
     route::Match,
-    service::{CallAnswer, CallError, Service, within},
+    service::{CallAnswer, CallError, CallPolicy, Service, within},
     upstream::Answer,
 };
 use admit::Admitted;
@@ -183,7 +183,7 @@ async fn forward(
     let mut subset = target.subset.as_ref();
     let mut instead_of = None;
     loop {
-        let terms = service.terms(subset, target.overrides());
+        let terms = CallPolicy::of(service, subset, target.overrides());
         let total = total(&terms.timeout);
         service.usage().note(asked);
         if !service.is_read() {

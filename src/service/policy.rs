@@ -19,28 +19,28 @@ pub struct CallPolicy<'s> {
     pub timeout: Timeouts,
 }
 
-impl Service {
-    /// The terms of a route that wants this subset and has these values of its own.
+impl<'s> CallPolicy<'s> {
+    /// That of a route to the service that wants this subset and has these values of its own.
     ///
     /// # Panics
     /// Where the service was made without that subset.
-    pub fn terms(&self, subset: Option<&Arc<Subset>>, overrides: &Overrides) -> CallPolicy<'_> {
-        let policy = self.policy();
-        let view = subset.map_or(self.main(), |subset| {
-            let mut views = self.views().iter();
+    pub fn of(service: &'s Service, subset: Option<&Arc<Subset>>, overrides: &Overrides) -> Self {
+        let policy = service.policy();
+        let view = subset.map_or(service.main(), |subset| {
+            let mut views = service.views().iter();
             let view = views.find(|view| view.is_of(subset));
             view.expect("a service is made with the subsets of all routes that lead to it")
         });
-        CallPolicy {
+        Self {
             view,
             retry: overrides.retry(policy.retry),
             timeout: overrides.timeout(policy.timeout),
         }
     }
 
-    /// The terms of a caller that has no subset and no values of its own.
-    pub fn own_terms(&self) -> CallPolicy<'_> {
-        self.terms(None, &Overrides::default())
+    /// That of a caller that has no subset and no values of its own.
+    pub fn own(service: &'s Service) -> Self {
+        Self::of(service, None, &Overrides::default())
     }
 }
 

@@ -276,7 +276,7 @@ mod tests {
     };
 
     use super::super::{
-        Service,
+        CallPolicy, Service,
         members::{combine::Update, history::Why},
     };
     use super::*;
@@ -339,7 +339,7 @@ mod tests {
         let (service, config) = service(TWO);
         let view = |route: usize| {
             let subset = config.routes[route].subset.as_ref();
-            service.terms(subset, &Overrides::default()).view
+            CallPolicy::of(&service, subset, &Overrides::default()).view
         };
         update(
             &service,
@@ -373,7 +373,7 @@ mod tests {
         let (service, config) = service(TWO);
         update(&service, vec![instance(1, true, ""), instance(3, true, "")]);
         let subset = config.routes[2].subset.as_ref();
-        let weighted = service.terms(subset, &Overrides::default()).view;
+        let weighted = CallPolicy::of(&service, subset, &Overrides::default()).view;
         let tally = &service.lane(0).tally;
         let picks_of_the_first = |view: &View| {
             let pick = |_: &i32| {
@@ -408,7 +408,7 @@ mod tests {
             .routes
             .iter()
             .map(|route| {
-                let terms = service.terms(route.subset.as_ref(), &Overrides::default());
+                let terms = CallPolicy::of(&service, route.subset.as_ref(), &Overrides::default());
                 match terms.view.balance() {
                     Balance::Sticky(sticky) => sticky.cookie.clone().unwrap(),
                     other => panic!("{other:?}"),

@@ -9,7 +9,7 @@ use super::{
     queue::{Room, Seat},
     tried::Tried,
 };
-use crate::service::{PickKey, Service, Shed, View, WorkerEndpoint};
+use crate::service::{PickKey, Service, Shed, View, WorkerEndpoint, endpoint::silence};
 
 impl Service {
     /// The endpoint whose turn it is, with a seat where the service has limits; `None` where there
@@ -29,7 +29,7 @@ impl Service {
         let Some(limits) = self.limits() else {
             let picked = view.pick(worker, turn, tally, now);
             let line = match picked {
-                Some(line) if self.finds_silent(worker, view, &line, now) => {
+                Some(line) if silence::is_found(self, worker, view, &line, now) => {
                     view.pick(worker, turn, tally, now)
                 }
                 picked => picked,
@@ -48,7 +48,7 @@ impl Service {
         let entered = entered?;
         if let Some((_, line)) = &entered {
             // It keeps its seat: the requests after it go elsewhere.
-            self.finds_silent(worker, view, line, now);
+            silence::is_found(self, worker, view, line, now);
         }
         Ok(entered.map(|(seat, line)| (Some(seat), line)))
     }
@@ -78,9 +78,9 @@ mod tests {
     use std::{ops::Range, sync::atomic::Ordering::SeqCst, time::Duration};
 
     use super::*;
-    use crate::{
-        config::Overrides,
-        service::testing::{self, line, update},
+    use crate::service::{
+        CallPolicy,
+        testing::{self, line, update},
     };
 
     /// One with these limits.
@@ -96,7 +96,7 @@ mod tests {
     /// A seat, and whose.
     async fn sit(service: &Service) -> Result<Option<(Option<Seat>, Arc<WorkerEndpoint>)>, Shed> {
         let now = Instant::now();
-        let terms = service.terms(None, &Overrides::default());
+        let terms = CallPolicy::own(service);
         let turn = terms.view.turn(None, &service.lane(0).tally, now);
         service.seat(0, terms.view, turn, None, now).await
     }
@@ -180,7 +180,7 @@ mod tests {
         let service = service("per_endpoint = 1, pending = 5, wait = \"2s\"", 1..3);
         let (mut seat, tried) = sit(&service).await.unwrap().unwrap();
         let (held, _) = sit(&service).await.unwrap().unwrap();
-        let (terms, lane) = (service.terms(None, &Overrides::default()), service.lane(0));
+        let (terms, lane) = (CallPolicy::own(&service), service.lane(0));
         let turn = terms.view.turn(None, &lane.tally, Instant::now());
         let past = Tried::default().with(&tried);
         let other = |room: Room<'_>, now| {

@@ -32,45 +32,39 @@ const PROOF: f64 = 11.5;
 /// How many peers are asked at most.
 const PEERS: usize = 16;
 
-impl Service {
-    /// Whether the endpoint that a request was about to be sent to has fallen silent, and is doubted
-    /// from now on.
-    #[inline]
-    pub(crate) fn finds_silent(
-        &self,
-        worker: usize,
-        view: &View,
-        line: &Arc<WorkerEndpoint>,
-        now: Instant,
-    ) -> bool {
-        line.pool().is_silence_due(now) && self.look_at_silence(worker, view, line, now)
-    }
+/// Whether the endpoint that a request was about to be sent to has fallen silent, and is doubted from
+/// now on.
+#[inline]
+pub(crate) fn is_found(
+    service: &Service,
+    worker: usize,
+    view: &View,
+    line: &Arc<WorkerEndpoint>,
+    now: Instant,
+) -> bool {
+    line.pool().is_silence_due(now) && look(service, worker, view, line, now)
+}
 
-    #[cold]
-    fn look_at_silence(
-        &self,
-        worker: usize,
-        view: &View,
-        line: &Arc<WorkerEndpoint>,
-        now: Instant,
-    ) -> bool {
-        let own = line.pool().quiet(now);
-        let is_wanted = self
-            .policy()
-            .eject
-            .as_ref()
-            .is_some_and(|rule| rule.silence);
-        let is_silent = is_wanted
-            && own.for_at_least >= LEAST
-            && !line.life().is_avoided_already()
-            && Scene::of(view, line, now).is_some_and(|scene| scene.is_proof());
-        line.pool().note_look(now);
-        if is_silent && line.life().fall_silent(now) {
-            self.lane(worker).silences.add_one();
-            log_lines::silent(self.name(), line.pool().address());
-        }
-        is_silent
+#[cold]
+fn look(
+    service: &Service,
+    worker: usize,
+    view: &View,
+    line: &Arc<WorkerEndpoint>,
+    now: Instant,
+) -> bool {
+    let own = line.pool().quiet(now);
+    let rule = service.policy().eject.as_ref();
+    let is_silent = rule.is_some_and(|rule| rule.silence)
+        && own.for_at_least >= LEAST
+        && !line.life().is_avoided_already()
+        && Scene::of(view, line, now).is_some_and(|scene| scene.is_proof());
+    line.pool().note_look(now);
+    if is_silent && line.life().fall_silent(now) {
+        service.lane(worker).silences.add_one();
+        log_lines::silent(service.name(), line.pool().address());
     }
+    is_silent
 }
 
 /// An endpoint's silence, and what it is held against.
