@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config,
-    service::{PinError, Service},
+    service::{self, PinError, Service},
 };
 
 /// How long a pin lasts for which nothing else is said.
@@ -90,7 +90,7 @@ pub(super) async fn pin(
             return refuse(StatusCode::BAD_REQUEST, &format!("`for`: {error}"));
         }
     };
-    match service.pin(wanted.set, time) {
+    match service::pin(&service, wanted.set, time) {
         Ok(pin) => Json(pin).into_response(),
         Err(error) => {
             let status = match error {
@@ -106,7 +106,7 @@ pub(super) async fn pin(
 /// `DELETE /api/services/{name}/pin`.
 pub(super) async fn unpin(State(context): Shown, Path(name): Path<String>) -> Response {
     match pinnable(&context, &name) {
-        Ok(service) if service.unpin() => Json(json!({"pin": null})).into_response(),
+        Ok(service) if service::unpin(&service) => Json(json!({"pin": null})).into_response(),
         Ok(service) => {
             let text = format!("`{}` is not pinned", service.name());
             refuse(StatusCode::NOT_FOUND, &text)

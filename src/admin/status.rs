@@ -143,7 +143,7 @@ impl Status {
             pinned: page
                 .services
                 .iter()
-                .filter(|service| service.pinned().is_some())
+                .filter(|service| service.is_pinned())
                 .map(|service| Arc::clone(service.name()))
                 .collect(),
             snapshot: view.snapshot.as_ref().map(|store| store.status()),
@@ -162,7 +162,7 @@ impl ServiceTraffic {
         let sum = |of: fn(&ServiceStats) -> u64| service.lanes().map(of).sum();
         let now = Instant::now();
         Self {
-            status: service.status(),
+            status: ServiceStatus::of(service),
             requests: sum(|lane| lane.requests.value()),
             retries: sum(|lane| lane.retries.value()),
             retries_refused: sum(|lane| lane.budget_refused.value()),

@@ -37,6 +37,6 @@ impl Endpointer {
 
     /// All of them, and how the watchers stand.
     pub fn status(&self) -> ServiceStatus {
-        self.0.service.status()
+        ServiceStatus::of(&self.0.service)
     }
 }

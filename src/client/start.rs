@@ -108,7 +108,8 @@ impl Client {
     /// How everything that was asked for stands.
     pub fn status(&self) -> Vec<ServiceStatus> {
         let services = self.0.directory.services();
-        services.iter().map(|service| service.status()).collect()
+        let status = services.iter().map(|service| ServiceStatus::of(service));
+        status.collect()
     }
 
     /// Ends the watchers, and waits until they have ended. What was asked for before can still be

@@ -19,7 +19,7 @@ use crate::{
     config,
     registry::{Catalog, Registry, Watches, watch::WatchStatus},
     saved,
-    service::{Service, Split},
+    service::{Service, Split, members::restore},
 };
 
 /// All services of a proxy, and their watchers.
@@ -317,7 +317,7 @@ impl Directory {
         saved::Contents {
             sets: services
                 .iter()
-                .flat_map(|service| service.to_save(keeps))
+                .flat_map(|service| restore::to_save(service, keeps))
                 .collect(),
             catalogs: catalogs
                 .filter(|(registry, _)| keeps(registry))
@@ -344,7 +344,7 @@ impl Directory {
         };
         let services = self.declared.values().filter_map(|service| {
             let what = format!("service {}", service.name());
-            named(what, service.is_settled(), service.refusal())
+            named(what, service.is_settled(), restore::refusal(service))
         });
         let catalogs = self.catalogs.iter().filter_map(|(name, view)| {
             let refusal = view.remembered().and_then(|_| view.status.refusal());
@@ -358,7 +358,7 @@ impl Directory {
     pub fn is_unconfirmed(&self) -> bool {
         let mut services = self.declared.values();
         let mut catalogs = self.catalogs.values();
-        services.any(|service| service.is_unconfirmed())
+        services.any(|service| restore::is_unconfirmed(service))
             || catalogs.any(|view| view.remembered().is_some() && view.status.is_awaited())
     }
 

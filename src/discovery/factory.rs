@@ -30,7 +30,10 @@ use crate::{
         Service, Split,
         health::{elsewhere, follow, prober::Prober},
         members::{
-            combine::Update, history::Why, inquiry::Inquiry, restore::answered, shrink_guard,
+            MemberEvent,
+            inquiry::Inquiry,
+            restore::{self, answered},
+            shrink_guard,
         },
     },
     tls::TlsError,
@@ -124,8 +127,7 @@ impl ServiceFactory {
         let service = self.service(name, Arc::clone(self.policy(name)), subsets);
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
-            let update = Update::ours(instances.clone());
-            service.update(&update, Why::ProxyToml);
+            shrink_guard::apply(&service, MemberEvent::Fixed(instances.clone()));
         }
         self.remember(&service, saved);
         let mut watchers = origin
@@ -145,12 +147,15 @@ impl ServiceFactory {
         Ok((service, watchers))
     }
 
-    fn remember(&self, service: &Service, saved: &saved::Contents) {
+    fn remember(&self, service: &Arc<Service>, saved: &saved::Contents) {
         let registries = service.policy().origin.registries();
         for (place, registry) in registries.iter().enumerate() {
             let settings = self.settings.get(registry);
             if let (Some(settings), Some(set)) = (settings, saved.set(service.name(), registry)) {
-                service.remember(place, set, settings.max_staleness);
+                let event = restore::remembered(service, place, set, settings.max_staleness);
+                if let Some(event) = event {
+                    shrink_guard::apply(service, event);
+                }
             }
         }
     }
@@ -188,20 +193,21 @@ impl ServiceFactory {
         settings: &config::Registry,
     ) -> JoinHandle<()> {
         let status = Arc::clone(&service.watches()[place]);
-        let heard = Arc::clone(service);
+        let (follows, known) = (Arc::clone(service), Arc::clone(&status));
         let watching = watch::watch(source, status, settings.max_staleness, move |event| {
-            if heard.hear(place, event) {
-                shrink_guard::watch_over(&heard);
+            if let Event::State(set) = &event {
+                known.note_state(set.instances.len(), set.skipped.clone());
             }
+            shrink_guard::apply(&follows, MemberEvent::Registry(place, event));
         });
-        let Some(left) = service.remembers_for(place, settings.max_staleness) else {
+        let Some(left) = restore::counts_for(service, place, settings.max_staleness) else {
             return self.control.spawn(watching);
         };
         let remembers = Arc::clone(service);
         self.control.spawn(async move {
             let forgets = async {
                 tokio::time::sleep(left).await;
-                remembers.forget_remembered(place);
+                restore::give_up(&remembers, place);
             };
             tokio::join!(watching, forgets);
         })

@@ -5,8 +5,6 @@
 mod balance;
 mod call;
 mod endpoint;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 pub(crate) mod health;
 mod log_lines;
 pub(crate) mod members;
@@ -15,8 +13,12 @@ mod snapshot;
 mod split;
 mod stats;
 mod status;
+#[cfg(test)]
+mod testing;
 mod view;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use balance::fuzzing;
 pub use balance::{
     BalanceStats, BalanceStatus, Balancer, PickKey, RequestInfo, ZoneStatus, client_digest,
     key_digest,
@@ -32,7 +34,7 @@ pub use endpoint::{Endpoint, EndpointId, WorkerEndpoint};
 pub use health::prober::Checkup;
 pub use members::combine::Difference;
 pub use members::history::{Change, EntryStatus, Why};
-pub use members::pin::{LONGEST_PIN, PinError, PinStatus};
+pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, unpin};
 pub use policy::{CallPolicy, within};
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
@@ -44,8 +46,8 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
+            AtomicBool,
+            Ordering::{Acquire, Release},
         },
     },
     time::Duration,
@@ -58,22 +60,12 @@ use tokio::{
 
 use balance::Loads;
 use call::queue::Limits;
-use health::prober::Findings;
-use members::{
-    combine::{Combiner, Update},
-    endpoint_set::EndpointSet,
-    history::Journal,
-    inquiry::Inquiry,
-};
+use members::{MemberEvent, Members, inquiry::Inquiry};
 
 use crate::{
     config::{self, Subset},
-    instance::InstanceSet,
     metrics::Padded,
-    registry::{
-        Usage,
-        watch::{Event, WatchStatus},
-    },
+    registry::{Usage, watch::WatchStatus},
     upstream::Tls,
 };
 
@@ -88,21 +80,16 @@ pub struct Service {
     views: Box<[View]>,
     /// Of each worker, from the first request on that it has for this service.
     lanes: Box<[OnceLock<Arc<Padded<ServiceStats>>>]>,
-    board: Mutex<EndpointSet>,
+    members: Mutex<Members>,
     /// Held by who ejects an endpoint.
     ejecting: Mutex<()>,
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
     /// Told that the endpoints have changed, be it only who is listed; from the first on that waits
-    /// for it. Made under the board's lock, as all is published.
+    /// for it. Made under the members' lock, as all is published.
     published: OnceLock<watch::Sender<()>>,
-    /// How many of our own checks of endpoints passed, and how many did not.
-    checks_passed: AtomicU64,
-    checks_failed: AtomicU64,
     /// Whether there is a set; said by `published` too, once there is.
     is_read: AtomicBool,
-    listing: Mutex<Combiner>,
-    journal: Mutex<Journal>,
     /// One for each of its registries, in their order.
     watches: Box<[Arc<WatchStatus>]>,
     /// How each of them is asked again.
@@ -112,8 +99,6 @@ pub struct Service {
     changes: Arc<Notify>,
     /// Told whenever an endpoint takes no connection, where that is watched.
     refusals: OnceLock<Arc<Notify>>,
-    /// What a person could do about endpoints that cannot be reached.
-    hint: Mutex<Option<Arc<str>>>,
 }
 
 impl Service {
@@ -135,7 +120,9 @@ impl Service {
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
         Self {
             lanes: (0..workers).map(|_| OnceLock::new()).collect(),
-            board: Mutex::new(EndpointSet::new(
+            members: Mutex::new(Members::new(
+                &name,
+                &policy,
                 workers,
                 Arc::clone(&tls),
                 Loads::of_all(balances),
@@ -146,11 +133,7 @@ impl Service {
             tls,
             ejecting: Mutex::default(),
             published: OnceLock::new(),
-            checks_passed: AtomicU64::new(0),
-            checks_failed: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
-            listing: Mutex::new(Combiner::new(&policy.origin)),
-            journal: Mutex::new(Journal::of(Arc::clone(&name))),
             watches: policy
                 .origin
                 .registries()
@@ -167,7 +150,6 @@ impl Service {
             usage: Arc::default(),
             changes,
             refusals: OnceLock::new(),
-            hint: Mutex::default(),
             name,
             policy,
         }
@@ -238,7 +220,7 @@ impl Service {
 
     /// Whether one of its registries has neither answered nor failed yet.
     pub fn is_awaited(&self) -> bool {
-        self.listing().is_awaited()
+        self.members().combiner().is_awaited()
     }
 
     /// Whether there is a set, and each of its registries has said something of it.
@@ -287,97 +269,53 @@ impl Service {
         let _ = tokio::time::timeout(limit, read).await;
     }
 
-    /// Takes over what a registry, by its place in the list, has to say; called by its watcher
-    /// alone. Returns whether the guard doubts it, and holds endpoints that must then be watched
-    /// over.
-    pub(crate) fn hear(&self, from: usize, event: Event<InstanceSet>) -> bool {
-        let registry = Arc::clone(&self.policy.origin.registries()[from]);
-        let why = match &event {
-            Event::State(set) => {
-                self.watches[from].note_state(set.instances.len(), set.skipped.clone());
-                let revision = set.evidence.revision();
-                Why::Registry { registry, revision }
+    /// Lets the members follow an event, and does what follows from it. Returns whether endpoints are
+    /// held that no task watches over yet.
+    fn apply(&self, event: MemberEvent) -> bool {
+        self.apply_to(self.members(), event)
+    }
+
+    /// Like [`Self::apply`], where the members are locked already.
+    fn apply_to(&self, mut members: MutexGuard<'_, Members>, event: MemberEvent) -> bool {
+        let mut effects = members.apply(event);
+        let published = effects.publish(|| {
+            let views = std::iter::once(&self.main).chain(&self.views);
+            views.for_each(|view| view.publish(members.endpoints()));
+        });
+        if published {
+            if let Some(limits) = &self.limits {
+                limits.tell_of_room();
             }
-            Event::Failed | Event::Stale => Why::Away { registry },
-        };
-        // Held until the board has it: what is heard later is taken over later.
-        let mut listing = self.listing();
-        self.board().expects_new = listing.has_answered(from);
-        let update = listing.hear(from, event, &self.policy);
-        update.is_some_and(|update| self.update(&update, why))
-    }
-
-    /// Takes over a set, unless it is pinned to another: then it is only noted. Returns whether the
-    /// guard doubts it, and holds endpoints that must then be watched over.
-    pub(crate) fn update(&self, update: &Update, why: Why) -> bool {
-        let mut board = self.board();
-        let mut journal = self.journal();
-        if journal.pin.is_some() {
-            journal.note_told(why, &update.instances);
+            self.is_read.store(true, Release);
+            if let Some(published) = self.published.get() {
+                published.send_replace(());
+            }
+        }
+        drop(members);
+        if effects.save {
             self.changes.notify_one();
-            return false;
         }
-        let doubted = board.take_over(update, &self.policy);
-        self.publish(&mut board);
-        journal.note(why, board.standings());
-        if !self.is_read.swap(true, Release) {
-            self.tell_published();
-        }
-        drop((board, journal));
-        self.changes.notify_one();
-        doubted
+        effects.watch
     }
 
-    /// Publishes what the board has, and then retires who is in no view any more.
-    fn publish(&self, board: &mut EndpointSet) {
-        for view in std::iter::once(&self.main).chain(&self.views) {
-            view.publish(board, &self.policy);
-        }
-        board.retire_the_leaving();
-        if let Some(limits) = &self.limits {
-            limits.tell_of_room();
-        }
-        self.tell_published();
-    }
-
-    fn tell_published(&self) {
-        if let Some(published) = self.published.get() {
-            published.send_replace(());
-        }
-    }
-
-    /// Takes over what our own checks of an endpoint come to.
-    fn take_over_check(&self, endpoint: &Arc<Endpoint>, findings: Findings) {
-        self.checks_passed.fetch_add(findings.passed, Relaxed);
-        self.checks_failed.fetch_add(findings.failed, Relaxed);
-        let Some(checkup) = findings.checkup else {
-            return;
-        };
-        let mut board = self.board();
-        let panicked = board.panics(&self.policy);
-        if !board.check(endpoint, checkup.clone()) {
-            return;
-        }
-        self.publish(&mut board);
-        let panics = board.panics(&self.policy);
-        drop(board);
-        let service = &self.name;
-        let error = checkup.error.map(|error| error.to_string());
-        log_lines::checked(service, &endpoint.id().address, error);
-        if panics && !panicked {
-            tracing::warn!(%service, "so few endpoints pass their checks that all are called");
-        }
+    /// What follows events, behind the one lock of a service.
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many of the checks of its endpoints passed, and how many did not.
     pub fn checks_run(&self) -> (u64, u64) {
-        let [passed, failed] = [&self.checks_passed, &self.checks_failed];
-        (passed.load(Relaxed), failed.load(Relaxed))
+        self.members().checks()
     }
 
-    /// Tells what keeps sets on disk that this one has changed.
-    fn tell_of_change(&self) {
-        self.changes.notify_one();
+    /// The last changes of its set, the latest first.
+    pub fn changes(&self) -> Vec<EntryStatus> {
+        self.members().journal().entries()
+    }
+
+    /// Whether it stays with a set, whatever its registries say.
+    pub fn is_pinned(&self) -> bool {
+        self.members().is_pinned()
     }
 
     /// An endpoint took no connection.
@@ -391,19 +329,9 @@ impl Service {
         Arc::clone(self.refusals.get_or_init(Arc::default))
     }
 
-    /// What a person could do about endpoints that cannot be reached, where that is known.
-    fn hint(&self) -> Option<Arc<str>> {
-        let hint = self.hint.lock();
-        hint.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_hint(&self, hint: Option<Arc<str>>) {
-        *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = hint;
-    }
-
     /// Changes of who is listed.
     fn published(&self) -> watch::Receiver<()> {
-        let _board = self.board();
+        let _members = self.members();
         let published = self.published.get_or_init(|| watch::Sender::new(()));
         published.subscribe()
     }
@@ -417,21 +345,8 @@ impl Service {
         &self.tls
     }
 
-    fn board(&self) -> MutexGuard<'_, EndpointSet> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What became of its set. Locked after the listing and the board, where they are.
-    fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn ejecting(&self) -> MutexGuard<'_, ()> {
         self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn listing(&self) -> MutexGuard<'_, Combiner> {
-        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
@@ -440,56 +355,5 @@ impl Service {
         for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.sweep(worker, now);
         }
-    }
-}
-
-#[cfg(test)]
-mod testing {
-    use std::{collections::BTreeMap, ops::Range};
-
-    use super::*;
-    use super::{
-        WorkerEndpoint,
-        members::{combine::Update, history::Why},
-    };
-    use crate::{
-        config::Config,
-        evidence::Order,
-        instance::{Address, Instance},
-    };
-
-    /// One of a worker's, with these lines of configuration, whose endpoints have these ports.
-    pub(in crate::service) fn service(lines: &str, ports: Range<u16>) -> Arc<Service> {
-        let text =
-            format!("[service.cart]\nguard = false\n{lines}\n[[route]]\nservice = \"cart\"\n");
-        let config = Config::parse(&text, std::path::Path::new(".")).unwrap();
-        let policy = config.services["cart"].clone();
-        let tls = Arc::new(Tls::open(&policy.tls).unwrap());
-        let service = Service::new("cart".into(), policy, tls, 1, [], Arc::default());
-        update(&service, ports);
-        Arc::new(service)
-    }
-
-    /// They have these now.
-    pub(in crate::service) fn update(service: &Service, ports: Range<u16>) {
-        let instances = ports.map(|port| Instance {
-            id: format!("i{port}").into(),
-            address: Address::new("10.0.0.1", port.into()).unwrap(),
-            tls: false,
-            healthy: true,
-            weight: 1,
-            tags: vec![],
-            meta: BTreeMap::new(),
-        });
-        let update = Update {
-            order: Order::Forward,
-            ..Update::ours(instances.map(Arc::new).collect())
-        };
-        service.update(&update, Why::ProxyToml);
-    }
-
-    /// The way to one of those that may be picked.
-    pub(in crate::service) fn line(service: &Service, n: usize) -> Arc<WorkerEndpoint> {
-        Arc::clone(service.main().snapshot().endpoints[n].line(0))
     }
 }

@@ -175,54 +175,52 @@ fn named<const N: usize>(
     names.zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
-impl Service {
-    /// How it stands now.
-    pub fn status(&self) -> ServiceStatus {
-        let listing = self.listing();
-        let listed = listing.listed_by();
-        let registries = |address| listed.get(address).cloned().unwrap_or_default();
-        let mut board = self.board();
+impl ServiceStatus {
+    /// How a service stands now.
+    pub fn of(service: &Service) -> Self {
+        let mut members = service.members();
+        members.forget_the_gone();
         let now = Instant::now();
-        let endpoints = board
-            .states()
-            .map(|(place, state)| {
-                let registries = registries(&place.instance.address);
-                EndpointStatus::of(place, state, registries, now)
-            })
-            .collect();
-        ServiceStatus {
-            name: Arc::clone(self.name()),
-            registered_name: self.registered_name().to_owned(),
-            balance: self.balance(),
-            zone: self.main().zone(now),
+        let combiner = members.combiner();
+        let listed = combiner.listed_by();
+        let endpoints = members.endpoints().states().map(|(member, state)| {
+            let registries = listed.get(&member.instance.address).cloned();
+            EndpointStatus::of(member, state, registries.unwrap_or_default(), now)
+        });
+        let endpoints = endpoints.collect();
+        Self {
+            name: Arc::clone(service.name()),
+            registered_name: service.registered_name().to_owned(),
+            balance: service.balance(),
+            zone: service.main().zone(now),
             endpoints,
-            limits: self.limits().map(|limits| limits.status()),
-            panic: board.panics(self.policy()),
-            views: self
+            limits: service.limits().map(|limits| limits.status()),
+            panic: members.endpoints().panics(),
+            views: service
                 .views()
                 .iter()
                 .filter_map(|view| ViewStatus::of(view, now))
                 .collect(),
-            fallback: self.policy().fallback.clone(),
-            last_change: board.changed.map(unix_seconds),
-            watches: self
+            fallback: service.policy().fallback.clone(),
+            last_change: members.endpoints().changed().map(unix_seconds),
+            watches: service
                 .watches()
                 .iter()
                 .map(|watch| watch.snapshot())
                 .collect(),
-            hint: self.hint(),
-            pin: self.pinned(),
-            from_snapshot: std::iter::zip(self.policy().origin.registries(), 0..)
+            hint: members.hint.clone(),
+            pin: members.journal().pin.as_deref().map(PinStatus::of),
+            from_snapshot: std::iter::zip(service.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {
-                    let age = listing.remembered(of)?.elapsed().unwrap_or_default();
+                    let age = combiner.remembered(of)?.elapsed().unwrap_or_default();
                     Some(Remembered {
                         registry: Arc::clone(registry),
                         age_seconds: age.as_secs_f64(),
                     })
                 })
                 .collect(),
-            chosen: listing.chosen().cloned(),
-            differences: listing.differences(),
+            chosen: combiner.chosen().cloned(),
+            differences: combiner.differences(),
         }
     }
 }

@@ -246,8 +246,8 @@ impl View {
         endpoints.any(|one| !is_this(one) && !tried.has(one.life()))
     }
 
-    /// Takes over what the board has, if it differs.
-    pub(super) fn publish(&self, board: &EndpointSet, policy: &config::Service) {
+    /// Publishes what there is now, if it differs.
+    pub(super) fn publish(&self, endpoints: &EndpointSet) {
         let is_of = |instance: &Instance| {
             let subset = self.subset.as_deref();
             subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))
@@ -255,10 +255,10 @@ impl View {
         if let Some(zone) = &self.zone {
             zone.publish(|is_there| {
                 let wanted = |instance: &Instance| is_of(instance) && is_there(instance);
-                board.snapshot(policy, &self.balance, wanted)
+                endpoints.snapshot(&self.balance, wanted)
             });
         }
-        let snapshot = board.snapshot(policy, &self.balance, is_of);
+        let snapshot = endpoints.snapshot(&self.balance, is_of);
         if !self.snapshot.load().is_like(&snapshot) {
             self.snapshot.store(Arc::new(snapshot));
         }
@@ -267,22 +267,15 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::atomic::{
-            AtomicBool, AtomicUsize,
-            Ordering::{Acquire, Release},
-        },
+    use std::sync::atomic::{
+        AtomicBool, AtomicUsize,
+        Ordering::{Acquire, Release},
     };
 
-    use super::super::{
-        CallPolicy, Service,
-        members::{combine::Update, history::Why},
-    };
+    use super::super::{CallPolicy, Service, members::MemberEvent, testing};
     use super::*;
     use crate::{
         config::{Config, Overrides},
-        instance::Address,
         upstream::Tls,
     };
 
@@ -302,22 +295,15 @@ mod tests {
     }
 
     fn update(service: &Service, instances: Vec<Instance>) {
-        let update = Update {
-            order: crate::evidence::Order::Forward,
-            ..Update::ours(instances.into_iter().map(Arc::new).collect())
-        };
-        service.update(&update, Why::ProxyToml);
+        let instances = instances.into_iter().map(Arc::new).collect();
+        service.apply(MemberEvent::Fixed(instances));
     }
 
     fn instance(port: u16, healthy: bool, tag: &str) -> Instance {
         Instance {
-            id: format!("i{port}").into(),
-            address: Address::new("10.0.0.1", port.into()).unwrap(),
-            tls: false,
-            healthy,
             weight: u32::from(port),
             tags: vec![tag.to_owned()],
-            meta: BTreeMap::new(),
+            ..testing::instance(port, healthy)
         }
     }
 

@@ -98,7 +98,7 @@ impl<'a> Scrape<'a> {
             readiness: Readiness::of(&context.view),
             services: services
                 .map(|service| {
-                    let status = service.status();
+                    let status = ServiceStatus::of(&service);
                     (service, status)
                 })
                 .collect(),

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header::COOKIE};
 use super::key;
 
 /// Each line is a field: the first cookie of a name is found, as RFC 6265 takes them apart.
-pub(in crate::service) fn cookies(bytes: &[u8]) {
+pub(crate) fn cookies(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     let lines = bytes.split(|byte| *byte == b'\n');
     for value in lines.filter_map(|line| HeaderValue::from_bytes(line).ok()) {

@@ -6,7 +6,7 @@ mod balancer;
 mod candidates;
 mod digest;
 #[cfg(any(test, fuzzing))]
-pub(in crate::service) mod fuzzing;
+pub(crate) mod fuzzing;
 mod hash;
 mod key;
 mod least_request;

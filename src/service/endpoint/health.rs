@@ -11,7 +11,7 @@
 //!                    doubted, ejected <
 //! ```
 //!
-//! What the registry makes of it ([`Standing`]) is kept under the board's lock. What requests find out
+//! What the registry makes of it ([`Standing`]) is kept under the members' lock. What requests find out
 //! ([`EndpointHealth`]) is kept in atomics, which a request that goes well only reads.
 
 use std::{

@@ -25,11 +25,12 @@ const AT_ONCE: usize = 3;
 /// found then is over.
 pub(crate) async fn watch(service: Weak<Service>, registry: Arc<str>, other: OtherHost) {
     loop {
-        let Some((refusals, hint)) = service.upgrade().map(|one| (one.refusals(), one.hint()))
-        else {
+        let known = service.upgrade();
+        let known = known.map(|one| (one.refusals(), one.members().hint.is_some()));
+        let Some((refusals, is_hinted)) = known else {
             return;
         };
-        if hint.is_none() {
+        if !is_hinted {
             refusals.notified().await;
         }
         if let Some(service) = service.upgrade() {
@@ -55,24 +56,24 @@ async fn look(service: &Service, registry: &str, other: OtherHost) {
                 "{host}:{port} takes no connection, and {name}:{port} does; if that is the same \
                  instance, write registry.{registry}: {setting}"
             );
-            if service.hint().as_deref() != Some(&*hint) {
+            let before = service.members().hint.replace(hint.as_str().into());
+            if before.as_deref() != Some(&*hint) {
                 tracing::warn!(service = %service.name(), "{hint}");
             }
-            service.set_hint(Some(hint.into()));
             return;
         }
     }
-    service.set_hint(None);
+    service.members().hint = None;
 }
 
 /// Some endpoints that took no connection: host, port, and their other host.
 fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
-    let mut board = service.board();
-    let refused = board.states().filter_map(|(place, _)| {
-        let address = &place.instance.address;
-        let name = place.instance.meta.get(other.meta)?;
+    let members = service.members();
+    let refused = members.endpoints().states().filter_map(|(member, _)| {
+        let address = &member.instance.address;
+        let name = member.instance.meta.get(other.meta)?;
         let is_other = !name.eq_ignore_ascii_case(&address.host());
-        (is_other && place.endpoint.life().has_refused())
+        (is_other && member.endpoint.life().has_refused())
             .then(|| (address.host().into_owned(), address.port(), name.clone()))
     });
     refused.take(AT_ONCE).collect()

@@ -13,7 +13,7 @@ use super::prober::{Findings, Prober, Running};
 use crate::{
     config::{Health, HealthAsk},
     instance::Address,
-    service::{Endpoint, EndpointId, Service},
+    service::{Endpoint, EndpointId, Service, members::MemberEvent},
     upstream::{Checked, Protocol},
 };
 
@@ -46,7 +46,7 @@ pub(crate) async fn run(service: Weak<Service>, health: Health, prober: Arc<Prob
             // It never ends: one end of it is here.
             Some((endpoint, findings)) = told.recv() => {
                 if let Some(service) = service.upgrade() {
-                    service.take_over_check(&endpoint, findings);
+                    service.apply(MemberEvent::Checked(endpoint, findings));
                 }
             }
         }
@@ -61,7 +61,7 @@ fn follow(
     followed: &mut HashMap<EndpointId, Followed>,
     tell: &mpsc::UnboundedSender<Told>,
 ) {
-    let listed = service.board().listed();
+    let listed = service.members().endpoints().listed();
     followed.retain(|id, check| {
         let same = |endpoint: &Arc<Endpoint>| Arc::ptr_eq(endpoint, &check.endpoint);
         listed.get(id).is_some_and(|(endpoint, _)| same(endpoint))

@@ -1,6 +1,6 @@
-//! What the registry's events make of a service's endpoints: who serves, who is held although
-//! the registry dropped it, who may not be picked, and who is on the way out. State is kept by
-//! identity; requests never come here.
+//! What a service's sets make of its endpoints: which serve, which are held although their registry
+//! dropped them, which may not be picked, and which are on the way out. State is kept by identity;
+//! requests never come here.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -29,19 +29,15 @@ use crate::{
 /// A service's endpoints and what became of them.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
+    policy: Arc<config::Service>,
     workers: usize,
     tls: Arc<Tls>,
     loads: Loads,
-    pub(crate) members: BTreeMap<EndpointId, Member>,
-    /// Removed since the last snapshot was published, and not retired yet.
+    members: BTreeMap<EndpointId, Member>,
+    /// Removed, and not retired yet; and when their exchanges are cut.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
-    /// Whether an endpoint that comes next is new, and warms up where there are others; or was there
-    /// before, and is only heard of now.
-    pub(crate) expects_new: bool,
-    /// Whether a task of the guard watches over the endpoints that are held.
-    pub(crate) guarded: bool,
     /// When the set of those that may be picked last changed.
-    pub(crate) changed: Option<SystemTime>,
+    changed: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -54,15 +50,19 @@ pub(crate) struct Member {
 }
 
 impl EndpointSet {
-    pub(crate) fn new(workers: usize, tls: Arc<Tls>, loads: Loads) -> Self {
+    pub(in crate::service) fn new(
+        policy: Arc<config::Service>,
+        workers: usize,
+        tls: Arc<Tls>,
+        loads: Loads,
+    ) -> Self {
         Self {
+            policy,
             workers,
             tls,
             loads,
             members: BTreeMap::new(),
             leaving: Vec::new(),
-            expects_new: false,
-            guarded: false,
             changed: None,
         }
     }
@@ -71,13 +71,13 @@ impl EndpointSet {
     /// identities.
     pub(crate) fn snapshot(
         &self,
-        policy: &config::Service,
         balance: &Balance,
         wants: impl Fn(&Instance) -> bool,
     ) -> Snapshot {
-        let panics = self.panics(policy);
+        let panics = self.panics();
         let (mut pickable, mut resting) = (Vec::new(), Vec::new());
-        for member in self.members.values().filter(|member| wants(&member.instance)) {
+        let members = self.members.values();
+        for member in members.filter(|member| wants(&member.instance)) {
             let endpoint = Arc::clone(&member.endpoint);
             if member.may_be_picked(panics) {
                 pickable.push((endpoint, member.instance.weight));
@@ -88,16 +88,10 @@ impl EndpointSet {
         Snapshot::new(pickable.into_iter(), resting.into_iter(), balance)
     }
 
-    fn picked(&self, policy: &config::Service) -> impl Iterator<Item = (&EndpointId, &Member)> {
-        let panics = self.panics(policy);
-        let members = self.members.iter();
-        members.filter(move |(_, member)| member.may_be_picked(panics))
-    }
-
     /// Whether so few of those that the registry calls healthy pass our own checks that these are
     /// not believed: rather the checks are wrong, or all have too much to do, than that most are
     /// away at once.
-    pub(crate) fn panics(&self, policy: &config::Service) -> bool {
+    pub(crate) fn panics(&self) -> bool {
         let pickable = self.members.values();
         let pickable = pickable.filter(|member| member.standing.is_pickable());
         let (mut all, mut failing) = (0u64, 0u64);
@@ -105,17 +99,17 @@ impl EndpointSet {
             all += 1;
             failing += u64::from(member.fails_checks());
         }
-        failing > 0 && (all - failing) * 100 < all * u64::from(policy.panic_percent)
+        failing > 0 && (all - failing) * 100 < all * u64::from(self.policy.panic_percent)
     }
 
-    /// Takes over a set. Returns whether the guard doubts it, and no task watches over the endpoints
-    /// that are held yet.
-    pub(crate) fn take_over(&mut self, update: &Update, policy: &config::Service) -> bool {
-        let before = self.picked_ids(policy);
+    /// Takes over a set. An endpoint that comes with it is new, and warms up where there are others; or
+    /// it was there before, and is only heard of now. Returns whether the guard doubts the set.
+    pub(crate) fn take_over(&mut self, update: &Update, expects_new: bool) -> bool {
+        let before = self.picked_ids();
         self.forget_the_gone();
         let serves = |member: &&Member| member.standing == Standing::Passing;
         let served = self.members.values().filter(serves).count();
-        let is_new = self.expects_new && served > 0;
+        let is_new = expects_new && served > 0;
         let (mut listed, mut came) = (HashSet::new(), Vec::new());
         for instance in &update.instances {
             let id = EndpointId {
@@ -126,24 +120,17 @@ impl EndpointSet {
                 came.push(id.clone());
             }
             listed.insert(id.clone());
-            self.list(id, instance, update.order, is_new, policy);
+            self.list(id, instance, update.order, is_new);
         }
-        let doubts = self.miss(&listed, &came, served, update, policy);
-        if before != self.picked_ids(policy) {
+        let doubts = self.miss(&listed, &came, served, update);
+        if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
         }
-        doubts && !std::mem::replace(&mut self.guarded, true)
+        doubts
     }
 
     /// What a set says of an instance that it lists.
-    fn list(
-        &mut self,
-        id: EndpointId,
-        instance: &Arc<Instance>,
-        order: Order,
-        is_new: bool,
-        policy: &config::Service,
-    ) {
+    fn list(&mut self, id: EndpointId, instance: &Arc<Instance>, order: Order, is_new: bool) {
         let said = match instance.healthy {
             true => Said::Healthy,
             false => Said::Ill {
@@ -159,8 +146,6 @@ impl EndpointSet {
             let before = member.standing;
             if before == Standing::Removed {
                 // It works on something still, and is the same.
-                self.leaving
-                    .retain(|(leaving, _)| !Arc::ptr_eq(leaving, &member.endpoint));
                 member.endpoint.restore();
             }
             member.standing = Facts::of(before, said).standing();
@@ -170,11 +155,9 @@ impl EndpointSet {
             member.instance = Arc::clone(instance);
             return;
         }
-        let member = self.new_member(&id, instance, Facts::new(said).standing(), is_new, policy);
+        let member = self.new_member(&id, instance, Facts::new(said).standing(), is_new);
         if let Some(replaced) = self.members.insert(id, member) {
-            let cut_at = Instant::now() + policy.drain;
-            self.leaving.push((replaced.endpoint, cut_at));
-            self.changed = Some(SystemTime::now());
+            self.leaves(replaced.endpoint);
         }
     }
 
@@ -184,11 +167,10 @@ impl EndpointSet {
         instance: &Arc<Instance>,
         standing: Standing,
         is_new: bool,
-        policy: &config::Service,
     ) -> Member {
-        let settings = Arc::clone(&policy.pool);
+        let settings = Arc::clone(&self.policy.pool);
         let tls = instance.tls.then(|| Arc::clone(&self.tls));
-        let life = EndpointHealth::new(policy.slow_start);
+        let life = EndpointHealth::new(self.policy.slow_start);
         if is_new {
             life.warm_up(Instant::now());
         }
@@ -209,7 +191,6 @@ impl EndpointSet {
         came: &[EndpointId],
         served: usize,
         update: &Update,
-        policy: &config::Service,
     ) -> bool {
         // An endpoint whose address is listed under another id is not lost, once that id serves: a
         // new check fails until it has run.
@@ -241,7 +222,7 @@ impl EndpointSet {
             lost: lost.count(),
             leaves_some: !serving.is_empty(),
         };
-        let verdict = shrink.judge(policy.guard, update.by, Instant::now());
+        let verdict = shrink.judge(self.policy.guard, update.by, Instant::now());
         for (id, before, accounted_for) in missing {
             let missing = if accounted_for {
                 Missing::Replaced
@@ -251,7 +232,7 @@ impl EndpointSet {
             let now = Facts::of(before, Said::Nothing(missing)).standing();
             match now {
                 Standing::Removed if before == Standing::Removed => {}
-                Standing::Removed => self.remove(&id, policy),
+                Standing::Removed => self.remove(&id),
                 now => self.stand(&id, now),
             }
         }
@@ -291,13 +272,13 @@ impl EndpointSet {
 
     /// Holds an endpoint no longer, if it is still held so: what the registry says of it now is
     /// believed. Returns whether it was.
-    pub(crate) fn let_go(&mut self, id: &EndpointId, held: Held, policy: &config::Service) -> bool {
+    pub(crate) fn let_go(&mut self, id: &EndpointId, held: Held) -> bool {
         let Some(member) = self.held_so(id, held) else {
             // In the meantime it may have been registered again.
             return false;
         };
         match member.standing.let_go() {
-            Standing::Removed => self.remove(id, policy),
+            Standing::Removed => self.remove(id),
             standing => {
                 member.standing = standing;
                 self.changed = Some(SystemTime::now());
@@ -320,21 +301,28 @@ impl EndpointSet {
 
     /// The endpoint is gone: it gets no new picks. Once no request can pick it any more, its idle
     /// connections are closed; the rest may finish.
-    fn remove(&mut self, id: &EndpointId, policy: &config::Service) {
+    fn remove(&mut self, id: &EndpointId) {
         if let Some(member) = self.members.get_mut(id) {
-            let cut_at = Instant::now() + policy.drain;
             member.standing = Standing::Removed;
-            self.leaving.push((Arc::clone(&member.endpoint), cut_at));
-            self.changed = Some(SystemTime::now());
+            let endpoint = Arc::clone(&member.endpoint);
+            self.leaves(endpoint);
         }
     }
 
-    /// Retires those that were removed. Called when the snapshot without them is published: a
-    /// request that is turned away by one must find the others.
-    pub(crate) fn retire_the_leaving(&mut self) {
-        for (endpoint, cut_at) in self.leaving.drain(..) {
-            endpoint.retire(cut_at);
-        }
+    fn leaves(&mut self, endpoint: Arc<Endpoint>) {
+        let cut_at = Instant::now() + self.policy.drain;
+        self.leaving.push((endpoint, cut_at));
+        self.changed = Some(SystemTime::now());
+    }
+
+    /// Those that were removed and are to be retired, and when their exchanges are cut.
+    pub(crate) fn take_leaving(&mut self) -> Vec<(Arc<Endpoint>, Instant)> {
+        std::mem::take(&mut self.leaving)
+    }
+
+    /// When the set of those that may be picked last changed.
+    pub(crate) fn changed(&self) -> Option<SystemTime> {
+        self.changed
     }
 
     /// Those that the guard holds.
@@ -384,18 +372,21 @@ impl EndpointSet {
         })
     }
 
-    fn forget_the_gone(&mut self) {
+    /// Forgets those that were removed and have finished.
+    pub(crate) fn forget_the_gone(&mut self) {
         self.members
             .retain(|_, member| !member.is_removed() || member.endpoint.in_flight() > 0);
     }
 
-    fn picked_ids(&self, policy: &config::Service) -> Vec<EndpointId> {
-        self.picked(policy).map(|(id, _)| id.clone()).collect()
+    fn picked_ids(&self) -> Vec<EndpointId> {
+        let panics = self.panics();
+        let members = self.members.iter();
+        let picked = members.filter(|(_, member)| member.may_be_picked(panics));
+        picked.map(|(id, _)| id.clone()).collect()
     }
 
     /// What the admin API shows of each.
-    pub(crate) fn states(&mut self) -> impl Iterator<Item = (&Member, EndpointState)> {
-        self.forget_the_gone();
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&Member, EndpointState)> {
         let now = Instant::now();
         self.members.values().map(move |member| {
             let life = member.endpoint.life();
@@ -459,7 +450,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::instance::Address;
+    use crate::{instance::Address, service::testing::instance};
 
     fn policy(guard: Option<config::Guard>) -> config::Service {
         let text = "[[route]]\nservice = \"cart\"\n";
@@ -478,8 +469,9 @@ mod tests {
         })
     }
 
-    fn empty() -> EndpointSet {
+    fn empty(guard: Option<config::Guard>) -> EndpointSet {
         EndpointSet::new(
+            Arc::new(policy(guard)),
             1,
             Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
             Loads::default(),
@@ -487,12 +479,7 @@ mod tests {
     }
 
     /// A set that may be doubted, without evidence of anything; or one of our own choice.
-    fn take(
-        members: &mut EndpointSet,
-        set: &[Instance],
-        doubtable: bool,
-        policy: &config::Service,
-    ) -> bool {
+    fn take(members: &mut EndpointSet, set: &[Instance], doubtable: bool) -> bool {
         let ours = Update::ours(set.iter().cloned().map(Arc::new).collect());
         let update = match doubtable {
             true => Update {
@@ -501,23 +488,18 @@ mod tests {
             },
             false => ours,
         };
-        members.take_over(&update, policy)
+        members.take_over(&update, false)
+    }
+
+    /// As after a publication.
+    fn retire(members: &mut EndpointSet) {
+        for (endpoint, cut_at) in members.take_leaving() {
+            endpoint.retire(cut_at);
+        }
     }
 
     fn snapshot(members: &EndpointSet) -> Snapshot {
-        members.snapshot(&policy(None), &Balance::RoundRobin, |_| true)
-    }
-
-    fn instance(number: u16, healthy: bool) -> Instance {
-        Instance {
-            id: format!("i{number}").into(),
-            address: Address::new("10.0.0.1", i64::from(number)).unwrap(),
-            tls: false,
-            healthy,
-            weight: 1,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
-        }
+        members.snapshot(&Balance::RoundRobin, |_| true)
     }
 
     fn healthy(numbers: std::ops::Range<u16>) -> Vec<Instance> {
@@ -525,17 +507,18 @@ mod tests {
     }
 
     fn states(members: &mut EndpointSet) -> Vec<EndpointState> {
+        members.forget_the_gone();
         members.states().map(|(_, state)| state).collect()
     }
 
     #[tokio::test]
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..4), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..4), true);
         let before = snapshot(&members);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
-        take(&mut members, &heavier, true, &policy);
+        take(&mut members, &heavier, true);
         let after = snapshot(&members);
         assert_eq!((before.endpoints.len(), after.endpoints.len()), (3, 4));
         assert!(
@@ -545,26 +528,22 @@ mod tests {
 
     #[tokio::test]
     async fn few_that_leave_are_removed_at_once() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..5), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..5), true);
         let leaves = Arc::clone(&snapshot(&members).endpoints[0]);
-        assert!(!take(&mut members, &healthy(2..5), true, &policy));
+        assert!(!take(&mut members, &healthy(2..5), true));
         assert_eq!(snapshot(&members).endpoints.len(), 3);
         assert!(!leaves.pool(0).is_retired(), "it may still be picked");
-        members.retire_the_leaving();
+        retire(&mut members);
         assert!(leaves.pool(0).is_retired());
     }
 
     #[tokio::test]
     async fn many_that_leave_at_once_are_held() {
         for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
-            let (mut members, policy) = (empty(), policy(guard()));
-            take(&mut members, &healthy(1..5), true, &policy);
-            assert!(
-                take(&mut members, &left, true, &policy),
-                "{} left",
-                left.len()
-            );
+            let mut members = empty(guard());
+            take(&mut members, &healthy(1..5), true);
+            assert!(take(&mut members, &left, true), "{} left", left.len());
             let pickable = snapshot(&members).endpoints;
             assert!(pickable.len() >= 4);
             assert!(pickable.iter().all(|held| !held.pool(0).is_retired()));
@@ -573,32 +552,32 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_guard_all_that_leave_are_removed() {
-        let (mut members, policy) = (empty(), policy(None));
-        take(&mut members, &healthy(1..5), true, &policy);
-        assert!(!take(&mut members, &[], true, &policy));
+        let mut members = empty(None);
+        take(&mut members, &healthy(1..5), true);
+        assert!(!take(&mut members, &[], true));
         assert!(snapshot(&members).endpoints.is_empty());
     }
 
     #[tokio::test]
     async fn what_is_given_up_is_not_held() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..5), true, &policy);
-        take(&mut members, &healthy(4..5), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..5), true);
+        take(&mut members, &healthy(4..5), true);
         assert_eq!(members.held().len(), 3);
-        take(&mut members, &[], false, &policy);
+        take(&mut members, &[], false);
         assert!(snapshot(&members).endpoints.is_empty() && members.held().is_empty());
-        take(&mut members, &healthy(1..5), true, &policy);
+        take(&mut members, &healthy(1..5), true);
         assert_eq!(snapshot(&members).endpoints.len(), 4);
     }
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..4), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..4), true);
         let before = snapshot(&members);
-        take(&mut members, &[], true, &policy);
+        take(&mut members, &[], true);
         assert_eq!(states(&mut members), [EndpointState::Held; 3]);
-        take(&mut members, &healthy(1..4), true, &policy);
+        take(&mut members, &healthy(1..4), true);
         assert_eq!(states(&mut members), [EndpointState::Serving; 3]);
         assert!(Arc::ptr_eq(
             &before.endpoints[0],
@@ -612,23 +591,23 @@ mod tests {
 
     #[tokio::test]
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..4), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..4), true);
         let before = snapshot(&members);
-        take(&mut members, &[], true, &policy);
+        take(&mut members, &[], true);
         let until = |members: &EndpointSet| -> Vec<_> {
             let held = members.held().into_iter();
             held.map(|(id, held)| (id, held.until)).collect()
         };
         let held = until(&members);
         for signed_in in 2..5 {
-            take(&mut members, &unhealthy(1..signed_in), true, &policy);
+            take(&mut members, &unhealthy(1..signed_in), true);
             assert_eq!(states(&mut members), [EndpointState::Held; 3]);
             assert_eq!(until(&members), held, "for no longer than before");
         }
         let mut set = unhealthy(1..4);
         set[1].healthy = true;
-        take(&mut members, &set, true, &policy);
+        take(&mut members, &set, true);
         let (held, serving) = (EndpointState::Held, EndpointState::Serving);
         assert_eq!(states(&mut members), [held, serving, held]);
         assert!(Arc::ptr_eq(
@@ -636,22 +615,22 @@ mod tests {
             &snapshot(&members).endpoints[1]
         ));
         // Its check has passed, and is believed from then on.
-        take(&mut members, &unhealthy(1..4), true, &policy);
+        take(&mut members, &unhealthy(1..4), true);
         assert_eq!(states(&mut members), [held, EndpointState::Unhealthy, held]);
     }
 
     #[tokio::test]
     async fn who_is_let_go_rests_if_it_has_signed_in_again_and_is_removed_if_not() {
         for doubtable in [true, false] {
-            let (mut members, policy) = (empty(), policy(guard()));
-            take(&mut members, &healthy(1..4), true, &policy);
-            take(&mut members, &[], true, &policy);
-            take(&mut members, &unhealthy(1..4), true, &policy);
+            let mut members = empty(guard());
+            take(&mut members, &healthy(1..4), true);
+            take(&mut members, &[], true);
+            take(&mut members, &unhealthy(1..4), true);
             // One that has signed out again is not listed any more.
-            take(&mut members, &unhealthy(1..3), doubtable, &policy);
+            take(&mut members, &unhealthy(1..3), doubtable);
             for (id, held) in members.held() {
                 assert!(doubtable, "not held any more");
-                members.let_go(&id, held, &policy);
+                members.let_go(&id, held);
             }
             let snapshot = snapshot(&members);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
@@ -661,12 +640,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_removed_endpoint_is_shown_for_as_long_as_it_works_on_something() {
-        let (mut members, policy) = (empty(), policy(None));
-        take(&mut members, &healthy(1..3), true, &policy);
+        let mut members = empty(None);
+        take(&mut members, &healthy(1..3), true);
         let works = snapshot(&members).endpoints[0].pool(0).enter();
-        take(&mut members, &[], true, &policy);
+        take(&mut members, &[], true);
         assert_eq!(states(&mut members), [EndpointState::Draining]);
-        tokio::time::advance(policy.drain * 2).await;
+        tokio::time::advance(policy(None).drain * 2).await;
         assert_eq!(states(&mut members), [EndpointState::Draining]);
         drop(works);
         assert_eq!(states(&mut members), []);
@@ -674,10 +653,10 @@ mod tests {
 
     #[tokio::test]
     async fn whose_checks_fail_is_neither_picked_nor_held() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..3), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..3), true);
         let failing = [instance(1, false), instance(2, false)];
-        assert!(!take(&mut members, &failing, true, &policy));
+        assert!(!take(&mut members, &failing, true));
         let snapshot = snapshot(&members);
         assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));
         assert_eq!(states(&mut members), [EndpointState::Unhealthy; 2]);
@@ -685,17 +664,17 @@ mod tests {
 
     #[tokio::test]
     async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..5), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..5), true);
         let first = |members: &EndpointSet| Arc::clone(&snapshot(members).endpoints[0]);
         for works in [true, false] {
             let before = first(&members);
             let work = works.then(|| before.pool(0).enter());
-            take(&mut members, &healthy(2..5), true, &policy);
-            members.retire_the_leaving();
+            take(&mut members, &healthy(2..5), true);
+            retire(&mut members);
             assert!(before.pool(0).is_retired());
-            take(&mut members, &healthy(1..5), true, &policy);
-            members.retire_the_leaving();
+            take(&mut members, &healthy(1..5), true);
+            retire(&mut members);
             let again = first(&members);
             assert_eq!(Arc::ptr_eq(&before, &again), works);
             assert!(before.id() == again.id() && !again.pool(0).is_retired());
@@ -705,36 +684,36 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_neither_held_nor_lost() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..5), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..5), true);
         let mut renamed = healthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
         }
-        assert!(!take(&mut members, &renamed, true, &policy));
+        assert!(!take(&mut members, &renamed, true));
         let all = snapshot(&members).endpoints;
         assert!(all.iter().all(|one| one.id().instance.starts_with("new")));
         assert_eq!(all.len(), 4);
         // The endpoints that are held until then are let go.
-        assert!(take(&mut members, &healthy(5..6), true, &policy));
+        assert!(take(&mut members, &healthy(5..6), true));
         assert_eq!(members.held().len(), 4);
-        take(&mut members, &healthy(1..6), true, &policy);
+        take(&mut members, &healthy(1..6), true);
         assert_eq!(members.held().len(), 0);
     }
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_held_until_the_check_of_that_one_has_passed() {
-        let (mut members, policy) = (empty(), policy(guard()));
-        take(&mut members, &healthy(1..5), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..5), true);
         let mut renamed = unhealthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
         }
-        assert!(take(&mut members, &renamed, true, &policy));
+        assert!(take(&mut members, &renamed, true));
         assert_eq!(snapshot(&members).endpoints.len(), 4);
         for passed in 0..4 {
             renamed[passed].healthy = true;
-            take(&mut members, &renamed, true, &policy);
+            take(&mut members, &renamed, true);
             assert_eq!(members.held().len(), 3 - passed);
             let addresses = snapshot(&members).endpoints;
             let addresses = addresses.iter().map(|one| one.id().address.clone());
@@ -745,7 +724,6 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_moved_to_another_address_is_not_lost_once_it_serves_there() {
-        let policy = policy(guard());
         let moved = |set: Vec<Instance>| -> Vec<_> {
             let moved = set.into_iter().map(|instance| Instance {
                 address: Address::new("10.0.0.2", instance.address.port().into()).unwrap(),
@@ -754,9 +732,9 @@ mod tests {
             moved.collect()
         };
         let after = |before: &[Instance], set: &[Instance]| {
-            let mut members = empty();
-            take(&mut members, before, true, &policy);
-            let doubted = take(&mut members, set, true, &policy);
+            let mut members = empty(guard());
+            take(&mut members, before, true);
+            let doubted = take(&mut members, set, true);
             (
                 doubted,
                 members.held().len(),
@@ -793,15 +771,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_changes_to_tls_or_back_is_a_new_one_and_the_guard_holds_nobody() {
-        let (mut members, policy) = (empty(), policy(guard()));
+        let mut members = empty(guard());
         let mut set = healthy(1..5);
         for tls in [false, true, false] {
             let before = snapshot(&members).endpoints;
             for instance in &mut set {
                 instance.tls = tls;
             }
-            assert!(!take(&mut members, &set, true, &policy));
-            members.retire_the_leaving();
+            assert!(!take(&mut members, &set, true));
+            retire(&mut members);
             let after = snapshot(&members).endpoints;
             assert_eq!(states(&mut members), [EndpointState::Serving; 4]);
             assert!(std::iter::zip(&*before, &*after).all(|(a, b)| !Arc::ptr_eq(a, b)));
@@ -821,27 +799,26 @@ mod tests {
 
     #[tokio::test]
     async fn in_a_panic_all_are_picked_but_those_that_are_ill_or_gone() {
-        let policy = policy(guard());
         let ports = |members: &EndpointSet| -> Vec<_> {
-            let endpoints = members.snapshot(&policy, &Balance::RoundRobin, |_| true);
+            let endpoints = members.snapshot(&Balance::RoundRobin, |_| true);
             let endpoints = endpoints.endpoints.iter();
             endpoints.map(|one| one.id().address.port()).collect()
         };
-        let mut members = empty();
-        take(&mut members, &healthy(1..8), true, &policy);
+        let mut members = empty(guard());
+        take(&mut members, &healthy(1..8), true);
         let leaves = Arc::clone(&members.members.values().next().unwrap().endpoint);
         let _works = leaves.pool(0).enter();
         // The first has left, and works on something; the second is ill; five are lost, and held.
-        take(&mut members, &healthy(2..8), true, &policy);
-        take(&mut members, &unhealthy(2..3), true, &policy);
+        take(&mut members, &healthy(2..8), true);
+        take(&mut members, &unhealthy(2..3), true);
         checked(&mut members, true);
-        assert!(!members.panics(&policy));
+        assert!(!members.panics());
         assert_eq!(ports(&members), [3, 4, 5, 6, 7], "held, and no others");
         checked(&mut members, false);
-        assert!(members.panics(&policy));
+        assert!(members.panics());
         assert_eq!(ports(&members), [3, 4, 5, 6, 7], "be they held");
         // A pin's set is what it was, with whom our own checks find fault.
-        take(&mut members, &healthy(3..5), false, &policy);
+        take(&mut members, &healthy(3..5), false);
         assert_eq!(ports(&members), [3, 4]);
         checked(&mut members, true);
         assert_eq!(ports(&members), [3, 4]);

@@ -7,7 +7,7 @@ use std::{
     fmt,
     iter::Peekable,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
@@ -40,13 +40,28 @@ pub(crate) struct Pin {
     /// The entry whose set it is.
     pub(crate) of: u64,
     pub(crate) since: SystemTime,
-    pub(crate) ends: SystemTime,
+    /// How long it lasts.
+    pub(crate) time: Duration,
     /// Tells one pin from a later one of the same service.
     pub(crate) began: Instant,
     /// Ends it when its time is over; gone with it.
     pub(crate) expiry: Option<AbortOnDropHandle<()>>,
     /// What the registries say meanwhile.
     told: Arc<[Seat]>,
+}
+
+impl Pin {
+    /// To the set of this entry, from now on.
+    pub(crate) fn new(of: u64, time: Duration) -> Self {
+        Self {
+            of,
+            since: SystemTime::now(),
+            time,
+            began: Instant::now(),
+            expiry: None,
+            told: Arc::default(),
+        }
+    }
 }
 
 /// One change.
@@ -261,18 +276,9 @@ impl Journal {
     }
 
     /// Begins to hold what the registries say apart from the set, which is that of an entry.
-    pub(crate) fn pin(&mut self, of: u64, ends: SystemTime, told: &[Arc<Instance>]) -> Instant {
-        let began = Instant::now();
-        let told = compare(&self.set, told.iter().map(standing)).0.into();
-        self.pin = Some(Box::new(Pin {
-            of,
-            since: SystemTime::now(),
-            ends,
-            began,
-            expiry: None,
-            told,
-        }));
-        began
+    pub(crate) fn pin(&mut self, mut pin: Box<Pin>, told: &[Arc<Instance>]) {
+        pin.told = compare(&self.set, told.iter().map(standing)).0.into();
+        self.pin = Some(pin);
     }
 
     /// The entry of this number; of none, the one that made the set what it is.
@@ -536,8 +542,8 @@ mod tests {
         let mut journal = Journal::default();
         let [a, b] = [1, 2].map(instance);
         note(&mut journal, &[(a.clone(), Healthy), (b.clone(), Held)]);
-        let began = journal.pin(1, SystemTime::now(), std::slice::from_ref(&a));
-        assert_eq!(journal.pin.as_ref().unwrap().began, began);
+        let pin = Pin::new(1, Duration::from_secs(60));
+        journal.pin(Box::new(pin), std::slice::from_ref(&a));
         journal.note_told(told(), std::slice::from_ref(&a));
         assert_eq!(journal.numbers(), Some((1, 1)), "that is what it said");
         journal.note_told(told(), &[]);

@@ -4,12 +4,16 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 
+use super::standing::Again;
 use crate::{
-    instance::InstanceSet,
+    config,
+    evidence::Evidence,
+    instance::{Instance, InstanceSet},
     registry::{
         Registry, ServiceQuery,
         merged::{Merged, Part},
     },
+    service::EndpointId,
 };
 
 /// How long a registry's second answer is waited for.
@@ -55,6 +59,30 @@ impl Inquiry {
         };
         let names = timeout(ANSWER, catalog.next()).await.ok()?.ok()?;
         Some(names.keys().all(|name| **name == *"consul"))
+    }
+}
+
+/// A registry's second answer.
+#[derive(Debug)]
+pub(crate) struct SecondAnswer {
+    pub(crate) set: InstanceSet,
+    /// Whether the registry lists no service at all.
+    pub(crate) is_empty: bool,
+    /// What the first answer showed.
+    pub(crate) before: Evidence,
+}
+
+impl SecondAnswer {
+    /// What it says of an endpoint, which is known `by_id` and address or by its address alone.
+    pub(crate) fn of(&self, id: &EndpointId, by_id: bool, policy: &config::Service) -> Again {
+        let is_it =
+            |one: &&Arc<Instance>| one.address == id.address && (!by_id || one.id == id.instance);
+        let mut same = self.set.instances.iter().filter(is_it);
+        Again {
+            order: self.set.evidence.after(&self.before),
+            lists_it: same.any(|one| one.healthy && one.has(&policy.tags, &policy.meta)),
+            is_empty: self.is_empty,
+        }
     }
 }
 

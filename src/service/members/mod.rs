@@ -1,10 +1,410 @@
-//! What the registries' events make of a service's endpoints.
+//! Everything of a service that follows events, as one state: what its registries say, the endpoints
+//! that this makes, whom the guard holds, the pin and the journal. An event is applied at once, and
+//! gives back what else must follow from it. Knows nothing of locks, tasks and requests.
 
 pub(crate) mod combine;
 pub(crate) mod endpoint_set;
 pub(crate) mod history;
 pub(crate) mod inquiry;
-pub(super) mod pin;
+pub(crate) mod pin;
 pub(crate) mod restore;
 pub(crate) mod shrink_guard;
 pub(super) mod standing;
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use tokio::time::Instant;
+
+use crate::{
+    config,
+    instance::{Instance, InstanceSet},
+    registry::watch::Event,
+    service::{Endpoint, EndpointId, balance::Loads, health::prober::Findings, log_lines},
+    upstream::Tls,
+};
+use combine::{Combiner, Update};
+use endpoint_set::EndpointSet;
+use history::{Journal, Pin, Seat, Why};
+use inquiry::SecondAnswer;
+use standing::Held;
+
+/// What a service's events have made of it so far.
+#[derive(Debug)]
+pub(crate) struct Members {
+    service: Arc<str>,
+    policy: Arc<config::Service>,
+    combiner: Combiner,
+    endpoints: EndpointSet,
+    journal: Journal,
+    /// Whether a task of the guard watches over the endpoints that are held.
+    guarded: bool,
+    /// How many of our own checks of endpoints passed, and how many did not.
+    checks: (u64, u64),
+    /// What a person could do about endpoints that cannot be reached.
+    pub(crate) hint: Option<Arc<str>>,
+}
+
+/// What happens to a service's members.
+#[derive(Debug)]
+pub(crate) enum MemberEvent {
+    /// They stand in proxy.toml.
+    Fixed(Vec<Arc<Instance>>),
+    /// A registry, by its place in the list, says what it knows, or that it knows nothing any more.
+    Registry(usize, Event<InstanceSet>),
+    /// A registry said so before the start, at that time.
+    Remembered(usize, InstanceSet, SystemTime),
+    /// Our own checks of an endpoint have found something.
+    Checked(Arc<Endpoint>, Findings),
+    /// Those that the guard holds were asked, and have answered or not; and some of their registries
+    /// were asked again.
+    Asked(Vec<(EndpointId, Held, bool)>, HashMap<usize, SecondAnswer>),
+    /// A person pins them to this set, for so long.
+    Pinned(Box<Pin>, Arc<[Seat]>),
+    /// A person takes the pin off, or its time is over.
+    Unpinned(Why),
+}
+
+/// What follows from an event.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Effects {
+    /// The views publish what there is now.
+    publish: bool,
+    /// Then those are retired that are in no view any more.
+    retire: Vec<(Arc<Endpoint>, Instant)>,
+    /// What is kept on disk has changed.
+    pub(crate) save: bool,
+    /// Endpoints are held that no task watches over yet.
+    pub(crate) watch: bool,
+}
+
+impl Effects {
+    /// Publishes, if that is due, before it retires: a request that is turned away by an endpoint must
+    /// find the others. Returns whether it was due.
+    pub(crate) fn publish(&mut self, publish: impl FnOnce()) -> bool {
+        if self.publish {
+            publish();
+        }
+        for (endpoint, cut_at) in self.retire.drain(..) {
+            endpoint.retire(cut_at);
+        }
+        self.publish
+    }
+}
+
+impl Members {
+    pub(in crate::service) fn new(
+        service: &Arc<str>,
+        policy: &Arc<config::Service>,
+        workers: usize,
+        tls: Arc<Tls>,
+        loads: Loads,
+    ) -> Self {
+        Self {
+            service: Arc::clone(service),
+            policy: Arc::clone(policy),
+            combiner: Combiner::new(&policy.origin),
+            endpoints: EndpointSet::new(Arc::clone(policy), workers, tls, loads),
+            journal: Journal::of(Arc::clone(service)),
+            guarded: false,
+            checks: (0, 0),
+            hint: None,
+        }
+    }
+
+    /// Lets an event change what it changes. What follows from it is to be done before the next.
+    pub(crate) fn apply(&mut self, event: MemberEvent) -> Effects {
+        match event {
+            MemberEvent::Fixed(instances) => {
+                self.follow(&Update::ours(instances), Why::ProxyToml, false)
+            }
+            MemberEvent::Registry(from, event) => {
+                let registry = Arc::clone(&self.policy.origin.registries()[from]);
+                let why = match &event {
+                    Event::State(set) => Why::Registry {
+                        registry,
+                        revision: set.evidence.revision(),
+                    },
+                    Event::Failed | Event::Stale => Why::Away { registry },
+                };
+                let expects_new = self.combiner.has_answered(from);
+                let update = self.combiner.hear(from, event, &self.policy);
+                let follow = |update| self.follow(&update, why, expects_new);
+                update.map(follow).unwrap_or_default()
+            }
+            MemberEvent::Remembered(from, set, confirmed) => {
+                let registry = Arc::clone(&self.policy.origin.registries()[from]);
+                let update = self.combiner.remember(from, set, confirmed, &self.policy);
+                let follow = |update| self.follow(&update, Why::Snapshot { registry }, false);
+                update.map(follow).unwrap_or_default()
+            }
+            MemberEvent::Checked(endpoint, findings) => self.check(&endpoint, findings),
+            MemberEvent::Asked(held, again) => self.settle(held, &again),
+            MemberEvent::Pinned(pin, set) => {
+                let why = Why::Pinned { set: pin.of };
+                let told = self.combiner.now(pin.time).map(|update| update.instances);
+                self.journal.pin(pin, &told.unwrap_or_default());
+                // Our own decision, which the guard does not doubt.
+                let set = Update::ours(set.iter().map(Seat::instance).collect());
+                self.take_over(&set, why, self.combiner.is_settled())
+            }
+            MemberEvent::Unpinned(why) => {
+                let Some(pin) = self.journal.pin.take() else {
+                    return Effects::default();
+                };
+                // A set that was given up meanwhile leaves no endpoint, as it would have without the
+                // pin.
+                let update = self.combiner.now(pin.began.elapsed());
+                let update = update.unwrap_or_else(|| Update::ours(Vec::new()));
+                self.take_over(&update, why, self.combiner.is_settled())
+            }
+        }
+    }
+
+    /// Takes over a set, unless they are pinned to another: then it is only noted.
+    fn follow(&mut self, update: &Update, why: Why, expects_new: bool) -> Effects {
+        if !self.is_pinned() {
+            return self.take_over(update, why, expects_new);
+        }
+        self.journal.note_told(why, &update.instances);
+        Effects {
+            save: true,
+            ..Effects::default()
+        }
+    }
+
+    fn take_over(&mut self, update: &Update, why: Why, expects_new: bool) -> Effects {
+        let doubted = self.endpoints.take_over(update, expects_new);
+        Effects {
+            watch: doubted && !std::mem::replace(&mut self.guarded, true),
+            ..self.change(why)
+        }
+    }
+
+    /// Notes what the set is now.
+    fn change(&mut self, why: Why) -> Effects {
+        self.journal.note(why, self.endpoints.standings());
+        Effects {
+            publish: true,
+            retire: self.endpoints.take_leaving(),
+            save: true,
+            watch: false,
+        }
+    }
+
+    fn check(&mut self, endpoint: &Arc<Endpoint>, findings: Findings) -> Effects {
+        self.checks.0 += findings.passed;
+        self.checks.1 += findings.failed;
+        let Some(checkup) = findings.checkup else {
+            return Effects::default();
+        };
+        let error = checkup.error.as_ref().map(ToString::to_string);
+        let panicked = self.endpoints.panics();
+        if !self.endpoints.check(endpoint, checkup) {
+            return Effects::default();
+        }
+        let service = &self.service;
+        log_lines::checked(service, &endpoint.id().address, error);
+        if self.endpoints.panics() && !panicked {
+            tracing::warn!(%service, "so few endpoints pass their checks that all are called");
+        }
+        Effects {
+            publish: true,
+            ..Effects::default()
+        }
+    }
+
+    /// Lets go of those that need not be kept.
+    fn settle(
+        &mut self,
+        held: Vec<(EndpointId, Held, bool)>,
+        again: &HashMap<usize, SecondAnswer>,
+    ) -> Effects {
+        let now = Instant::now();
+        let service = &self.service;
+        for (id, held, answers) in held {
+            let by_id = !self.combiner.several();
+            let again = again.get(&held.by);
+            let again = again.map(|again| again.of(&id, by_id, &self.policy));
+            let verdict = match again {
+                _ if !answers || now >= held.until => None,
+                Some(again) => held.confirmed(again, now),
+                None => Some(held),
+            };
+            match verdict {
+                Some(still) if still == held => {}
+                Some(still) => {
+                    tracing::warn!(%service, endpoint = %id.address, why = %still.reason, "held for longer");
+                    self.endpoints.hold_on(&id, held, still);
+                }
+                None if self.endpoints.let_go(&id, held) => {
+                    tracing::info!(%service, endpoint = %id.address, "no longer held");
+                }
+                None => {}
+            }
+        }
+        self.change(Why::Guard)
+    }
+
+    /// Those that the guard holds. Where there are none, its task is over.
+    pub(crate) fn guarded(&mut self) -> Vec<(EndpointId, Held)> {
+        let held = self.endpoints.held();
+        self.guarded = !held.is_empty();
+        held
+    }
+
+    /// What the registries say.
+    pub(crate) fn combiner(&self) -> &Combiner {
+        &self.combiner
+    }
+
+    /// What that makes.
+    pub(crate) fn endpoints(&self) -> &EndpointSet {
+        &self.endpoints
+    }
+
+    /// What became of it.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Whether they stay what they are, whatever the registries say.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.journal.pin.is_some()
+    }
+
+    /// Forgets the endpoints that were removed and have finished.
+    pub(crate) fn forget_the_gone(&mut self) {
+        self.endpoints.forget_the_gone();
+    }
+
+    /// How many of the checks of endpoints passed, and how many did not.
+    pub(crate) fn checks(&self) -> (u64, u64) {
+        self.checks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use super::*;
+    use crate::{
+        config::{Config, EndpointTls},
+        service::testing::instance,
+    };
+
+    /// Those of a service that follows the registries `a` and `b`, of which `b` takes over.
+    fn members() -> Members {
+        let text = "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n\
+            [service.cart]\nregistry = [\"a\", \"b\"]\ncombine = \"failover\"\n\
+            [[route]]\nservice = \"cart\"\n";
+        let config = Config::parse(text, Path::new(".")).unwrap();
+        let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
+        let (name, policy) = ("cart".into(), &config.services["cart"]);
+        Members::new(&name, policy, 1, tls, Loads::default())
+    }
+
+    fn set(ports: &[u16]) -> Event<InstanceSet> {
+        let instances = ports.iter().map(|port| Ok(instance(*port, true)));
+        Event::State(InstanceSet::of(instances))
+    }
+
+    fn says(members: &mut Members, from: usize, ports: &[u16]) -> Effects {
+        members.apply(MemberEvent::Registry(from, set(ports)))
+    }
+
+    fn ports(members: &Members) -> Vec<u16> {
+        let set = members.endpoints.standings();
+        set.map(|(one, _)| one.address.port()).collect()
+    }
+
+    /// What follows: a publication, so many that are retired, something to save, a task of the guard.
+    fn shown(effects: &Effects) -> (bool, usize, bool, bool) {
+        let Effects {
+            publish,
+            retire,
+            save,
+            watch,
+        } = effects;
+        (*publish, retire.len(), *save, *watch)
+    }
+
+    const NOTHING: (bool, usize, bool, bool) = (false, 0, false, false);
+
+    #[test]
+    fn a_request_that_is_turned_away_finds_the_others() {
+        let mut members = members();
+        let _ = says(&mut members, 0, &[1, 2, 3, 4]);
+        let leaves = Arc::clone(&members.endpoints.states().next().unwrap().0.endpoint);
+        let mut effects = says(&mut members, 0, &[2, 3, 4]);
+        assert_eq!(shown(&effects), (true, 1, true, false));
+        let is_retired = || leaves.pool(0).is_retired();
+        let published = effects.publish(|| assert!(!is_retired(), "it may still be picked"));
+        assert!(published && is_retired());
+    }
+
+    #[test]
+    fn an_event_has_the_effects_that_it_must_have_and_no_others() {
+        let mut all = members();
+        let members = &mut all;
+        for (what, event, effects, left) in [
+            ("a failure", Event::Failed, NOTHING, &[][..]),
+            ("a set", set(&[1, 2]), (true, 0, true, false), &[1, 2]),
+            ("another failure", Event::Failed, NOTHING, &[1, 2]),
+            ("a loss", set(&[]), (true, 0, true, true), &[1, 2]),
+            (
+                "it is watched over",
+                set(&[]),
+                (true, 0, true, false),
+                &[1, 2],
+            ),
+            ("given up", Event::Stale, (true, 2, true, false), &[]),
+        ] {
+            let follows = members.apply(MemberEvent::Registry(0, event));
+            assert_eq!(shown(&follows), effects, "{what}");
+            assert_eq!(ports(members), left, "{what}");
+        }
+        assert_eq!(members.guarded(), [], "its task is over");
+        assert_eq!(shown(&says(members, 1, &[7])), (true, 0, true, false));
+        assert_eq!(shown(&says(members, 1, &[])), (true, 0, true, true));
+    }
+
+    #[test]
+    fn what_is_said_while_they_are_pinned_is_followed_once_they_are_not() {
+        let mut members = members();
+        let _ = says(&mut members, 0, &[1, 2]);
+        let set = Arc::clone(&members.journal.entry(None).unwrap().set);
+        let pin = Box::new(Pin::new(1, Duration::from_secs(60)));
+        let effects = members.apply(MemberEvent::Pinned(pin, set));
+        assert_eq!(shown(&effects), (true, 0, true, false));
+        assert_eq!(
+            shown(&says(&mut members, 0, &[2, 3])),
+            (false, 0, true, false)
+        );
+        assert_eq!(ports(&members), [1, 2]);
+        let effects = members.apply(MemberEvent::Unpinned(Why::Unpinned));
+        assert_eq!(shown(&effects), (true, 1, true, false));
+        assert_eq!(ports(&members), [2, 3]);
+        let effects = members.apply(MemberEvent::Unpinned(Why::Unpinned));
+        assert_eq!(shown(&effects), NOTHING);
+    }
+
+    #[test]
+    fn the_guard_lets_go_of_those_that_do_not_answer_and_of_none_that_have_come_back() {
+        let mut members = members();
+        let _ = says(&mut members, 0, &[1, 2, 3]);
+        let _ = says(&mut members, 0, &[]);
+        let held = members.guarded().into_iter();
+        let held: Vec<_> = held
+            .map(|(id, held)| {
+                let answers = id.address.port() == 2;
+                (id, held, answers)
+            })
+            .collect();
+        let _ = says(&mut members, 0, &[3]);
+        let effects = members.apply(MemberEvent::Asked(held, HashMap::new()));
+        assert_eq!(shown(&effects), (true, 1, true, false));
+        assert_eq!(ports(&members), [2, 3]);
+    }
+}

@@ -3,7 +3,7 @@
 //! pinned set is doubted, retried and drained as ever.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, MutexGuard, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    combine::Update,
-    history::{EntryStatus, Pin, Seat, Why, unix_seconds},
+    MemberEvent, Members,
+    history::{Listed, Pin, Why, unix_seconds},
     shrink_guard,
 };
 use crate::service::Service;
@@ -53,129 +53,94 @@ pub enum PinError {
     Time,
 }
 
-impl Service {
-    /// Pins it to the set that an entry of its journal made; without a number, to the one that it
-    /// has. An earlier pin ends. Must be called on a runtime that goes on.
-    ///
-    /// # Errors
-    /// Why not; then nothing has changed.
-    pub fn pin(
-        self: &Arc<Self>,
-        number: Option<u64>,
-        time: Duration,
-    ) -> Result<PinStatus, PinError> {
-        if self.policy().origin.registries().is_empty() {
-            return Err(PinError::Fixed);
-        }
-        if time < Duration::from_secs(1) || time > LONGEST_PIN {
-            return Err(PinError::Time);
-        }
-        let listing = self.listing();
-        let mut board = self.board();
-        let mut journal = self.journal();
-        let (first, last) = journal.numbers().ok_or(PinError::Unread)?;
-        let entry = journal.entry(number);
-        let entry = entry.ok_or(PinError::NoSuchSet(number.unwrap_or(last), first, last))?;
-        let (number, set) = (entry.number, Arc::clone(&entry.set));
-        let instances: Vec<_> = set.iter().map(Seat::instance).collect();
-        if !instances.iter().any(|instance| instance.healthy) {
-            return Err(PinError::Nobody(number));
-        }
-        let told = listing.now(time).map(|update| update.instances);
-        let began = journal.pin(number, SystemTime::now() + time, &told.unwrap_or_default());
-        board.expects_new = listing.is_settled();
-        // Our own decision, which the guard does not doubt.
-        board.take_over(&Update::ours(instances), self.policy());
-        self.publish(&mut board);
-        self.tell_of_change();
-        journal.note(Why::Pinned { set: number }, board.standings());
-        tracing::warn!(
-            service = %self.name(), set = number, seconds = time.as_secs(),
-            "pinned: whatever its registries say, its set stays what it is"
-        );
-        let pin = journal.pin.as_mut().expect("it was just pinned");
-        let expiry = tokio::spawn(expire(Arc::downgrade(self), began, time));
-        pin.expiry = Some(AbortOnDropHandle::new(expiry));
-        Ok(PinStatus::of(pin))
+/// Pins a service to the set that an entry of its journal made; without a number, to the one that it
+/// has. An earlier pin ends. Must be called on a runtime that goes on.
+///
+/// # Errors
+/// Why not; then nothing has changed.
+pub fn pin(
+    service: &Arc<Service>,
+    number: Option<u64>,
+    time: Duration,
+) -> Result<PinStatus, PinError> {
+    if service.policy().origin.registries().is_empty() {
+        return Err(PinError::Fixed);
     }
-
-    /// Takes the pin off, and follows the registries again. Returns whether there was one.
-    pub fn unpin(self: &Arc<Self>) -> bool {
-        self.end_pin(None)
+    if time < Duration::from_secs(1) || time > LONGEST_PIN {
+        return Err(PinError::Time);
     }
-
-    /// Ends the pin; of a given one no later one.
-    fn end_pin(self: &Arc<Self>, which: Option<Instant>) -> bool {
-        let listing = self.listing();
-        let mut board = self.board();
-        let mut journal = self.journal();
-        let is_it = |began| which.is_none_or(|which| which == began);
-        let Some(pinned) = journal.pin.take_if(|pin| is_it(pin.began)) else {
-            return false;
-        };
-        let expired = which.is_some();
-        tracing::warn!(service = %self.name(), expired, "no longer pinned: its registries are followed again");
-        // A set that was given up meanwhile leaves no endpoint, as it would have without the pin.
-        let lasted = pinned.began.elapsed();
-        let update = listing
-            .now(lasted)
-            .unwrap_or_else(|| Update::ours(Vec::new()));
-        board.expects_new = listing.is_settled();
-        let doubted = board.take_over(&update, self.policy());
-        self.publish(&mut board);
-        self.tell_of_change();
-        let why = if expired {
-            Why::PinExpired
-        } else {
-            Why::Unpinned
-        };
-        journal.note(why, board.standings());
-        drop((listing, board, journal));
-        if doubted {
-            shrink_guard::watch_over(self);
-        }
-        true
+    let members = service.members();
+    let journal = members.journal();
+    let (first, last) = journal.numbers().ok_or(PinError::Unread)?;
+    let entry = journal.entry(number);
+    let entry = entry.ok_or(PinError::NoSuchSet(number.unwrap_or(last), first, last))?;
+    let (number, set) = (entry.number, Arc::clone(&entry.set));
+    if set.iter().all(|seat| seat.standing == Listed::Unhealthy) {
+        return Err(PinError::Nobody(number));
     }
+    let mut pin = Box::new(Pin::new(number, time));
+    let expiry = tokio::spawn(expire(Arc::downgrade(service), pin.began, time));
+    pin.expiry = Some(AbortOnDropHandle::new(expiry));
+    let status = PinStatus::of(&pin);
+    shrink_guard::apply_to(members, service, MemberEvent::Pinned(pin, set));
+    tracing::warn!(
+        service = %service.name(), set = number, seconds = time.as_secs(),
+        "pinned: whatever its registries say, its set stays what it is"
+    );
+    Ok(status)
+}
 
-    /// Whether it is pinned, and to what.
-    pub fn pinned(&self) -> Option<PinStatus> {
-        self.journal().pin.as_deref().map(PinStatus::of)
+/// Takes the pin off, and follows the registries again. Returns whether there was one.
+pub fn unpin(service: &Arc<Service>) -> bool {
+    end(service, service.members(), Why::Unpinned)
+}
+
+fn end(service: &Arc<Service>, members: MutexGuard<'_, Members>, why: Why) -> bool {
+    if !members.is_pinned() {
+        return false;
     }
+    let expired = why == Why::PinExpired;
+    tracing::warn!(service = %service.name(), expired, "no longer pinned: its registries are followed again");
+    shrink_guard::apply_to(members, service, MemberEvent::Unpinned(why));
+    true
+}
 
-    /// The last changes of its set, the latest first.
-    pub fn changes(&self) -> Vec<EntryStatus> {
-        self.journal().entries()
+async fn expire(service: Weak<Service>, began: Instant, time: Duration) {
+    tokio::time::sleep(time).await;
+    let Some(service) = service.upgrade() else {
+        return;
+    };
+    let members = service.members();
+    let pin = members.journal().pin.as_ref();
+    // A later pin has an end of its own.
+    if pin.is_some_and(|pin| pin.began == began) {
+        end(&service, members, Why::PinExpired);
     }
 }
 
 impl PinStatus {
-    fn of(pin: &Pin) -> Self {
-        let left = pin.ends.duration_since(SystemTime::now());
+    pub(crate) fn of(pin: &Pin) -> Self {
+        let ends = pin.since + pin.time;
+        let left = ends.duration_since(SystemTime::now());
         Self {
             set: pin.of,
             since: unix_seconds(pin.since),
-            ends: unix_seconds(pin.ends),
+            ends: unix_seconds(ends),
             seconds_left: left.unwrap_or_default().as_secs_f64(),
         }
     }
 }
 
-async fn expire(service: Weak<Service>, began: Instant, time: Duration) {
-    tokio::time::sleep(time).await;
-    if let Some(service) = service.upgrade() {
-        service.end_pin(Some(began));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::Path};
+    use std::path::Path;
 
     use super::*;
     use crate::{
         config::{Config, EndpointTls},
-        instance::{Address, Instance, InstanceSet},
+        instance::InstanceSet,
         registry::watch::Event,
+        service::testing::instance,
         upstream::Tls,
     };
 
@@ -194,25 +159,16 @@ mod tests {
         ))
     }
 
-    fn says(service: &Service, ports: &[i64]) {
-        let instances = ports.iter().map(|port| {
-            Ok(Instance {
-                id: format!("i{port}").into(),
-                address: Address::new("127.0.0.1", *port).unwrap(),
-                tls: false,
-                healthy: true,
-                weight: 1,
-                tags: Vec::new(),
-                meta: BTreeMap::new(),
-            })
-        });
-        service.hear(0, Event::State(InstanceSet::of(instances)));
+    fn says(service: &Service, ports: &[u16]) {
+        let instances = ports.iter().map(|port| Ok(instance(*port, true)));
+        let set = Event::State(InstanceSet::of(instances));
+        service.apply(MemberEvent::Registry(0, set));
     }
 
     fn ports(service: &Service) -> Vec<u16> {
-        let board = service.board();
-        let set = board.standings().map(|(one, _)| one.address.port());
-        set.collect()
+        let members = service.members();
+        let set = members.endpoints().standings();
+        set.map(|(one, _)| one.address.port()).collect()
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -220,30 +176,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pin_ends_at_its_time_and_no_earlier_one_ends_a_later_one() {
         let service = service();
-        assert_eq!(service.pin(None, HOUR).unwrap_err(), PinError::Unread);
+        assert_eq!(pin(&service, None, HOUR).unwrap_err(), PinError::Unread);
         says(&service, &[1, 2]);
         says(&service, &[1, 2, 3]);
-        service.pin(Some(1), HOUR).unwrap();
+        pin(&service, Some(1), HOUR).unwrap();
         assert_eq!(ports(&service), [1, 2]);
         tokio::time::sleep(HOUR / 2).await;
-        service.pin(None, HOUR).unwrap();
+        pin(&service, None, HOUR).unwrap();
         tokio::time::sleep(HOUR * 3 / 4).await;
         says(&service, &[2, 3, 4]);
         assert_eq!(ports(&service), [1, 2], "the second pin holds");
         tokio::time::sleep(HOUR / 2).await;
         assert_eq!(ports(&service), [2, 3, 4]);
-        assert!(!service.unpin());
+        assert!(!unpin(&service));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_given_up_meanwhile_leaves_nobody_when_the_pin_ends() {
         let service = service();
         says(&service, &[1, 2]);
-        service.pin(None, HOUR).unwrap();
-        service.hear(0, Event::Failed);
-        service.hear(0, Event::Stale);
+        pin(&service, None, HOUR).unwrap();
+        for event in [Event::Failed, Event::Stale] {
+            service.apply(MemberEvent::Registry(0, event));
+        }
         assert_eq!(ports(&service), [1, 2]);
-        assert!(service.unpin());
+        assert!(unpin(&service));
         assert!(service.is_empty());
     }
 }

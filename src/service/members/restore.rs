@@ -10,109 +10,112 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::history::Why;
+use super::MemberEvent;
 use crate::{
     evidence::Evidence,
     instance::{Instance, InstanceSet},
-    registry::watch::Event,
+    registry::watch::{Event, WatchStatus},
     saved,
     service::Service,
 };
 
-impl Service {
-    /// Takes over what a registry, by its place in the list, said before the start.
-    ///
-    /// A set without a healthy instance is worth nothing: a request waits for the registry rather
-    /// than being told that there is no endpoint. Nor is a set of another name, or one that is too
-    /// old for the registry's `max_staleness`.
-    pub(crate) fn remember(&self, from: usize, set: &saved::Set, max_staleness: Option<Duration>) {
-        let age = SystemTime::now().duration_since(set.confirmed);
-        let is_stale = max_staleness.is_some_and(|limit| age.unwrap_or_default() >= limit);
-        let has_healthy = set.instances.iter().any(|instance| instance.healthy);
-        if is_stale || !has_healthy || set.name != self.registered_name() {
-            return;
-        }
-        let instances = InstanceSet {
-            evidence: set.evidence.clone(),
-            ..InstanceSet::of(set.instances.iter().cloned().map(Ok))
-        };
-        let mut listing = self.listing();
-        let update = listing.remember(from, instances, set.confirmed, self.policy());
-        if let Some(update) = update {
-            let registry = Arc::clone(&set.registry);
-            self.update(&update, Why::Snapshot { registry });
-        }
+/// What a registry, by its place in the list, said before the start, if that is still worth something.
+///
+/// A set without a healthy instance is worth nothing: a request waits for the registry rather
+/// than being told that there is no endpoint. Nor is a set of another name, or one that is too
+/// old for the registry's `max_staleness`.
+pub(crate) fn remembered(
+    service: &Service,
+    from: usize,
+    set: &saved::Set,
+    max_staleness: Option<Duration>,
+) -> Option<MemberEvent> {
+    let is_stale = left(set.confirmed, max_staleness).is_some_and(|left| left.is_zero());
+    let has_healthy = set.instances.iter().any(|instance| instance.healthy);
+    if is_stale || !has_healthy || set.name != service.registered_name() {
+        return None;
     }
+    let instances = InstanceSet {
+        evidence: set.evidence.clone(),
+        ..InstanceSet::of(set.instances.iter().cloned().map(Ok))
+    };
+    Some(MemberEvent::Remembered(from, instances, set.confirmed))
+}
 
-    /// How much longer a remembered set counts, where there is one and a limit.
-    pub(crate) fn remembers_for(&self, of: usize, limit: Option<Duration>) -> Option<Duration> {
-        let confirmed = self.listing().remembered(of)?;
-        let age = SystemTime::now().duration_since(confirmed);
-        Some(limit?.saturating_sub(age.unwrap_or_default()))
+/// How much longer a remembered set counts, where there is one and a limit.
+pub(crate) fn counts_for(
+    service: &Service,
+    of: usize,
+    limit: Option<Duration>,
+) -> Option<Duration> {
+    let confirmed = service.members().combiner().remembered(of)?;
+    left(confirmed, limit)
+}
+
+fn left(confirmed: SystemTime, limit: Option<Duration>) -> Option<Duration> {
+    let age = SystemTime::now().duration_since(confirmed);
+    Some(limit?.saturating_sub(age.unwrap_or_default()))
+}
+
+/// Why a registry refuses to say anything, where only what it said before the start is known.
+pub(crate) fn refusal(service: &Service) -> Option<String> {
+    unheard(service).find_map(|watch| watch.refusal())
+}
+
+/// Whether a registry of which only that is known has neither answered nor failed.
+pub(crate) fn is_unconfirmed(service: &Service) -> bool {
+    unheard(service).any(|watch| watch.is_awaited())
+}
+
+/// The watchers of registries of which only that is known.
+fn unheard(service: &Service) -> impl Iterator<Item = &WatchStatus> {
+    let members = service.members();
+    let watches = service.watches().iter().enumerate();
+    watches
+        .filter(move |(of, _)| members.combiner().remembered(*of).is_some())
+        .map(|(_, watch)| &**watch)
+}
+
+/// Gives up a remembered set, unless its registry has said something since.
+pub(crate) fn give_up(service: &Service, of: usize) {
+    let members = service.members();
+    if members.combiner().remembered(of).is_some() {
+        service.watches()[of].gave_up();
+        service.apply_to(members, MemberEvent::Registry(of, Event::Stale));
     }
+}
 
-    /// Why a registry refuses to say anything, where only what it said before the start is known.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        let listing = self.listing();
-        let watches = self.watches().iter().enumerate();
-        let mut remembered = watches.filter(|(of, _)| listing.remembered(*of).is_some());
-        remembered.find_map(|(_, watch)| watch.refusal())
-    }
-
-    /// Whether a registry of which only that is known has neither answered nor failed.
-    pub(crate) fn is_unconfirmed(&self) -> bool {
-        let listing = self.listing();
-        let mut watches = self.watches().iter().enumerate();
-        watches.any(|(of, watch)| listing.remembered(of).is_some() && watch.is_awaited())
-    }
-
-    /// Gives up a remembered set, unless its registry has said something since.
-    pub(crate) fn forget_remembered(&self, of: usize) {
-        let mut listing = self.listing();
-        if listing.remembered(of).is_none() {
-            return;
-        }
-        self.watches()[of].gave_up();
-        if let Some(update) = listing.hear(of, Event::Stale, self.policy()) {
-            let registry = Arc::clone(&self.policy().origin.registries()[of]);
-            self.update(&update, Why::Away { registry });
-        }
-    }
-
-    /// What is worth keeping of it: the last good set of each of these registries.
-    pub(crate) fn to_save(&self, keeps: impl Fn(&str) -> bool) -> Vec<saved::Set> {
-        let listing = self.listing();
-        // What is held, or pinned, is part of the last good set, although the registry says
-        // otherwise.
-        let board = self.board();
-        let held = board.healthy_instances(self.journal().pin.is_some());
-        let lost: HashSet<_> = board.held_for_a_loss().collect();
-        drop(board);
-        // What is kept with those that a loss of data took away is the history that knew them.
-        let evidence = |of: usize, now: &Evidence| {
-            let before = listing.before_loss(of).filter(|_| lost.contains(&of));
-            before.unwrap_or(now).clone()
-        };
-        let registries = self.policy().origin.registries();
-        let registries = registries.iter().enumerate();
-        registries
-            .filter(|(_, registry)| keeps(registry))
-            .filter_map(|(of, registry)| {
-                let set = listing.set(of)?;
-                let held: &[_] = if of == listing.serving() { &held } else { &[] };
-                Some(saved::Set {
-                    service: Arc::clone(self.name()),
-                    name: self.registered_name().to_owned(),
-                    registry: Arc::clone(registry),
-                    confirmed: listing
-                        .remembered(of)
-                        .unwrap_or_else(|| answered(self.watches()[of].answered())),
-                    instances: with_held(&set.instances, held),
-                    evidence: evidence(of, &set.evidence),
-                })
+/// What is worth keeping of a service: the last good set of each of these registries.
+pub(crate) fn to_save(service: &Service, keeps: impl Fn(&str) -> bool) -> Vec<saved::Set> {
+    let members = service.members();
+    let (combiner, endpoints) = (members.combiner(), members.endpoints());
+    // What is held, or pinned, is part of the last good set, although the registry says otherwise.
+    let held = endpoints.healthy_instances(members.is_pinned());
+    let lost: HashSet<_> = endpoints.held_for_a_loss().collect();
+    // What is kept with those that a loss of data took away is the history that knew them.
+    let evidence = |of: usize, now: &Evidence| {
+        let before = combiner.before_loss(of).filter(|_| lost.contains(&of));
+        before.unwrap_or(now).clone()
+    };
+    let registries = service.policy().origin.registries();
+    let registries = registries.iter().enumerate();
+    registries
+        .filter(|(_, registry)| keeps(registry))
+        .filter_map(|(of, registry)| {
+            let set = combiner.set(of)?;
+            let held: &[_] = if of == combiner.serving() { &held } else { &[] };
+            Some(saved::Set {
+                service: Arc::clone(service.name()),
+                name: service.registered_name().to_owned(),
+                registry: Arc::clone(registry),
+                confirmed: combiner
+                    .remembered(of)
+                    .unwrap_or_else(|| answered(service.watches()[of].answered())),
+                instances: with_held(&set.instances, held),
+                evidence: evidence(of, &set.evidence),
             })
-            .collect()
-    }
+        })
+        .collect()
 }
 
 /// A moment of the other clock; now, where a first answer is being taken over.

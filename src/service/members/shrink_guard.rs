@@ -1,11 +1,11 @@
 //! The shrink guard's questions. A registry that restarts without its data answers an empty list
 //! with status 200; before endpoints are dropped that must not be, they are asked whether they are
-//! there, and their registry whether it means it. What follows from the answers is in `standing`.
+//! there, and their registry whether it means it. What follows from the answers is in `members`.
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Arc, Weak},
+    sync::{Arc, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -17,12 +17,11 @@ use futures_util::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    history::Why,
-    standing::{Again, Held, HoldReason},
+    MemberEvent, Members,
+    inquiry::SecondAnswer,
+    standing::{Held, HoldReason},
 };
 use crate::{
-    evidence::Evidence,
-    instance::{Instance, InstanceSet},
     registry::ServiceQuery,
     service::{EndpointId, Service},
     upstream::{connect_to, is_for_want_of_descriptors},
@@ -34,12 +33,23 @@ const EVERY: Duration = Duration::from_secs(1);
 /// So many of a service are asked at once: a registry's loss holds all that it listed.
 const AT_ONCE: usize = 64;
 
-/// Checks the service's held endpoints until none is held any more: one that does not take a
-/// connection is let go at once, one that does when its registry has confirmed that it is gone, or
-/// at the guard's deadline.
-pub(crate) fn watch_over(service: &Arc<Service>) {
-    // Ends by itself: with the service, with the last held endpoint, or at the deadline.
-    tokio::spawn(run(Arc::downgrade(service)));
+/// Lets a service follow an event of its members, and watches over the endpoints that are held since,
+/// until none is: one that does not take a connection is let go at once, one that does when its
+/// registry has confirmed that it is gone, or at the guard's deadline.
+pub(crate) fn apply(service: &Arc<Service>, event: MemberEvent) {
+    apply_to(service.members(), service, event);
+}
+
+/// Like [`apply`], where the service's members are locked already.
+pub(crate) fn apply_to(
+    members: MutexGuard<'_, Members>,
+    service: &Arc<Service>,
+    event: MemberEvent,
+) {
+    if service.apply_to(members, event) {
+        // Ends by itself: with the service, with the last held endpoint, or at the deadline.
+        tokio::spawn(run(Arc::downgrade(service)));
+    }
 }
 
 async fn run(service: Weak<Service>) {
@@ -48,21 +58,18 @@ async fn run(service: Weak<Service>) {
         let Some(service) = service.upgrade() else {
             return;
         };
-        let held = {
-            let mut board = service.board();
-            let held = board.held();
-            board.guarded = !held.is_empty();
-            held
-        };
+        let held = service.members().guarded();
         if held.is_empty() {
             return;
         }
         log(&service, &held, &seen);
         let asking: Vec<_> = held.iter().map(|(id, _)| answers(&service, id)).collect();
         let answers = stream::iter(asking).buffered(AT_ONCE).collect::<Vec<_>>();
-        let (answers, said) = join(answers, ask_again(&service, &held, &seen)).await;
+        let (answers, again) = join(answers, ask_again(&service, &held, &seen)).await;
         seen = held.iter().map(key).collect();
-        settle(&service, std::iter::zip(held, answers), &said);
+        let asked = std::iter::zip(held, answers);
+        let asked = asked.map(|((id, held), answers)| (id, held, answers));
+        service.apply(MemberEvent::Asked(asked.collect(), again));
         drop(service);
         tokio::time::sleep(EVERY).await;
     }
@@ -94,21 +101,13 @@ fn log(service: &Service, held: &[(EndpointId, Held)], seen: &Seen) {
     }
 }
 
-/// A registry's second answer.
-struct Second {
-    set: InstanceSet,
-    is_empty: bool,
-    /// What the first answer showed.
-    before: Evidence,
-}
-
 /// Asks those registries again that have dropped endpoints and may be right: once at once, for what
 /// shows a loss of data may not show for long, and once when they are to be believed.
 async fn ask_again(
     service: &Service,
     held: &[(EndpointId, Held)],
     seen: &Seen,
-) -> HashMap<usize, Second> {
+) -> HashMap<usize, SecondAnswer> {
     let now = Instant::now();
     let is_due = |one: &&(EndpointId, Held)| match one.1.reason {
         HoldReason::Unconfirmed(settled) => now >= settled || !seen.contains(&key(one)),
@@ -122,7 +121,7 @@ async fn ask_again(
     let second = |of: usize| async move {
         let inquiry = service.inquiry(of)?;
         // Before it is asked: the watcher may hear something later meanwhile.
-        let before = service.listing().set(of)?.evidence.clone();
+        let before = service.members().combiner().set(of)?.evidence.clone();
         let query = ServiceQuery {
             name: service.registered_name().to_owned(),
             tags: service.policy().tags.clone(),
@@ -131,7 +130,7 @@ async fn ask_again(
         };
         let set = inquiry.set(query).await?;
         let is_empty = inquiry.is_empty().await?;
-        let second = Second {
+        let second = SecondAnswer {
             set,
             is_empty,
             before,
@@ -140,59 +139,6 @@ async fn ask_again(
     };
     let seconds = join_all(of.into_iter().map(second)).await;
     seconds.into_iter().flatten().collect()
-}
-
-impl Second {
-    fn of(&self, id: &EndpointId, service: &Service) -> Again {
-        let policy = service.policy();
-        let several = service.listing().several();
-        let is_it =
-            |one: &&Arc<Instance>| one.address == id.address && (several || one.id == id.instance);
-        let mut same = self.set.instances.iter().filter(is_it);
-        Again {
-            order: self.set.evidence.after(&self.before),
-            lists_it: same.any(|one| one.healthy && one.has(&policy.tags, &policy.meta)),
-            is_empty: self.is_empty,
-        }
-    }
-}
-
-/// Lets go of those that need not be kept.
-fn settle(
-    service: &Service,
-    asked: impl Iterator<Item = ((EndpointId, Held), bool)>,
-    said: &HashMap<usize, Second>,
-) {
-    let now = Instant::now();
-    let verdicts: Vec<_> = asked
-        .map(|((id, held), answers)| {
-            let again = said.get(&held.by).map(|second| second.of(&id, service));
-            let verdict = match again {
-                _ if !answers || now >= held.until => None,
-                Some(again) => held.confirmed(again, now),
-                None => Some(held),
-            };
-            (id, held, verdict)
-        })
-        .collect();
-    let mut board = service.board();
-    for (id, held, verdict) in verdicts {
-        match verdict {
-            Some(still) if still == held => {}
-            Some(still) => {
-                tracing::warn!(service = %service.name(), endpoint = %id.address, why = %still.reason, "held for longer");
-                board.hold_on(&id, held, still);
-            }
-            None if board.let_go(&id, held, service.policy()) => {
-                tracing::info!(service = %service.name(), endpoint = %id.address, "no longer held");
-            }
-            None => {}
-        }
-    }
-    service.publish(&mut board);
-    service.journal().note(Why::Guard, board.standings());
-    drop(board);
-    service.tell_of_change();
 }
 
 async fn answers(service: &Service, id: &EndpointId) -> bool {
