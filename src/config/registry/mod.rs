@@ -135,22 +135,13 @@ pub(super) struct Registries {
 pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Registries {
     let mut embedded_before = false;
     let mut named = top.named("registry", |name, table| {
-        let kind = match kind(name, table)? {
-            Kind::Consul => RegistryKind::Consul(consul::read(table, base)),
-            Kind::ZooKeeper => RegistryKind::ZooKeeper(zookeeper::read(table, base)),
-            Kind::Etcd => RegistryKind::Etcd(etcd::read(table, base)),
-            Kind::Etcd2 => RegistryKind::Etcd2(etcd::read(table, base)),
-            Kind::Dns => RegistryKind::Dns(dns::read(table)),
-            Kind::File => RegistryKind::File(file::read(table, base)),
-            Kind::Eureka => RegistryKind::Eureka(eureka::read(table, base)),
-            Kind::Embedded => {
-                if std::mem::replace(&mut embedded_before, true) {
-                    let wrong = Wrong::new("there is an embedded registry already");
-                    table.wrong(wrong.suggest("keep one of them"));
-                }
-                RegistryKind::Embedded(embedded::read(table, base, claims))
-            }
-        };
+        let read = kind(name, table)?;
+        let kind = read(table, base, claims);
+        let is_embedded = matches!(kind, RegistryKind::Embedded(_));
+        if is_embedded && std::mem::replace(&mut embedded_before, true) {
+            let wrong = Wrong::new("there is an embedded registry already");
+            table.wrong(wrong.suggest("keep one of them"));
+        }
         Some(Registry {
             routes: kind.lists_tags().then(|| routes(table)).flatten(),
             kind,
@@ -234,29 +225,36 @@ impl Registries {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Consul,
-    Embedded,
-    Eureka,
-    File,
-    Dns,
-    Etcd2,
-    Etcd,
-    ZooKeeper,
-}
+/// Reads a kind's own settings.
+type Read = for<'a> fn(&mut Table<'a>, &Path, &mut Claims<'a>) -> RegistryKind;
 
-fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
-    const KINDS: [(&str, Kind); 8] = [
-        ("consul", Kind::Consul),
-        ("dns", Kind::Dns),
-        ("embedded", Kind::Embedded),
-        ("etcd", Kind::Etcd),
-        ("etcd2", Kind::Etcd2),
-        ("eureka", Kind::Eureka),
-        ("file", Kind::File),
-        ("zookeeper", Kind::ZooKeeper),
-    ];
+/// What each `kind` is read by.
+const KINDS: [(&str, Read); 8] = [
+    ("consul", |table, base, _| {
+        RegistryKind::Consul(consul::read(table, base))
+    }),
+    ("dns", |table, _, _| RegistryKind::Dns(dns::read(table))),
+    ("embedded", |table, base, claims| {
+        RegistryKind::Embedded(embedded::read(table, base, claims))
+    }),
+    ("etcd", |table, base, _| {
+        RegistryKind::Etcd(etcd::read(table, base))
+    }),
+    ("etcd2", |table, base, _| {
+        RegistryKind::Etcd2(etcd::read(table, base))
+    }),
+    ("eureka", |table, base, _| {
+        RegistryKind::Eureka(eureka::read(table, base))
+    }),
+    ("file", |table, base, _| {
+        RegistryKind::File(file::read(table, base))
+    }),
+    ("zookeeper", |table, base, _| {
+        RegistryKind::ZooKeeper(zookeeper::read(table, base))
+    }),
+];
+
+fn kind(name: &str, table: &mut Table<'_>) -> Option<Read> {
     let kind = match table.take("kind") {
         Some(field) => field.choice(&KINDS),
         None => {
@@ -267,7 +265,7 @@ fn kind(name: &str, table: &mut Table<'_>) -> Option<Kind> {
                 let meant = value::nearest(name, names).unwrap_or("consul");
                 table.absent("kind", wrong.suggest(format!("write `kind = \"{meant}\"`")));
             }
-            kind.map(|(_, kind)| *kind)
+            kind.map(|(_, read)| *read)
         }
     };
     if kind.is_none() {
