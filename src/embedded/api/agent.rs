@@ -133,12 +133,10 @@ pub(super) async fn deregister(
 
 pub(super) async fn maintain(
     Shared(context): Agent,
-    Rest(id): Rest,
+    rest: Rest,
     params: Params,
 ) -> Result<(), Failure> {
-    if id.is_empty() {
-        return Err(bad("Missing service ID"));
-    }
+    let id = rest.filled("service ID")?;
     let reason = maintenance(&params, "service")?;
     context.store.maintain(&id, reason).map_err(refused)
 }

@@ -6,7 +6,7 @@ use axum::{extract::State as Shared, response::Response};
 
 use super::{
     query::{Context, find, on_node, tagged},
-    request::{Failure, Params, Rest, bad},
+    request::{Failure, Params, Rest},
 };
 use crate::embedded::{
     render::{CatalogEntry, DATACENTER},
@@ -51,12 +51,10 @@ pub(super) async fn services(
 
 pub(super) async fn service(
     Shared(context): Catalog,
-    Rest(name): Rest,
+    rest: Rest,
     params: Params,
 ) -> Result<Response, Failure> {
-    if name.is_empty() {
-        return Err(bad("Missing service name"));
-    }
+    let name = rest.filled("service name")?;
     let found = find(&context, &params, &Topic::name(&name), |state| {
         state.named(&name).cloned().collect::<Vec<Entry>>()
     })

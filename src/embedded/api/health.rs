@@ -20,12 +20,10 @@ type Checks = Vec<Arc<Indexed<Check>>>;
 /// The instances of a service with all their checks.
 pub(super) async fn service(
     Shared(context): Health,
-    Rest(name): Rest,
+    rest: Rest,
     params: Params,
 ) -> Result<Response, Failure> {
-    if name.is_empty() {
-        return Err(bad("Missing service name"));
-    }
+    let name = rest.filled("service name")?;
     let passing = params
         .flag("passing")
         .map_err(|_| bad("Invalid value for ?passing"))?;
@@ -51,12 +49,10 @@ pub(super) async fn service(
 /// The checks of a service's instances, without the node's.
 pub(super) async fn checks(
     Shared(context): Health,
-    Rest(name): Rest,
+    rest: Rest,
     params: Params,
 ) -> Result<Response, Failure> {
-    if name.is_empty() {
-        return Err(bad("Missing service name"));
-    }
+    let name = rest.filled("service name")?;
     let found = find(&context, &params, &Topic::name(&name), |state| {
         state.named(&name).cloned().collect::<Vec<Entry>>()
     })
@@ -68,12 +64,10 @@ pub(super) async fn checks(
 /// All checks of a status, or of `any`.
 pub(super) async fn state(
     Shared(context): Health,
-    Rest(status): Rest,
+    rest: Rest,
     params: Params,
 ) -> Result<Response, Failure> {
-    if status.is_empty() {
-        return Err(bad("Missing check state"));
-    }
+    let status = rest.filled("check state")?;
     every_check(&context, &params, true, |shown| {
         status == "any" || shown == status
     })
@@ -83,12 +77,10 @@ pub(super) async fn state(
 /// All checks of the node, which is all there are.
 pub(super) async fn node(
     Shared(context): Health,
-    Rest(node): Rest,
+    rest: Rest,
     params: Params,
 ) -> Result<Response, Failure> {
-    if node.is_empty() {
-        return Err(bad("Missing node name"));
-    }
+    let node = rest.filled("node name")?;
     let here = node == context.node.name();
     every_check(&context, &params, here, |_| true).await
 }

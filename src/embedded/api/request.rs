@@ -27,6 +27,16 @@ pub(super) type Failure = (StatusCode, String);
 /// What is behind a path's fixed beginning, percent-decoded; possibly nothing.
 pub(super) struct Rest(pub(super) String);
 
+impl Rest {
+    /// What must not be nothing.
+    pub(super) fn filled(self, what: &str) -> Result<String, Failure> {
+        match self.0 {
+            rest if rest.is_empty() => Err(bad(format!("Missing {what}"))),
+            rest => Ok(rest),
+        }
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Rest {
     type Rejection = Failure;
 
