@@ -134,7 +134,14 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
     } else {
         memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
     };
-    let Some(end) = end.filter(|end| *end <= MAX_TRAILERS) else {
+    let end = end.filter(|end| *end <= MAX_TRAILERS);
+    // httparse takes a bare LF for a line's end, and two for the section's. One is refused as soon as
+    // it is there: behind it the end may never come.
+    let section = &buffer[..end.unwrap_or(buffer.len())];
+    if !memchr::memchr_iter(b'\n', section).all(|at| at > 0 && section[at - 1] == b'\r') {
+        return Err("a bare LF in the trailers");
+    }
+    let Some(end) = end else {
         return if buffer.len() > MAX_TRAILERS {
             Err("trailers too large")
         } else {
@@ -142,10 +149,6 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
         };
     };
     let section = buffer.split_to(end);
-    // httparse takes a bare LF for a line's end, and two for the section's.
-    if !memchr::memchr_iter(b'\n', &section).all(|at| at > 0 && section[at - 1] == b'\r') {
-        return Err("a bare LF in the trailers");
-    }
     let mut slots = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut slots)
     else {
@@ -237,6 +240,9 @@ mod tests {
             b"0\r\n : x\r\n\r\n",
             b"0\r\nA: b\n\nHTTP/1.1 200 OK\nX: y\r\n\r\n",
             b"0\r\nA: b\nC: d\r\n\r\n",
+            // At once, though the end is not there.
+            b"0\r\n\n",
+            b"0\r\nA: b\n",
         ] {
             let result = decode(wire, 1);
             assert!(
