@@ -15,11 +15,14 @@ use tokio::{
 use super::{
     draw::Planner,
     oracle::{End, Oracle, Outcome, Received},
+    pieces,
     plan::{Break, How, Id, Request},
     spoil::Spoilt,
-    wire::{self, Broken, Framed, Head, Reader},
 };
-use crate::support::PATIENCE;
+use crate::support::{
+    PATIENCE,
+    strict::{Broken, Framed, Head, Reader},
+};
 
 /// How far a conversation is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,7 +110,7 @@ impl Client {
             let stop = request.breaks.map_or(bytes.len(), |cut| cut.at);
             let mut start = 0;
             if request.expects {
-                let written = wire::write(&mut sink, &bytes, &pieces, 0, head.min(stop)).await;
+                let written = pieces::write(&mut sink, &bytes, &pieces, 0, head.min(stop)).await;
                 if written.is_err() {
                     progress.send_modify(|at| at.broken = true);
                     return Ended::Done;
@@ -118,7 +121,7 @@ impl Client {
                 let _ = timeout(Duration::from_secs(1), told.wait_for(goes_on)).await;
                 start = head.min(stop);
             }
-            let writing = wire::write(&mut sink, &bytes, &pieces, start, stop);
+            let writing = pieces::write(&mut sink, &bytes, &pieces, start, stop);
             let written = tokio::select! {
                 written = writing => written,
                 _ = told.wait_for(|at| at.closing) => return Ended::Done,

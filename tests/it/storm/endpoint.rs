@@ -21,9 +21,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     draw::Planner,
     oracle::Oracle,
+    pieces,
     plan::{Answer, Break, How, Id, Moment, Request, Trouble},
-    wire::{self, Broken, Framed, Head, Reader},
 };
+use crate::support::strict::{Broken, Framed, Head, Reader};
 
 /// What an endpoint needs to sign itself out.
 pub(super) trait Leave: Send + Sync {
@@ -405,7 +406,7 @@ async fn respond<S: Socket>(
         shared.oracle.upset(shared.service);
     }
     let socket = connection.source();
-    let written = wire::write(socket, &bytes, &pieces, 0, stop).await;
+    let written = pieces::write(socket, &bytes, &pieces, 0, stop).await;
     shared.oracle.is_answered(request, answer.arrival);
     if let Some(Trouble::Breaks(Break { how, .. })) = answer.trouble {
         if how == How::Reset {

@@ -5,9 +5,9 @@ mod client;
 mod draw;
 mod endpoint;
 mod oracle;
+mod pieces;
 mod plan;
 mod spoil;
-mod wire;
 
 use std::{
     collections::VecDeque,

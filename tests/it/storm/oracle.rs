@@ -14,8 +14,8 @@ use super::{
     draw::Planner,
     plan::{Answer, Break, Framing, How, Id, Moment, Request, Route, Trouble},
     shown,
-    wire::Head,
 };
+use crate::support::strict::Head;
 
 /// What came for a request.
 #[derive(Debug)]

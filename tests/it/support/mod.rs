@@ -17,6 +17,7 @@ pub(crate) mod registered;
 pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod source;
+pub(crate) mod strict;
 pub(crate) mod tls;
 pub(crate) mod wall_clock;
 pub(crate) mod watched;

@@ -1,15 +1,12 @@
-//! Messages read strictly from a connection, with what came of those that broke off; and bytes
-//! written in pieces.
+//! Messages read strictly from a connection, with what came of those that broke off.
 
 use std::{io, time::Duration};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-
-use super::plan::Piece;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Why a message did not come to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The connection ended in good order.
     Ended,
     /// It broke.
@@ -26,9 +23,9 @@ impl From<io::Error> for Broken {
 
 /// A head, line by line.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Head {
-    pub(super) start: String,
-    pub(super) fields: Vec<(String, String)>,
+pub(crate) struct Head {
+    pub(crate) start: String,
+    pub(crate) fields: Vec<(String, String)>,
 }
 
 impl Head {
@@ -59,18 +56,18 @@ impl Head {
         Ok(Self { start, fields })
     }
 
-    pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let fields = self.fields.iter();
         fields
             .filter(move |(field, _)| field.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn value<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+    pub(crate) fn value<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         self.values(name).next()
     }
 
-    pub(super) fn says(&self, name: &str, token: &str) -> bool {
+    pub(crate) fn says(&self, name: &str, token: &str) -> bool {
         self.values(name).any(|value| {
             value
                 .split(',')
@@ -81,7 +78,7 @@ impl Head {
 
 /// How the body behind a head is framed, as far as its fields say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framed {
+pub(crate) enum Framed {
     Length(u64),
     Chunked,
     Unsaid,
@@ -89,7 +86,7 @@ pub(super) enum Framed {
 
 impl Head {
     /// An error where it can be read in two ways.
-    pub(super) fn framed(&self) -> Result<Framed, Broken> {
+    pub(crate) fn framed(&self) -> Result<Framed, Broken> {
         let lengths: Vec<_> = self.values("content-length").collect();
         let codings: Vec<_> = self.values("transfer-encoding").collect();
         match (&lengths[..], &codings[..]) {
@@ -105,16 +102,16 @@ impl Head {
 }
 
 /// The reading side of a connection.
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     source: R,
-    pub(super) unread: Vec<u8>,
+    pub(crate) unread: Vec<u8>,
     /// Ends the reading after so many bytes more.
-    pub(super) left: Option<usize>,
-    pub(super) sips: bool,
+    pub(crate) left: Option<usize>,
+    pub(crate) sips: bool,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(crate) fn new(source: R) -> Self {
         Self {
             source,
             unread: Vec::new(),
@@ -124,7 +121,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// The connection, to write to.
-    pub(super) fn source(&mut self) -> &mut R {
+    pub(crate) fn source(&mut self) -> &mut R {
         &mut self.source
     }
 
@@ -150,7 +147,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// The next head; `None` where the connection ends in good order before it.
-    pub(super) async fn head(&mut self) -> Result<Option<Head>, Broken> {
+    pub(crate) async fn head(&mut self) -> Result<Option<Head>, Broken> {
         loop {
             if let Some(end) = memchr::memmem::find(&self.unread, b"\r\n\r\n") {
                 let head: Vec<u8> = self.unread.drain(..end + 4).collect();
@@ -167,7 +164,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// So many bytes, in pieces as they come.
-    pub(super) async fn exact(&mut self, mut count: u64, body: &mut Vec<u8>) -> Result<(), Broken> {
+    pub(crate) async fn exact(&mut self, mut count: u64, body: &mut Vec<u8>) -> Result<(), Broken> {
         while count > 0 {
             if self.unread.is_empty() {
                 self.more().await?;
@@ -195,7 +192,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// A chunked body, and its trailers.
-    pub(super) async fn chunks(&mut self, body: &mut Vec<u8>) -> Result<Head, Broken> {
+    pub(crate) async fn chunks(&mut self, body: &mut Vec<u8>) -> Result<Head, Broken> {
         loop {
             let line = self.line().await?;
             let malformed = || Broken::Malformed(format!("a chunk's size {line:?}"));
@@ -225,7 +222,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// All until the connection ends in good order.
-    pub(super) async fn rest(&mut self, body: &mut Vec<u8>) -> Result<(), Broken> {
+    pub(crate) async fn rest(&mut self, body: &mut Vec<u8>) -> Result<(), Broken> {
         loop {
             body.append(&mut self.unread);
             match self.more().await {
@@ -234,28 +231,4 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
         }
     }
-}
-
-/// Writes `bytes` from `start` on, piece by piece.
-pub(super) async fn write(
-    sink: &mut (impl AsyncWrite + Unpin),
-    bytes: &[u8],
-    pieces: &[Piece],
-    mut start: usize,
-    stop: usize,
-) -> io::Result<()> {
-    for piece in pieces {
-        let end = piece.end.min(stop).min(bytes.len());
-        if end <= start {
-            continue;
-        }
-        sink.write_all(&bytes[start..end]).await?;
-        sink.flush().await?;
-        start = end;
-        match piece.pause_ms {
-            0 => tokio::task::yield_now().await,
-            pause => tokio::time::sleep(Duration::from_millis(pause)).await,
-        }
-    }
-    Ok(())
 }
