@@ -4,6 +4,7 @@
 
 mod answers;
 mod bodies;
+mod corpus;
 mod ends;
 mod expect;
 mod own;
