@@ -1,5 +1,5 @@
 //! One core of the data plane: a thread with its own runtime, its own sockets and its own pools.
-//! A connection stays on the worker that it was seated on, and so do its requests.
+//! A connection stays on the worker that it was assigned to, and so do its requests.
 
 use std::{
     collections::HashMap,
@@ -64,7 +64,7 @@ pub enum Phase {
 /// All workers.
 pub struct Workers {
     workers: Vec<Arc<Worker>>,
-    seats: Arc<[WorkerLoad]>,
+    loads: Arc<[WorkerLoad]>,
     phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -84,7 +84,7 @@ impl Workers {
     /// # Errors
     /// Where the system gives no thread.
     pub fn start(workers: Vec<Arc<Worker>>, listeners: Vec<Bound>) -> io::Result<Self> {
-        let (seats, receivers): (Vec<_>, Vec<_>) = workers
+        let (loads, receivers): (Vec<_>, Vec<_>) = workers
             .iter()
             .map(|_| {
                 let (handover, handed_over) = mpsc::unbounded_channel();
@@ -98,7 +98,7 @@ impl Workers {
                 )
             })
             .unzip();
-        let seats: Arc<[WorkerLoad]> = seats.into();
+        let loads: Arc<[WorkerLoad]> = loads.into();
         let phase = watch::Sender::new(Phase::Serve);
         let mut sockets: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
         for bound in listeners {
@@ -114,11 +114,11 @@ impl Workers {
             .zip(receivers)
             .zip(sockets)
             .map(|((worker, handed_over), sockets)| {
-                let floor = Arc::new(WorkerTasks {
+                let tasks = Arc::new(WorkerTasks {
                     worker: Arc::clone(worker),
-                    seats: Arc::clone(&seats),
+                    loads: Arc::clone(&loads),
                     connections: Mutex::default(),
-                    tasks: TaskTracker::new(),
+                    tracker: TaskTracker::new(),
                 });
                 let phase = phase.subscribe();
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -127,7 +127,7 @@ impl Workers {
                 std::thread::Builder::new()
                     .name(format!("worker-{}", worker.index))
                     .spawn(move || {
-                        runtime.block_on(floor.run(sockets, handed_over, phase));
+                        runtime.block_on(tasks.run(sockets, handed_over, phase));
                         // A name that is still being resolved is not waited for.
                         runtime.shutdown_background();
                     })
@@ -135,23 +135,23 @@ impl Workers {
             .collect::<io::Result<_>>()?;
         Ok(Self {
             workers,
-            seats,
+            loads,
             phase,
             threads,
         })
     }
 
     /// The workers.
-    pub fn workers(&self) -> &[Arc<Worker>] {
+    pub fn all(&self) -> &[Arc<Worker>] {
         &self.workers
     }
 
     /// A function that counts the open client connections.
     pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + use<> {
-        let seats = Arc::clone(&self.seats);
+        let loads = Arc::clone(&self.loads);
         move || {
-            let count = |seat: &WorkerLoad| seat.connections.load(Relaxed);
-            seats.iter().map(count).sum()
+            let count = |load: &WorkerLoad| load.connections.load(Relaxed);
+            loads.iter().map(count).sum()
         }
     }
 
@@ -197,9 +197,9 @@ struct Socket {
 /// What one worker's tasks share.
 struct WorkerTasks {
     worker: Arc<Worker>,
-    seats: Arc<[WorkerLoad]>,
+    loads: Arc<[WorkerLoad]>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
-    tasks: TaskTracker,
+    tracker: TaskTracker,
 }
 
 /// How far a worker's end has come.
@@ -275,7 +275,7 @@ impl WorkerTasks {
                 () = sleep(LOOK), if is_ending && !end.stop.is_cancelled() => {
                     self.close_when_due(&end);
                 }
-                () = self.tasks.wait(), if is_ending => {
+                () = self.tracker.wait(), if is_ending => {
                     // What is on its way here is served, and what is not yet is its sender's.
                     handed_over.close();
                     match handed_over.try_recv() {
@@ -297,15 +297,15 @@ impl WorkerTasks {
             }
         };
         let tasks = Arc::clone(self);
-        let seat = move |stream, arrival| tasks.seat(stream, arrival);
+        let assign = move |stream, arrival| tasks.assign(stream, arrival);
         let worker = Arc::clone(&self.worker);
         let turned_away = move |peer: SocketAddr| {
             worker.turned_away.add_one();
             tracing::debug!(client = %peer.ip(), "has too many connections");
         };
         let (stop, cut) = (end.stop.clone(), end.cut.clone());
-        let accepting = accept(listener, socket.entrance, stop, cut, seat, turned_away);
-        self.tasks.spawn(accepting);
+        let accepting = accept(listener, socket.entrance, stop, cut, assign, turned_away);
+        self.tracker.spawn(accepting);
     }
 
     /// Stops accepting once the connections that were there when the process began to end are gone,
@@ -314,18 +314,18 @@ impl WorkerTasks {
         let is_due = end.stop.is_cancelled() || !self.has_older_than(end.newcomers);
         if end.order.is_some() && is_due {
             end.stop.cancel();
-            self.tasks.close();
+            self.tracker.close();
         }
     }
 
-    /// Seats a connection here, or hands it to the worker with the fewest where that is notably
-    /// fewer: long-lived connections would stay as unevenly as the kernel's hashing put them.
-    fn seat(self: &Arc<Self>, stream: TcpStream, arrival: Accepted) {
-        let load = |seat: &WorkerLoad| seat.connections.load(Relaxed);
-        let own = load(&self.seats[self.worker.index]);
+    /// Assigns a connection to this worker, or to the one with the fewest where that is notably fewer:
+    /// long-lived connections would stay as unevenly as the kernel's hashing put them.
+    fn assign(self: &Arc<Self>, stream: TcpStream, arrival: Accepted) {
+        let load = |worker: &WorkerLoad| worker.connections.load(Relaxed);
+        let own = load(&self.loads[self.worker.index]);
         // On the way out a worker that has none may be gone already.
         let draining = self.worker.shared.draining.load(Relaxed);
-        let least = self.seats.iter().min_by_key(|seat| load(seat));
+        let least = self.loads.iter().min_by_key(|worker| load(worker));
         let fewer = least.filter(|least| own > load(least) + NOTABLY.max(load(least) / 8));
         match fewer {
             Some(least) if !draining => {
@@ -380,12 +380,12 @@ impl WorkerTasks {
             listener,
             activity: Activity::default(),
         }));
-        let floor = Arc::clone(self);
+        let tasks = Arc::clone(self);
         let id = self.next_id();
         self.connections().insert(id, Arc::clone(&connection));
-        self.tasks.spawn(async move {
+        self.tracker.spawn(async move {
             let _permit = (permit, place);
-            let _seat = SeatGuard { floor, id };
+            let _open = OpenConnection { tasks, id };
             serve(connection, stream).await;
         });
     }
@@ -396,13 +396,13 @@ impl WorkerTasks {
     }
 
     fn enter(&self) {
-        self.seats[self.worker.index]
+        self.loads[self.worker.index]
             .connections
             .fetch_add(1, Relaxed);
     }
 
     fn leave(&self) {
-        self.seats[self.worker.index]
+        self.loads[self.worker.index]
             .connections
             .fetch_sub(1, Relaxed);
     }
@@ -421,7 +421,7 @@ impl WorkerTasks {
         self.connections().keys().any(|other| *other < id)
     }
 
-    /// Tells connections to end: again and again, for some are seated late. New ones, whose first
+    /// Tells connections to end: again and again, for some are assigned late. New ones, whose first
     /// request may be on its way, are given a moment before they are told to finish.
     fn tell_to_end(&self, ending: Option<(Stop, Instant)>) {
         let Some((order, since)) = ending else { return };
@@ -451,16 +451,16 @@ impl WorkerTasks {
 }
 
 /// Takes a connection off its worker's books, however it ends.
-struct SeatGuard {
-    floor: Arc<WorkerTasks>,
+struct OpenConnection {
+    tasks: Arc<WorkerTasks>,
     id: u64,
 }
 
-impl Drop for SeatGuard {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        let gone = self.floor.connections().remove(&self.id);
+        let gone = self.tasks.connections().remove(&self.id);
         mem::drop(gone);
-        self.floor.leave();
+        self.tasks.leave();
     }
 }
 
@@ -477,24 +477,24 @@ mod tests {
     type HandedOvers = mpsc::UnboundedReceiver<HandedOver>;
 
     /// The first of two workers, and what is handed over to each.
-    fn floor() -> (Arc<WorkerTasks>, [HandedOvers; 2]) {
-        let seat = || {
+    fn two_workers() -> (Arc<WorkerTasks>, [HandedOvers; 2]) {
+        let worker = || {
             let (handover, handed_over) = mpsc::unbounded_channel();
             let connections = Padded::default();
-            let seat = WorkerLoad {
+            let load = WorkerLoad {
                 connections,
                 handover,
             };
-            (seat, handed_over)
+            (load, handed_over)
         };
-        let ((own, own_handed), (other, other_handed)) = (seat(), seat());
-        let floor = WorkerTasks {
+        let ((own, own_handed), (other, other_handed)) = (worker(), worker());
+        let tasks = WorkerTasks {
             worker: Worker::without_services(),
-            seats: [own, other].into(),
+            loads: [own, other].into(),
             connections: Mutex::default(),
-            tasks: TaskTracker::new(),
+            tracker: TaskTracker::new(),
         };
-        (Arc::new(floor), [own_handed, other_handed])
+        (Arc::new(tasks), [own_handed, other_handed])
     }
 
     /// A client that has asked, and what was accepted of it.
@@ -525,34 +525,34 @@ mod tests {
     async fn a_connection_on_its_way_to_a_worker_that_ends_is_served() {
         // Which of two things a worker does first is a matter of chance.
         for _ in 0..20 {
-            let (floor, [handed_over, _]) = floor();
+            let (tasks, [handed_over, _]) = two_workers();
             let (client, stream, arrival) = asking().await;
             let phase = watch::Sender::new(Phase::Serve);
             let phases = phase.subscribe();
             phase.send_replace(Phase::Close);
-            let seat = &floor.seats[0];
-            seat.connections.fetch_add(1, Relaxed);
-            let sent = seat.handover.send((stream.into_std().unwrap(), arrival));
+            let load = &tasks.loads[0];
+            load.connections.fetch_add(1, Relaxed);
+            let sent = load.handover.send((stream.into_std().unwrap(), arrival));
             assert!(sent.is_ok());
-            let running = tokio::spawn(Arc::clone(&floor).run(Vec::new(), handed_over, phases));
+            let running = tokio::spawn(Arc::clone(&tasks).run(Vec::new(), handed_over, phases));
             assert_answered(client).await;
             running.await.unwrap();
-            assert_eq!(floor.seats[0].connections.load(Relaxed), 0);
+            assert_eq!(tasks.loads[0].connections.load(Relaxed), 0);
         }
     }
 
     #[tokio::test]
     async fn a_connection_that_another_worker_does_not_take_any_more_is_served_here() {
-        let (floor, [_own, others]) = floor();
+        let (tasks, [_own, others]) = two_workers();
         drop(others);
         let (client, stream, arrival) = asking().await;
-        floor.seats[0].connections.fetch_add(100, Relaxed);
-        floor.seat(stream, arrival);
-        let counts = || [0, 1].map(|seat| floor.seats[seat].connections.load(Relaxed));
+        tasks.loads[0].connections.fetch_add(100, Relaxed);
+        tasks.assign(stream, arrival);
+        let counts = || [0, 1].map(|worker| tasks.loads[worker].connections.load(Relaxed));
         assert_eq!(counts(), [101, 0]);
         assert_answered(client).await;
-        floor.tasks.close();
-        floor.tasks.wait().await;
+        tasks.tracker.close();
+        tasks.tracker.wait().await;
         assert_eq!(counts(), [100, 0]);
     }
 }

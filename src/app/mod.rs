@@ -30,7 +30,7 @@ use predecessor::Predecessor;
 pub struct App {
     config: Arc<Config>,
     shared: Arc<Shared>,
-    crew: Workers,
+    workers: Workers,
     listeners: Vec<SocketAddr>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
@@ -97,14 +97,14 @@ impl App {
         let workers = (0..workers)
             .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
             .collect();
-        let crew = Workers::start(workers, bound).map_err(StartError::Worker)?;
+        let workers = Workers::start(workers, bound).map_err(StartError::Worker)?;
 
         let handover = CancellationToken::new();
         let view = admin::View {
             config: Arc::clone(&config),
             shared: Arc::clone(&shared),
-            workers: crew.workers().to_vec(),
-            connections: Box::new(crew.connection_count()),
+            workers: workers.all().to_vec(),
+            connections: Box::new(workers.connection_count()),
             listeners: listeners.clone(),
             snapshot: snapshot.clone(),
             handover: handover.clone(),
@@ -114,7 +114,7 @@ impl App {
         Ok(Self {
             config,
             shared,
-            crew,
+            workers,
             listeners,
             admin: admin_address,
             registry: registry_address,
@@ -161,7 +161,7 @@ impl App {
         self.handover.run_until_cancelled(noticed).await;
         let finished = CancellationToken::new();
         let finishing = async {
-            let cut = self.crew.finish(deadline, &self.handover).await;
+            let cut = self.workers.finish(deadline, &self.handover).await;
             finished.cancel();
             cut
         };

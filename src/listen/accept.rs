@@ -85,12 +85,12 @@ pub async fn accept(
     entrance: Entrance,
     stop: CancellationToken,
     cut: CancellationToken,
-    seat: impl FnMut(TcpStream, Accepted),
+    assign: impl FnMut(TcpStream, Accepted),
     turned_away: impl Fn(SocketAddr),
 ) {
     let mut acceptor = Acceptor {
         entrance,
-        seat,
+        assign,
         turned_away,
         waiting: VecDeque::new(),
     };
@@ -109,7 +109,7 @@ pub async fn accept(
     cut.run_until_cancelled(queued).await;
     while !acceptor.waiting.is_empty() {
         if cut
-            .run_until_cancelled(acceptor.seat_next())
+            .run_until_cancelled(acceptor.assign_next())
             .await
             .is_none()
         {
@@ -121,7 +121,7 @@ pub async fn accept(
 /// What the connections of one socket go through between the kernel and a worker.
 struct Acceptor<S, T> {
     entrance: Entrance,
-    seat: S,
+    assign: S,
     turned_away: T,
     /// Accepted, and without a permit yet.
     waiting: VecDeque<(TcpStream, SocketAddr, Option<Counted>)>,
@@ -136,7 +136,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
                 Ok((stream, peer)) => {
                     self.enter(stream, peer);
                     if !self.waiting.is_empty() {
-                        self.seat_next().await;
+                        self.assign_next().await;
                     }
                 }
                 Err(error) if door::is_of_one_connection(&error) => {}
@@ -159,8 +159,9 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
         }
     }
 
-    /// Seats the first that waits, once there is a permit. It goes on waiting where this is dropped.
-    async fn seat_next(&mut self) {
+    /// Assigns the first that waits to a worker, once there is a permit. It goes on waiting where this
+    /// is dropped.
+    async fn assign_next(&mut self) {
         let permit = Arc::clone(&self.entrance.permits).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
         let Some((stream, peer, place)) = self.waiting.pop_front() else {
@@ -175,7 +176,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
             permit,
             place,
         };
-        (self.seat)(stream, accepted);
+        (self.assign)(stream, accepted);
     }
 }
 
@@ -205,12 +206,12 @@ mod tests {
         let socket = sockets.into_iter().next().unwrap();
         let socket = TcpListener::from_std(socket).unwrap();
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-        let (seated, counted) = (Arc::new(AtomicUsize::new(0)), stop.clone());
-        let count = Arc::clone(&seated);
-        let seat = move |_, _: Accepted| {
+        let (assigned, counted) = (Arc::new(AtomicUsize::new(0)), stop.clone());
+        let count = Arc::clone(&assigned);
+        let assign = move |_, _: Accepted| {
             count.fetch_add(1, Relaxed);
         };
-        let accepting = tokio::spawn(accept(socket, entrance, counted, cut, seat, |_| {}));
+        let accepting = tokio::spawn(accept(socket, entrance, counted, cut, assign, |_| {}));
 
         let first = begins_to_connect(address);
         let begun = move || until(|| has_begun(address.port()));
@@ -230,7 +231,7 @@ mod tests {
         });
         let clients = clients.await.unwrap();
         accepting.await.unwrap();
-        assert_eq!(seated.load(Relaxed), 1);
+        assert_eq!(assigned.load(Relaxed), 1);
         assert_eq!(began.elapsed().as_millis(), door::THRESHOLD.as_millis());
         assert!(clients[0].take_error().unwrap().is_none());
     }
