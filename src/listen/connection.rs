@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::framing::Body;
+use super::http1::framing::Body;
 use crate::{
     config::HeaderCase,
     proxy::{Client, HeadText},

@@ -9,15 +9,9 @@
 mod accept;
 mod addresses;
 mod bind;
-mod chunks;
 mod connection;
-mod framing;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod http1;
 mod linger;
-mod stream;
-mod target;
 #[cfg(test)]
 mod testing;
 
@@ -25,4 +19,6 @@ pub use accept::{Accepted, Entrance, accept};
 pub use addresses::Addresses;
 pub use bind::{BindError, Bound, bind, bind_beside};
 pub use connection::{Connection, Stop};
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzzing;
 pub use http1::serve;

@@ -1,4 +1,11 @@
-//! Serving a connection: hyper's HTTP/1.1 server over a watched socket.
+//! HTTP/1.1 on a client's connection: hyper's server over a watched socket.
+
+mod chunks;
+pub(super) mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod stream;
+mod target;
 
 use std::{
     future::{Future, poll_fn},
@@ -13,11 +20,12 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Connection, Stop, connection::Orders, framing, linger::Leave, stream::ClientStream};
+use super::{Connection, Stop, connection::Orders, linger::Leave};
 use crate::{
     config::HeaderCase,
     proxy::{self, Activity},
 };
+use stream::ClientStream;
 
 enum Ended {
     Done,

@@ -20,7 +20,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Connection, Stop, framing::Framing, target::mended};
+use super::{
+    super::{Connection, Stop},
+    framing::Framing,
+    target::mended,
+};
 use crate::proxy::{Activity, refusal_of_head};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
@@ -353,7 +357,7 @@ impl Drop for ClientStream {
 mod tests {
     use tokio::io::AsyncWriteExt as _;
 
-    use super::super::{framing::Body, testing::connected};
+    use super::super::{super::testing::connected, framing::Body};
     use super::*;
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use super::chunks::Chunks;
 
 /// How a request's body ends, as the HTTP library has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(in super::super) enum Body {
     Length(u64),
     Chunked,
 }
