@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     listen::{Accepted, Bound, Connection, Entrance, Stop, accept, serve},
     metrics::Padded,
-    proxy::{Activity, Client, Peer, Worker},
+    proxy::Worker,
 };
 
 /// How often a worker looks for clients that are late.
@@ -374,12 +374,8 @@ impl WorkerTasks {
             permit,
             place,
         } = arrival;
-        let connection = Arc::new(Connection::new(Client {
-            worker: Arc::clone(&self.worker),
-            peer: Peer::new(peer, &listener, &self.worker.shared),
-            listener,
-            activity: Activity::default(),
-        }));
+        let connection = Connection::new(Arc::clone(&self.worker), listener, peer);
+        let connection = Arc::new(connection);
         let tasks = Arc::clone(self);
         let id = self.next_id();
         self.connections().insert(id, Arc::clone(&connection));

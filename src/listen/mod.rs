@@ -12,13 +12,18 @@ mod bind;
 mod connection;
 mod http1;
 mod linger;
+mod prelude;
+mod socket;
+mod stop;
 #[cfg(test)]
 mod testing;
+mod transport;
 
 pub use accept::{Accepted, Entrance, accept};
 pub use addresses::Addresses;
 pub use bind::{BindError, Bound, bind, bind_beside};
-pub use connection::{Connection, Stop};
+pub use connection::Connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) use http1::fuzzing;
-pub use http1::serve;
+pub use prelude::serve;
+pub use stop::Stop;

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Connection;
-use crate::{
-    config,
-    proxy::{Activity, Client, Peer, Worker},
-};
+use crate::{config, proxy::Worker};
 
 /// A client, its connection, and the socket at the proxy's side.
 pub(super) async fn connected() -> (TcpStream, Arc<Connection>, TcpStream) {
@@ -17,11 +14,6 @@ pub(super) async fn connected() -> (TcpStream, Arc<Connection>, TcpStream) {
     let (client, accepted) = tokio::join!(client, socket.accept());
     let (stream, peer) = accepted.unwrap();
     let (worker, listener) = (Worker::without_services(), config::Listener::default());
-    let connection = Connection::new(Client {
-        peer: Peer::new(peer, &listener, &worker.shared),
-        listener: Arc::new(listener),
-        worker,
-        activity: Activity::default(),
-    });
+    let connection = Connection::new(worker, Arc::new(listener), peer);
     (client.unwrap(), Arc::new(connection), stream)
 }

@@ -8,8 +8,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{
-    Client, RequestBody, body, connection_fields, grpc_timeout, local_reply::LocalReply,
-    response::RequestLog,
+    Client, RequestBody, RequestStream, body, connection_fields, grpc_timeout,
+    local_reply::LocalReply, response::RequestLog,
 };
 use crate::{
     config::{Paths, Underscores},
@@ -79,18 +79,19 @@ impl Head {
 
 /// Admits a request, or says why not.
 pub(super) fn admit(
-    client: &Arc<Client>,
+    stream: &Arc<RequestStream>,
     record: &mut RequestLog,
     request: Request<Incoming>,
 ) -> Result<Admitted, LocalReply> {
+    let client = &*stream.client;
     let (parts, incoming) = request.into_parts();
-    let body = body::of_client(incoming, client);
+    let body = body::of_client(incoming, stream);
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
     // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
     let expects_continue = fields.expects && parts.version != Version::HTTP_10;
     if expects_continue {
-        client.activity.rest.waits_to_be_asked();
+        stream.rest.waits_to_be_asked();
     }
     let limits = &client.listener.limits;
     match parts.method {

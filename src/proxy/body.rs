@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Activity, Client};
+use super::RequestStream;
 use crate::{config::Underscores, service::ReplayBody};
 
 /// A client's body that can be sent more than once.
@@ -20,14 +20,14 @@ pub type RequestBody = ReplayBody<ClientBody>;
 /// A client's body, as it comes.
 #[derive(Default)]
 pub struct ClientBody {
-    /// With the client that sends it; `None` where there is none.
-    coming: Option<(Incoming, Arc<Client>)>,
+    /// With the request that it is of; `None` where there is none.
+    coming: Option<(Incoming, Arc<RequestStream>)>,
 }
 
 /// The body of a client's request.
-pub(super) fn of_client(incoming: Incoming, client: &Arc<Client>) -> RequestBody {
-    client.activity.rest.begin(&incoming);
-    let coming = (!incoming.is_end_stream()).then(|| (incoming, Arc::clone(client)));
+pub(super) fn of_client(incoming: Incoming, stream: &Arc<RequestStream>) -> RequestBody {
+    stream.rest.begin(&incoming);
+    let coming = (!incoming.is_end_stream()).then(|| (incoming, Arc::clone(stream)));
     ReplayBody::new(ClientBody { coming })
 }
 
@@ -39,12 +39,15 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some((incoming, client)) = &mut self.coming else {
+        let Some((incoming, stream)) = &mut self.coming else {
             return Poll::Ready(None);
         };
-        let Activity {
-            rest, body_awaited, ..
-        } = &client.activity;
+        let RequestStream {
+            client,
+            rest,
+            body_awaited,
+            ..
+        } = &**stream;
         rest.ask();
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         match &polled {
@@ -120,14 +123,13 @@ fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        let Some((incoming, client)) = self.coming.take() else {
+        let Some((incoming, stream)) = self.coming.take() else {
             return;
         };
-        let activity = &client.activity;
-        activity.body_awaited.store(0, Relaxed);
+        stream.body_awaited.store(0, Relaxed);
         // The client may be sending it still, and does not know that it is not read.
-        if activity.rest.may_come() {
-            activity.rest.abandon(incoming);
+        if stream.rest.may_come() {
+            stream.rest.abandon(incoming);
         }
     }
 }

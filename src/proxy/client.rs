@@ -1,126 +1,18 @@
-//! What a request knows of where it came from: its worker, and the connection it arrived on.
+//! What a request knows of where it came from: the connection that it arrived on, and what is still to
+//! come of it there.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    ops::Deref,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
     },
 };
 
-use arc_swap::ArcSwap;
 use http::HeaderMap;
 
-use super::{Generation, Rest};
+use super::{Rest, Worker};
 use crate::{config, metrics::Counter, upstream::FieldBlock};
-
-/// What all workers share.
-pub struct Shared {
-    /// The current generation; see [`Shared::publish`].
-    pub generation: ArcSwap<Generation>,
-    /// How many there were before it, for workers to find out cheaply whether there is another.
-    number: AtomicU64,
-    /// Whether the process is on its way out: every answer then ends its connection.
-    pub draining: AtomicBool,
-    /// Whether the proxy may be sent traffic.
-    pub ready: AtomicBool,
-    /// Whether each request is logged.
-    pub access_log: config::Access,
-    /// This proxy's name in `Via`: a request that bears it has been here before.
-    pub pseudonym: String,
-}
-
-impl Shared {
-    /// For a proxy that begins with `generation`.
-    pub fn new(generation: Generation, access_log: config::Access) -> Self {
-        Self {
-            generation: ArcSwap::from_pointee(generation),
-            number: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
-            ready: AtomicBool::new(false),
-            access_log,
-            pseudonym: format!("callboard-{:08x}", fastrand::u32(..)),
-        }
-    }
-
-    /// Makes this the current generation.
-    pub fn publish(&self, generation: Generation) {
-        self.generation.store(Arc::new(generation));
-        self.number.fetch_add(1, Release);
-    }
-}
-
-/// One core of the data plane, as a request sees it.
-pub struct Worker {
-    /// From 0.
-    pub index: usize,
-    /// What all workers share.
-    pub shared: Arc<Shared>,
-    /// Milliseconds since the worker began, as of its last tick, and fewer where it was held up:
-    /// exact enough for time-outs of seconds, and free.
-    pub clock: AtomicU64,
-    /// Requests that no route takes.
-    pub unrouted: Counter,
-    /// Requests that were refused for what they are.
-    pub refused: Counter,
-    /// Connections that were not let in, since their address had too many.
-    pub turned_away: Counter,
-    pinned: Mutex<Arc<Pinned>>,
-}
-
-/// A generation, counted by references of one worker's own: the shared count would be fought
-/// over by all of them.
-pub struct Pinned {
-    generation: Arc<Generation>,
-    number: u64,
-}
-
-impl Pinned {
-    fn current(shared: &Shared) -> Self {
-        // Before the generation, which is of this number then, or a later one.
-        let number = shared.number.load(Acquire);
-        Self {
-            generation: shared.generation.load_full(),
-            number,
-        }
-    }
-}
-
-impl Deref for Pinned {
-    type Target = Generation;
-
-    fn deref(&self) -> &Generation {
-        &self.generation
-    }
-}
-
-impl Worker {
-    /// The worker with this index.
-    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
-        Self {
-            index,
-            pinned: Mutex::new(Arc::new(Pinned::current(&shared))),
-            shared,
-            clock: AtomicU64::new(0),
-            unrouted: Counter::default(),
-            refused: Counter::default(),
-            turned_away: Counter::default(),
-        }
-    }
-
-    /// The current generation. The lock is this worker's alone, and so never contended.
-    pub fn generation(&self) -> Arc<Pinned> {
-        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        if pinned.number != self.shared.number.load(Relaxed) {
-            *pinned = Arc::new(Pinned::current(&self.shared));
-        }
-        Arc::clone(&pinned)
-    }
-}
 
 /// A client's connection.
 pub struct Client {
@@ -130,8 +22,29 @@ pub struct Client {
     pub listener: Arc<config::Listener>,
     /// Who is at the other end.
     pub peer: Peer,
+    /// What its requests are made by.
+    pub scheme: Scheme,
     /// What happens on it.
     pub activity: Activity,
+}
+
+/// How a client's connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Not at all.
+    Http,
+    /// By TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// Who is at a connection's other end.
@@ -146,51 +59,80 @@ pub struct Peer {
     pub(super) introduction: FieldBlock,
 }
 
-impl Peer {
-    /// A peer of this listener.
-    pub fn new(address: SocketAddr, listener: &config::Listener, shared: &Shared) -> Self {
-        let ip = address.ip();
-        let text = ip.to_string();
-        let via = format!("1.1 {}", shared.pseudonym);
-        Self {
-            address,
-            introduction: FieldBlock::new([
-                ("x-forwarded-for", text.as_bytes()),
-                ("x-forwarded-proto", b"http"),
-                ("via", via.as_bytes()),
-            ]),
-            ip: text,
-            trusted: listener
-                .trusted_proxies
-                .iter()
-                .any(|network| network.contains(&ip)),
-        }
-    }
-}
-
-/// What happens on a connection, noted by its requests and read by its worker's tick, which finds
-/// those that are late. Times are of [`Worker::clock`], plus 1; 0 is "not".
+/// What the requests of a connection have in common, noted by them and read by its worker's tick, which
+/// finds those that are late. Times are of [`Worker::clock`], plus 1; 0 is "not".
 #[derive(Default)]
 pub struct Activity {
     /// Requests whose answers are not over.
     pub requests: Counter,
-    /// Since when a request's body is waited for.
-    pub body_awaited: AtomicU64,
     /// When the last answer was over.
     pub answered: AtomicU64,
+}
+
+/// One request of a connection, as far as the two sides have come with it. Where requests come one after
+/// the other, the next one goes on with it.
+pub struct RequestStream {
+    /// The client that sends it.
+    pub client: Arc<Client>,
+    /// Since when the request's body is waited for, by the worker's time.
+    pub body_awaited: AtomicU64,
     /// The client speaks HTTP/1.0, in which an answer may end with its connection.
     pub http10: AtomicBool,
-    /// A request's answer is not written to its end.
+    /// The answer is not written to its end.
     pub asked: AtomicBool,
     /// What is still to come of the request.
     pub rest: Rest,
-    /// An answer was cut short.
+    /// The answer was cut short.
     pub cut_short: AtomicBool,
     /// What came of it before is not written yet.
     pub unwritten: AtomicBool,
 }
 
+impl RequestStream {
+    /// For a client that has not asked yet.
+    pub fn new(client: Arc<Client>) -> Self {
+        Self {
+            client,
+            body_awaited: AtomicU64::new(0),
+            http10: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            rest: Rest::default(),
+            cut_short: AtomicBool::new(false),
+            unwritten: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Client {
+    /// A client of this listener, whose connection a worker serves.
+    pub fn new(
+        worker: &Arc<Worker>,
+        listener: &Arc<config::Listener>,
+        address: SocketAddr,
+        scheme: Scheme,
+    ) -> Self {
+        let ip = address.ip();
+        let text = ip.to_string();
+        let via = format!("1.1 {}", worker.shared.pseudonym);
+        let mut trusted = listener.trusted_proxies.iter();
+        Self {
+            worker: Arc::clone(worker),
+            listener: Arc::clone(listener),
+            peer: Peer {
+                address,
+                introduction: FieldBlock::new([
+                    ("x-forwarded-for", text.as_bytes()),
+                    ("x-forwarded-proto", scheme.as_str().as_bytes()),
+                    ("via", via.as_bytes()),
+                ]),
+                ip: text,
+                trusted: trusted.any(|network| network.contains(&ip)),
+            },
+            scheme,
+            activity: Activity::default(),
+        }
+    }
+
     /// Who asked: the peer; behind trusted proxies, the last in `X-Forwarded-For` that is none of
     /// them. What stands before that anybody may have written.
     pub(super) fn asker(&self, headers: &HeaderMap) -> IpAddr {
@@ -219,7 +161,7 @@ impl Client {
 
     /// The worker's time, for [`Activity`].
     pub fn now(&self) -> u64 {
-        self.worker.clock.load(Relaxed) + 1
+        self.worker.now()
     }
 }
 
@@ -234,23 +176,6 @@ pub(super) fn hop_address(text: &str) -> Option<IpAddr> {
     }
     let bare = text.strip_prefix('[')?.strip_suffix(']')?;
     bare.parse().ok().map(IpAddr::V6)
-}
-
-#[cfg(test)]
-impl Worker {
-    /// The worker of a proxy that knows no service and answers with 404.
-    pub(crate) fn without_services() -> Arc<Self> {
-        use super::Rates;
-        use crate::{discovery::Directory, saved};
-        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
-        let mut config = config::Config::parse(route, std::path::Path::new(".")).unwrap();
-        config.routes.clear();
-        let saved = saved::Contents::default();
-        let directory = Directory::start(&config, std::collections::BTreeMap::new(), &saved);
-        let generation = Generation::new(&config, directory.unwrap(), &Rates::new(&config));
-        let shared = Shared::new(generation, config::Access::Off);
-        Arc::new(Self::new(0, Arc::new(shared)))
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, sync::Arc};
 use http::{HeaderValue, StatusCode, header};
 
 use super::{
-    Client,
+    Client, RequestStream,
     failure_log::{Question, Trouble},
     rate::Limited,
     response::{RequestLog, Response, say_close},
@@ -204,11 +204,11 @@ impl LocalReply {
         }
     }
 
-    pub(super) fn into_response(self, client: &Client, mut record: RequestLog) -> Response {
+    pub(super) fn into_response(self, stream: &RequestStream, mut record: RequestLog) -> Response {
         let (status, message) = (self.status(), self.message());
         let id = format!("{:016x}", fastrand::u64(..));
         let question = record.question.take().unwrap_or_default();
-        self.note(client, *question, status, &message, &id);
+        self.note(&stream.client, *question, status, &message, &id);
         let attempts = match &self {
             Self::Failed { attempts, .. } => attempts.failed.len(),
             _ => 0,
@@ -251,7 +251,7 @@ impl LocalReply {
             _ => {}
         }
         if self.ends_connection() {
-            client.activity.rest.disregard_what_follows();
+            stream.rest.disregard_what_follows();
             say_close(&mut response);
         }
         response

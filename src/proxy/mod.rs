@@ -16,6 +16,7 @@ mod rate;
 mod response;
 mod spelling;
 mod unread_body;
+mod worker;
 
 use std::{
     borrow::Cow,
@@ -28,13 +29,14 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 pub use body::{ClientBody, RequestBody};
-pub use client::{Activity, Client, Peer, Pinned, Shared, Worker};
+pub use client::{Activity, Client, Peer, RequestStream, Scheme};
 pub use generation::{Generation, Goal, Rates, Strip, Target};
 pub use local_reply::refusal_of_head;
 pub use rate::Rate;
 pub use response::{AnswerBody, Response};
 pub use spelling::HeadText;
 pub use unread_body::Rest;
+pub use worker::{Pinned, Shared, Worker};
 
 use crate::{
     config::Timeouts,
@@ -55,12 +57,13 @@ use response::RequestLog;
     reason = "an `async fn` holds its arguments twice: as given, and as used"
 )]
 pub fn handle(
-    client: &Arc<Client>,
+    stream: &Arc<RequestStream>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send {
     async move {
-        let mut record = RequestLog::new(client, Instant::now(), &request);
-        let mut admitted = admit::admit(client, &mut record, request);
+        let client = &*stream.client;
+        let mut record = RequestLog::new(stream, Instant::now(), &request);
+        let mut admitted = admit::admit(stream, &mut record, request);
         let outcome = match admitted {
             Ok(ref mut request) => {
                 let outcome = outcome(client, &mut record, request).await;
@@ -73,13 +76,13 @@ pub fn handle(
             Err(refusal) => Err(refusal),
         };
         if !matches!(outcome, Ok(Outcome::Answer(_))) {
-            client.activity.rest.settle().await;
+            stream.rest.settle().await;
         }
         Ok(match outcome {
             Ok(Outcome::Answer(answer)) => record.pass_on(answer),
             Ok(Outcome::Health) => health(client, record),
             Ok(Outcome::Options) => options(record),
-            Err(refusal) => refusal.into_response(client, record),
+            Err(refusal) => refusal.into_response(stream, record),
         })
     }
 }
@@ -96,7 +99,7 @@ enum Outcome {
 }
 
 async fn outcome(
-    client: &Arc<Client>,
+    client: &Client,
     record: &mut RequestLog,
     request: &mut Admitted,
 ) -> Result<Outcome, LocalReply> {
@@ -125,7 +128,7 @@ fn options(record: RequestLog) -> Response {
 }
 
 async fn forward(
-    client: &Arc<Client>,
+    client: &Client,
     record: &mut RequestLog,
     request: &mut Admitted,
 ) -> Result<Answer<RequestBody>, LocalReply> {
@@ -298,7 +301,7 @@ mod tests {
     /// twice, and waiting that seldom happens, add up.
     #[test]
     fn the_future_of_a_request_is_small() {
-        let size = size(|client: &'static Arc<Client>, request| handle(client, request));
+        let size = size(|stream: &'static Arc<RequestStream>, request| handle(stream, request));
         assert!(size <= 2_816, "{size} bytes");
     }
 }

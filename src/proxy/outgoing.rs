@@ -205,7 +205,8 @@ fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head, strippe
         None => out.push("x-forwarded-for", ip),
     }
     let proto = said("x-forwarded-proto");
-    out.push("x-forwarded-proto", proto.as_deref().unwrap_or(b"http"));
+    let own = client.scheme.as_str().as_bytes();
+    out.push("x-forwarded-proto", proto.as_deref().unwrap_or(own));
     let theirs = said("x-forwarded-host");
     if let Some(host) = theirs.as_deref().or(head.host_bytes()) {
         out.push("x-forwarded-host", host);
@@ -222,7 +223,8 @@ fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head, strippe
             open,
             ip,
             close,
-            b";proto=http",
+            b";proto=",
+            client.scheme.as_str().as_bytes(),
         ];
         out.push_pieces("forwarded", ours);
     }

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    Client, HeadText, RequestBody,
+    Client, HeadText, RequestBody, RequestStream,
     failure_log::{self, Question},
 };
 use crate::{
@@ -59,7 +59,7 @@ pub(super) struct RequestLog {
 
 /// The end of an answer, or of a request that got none.
 struct Ending {
-    client: Arc<Client>,
+    stream: Arc<RequestStream>,
     /// What the client speaks.
     version: Version,
     access: Option<Box<Access>>,
@@ -83,12 +83,16 @@ struct Access {
 }
 
 impl RequestLog {
-    pub(super) fn new(client: &Arc<Client>, arrived: Instant, request: &Request<Incoming>) -> Self {
-        let activity = &client.activity;
-        activity.requests.add_one();
-        activity.asked.store(true, Relaxed);
+    pub(super) fn new(
+        stream: &Arc<RequestStream>,
+        arrived: Instant,
+        request: &Request<Incoming>,
+    ) -> Self {
+        let client = &stream.client;
+        client.activity.requests.add_one();
+        stream.asked.store(true, Relaxed);
         if request.version() == Version::HTTP_10 {
-            activity.http10.store(true, Relaxed);
+            stream.http10.store(true, Relaxed);
         }
         let access = (client.worker.shared.access_log != config::Access::Off).then(|| {
             Box::new(Access {
@@ -106,7 +110,7 @@ impl RequestLog {
             wants_json: false,
             question: None,
             ending: Some(Ending {
-                client: Arc::clone(client),
+                stream: Arc::clone(stream),
                 version: request.version(),
                 access,
             }),
@@ -162,7 +166,7 @@ impl RequestLog {
             text,
         } = answer.head;
         let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
-        if response.body().ending.client.listener.header_case == HeaderCase::Preserve {
+        if response.body().ending.stream.client.listener.header_case == HeaderCase::Preserve {
             *response.extensions_mut() = HeadText::new(text).for_answer();
         }
         *response.headers_mut() = headers;
@@ -225,9 +229,9 @@ fn host_of(request: &Request<Incoming>) -> Option<Box<str>> {
 /// way when that happens.
 fn close_where_it_ends(response: &mut Response) {
     let body = response.body();
-    let client = &body.ending.client;
-    let ends = client.worker.shared.draining.load(Relaxed)
-        || !client.activity.rest.is_small()
+    let stream = &body.ending.stream;
+    let ends = stream.client.worker.shared.draining.load(Relaxed)
+        || !stream.rest.is_small()
         // There its end is that of the connection.
         || (body.ending.version == Version::HTTP_10
             && !body.is_end_stream()
@@ -249,11 +253,11 @@ pub(super) fn say_close(response: &mut Response) {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let activity = &self.client.activity;
-        activity.requests.sub_one();
-        activity.answered.store(self.client.now(), Relaxed);
+        let client = &self.stream.client;
+        client.activity.requests.sub_one();
+        client.activity.answered.store(client.now(), Relaxed);
         if let Some(access) = self.access.take() {
-            access.log(&self.client);
+            access.log(client);
         }
     }
 }
@@ -321,7 +325,7 @@ impl Body for AnswerBody {
                     return Poll::Pending;
                 }
             },
-            Kind::Cut(_) if this.ending.client.activity.unwritten.load(Relaxed) => {
+            Kind::Cut(_) if this.ending.stream.unwritten.load(Relaxed) => {
                 return Poll::Pending;
             }
             Kind::Cut(failure) => return Poll::Ready(failure.take().map(Err)),
@@ -361,10 +365,9 @@ impl Ending {
     /// What was begun cannot be taken back: the client gets what came of it, and then its connection
     /// is cut, so that it sees that the answer is not whole.
     fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
-        let activity = &self.client.activity;
-        activity.cut_short.store(true, Relaxed);
-        activity.unwritten.store(true, Relaxed);
-        failure_log::cut_short(&self.client, &failure);
+        self.stream.cut_short.store(true, Relaxed);
+        self.stream.unwritten.store(true, Relaxed);
+        failure_log::cut_short(&self.stream.client, &failure);
         failure.into()
     }
 }

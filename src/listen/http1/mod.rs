@@ -4,6 +4,7 @@ mod chunks;
 pub(super) mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub(super) mod progress;
 mod stream;
 mod target;
 
@@ -18,13 +19,15 @@ use http::Request;
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use super::{Connection, Stop, connection::Orders, linger::Leave};
+use super::{
+    Connection, Stop, connection::Protocol, linger::Leave, stop::Orders, transport::Transport,
+};
 use crate::{
     config::HeaderCase,
-    proxy::{self, Activity},
+    proxy::{self, Client, RequestStream},
 };
+use progress::Progress;
 use stream::ClientStream;
 
 enum Ended {
@@ -33,18 +36,20 @@ enum Ended {
 }
 
 /// Serves a connection until either side ends it.
-pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
-    let client = &connection.client;
-    let listener = &client.listener;
+pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport: Transport) {
+    let progress = Arc::new(Progress::new(client));
+    connection.speaks(Protocol::Http1(Arc::clone(&progress)));
+    let requests = &progress.requests;
+    let listener = &connection.listener;
     let service = service_fn(|mut request: Request<Incoming>| {
         let length = request.body().size_hint().exact();
-        connection.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
-        if let Some(text) = connection.take_text() {
+        progress.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
+        if let Some(text) = progress.take_text() {
             request.extensions_mut().insert(text);
         }
-        proxy::handle(client, request)
+        proxy::handle(requests, request)
     });
-    let wire = ClientStream::new(stream, Arc::clone(&connection));
+    let wire = ClientStream::new(transport, Arc::clone(&connection), Arc::clone(&progress));
     let mut serving = http1::Builder::new()
         // The wire looks for clients that are gone, where they are to be looked for.
         .half_close(true)
@@ -52,19 +57,19 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
         .max_buf_size(listener.limits.header_bytes)
         .serve_connection(TokioIo::new(wire), service);
     let mut finishing = false;
-    let mut orders = Orders::to(&connection);
+    let mut orders = Orders::to(&connection.signal);
     let served = poll_fn(|cx| {
         match orders.last(cx.waker()) {
             Stop::Serve => {}
             Stop::Finish if finishing => {}
             Stop::Finish => {
                 // hyper would close a connection at rest without a look at what has come.
-                if connection.is_at_rest()
+                if progress.is_at_rest()
                     && let Poll::Ready(served) = Pin::new(&mut serving).poll(cx)
                 {
                     return Poll::Ready(served.map(|()| Ended::Done));
                 }
-                if !connection.is_amid_a_head() {
+                if !progress.is_amid_a_head() {
                     finishing = true;
                     Pin::new(&mut serving).graceful_shutdown();
                 }
@@ -72,33 +77,33 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream) {
             Stop::Cut => return Poll::Ready(Ok(Ended::Cut)),
         }
         let polled = Pin::new(&mut serving).poll(cx).map_ok(|()| Ended::Done);
-        let Activity { rest, requests, .. } = &client.activity;
-        if rest.is_abandoned() && polled.is_pending() && requests.value() == 0 {
+        let RequestStream { rest, .. } = &**requests;
+        if rest.is_abandoned() && polled.is_pending() && progress.is_at_rest() {
             rest.poll_away(cx, !finishing);
         }
         polled
     })
     .await;
     // What is in progress now ends with the connection.
-    let unfinished = connection.client.activity.requests.value() > 0;
-    if unfinished && !matches!(served, Ok(Ended::Done)) {
-        connection.client.activity.cut_short.store(true, Relaxed);
+    if !progress.is_at_rest() && !matches!(served, Ok(Ended::Done)) {
+        requests.cut_short.store(true, Relaxed);
     }
-    let is_whole = !connection.client.activity.cut_short.load(Relaxed);
+    let is_whole = !requests.cut_short.load(Relaxed);
     if is_whole && !matches!(served, Ok(Ended::Cut)) {
-        leave(&connection, serving.into_parts().io.into_inner()).await;
+        let may_come = requests.rest.may_come();
+        leave(&connection, serving.into_parts().io.into_inner(), may_come).await;
     }
     if let Err(error) = served {
         // Mostly clients that went away; what an endpoint did wrong was logged with its request.
-        tracing::debug!(client = %connection.client.peer.ip, %error, "a connection ended with an error");
+        tracing::debug!(client = %requests.client.peer.ip, %error, "a connection ended with an error");
     }
 }
 
-/// Ends a connection on which all is written.
-async fn leave(connection: &Connection, mut wire: ClientStream) {
-    let mut leave = Leave::new(connection.client.activity.rest.may_come());
+/// Ends a connection on which all is written; of its last request more may come.
+async fn leave(connection: &Connection, mut wire: ClientStream, may_come: bool) {
+    let mut leave = Leave::new(may_come);
     let stream = wire.shut();
-    let mut orders = Orders::to(connection);
+    let mut orders = Orders::to(&connection.signal);
     poll_fn(|cx| match orders.last(cx.waker()) {
         Stop::Cut => Poll::Ready(()),
         Stop::Serve | Stop::Finish => leave.poll(cx, stream),
@@ -110,10 +115,11 @@ async fn leave(connection: &Connection, mut wire: ClientStream) {
 mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
         task::{JoinHandle, yield_now},
     };
 
-    use super::super::testing::connected;
+    use super::super::{serve, testing::connected};
     use super::*;
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -124,7 +130,7 @@ mod tests {
         let serving = tokio::spawn(serve(Arc::clone(&connection), stream));
         client.write_all(GET.as_bytes()).await.unwrap();
         let mut read = Vec::new();
-        while !read.ends_with(b"\n") || !connection.is_at_rest() {
+        while !read.ends_with(b"\n") || !connection.progress().is_at_rest() {
             client.read_buf(&mut read).await.unwrap();
         }
         assert!(!connection.is_new());
@@ -135,18 +141,14 @@ mod tests {
     async fn a_request_that_has_come_before_its_connection_is_to_end_is_answered() {
         for pieces in [&[GET][..], &[&GET[..9], &GET[9..]]] {
             let (mut client, connection, serving) = idle().await;
-            connection
-                .client
-                .worker
-                .shared
-                .draining
-                .store(true, Relaxed);
+            connection.worker.shared.draining.store(true, Relaxed);
             // The runtime does not hear of it before the order is.
             let written = client.try_write(pieces[0].as_bytes()).unwrap();
             assert_eq!(written, pieces[0].len());
             connection.order(Stop::Finish);
             if let Some(rest) = pieces.get(1) {
-                while connection.head_began.load(Relaxed) == 0 && !serving.is_finished() {
+                while connection.progress().head_began.load(Relaxed) == 0 && !serving.is_finished()
+                {
                     yield_now().await;
                 }
                 client.write_all(rest.as_bytes()).await.unwrap();
@@ -173,10 +175,13 @@ mod tests {
         let (_client, connection, serving) = idle().await;
         assert_eq!(connection.late(1), None);
         assert_eq!(connection.late(u64::MAX), Some(Stop::Finish));
-        connection.head_began.store(1, Relaxed);
+        connection.progress().head_began.store(1, Relaxed);
         assert_eq!(connection.late(u64::MAX), Some(Stop::Cut));
         serving.abort();
-        let (_client, new, _stream) = connected().await;
+        let (_client, new, stream) = connected().await;
+        let serving = tokio::spawn(serve(Arc::clone(&new), stream));
+        yield_now().await;
         assert_eq!(new.late(u64::MAX), Some(Stop::Finish));
+        serving.abort();
     }
 }

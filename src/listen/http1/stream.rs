@@ -1,31 +1,27 @@
-//! A client's socket, watched: when a head began, since when an answer is stuck, and whether the
-//! client is gone, is noted in passing, so that none of it needs a timer or a task.
+//! A client's bytes, watched: when a head began, since when an answer is stuck, and whether the client is
+//! gone, is noted in passing, so that none of it needs a timer or a task.
 
 use std::{
-    future::Future as _,
-    io::{self, IoSlice, Read as _},
+    io::{self, IoSlice},
     mem::MaybeUninit,
-    net::Shutdown,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll, Waker, ready},
-    time::Duration,
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, Bytes};
-use socket2::SockRef;
-
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
 use super::{
-    super::{Connection, Stop},
+    super::{Connection, Stop, transport::Transport},
     framing::Framing,
+    progress::Progress,
     target::mended,
 };
-use crate::proxy::{Activity, refusal_of_head};
+use crate::proxy::{RequestStream, refusal_of_head};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
 const FLATTENED: usize = 2048;
@@ -35,16 +31,11 @@ const FLATTENED: usize = 2048;
 /// KiB. A read of less than its 16 KiB fills none.
 const READ: u64 = 16 * 1024 - 1;
 
-/// Reads at the most of what lies in a socket that is left: a client that sends on holds up no other.
-const AHEAD: usize = 64;
-
-/// A client's socket.
+/// A client's bytes, as hyper reads and writes them.
 pub(super) struct ClientStream {
-    stream: TcpStream,
+    transport: Transport,
     connection: Arc<Connection>,
-    /// Bytes that are not read yet lie in the socket: a body that the endpoint does not take, or the
-    /// next request. The runtime was made to forget them, so that it tells of what comes after.
-    ahead: bool,
+    progress: Arc<Progress>,
     /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.
     has_looked: bool,
     /// Where in the client's requests the bytes stand that are handed to hyper.
@@ -56,11 +47,15 @@ pub(super) struct ClientStream {
 }
 
 impl ClientStream {
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        connection: Arc<Connection>,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
-            stream,
+            transport,
             connection,
-            ahead: false,
+            progress,
             has_looked: false,
             framing: Framing::default(),
             held: Bytes::new(),
@@ -70,72 +65,17 @@ impl ClientStream {
 
     /// The socket, when nothing more is written: its sending side is shut.
     pub(super) fn shut(&mut self) -> &mut TcpStream {
-        // It is mostly shut already, or gone.
-        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
-        // The runtime does not tell again of what it was made to forget.
-        let mut space = [MaybeUninit::uninit(); 8192];
-        for _ in 0..AHEAD {
-            let mut buffer = ReadBuf::uninit(&mut space);
-            if !self.ahead || !matches!(self.read_ahead(&mut buffer), Some(Ok(()))) {
-                break;
-            }
-        }
-        &mut self.stream
+        self.transport.socket().shut()
     }
 
     /// Whether the client has closed its side while it waits for an answer. hyper would find out
-    /// by reading ahead, for which it allocates a buffer with every request; this asks the
-    /// readiness that the runtime has, and the kernel only where something came.
+    /// by reading ahead, for which it allocates a buffer with every request.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
-        let client = &self.connection.client;
+        let client = self.progress.client();
         if client.listener.half_close || client.activity.requests.value() == 0 {
             return false;
         }
-        if !self.ahead {
-            let mut byte = [MaybeUninit::uninit()];
-            match self.stream.poll_peek(cx, &mut ReadBuf::uninit(&mut byte)) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok(0) | Err(_)) => return true,
-                Poll::Ready(Ok(_)) => self.ahead = true,
-            }
-        }
-        self.poll_gone_behind(cx)
-    }
-
-    /// The same where bytes lie in the socket, behind which the end of the connection would be.
-    #[cold]
-    fn poll_gone_behind(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            match self.stream.poll_read_ready(cx) {
-                Poll::Pending => return false,
-                Poll::Ready(Err(_)) => return true,
-                Poll::Ready(Ok(())) if is_closed(&self.stream) => return true,
-                Poll::Ready(Ok(())) => {
-                    let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                    let _ = self.stream.try_io(Interest::READABLE, forget);
-                }
-            }
-        }
-    }
-
-    /// Reads what the runtime was made to forget; `None` where all of it was read.
-    #[cold]
-    fn read_ahead(&mut self, buffer: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-        let room = buffer.remaining().min(READ as usize);
-        let unfilled = buffer.initialize_unfilled_to(room);
-        match (&*SockRef::from(&self.stream)).read(unfilled) {
-            Ok(count) => {
-                // Less than there was room for is all that there was.
-                self.ahead = count == room;
-                buffer.advance(count);
-                Some(Ok(()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.ahead = false;
-                None
-            }
-            Err(error) => Some(Err(error)),
-        }
+        self.transport.socket().poll_gone(cx)
     }
 
     /// How many of these bytes, which were read, are handed to hyper now. Notes when a head began, and
@@ -144,20 +84,20 @@ impl ClientStream {
         let is_of_a_head = self.framing.is_in_a_head();
         let passes = self.framing.pass(read);
         if is_of_a_head {
-            let connection = &*self.connection;
-            if connection.head_began.load(Relaxed) == 0 {
-                let client = &connection.client;
-                let since = if connection.has_begun_another() {
+            let progress = &*self.progress;
+            if progress.head_began.load(Relaxed) == 0 {
+                let client = progress.client();
+                let since = if progress.has_begun_another() {
                     client.activity.answered.load(Relaxed)
                 } else {
                     client.now()
                 };
-                connection.head_began.store(since, Relaxed);
+                progress.head_began.store(since, Relaxed);
             }
             let beyond = self.framing.beyond();
-            connection.beyond.store(beyond, Relaxed);
+            progress.beyond.store(beyond, Relaxed);
             if let Ok(passes) = passes {
-                connection.keep_text(&read[..passes - beyond as usize]);
+                progress.keep_text(&read[..passes - beyond as usize]);
             }
         }
         passes.map_err(|unsound| io::Error::new(io::ErrorKind::InvalidData, unsound))
@@ -181,35 +121,31 @@ impl ClientStream {
         Ok(())
     }
 
-    /// Reads from the socket.
-    fn poll_socket(
+    /// Reads what has come.
+    fn poll_transport(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.has_looked && self.connection.standing_order() == Stop::Finish {
-            (self.has_looked, self.ahead) = (true, true);
+        if !self.has_looked && self.connection.signal.standing() == Stop::Finish {
+            self.has_looked = true;
+            self.transport.socket().look();
         }
-        if self.ahead
-            && let Some(read) = self.read_ahead(buffer)
-        {
-            return Poll::Ready(read);
-        }
-        Pin::new(&mut (&mut self.stream).take(READ)).poll_read(cx, buffer)
+        Pin::new(&mut (&mut self.transport).take(READ)).poll_read(cx, buffer)
     }
 
     /// Writes an answer to a head that hyper does not understand, instead of hyper's own.
     #[cold]
     fn poll_refuse(&mut self, cx: &mut Context<'_>, answer: &[u8]) -> Poll<io::Result<usize>> {
-        let client = &self.connection.client;
-        client.activity.rest.disregard_what_follows();
+        let requests = &self.progress.requests;
+        requests.rest.disregard_what_follows();
         let bodyless = self.framing.is_of_head_method();
         let refusal = self.refusal.get_or_insert_with(|| {
-            let refusal = refusal_of_head(client, answer, bodyless);
+            let refusal = refusal_of_head(&requests.client, answer, bodyless);
             refusal.map_or_else(|| Bytes::copy_from_slice(answer), Bytes::from)
         });
         while !refusal.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, refusal))?;
+            let written = ready!(Pin::new(&mut self.transport).poll_write(cx, refusal))?;
             refusal.advance(written);
         }
         Poll::Ready(Ok(answer.len()))
@@ -217,18 +153,18 @@ impl ClientStream {
 
     /// hyper answers by itself what it does not understand, and nothing else.
     fn is_hypers_own(&self) -> bool {
-        !self.connection.client.activity.asked.load(Relaxed)
+        !self.progress.requests.asked.load(Relaxed)
     }
 
     fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
-        let stuck = &self.connection.stuck;
+        let stuck = &self.progress.stuck;
         let since = stuck.load(Relaxed);
         if polled.is_ready() {
             if since != 0 {
                 stuck.store(0, Relaxed);
             }
         } else if since == 0 {
-            stuck.store(self.connection.client.now(), Relaxed);
+            stuck.store(self.progress.client().now(), Relaxed);
         }
         polled
     }
@@ -240,12 +176,12 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(body) = self.connection.take_body() {
+        if let Some(body) = self.progress.take_body() {
             self.framing.begin_body(body);
         }
         if self.held.is_empty() {
             let before = buffer.filled().len();
-            ready!(self.poll_socket(cx, buffer))?;
+            ready!(self.poll_transport(cx, buffer))?;
             let read = &buffer.filled()[before..];
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -276,7 +212,7 @@ impl AsyncWrite for ClientStream {
         let polled = if self.is_hypers_own() {
             self.poll_refuse(cx, bytes)
         } else {
-            Pin::new(&mut self.stream).poll_write(cx, bytes)
+            Pin::new(&mut self.transport).poll_write(cx, bytes)
         };
         self.note_write(polled)
     }
@@ -296,15 +232,15 @@ impl AsyncWrite for ClientStream {
             for slice in slices {
                 flat.put_slice(slice);
             }
-            Pin::new(&mut self.stream).poll_write(cx, flat.filled())
+            Pin::new(&mut self.transport).poll_write(cx, flat.filled())
         } else {
-            Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+            Pin::new(&mut self.transport).poll_write_vectored(cx, slices)
         };
         self.note_write(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -312,15 +248,15 @@ impl AsyncWrite for ClientStream {
         if self.poll_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
         // All that it had is written: an answer that was cut short may end.
-        let Activity {
+        let RequestStream {
+            client,
             asked,
-            requests,
             unwritten,
             ..
-        } = &self.connection.client.activity;
-        if requests.value() == 0 && asked.load(Relaxed) {
+        } = &*self.progress.requests;
+        if client.activity.requests.value() == 0 && asked.load(Relaxed) {
             asked.store(false, Relaxed);
         }
         if unwritten.load(Relaxed) {
@@ -331,24 +267,16 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
-}
-
-/// Whether the client has closed its side, as far as the runtime knows.
-fn is_closed(stream: &TcpStream) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
-    let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
-    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
         // A reset, so that an answer which ends with its connection is not taken for whole.
-        let activity = &self.connection.client.activity;
-        if activity.cut_short.load(Relaxed) && activity.http10.load(Relaxed) {
-            // Fails only on a socket that is gone already.
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let requests = &self.progress.requests;
+        if requests.cut_short.load(Relaxed) && requests.http10.load(Relaxed) {
+            self.transport.socket().reset();
         }
     }
 }
@@ -357,16 +285,29 @@ impl Drop for ClientStream {
 mod tests {
     use tokio::io::AsyncWriteExt as _;
 
-    use super::super::{super::testing::connected, framing::Body};
+    use super::super::{
+        super::{socket::Socket, testing::connected},
+        framing::Body,
+    };
     use super::*;
+    use crate::proxy::{Client, Scheme};
 
     #[tokio::test]
     async fn a_head_is_mended_and_what_may_be_of_a_body_is_not() {
         let line = "GET /?< HTTP/1.1\r\n";
         for length in [0, line.len()] {
             let (mut client, connection, stream) = connected().await;
-            connection.begin_request(Body::Length(length as u64));
-            let mut wire = ClientStream::new(stream, connection);
+            let Connection {
+                worker,
+                listener,
+                address,
+                ..
+            } = &*connection;
+            let of = Client::new(worker, listener, *address, Scheme::Http);
+            let progress = Arc::new(Progress::new(of));
+            progress.begin_request(Body::Length(length as u64));
+            let transport = Transport::Clear(Socket::new(stream));
+            let mut wire = ClientStream::new(transport, connection, progress);
             client.write_all(line.repeat(2).as_bytes()).await.unwrap();
             let mended = "GET /?%3C HTTP/1.1\r\n";
             let expected = if length == 0 {

@@ -1,0 +1,169 @@
+//! A client's socket, which tells while an answer is awaited whether the client is gone. To find that out
+//! hyper would read ahead; this asks the readiness that the runtime has, and the kernel only where
+//! something came.
+
+use std::{
+    future::Future as _,
+    io::{self, IoSlice, Read as _},
+    mem::MaybeUninit,
+    net::Shutdown,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+/// The most that one read takes where the runtime was made to forget what lies in the socket.
+const READ: usize = 16 * 1024 - 1;
+
+/// Reads at the most of what lies in a socket that is left: a client that sends on holds up no other.
+const AHEAD: usize = 64;
+
+/// A client's socket.
+pub(super) struct Socket {
+    stream: TcpStream,
+    /// Bytes that are not read yet lie in the socket: a body that the endpoint does not take, or the
+    /// next request. The runtime was made to forget them, so that it tells of what comes after.
+    ahead: bool,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            ahead: false,
+        }
+    }
+
+    /// Has the next read ask the kernel for what the runtime has not heard of.
+    pub(super) fn look(&mut self) {
+        self.ahead = true;
+    }
+
+    /// The socket, when nothing more is written: its sending side is shut.
+    pub(super) fn shut(&mut self) -> &mut TcpStream {
+        // It is mostly shut already, or gone.
+        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        // The runtime does not tell again of what it was made to forget.
+        let mut space = [MaybeUninit::uninit(); 8192];
+        for _ in 0..AHEAD {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            if !self.ahead || !matches!(self.read_ahead(&mut buffer), Some(Ok(()))) {
+                break;
+            }
+        }
+        &mut self.stream
+    }
+
+    /// Has the socket's end be a reset.
+    pub(super) fn reset(&self) {
+        // Fails only on a socket that is gone already.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Whether the client has closed its side.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.ahead {
+            let mut byte = [MaybeUninit::uninit()];
+            match self.stream.poll_peek(cx, &mut ReadBuf::uninit(&mut byte)) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(0) | Err(_)) => return true,
+                Poll::Ready(Ok(_)) => self.ahead = true,
+            }
+        }
+        self.poll_gone_behind(cx)
+    }
+
+    /// The same where bytes lie in the socket, behind which the end of the connection would be.
+    #[cold]
+    fn poll_gone_behind(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Err(_)) => return true,
+                Poll::Ready(Ok(())) if is_closed(&self.stream) => return true,
+                Poll::Ready(Ok(())) => {
+                    let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = self.stream.try_io(Interest::READABLE, forget);
+                }
+            }
+        }
+    }
+
+    /// Reads what the runtime was made to forget; `None` where all of it was read.
+    #[cold]
+    fn read_ahead(&mut self, buffer: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+        let room = buffer.remaining().min(READ);
+        let unfilled = buffer.initialize_unfilled_to(room);
+        match (&*SockRef::from(&self.stream)).read(unfilled) {
+            Ok(count) => {
+                // Less than there was room for is all that there was.
+                self.ahead = count == room;
+                buffer.advance(count);
+                Some(Ok(()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ahead = false;
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead
+            && let Some(read) = self.read_ahead(buffer)
+        {
+            return Poll::Ready(read);
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Whether the client has closed its side, as far as the runtime knows.
+fn is_closed(stream: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+}

@@ -1,0 +1,143 @@
+//! What a request knows of the process and of the core that serves it.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use super::Generation;
+use crate::{config, metrics::Counter};
+
+/// What all workers share.
+pub struct Shared {
+    /// The current generation; see [`Shared::publish`].
+    pub generation: ArcSwap<Generation>,
+    /// How many there were before it, for workers to find out cheaply whether there is another.
+    number: AtomicU64,
+    /// Whether the process is on its way out: every answer then ends its connection.
+    pub draining: AtomicBool,
+    /// Whether the proxy may be sent traffic.
+    pub ready: AtomicBool,
+    /// Whether each request is logged.
+    pub access_log: config::Access,
+    /// This proxy's name in `Via`: a request that bears it has been here before.
+    pub pseudonym: String,
+}
+
+impl Shared {
+    /// For a proxy that begins with `generation`.
+    pub fn new(generation: Generation, access_log: config::Access) -> Self {
+        Self {
+            generation: ArcSwap::from_pointee(generation),
+            number: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            access_log,
+            pseudonym: format!("callboard-{:08x}", fastrand::u32(..)),
+        }
+    }
+
+    /// Makes this the current generation.
+    pub fn publish(&self, generation: Generation) {
+        self.generation.store(Arc::new(generation));
+        self.number.fetch_add(1, Release);
+    }
+}
+
+/// One core of the data plane, as a request sees it.
+pub struct Worker {
+    /// From 0.
+    pub index: usize,
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Milliseconds since the worker began, as of its last tick, and fewer where it was held up:
+    /// exact enough for time-outs of seconds, and free.
+    pub clock: AtomicU64,
+    /// Requests that no route takes.
+    pub unrouted: Counter,
+    /// Requests that were refused for what they are.
+    pub refused: Counter,
+    /// Connections that were not let in, since their address had too many.
+    pub turned_away: Counter,
+    pinned: Mutex<Arc<Pinned>>,
+}
+
+/// A generation, counted by references of one worker's own: the shared count would be fought
+/// over by all of them.
+pub struct Pinned {
+    generation: Arc<Generation>,
+    number: u64,
+}
+
+impl Pinned {
+    fn current(shared: &Shared) -> Self {
+        // Before the generation, which is of this number then, or a later one.
+        let number = shared.number.load(Acquire);
+        Self {
+            generation: shared.generation.load_full(),
+            number,
+        }
+    }
+}
+
+impl Deref for Pinned {
+    type Target = Generation;
+
+    fn deref(&self) -> &Generation {
+        &self.generation
+    }
+}
+
+impl Worker {
+    /// The worker with this index.
+    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self {
+            index,
+            pinned: Mutex::new(Arc::new(Pinned::current(&shared))),
+            shared,
+            clock: AtomicU64::new(0),
+            unrouted: Counter::default(),
+            refused: Counter::default(),
+            turned_away: Counter::default(),
+        }
+    }
+
+    /// The current generation. The lock is this worker's alone, and so never contended.
+    pub fn generation(&self) -> Arc<Pinned> {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if pinned.number != self.shared.number.load(Relaxed) {
+            *pinned = Arc::new(Pinned::current(&self.shared));
+        }
+        Arc::clone(&pinned)
+    }
+
+    /// The worker's time, for what is noted of connections: 0 is never now.
+    pub fn now(&self) -> u64 {
+        self.clock.load(Relaxed) + 1
+    }
+}
+
+#[cfg(test)]
+impl Worker {
+    /// The worker of a proxy that knows no service and answers with 404.
+    pub(crate) fn without_services() -> Arc<Self> {
+        use super::Rates;
+        use crate::{discovery::Directory, saved};
+        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
+        let mut config = config::Config::parse(route, std::path::Path::new(".")).unwrap();
+        config.routes.clear();
+        let saved = saved::Contents::default();
+        let directory = Directory::start(&config, std::collections::BTreeMap::new(), &saved);
+        let generation = Generation::new(&config, directory.unwrap(), &Rates::new(&config));
+        let shared = Shared::new(generation, config::Access::Off);
+        Arc::new(Self::new(0, Arc::new(shared)))
+    }
+}
