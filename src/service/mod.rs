@@ -60,6 +60,7 @@ use tokio::{
 
 use balance::Loads;
 use call::queue::Limits;
+use endpoint::Common;
 use members::{MemberEvent, Members, inquiry::Inquiry};
 
 use crate::{
@@ -123,8 +124,7 @@ impl Service {
             members: Mutex::new(Members::new(
                 &name,
                 &policy,
-                workers,
-                Arc::clone(&tls),
+                Common::new(Arc::clone(&policy), Arc::clone(&tls), workers),
                 Loads::of_all(balances),
             )),
             main,

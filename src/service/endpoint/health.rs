@@ -16,7 +16,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -25,7 +25,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::outlier::Suspicion;
+use super::{Common, outlier::Suspicion};
 use crate::{config::Eject, service::members::standing::Standing};
 
 /// What becomes of an endpoint.
@@ -113,13 +113,11 @@ const EJECTION_JITTER: f64 = 0.1;
 /// The part of its share that an endpoint has at the beginning of `slow_start`.
 const LEAST_WARMTH: f64 = 0.1;
 
-/// What requests have found out about an endpoint. Moments are milliseconds after `epoch`, and
-/// never 0, which says "not".
+/// What requests have found out about an endpoint. Moments are milliseconds after the
+/// epoch of its service, and never 0, which says "not".
 #[derive(Debug)]
 pub(crate) struct EndpointHealth {
-    epoch: Instant,
-    /// Milliseconds; 0 is none, and the most is some weeks.
-    slow_start: u32,
+    common: Arc<Common>,
     /// Since when it is doubted for its silence, while it is.
     silent: AtomicU64,
     /// Until when it is passed over while there are others.
@@ -202,12 +200,9 @@ pub struct Doubt {
 }
 
 impl EndpointHealth {
-    pub(crate) fn new(slow_start: Option<Duration>) -> Self {
+    pub(super) fn new(common: Arc<Common>) -> Self {
         Self {
-            epoch: Instant::now(),
-            slow_start: slow_start.map_or(0, |span| {
-                span.as_millis().clamp(1, u128::from(u32::MAX)) as u32
-            }),
+            common,
             silent: AtomicU64::new(0),
             passed_over: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
@@ -217,6 +212,11 @@ impl EndpointHealth {
             seats: AtomicU32::new(0),
             past: OnceLock::new(),
         }
+    }
+
+    /// What it has in common with the other endpoints of its service.
+    pub(super) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// What went wrong with it, to be added to.
@@ -293,11 +293,9 @@ impl EndpointHealth {
     /// The part of its share that it has while it warms up.
     pub(crate) fn warmth(&self, now: Instant) -> Option<f64> {
         let since = self.warming.load(Relaxed);
-        if self.slow_start == 0 || since == 0 {
-            return None;
-        }
+        let slow_start = self.common.policy.slow_start.filter(|_| since != 0)?;
         let passed = self.millis(now).saturating_sub(since) as f64;
-        let warmth = passed / f64::from(self.slow_start);
+        let warmth = passed / slow_start.as_millis().max(1) as f64;
         (warmth < 1.0).then(|| warmth.max(LEAST_WARMTH))
     }
 
@@ -540,7 +538,7 @@ impl EndpointHealth {
 
     /// It is new, or back: where the service has a slow start it begins.
     pub(crate) fn warm_up(&self, now: Instant) {
-        if self.slow_start != 0 {
+        if self.common.policy.slow_start.is_some() {
             self.warming.store(self.millis(now), Relaxed);
         }
     }
@@ -593,7 +591,7 @@ impl EndpointHealth {
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        1 + at.saturating_duration_since(self.epoch).as_millis() as u64
+        1 + at.saturating_duration_since(self.common.epoch).as_millis() as u64
     }
 
     fn doubt(&self) -> Duration {
@@ -615,7 +613,7 @@ impl AttemptLog {
 mod tests {
     use tokio::time::advance;
 
-    use super::*;
+    use super::{super::testing::common, *};
 
     const SECOND: Duration = Duration::from_secs(1);
     /// Longer than any jitter makes of it.
@@ -634,7 +632,7 @@ mod tests {
     }
 
     fn life() -> EndpointHealth {
-        EndpointHealth::new(None)
+        EndpointHealth::new(common(None))
     }
 
     /// How many of twenty who ask now try it.
@@ -786,7 +784,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_warms_up_has_a_growing_part_and_then_all() {
-        let life = EndpointHealth::new(Some(SECOND * 10));
+        let life = EndpointHealth::new(common(Some(SECOND * 10)));
         let part = || {
             let ask = |_: &i32| !life.is_passed_over(Instant::now());
             (0..10_000).filter(ask).count() as f64 / 1e4
@@ -806,7 +804,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn checks_that_pass_again_end_an_ejection() {
-        let life = EndpointHealth::new(Some(SECOND * 10));
+        let life = EndpointHealth::new(common(Some(SECOND * 10)));
         advance(SECOND).await;
         life.eject(&rule(), None, Instant::now());
         life.recovered();

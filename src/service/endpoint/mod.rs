@@ -35,22 +35,56 @@ pub struct EndpointId {
 /// An instance's address, which can be called.
 #[derive(Debug)]
 pub struct Endpoint {
-    id: EndpointId,
     own: Arc<Own>,
-    lines: Lines,
+    /// Most endpoints of a large registry are never called, and have none.
+    lines: OnceLock<Box<Lines>>,
 }
 
-/// What is made from the first call on, and of each worker from its own: most workers never call
-/// most endpoints of a large registry, and most endpoints are never called.
-type Lines = OnceLock<Box<[OnceLock<Arc<WorkerEndpoint>>]>>;
+/// What is made of an endpoint from the first call on, and of each worker from its own: most workers
+/// never call most endpoints of a large registry.
+#[derive(Debug)]
+struct Lines {
+    target: Arc<Target>,
+    of_workers: Box<[OnceLock<Arc<WorkerEndpoint>>]>,
+}
+
+/// What the endpoints of a service have in common.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// From when on their moments are counted.
+    epoch: Instant,
+    policy: Arc<config::Service>,
+    /// With what those are called that speak TLS.
+    tls: Arc<Tls>,
+    workers: usize,
+}
+
+impl Common {
+    /// Of a service with this policy, for so many workers.
+    pub(super) fn new(policy: Arc<config::Service>, tls: Arc<Tls>, workers: usize) -> Self {
+        Self {
+            epoch: Instant::now(),
+            policy,
+            tls,
+            workers,
+        }
+    }
+
+    /// What their service does with its requests.
+    pub(super) fn policy(&self) -> &config::Service {
+        &self.policy
+    }
+}
 
 /// What all workers share of an endpoint.
 #[derive(Debug)]
 pub(super) struct Own {
     life: EndpointHealth,
-    target: Arc<Target>,
-    /// How many there are: small beside what has no room left for a word.
-    workers: u32,
+    id: EndpointId,
+    /// Where a balancer asks for it.
+    load: Option<Arc<Load>>,
+    /// Whether it is called over TLS.
+    is_secured: bool,
     is_near: AtomicBool,
 }
 
@@ -99,22 +133,19 @@ impl WorkerEndpoint {
 }
 
 impl Endpoint {
-    /// One that is called over this TLS, or in the clear.
+    /// One of a service's, which is called over TLS or in the clear.
     pub(super) fn new(
+        common: Arc<Common>,
         id: EndpointId,
-        tls: Option<Arc<Tls>>,
-        settings: Arc<config::Pool>,
-        life: EndpointHealth,
+        is_secured: bool,
         load: Option<Arc<Load>>,
-        workers: usize,
     ) -> Self {
-        let target = Target::new(id.address.clone(), tls, settings, load);
         Self {
-            id,
             own: Arc::new(Own {
-                life,
-                target: Arc::new(target),
-                workers: workers as u32,
+                life: EndpointHealth::new(common),
+                id,
+                load,
+                is_secured,
                 is_near: AtomicBool::new(false),
             }),
             lines: OnceLock::new(),
@@ -123,7 +154,7 @@ impl Endpoint {
 
     /// Who it is.
     pub fn id(&self) -> &EndpointId {
-        &self.id
+        &self.own.id
     }
 
     pub(super) fn life(&self) -> &EndpointHealth {
@@ -136,16 +167,35 @@ impl Endpoint {
     }
 
     pub(super) fn workers(&self) -> usize {
-        self.own.workers as usize
+        self.own.life.common().workers
     }
 
     /// One worker's way to it.
     pub fn line(&self, worker: usize) -> &Arc<WorkerEndpoint> {
-        let none = || (0..self.workers()).map(|_| OnceLock::new()).collect();
-        self.lines.get_or_init(none)[worker].get_or_init(|| {
+        let lines = self.lines();
+        lines.of_workers[worker].get_or_init(|| {
             let own = Arc::clone(&self.own);
-            let pool = Arc::new(Pool::new(Arc::clone(&own.target)));
+            let pool = Arc::new(Pool::new(Arc::clone(&lines.target)));
             Arc::new(WorkerEndpoint { pool, own })
+        })
+    }
+
+    fn lines(&self) -> &Lines {
+        let Own { id, load, life, .. } = &*self.own;
+        self.lines.get_or_init(|| {
+            let Common {
+                policy,
+                tls,
+                workers,
+                ..
+            } = life.common();
+            let tls = self.own.is_secured.then(|| Arc::clone(tls));
+            let settings = Arc::clone(&policy.pool);
+            let target = Target::new(id.address.clone(), tls, settings, load.clone());
+            Box::new(Lines {
+                target: Arc::new(target),
+                of_workers: (0..*workers).map(|_| OnceLock::new()).collect(),
+            })
         })
     }
 
@@ -161,22 +211,22 @@ impl Endpoint {
 
     /// The connections to it of the workers that have called it.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let lines = self.lines.get().into_iter().flatten();
-        let lines = lines.filter_map(OnceLock::get);
+        let lines = self.lines.get().into_iter();
+        let lines = lines.flat_map(|lines| lines.of_workers.iter().filter_map(OnceLock::get));
         lines.map(|line| &*line.pool)
     }
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub(super) fn sweep(&self, worker: usize, now: Instant) {
         let lines = self.lines.get();
-        if let Some(line) = lines.and_then(|lines| lines[worker].get()) {
+        if let Some(line) = lines.and_then(|lines| lines.of_workers[worker].get()) {
             line.pool.sweep(now);
         }
     }
 
     /// How busy it is, over all workers, where its balancer compares that.
     pub(super) fn load(&self) -> Option<&Arc<Load>> {
-        self.own.target.load()
+        self.own.load.as_ref()
     }
 
     /// Whether it is in the proxy's own zone; said where that comes first, with each set.
@@ -190,15 +240,16 @@ impl Endpoint {
     }
 
     /// It was removed: its idle connections are closed now, those that come back are closed then,
-    /// and exchanges that still run are cut at `cut_at`.
+    /// and exchanges that still run are cut at `cut_at`. What a call needs is made for that even
+    /// where there was none: a request may have picked it, and must find this.
     pub(super) fn retire(&self, cut_at: Instant) {
-        self.own.target.retire(cut_at);
+        self.lines().target.retire(cut_at);
         self.pools().for_each(Pool::close_idle);
     }
 
     /// It is back before it was gone: see [`Target::restore`].
     pub(super) fn restore(&self) {
-        self.own.target.restore();
+        self.lines().target.restore();
     }
 }
 
@@ -210,31 +261,51 @@ pub(super) mod testing {
 
     /// One with this number, for one worker.
     pub(in crate::service) fn endpoint(number: usize, load: Option<Arc<Load>>) -> Arc<Endpoint> {
-        with_life(number, EndpointHealth::new(None), load)
+        of(number, None, load)
     }
 
     /// The same, which is new and warms up for so long.
     pub(in crate::service) fn warming(number: usize, time: Duration) -> Arc<Endpoint> {
-        let life = EndpointHealth::new(Some(time));
-        life.warm_up(tokio::time::Instant::now());
-        with_life(number, life, None)
+        let endpoint = of(number, Some(time), None);
+        endpoint.life().warm_up(Instant::now());
+        endpoint
     }
 
-    fn with_life(number: usize, life: EndpointHealth, load: Option<Arc<Load>>) -> Arc<Endpoint> {
-        let settings = Arc::new(config::Pool {
-            idle: Duration::from_secs(4),
-            connections: 4,
-            max_age: None,
-        });
+    /// What the endpoints of these tests have in common, for one worker.
+    pub(in crate::service) fn common(slow_start: Option<Duration>) -> Arc<Common> {
+        let policy = "[defaults]\npool = { idle = \"4s\", connections = 4 }\n\
+            [[route]]\nservice = \"cart\"\n";
+        let config = config::Config::parse(policy, std::path::Path::new(".")).unwrap();
+        let policy = config::Service {
+            slow_start,
+            ..config.defaults
+        };
+        let tls = Tls::open(&policy.tls).unwrap();
+        Arc::new(Common::new(Arc::new(policy), Arc::new(tls), 1))
+    }
+
+    fn of(number: usize, slow_start: Option<Duration>, load: Option<Arc<Load>>) -> Arc<Endpoint> {
         let id = EndpointId {
             instance: number.to_string().into(),
             address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),
         };
-        Arc::new(Endpoint::new(id, None, settings, life, load, 1))
+        Arc::new(Endpoint::new(common(slow_start), id, false, load))
     }
 
     /// A way to one.
     pub(in crate::service) fn line() -> Arc<WorkerEndpoint> {
         Arc::clone(endpoint(0, None).line(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A large registry has 100,000 endpoints, most of which are never called. With the counts of its
+    /// `Arc` and the allocator's own word each of these fills a whole number of 16 bytes.
+    #[test]
+    fn an_endpoint_that_was_never_called_is_small() {
+        assert_eq!((size_of::<Endpoint>(), size_of::<Own>()), (24, 120));
     }
 }

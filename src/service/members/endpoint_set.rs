@@ -16,22 +16,19 @@ use super::{
     standing::{Facts, Held, HoldReason, Missing, Said, Shrink, Standing},
 };
 use crate::{
-    config::{self, Balance},
+    config::Balance,
     evidence::Order,
     instance::Instance,
     service::{
-        Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads,
-        endpoint::health::EndpointHealth, health::prober::Checkup,
+        Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads, endpoint::Common,
+        health::prober::Checkup,
     },
-    upstream::Tls,
 };
 
 /// A service's endpoints and what became of them.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
-    policy: Arc<config::Service>,
-    workers: usize,
-    tls: Arc<Tls>,
+    common: Arc<Common>,
     loads: Loads,
     members: BTreeMap<EndpointId, Member>,
     /// Removed, and not retired yet; and when their exchanges are cut.
@@ -50,16 +47,9 @@ pub(crate) struct Member {
 }
 
 impl EndpointSet {
-    pub(in crate::service) fn new(
-        policy: Arc<config::Service>,
-        workers: usize,
-        tls: Arc<Tls>,
-        loads: Loads,
-    ) -> Self {
+    pub(in crate::service) fn new(common: Arc<Common>, loads: Loads) -> Self {
         Self {
-            policy,
-            workers,
-            tls,
+            common,
             loads,
             members: BTreeMap::new(),
             leaving: Vec::new(),
@@ -99,7 +89,7 @@ impl EndpointSet {
             all += 1;
             failing += u64::from(member.fails_checks());
         }
-        failing > 0 && (all - failing) * 100 < all * u64::from(self.policy.panic_percent)
+        failing > 0 && (all - failing) * 100 < all * u64::from(self.common.policy().panic_percent)
     }
 
     /// Takes over a set. An endpoint that comes with it is new, and warms up where there are others; or
@@ -168,14 +158,11 @@ impl EndpointSet {
         standing: Standing,
         is_new: bool,
     ) -> Member {
-        let settings = Arc::clone(&self.policy.pool);
-        let tls = instance.tls.then(|| Arc::clone(&self.tls));
-        let life = EndpointHealth::new(self.policy.slow_start);
-        if is_new {
-            life.warm_up(Instant::now());
-        }
         let load = self.loads.load();
-        let endpoint = Endpoint::new(id.clone(), tls, settings, life, load, self.workers);
+        let endpoint = Endpoint::new(Arc::clone(&self.common), id.clone(), instance.tls, load);
+        if is_new {
+            endpoint.life().warm_up(Instant::now());
+        }
         Member {
             endpoint: Arc::new(endpoint),
             instance: Arc::clone(instance),
@@ -222,7 +209,7 @@ impl EndpointSet {
             lost: lost.count(),
             leaves_some: !serving.is_empty(),
         };
-        let verdict = shrink.judge(self.policy.guard, update.by, Instant::now());
+        let verdict = shrink.judge(self.common.policy().guard, update.by, Instant::now());
         for (id, before, accounted_for) in missing {
             let missing = if accounted_for {
                 Missing::Replaced
@@ -310,7 +297,7 @@ impl EndpointSet {
     }
 
     fn leaves(&mut self, endpoint: Arc<Endpoint>) {
-        let cut_at = Instant::now() + self.policy.drain;
+        let cut_at = Instant::now() + self.common.policy().drain;
         self.leaving.push((endpoint, cut_at));
         self.changed = Some(SystemTime::now());
     }
@@ -450,7 +437,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{instance::Address, service::testing::instance};
+    use crate::{config, instance::Address, service::testing::instance, upstream::Tls};
 
     fn policy(guard: Option<config::Guard>) -> config::Service {
         let text = "[[route]]\nservice = \"cart\"\n";
@@ -470,12 +457,9 @@ mod tests {
     }
 
     fn empty(guard: Option<config::Guard>) -> EndpointSet {
-        EndpointSet::new(
-            Arc::new(policy(guard)),
-            1,
-            Arc::new(Tls::open(&config::EndpointTls::default()).unwrap()),
-            Loads::default(),
-        )
+        let tls = Tls::open(&config::EndpointTls::default()).unwrap();
+        let common = Common::new(Arc::new(policy(guard)), Arc::new(tls), 1);
+        EndpointSet::new(Arc::new(common), Loads::default())
     }
 
     /// A set that may be doubted, without evidence of anything; or one of our own choice.

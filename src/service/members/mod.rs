@@ -19,8 +19,9 @@ use crate::{
     config,
     instance::{Instance, InstanceSet},
     registry::watch::Event,
-    service::{Endpoint, EndpointId, balance::Loads, health::prober::Findings, log_lines},
-    upstream::Tls,
+    service::{
+        Endpoint, EndpointId, balance::Loads, endpoint::Common, health::prober::Findings, log_lines,
+    },
 };
 use combine::{Combiner, Update};
 use endpoint_set::EndpointSet;
@@ -96,15 +97,14 @@ impl Members {
     pub(in crate::service) fn new(
         service: &Arc<str>,
         policy: &Arc<config::Service>,
-        workers: usize,
-        tls: Arc<Tls>,
+        common: Common,
         loads: Loads,
     ) -> Self {
         Self {
             service: Arc::clone(service),
             policy: Arc::clone(policy),
             combiner: Combiner::new(&policy.origin),
-            endpoints: EndpointSet::new(Arc::clone(policy), workers, tls, loads),
+            endpoints: EndpointSet::new(Arc::new(common), loads),
             journal: Journal::of(Arc::clone(service)),
             guarded: false,
             checks: (0, 0),
@@ -300,9 +300,10 @@ mod tests {
             [service.cart]\nregistry = [\"a\", \"b\"]\ncombine = \"failover\"\n\
             [[route]]\nservice = \"cart\"\n";
         let config = Config::parse(text, Path::new(".")).unwrap();
-        let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
+        let tls = Arc::new(crate::upstream::Tls::open(&EndpointTls::default()).unwrap());
         let (name, policy) = ("cart".into(), &config.services["cart"]);
-        Members::new(&name, policy, 1, tls, Loads::default())
+        let common = Common::new(Arc::clone(policy), tls, 1);
+        Members::new(&name, policy, common, Loads::default())
     }
 
     fn set(ports: &[u16]) -> Event<InstanceSet> {
