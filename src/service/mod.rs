@@ -351,6 +351,11 @@ impl Service {
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub fn sweep(&self, worker: usize, now: Instant) {
+        // What this worker never called it has no connections to; and most services of a large
+        // registry are never called.
+        if self.lanes[worker].get().is_none() {
+            return;
+        }
         let snapshot = self.main.snapshot();
         for endpoint in snapshot.endpoints.iter().chain(&snapshot.resting) {
             endpoint.sweep(worker, now);
