@@ -7,13 +7,20 @@ pub(crate) mod fuzzing;
 mod parse;
 mod sections;
 
-use std::{io, os::unix::fs::MetadataExt as _, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::fs::MetadataExt as _,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::{Mutex, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Catalog, Registry, RegistryError, ServiceQuery, Source};
 use crate::{config, instance::InstanceSet};
@@ -43,10 +50,11 @@ pub struct File {
 struct Shared {
     registry: String,
     settings: config::File,
-    /// The cursor that holds this looks at the file, for all cursors.
     looking: Mutex<Looked>,
     /// What stands in the file, or why it cannot be read; `None` before the first look.
     content: watch::Sender<Option<Content>>,
+    /// Looks at the file for all cursors, from the first question on and for as long as this is here.
+    looker: OnceLock<AbortOnDropHandle<()>>,
 }
 
 type Content = Result<Arc<Services>, String>;
@@ -72,86 +80,121 @@ impl File {
                 settings: settings.clone(),
                 looking: Mutex::default(),
                 content: watch::Sender::new(None),
+                looker: OnceLock::new(),
             }),
         }
     }
 
-    fn cursor<P>(&self, subject: String, parse: P) -> Cursor<P> {
+    fn cursor<W>(&self, wanted: W) -> Cursor<W> {
         Cursor {
             shared: Arc::clone(&self.shared),
-            subject,
             seen: None,
             failed: false,
-            parse,
+            wanted,
         }
     }
 }
 
 impl Registry for File {
     fn service(&self, query: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
-        let subject = format!("service `{}`", query.name);
-        let mut before = None;
-        Box::new(self.cursor(subject, move |services: &Services, again| {
-            let service = services.get(&*query.name);
-            let now = Some(service.map(|service| Arc::clone(&service.set)));
-            let is_as_before = match (&before, &now) {
-                (Some(Some(before)), Some(Some(now))) => Arc::ptr_eq(before, now),
-                (Some(None), Some(None)) => true,
-                _ => false,
-            };
-            before = now;
-            (again || !is_as_before).then(|| parse::set(services, &query.name, &query.tags))
+        Box::new(self.cursor(OfService {
+            name: query.name.into(),
+            tags: query.tags.into(),
+            before: None,
         }))
     }
 
     fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
-        let catalog = |services: &Services, _| Some(Ok(parse::catalog(services)));
-        Some(Box::new(self.cursor("the catalog".to_owned(), catalog)))
+        Some(Box::new(self.cursor(OfAll)))
     }
 }
 
-/// One thing that stands in the file.
-struct Cursor<P> {
+/// One thing that stands in the file. There is a cursor for each service: what can be made when it is
+/// wanted is not kept, and what is seldom waited for is boxed.
+struct Cursor<W> {
     shared: Arc<Shared>,
-    /// What it is, for errors: "service `cart`".
-    subject: String,
     /// Tells what stands there, and whether that was seen; `None` asks at once.
     seen: Option<watch::Receiver<Option<Content>>>,
     /// Whether what was seen is an error.
     failed: bool,
-    /// What of it is wanted; `None` where that is as it was, unless it is wanted again.
-    parse: P,
+    wanted: W,
 }
 
-impl<T, P> Source<T> for Cursor<P>
-where
-    P: FnMut(&Services, bool) -> Option<Result<T, String>> + Send + Sync + 'static,
-{
+/// What a cursor wants of the file.
+trait Wanted<T>: Send + Sync + 'static {
+    /// What it is, for errors: "service `cart`".
+    fn subject(&self) -> String;
+
+    /// What stands there of it; `None` where that is as it was, unless it is wanted again.
+    fn read(&mut self, services: &Services, again: bool) -> Option<Result<T, String>>;
+}
+
+/// The instances of a service that have these tags.
+struct OfService {
+    name: Box<str>,
+    tags: Box<[String]>,
+    /// What was read last, where it stands in the file; `None` before the first time.
+    before: Option<Option<Arc<Result<InstanceSet, String>>>>,
+}
+
+impl Wanted<InstanceSet> for OfService {
+    fn subject(&self) -> String {
+        format!("service `{}`", self.name)
+    }
+
+    fn read(&mut self, services: &Services, again: bool) -> Option<Result<InstanceSet, String>> {
+        let service = services.get(&*self.name);
+        let now = service.map(|service| Arc::clone(&service.set));
+        let before = self.before.replace(now.clone());
+        let is_as_before = match (before, now) {
+            (Some(Some(before)), Some(now)) => Arc::ptr_eq(&before, &now),
+            (Some(None), None) => true,
+            _ => false,
+        };
+        (again || !is_as_before).then(|| parse::set(services, &self.name, &self.tags))
+    }
+}
+
+/// The names of all services.
+struct OfAll;
+
+impl Wanted<Catalog> for OfAll {
+    fn subject(&self) -> String {
+        "the catalog".to_owned()
+    }
+
+    fn read(&mut self, services: &Services, _: bool) -> Option<Result<Catalog, String>> {
+        Some(Ok(parse::catalog(services)))
+    }
+}
+
+impl<T, W: Wanted<T>> Source<T> for Cursor<W> {
     fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
         Box::pin(async move {
             loop {
                 let again = self.failed || self.seen.is_none();
                 let seen = match &mut self.seen {
-                    None => self.seen.insert(Box::pin(self.shared.first()).await),
-                    Some(seen) if self.failed => {
-                        // Too late is said again. Boxed, as what is seldom waited for: there is a
-                        // cursor for each service.
-                        let _ = Box::pin(timeout(REPEAT, self.shared.changed(seen))).await;
-                        seen
-                    }
+                    None => self
+                        .seen
+                        .insert(Box::pin(Shared::first(&self.shared)).await),
                     Some(seen) => {
-                        self.shared.changed(seen).await;
+                        // The sender lives as long as the cursor; too late is said again.
+                        if self.failed {
+                            let _ = Box::pin(timeout(REPEAT, seen.changed())).await;
+                        } else {
+                            let _ = seen.changed().await;
+                        }
                         seen
                     }
                 };
                 let content = seen.borrow_and_update().clone();
                 let state = match content.expect("the first look is over") {
-                    Ok(services) => (self.parse)(&services, again),
+                    Ok(services) => self.wanted.read(&services, again),
                     Err(why) => Some(Err(why)),
                 };
                 let Some(state) = state else { continue };
                 self.failed = state.is_err();
-                return state.map_err(|why| self.shared.explain(&self.subject, &why));
+                return state.map_err(|why| self.shared.explain(&self.wanted.subject(), &why));
             }
         })
     }
@@ -159,42 +202,22 @@ where
 
 impl Shared {
     /// What stands in the file now, or did at the last look, if that was less than [`POLL`] ago
-    /// or the next one is under way.
-    async fn first(&self) -> watch::Receiver<Option<Content>> {
-        let mut content = self.content.subscribe();
+    /// or the next one is under way. From then on the file is looked at.
+    async fn first(this: &Arc<Self>) -> watch::Receiver<Option<Content>> {
+        let mut content = this.content.subscribe();
         let looked = async { drop(content.wait_for(Option::is_some).await) };
         tokio::select! {
             biased;
-            mut last = self.looking.lock() => {
+            mut last = this.looking.lock() => {
                 if last.at.is_none_or(|at| at.elapsed() >= POLL) {
-                    self.look(&mut last).await;
+                    this.look(&mut last).await;
                 }
             }
             () = looked => {}
         }
+        let look_on = || AbortOnDropHandle::new(tokio::spawn(look_on(Arc::downgrade(this))));
+        this.looker.get_or_init(look_on);
         content
-    }
-
-    /// Waits for a change, and looks for one meanwhile unless another cursor does.
-    async fn changed(&self, seen: &mut watch::Receiver<Option<Content>>) {
-        let looking = async {
-            loop {
-                let mut last = self.looking.lock().await;
-                // Boxed, since one cursor of all has this.
-                Box::pin(async {
-                    if let Some(at) = last.at {
-                        sleep_until(at + POLL).await;
-                    }
-                    self.look(&mut last).await;
-                })
-                .await;
-            }
-        };
-        tokio::select! {
-            // The sender lives in `self`.
-            _ = seen.changed() => {}
-            () = looking => {}
-        }
     }
 
     /// Looks at the file, and tells all cursors what stands there if it may have changed.
@@ -206,13 +229,17 @@ impl Shared {
         };
         if let Some((stamp, content)) = found {
             last.stamp = stamp;
-            self.content.send_if_modified(|before| {
-                let differs = before.as_ref() != Some(&content);
-                *before = Some(content);
-                differs
-            });
+            self.tell(content);
         }
         last.at = Some(Instant::now());
+    }
+
+    fn tell(&self, content: Content) {
+        self.content.send_if_modified(|before| {
+            let differs = before.as_ref() != Some(&content);
+            *before = Some(content);
+            differs
+        });
     }
 
     /// Reads the file as soon as it stands still.
@@ -264,6 +291,22 @@ impl Shared {
             ),
             retry_after: None,
             refused: false,
+        }
+    }
+}
+
+/// Looks at the file for as long as there is a cursor. A panic is an error like any other, and said by
+/// each cursor.
+async fn look_on(shared: Weak<Shared>) {
+    loop {
+        sleep(POLL).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let look = async { shared.look(&mut *shared.looking.lock().await).await };
+        if AssertUnwindSafe(look).catch_unwind().await.is_err() {
+            shared.tell(Err("reading it panicked".to_owned()));
+            sleep(REPEAT).await;
         }
     }
 }
