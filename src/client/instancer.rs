@@ -54,7 +54,7 @@ impl Instancer {
         let watching = watch(source, Arc::clone(&status), max_staleness, move |event| {
             match event {
                 // Told already; the same again after an error is no event.
-                Event::State(set) => heard.note_state(set.instances.len(), set.skipped),
+                Event::State(set) => heard.note_state(set.instances.len(), set.skipped.clone()),
                 Event::Failed => change(&tell, |known| known.error = heard.snapshot().error),
                 Event::Stale => change(&tell, |known| known.instances = None),
             }

@@ -345,7 +345,7 @@ impl ServiceFactory {
         let watching = watch::watch(catalog, status, None, move |event| {
             if let Event::State(names) = event {
                 read.status.note_state(names.len(), Vec::new());
-                read.names.store(Arc::new(names));
+                read.names.store(names);
                 *read
                     .remembered
                     .lock()

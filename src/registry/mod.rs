@@ -97,7 +97,7 @@ pub struct ServiceQuery {
 pub type Catalog = BTreeMap<Arc<str>, Vec<String>>;
 
 /// A complete state of one thing, as a watcher follows it. Two that show the same are equal.
-pub trait State: PartialEq + Clone + Send + 'static {
+pub trait State: PartialEq + Send + Sync + 'static {
     /// Notes which state the same source gave before, and shares with it what both have.
     fn follow(&mut self, _before: &Self) {}
 }

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Bucket {
     tokens: f64,
-    burst: f64,
-    per_second: f64,
+    burst: u32,
+    per_second: u32,
     filled: Instant,
 }
 
@@ -19,8 +19,8 @@ impl Bucket {
     pub(super) fn new(burst: u32, per_second: u32) -> Self {
         Self {
             tokens: f64::from(burst),
-            burst: f64::from(burst),
-            per_second: f64::from(per_second),
+            burst,
+            per_second,
             filled: Instant::now(),
         }
     }
@@ -28,11 +28,14 @@ impl Bucket {
     /// Takes one step, waiting until there is one.
     pub(super) async fn take(&mut self) {
         let now = Instant::now();
-        let gained = (now - self.filled).as_secs_f64() * self.per_second;
-        self.tokens = (self.tokens + gained).min(self.burst) - 1.0;
+        let per_second = f64::from(self.per_second);
+        let gained = (now - self.filled).as_secs_f64() * per_second;
+        self.tokens = (self.tokens + gained).min(self.burst.into()) - 1.0;
         self.filled = now;
         if self.tokens < 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(-self.tokens / self.per_second)).await;
+            // Boxed, as what is seldom waited for: each watcher has a bucket.
+            let wait = Duration::from_secs_f64(-self.tokens / per_second);
+            Box::pin(tokio::time::sleep(wait)).await;
         }
     }
 }

@@ -6,7 +6,7 @@ mod status;
 use std::{
     any::Any,
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -31,8 +31,8 @@ const BACKOFF_CAP: Duration = Duration::from_millis(1500);
 /// What a watcher has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<T> {
-    /// The first state, or one that differs from the last.
-    State(T),
+    /// The first state, or one that differs from the last. The watcher keeps it as well.
+    State(Arc<T>),
     /// An attempt failed: the last state stays.
     Failed,
     /// Attempts have failed for `max_staleness`: the last state is given up. Comes once, before
@@ -50,7 +50,7 @@ pub fn watch<T: State>(
     max_staleness: Option<Duration>,
     publish: impl FnMut(Event<T>) + Send,
 ) -> impl Future<Output = ()> + Send {
-    supervise(source, status, max_staleness, publish, backoff())
+    supervise(source, status, max_staleness, publish, backoff)
 }
 
 /// The pace at which what failed is tried again; for a source of several parts too, one of which
@@ -59,40 +59,39 @@ pub(super) fn backoff() -> Backoff {
     Backoff::new(BACKOFF_BASE, BACKOFF_CAP, fastrand::Rng::new())
 }
 
-/// No async function, which would hold its arguments twice: there is one of these for each service.
+/// There is one of these for each service, most of which wait for a change, and nothing else: no
+/// async function, which would hold its arguments twice, and what is seldom there is boxed.
 fn supervise<T: State>(
     mut source: Box<dyn Source<T>>,
     status: Arc<WatchStatus>,
     max_staleness: Option<Duration>,
     mut publish: impl FnMut(Event<T>) + Send,
-    mut backoff: Backoff,
+    backoff: impl Fn() -> Backoff + Send,
 ) -> impl Future<Output = ()> + Send {
     let mut bucket = Bucket::new(BURST, PER_SECOND);
-    let mut published: Option<T> = None;
-    let mut trouble: Option<Trouble> = None;
-    let mut delay = Duration::ZERO;
+    let mut published: Option<Arc<T>> = None;
+    let mut trouble: Option<Box<Trouble>> = None;
     async move {
         loop {
-            let given_up = || {
-                if published.take().is_some() {
-                    publish(Event::Stale);
-                    status.gave_up();
+            let delay = trouble.as_ref().map(|trouble| trouble.delay);
+            let said = match trouble.as_ref().and_then(|trouble| trouble.stale_at) {
+                None => ask(&mut *source, &mut bucket, delay).await,
+                Some(at) => {
+                    let given_up = || {
+                        if let Some(trouble) = &mut trouble {
+                            trouble.stale_at = None;
+                        }
+                        if published.take().is_some() {
+                            publish(Event::Stale);
+                            status.gave_up();
+                        }
+                    };
+                    let step = ask(&mut *source, &mut bucket, delay);
+                    Box::pin(unless_stale(step, at, given_up)).await
                 }
-            };
-            let said = {
-                let step = pin!(async {
-                    sleep(delay).await;
-                    bucket.take().await;
-                    AssertUnwindSafe(async { source.next().await })
-                        .catch_unwind()
-                        .await
-                });
-                unless_stale(step, &mut trouble, given_up).await
             };
             let error = match said {
                 Ok(Ok(state)) => {
-                    delay = Duration::ZERO;
-                    backoff.reset();
                     if let Some(trouble) = trouble.take() {
                         trouble.log_end(&status);
                     }
@@ -104,51 +103,59 @@ fn supervise<T: State>(
                 Ok(Err(error)) => error,
                 Err(panic) => panicked(&*panic),
             };
-            delay = backoff.delay() + error.retry_after.unwrap_or_default();
-            let trouble = trouble.get_or_insert_with(|| Trouble::new(max_staleness));
-            if trouble.note() {
-                trouble.log(&status, &error.message);
-            }
+            let trouble =
+                trouble.get_or_insert_with(|| Box::new(Trouble::new(max_staleness, backoff())));
+            trouble.note(&status, &error);
             status.failed(error);
             publish(Event::Failed);
         }
     }
 }
 
+/// What the source says next, be it after a pause; or what it panicked with.
+async fn ask<T: State>(
+    source: &mut dyn Source<T>,
+    bucket: &mut Bucket,
+    delay: Option<Duration>,
+) -> Result<Result<T, RegistryError>, Box<dyn Any + Send>> {
+    if let Some(delay) = delay {
+        Box::pin(sleep(delay)).await;
+    }
+    bucket.take().await;
+    let next = async { source.next().await };
+    AssertUnwindSafe(next).catch_unwind().await
+}
+
 /// Publishes a state where it differs from the last one. Returns whether it does.
 fn take_over<T: State>(
-    published: &mut Option<T>,
+    published: &mut Option<Arc<T>>,
     mut state: T,
     publish: impl FnOnce(Event<T>),
 ) -> bool {
-    let changed = published.as_ref() != Some(&state);
+    let changed = published.as_deref() != Some(&state);
     if let Some(before) = published {
         state.follow(before);
     }
-    if changed {
-        publish(Event::State(state.clone()));
-    }
     // Also a state that is equal: the next one follows this one.
-    *published = Some(state);
+    let state = published.insert(Arc::new(state));
+    if changed {
+        publish(Event::State(Arc::clone(state)));
+    }
     changed
 }
 
 /// Does something; where the last state gets too old meanwhile, says so and goes on.
 async fn unless_stale<O>(
-    mut something: Pin<&mut impl Future<Output = O>>,
-    trouble: &mut Option<Trouble>,
+    something: impl Future<Output = O>,
+    at: Instant,
     stale: impl FnOnce(),
 ) -> O {
-    if let Some(trouble) = trouble
-        && let Some(at) = trouble.stale_at
-    {
-        tokio::select! {
-            done = &mut something => return done,
-            () = Box::pin(sleep_until(at)) => {}
-        }
-        trouble.stale_at = None;
-        stale();
+    let mut something = pin!(something);
+    tokio::select! {
+        done = &mut something => return done,
+        () = sleep_until(at) => {}
     }
+    stale();
     something.await
 }
 
@@ -173,25 +180,33 @@ struct Trouble {
     since: Instant,
     failures: u64,
     lines: Lines,
+    backoff: Backoff,
+    /// Until the next attempt.
+    delay: Duration,
     /// When the last state is given up; `None` where it never is, or was already.
     stale_at: Option<Instant>,
 }
 
 impl Trouble {
-    fn new(max_staleness: Option<Duration>) -> Self {
+    fn new(max_staleness: Option<Duration>, backoff: Backoff) -> Self {
         let now = Instant::now();
         Self {
             stale_at: max_staleness.map(|limit| now + limit),
             since: now,
             failures: 0,
             lines: Lines::new(),
+            backoff,
+            delay: Duration::ZERO,
         }
     }
 
-    /// Counts a failure, and says whether a line about it is due.
-    fn note(&mut self) -> bool {
+    /// Counts a failure, and says so where a line about it is due.
+    fn note(&mut self, status: &WatchStatus, error: &RegistryError) {
         self.failures += 1;
-        self.lines.is_due()
+        self.delay = self.backoff.delay() + error.retry_after.unwrap_or_default();
+        if self.lines.is_due() {
+            self.log(status, &error.message);
+        }
     }
 
     fn log(&self, status: &WatchStatus, error: &str) {
@@ -302,14 +317,14 @@ mod tests {
             let publish = {
                 let published = published.clone();
                 move |event| match event {
-                    Event::State(state) => published.lock().unwrap().push(state),
+                    Event::State(state) => published.lock().unwrap().push(*state),
                     Event::Stale => published.lock().unwrap().push("stale"),
                     Event::Failed => {}
                 }
             };
             let start = Instant::now();
             let rng = fastrand::Rng::with_seed(4);
-            let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, rng);
+            let backoff = move || Backoff::new(BACKOFF_BASE, BACKOFF_CAP, rng.clone());
             let watching = supervise(source, status.clone(), max_staleness, publish, backoff);
             let task = tokio::spawn(watching);
             Self {

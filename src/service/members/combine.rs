@@ -49,7 +49,8 @@ enum Answer {
     Failed,
     /// What it said is too old to count.
     GivenUp,
-    Set(InstanceSet),
+    /// What its watcher keeps as well, where all of it is wanted.
+    Set(Arc<InstanceSet>),
 }
 
 /// What the service's set is now.
@@ -119,13 +120,9 @@ impl Combiner {
             self.remembered[from] = None;
         }
         let order = match event {
-            Event::State(mut set) => {
+            Event::State(set) => {
                 let order = self.order(from, &set);
-                let others = set
-                    .instances
-                    .extract_if(.., |one| !one.has(&policy.tags, &policy.meta));
-                set.elsewhere.extend(others.map(|one| one.identity()));
-                self.heard[from] = Answer::Set(set);
+                self.heard[from] = Answer::Set(selected(set, policy));
                 order
             }
             Event::Failed if !matches!(self.heard[from], Answer::Nothing) => return None,
@@ -201,7 +198,7 @@ impl Combiner {
         confirmed: SystemTime,
         policy: &config::Service,
     ) -> Option<Update> {
-        let update = self.hear(from, Event::State(set), policy);
+        let update = self.hear(from, Event::State(set.into()), policy);
         self.remembered[from] = Some(confirmed);
         update
     }
@@ -387,6 +384,17 @@ fn by_address<'i>(instances: impl Iterator<Item = &'i Arc<Instance>>) -> Vec<Arc
     InstanceSet::of(named).instances
 }
 
+/// Of a set, what the policy wants; the others are elsewhere.
+fn selected(mut set: Arc<InstanceSet>, policy: &config::Service) -> Arc<InstanceSet> {
+    let is_unwanted = |one: &Arc<Instance>| !one.has(&policy.tags, &policy.meta);
+    if set.instances.iter().any(is_unwanted) {
+        let set = Arc::make_mut(&mut set);
+        let others = set.instances.extract_if(.., |one| is_unwanted(one));
+        set.elsewhere.extend(others.map(|one| one.identity()));
+    }
+    set
+}
+
 fn has_healthy(set: &InstanceSet) -> bool {
     set.instances.iter().any(|instance| instance.healthy)
 }
@@ -432,9 +440,8 @@ mod tests {
 
     fn state(instances: &[(&str, i64, bool)]) -> Event<InstanceSet> {
         let instances = instances.iter();
-        Event::State(InstanceSet::of(
-            instances.map(|(id, port, healthy)| Ok(instance(id, *port, *healthy))),
-        ))
+        let instances = instances.map(|(id, port, healthy)| Ok(instance(id, *port, *healthy)));
+        Event::State(InstanceSet::of(instances).into())
     }
 
     /// Ports, and whether each is healthy; and whether the update can be doubted.
@@ -503,11 +510,12 @@ mod tests {
         let Event::State(set) = state(instances) else {
             unreachable!("it is one");
         };
-        Event::State(set.with(Mark {
+        let mark = Mark {
             part: part.into(),
             revision: Some(revision),
             ..Mark::default()
-        }))
+        };
+        Event::State(Arc::unwrap_or_clone(set).with(mark).into())
     }
 
     /// Each combination of several sets, against each way in which an instance may leave one of
@@ -647,7 +655,7 @@ mod tests {
         let event = |zone: &str| {
             let mut one = instance("x", 1, true);
             one.meta = BTreeMap::from([("zone".into(), zone.into())]);
-            Event::State(InstanceSet::of([Ok(one)]))
+            Event::State(InstanceSet::of([Ok(one)]).into())
         };
         let update = listing.hear(0, event("a"), &policy).unwrap();
         assert_eq!((update.instances.len(), update.elsewhere.len()), (1, 0));
@@ -693,7 +701,7 @@ mod tests {
         instances[1].tags = vec!["v2".into(), "x".into()];
         instances[2].tags = vec!["v2".into()];
         instances[2].meta = BTreeMap::from([("zone".into(), "a".into())]);
-        let event = Event::State(InstanceSet::of(instances.into_iter().map(Ok)));
+        let event = Event::State(InstanceSet::of(instances.into_iter().map(Ok)).into());
         let heard = listing.hear(0, event, &policy);
         assert_eq!(shown(heard), Some((vec![(3, true)], true)));
     }

@@ -308,7 +308,7 @@ mod tests {
 
     fn set(ports: &[u16]) -> Event<InstanceSet> {
         let instances = ports.iter().map(|port| Ok(instance(*port, true)));
-        Event::State(InstanceSet::of(instances))
+        Event::State(InstanceSet::of(instances).into())
     }
 
     fn says(members: &mut Members, from: usize, ports: &[u16]) -> Effects {

@@ -161,7 +161,7 @@ mod tests {
 
     fn says(service: &Service, ports: &[u16]) {
         let instances = ports.iter().map(|port| Ok(instance(*port, true)));
-        let set = Event::State(InstanceSet::of(instances));
+        let set = Event::State(InstanceSet::of(instances).into());
         service.apply(MemberEvent::Registry(0, set));
     }
 

@@ -62,7 +62,7 @@ impl Watched<callboard::instance::InstanceSet> {
     }
 }
 
-impl<T: State + Debug> Watched<T> {
+impl<T: State + Clone + Debug> Watched<T> {
     pub(crate) fn start(source: Box<dyn Source<T>>) -> Self {
         let status = Arc::new(WatchStatus::new("main", None));
         let published = Arc::<Mutex<Vec<T>>>::default();
@@ -70,7 +70,7 @@ impl<T: State + Debug> Watched<T> {
             let published = published.clone();
             move |event| {
                 if let Event::State(state) = event {
-                    published.lock().unwrap().push(state);
+                    published.lock().unwrap().push(Arc::unwrap_or_clone(state));
                 }
             }
         };
