@@ -135,14 +135,13 @@ impl Combiner {
                 Order::Replaced
             }
         };
-        let update = match self.combine {
-            Combine::Failover if self.registries.len() > 1 => self.fail_over(from, order),
-            Combine::Union if self.registries.len() > 1 => self.unite(order),
-            Combine::Failover | Combine::Union | Combine::Shadow => {
-                (from == 0).then(|| self.first(order)).flatten()
-            }
+        let order = match self.combine {
+            Combine::Failover if self.several() => self.fail_over(from, order)?,
+            Combine::Union if self.several() => order,
+            Combine::Failover | Combine::Union | Combine::Shadow if from == 0 => order,
+            Combine::Failover | Combine::Union | Combine::Shadow => return None,
         };
-        update.map(|update| Update {
+        self.set_now(order).map(|update| Update {
             by: from,
             elsewhere: self.elsewhere(),
             ..update
@@ -214,18 +213,36 @@ impl Combiner {
         let mut losses = self.losses.iter().flatten();
         let lost = losses.find(|lost| lost.at.elapsed() < span);
         let order = lost.map_or(Order::Forward, |lost| Order::Lost(lost.loss));
-        match self.combine {
-            Combine::Failover if self.several() => {
-                let set = self.set(self.chosen?)?;
-                Some(Update {
-                    order,
-                    by: self.serving(),
-                    ..Update::ours(by_address(set.instances.iter()))
-                })
-            }
-            Combine::Union if self.several() => self.unite(order),
-            Combine::Failover | Combine::Union | Combine::Shadow => self.first(order),
+        let update = self.set_now(order)?;
+        Some(Update {
+            by: self.serving(),
+            ..update
+        })
+    }
+
+    /// The set that they make together; `None` where nothing was ever said that counts.
+    fn set_now(&self, order: Order) -> Option<Update> {
+        let all = 0..self.heard.len();
+        let which = match self.combine {
+            Combine::Failover if self.several() => self.chosen.map_or(0..0, |one| one..one + 1),
+            Combine::Union if self.several() => all,
+            Combine::Failover | Combine::Union | Combine::Shadow => 0..1,
+        };
+        let mut sets = which.filter_map(|of| self.set(of)).peekable();
+        if sets.peek().is_none() {
+            let mut heard = self.heard.iter();
+            let was_given_up = heard.any(|heard| matches!(heard, Answer::GivenUp));
+            return was_given_up.then(|| Update::ours(Vec::new()));
         }
+        let instances = sets.flat_map(|set| &set.instances);
+        let instances = match self.several() {
+            true => by_address(instances),
+            false => instances.cloned().collect(),
+        };
+        Some(Update {
+            order,
+            ..Update::ours(instances)
+        })
     }
 
     /// Whether a registry has said who is there, and not before the start: whom it adds to that is
@@ -251,39 +268,10 @@ impl Combiner {
             .any(|heard| matches!(heard, Answer::Nothing))
     }
 
-    fn first(&self, order: Order) -> Option<Update> {
-        let instances = match self.set(0) {
-            Some(set) => set.instances.clone(),
-            None if self.was_given_up() => return Some(Update::ours(Vec::new())),
-            None => return None,
-        };
-        Some(Update {
-            order,
-            ..Update::ours(instances)
-        })
-    }
-
-    fn unite(&self, order: Order) -> Option<Update> {
-        let mut sets = (0..self.heard.len())
-            .filter_map(|of| self.set(of))
-            .peekable();
-        if sets.peek().is_none() {
-            return self.was_given_up().then(|| Update::ours(Vec::new()));
-        }
-        Some(Update {
-            order,
-            ..Update::ours(by_address(sets.flat_map(|set| &set.instances)))
-        })
-    }
-
-    fn was_given_up(&self) -> bool {
-        let mut heard = self.heard.iter();
-        heard.any(|heard| matches!(heard, Answer::GivenUp))
-    }
-
     /// Serves from the first registry that has a healthy instance; where none has, from the first
-    /// that has any instance, else from the first that says something.
-    fn fail_over(&mut self, from: usize, order: Order) -> Option<Update> {
+    /// that has any instance, else from the first that says something. Returns how the set follows the
+    /// one before, if it may have changed.
+    fn fail_over(&mut self, from: usize, order: Order) -> Option<Order> {
         let first = |wanted: fn(&InstanceSet) -> bool| {
             (0..self.heard.len()).find(|of| self.set(*of).is_some_and(wanted))
         };
@@ -295,14 +283,10 @@ impl Combiner {
             return None;
         }
         let set = chosen.and_then(|chosen| self.set(chosen));
-        let order = match order {
+        Some(match before == chosen || !set.is_some_and(has_healthy) {
             // No set took another's place: it is that registry's word.
-            order if before == chosen || !set.is_some_and(has_healthy) => order,
-            _ => Order::Replaced,
-        };
-        Some(Update {
-            order,
-            ..Update::ours(by_address(set.into_iter().flat_map(|set| &set.instances)))
+            true => order,
+            false => Order::Replaced,
         })
     }
 
