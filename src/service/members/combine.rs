@@ -406,8 +406,8 @@ mod tests {
         let policy = policy(&format!(
             "registry = [\"a\", \"b\"]\ncombine = \"{combine}\""
         ));
-        let listing = Combiner::new(&policy.origin);
-        (policy, listing)
+        let combiner = Combiner::new(&policy.origin);
+        (policy, combiner)
     }
 
     fn instance(id: &str, port: i64, healthy: bool) -> Instance {
@@ -439,53 +439,53 @@ mod tests {
 
     #[test]
     fn a_union_merges_by_address_and_hears_whoever_finds_fault() {
-        let (policy, mut listing) = two("union");
-        let heard = listing.hear(1, state(&[("x", 1, true), ("y", 2, true)]), &policy);
+        let (policy, mut combiner) = two("union");
+        let heard = combiner.hear(1, state(&[("x", 1, true), ("y", 2, true)]), &policy);
         assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], true)));
-        assert!(listing.is_awaited());
-        let heard = listing.hear(0, state(&[("n/1", 2, false), ("n/2", 3, true)]), &policy);
+        assert!(combiner.is_awaited());
+        let heard = combiner.hear(0, state(&[("n/1", 2, false), ("n/2", 3, true)]), &policy);
         let update = heard.unwrap();
         let ids: Vec<_> = update.instances.iter().map(|one| &*one.id).collect();
         assert_eq!(ids, ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"]);
         let expected = vec![(1, true), (2, false), (3, true)];
         assert_eq!(shown(Some(update)), Some((expected, true)));
-        assert!(!listing.is_awaited());
+        assert!(!combiner.is_awaited());
         let address = Address::new("10.0.0.1", 2).unwrap();
-        assert_eq!(listing.listed_by()[&address], ["a".into(), "b".into()]);
+        assert_eq!(combiner.listed_by()[&address], ["a".into(), "b".into()]);
     }
 
     #[test]
     fn a_registry_that_cannot_be_read_takes_nothing_from_a_union() {
-        let (policy, mut listing) = two("union");
-        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
-        let heard = listing.hear(1, state(&[("x", 1, true)]), &policy);
+        let (policy, mut combiner) = two("union");
+        assert_eq!(combiner.hear(0, Event::Failed, &policy), None);
+        let heard = combiner.hear(1, state(&[("x", 1, true)]), &policy);
         assert_eq!(shown(heard), Some((vec![(1, true)], true)));
-        listing.hear(0, state(&[("y", 2, true)]), &policy);
-        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
-        let heard = listing.hear(0, Event::Stale, &policy);
+        combiner.hear(0, state(&[("y", 2, true)]), &policy);
+        assert_eq!(combiner.hear(0, Event::Failed, &policy), None);
+        let heard = combiner.hear(0, Event::Stale, &policy);
         assert_eq!(shown(heard), Some((vec![(1, true)], false)));
     }
 
     #[test]
     fn a_failover_takes_the_first_with_somebody_healthy_and_goes_back() {
-        let (policy, mut listing) = two("failover");
+        let (policy, mut combiner) = two("failover");
         // The second is heard first, and serves until the first is.
-        let heard = listing.hear(1, state(&[("x", 9, true)]), &policy);
+        let heard = combiner.hear(1, state(&[("x", 9, true)]), &policy);
         assert_eq!(shown(heard), Some((vec![(9, true)], false)));
-        let heard = listing.hear(0, state(&[("y", 1, true), ("z", 2, true)]), &policy);
+        let heard = combiner.hear(0, state(&[("y", 1, true), ("z", 2, true)]), &policy);
         assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], false)));
-        assert_eq!(listing.hear(1, state(&[("x", 8, true)]), &policy), None);
+        assert_eq!(combiner.hear(1, state(&[("x", 8, true)]), &policy), None);
         // A loss within the one that serves is that registry's word, and can be doubted.
-        let heard = listing.hear(0, state(&[("y", 1, true)]), &policy);
+        let heard = combiner.hear(0, state(&[("y", 1, true)]), &policy);
         assert_eq!(shown(heard), Some((vec![(1, true)], true)));
-        let heard = listing.hear(0, state(&[("y", 1, false)]), &policy);
+        let heard = combiner.hear(0, state(&[("y", 1, false)]), &policy);
         assert_eq!(shown(heard), Some((vec![(8, true)], false)));
-        assert_eq!(listing.chosen().map(|name| &**name), Some("b"));
-        let heard = listing.hear(0, state(&[("y", 1, true)]), &policy);
+        assert_eq!(combiner.chosen().map(|name| &**name), Some("b"));
+        let heard = combiner.hear(0, state(&[("y", 1, true)]), &policy);
         assert_eq!(shown(heard), Some((vec![(1, true)], false)));
         // An error says nothing of the instances; what is too old does.
-        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
-        let heard = listing.hear(0, Event::Stale, &policy);
+        assert_eq!(combiner.hear(0, Event::Failed, &policy), None);
+        let heard = combiner.hear(0, Event::Stale, &policy);
         assert_eq!(shown(heard), Some((vec![(8, true)], false)));
     }
 
@@ -616,17 +616,17 @@ mod tests {
             ),
         ] {
             let policy = policy(origin);
-            let mut listing = Combiner::new(&policy.origin);
+            let mut combiner = Combiner::new(&policy.origin);
             if let Some(before) = before {
-                listing.hear(second, state(before), &policy);
+                combiner.hear(second, state(before), &policy);
             }
-            listing.hear(first, numbered("", 7, &up), &policy);
-            let update = listing.hear(first, event, &policy).expect(what);
+            combiner.hear(first, numbered("", 7, &up), &policy);
+            let update = combiner.hear(first, event, &policy).expect(what);
             assert_eq!(update.order, order, "{what}");
             let mut ports = update.elsewhere.iter().map(|(_, address)| address.port());
             let found = match elsewhere {
                 Some(port) => ports.any(|one| one == port),
-                None => ports.next().is_none() || listing.several(),
+                None => ports.next().is_none() || combiner.several(),
             };
             assert!(found, "{what}: {:?}", update.elsewhere);
         }
@@ -635,69 +635,69 @@ mod tests {
     #[test]
     fn who_has_no_longer_what_is_wanted_was_dropped_by_nobody() {
         let policy = policy("registry = \"a\"\nmeta = { zone = \"a\" }");
-        let mut listing = Combiner::new(&policy.origin);
+        let mut combiner = Combiner::new(&policy.origin);
         let event = |zone: &str| {
             let mut one = instance("x", 1, true);
             one.meta = BTreeMap::from([("zone".into(), zone.into())]);
             Event::State(InstanceSet::of([Ok(one)]).into())
         };
-        let update = listing.hear(0, event("a"), &policy).unwrap();
+        let update = combiner.hear(0, event("a"), &policy).unwrap();
         assert_eq!((update.instances.len(), update.elsewhere.len()), (1, 0));
-        let update = listing.hear(0, event("b"), &policy).unwrap();
+        let update = combiner.hear(0, event("b"), &policy).unwrap();
         assert_eq!((update.instances.len(), update.elsewhere.len()), (0, 1));
     }
 
     #[test]
     fn where_nobody_is_healthy_a_failover_stays_with_the_first_that_has_anybody() {
-        let (policy, mut listing) = two("failover");
-        listing.hear(0, state(&[("y", 1, false)]), &policy);
-        listing.hear(1, state(&[("x", 9, false)]), &policy);
-        assert_eq!(listing.chosen().map(|name| &**name), Some("a"));
-        listing.hear(0, state(&[]), &policy);
-        assert_eq!(listing.chosen().map(|name| &**name), Some("b"));
-        listing.hear(1, state(&[]), &policy);
-        assert_eq!(listing.chosen().map(|name| &**name), Some("a"));
+        let (policy, mut combiner) = two("failover");
+        combiner.hear(0, state(&[("y", 1, false)]), &policy);
+        combiner.hear(1, state(&[("x", 9, false)]), &policy);
+        assert_eq!(combiner.chosen().map(|name| &**name), Some("a"));
+        combiner.hear(0, state(&[]), &policy);
+        assert_eq!(combiner.chosen().map(|name| &**name), Some("b"));
+        combiner.hear(1, state(&[]), &policy);
+        assert_eq!(combiner.chosen().map(|name| &**name), Some("a"));
     }
 
     #[test]
     fn a_shadow_serves_nobody_and_is_compared() {
-        let (policy, mut listing) = two("shadow");
-        assert_eq!(listing.hear(1, state(&[("x", 9, true)]), &policy), None);
-        assert_eq!(listing.differences(), []);
+        let (policy, mut combiner) = two("shadow");
+        assert_eq!(combiner.hear(1, state(&[("x", 9, true)]), &policy), None);
+        assert_eq!(combiner.differences(), []);
         let first = state(&[("y", 1, true), ("z", 2, true)]);
-        let heard = listing.hear(0, first, &policy);
+        let heard = combiner.hear(0, first, &policy);
         assert_eq!(shown(heard), Some((vec![(1, true), (2, true)], true)));
-        listing.hear(1, state(&[("x", 9, true), ("q", 2, false)]), &policy);
+        combiner.hear(1, state(&[("x", 9, true), ("q", 2, false)]), &policy);
         let expected = Difference {
             registry: "b".into(),
             missing: vec!["10.0.0.1:1".into()],
             extra: vec!["10.0.0.1:9".into()],
             unlike: vec!["10.0.0.1:2".into()],
         };
-        assert_eq!(listing.differences(), [expected]);
+        assert_eq!(combiner.differences(), [expected]);
     }
 
     #[test]
     fn tags_and_metadata_select() {
         let policy = policy("registry = \"a\"\ntags = [\"V2\"]\nmeta = { zone = \"a\" }");
-        let mut listing = Combiner::new(&policy.origin);
+        let mut combiner = Combiner::new(&policy.origin);
         let mut instances: Vec<_> = (1..4).map(|port| instance("i", port, true)).collect();
         instances[1].tags = vec!["v2".into(), "x".into()];
         instances[2].tags = vec!["v2".into()];
         instances[2].meta = BTreeMap::from([("zone".into(), "a".into())]);
         let event = Event::State(InstanceSet::of(instances.into_iter().map(Ok)).into());
-        let heard = listing.hear(0, event, &policy);
+        let heard = combiner.hear(0, event, &policy);
         assert_eq!(shown(heard), Some((vec![(3, true)], true)));
     }
 
     #[test]
     fn one_registry_alone_is_taken_at_its_word() {
         let policy = policy("registry = \"a\"");
-        let mut listing = Combiner::new(&policy.origin);
-        assert_eq!(listing.hear(0, Event::Failed, &policy), None);
-        let update = listing.hear(0, state(&[("n/1", 1, true)]), &policy);
+        let mut combiner = Combiner::new(&policy.origin);
+        assert_eq!(combiner.hear(0, Event::Failed, &policy), None);
+        let update = combiner.hear(0, state(&[("n/1", 1, true)]), &policy);
         assert_eq!(&*update.unwrap().instances[0].id, "n/1");
-        let given_up = listing.hear(0, Event::Stale, &policy);
+        let given_up = combiner.hear(0, Event::Stale, &policy);
         assert_eq!(shown(given_up), Some((vec![], false)));
     }
 }
