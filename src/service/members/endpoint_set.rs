@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     combine::Update,
     history,
-    standing::{Facts, Held, HoldReason, Missing, Said, Shrink, Standing},
+    standing::{Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
     config::Balance,
@@ -138,14 +138,14 @@ impl EndpointSet {
                 // It works on something still, and is the same.
                 member.endpoint.restore();
             }
-            member.standing = Facts::of(before, said).standing();
+            member.standing = said.after(Some(before));
             if (before, member.standing) == (Standing::Critical, Standing::Passing) {
                 member.endpoint.life().recovered();
             }
             member.instance = Arc::clone(instance);
             return;
         }
-        let member = self.new_member(&id, instance, Facts::new(said).standing(), is_new);
+        let member = self.new_member(&id, instance, said.after(None), is_new);
         if let Some(replaced) = self.members.insert(id, member) {
             self.leaves(replaced.endpoint);
         }
@@ -216,11 +216,9 @@ impl EndpointSet {
             } else {
                 verdict
             };
-            let now = Facts::of(before, Said::Nothing(missing)).standing();
-            match now {
-                Standing::Removed if before == Standing::Removed => {}
-                Standing::Removed => self.remove(&id),
-                now => self.stand(&id, now),
+            let now = Said::Nothing(missing).after(Some(before));
+            if now != before {
+                self.stand(&id, now);
             }
         }
         matches!(verdict, Missing::Doubted(_))
@@ -251,51 +249,30 @@ impl EndpointSet {
         moved.map(|id| &id.instance).collect()
     }
 
+    /// Holds an endpoint in another way or, for `None`, no longer: what the registry says of it now is
+    /// believed. Returns whether it was still held so; in the meantime it may have been registered again.
+    pub(crate) fn settle(&mut self, id: &EndpointId, held: Held, now: Option<Held>) -> bool {
+        let member = self.members.get(id);
+        let is_held_so = member.is_some_and(|member| member.standing == Standing::Held(held));
+        if is_held_so {
+            self.stand(id, now.map_or_else(|| held.let_go(), Standing::Held));
+            self.changed = now.map_or(Some(SystemTime::now()), |_| self.changed);
+        }
+        is_held_so
+    }
+
     fn stand(&mut self, id: &EndpointId, standing: Standing) {
         if let Some(member) = self.members.get_mut(id) {
             member.standing = standing;
-        }
-    }
-
-    /// Holds an endpoint no longer, if it is still held so: what the registry says of it now is
-    /// believed. Returns whether it was.
-    pub(crate) fn let_go(&mut self, id: &EndpointId, held: Held) -> bool {
-        let Some(member) = self.held_so(id, held) else {
-            // In the meantime it may have been registered again.
-            return false;
-        };
-        match member.standing.let_go() {
-            Standing::Removed => self.remove(id),
-            standing => {
-                member.standing = standing;
-                self.changed = Some(SystemTime::now());
+            if standing == Standing::Removed {
+                let endpoint = Arc::clone(&member.endpoint);
+                self.leaves(endpoint);
             }
         }
-        true
-    }
-
-    /// Holds an endpoint for another reason, if it is still held for that one.
-    pub(crate) fn hold_on(&mut self, id: &EndpointId, before: Held, now: Held) {
-        if let Some(member) = self.held_so(id, before) {
-            member.standing = Standing::Held(now);
-        }
-    }
-
-    fn held_so(&mut self, id: &EndpointId, held: Held) -> Option<&mut Member> {
-        let member = self.members.get_mut(id)?;
-        (member.standing == Standing::Held(held)).then_some(member)
     }
 
     /// The endpoint is gone: it gets no new picks. Once no request can pick it any more, its idle
     /// connections are closed; the rest may finish.
-    fn remove(&mut self, id: &EndpointId) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.standing = Standing::Removed;
-            let endpoint = Arc::clone(&member.endpoint);
-            self.leaves(endpoint);
-        }
-    }
-
     fn leaves(&mut self, endpoint: Arc<Endpoint>) {
         let cut_at = Instant::now() + self.common.policy().drain;
         self.leaving.push((endpoint, cut_at));
@@ -323,24 +300,11 @@ impl EndpointSet {
             .collect()
     }
 
-    /// The registries whose loss of data has endpoints held.
-    pub(crate) fn held_for_a_loss(&self) -> impl Iterator<Item = usize> {
-        self.members
-            .values()
-            .filter_map(|member| match member.standing {
-                Standing::Held(held) => {
-                    matches!(held.reason, HoldReason::Loss(_)).then_some(held.by)
-                }
-                _ => None,
-            })
-    }
-
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
     pub(crate) fn healthy_instances(&self, all: bool) -> Vec<Arc<Instance>> {
-        let is_held = |member: &Member| matches!(member.standing, Standing::Held(_));
-        let wanted = |member: &&Member| match all {
-            true => member.standing.is_pickable(),
-            false => is_held(member),
+        let wanted = |member: &&Member| match member.standing {
+            Standing::Held(_) => true,
+            standing => all && standing.is_pickable(),
         };
         let members = self.members.values().filter(wanted);
         members.map(|member| member.instance.called(true)).collect()
@@ -403,16 +367,11 @@ impl EndpointSet {
 
     /// Those that the registry lists, or that are held, and whether they are called over TLS.
     pub(crate) fn listed(&self) -> HashMap<EndpointId, (Arc<Endpoint>, bool)> {
-        let members = self.members.iter();
-        members
-            .filter(|(_, member)| !member.is_removed())
-            .map(|(id, member)| {
-                (
-                    id.clone(),
-                    (Arc::clone(&member.endpoint), member.instance.tls),
-                )
-            })
-            .collect()
+        let listed = self.members.iter();
+        let listed = listed.filter(|(_, member)| !member.is_removed());
+        let called = |member: &Member| (Arc::clone(&member.endpoint), member.instance.tls);
+        let listed = listed.map(|(id, member)| (id.clone(), called(member)));
+        listed.collect()
     }
 }
 
@@ -614,7 +573,7 @@ mod tests {
             take(&mut members, &unhealthy(1..3), doubtable);
             for (id, held) in members.held() {
                 assert!(doubtable, "not held any more");
-                members.let_go(&id, held);
+                members.settle(&id, held, None);
             }
             let snapshot = snapshot(&members);
             assert_eq!((snapshot.endpoints.len(), snapshot.resting.len()), (0, 2));

@@ -231,16 +231,15 @@ impl Members {
                 Some(again) => held.confirmed(again, now),
                 None => Some(held),
             };
+            if verdict == Some(held) || !self.endpoints.settle(&id, held, verdict) {
+                continue;
+            }
+            let endpoint = &id.address;
             match verdict {
-                Some(still) if still == held => {}
-                Some(still) => {
-                    tracing::warn!(%service, endpoint = %id.address, why = %still.reason, "held for longer");
-                    self.endpoints.hold_on(&id, held, still);
+                Some(held) => {
+                    tracing::warn!(%service, %endpoint, why = %held.reason, "held for longer");
                 }
-                None if self.endpoints.let_go(&id, held) => {
-                    tracing::info!(%service, endpoint = %id.address, "no longer held");
-                }
-                None => {}
+                None => tracing::info!(%service, %endpoint, "no longer held"),
             }
         }
         self.change(Why::Guard)

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::MemberEvent;
+use super::{MemberEvent, standing::HoldReason};
 use crate::{
     evidence::Evidence,
     instance::{Instance, InstanceSet},
@@ -91,7 +91,9 @@ pub(crate) fn to_save(service: &Service, keeps: impl Fn(&str) -> bool) -> Vec<sa
     let (combiner, endpoints) = (members.combiner(), members.endpoints());
     // What is held, or pinned, is part of the last good set, although the registry says otherwise.
     let held = endpoints.healthy_instances(members.is_pinned());
-    let lost: HashSet<_> = endpoints.held_for_a_loss().collect();
+    let lost = endpoints.held().into_iter();
+    let lost = lost.filter(|(_, held)| matches!(held.reason, HoldReason::Loss(_)));
+    let lost: HashSet<_> = lost.map(|(_, held)| held.by).collect();
     // What is kept with those that a loss of data took away is the history that knew them.
     let evidence = |of: usize, now: &Evidence| {
         let before = combiner.before_loss(of).filter(|_| lost.contains(&of));

@@ -48,14 +48,6 @@ pub(crate) enum HoldReason {
     Unconfirmed(Instant),
 }
 
-/// What is known of an instance when an update is taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// How it stood; `None` for one that is new.
-    pub(crate) before: Option<Standing>,
-    pub(crate) said: Said,
-}
-
 /// What an update says of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
@@ -110,32 +102,13 @@ impl Standing {
             Self::Removed => "removed",
         }
     }
-
-    /// The guard holds it no longer: what the registry says of it now is believed.
-    pub(crate) fn let_go(self) -> Self {
-        match self {
-            Self::Held(held) if held.listed => Self::Critical,
-            _ => Self::Removed,
-        }
-    }
 }
 
-impl Facts {
-    pub(crate) fn new(said: Said) -> Self {
-        Self { before: None, said }
-    }
-
-    pub(crate) fn of(before: Standing, said: Said) -> Self {
-        Self {
-            before: Some(before),
-            said,
-        }
-    }
-
-    /// How the instance stands from now on.
-    pub(crate) fn standing(self) -> Standing {
+impl Said {
+    /// How an instance stands from now on that stood like this; `None` is one that is new.
+    pub(crate) fn after(self, before: Option<Standing>) -> Standing {
         use Standing::{Critical, Held as IsHeld, Passing, Removed};
-        match (self.before, self.said) {
+        match (before, self) {
             (_, Said::Healthy) => Passing,
             (Some(IsHeld(held)), Said::Ill { doubted: true }) => IsHeld(Held {
                 listed: true,
@@ -166,6 +139,14 @@ impl fmt::Display for HoldReason {
 }
 
 impl Held {
+    /// The guard holds it no longer: what the registry says of it now is believed.
+    pub(crate) fn let_go(self) -> Standing {
+        match self.listed {
+            true => Standing::Critical,
+            false => Standing::Removed,
+        }
+    }
+
     /// One that is held already is held for as long as before; what shows a loss is not forgotten.
     fn still(self, missing: Missing) -> Self {
         let reason = match missing {
@@ -283,30 +264,9 @@ mod tests {
         let [new, passing, critical, removed] = befores;
         let [is_many, waiting, is_lost] = holds;
         for before in befores.into_iter().chain(holds) {
-            assert_eq!(
-                Facts {
-                    before,
-                    said: Healthy
-                }
-                .standing(),
-                Passing
-            );
-            assert_eq!(
-                Facts {
-                    before,
-                    said: Ill { doubted: false }
-                }
-                .standing(),
-                Critical
-            );
-            assert_eq!(
-                Facts {
-                    before,
-                    said: Nothing(Replaced)
-                }
-                .standing(),
-                Removed
-            );
+            assert_eq!(Healthy.after(before), Passing);
+            assert_eq!(Ill { doubted: false }.after(before), Critical);
+            assert_eq!(Nothing(Replaced).after(before), Removed);
         }
         let ill = Ill { doubted: true };
         for (before, said, standing) in [
@@ -336,14 +296,10 @@ mod tests {
             (waiting, Nothing(Doubted(many)), Held(waits)),
             (is_lost, Nothing(Doubted(waits)), Held(loss)),
         ] {
-            assert_eq!(
-                Facts { before, said }.standing(),
-                standing,
-                "{before:?}, {said:?}"
-            );
+            assert_eq!(said.after(before), standing, "{before:?}, {said:?}");
         }
-        let signed_in_and_out = Facts::of(Held(listed(many)), Nothing(Believed));
-        assert_eq!(signed_in_and_out.standing(), Held(many));
+        let signed_in = Some(Held(listed(many)));
+        assert_eq!(Nothing(Believed).after(signed_in), Held(many), "and out");
     }
 
     fn guard() -> Option<Guard> {
@@ -470,7 +426,6 @@ mod tests {
         // One that has signed in again is let go as ill.
         let back = listed(waits);
         assert_eq!(back.confirmed(lists_it, at(5)), None);
-        assert_eq!(Held(back).let_go(), Critical);
-        assert_eq!(Held(waits).let_go(), Removed);
+        assert_eq!((back.let_go(), waits.let_go()), (Critical, Removed));
     }
 }
