@@ -13,8 +13,6 @@ mod snapshot;
 mod split;
 mod stats;
 mod status;
-#[cfg(test)]
-mod testing;
 mod view;
 
 #[cfg(any(test, fuzzing))]
@@ -35,6 +33,8 @@ pub use health::prober::Checkup;
 pub use members::combine::Difference;
 pub use members::history::{Change, EntryStatus, Why};
 pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, unpin};
+#[cfg(test)]
+use members::testing;
 pub use policy::{CallPolicy, within};
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
@@ -119,6 +119,8 @@ impl Service {
         let main = view((0, None));
         let views: Box<[_]> = (1..).zip(subsets.into_iter().map(Some)).map(view).collect();
         let balances = std::iter::once(&main).chain(&views).map(View::balance);
+        let registries = policy.origin.registries();
+        let watch = |one: &Arc<str>| WatchStatus::new(Arc::clone(one), Some(Arc::clone(&name)));
         Self {
             lanes: (0..workers).map(|_| OnceLock::new()).collect(),
             members: Mutex::new(Members::new(
@@ -134,19 +136,8 @@ impl Service {
             ejecting: Mutex::default(),
             published: OnceLock::new(),
             is_read: AtomicBool::new(false),
-            watches: policy
-                .origin
-                .registries()
-                .iter()
-                .map(|registry| WatchStatus::new(Arc::clone(registry), Some(Arc::clone(&name))))
-                .map(Arc::new)
-                .collect(),
-            inquiries: policy
-                .origin
-                .registries()
-                .iter()
-                .map(|_| OnceLock::new())
-                .collect(),
+            watches: registries.iter().map(watch).map(Arc::new).collect(),
+            inquiries: registries.iter().map(|_| OnceLock::new()).collect(),
             usage: Arc::default(),
             changes,
             refusals: OnceLock::new(),
@@ -218,14 +209,9 @@ impl Service {
         }
     }
 
-    /// Whether one of its registries has neither answered nor failed yet.
-    pub fn is_awaited(&self) -> bool {
-        self.members().combiner().is_awaited()
-    }
-
     /// Whether there is a set, and each of its registries has said something of it.
     pub fn is_settled(&self) -> bool {
-        self.is_read() && !self.is_awaited()
+        self.is_read() && !self.members().combiner().is_awaited()
     }
 
     /// Whether there is a set, be it empty.

@@ -10,6 +10,8 @@ pub(crate) mod pin;
 pub(crate) mod restore;
 pub(crate) mod shrink_guard;
 pub(super) mod standing;
+#[cfg(test)]
+pub(super) mod testing;
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 

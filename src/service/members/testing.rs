@@ -1,17 +1,19 @@
 //! Services and instances for tests.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
-use super::*;
+use super::MemberEvent;
 use crate::{
     config::Config,
     instance::{Address, Instance},
+    service::{Service, WorkerEndpoint},
+    upstream::Tls,
 };
 
 /// One of a worker's, with these lines of configuration, whose endpoints have these ports.
 pub(in crate::service) fn service(lines: &str, ports: Range<u16>) -> Arc<Service> {
     let text = format!("[service.cart]\nguard = false\n{lines}\n[[route]]\nservice = \"cart\"\n");
-    let config = Config::parse(&text, std::path::Path::new(".")).unwrap();
+    let config = Config::parse(&text, Path::new(".")).unwrap();
     let policy = config.services["cart"].clone();
     let tls = Arc::new(Tls::open(&policy.tls).unwrap());
     let service = Service::new("cart".into(), policy, tls, 1, [], Arc::default());
