@@ -1,0 +1,81 @@
+//! Certificates and keys in PEM files, and why they cannot be used.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use rustls::{
+    Error, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+/// Why a `tls` of the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} holds no {wanted} in PEM form", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// "certificate" or "private key".
+        wanted: &'static str,
+    },
+    /// The certificate and the key cannot be used together.
+    #[error("the certificate {} cannot be used with its key: {source}", path.display())]
+    Identity {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        source: Error,
+    },
+    /// The system has no certificate authorities.
+    #[error("the system has no certificate authorities; set tls.ca")]
+    NoAuthorities,
+}
+
+pub(super) fn authorities_among(
+    certificates: &[CertificateDer<'static>],
+    path: &Path,
+) -> Result<RootCertStore, TlsError> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates {
+        let added = authorities.add(certificate.clone());
+        added.map_err(|_| no_pem(path, "certificate"))?;
+    }
+    Ok(authorities)
+}
+
+pub(super) fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()
+        .filter(|certificates| !certificates.is_empty())
+        .ok_or_else(|| no_pem(path, "certificate"))
+}
+
+pub(super) fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| no_pem(path, "private key"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn no_pem(path: &Path, wanted: &'static str) -> TlsError {
+    TlsError::Pem {
+        path: path.to_owned(),
+        wanted,
+    }
+}
