@@ -140,6 +140,8 @@ pub struct Listener {
     pub header_case: HeaderCase,
     /// How often a request may pass through this proxy; at least once.
     pub max_passes: usize,
+    /// The port at which clients are to come again by TLS; `None` where they are served as they come.
+    pub redirect_to_https: Option<u16>,
 }
 
 /// `listen.paths`

@@ -15,6 +15,7 @@ mod outgoing;
 mod rate;
 mod response;
 mod spelling;
+mod to_https;
 mod unread_body;
 mod worker;
 
@@ -82,6 +83,7 @@ pub fn handle(
             Ok(Outcome::Answer(answer)) => record.pass_on(answer),
             Ok(Outcome::Health) => health(client, record),
             Ok(Outcome::Options) => options(record),
+            Ok(Outcome::Redirect(location)) => redirect(record, &location),
             Err(refusal) => refusal.into_response(stream, record),
         })
     }
@@ -96,6 +98,7 @@ enum Outcome {
     Answer(Answer<RequestBody>),
     Health,
     Options,
+    Redirect(String),
 }
 
 async fn outcome(
@@ -106,8 +109,21 @@ async fn outcome(
     Ok(match request.head.path() {
         path if client.listener.health_path.as_deref() == Some(path) => Outcome::Health,
         admit::ASTERISK => Outcome::Options,
-        _ => Outcome::Answer(forward(client, record, request).await?),
+        _ => match to_https::location(client, &request.head)? {
+            Some(location) => Outcome::Redirect(location),
+            None => Outcome::Answer(forward(client, record, request).await?),
+        },
     })
+}
+
+/// The client is to come again by TLS, with the same method and body.
+fn redirect(record: RequestLog, location: &str) -> Response {
+    let mut response = record.reply(StatusCode::PERMANENT_REDIRECT, "");
+    // A host and a target that were admitted are sound values.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
 }
 
 /// The listener's own answer, for load balancers that reach nothing but this port.

@@ -132,6 +132,11 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::String(value) if value == text)
     }
 
+    /// Whether the value is a whole number.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Integer(_))
+    }
+
     /// Whether the value is a text.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::String(_))

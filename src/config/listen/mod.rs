@@ -41,6 +41,22 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
     addresses.into_iter().map(at).collect()
 }
 
+/// `true`, or the port of the listener that speaks TLS.
+fn redirect_to_https(table: &mut Table<'_>) -> Option<u16> {
+    let field = table.take("redirect_to_https")?;
+    let port = if field.is_number() {
+        field.count(1..=65_535, HTTPS)
+    } else {
+        field
+            .flag()
+            .and_then(|redirects| redirects.then_some(HTTPS))
+    };
+    port.and_then(|port| u16::try_from(port).ok())
+}
+
+/// The port of `https`.
+const HTTPS: u32 = 443;
+
 /// The addresses of one table.
 fn addresses<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<SocketAddr> {
     let example = format!("\"{}\"", Listener::default().address);
@@ -102,6 +118,7 @@ fn settings(table: &mut Table<'_>) -> Listener {
             default.header_case,
         ),
         max_passes: table.size("max_passes", 1..=100, default.max_passes),
+        redirect_to_https: redirect_to_https(table),
         ..default
     }
 }
@@ -147,6 +164,7 @@ impl Default for Listener {
             paths: Paths::Forward,
             header_case: HeaderCase::Lower,
             max_passes: 3,
+            redirect_to_https: None,
         }
     }
 }
@@ -243,6 +261,23 @@ mod tests {
                 "10:1 listen.header_case: `titel` is not known here; did you mean \"title\"?",
             ]
         );
+    }
+
+    #[test]
+    fn a_listener_in_the_clear_may_send_its_clients_to_https() {
+        for (text, port) in [("true", Some(443)), ("8443", Some(8443)), ("false", None)] {
+            let text = format!("redirect_to_https = {text}\n{ROUTE}");
+            let text = format!("[[listen]]\naddress = \"127.0.0.1:80\"\n{text}");
+            assert_eq!(config(&text).listeners[0].redirect_to_https, port);
+        }
+        for (text, says) in [
+            ("0", "0 is out of range"),
+            ("\"yes\"", "expected true or false"),
+        ] {
+            let text = format!("address = \"127.0.0.1:80\"\nredirect_to_https = {text}\n");
+            let said = error(&format!("[[listen]]\n{text}{ROUTE}"));
+            assert!(said.contains(says), "{said}");
+        }
     }
 
     #[test]
