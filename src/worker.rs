@@ -371,6 +371,7 @@ impl WorkerTasks {
         let Accepted {
             peer,
             listener,
+            tls,
             permit,
             place,
         } = arrival;
@@ -382,7 +383,7 @@ impl WorkerTasks {
         self.tracker.spawn(async move {
             let _permit = (permit, place);
             let _open = OpenConnection { tasks, id };
-            serve(connection, stream).await;
+            serve(connection, stream, tls).await;
         });
     }
 
@@ -505,6 +506,7 @@ mod tests {
         let arrival = Accepted {
             peer,
             listener: Arc::new(config::Listener::default()),
+            tls: None,
             permit,
             place: None,
         };

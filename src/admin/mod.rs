@@ -207,6 +207,7 @@ mod tests {
                 workers: Vec::new(),
                 connections: Box::new(|| 0),
                 listeners: Vec::new(),
+                tls: Vec::new(),
                 snapshot: None,
                 handover: CancellationToken::new(),
             },

@@ -18,6 +18,7 @@ use crate::{
     registry::{Watches, watch::WatchSnapshot},
     saved,
     service::{Service, ServiceStats, ServiceStatus},
+    tls::{CertificateStatus, Server},
 };
 
 #[derive(Serialize)]
@@ -29,6 +30,8 @@ struct Status {
     #[serde(flatten)]
     readiness: Readiness,
     listeners: Vec<SocketAddr>,
+    /// Of the listeners that speak TLS.
+    tls: Vec<TlsStatus>,
     /// Open client connections.
     connections: usize,
     workers: Vec<WorkerStatus>,
@@ -44,6 +47,28 @@ struct Status {
     /// `None` where nothing is kept on disk.
     snapshot: Option<saved::Status>,
     registries: Vec<RegistryStatus>,
+}
+
+#[derive(Serialize)]
+struct TlsStatus {
+    /// The first address of its table.
+    listener: SocketAddr,
+    certificates: Vec<CertificateStatus>,
+    /// Why new authorities of clients are not used, where they are not.
+    client_error: Option<String>,
+    handshakes: HandshakeStatus,
+}
+
+/// Handshakes by what became of them.
+#[derive(Serialize)]
+struct HandshakeStatus {
+    pending: u64,
+    full: u64,
+    resumed: u64,
+    failed: u64,
+    late: u64,
+    evicted: u64,
+    not_tls: u64,
 }
 
 #[derive(Serialize)]
@@ -108,6 +133,7 @@ impl Status {
             uptime_seconds: context.started.since.elapsed().as_secs_f64(),
             readiness: Readiness::of(view),
             listeners: view.listeners.clone(),
+            tls: view.tls.iter().map(TlsStatus::of).collect(),
             connections: (view.connections)(),
             workers: view
                 .workers
@@ -153,6 +179,26 @@ impl Status {
                 .iter()
                 .map(|(name, registry)| RegistryStatus::of(name, &registry.kind, directory))
                 .collect(),
+        }
+    }
+}
+
+impl TlsStatus {
+    fn of((listener, server): &(SocketAddr, Arc<Server>)) -> Self {
+        let counts = &server.handshakes;
+        Self {
+            listener: *listener,
+            certificates: server.certificates(),
+            client_error: server.error_of_clients(),
+            handshakes: HandshakeStatus {
+                pending: counts.pending.value(),
+                full: counts.full.value(),
+                resumed: counts.resumed.value(),
+                failed: counts.failed.value(),
+                late: counts.late.value(),
+                evicted: counts.evicted.value(),
+                not_tls: counts.not_tls.value(),
+            },
         }
     }
 }

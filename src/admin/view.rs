@@ -15,6 +15,7 @@ use crate::{
     control::access::Access,
     proxy::{Shared, Worker},
     saved::Store,
+    tls::Server,
 };
 
 /// What the admin server shows.
@@ -29,6 +30,8 @@ pub struct View {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where the proxy listens.
     pub listeners: Vec<SocketAddr>,
+    /// The certificates of the listeners that speak TLS, each by its first address.
+    pub tls: Vec<(SocketAddr, Arc<Server>)>,
     /// Where the last good sets are kept, if they are.
     pub snapshot: Option<Arc<Store>>,
     /// A successor wants the addresses.

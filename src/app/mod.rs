@@ -1,5 +1,6 @@
 //! The process: build → run → drain.
 
+mod certificates;
 mod predecessor;
 
 use std::{
@@ -18,12 +19,14 @@ use crate::{
     config::{Config, RegistryKind},
     discovery::{self, Directory},
     embedded,
-    listen::BindError,
+    listen::{BindError, Bound},
     proxy::{Generation, Rates, Shared, Worker},
     registry::{self, BuildError, Registry},
     saved::{Contents, Store},
+    tls::TlsError,
     worker::Workers,
 };
+use certificates::Certificates;
 use predecessor::Predecessor;
 
 /// A proxy that runs.
@@ -45,6 +48,9 @@ pub enum StartError {
     /// A listener's address cannot be had.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// A listener's certificates cannot be used.
+    #[error("listen.tls: {0}")]
+    Tls(#[from] TlsError),
     /// The admin server cannot start.
     #[error(transparent)]
     Admin(#[from] admin::StartError),
@@ -71,12 +77,11 @@ impl App {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let workers = config.workers.get();
-        let mut bound = Vec::new();
+        let certificates = Certificates::open(&config)?;
         let mut predecessor = Predecessor::new(&config.admin);
-        for listener in &config.listeners {
-            bound.push(predecessor.listener(listener, workers).await?);
-        }
+        let bound = bind(&config, &mut predecessor, &certificates).await?;
         let listeners: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+        let certificates = certificates.shown(&config, &listeners);
         let admin = predecessor
             .after(async || admin::Server::bind(&config.admin).await)
             .await?;
@@ -106,10 +111,14 @@ impl App {
             workers: workers.all().to_vec(),
             connections: Box::new(workers.connection_count()),
             listeners: listeners.clone(),
+            tls: certificates.clone(),
             snapshot: snapshot.clone(),
             handover: handover.clone(),
         };
         tasks.spawn(|ending| admin.run(view, ending));
+        if !certificates.is_empty() {
+            tasks.spawn(|ending| certificates::look_after(certificates, ending));
+        }
         tasks.follow(&config, &shared, &directory, rates, snapshot);
         Ok(Self {
             config,
@@ -229,6 +238,21 @@ impl ControlTasks {
             }
         }
     }
+}
+
+/// Binds the listeners of the file.
+async fn bind(
+    config: &Config,
+    predecessor: &mut Predecessor<'_>,
+    certificates: &Certificates,
+) -> Result<Vec<Bound>, BindError> {
+    let mut all = Vec::new();
+    for listener in &config.listeners {
+        let mut bound = predecessor.listener(listener, config.workers.get()).await?;
+        bound.entrance.tls = certificates.of(listener);
+        all.push(bound);
+    }
+    Ok(all)
 }
 
 /// Opens the registries of the file, and begins to serve the embedded one, whose address is returned

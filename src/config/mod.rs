@@ -17,6 +17,7 @@ mod tls;
 
 pub use document::report::{Diagnostic, Place, Report};
 pub use document::secret::Secret;
+pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
 pub use registry::{
     CalledAt, Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat,
     NamedBy, Registry, RegistryKind, Resolvers, TagRoutes, Warnings, ZooKeeper,
@@ -140,6 +141,8 @@ pub struct Listener {
     pub header_case: HeaderCase,
     /// How often a request may pass through this proxy; at least once.
     pub max_passes: usize,
+    /// How TLS is spoken; `None` where it is not.
+    pub tls: Option<Arc<ListenTls>>,
     /// The port at which clients are to come again by TLS; `None` where they are served as they come.
     pub redirect_to_https: Option<u16>,
 }
@@ -186,6 +189,8 @@ pub struct ListenTimeouts {
     pub write: Duration,
     /// Between two requests on a connection.
     pub idle: Duration,
+    /// From a connection's start to the end of its TLS handshake.
+    pub handshake: Duration,
 }
 
 /// `listen.limits`
@@ -201,6 +206,8 @@ pub struct ListenLimits {
     pub headers: usize,
     /// Bytes of a request's target.
     pub target_bytes: usize,
+    /// TLS handshakes under way at once, over all workers and all addresses of the table.
+    pub handshakes: usize,
 }
 
 /// `[admin]`

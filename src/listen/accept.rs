@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, addresses::Counted};
+use super::{Addresses, Tls, addresses::Counted};
 use crate::{backoff::Repeated, config, door};
 
 /// What a client hears that has as many connections as it may.
@@ -36,6 +36,8 @@ pub struct Entrance {
     pub addresses: Arc<Addresses>,
     /// What keeps it from accepting.
     pub troubles: Arc<Repeated>,
+    /// Where it speaks TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Entrance {
@@ -48,7 +50,7 @@ impl Entrance {
         }
         let place = self.addresses.take(peer);
         if place.is_none() {
-            turn_away(stream);
+            turn_away(stream, self.tls.is_some());
         }
         place.map(Some).ok_or(TooMany)
     }
@@ -56,13 +58,16 @@ impl Entrance {
 
 struct TooMany;
 
-/// Tells a client, as well as can be done at once: to wait for it would be to let it in.
-fn turn_away(stream: &TcpStream) {
+/// Tells a client, as well as can be done at once: to wait for it would be to let it in. One that would
+/// speak TLS is told by the end alone.
+fn turn_away(stream: &TcpStream, speaks_tls: bool) {
     let socket = SockRef::from(stream);
     // The request that is there already is taken, for a close over unread bytes takes the answer back.
     let mut request = [MaybeUninit::uninit(); 4096];
     let _ = socket.recv(&mut request);
-    let _ = socket.send(TOO_MANY);
+    if !speaks_tls {
+        let _ = socket.send(TOO_MANY);
+    }
     let _ = socket.shutdown(Shutdown::Write);
 }
 
@@ -72,6 +77,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// The settings of the listener that took it.
     pub listener: Arc<config::Listener>,
+    /// Where it speaks TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Given back when the connection ends.
     pub permit: OwnedSemaphorePermit,
     /// The same for its address, where that is counted.
@@ -173,6 +180,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
         let accepted = Accepted {
             peer,
             listener: Arc::clone(&self.entrance.settings),
+            tls: self.entrance.tls.clone(),
             permit,
             place,
         };

@@ -78,6 +78,7 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
             permits: Arc::new(Semaphore::new(settings.limits.connections)),
             addresses: Arc::new(Addresses::new(settings.limits.connections_per_address)),
             troubles: Arc::default(),
+            tls: None,
             settings: Arc::new(settings),
         },
     })

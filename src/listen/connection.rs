@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -22,10 +25,15 @@ pub struct Connection {
     pub(super) address: SocketAddr,
     /// When it was accepted, by the worker's clock.
     accepted: u64,
+    /// Since when a first request may come: [`BUSY`] while a handshake is under way.
+    open: AtomicU64,
     pub(super) signal: StopSignal,
     /// Known after the prelude.
     protocol: OnceLock<Protocol>,
 }
+
+/// That a connection is at a handshake, which a request would follow.
+const BUSY: u64 = u64::MAX;
 
 /// What is spoken on a connection, and how far that has come.
 pub(super) enum Protocol {
@@ -35,8 +43,10 @@ pub(super) enum Protocol {
 impl Connection {
     /// A connection that has just been accepted.
     pub fn new(worker: Arc<Worker>, listener: Arc<config::Listener>, address: SocketAddr) -> Self {
+        let accepted = worker.now();
         Self {
-            accepted: worker.now(),
+            accepted,
+            open: AtomicU64::new(accepted),
             worker,
             listener,
             address,
@@ -45,8 +55,14 @@ impl Connection {
         }
     }
 
+    /// The client has begun a handshake.
+    pub(super) fn begin_handshake(&self) {
+        self.open.store(BUSY, Relaxed);
+    }
+
     /// The prelude is over, and this is spoken from now on.
     pub(super) fn speaks(&self, protocol: Protocol) {
+        self.open.store(self.worker.now(), Relaxed);
         // Of two that call this, which there are not, the first would be right.
         let _ = self.protocol.set(protocol);
     }
@@ -64,17 +80,21 @@ impl Connection {
         }
     }
 
-    /// Whether it was accepted less than `age` ago, at this moment of the worker's clock.
+    /// Whether a first request could not come before `age` ago, at this moment of the worker's clock.
     pub fn is_younger(&self, age: Duration, now: u64) -> bool {
-        u128::from(now.saturating_sub(self.accepted)) < age.as_millis()
+        u128::from(now.saturating_sub(self.open.load(Relaxed))) < age.as_millis()
     }
 
     /// What a client is told that has taken longer than the listener allows, at this moment of the
     /// worker's clock. A request of an idle client may have come just now, and is answered.
     pub fn late(&self, now: u64) -> Option<Stop> {
         match self.protocol.get() {
-            None => None,
-            Some(Protocol::Http1(progress)) => progress.late(self.accepted, now),
+            None => {
+                let passed = u128::from(now.saturating_sub(self.accepted));
+                let limit = self.listener.timeout.handshake.as_millis();
+                (passed > limit).then_some(Stop::Cut)
+            }
+            Some(Protocol::Http1(progress)) => progress.late(self.open.load(Relaxed), now),
         }
     }
 }

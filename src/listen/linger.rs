@@ -4,7 +4,7 @@
 //! sends is read and thrown away for a while (RFC 9112 9.6).
 
 use std::{
-    future::Future as _,
+    future::{Future as _, poll_fn},
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -17,13 +17,26 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
+use super::stop::{Orders, Stop, StopSignal};
+
 /// A client that sends nothing for so long has been told.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Such times that a client which sends on is waited for.
 const LONGEST: u32 = 5;
 
+/// Ends a connection whose sending side is shut, and on which more may come.
+pub(super) async fn leave(signal: &StopSignal, stream: &mut TcpStream, may_come: bool) {
+    let mut leave = Leave::new(may_come);
+    let mut orders = Orders::to(signal);
+    poll_fn(|cx| match orders.last(cx.waker()) {
+        Stop::Cut => Poll::Ready(()),
+        Stop::Serve | Stop::Finish => leave.poll(cx, stream),
+    })
+    .await;
+}
+
 /// Waiting for a client's end of a connection whose sending side is shut.
-pub(super) struct Leave {
+struct Leave {
     /// Whether the client is expected to send more. Else it is looked for once.
     may_come: bool,
     /// Whether anything came since the timer was set.
@@ -33,7 +46,7 @@ pub(super) struct Leave {
 }
 
 impl Leave {
-    pub(super) fn new(may_come: bool) -> Self {
+    fn new(may_come: bool) -> Self {
         Self {
             may_come,
             came: false,
@@ -43,7 +56,7 @@ impl Leave {
     }
 
     /// Ready when the socket may be closed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<()> {
         let mut space = [MaybeUninit::uninit(); 8192];
         loop {
             let mut buffer = ReadBuf::uninit(&mut space);

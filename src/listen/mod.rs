@@ -17,6 +17,7 @@ mod socket;
 mod stop;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod transport;
 
 pub use accept::{Accepted, Entrance, accept};
@@ -27,3 +28,4 @@ pub use connection::Connection;
 pub(crate) use http1::fuzzing;
 pub use prelude::serve;
 pub use stop::Stop;
+pub use tls::Tls;

@@ -8,7 +8,7 @@ use std::{
     mem::MaybeUninit,
     net::Shutdown,
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -38,6 +38,27 @@ impl Socket {
             stream,
             ahead: false,
         }
+    }
+
+    /// The first byte of what the client has sent; `None` where that is nothing, and it has closed its
+    /// side.
+    pub(super) fn poll_first_byte(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<u8>>> {
+        let mut space = [MaybeUninit::uninit()];
+        let mut byte = ReadBuf::uninit(&mut space);
+        let peeked = ready!(self.stream.poll_peek(cx, &mut byte));
+        Poll::Ready(peeked.map(|_| byte.filled().first().copied()))
+    }
+
+    /// Whether something has come that is not read, by what the kernel knows now.
+    pub(super) fn has_come(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        matches!(SockRef::from(&self.stream).peek(&mut byte), Ok(1))
+    }
+
+    /// Writes as much of a short text as can be written at once.
+    pub(super) fn say(&self, text: &[u8]) {
+        // A client that takes nothing does not wait for a word of ours.
+        let _ = self.stream.try_write(text);
     }
 
     /// Has the next read ask the kernel for what the runtime has not heard of.

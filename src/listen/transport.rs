@@ -1,4 +1,4 @@
-//! What a client's bytes come and go through, for the protocol above: its socket, in the clear.
+//! What a client's bytes come and go through, for the protocol above: its socket, in the clear or by TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -7,12 +7,15 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
 
 /// What a client's bytes come and go through.
 pub(super) enum Transport {
     Clear(Socket),
+    /// Boxed, so that a connection in the clear is no larger for it.
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Transport {
@@ -20,6 +23,7 @@ impl Transport {
     pub(super) fn socket(&mut self) -> &mut Socket {
         match self {
             Self::Clear(socket) => socket,
+            Self::Tls(stream) => stream.get_mut().0,
         }
     }
 }
@@ -32,6 +36,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -44,6 +49,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Clear(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -54,24 +60,28 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Clear(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Clear(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

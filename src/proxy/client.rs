@@ -11,8 +11,8 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{Rest, Worker};
-use crate::{config, metrics::Counter, upstream::FieldBlock};
+use super::{Rest, Worker, client_certificate};
+use crate::{config, metrics::Counter, tls::Certificate, upstream::FieldBlock};
 
 /// A client's connection.
 pub struct Client {
@@ -57,6 +57,8 @@ pub struct Peer {
     pub trusted: bool,
     /// The fields that a stranger's requests bear upstream.
     pub(super) introduction: FieldBlock,
+    /// Of them the one that says what certificate the peer has shown, if it has.
+    pub(super) certificate: FieldBlock,
 }
 
 /// What the requests of a connection have in common, noted by them and read by its worker's tick, which
@@ -104,27 +106,34 @@ impl RequestStream {
 }
 
 impl Client {
-    /// A client of this listener, whose connection a worker serves.
+    /// A client of this listener, whose connection a worker serves, and who has shown a certificate or
+    /// not.
     pub fn new(
         worker: &Arc<Worker>,
         listener: &Arc<config::Listener>,
         address: SocketAddr,
         scheme: Scheme,
+        certificate: Option<&Certificate>,
     ) -> Self {
         let ip = address.ip();
         let text = ip.to_string();
         let via = format!("1.1 {}", worker.shared.pseudonym);
+        let certificate = certificate.map(client_certificate::element);
+        let certificate = certificate.as_deref().map(str::as_bytes);
+        let certificate = certificate.map(|element| (client_certificate::NAME, element));
+        let fields = [
+            ("x-forwarded-for", text.as_bytes()),
+            ("x-forwarded-proto", scheme.as_str().as_bytes()),
+            ("via", via.as_bytes()),
+        ];
         let mut trusted = listener.trusted_proxies.iter();
         Self {
             worker: Arc::clone(worker),
             listener: Arc::clone(listener),
             peer: Peer {
                 address,
-                introduction: FieldBlock::new([
-                    ("x-forwarded-for", text.as_bytes()),
-                    ("x-forwarded-proto", scheme.as_str().as_bytes()),
-                    ("via", via.as_bytes()),
-                ]),
+                introduction: FieldBlock::new(fields.into_iter().chain(certificate)),
+                certificate: FieldBlock::new(certificate),
                 ip: text,
                 trusted: trusted.any(|network| network.contains(&ip)),
             },

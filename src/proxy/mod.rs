@@ -4,6 +4,7 @@
 mod admit;
 mod body;
 mod client;
+mod client_certificate;
 mod connection_fields;
 mod failure_log;
 #[cfg(any(test, fuzzing))]

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, uri::PathAndQuery};
 use super::{
     Client, HeadText,
     admit::{Head, is_host},
+    client_certificate,
     connection_fields::Nominated,
 };
 use crate::{
@@ -150,8 +151,12 @@ fn end_to_end(out: &mut Fields<'_>, client: &Client, head: &Head) {
                 false
             }
             // Said by us; a stranger's word for it is not passed on.
-            "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded"
-            | "x-forwarded-prefix" => false,
+            "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "forwarded"
+            | "x-forwarded-prefix"
+            | client_certificate::NAME => false,
             // These may not be taken out by naming them.
             "authorization" | "cookie" => true,
             text => {
@@ -232,6 +237,8 @@ fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head, strippe
     if !prefix.is_empty() || !stripped.is_empty() {
         out.push_pieces("x-forwarded-prefix", &[&prefix, stripped]);
     }
+    // Not theirs: a proxy that knows nothing of the field passes a stranger's word for it on.
+    out.push_block(&client.peer.certificate);
     let pseudonym = client.worker.shared.pseudonym.as_bytes();
     out.push_pieces("via", &[b"1.1 ", pseudonym]);
 }

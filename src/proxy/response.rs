@@ -173,6 +173,7 @@ impl RequestLog {
         if let Some(reason) = reason {
             response.extensions_mut().insert(reason);
         }
+        say_https_only(&mut response);
         close_where_it_ends(&mut response);
         response
     }
@@ -180,6 +181,7 @@ impl RequestLog {
     /// Answers with a short text of our own.
     pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
         let mut response = self.finish(status, Kind::Own(text.into()), Instant::now());
+        say_https_only(&mut response);
         close_where_it_ends(&mut response);
         response
     }
@@ -223,6 +225,19 @@ impl Drop for RequestLog {
 fn host_of(request: &Request<Incoming>) -> Option<Box<str>> {
     let host = request.headers().get(header::HOST)?;
     host.to_str().ok().map(Box::from)
+}
+
+/// Says that the host is to be asked by TLS alone (RFC 6797), where the listener has it so and the endpoint
+/// says nothing itself.
+fn say_https_only(response: &mut Response) {
+    let client = &response.body().ending.stream.client;
+    let tls = client.listener.tls.as_ref();
+    if let Some(hsts) = tls.and_then(|tls| tls.hsts.clone()) {
+        let headers = response.headers_mut();
+        headers
+            .entry(header::STRICT_TRANSPORT_SECURITY)
+            .or_insert(hsts);
+    }
 }
 
 /// A client is told when its connection ends with this answer: its next request must not be on its

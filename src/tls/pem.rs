@@ -37,6 +37,14 @@ pub enum TlsError {
         /// Why.
         source: Error,
     },
+    /// A certificate is not one of X.509.
+    #[error("the certificate {} cannot be understood: {reason}", path.display())]
+    Certificate {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The system has no certificate authorities.
     #[error("the system has no certificate authorities; set tls.ca")]
     NoAuthorities,

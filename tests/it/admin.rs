@@ -420,7 +420,8 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         .map(|metric| (metric.name, metric.labels.iter().copied().collect()))
         .collect();
     assert_eq!(table.len(), METRICS.len(), "a name is there twice");
-    // What has nothing to tell is not sent: here, of services without limits, checks, keys and pins.
+    // What has nothing to tell is not sent: here, of services without limits, checks, keys and pins, and of
+    // listeners without TLS.
     let silent: Vec<_> = table
         .keys()
         .filter(|name| !told.contains_key(*name))
@@ -435,6 +436,11 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         "callboard_requests_pending",
         "callboard_requests_shed_total",
         "callboard_service_pinned",
+        "callboard_tls_certificate_expiry_timestamp_seconds",
+        "callboard_tls_certificate_unusable",
+        "callboard_tls_handshakes_pending",
+        "callboard_tls_handshakes_total",
+        "callboard_tls_reloads_total",
     ];
     assert_eq!(silent, expected.iter().collect::<Vec<_>>());
     for (name, labels) in told {

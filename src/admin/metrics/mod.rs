@@ -4,6 +4,7 @@
 mod process;
 mod scrape;
 mod table;
+mod tls;
 
 use std::{fmt, sync::Arc};
 

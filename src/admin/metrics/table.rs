@@ -10,6 +10,7 @@ use super::{
         Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
         per_service, per_shadow, per_watch,
     },
+    tls,
 };
 use crate::{
     config::Balance,
@@ -168,6 +169,41 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Client connections refused, since their address had too many.",
         |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.turned_away)),
+    ),
+    line(
+        "callboard_tls_certificate_expiry_timestamp_seconds",
+        Gauge,
+        &["listener", "certificate"],
+        "When a certificate that a listener shows holds no more.",
+        tls::expiries,
+    ),
+    line(
+        "callboard_tls_certificate_unusable",
+        Gauge,
+        &["listener", "certificate"],
+        "Whether a certificate's file has changed and cannot be used, so that the one before stays.",
+        tls::unusable,
+    ),
+    line(
+        "callboard_tls_reloads_total",
+        Counter,
+        &["listener", "result"],
+        "Changed files of certificates and authorities that were taken over, or could not be.",
+        tls::reloads,
+    ),
+    line(
+        "callboard_tls_handshakes_total",
+        Counter,
+        &["listener", "result"],
+        "TLS handshakes with clients, by what became of them.",
+        tls::handshakes,
+    ),
+    line(
+        "callboard_tls_handshakes_pending",
+        Gauge,
+        &["listener"],
+        "TLS handshakes with clients that are under way.",
+        tls::pending,
     ),
     line(
         "callboard_balance_keyless_total",

@@ -1,7 +1,10 @@
 //! `[[listen]]`: where clients come in, and what they may do. Knows nothing of sockets.
 
+pub(super) mod tls;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -13,9 +16,11 @@ use super::{
 };
 
 /// Reads all listeners; where there is none, the default one.
-pub(super) fn read<'a>(top: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
+pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Vec<Listener> {
     let written = top.has("listen");
-    let mut listeners = top.each("listen", |table| one(table, claims)).concat();
+    let mut listeners = top
+        .each("listen", |table| one(table, base, claims))
+        .concat();
     if !written {
         let listener = Listener::default();
         claims.add(listener.address, OWNER, None);
@@ -27,13 +32,18 @@ pub(super) fn read<'a>(top: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<List
 const OWNER: &str = "a listener";
 
 /// One table, which is a listener for each of its addresses.
-fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
-    for key in ["tls", "ssl", "cert", "certificate"] {
-        let wrong = Wrong::new("listeners speak no TLS in this version");
-        table.refuse(key, wrong.suggest("leave it out, and put TLS in front"));
+fn one<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Vec<Listener> {
+    for key in ["ssl", "cert", "certificate", "certificates"] {
+        let wrong = Wrong::new(format!("unknown key `{key}`"));
+        let example = "tls = { certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }] }";
+        table.refuse(key, wrong.suggest(format!("write `{example}`")));
     }
     let addresses = addresses(table, claims);
-    let listener = settings(table);
+    let listener = Listener {
+        tls: tls::read(table, base),
+        redirect_to_https: redirect_to_https(table),
+        ..settings(table)
+    };
     let at = |address| Listener {
         address,
         ..listener.clone()
@@ -43,6 +53,7 @@ fn one<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<Listener> {
 
 /// `true`, or the port of the listener that speaks TLS.
 fn redirect_to_https(table: &mut Table<'_>) -> Option<u16> {
+    let has_tls = table.has("tls");
     let field = table.take("redirect_to_https")?;
     let port = if field.is_number() {
         field.count(1..=65_535, HTTPS)
@@ -51,6 +62,11 @@ fn redirect_to_https(table: &mut Table<'_>) -> Option<u16> {
             .flag()
             .and_then(|redirects| redirects.then_some(HTTPS))
     };
+    if has_tls && port.is_some() {
+        let wrong = Wrong::new("clients of a listener with `tls` have come by it already");
+        field
+            .wrong(wrong.suggest("leave it out here, and write it for the listener without `tls`"));
+    }
     port.and_then(|port| u16::try_from(port).ok())
 }
 
@@ -88,6 +104,7 @@ fn settings(table: &mut Table<'_>) -> Listener {
             body: table.duration("body", default.timeout.body),
             write: table.duration("write", default.timeout.write),
             idle: table.duration("idle", default.timeout.idle),
+            handshake: table.duration("handshake", default.timeout.handshake),
         }),
         limits: table.within("limits", |table| limits(table, default.limits)),
         half_close: table.flag("half_close", default.half_close),
@@ -118,7 +135,6 @@ fn settings(table: &mut Table<'_>) -> Listener {
             default.header_case,
         ),
         max_passes: table.size("max_passes", 1..=100, default.max_passes),
-        redirect_to_https: redirect_to_https(table),
         ..default
     }
 }
@@ -136,6 +152,7 @@ fn limits(table: &mut Table<'_>, default: ListenLimits) -> ListenLimits {
         headers: table.size("headers", 1..=100, default.headers),
         // A request's target cannot be longer than this in the `http` crate.
         target_bytes: table.size("target_bytes", 1..=65_534, default.target_bytes),
+        handshakes: table.size("handshakes", 1..=1_000_000, default.handshakes),
     }
 }
 
@@ -150,6 +167,7 @@ impl Default for Listener {
                 body: Duration::from_secs(30),
                 write: Duration::from_secs(30),
                 idle: Duration::from_secs(75),
+                handshake: Duration::from_secs(10),
             },
             limits: ListenLimits {
                 connections: 20_000,
@@ -157,6 +175,7 @@ impl Default for Listener {
                 header_bytes: 65_536,
                 headers: 100,
                 target_bytes: 8192,
+                handshakes: 2000,
             },
             half_close: false,
             health_path: None,
@@ -164,6 +183,7 @@ impl Default for Listener {
             paths: Paths::Forward,
             header_case: HeaderCase::Lower,
             max_passes: 3,
+            tls: None,
             redirect_to_https: None,
         }
     }
@@ -190,7 +210,7 @@ mod tests {
             address = ["127.0.0.1:80", "[::1]:80"]
             trusted_proxies = ["10.0.0.0/8", "::1"]
             timeout = { header = "1s" }
-            limits = { connections = 7, connections_per_address = 3, headers = 9 }
+            limits = { connections = 7, connections_per_address = 3, headers = 9, handshakes = 5 }
             half_close = true
             health_path = "/up"
             underscore_headers = "reject"
@@ -218,6 +238,8 @@ mod tests {
             );
             assert_eq!(listener.limits.connections_per_address, 3);
             assert_eq!(listener.limits.target_bytes, 8192);
+            assert_eq!(listener.limits.handshakes, 5);
+            assert_eq!(listener.timeout.handshake, Duration::from_secs(10));
             assert!(listener.half_close);
             assert_eq!(listener.health_path.as_deref(), Some("/up"));
             assert_eq!(listener.underscores, Underscores::Reject);
@@ -249,7 +271,7 @@ mod tests {
                 "2:34 listen.trusted_proxies: `friend` is not an IP address or a network; write it like \"10.0.0.0/8\" or \"192.168.1.7\"",
                 "2:44 listen.trusted_proxies: expected a network, found the number 7; write `\"10.0.0.0/8\"`",
                 "3:13 listen.timeout.header: this duration must be more than nothing",
-                "3:28 listen.timeout.tunnel: unknown key `tunnel`; it may be `header`, `body`, `write` or `idle`",
+                "3:28 listen.timeout.tunnel: unknown key `tunnel`; it may be `header`, `body`, `write`, `idle` or `handshake`",
                 "4:12 listen.limits.headers: 101 is out of range; write a number from 1 to 100",
                 "4:27 listen.limits.header_bytes: 100 is out of range; write a number from 8192 to 1048576",
                 "4:47 listen.limits.connections: expected a whole number, found the text \"many\"; write `connections = 20000`",
@@ -270,6 +292,10 @@ mod tests {
             let text = format!("[[listen]]\naddress = \"127.0.0.1:80\"\n{text}");
             assert_eq!(config(&text).listeners[0].redirect_to_https, port);
         }
+        let text = "address = \"127.0.0.1:80\"\nredirect_to_https = true\n\
+            tls = { certificates = [{ cert = \"a\", key = \"b\" }] }\n";
+        let said = error(&format!("[[listen]]\n{text}{ROUTE}"));
+        assert!(said.contains("have come by it already"), "{said}");
         for (text, says) in [
             ("0", "0 is out of range"),
             ("\"yes\"", "expected true or false"),

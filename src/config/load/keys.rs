@@ -30,7 +30,8 @@ struct Keys {
 fn of_all_tables() -> Vec<Keys> {
     const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzz";
     let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
-        listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1}}]\n\
+        listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1},\
+        tls={?=1,certificates=[{?=1}],client={?=1},hsts={?=1}}}]\n\
         registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
         registry.embedded={?=1}\n\
         registry.zookeeper={?=1}\n\
@@ -61,7 +62,7 @@ fn of_all_tables() -> Vec<Keys> {
             })
         })
         .collect();
-    assert_eq!(tables.len(), 46);
+    assert_eq!(tables.len(), 50);
     tables
 }
 
@@ -207,6 +208,17 @@ fn table_of(section: &str, key: &str) -> String {
     let (table, rest) = key.split_once('.').unwrap_or((key, ""));
     match section {
         "Top level" => String::new(),
+        "[[listen]]" if table == "tls" => {
+            let needed = match rest.split_once('.') {
+                Some(("client", _)) => "tls.client.ca = \"ca.pem\"",
+                Some(("hsts", _)) => "tls.hsts.max_age = \"1h\"",
+                _ => "",
+            };
+            format!(
+                "[[listen]]\naddress = \"127.0.0.1:1\"\n\
+                 tls.certificates = [{{ cert = \"a.pem\", key = \"b.pem\" }}]\n{needed}"
+            )
+        }
         "[[listen]]" => "[[listen]]\naddress = \"127.0.0.1:1\"".to_owned(),
         "[[route]]" if table == "rate" => {
             "[[route]]\nservice = \"a\"\nrate.requests = 5".to_owned()

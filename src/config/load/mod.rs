@@ -123,7 +123,7 @@ fn read(text: &str, file: &str, base: &Path, reader: Reader) -> Result<Config, R
 
 fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let mut claims = Claims::default();
-    let listeners = listen::read(top, &mut claims);
+    let listeners = listen::read(top, base, &mut claims);
     let admin = top.within("admin", |table| admin(table, base, &mut claims));
     let registries = registry::read(top, base, &mut claims);
     let zone = zone::own(top);

@@ -51,6 +51,11 @@ impl Framing {
         matches!(self.place, Place::Head)
     }
 
+    /// Whether the head that is being read begins so; of its first five bytes.
+    pub(super) fn begins_with(&self, bytes: &[u8]) -> bool {
+        self.start.bytes.starts_with(bytes)
+    }
+
     /// Whether the head asks for the head of an answer alone.
     pub(super) fn is_of_head_method(&self) -> bool {
         self.start.bytes == *b"HEAD "

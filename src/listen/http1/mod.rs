@@ -21,10 +21,10 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    Connection, Stop, connection::Protocol, linger::Leave, stop::Orders, transport::Transport,
+    Connection, Stop, connection::Protocol, linger::leave, stop::Orders, transport::Transport,
 };
 use crate::{
-    config::HeaderCase,
+    config::{self, HeaderCase},
     proxy::{self, Client, RequestStream},
 };
 use progress::Progress;
@@ -40,7 +40,6 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     let progress = Arc::new(Progress::new(client));
     connection.speaks(Protocol::Http1(Arc::clone(&progress)));
     let requests = &progress.requests;
-    let listener = &connection.listener;
     let service = service_fn(|mut request: Request<Incoming>| {
         let length = request.body().size_hint().exact();
         progress.begin_request(length.map_or(framing::Body::Chunked, framing::Body::Length));
@@ -50,12 +49,7 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
         proxy::handle(requests, request)
     });
     let wire = ClientStream::new(transport, Arc::clone(&connection), Arc::clone(&progress));
-    let mut serving = http1::Builder::new()
-        // The wire looks for clients that are gone, where they are to be looked for.
-        .half_close(true)
-        .title_case_headers(listener.header_case == HeaderCase::Title)
-        .max_buf_size(listener.limits.header_bytes)
-        .serve_connection(TokioIo::new(wire), service);
+    let mut serving = builder(&connection.listener).serve_connection(TokioIo::new(wire), service);
     let mut finishing = false;
     let mut orders = Orders::to(&connection.signal);
     let served = poll_fn(|cx| {
@@ -91,7 +85,8 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     let is_whole = !requests.cut_short.load(Relaxed);
     if is_whole && !matches!(served, Ok(Ended::Cut)) {
         let may_come = requests.rest.may_come();
-        leave(&connection, serving.into_parts().io.into_inner(), may_come).await;
+        let mut wire = serving.into_parts().io.into_inner();
+        leave(&connection.signal, wire.shut(), may_come).await;
     }
     if let Err(error) = served {
         // Mostly clients that went away; what an endpoint did wrong was logged with its request.
@@ -99,16 +94,14 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     }
 }
 
-/// Ends a connection on which all is written; of its last request more may come.
-async fn leave(connection: &Connection, mut wire: ClientStream, may_come: bool) {
-    let mut leave = Leave::new(may_come);
-    let stream = wire.shut();
-    let mut orders = Orders::to(&connection.signal);
-    poll_fn(|cx| match orders.last(cx.waker()) {
-        Stop::Cut => Poll::Ready(()),
-        Stop::Serve | Stop::Finish => leave.poll(cx, stream),
-    })
-    .await;
+fn builder(listener: &config::Listener) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // The stream looks for clients that are gone, where they are to be looked for.
+        .half_close(true)
+        .title_case_headers(listener.header_case == HeaderCase::Title)
+        .max_buf_size(listener.limits.header_bytes);
+    builder
 }
 
 #[cfg(test)]
@@ -127,7 +120,7 @@ mod tests {
     /// A client that has had an answer.
     async fn idle() -> (TcpStream, Arc<Connection>, JoinHandle<()>) {
         let (mut client, connection, stream) = connected().await;
-        let serving = tokio::spawn(serve(Arc::clone(&connection), stream));
+        let serving = tokio::spawn(serve(Arc::clone(&connection), stream, None));
         client.write_all(GET.as_bytes()).await.unwrap();
         let mut read = Vec::new();
         while !read.ends_with(b"\n") || !connection.progress().is_at_rest() {
@@ -179,7 +172,7 @@ mod tests {
         assert_eq!(connection.late(u64::MAX), Some(Stop::Cut));
         serving.abort();
         let (_client, new, stream) = connected().await;
-        let serving = tokio::spawn(serve(Arc::clone(&new), stream));
+        let serving = tokio::spawn(serve(Arc::clone(&new), stream, None));
         yield_now().await;
         assert_eq!(new.late(u64::MAX), Some(Stop::Finish));
         serving.abort();

@@ -62,8 +62,9 @@ impl Progress {
         activity.requests.value() == 0 && activity.answered.load(Relaxed) == 0
     }
 
-    /// What a client is told that was accepted then, and has taken longer than the listener allows.
-    pub(in super::super) fn late(&self, accepted: u64, now: u64) -> Option<Stop> {
+    /// What a client is told whose connection is open since then, and that has taken longer than the
+    /// listener allows.
+    pub(in super::super) fn late(&self, open: u64, now: u64) -> Option<Stop> {
         let limits = &self.client().listener.timeout;
         let activity = &self.client().activity;
         let passed = |since: u64, limit: Duration| {
@@ -78,7 +79,7 @@ impl Progress {
         }
         let answered = activity.answered.load(Relaxed);
         let (since, limit, order) = match self.head_began.load(Relaxed) {
-            0 if answered == 0 => (accepted, limits.header, Stop::Finish),
+            0 if answered == 0 => (open, limits.header, Stop::Finish),
             0 if self.has_begun_another() => (answered, limits.header, Stop::Cut),
             0 => (answered, limits.idle, Stop::Finish),
             began => (began, limits.header, Stop::Cut),

@@ -31,6 +31,12 @@ const FLATTENED: usize = 2048;
 /// KiB. A read of less than its 16 KiB fills none.
 const READ: u64 = 16 * 1024 - 1;
 
+/// How a TLS client begins: with a record of a handshake.
+const TLS_RECORD: &[u8] = &[22, 3];
+
+/// What it understands, where no TLS is spoken: a fatal alert, `protocol_version` (RFC 8446 6).
+const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 70];
+
 /// A client's bytes, as hyper reads and writes them.
 pub(super) struct ClientStream {
     transport: Transport,
@@ -140,7 +146,14 @@ impl ClientStream {
         let requests = &self.progress.requests;
         requests.rest.disregard_what_follows();
         let bodyless = self.framing.is_of_head_method();
+        let speaks_tls = self.framing.begins_with(TLS_RECORD);
         let refusal = self.refusal.get_or_insert_with(|| {
+            if speaks_tls {
+                let client = &requests.client;
+                client.worker.refused.add_one();
+                tracing::debug!(client = %client.peer.ip, "speaks TLS where none is spoken");
+                return Bytes::from_static(TLS_ALERT);
+            }
             let refusal = refusal_of_head(&requests.client, answer, bodyless);
             refusal.map_or_else(|| Bytes::copy_from_slice(answer), Bytes::from)
         });
@@ -303,7 +316,7 @@ mod tests {
                 address,
                 ..
             } = &*connection;
-            let of = Client::new(worker, listener, *address, Scheme::Http);
+            let of = Client::new(worker, listener, *address, Scheme::Http, None);
             let progress = Arc::new(Progress::new(of));
             progress.begin_request(Body::Length(length as u64));
             let transport = Transport::Clear(Socket::new(stream));

@@ -5,11 +5,18 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::page::Page;
-use crate::support::{backend::Backend, proxy::Proxy};
+use crate::support::{authority::Authority, backend::Backend, proxy::Proxy};
 
 /// A proxy whose routes say all that a route can say, and that keeps a snapshot.
 const ALL: &str = r#"
 zone = "a"
+
+[[listen]]
+address = "127.0.0.1:0"
+
+[[listen]]
+address = "127.0.0.1:0"
+tls = { certificates = [{ cert = "site-certificate.pem", key = "site-key.pem" }] }
 
 [registry.embedded]
 address = "127.0.0.1:0"
@@ -68,6 +75,7 @@ fn fields<'a>(objects: impl IntoIterator<Item = &'a Value>) -> BTreeSet<String> 
 async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
     let backend = Backend::start("a").await;
     let folder = tempfile::tempdir().unwrap();
+    Authority::new(folder.path()).issue("site");
     let path = folder.path().join("endpoints.toml");
     std::fs::write(path, "[x]\nendpoints = [\"127.0.0.1:9\"]\n").unwrap();
     let proxy = Proxy::start_in(folder, ALL).await;
@@ -83,6 +91,11 @@ async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
     let page = Page::read("docs/status.md");
     for (heading, sent) in [
         ("The whole", fields([&whole])),
+        ("TLS", fields([&whole["tls"][0]])),
+        (
+            "A certificate",
+            fields([&whole["tls"][0]["certificates"][0]]),
+        ),
         ("A route", fields(whole["routes"].as_array().unwrap())),
         ("A service", fields([cart])),
         ("A view", fields([&cart["views"][0]])),

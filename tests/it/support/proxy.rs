@@ -48,7 +48,7 @@ pub(crate) struct Proxy {
 }
 
 struct Addresses {
-    listener: SocketAddr,
+    listeners: Vec<SocketAddr>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
 }
@@ -81,12 +81,17 @@ impl Proxy {
 
     /// Where its first listener is.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.addresses.listener
+        self.address_of(0)
+    }
+
+    /// Where a listener is, by its place among the addresses of the file.
+    pub(crate) fn address_of(&self, place: usize) -> SocketAddr {
+        self.addresses.listeners[place]
     }
 
     /// A URL of its first listener.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.addresses.listener)
+        format!("http://{}{path}", self.address())
     }
 
     /// A URL of its admin server.
@@ -282,7 +287,7 @@ fn run(
             Err(error) => return drop(started.send(Err(error))),
         };
         let addresses = Addresses {
-            listener: app.listeners()[0],
+            listeners: app.listeners().to_vec(),
             admin: app.admin(),
             registry: app.registry(),
         };

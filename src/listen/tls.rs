@@ -1,0 +1,216 @@
+//! The handshake of a listener that speaks TLS, and how many may be under way: a client that is slow with
+//! its own, or says nothing, gives its place up to a newer one.
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+};
+
+use rustls::HandshakeKind;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    connection::Connection,
+    linger::leave,
+    socket::Socket,
+    stop::{Orders, Stop},
+};
+use crate::tls::{Certificate, Server};
+
+/// What a client hears that speaks HTTP where TLS is spoken.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\ncontent-length: 60\r\nconnection: close\r\n\r\n\
+    400 Bad Request: this port speaks TLS; ask it with https://\n";
+
+/// The first byte of a TLS record in which a handshake begins.
+const HANDSHAKE: u8 = 22;
+
+/// TLS of a listener, with the handshakes that are under way.
+pub struct Tls {
+    server: Arc<Server>,
+    most: usize,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    next: u64,
+    /// In the order in which they began.
+    connections: BTreeMap<u64, Arc<Connection>>,
+}
+
+/// A handshake that is done.
+pub(super) struct Secured {
+    pub(super) stream: TlsStream<Socket>,
+    /// What the client has shown.
+    pub(super) certificate: Option<Certificate>,
+}
+
+impl Tls {
+    /// None is under way, and there may be so many.
+    pub fn new(server: Arc<Server>, most: usize) -> Self {
+        Self {
+            server,
+            most,
+            under_way: Mutex::default(),
+        }
+    }
+
+    /// Does the handshake; `None` where it comes to nothing.
+    pub(super) async fn secure(
+        &self,
+        connection: &Arc<Connection>,
+        mut socket: Socket,
+    ) -> Option<Secured> {
+        let place = self.begin(connection);
+        let counts = &self.server.handshakes;
+        let mut orders = Orders::to(&connection.signal);
+        let first = poll_fn(|cx| match socket.poll_first_byte(cx) {
+            Poll::Ready(first) => Poll::Ready(first.ok().flatten()),
+            Poll::Pending => match orders.last(cx.waker()) {
+                Stop::Serve => Poll::Pending,
+                // What the runtime has not heard of may be there.
+                Stop::Finish => Poll::Ready(socket.has_come().then_some(HANDSHAKE)),
+                Stop::Cut => Poll::Ready(None),
+            },
+        })
+        .await;
+        match first {
+            Some(HANDSHAKE) => {}
+            Some(byte) if byte.is_ascii_alphabetic() => {
+                counts.not_tls.add_one();
+                connection.worker.refused.add_one();
+                drop(place);
+                socket.say(NOT_TLS);
+                leave(&connection.signal, socket.shut(), true).await;
+                return None;
+            }
+            first => {
+                self.count_end(connection, &place, first.is_none());
+                return None;
+            }
+        }
+        connection.begin_handshake();
+        let acceptor = TlsAcceptor::from(self.server.current());
+        let mut accepting = pin!(acceptor.accept(socket).into_fallible());
+        let accepted = poll_fn(|cx| match orders.last(cx.waker()) {
+            Stop::Cut => Poll::Ready(None),
+            Stop::Serve | Stop::Finish => accepting.as_mut().poll(cx).map(Some),
+        });
+        match accepted.await {
+            Some(Ok(stream)) => self.done(connection, stream),
+            Some(Err((error, mut socket))) => {
+                counts.failed.add_one();
+                drop(place);
+                self.say(connection, &error);
+                // The client may be sending still, and a reset would take the alert from it.
+                if error.kind() == io::ErrorKind::InvalidData {
+                    leave(&connection.signal, socket.shut(), true).await;
+                }
+                None
+            }
+            None => {
+                self.count_end(connection, &place, false);
+                None
+            }
+        }
+    }
+
+    fn done(&self, connection: &Connection, stream: TlsStream<Socket>) -> Option<Secured> {
+        let counts = &self.server.handshakes;
+        let session = stream.get_ref().1;
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = match shown.map(|shown| Certificate::parse(shown)).transpose() {
+            Ok(certificate) => certificate,
+            Err(error) => {
+                counts.failed.add_one();
+                self.say(connection, &io::Error::other(error));
+                return None;
+            }
+        };
+        match session.handshake_kind() {
+            Some(HandshakeKind::Resumed) => counts.resumed.add_one(),
+            _ => counts.full.add_one(),
+        }
+        Some(Secured {
+            stream,
+            certificate,
+        })
+    }
+
+    /// Takes a place, where need be that of the handshake that began first.
+    fn begin(&self, connection: &Arc<Connection>) -> Place<'_> {
+        self.server.handshakes.pending.add_one();
+        let mut under_way = self.under_way();
+        let id = under_way.next;
+        under_way.next += 1;
+        let connections = &mut under_way.connections;
+        connections.insert(id, Arc::clone(connection));
+        let evicted = match connections.len() > self.most {
+            true => connections.pop_first(),
+            false => None,
+        };
+        drop(under_way);
+        if let Some((_, evicted)) = evicted {
+            self.server.handshakes.evicted.add_one();
+            evicted.order(Stop::Cut);
+        }
+        Place { tls: self, id }
+    }
+
+    /// Counts a handshake that was broken off: by the client, or since it was late.
+    fn count_end(&self, connection: &Connection, place: &Place<'_>, may_be_gone: bool) {
+        let counts = &self.server.handshakes;
+        let is_told = connection.signal.standing() == Stop::Cut;
+        let is_evicted = !self.under_way().connections.contains_key(&place.id);
+        match (is_evicted, is_told) {
+            // It was counted then.
+            (true, _) => {}
+            (false, true) => counts.late.add_one(),
+            // A client that comes and goes without a word only looks whether the port is open.
+            (false, false) if may_be_gone => {}
+            (false, false) => counts.failed.add_one(),
+        }
+    }
+
+    fn say(&self, connection: &Connection, error: &io::Error) {
+        let client = connection.address.ip();
+        tracing::debug!(%client, %error, "a TLS handshake failed");
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A handshake's place among those that are under way.
+struct Place<'t> {
+    tls: &'t Tls,
+    id: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let gone = self.tls.under_way().connections.remove(&self.id);
+        drop(gone);
+        self.tls.server.handshakes.pending.sub_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_without_tls_hears_has_the_length_that_it_says() {
+        let text = std::str::from_utf8(NOT_TLS).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
+    }
+}
