@@ -17,7 +17,7 @@
 //! saved, tls: what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, door, error, evidence, metrics: the ground
+//! backoff, disk, door, error, evidence, metrics, scan: the ground
 //! ```
 
 pub mod admin;
@@ -43,6 +43,7 @@ pub mod register;
 pub mod registry;
 pub mod route;
 pub mod saved;
+pub mod scan;
 pub mod service;
 pub mod tls;
 pub mod upstream;

@@ -1,5 +1,7 @@
 //! A `Host` header's value → the name that is looked up. Allocates nothing.
 
+use crate::scan;
+
 /// The longest name that is looked up, in bytes: DNS stops at 253.
 pub(super) const LONGEST: usize = 256;
 
@@ -8,7 +10,7 @@ pub(super) fn bare(host: &str) -> &str {
     if let Some(inner) = host.strip_prefix('[') {
         return inner.split_once(']').map_or(host, |(address, _)| address);
     }
-    let colon = host.bytes().position(|byte| byte == b':');
+    let colon = memchr::memchr(b':', host.as_bytes());
     let name = colon.map_or(host, |colon| &host[..colon]);
     name.strip_suffix('.').unwrap_or(name)
 }
@@ -25,7 +27,7 @@ pub(super) fn lower<'a>(name: &'a str, buffer: &'a mut [u8; LONGEST]) -> &'a [u8
     let Some(lowered) = buffer.get_mut(..name.len()) else {
         return &[];
     };
-    if !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    if !scan::any(name.as_bytes(), |byte| byte.is_ascii_uppercase()) {
         return name.as_bytes();
     }
     lowered.copy_from_slice(name.as_bytes());

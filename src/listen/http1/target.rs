@@ -1,16 +1,15 @@
 //! The target of a request that the HTTP library would not take: what clients send raw in a query, and
 //! other proxies pass on, is escaped before the library sees it. Knows only the first line of a head.
 
+use crate::scan;
+
 /// What was read where a head begins, when its first line has a target that the library does not take as
 /// it is: raw quotes, angle brackets and bytes that are no UTF-8 in the query are escaped; a fragment, which
 /// the library would drop in silence, is made an error.
 pub(super) fn mended(read: &[u8]) -> Option<Vec<u8>> {
     let end = memchr::memchr(b'\n', read)?;
     let line = &read[..end];
-    let is_plain = line.is_ascii()
-        && memchr::memchr3(b'"', b'<', b'>', line).is_none()
-        && memchr::memchr(b'#', line).is_none();
-    if is_plain {
+    if !scan::any(line, is_odd) {
         return None;
     }
     let start = memchr::memchr(b' ', line)? + 1;
@@ -35,6 +34,12 @@ pub(super) fn mended(read: &[u8]) -> Option<Vec<u8>> {
     (mended != read).then_some(mended)
 }
 
+/// A quote, an angle bracket, a fragment's sign, or what is not ASCII.
+fn is_odd(byte: u8) -> bool {
+    // Two of them at a time: they differ in one bit.
+    (byte & 0xfe == b'"') | (byte & 0xfd == b'<') | (byte >= 0x80)
+}
+
 fn escape(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("%{byte:02X}").as_bytes());
 }
@@ -42,6 +47,14 @@ fn escape(byte: u8, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_have_to_be_mended_is_odd() {
+        for byte in 0..=u8::MAX {
+            let is_wanted = matches!(byte, b'"' | b'<' | b'>' | b'#' | 0x80..);
+            assert_eq!(is_odd(byte), is_wanted, "{byte:#x}");
+        }
+    }
 
     #[test]
     fn a_query_is_escaped_where_the_library_would_not_take_it() {
