@@ -133,6 +133,12 @@ struct Start {
 
 impl Start {
     fn take(&mut self, bytes: &[u8]) {
+        if let (0, Some(first)) = (self.length, bytes.first_chunk())
+            && !matches!(first[0], b'\r' | b'\n')
+        {
+            (self.bytes, self.length) = (*first, first.len());
+            return;
+        }
         let mut bytes = bytes;
         while self.length == 0
             && let [b'\r' | b'\n', rest @ ..] = bytes
@@ -159,12 +165,56 @@ impl Start {
 
 /// How many bytes there are up to what may be the end of a head: an empty line, as the library takes it.
 fn possible_end(tail: u32, bytes: &[u8]) -> Option<usize> {
+    if is_one_head(bytes) {
+        return Some(bytes.len());
+    }
     let mut ends = memchr::memchr_iter(b'\n', bytes).map(|at| at + 1);
     ends.find(|end| match &bytes[..*end] {
         [.., second, _] if *second != b'\r' => *second == b'\n',
         [.., third, _, _] => *third == b'\n',
         few => is_an_empty_line(with(tail, few)),
     })
+}
+
+/// Whether a head ends with these bytes, and none before, whatever came in front of them. It costs less
+/// to see this, which is nearly always so, than to look at each line.
+fn is_one_head(bytes: &[u8]) -> bool {
+    let [first, second, .., _] = bytes else {
+        return false;
+    };
+    // What came in front may count for these two.
+    *first != b'\n'
+        && *second != b'\n'
+        && bytes.ends_with(b"\r\n\r\n")
+        && !may_have_an_empty_line(&bytes[..bytes.len() - 1])
+}
+
+/// Places that are looked at together, for an empty line that begins there.
+const PLACES: usize = 16;
+/// Bytes that are looked at for that.
+const WIDTH: usize = PLACES + 2;
+
+/// Whether an empty line follows a line's end in this. What is short may have one.
+fn may_have_an_empty_line(bytes: &[u8]) -> bool {
+    let Some(last) = bytes.last_chunk::<WIDTH>() else {
+        return true;
+    };
+    let mut found = has_an_empty_line(last);
+    let mut rest = bytes;
+    while let Some(piece) = rest.first_chunk::<WIDTH>() {
+        found |= has_an_empty_line(piece);
+        rest = &rest[PLACES..];
+    }
+    found
+}
+
+/// No place ends the loop, though the first could: so all of them are looked at at once.
+fn has_an_empty_line(piece: &[u8; WIDTH]) -> bool {
+    let begins = |at: usize| {
+        let [first, second, third] = [piece[at], piece[at + 1], piece[at + 2]];
+        (first == b'\n') & ((second == b'\n') | (second == b'\r') & (third == b'\n'))
+    };
+    (0..PLACES).fold(false, |found, at| found | begins(at))
 }
 
 /// Whether a body may be chunked whose head says this.
@@ -184,9 +234,11 @@ fn may_have_a_head(bytes: &[u8]) -> bool {
 
 /// The last four bytes when these are read too.
 fn with(tail: u32, read: &[u8]) -> u32 {
-    let last = &read[read.len().saturating_sub(4)..];
-    last.iter()
-        .fold(tail, |tail, byte| tail << 8 | u32::from(*byte))
+    if let Some(last) = read.last_chunk() {
+        return u32::from_be_bytes(*last);
+    }
+    let few = read.iter();
+    few.fold(tail, |tail, byte| tail << 8 | u32::from(*byte))
 }
 
 /// Whether the end of a line is followed by an empty one.
@@ -315,6 +367,40 @@ mod tests {
         assert_eq!(framing.pass(b"1;a\0\r\na\r\n"), Ok(3));
         assert_eq!(framing.pass(b"\0\r\na\r\n"), Err(Unsound));
         assert_eq!(framing.pass(b"\0\r\na\r\n"), Err(Unsound));
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_the_first_empty_line_wherever_it_stands() {
+        // As it is defined, byte by byte.
+        let first_end = |tail: u32, bytes: &[u8]| {
+            let is_end = |end: &usize| is_an_empty_line(with(tail, &bytes[..*end]));
+            (1..=bytes.len()).find(is_end)
+        };
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let length = random.usize(1..80);
+            let mut bytes: Vec<u8> = (0..length).map(|_| b'a').collect();
+            for _ in 0..random.usize(..6) {
+                let at = random.usize(..length);
+                let piece = *random
+                    .choice([&b"\n"[..], b"\r", b"\r\n", b"\n\n", b"\n\r\n"].iter())
+                    .unwrap();
+                let piece = &piece[..piece.len().min(length - at)];
+                bytes[at..at + piece.len()].copy_from_slice(piece);
+            }
+            if random.bool() {
+                bytes.extend_from_slice(b"\r\n\r\n");
+            }
+            for tail in [&b""[..], b"a\r\n", b"\n", b"a\r\n\r", b"abcd"] {
+                let tail = with(0, tail);
+                let shown = String::from_utf8_lossy(&bytes);
+                assert_eq!(
+                    possible_end(tail, &bytes),
+                    first_end(tail, &bytes),
+                    "{shown:?}"
+                );
+            }
+        }
     }
 
     #[test]
