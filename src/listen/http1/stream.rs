@@ -137,6 +137,9 @@ impl ClientStream {
             self.has_looked = true;
             self.transport.socket().look();
         }
+        if buffer.remaining() as u64 <= READ {
+            return Pin::new(&mut self.transport).poll_read(cx, buffer);
+        }
         Pin::new(&mut (&mut self.transport).take(READ)).poll_read(cx, buffer)
     }
 
