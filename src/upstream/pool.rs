@@ -66,7 +66,14 @@ pub struct Pool {
 struct Idle {
     connection: Connection,
     since: Instant,
-    keep: Duration,
+    /// When it is too old; `None` where that is beyond all time.
+    until: Option<Instant>,
+}
+
+impl Idle {
+    fn is_too_old(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
 }
 
 /// A connection to an endpoint, between two requests or in one.
@@ -177,8 +184,8 @@ impl Pool {
     pub fn checkout(&self, now: Instant, reuse: Reuse) -> Option<Connection> {
         let mut pooled = self.lock();
         loop {
-            let age = now.saturating_duration_since(pooled.last()?.since);
-            if reuse == Reuse::Fresh && age > FRESH {
+            let since = pooled.last()?.since;
+            if reuse == Reuse::Fresh && now.saturating_duration_since(since) > FRESH {
                 // It may still serve a request that can be repeated.
                 return None;
             }
@@ -187,7 +194,7 @@ impl Pool {
                 Reuse::Any => Ask::Runtime,
                 Reuse::Fresh => Ask::Kernel,
             };
-            if idle.connection.stream.is_quiet(ask) && age < idle.keep {
+            if idle.connection.stream.is_quiet(ask) && !idle.is_too_old(now) {
                 return Some(idle.connection);
             }
         }
@@ -222,15 +229,14 @@ impl Pool {
         idle.push(Idle {
             connection,
             since: now,
-            keep,
+            until: now.checked_add(keep),
         });
     }
 
     /// Closes what has been idle for too long, or was closed by the endpoint.
     pub fn sweep(&self, now: Instant) {
         self.lock().retain_mut(|idle| {
-            now.saturating_duration_since(idle.since) < idle.keep
-                && idle.connection.stream.is_quiet(Ask::Runtime)
+            !idle.is_too_old(now) && idle.connection.stream.is_quiet(Ask::Runtime)
         });
     }
 
