@@ -3,6 +3,7 @@
 
 use std::{
     error::Error as StdError,
+    mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
@@ -169,7 +170,8 @@ impl RequestLog {
         if response.body().ending.stream.client.listener.header_case == HeaderCase::Preserve {
             *response.extensions_mut() = HeadText::new(text).for_answer();
         }
-        *response.headers_mut() = headers;
+        // There were none: to drop an empty map costs more than to put another in its place.
+        mem::forget(mem::replace(response.headers_mut(), headers));
         if let Some(reason) = reason {
             response.extensions_mut().insert(reason);
         }
