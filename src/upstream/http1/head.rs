@@ -2,10 +2,13 @@
 //! ways is refused, as http-rules has it: an answer that two parties frame differently is how
 //! responses are smuggled.
 
-use std::{mem::MaybeUninit, ops::Range, time::Duration};
+use std::{cell::RefCell, mem::MaybeUninit, ops::Range, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{self, InvalidHeaderValue},
+};
 use hyper::ext::ReasonPhrase;
 
 use crate::upstream::FailureKind;
@@ -460,9 +463,11 @@ fn collect(
                 name
             }
         };
-        let value = HeaderValue::from_maybe_shared(head.slice(field.value()))
-            .map_err(|_| "malformed header value")?;
-        headers.append(name, value);
+        let value = match head[field.value()].try_into() {
+            Ok(value) if name == header::DATE => date(value),
+            _ => HeaderValue::from_maybe_shared(head.slice(field.value())),
+        };
+        headers.append(name, value.map_err(|_| "malformed header value")?);
     }
     if nominates {
         remove_nominated(head, fields, &mut headers);
@@ -499,6 +504,22 @@ fn is<const N: usize>(name: &[u8], title: &[u8; N], lower: &[u8; N]) -> bool {
 fn is_length(name: &str) -> bool {
     is(name.as_bytes(), b"Content-Length", b"content-length")
         || name.eq_ignore_ascii_case("content-length")
+}
+
+/// The value of a `Date` of the usual length: that of the last answer on this thread where it is the
+/// same, as it mostly is for all answers of one second. One that is new is looked at byte by byte.
+fn date(value: &[u8; 29]) -> Result<HeaderValue, InvalidHeaderValue> {
+    thread_local! {
+        static LAST: RefCell<Option<HeaderValue>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some(last) if last.as_bytes() == value => Ok(last.clone()),
+        _ => {
+            let new = HeaderValue::from_bytes(value)?;
+            *last = Some(new.clone());
+            Ok(new)
+        }
+    })
 }
 
 /// RFC 9110 7.6.1, and the older names for the same.
@@ -631,6 +652,32 @@ mod tests {
                 assert_eq!(usual(&name.as_bytes()[at + 1..]), None);
             }
         }
+    }
+
+    #[test]
+    fn each_answer_has_its_own_date_however_the_one_before_it_was_dated() {
+        let date = |second| format!("Thu, 01 Jan 2026 00:00:{second} GMT");
+        let dates = [
+            date("00"),
+            date("00"),
+            date("01"),
+            "now".into(),
+            date("\u{e9}"),
+        ];
+        for date in dates.iter().chain(&dates) {
+            let text = format!(
+                "HTTP/1.1 200 OK\r\nDate: {date}\r\nDate: {}\r\n\r\n",
+                dates[2]
+            );
+            let head = complete(&text).unwrap().0;
+            let found: Vec<_> = head.headers.get_all("date").iter().collect();
+            assert_eq!(found, [date.as_bytes(), dates[2].as_bytes()], "{date}");
+        }
+        let mut odd = *b"Thu, 01 Jan 2026 00:00:00 GMT";
+        odd[28] = 0;
+        assert!(super::date(&odd).is_err());
+        odd[28] = b'T';
+        assert!(super::date(&odd).is_ok_and(|date| date == odd[..]));
     }
 
     #[test]
