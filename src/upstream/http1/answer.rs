@@ -134,6 +134,8 @@ impl<B: Source> Exchange<B> {
     }
 }
 
+/// Inlined, as [`finish`] is: an exchange is large, and would be copied for each of them.
+#[inline(always)]
 fn begin<B: Source>(mut exchange: Exchange<B>, opening: Opening) -> Answer<B> {
     let Opening {
         head,
@@ -171,6 +173,7 @@ fn begin<B: Source>(mut exchange: Exchange<B>, opening: Opening) -> Answer<B> {
 }
 
 /// The answer is over: the connection goes back to its pool if nothing is left on either side.
+#[inline(always)]
 fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence, now: Instant) -> InFlight {
     let clean = persistence.keep
         && exchange.read.is_empty()
