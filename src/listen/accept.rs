@@ -42,17 +42,13 @@ pub struct Entrance {
 
 impl Entrance {
     /// The place of a client among those of its address. A trusted proxy needs none: its clients are
-    /// many. What is not let in is told so, and is gone.
-    fn place(&self, stream: &TcpStream, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
+    /// many.
+    fn place(&self, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
         let mut trusted = self.settings.trusted_proxies.iter();
         if trusted.any(|network| network.contains(&peer)) {
             return Ok(None);
         }
-        let place = self.addresses.take(peer);
-        if place.is_none() {
-            turn_away(stream, self.tls.is_some());
-        }
-        place.map(Some).ok_or(TooMany)
+        self.addresses.take(peer).map(Some).ok_or(TooMany)
     }
 }
 
@@ -158,11 +154,15 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
         }
     }
 
-    /// Has a connection wait for a permit, or turns it away where its address has too many.
+    /// Has a connection wait for a permit, or turns it away where its address has too many: it is counted,
+    /// and then told.
     fn enter(&mut self, stream: TcpStream, peer: SocketAddr) {
-        match self.entrance.place(&stream, peer.ip()) {
+        match self.entrance.place(peer.ip()) {
             Ok(place) => self.waiting.push_back((stream, peer, place)),
-            Err(TooMany) => (self.turned_away)(peer),
+            Err(TooMany) => {
+                (self.turned_away)(peer);
+                turn_away(&stream, self.entrance.tls.is_some());
+            }
         }
     }
 
