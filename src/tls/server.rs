@@ -268,17 +268,9 @@ impl Shown {
     }
 
     fn warn(&mut self, now: SystemTime) {
-        let end = i128::from(self.says.not_after);
-        let since = now.duration_since(SystemTime::UNIX_EPOCH);
-        let left = end - i128::from(since.unwrap_or_default().as_secs());
-        if left >= i128::from(SOON.as_secs()) {
-            return;
-        }
-        let is_due = |at: SystemTime| now.duration_since(at).is_ok_and(|since| since >= DAILY);
-        if self.warned.is_none_or(is_due) {
+        if let Some(days) = days_to_warn_of(self.says.not_after, self.warned, now) {
             self.warned = Some(now);
             let certificate = self.files.cert.display();
-            let days = left.div_euclid(i128::from(DAILY.as_secs()));
             tracing::warn!(%certificate, days, "a certificate ends soon, or has ended");
         }
     }
@@ -331,6 +323,16 @@ impl Believed {
             }
         }
     }
+}
+
+/// How many days a certificate has left, where that is to be said now: from two weeks before its end, and
+/// once a day.
+fn days_to_warn_of(not_after: i64, warned: Option<SystemTime>, now: SystemTime) -> Option<i128> {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    let left = i128::from(not_after) - i128::from(since.unwrap_or_default().as_secs());
+    let is_due = |at: SystemTime| now.duration_since(at).is_ok_and(|since| since >= DAILY);
+    let is_said = left < i128::from(SOON.as_secs()) && warned.is_none_or(is_due);
+    is_said.then(|| left.div_euclid(i128::from(DAILY.as_secs())))
 }
 
 fn stamps(files: &CertificateFiles) -> [Option<Stamp>; 2] {
@@ -509,6 +511,24 @@ mod tests {
             let found = by_name.find(host).unwrap();
             assert!(Arc::ptr_eq(&found[0], &keys[place]), "{host:?}");
             assert_eq!(strict.find(host).is_some(), is_known, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_warned_of_two_weeks_before_its_end_and_then_once_a_day() {
+        const DAY: u64 = 24 * 3600;
+        let day = |day: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(day * DAY);
+        for (today, warned, days) in [
+            (85, None, None),
+            (86, None, None),
+            (87, None, Some(13)),
+            (87, Some(87), None),
+            (88, Some(87), Some(12)),
+            (100, Some(99), Some(0)),
+            (102, Some(101), Some(-2)),
+        ] {
+            let said = days_to_warn_of(100 * DAY as i64, warned.map(day), day(today));
+            assert_eq!(said, days, "{today} {warned:?}");
         }
     }
 
