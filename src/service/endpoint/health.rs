@@ -25,7 +25,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Common, outlier::Suspicion};
+use super::{common::Common, outlier::Suspicion};
 use crate::{config::Eject, service::members::standing::Standing};
 
 /// What becomes of an endpoint.
@@ -613,7 +613,7 @@ impl AttemptLog {
 mod tests {
     use tokio::time::advance;
 
-    use super::{super::testing::common, *};
+    use super::{super::common::testing::common, *};
 
     const SECOND: Duration = Duration::from_secs(1);
     /// Longer than any jitter makes of it.

@@ -1,6 +1,7 @@
 //! Whom a service calls: one instance's address with the state that lives as long as its
 //! identity does.
 
+mod common;
 pub(super) mod health;
 pub(super) mod outlier;
 pub(super) mod silence;
@@ -16,11 +17,12 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    config,
     instance::Address,
-    upstream::{Load, Pool, Target, Tls},
+    upstream::{Load, Pool, Target},
 };
 use health::EndpointHealth;
+
+pub(crate) use common::Common;
 
 /// An endpoint's identity: the registry's id for the instance, and its address. (A service has one
 /// registry, which is therefore not part of it.)
@@ -46,34 +48,6 @@ pub struct Endpoint {
 struct Lines {
     target: Arc<Target>,
     of_workers: Box<[OnceLock<Arc<WorkerEndpoint>>]>,
-}
-
-/// What the endpoints of a service have in common.
-#[derive(Debug)]
-pub(crate) struct Common {
-    /// From when on their moments are counted.
-    epoch: Instant,
-    policy: Arc<config::Service>,
-    /// With what those are called that speak TLS.
-    tls: Arc<Tls>,
-    workers: usize,
-}
-
-impl Common {
-    /// Of a service with this policy, for so many workers.
-    pub(super) fn new(policy: Arc<config::Service>, tls: Arc<Tls>, workers: usize) -> Self {
-        Self {
-            epoch: Instant::now(),
-            policy,
-            tls,
-            workers,
-        }
-    }
-
-    /// What their service does with its requests.
-    pub(super) fn policy(&self) -> &config::Service {
-        &self.policy
-    }
 }
 
 /// What all workers share of an endpoint.
@@ -257,7 +231,7 @@ impl Endpoint {
 pub(super) mod testing {
     use std::time::Duration;
 
-    use super::*;
+    use super::{common::testing::common, *};
 
     /// One with this number, for one worker.
     pub(in crate::service) fn endpoint(number: usize, load: Option<Arc<Load>>) -> Arc<Endpoint> {
@@ -269,19 +243,6 @@ pub(super) mod testing {
         let endpoint = of(number, Some(time), None);
         endpoint.life().warm_up(Instant::now());
         endpoint
-    }
-
-    /// What the endpoints of these tests have in common, for one worker.
-    pub(in crate::service) fn common(slow_start: Option<Duration>) -> Arc<Common> {
-        let policy = "[defaults]\npool = { idle = \"4s\", connections = 4 }\n\
-            [[route]]\nservice = \"cart\"\n";
-        let config = config::Config::parse(policy, std::path::Path::new(".")).unwrap();
-        let policy = config::Service {
-            slow_start,
-            ..config.defaults
-        };
-        let tls = Tls::open(&policy.tls).unwrap();
-        Arc::new(Common::new(Arc::new(policy), Arc::new(tls), 1))
     }
 
     fn of(number: usize, slow_start: Option<Duration>, load: Option<Arc<Load>>) -> Arc<Endpoint> {
