@@ -3,7 +3,8 @@
 //! requests never come here.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
+    slice,
     sync::Arc,
     time::SystemTime,
 };
@@ -30,20 +31,41 @@ use crate::{
 pub(crate) struct EndpointSet {
     common: Arc<Common>,
     loads: Loads,
-    members: BTreeMap<EndpointId, Member>,
+    members: ById,
     /// Removed, and not retired yet; and when their exchanges are cut.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// When the set of those that may be picked last changed.
     changed: Option<SystemTime>,
 }
 
+/// A large registry has 100,000 of them: what few have is boxed, and the identity is the endpoint's.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) instance: Arc<Instance>,
-    pub(crate) standing: Standing,
+    standing: SmallStanding,
     /// What our own checks of it come to; `None` where there are none, or none has run yet.
     pub(crate) checkup: Option<Box<Checkup>>,
+}
+
+/// A standing in a word or two.
+#[derive(Debug)]
+enum SmallStanding {
+    Passing,
+    Critical,
+    Held(Box<Held>),
+    Removed,
+}
+
+impl From<Standing> for SmallStanding {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Passing => Self::Passing,
+            Standing::Critical => Self::Critical,
+            Standing::Held(held) => Self::Held(Box::new(held)),
+            Standing::Removed => Self::Removed,
+        }
+    }
 }
 
 impl EndpointSet {
@@ -51,7 +73,7 @@ impl EndpointSet {
         Self {
             common,
             loads,
-            members: BTreeMap::new(),
+            members: ById::default(),
             leaving: Vec::new(),
             changed: None,
         }
@@ -66,7 +88,7 @@ impl EndpointSet {
     ) -> Snapshot {
         let panics = self.panics();
         let (mut pickable, mut resting) = (Vec::new(), Vec::new());
-        let members = self.members.values();
+        let members = self.members.iter();
         for member in members.filter(|member| wants(&member.instance)) {
             let endpoint = Arc::clone(&member.endpoint);
             if member.may_be_picked(panics) {
@@ -82,8 +104,8 @@ impl EndpointSet {
     /// not believed: rather the checks are wrong, or all have too much to do, than that most are
     /// away at once.
     pub(crate) fn panics(&self) -> bool {
-        let pickable = self.members.values();
-        let pickable = pickable.filter(|member| member.standing.is_pickable());
+        let pickable = self.members.iter();
+        let pickable = pickable.filter(|member| member.standing().is_pickable());
         let (mut all, mut failing) = (0u64, 0u64);
         for member in pickable {
             all += 1;
@@ -97,21 +119,22 @@ impl EndpointSet {
     pub(crate) fn take_over(&mut self, update: &Update, expects_new: bool) -> bool {
         let before = self.picked_ids();
         self.forget_the_gone();
-        let serves = |member: &&Member| member.standing == Standing::Passing;
-        let served = self.members.values().filter(serves).count();
+        let serves = |member: &&Member| member.standing() == Standing::Passing;
+        let served = self.members.iter().filter(serves).count();
         let is_new = expects_new && served > 0;
-        let (mut listed, mut came) = (HashSet::new(), Vec::new());
+        let (mut listed, mut came, mut new) = (HashSet::new(), Vec::new(), Vec::new());
         for instance in &update.instances {
             let id = EndpointId {
                 instance: Arc::clone(&instance.id),
                 address: instance.address.clone(),
             };
-            if !self.members.contains_key(&id) {
-                came.push(id.clone());
+            let is_first = listed.insert(id.clone());
+            if let Some(member) = self.list(&id, instance, update.order, is_new) {
+                new.push(member);
+                came.extend(is_first.then_some(id));
             }
-            listed.insert(id.clone());
-            self.list(id, instance, update.order, is_new);
         }
+        self.members.add(new);
         let doubts = self.miss(&listed, &came, served, update);
         if before != self.picked_ids() {
             self.changed = Some(SystemTime::now());
@@ -119,8 +142,14 @@ impl EndpointSet {
         doubts
     }
 
-    /// What a set says of an instance that it lists.
-    fn list(&mut self, id: EndpointId, instance: &Arc<Instance>, order: Order, is_new: bool) {
+    /// What a set says of an instance that it lists. Returns it as a member where it was none.
+    fn list(
+        &mut self,
+        id: &EndpointId,
+        instance: &Arc<Instance>,
+        order: Order,
+        is_new: bool,
+    ) -> Option<Member> {
         let said = match instance.healthy {
             true => Said::Healthy,
             false => Said::Ill {
@@ -129,26 +158,29 @@ impl EndpointSet {
         };
         let known = self
             .members
-            .get_mut(&id)
+            .get_mut(id)
             // Its connections are of no use to one that now speaks TLS, or no longer does.
             .filter(|member| member.instance.tls == instance.tls);
         if let Some(member) = known {
-            let before = member.standing;
+            let before = member.standing();
             if before == Standing::Removed {
                 // It works on something still, and is the same.
                 member.endpoint.restore();
             }
-            member.standing = said.after(Some(before));
-            if (before, member.standing) == (Standing::Critical, Standing::Passing) {
+            member.stand(said.after(Some(before)));
+            if (before, member.standing()) == (Standing::Critical, Standing::Passing) {
                 member.endpoint.life().recovered();
             }
             member.instance = Arc::clone(instance);
-            return;
+            return None;
         }
-        let member = self.new_member(&id, instance, said.after(None), is_new);
-        if let Some(replaced) = self.members.insert(id, member) {
-            self.leaves(replaced.endpoint);
-        }
+        let member = self.new_member(id, instance, said.after(None), is_new);
+        let Some(known) = self.members.get_mut(id) else {
+            return Some(member);
+        };
+        let replaced = std::mem::replace(known, member);
+        self.leaves(replaced.endpoint);
+        None
     }
 
     fn new_member(
@@ -166,7 +198,7 @@ impl EndpointSet {
         Member {
             endpoint: Arc::new(endpoint),
             instance: Arc::clone(instance),
-            standing,
+            standing: standing.into(),
             checkup: None,
         }
     }
@@ -184,8 +216,9 @@ impl EndpointSet {
         let serving: HashSet<_> = self
             .members
             .iter()
-            .filter(|(id, member)| listed.contains(*id) && member.standing == Standing::Passing)
-            .map(|(id, _)| id.address.clone())
+            .filter(|member| listed.contains(member.id()))
+            .filter(|member| member.standing() == Standing::Passing)
+            .map(|member| member.id().address.clone())
             .collect();
         let moved = self.moved(listed, came);
         let is_accounted_for = |id: &EndpointId| {
@@ -197,8 +230,11 @@ impl EndpointSet {
         let missing: Vec<_> = self
             .members
             .iter()
-            .filter(|(id, _)| !listed.contains(*id))
-            .map(|(id, member)| (id.clone(), member.standing, is_accounted_for(id)))
+            .filter(|member| !listed.contains(member.id()))
+            .map(|member| {
+                let id = member.id();
+                (id.clone(), member.standing(), is_accounted_for(id))
+            })
             .collect();
         let lost = missing
             .iter()
@@ -233,15 +269,16 @@ impl EndpointSet {
         came: &'i [EndpointId],
     ) -> HashSet<&'i Arc<str>> {
         let serves = |id: &&EndpointId| {
-            let member = self.members.get(*id);
-            member.is_some_and(|member| member.standing == Standing::Passing)
+            let member = self.members.get(id);
+            member.is_some_and(|member| member.standing() == Standing::Passing)
         };
         let mut at = HashMap::new();
         for id in came {
             *at.entry(&id.address).or_insert(0) += 1;
         }
         let mut missed = HashMap::new();
-        for id in self.members.keys().filter(|id| !listed.contains(*id)) {
+        let ids = self.members.iter().map(Member::id);
+        for id in ids.filter(|id| !listed.contains(*id)) {
             *missed.entry(&id.instance).or_insert(0) += 1;
         }
         let moved = came.iter().filter(serves);
@@ -253,7 +290,7 @@ impl EndpointSet {
     /// believed. Returns whether it was still held so; in the meantime it may have been registered again.
     pub(crate) fn settle(&mut self, id: &EndpointId, held: Held, now: Option<Held>) -> bool {
         let member = self.members.get(id);
-        let is_held_so = member.is_some_and(|member| member.standing == Standing::Held(held));
+        let is_held_so = member.is_some_and(|member| member.standing() == Standing::Held(held));
         if is_held_so {
             self.stand(id, now.map_or_else(|| held.let_go(), Standing::Held));
             self.changed = now.map_or(Some(SystemTime::now()), |_| self.changed);
@@ -263,7 +300,7 @@ impl EndpointSet {
 
     fn stand(&mut self, id: &EndpointId, standing: Standing) {
         if let Some(member) = self.members.get_mut(id) {
-            member.standing = standing;
+            member.stand(standing);
             if standing == Standing::Removed {
                 let endpoint = Arc::clone(&member.endpoint);
                 self.leaves(endpoint);
@@ -293,8 +330,8 @@ impl EndpointSet {
     pub(crate) fn held(&self) -> Vec<(EndpointId, Held)> {
         self.members
             .iter()
-            .filter_map(|(id, member)| match member.standing {
-                Standing::Held(held) => Some((id.clone(), held)),
+            .filter_map(|member| match member.standing() {
+                Standing::Held(held) => Some((member.id().clone(), held)),
                 _ => None,
             })
             .collect()
@@ -302,18 +339,18 @@ impl EndpointSet {
 
     /// Those that are held, or all that may be picked, as what they are to requests: healthy.
     pub(crate) fn healthy_instances(&self, all: bool) -> Vec<Arc<Instance>> {
-        let wanted = |member: &&Member| match member.standing {
+        let wanted = |member: &&Member| match member.standing() {
             Standing::Held(_) => true,
             standing => all && standing.is_pickable(),
         };
-        let members = self.members.values().filter(wanted);
+        let members = self.members.iter().filter(wanted);
         members.map(|member| member.instance.called(true)).collect()
     }
 
     /// The set as it is, in the order of sets, for the journal.
     pub(crate) fn standings(&self) -> impl Iterator<Item = (&Arc<Instance>, history::Listed)> {
-        self.members.values().filter_map(|member| {
-            let standing = match member.standing {
+        self.members.iter().filter_map(|member| {
+            let standing = match member.standing() {
                 Standing::Removed => return None,
                 Standing::Held(_) => history::Listed::Held,
                 Standing::Passing => history::Listed::Healthy,
@@ -326,22 +363,22 @@ impl EndpointSet {
     /// Forgets those that were removed and have finished.
     pub(crate) fn forget_the_gone(&mut self) {
         self.members
-            .retain(|_, member| !member.is_removed() || member.endpoint.in_flight() > 0);
+            .retain(|member| !member.is_removed() || member.endpoint.in_flight() > 0);
     }
 
     fn picked_ids(&self) -> Vec<EndpointId> {
         let panics = self.panics();
         let members = self.members.iter();
-        let picked = members.filter(|(_, member)| member.may_be_picked(panics));
-        picked.map(|(id, _)| id.clone()).collect()
+        let picked = members.filter(|member| member.may_be_picked(panics));
+        picked.map(|member| member.id().clone()).collect()
     }
 
     /// What the admin API shows of each.
     pub(crate) fn states(&self) -> impl Iterator<Item = (&Member, EndpointState)> {
         let now = Instant::now();
-        self.members.values().map(move |member| {
+        self.members.iter().map(move |member| {
             let life = member.endpoint.life();
-            let state = EndpointState::of(member.standing, member.fails_checks(), life, now);
+            let state = EndpointState::of(member.standing(), member.fails_checks(), life, now);
             (member, state)
         })
     }
@@ -368,16 +405,82 @@ impl EndpointSet {
     /// Those that the registry lists, or that are held, and whether they are called over TLS.
     pub(crate) fn listed(&self) -> HashMap<EndpointId, (Arc<Endpoint>, bool)> {
         let listed = self.members.iter();
-        let listed = listed.filter(|(_, member)| !member.is_removed());
+        let listed = listed.filter(|member| !member.is_removed());
         let called = |member: &Member| (Arc::clone(&member.endpoint), member.instance.tls);
-        let listed = listed.map(|(id, member)| (id.clone(), called(member)));
+        let listed = listed.map(|member| (member.id().clone(), called(member)));
         listed.collect()
     }
 }
 
+/// Members in the order of their identities.
+#[derive(Debug, Default)]
+struct ById(Vec<Member>);
+
+impl ById {
+    fn iter(&self) -> slice::Iter<'_, Member> {
+        self.0.iter()
+    }
+
+    fn get(&self, id: &EndpointId) -> Option<&Member> {
+        Some(&self.0[self.place(id).ok()?])
+    }
+
+    fn get_mut(&mut self, id: &EndpointId) -> Option<&mut Member> {
+        let place = self.place(id).ok()?;
+        Some(&mut self.0[place])
+    }
+
+    fn place(&self, id: &EndpointId) -> Result<usize, usize> {
+        self.0.binary_search_by(|member| member.id().cmp(id))
+    }
+
+    /// Adds those that are not there yet; of two that are the same, the later one. Takes no more memory
+    /// than they need: most sets of a large registry never change.
+    fn add(&mut self, new: Vec<Member>) {
+        if new.is_empty() {
+            return;
+        }
+        self.0.reserve_exact(new.len());
+        self.0.extend(new);
+        // Both parts are in order, as a rule, which makes this a merge.
+        self.0.sort_by(|a, b| a.id().cmp(b.id()));
+        self.0.dedup_by(|later, earlier| {
+            let same = later.id() == earlier.id();
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+    }
+
+    fn retain(&mut self, stays: impl FnMut(&Member) -> bool) {
+        self.0.retain(stays);
+        self.0.shrink_to(2 * self.0.len());
+    }
+}
+
 impl Member {
+    /// Who it is.
+    pub(crate) fn id(&self) -> &EndpointId {
+        self.endpoint.id()
+    }
+
+    /// How it stands.
+    pub(crate) fn standing(&self) -> Standing {
+        match &self.standing {
+            SmallStanding::Passing => Standing::Passing,
+            SmallStanding::Critical => Standing::Critical,
+            SmallStanding::Held(held) => Standing::Held(**held),
+            SmallStanding::Removed => Standing::Removed,
+        }
+    }
+
+    fn stand(&mut self, standing: Standing) {
+        self.standing = standing.into();
+    }
+
     fn is_removed(&self) -> bool {
-        self.standing == Standing::Removed
+        matches!(self.standing, SmallStanding::Removed)
     }
 
     fn fails_checks(&self) -> bool {
@@ -387,7 +490,7 @@ impl Member {
     }
 
     fn may_be_picked(&self, panics: bool) -> bool {
-        self.standing.is_pickable() && (panics || !self.fails_checks())
+        self.standing().is_pickable() && (panics || !self.fails_checks())
     }
 }
 
@@ -712,6 +815,12 @@ mod tests {
         assert_eq!(after(&both, &moved(healthy(1..3))), (true, 6, 8));
     }
 
+    /// A large registry has 100,000 of them.
+    #[test]
+    fn a_member_is_small() {
+        assert_eq!(size_of::<Member>(), 40);
+    }
+
     #[tokio::test]
     async fn who_changes_to_tls_or_back_is_a_new_one_and_the_guard_holds_nobody() {
         let mut members = empty(guard());
@@ -732,7 +841,7 @@ mod tests {
     }
 
     fn checked(members: &mut EndpointSet, passing: bool) {
-        let all: Vec<_> = members.members.values().collect();
+        let all: Vec<_> = members.members.iter().collect();
         let endpoints: Vec<_> = all.iter().map(|one| Arc::clone(&one.endpoint)).collect();
         for endpoint in endpoints {
             let error = None;
@@ -749,7 +858,7 @@ mod tests {
         };
         let mut members = empty(guard());
         take(&mut members, &healthy(1..8), true);
-        let leaves = Arc::clone(&members.members.values().next().unwrap().endpoint);
+        let leaves = Arc::clone(&members.members.iter().next().unwrap().endpoint);
         let _works = leaves.pool(0).enter();
         // The first has left, and works on something; the second is ill; five are lost, and held.
         take(&mut members, &healthy(2..8), true);
