@@ -20,16 +20,22 @@ use crate::{
 /// What each registry said last.
 #[derive(Debug)]
 pub(crate) struct Combiner {
-    registries: Vec<Arc<str>>,
+    registries: Box<[RegistryState]>,
     combine: Combine,
-    /// In the order of `registries`.
-    heard: Vec<Answer>,
-    /// Of those whose set is one that was remembered from before the start: when they said it.
-    remembered: Vec<Option<SystemTime>>,
     /// Whose set a failover has chosen.
     chosen: Option<usize>,
-    /// The registries' latest losses of data.
-    losses: Vec<Option<Box<Lost>>>,
+}
+
+/// What is known of one registry.
+#[derive(Debug)]
+struct RegistryState {
+    name: Arc<str>,
+    /// What it said last.
+    heard: Answer,
+    /// Where its set is one that was remembered from before the start: when it said that.
+    remembered: Option<SystemTime>,
+    /// Its latest loss of data.
+    lost: Option<Box<Lost>>,
 }
 
 /// A registry's loss of data.
@@ -94,15 +100,18 @@ pub struct Difference {
 
 impl Combiner {
     pub(crate) fn new(origin: &Origin) -> Self {
-        let (registries, combine) = match origin {
-            Origin::Registries { names, combine } => (names.clone(), *combine),
-            Origin::Inline(_) => (Vec::new(), Combine::Union),
+        let (names, combine) = match origin {
+            Origin::Registries { names, combine } => (&**names, *combine),
+            Origin::Inline(_) => (&[][..], Combine::Union),
+        };
+        let of_none = |name: &Arc<str>| RegistryState {
+            name: Arc::clone(name),
+            heard: Answer::Nothing,
+            remembered: None,
+            lost: None,
         };
         Self {
-            heard: registries.iter().map(|_| Answer::Nothing).collect(),
-            remembered: vec![None; registries.len()],
-            losses: vec![None; registries.len()],
-            registries,
+            registries: names.iter().map(of_none).collect(),
             combine,
             chosen: None,
         }
@@ -117,21 +126,23 @@ impl Combiner {
         policy: &config::Service,
     ) -> Option<Update> {
         if !matches!(event, Event::Failed) {
-            self.remembered[from] = None;
+            self.registries[from].remembered = None;
         }
         let order = match event {
             Event::State(set) => {
                 let order = self.order(from, &set);
-                self.heard[from] = Answer::Set(selected(set, policy));
+                self.registries[from].heard = Answer::Set(selected(set, policy));
                 order
             }
-            Event::Failed if !matches!(self.heard[from], Answer::Nothing) => return None,
+            Event::Failed if !matches!(self.registries[from].heard, Answer::Nothing) => {
+                return None;
+            }
             Event::Failed => {
-                self.heard[from] = Answer::Failed;
+                self.registries[from].heard = Answer::Failed;
                 Order::Unknown
             }
             Event::Stale => {
-                self.heard[from] = Answer::GivenUp;
+                self.registries[from].heard = Answer::GivenUp;
                 Order::Replaced
             }
         };
@@ -157,7 +168,7 @@ impl Combiner {
         });
         if let Order::Lost(loss) = order {
             let before = self.set(from).map(|set| set.evidence.clone());
-            self.losses[from] = Some(Box::new(Lost {
+            self.registries[from].lost = Some(Box::new(Lost {
                 loss,
                 at: Instant::now(),
                 before: before.unwrap_or_default(),
@@ -171,7 +182,7 @@ impl Combiner {
 
     /// Those that some registry lists, be they in the service's set or not.
     fn elsewhere(&self) -> HashSet<Identity> {
-        let sets = (0..self.heard.len()).filter_map(|of| self.set(of));
+        let sets = (0..self.registries.len()).filter_map(|of| self.set(of));
         let all = sets.flat_map(|set| {
             let others = set.elsewhere.iter().cloned();
             let unchosen = set.instances.iter().filter(|_| self.several());
@@ -198,19 +209,19 @@ impl Combiner {
         policy: &config::Service,
     ) -> Option<Update> {
         let update = self.hear(from, Event::State(set.into()), policy);
-        self.remembered[from] = Some(confirmed);
+        self.registries[from].remembered = Some(confirmed);
         update
     }
 
     /// What a registry showed of its history before its latest loss of data.
     pub(crate) fn before_loss(&self, of: usize) -> Option<&Evidence> {
-        Some(&self.losses[of].as_ref()?.before)
+        Some(&self.registries[of].lost.as_ref()?.before)
     }
 
     /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
     /// Whom it lacks was dropped some time in the last `span`.
     pub(crate) fn now(&self, span: Duration) -> Option<Update> {
-        let mut losses = self.losses.iter().flatten();
+        let mut losses = self.registries.iter().filter_map(|one| one.lost.as_ref());
         let lost = losses.find(|lost| lost.at.elapsed() < span);
         let order = lost.map_or(Order::Forward, |lost| Order::Lost(lost.loss));
         let update = self.set_now(order)?;
@@ -222,7 +233,7 @@ impl Combiner {
 
     /// The set that they make together; `None` where nothing was ever said that counts.
     fn set_now(&self, order: Order) -> Option<Update> {
-        let all = 0..self.heard.len();
+        let all = 0..self.registries.len();
         let which = match self.combine {
             Combine::Failover if self.several() => self.chosen.map_or(0..0, |one| one..one + 1),
             Combine::Union if self.several() => all,
@@ -230,8 +241,8 @@ impl Combiner {
         };
         let mut sets = which.filter_map(|of| self.set(of)).peekable();
         if sets.peek().is_none() {
-            let mut heard = self.heard.iter();
-            let was_given_up = heard.any(|heard| matches!(heard, Answer::GivenUp));
+            let mut registries = self.registries.iter();
+            let was_given_up = registries.any(|one| matches!(one.heard, Answer::GivenUp));
             return was_given_up.then(|| Update::ours(Vec::new()));
         }
         let instances = sets.flat_map(|set| &set.instances);
@@ -248,24 +259,24 @@ impl Combiner {
     /// Whether a registry has said who is there, and not before the start: whom it adds to that is
     /// new.
     pub(crate) fn has_answered(&self, of: usize) -> bool {
-        self.set(of).is_some() && self.remembered[of].is_none()
+        self.set(of).is_some() && self.registries[of].remembered.is_none()
     }
 
     /// The same of all that count.
     pub(crate) fn is_settled(&self) -> bool {
-        !self.is_awaited() && self.remembered.iter().all(Option::is_none)
+        !self.is_awaited() && self.registries.iter().all(|one| one.remembered.is_none())
     }
 
     /// When a registry said what is remembered of it; `None` where it has said something since.
     pub(crate) fn remembered(&self, of: usize) -> Option<SystemTime> {
-        self.remembered.get(of).copied().flatten()
+        self.registries.get(of)?.remembered
     }
 
     /// Whether a registry has neither answered nor failed yet.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.heard
+        self.registries
             .iter()
-            .any(|heard| matches!(heard, Answer::Nothing))
+            .any(|one| matches!(one.heard, Answer::Nothing))
     }
 
     /// Serves from the first registry that has a healthy instance; where none has, from the first
@@ -273,7 +284,7 @@ impl Combiner {
     /// one before, if it may have changed.
     fn fail_over(&mut self, from: usize, order: Order) -> Option<Order> {
         let first = |wanted: fn(&InstanceSet) -> bool| {
-            (0..self.heard.len()).find(|of| self.set(*of).is_some_and(wanted))
+            (0..self.registries.len()).find(|of| self.set(*of).is_some_and(wanted))
         };
         let chosen = first(has_healthy)
             .or_else(|| first(|set| !set.instances.is_empty()))
@@ -297,7 +308,7 @@ impl Combiner {
 
     /// What a registry said last that still counts.
     pub(crate) fn set(&self, of: usize) -> Option<&InstanceSet> {
-        match &self.heard[of] {
+        match &self.registries[of].heard {
             Answer::Set(set) => Some(set),
             Answer::Nothing | Answer::Failed | Answer::GivenUp => None,
         }
@@ -306,7 +317,7 @@ impl Combiner {
     /// Which registries list each address.
     pub(crate) fn listed_by(&self) -> HashMap<&Address, Vec<Arc<str>>> {
         let mut listed = HashMap::<_, Vec<_>>::new();
-        for (name, of) in std::iter::zip(&self.registries, 0..) {
+        for (of, RegistryState { name, .. }) in self.registries.iter().enumerate() {
             for instance in self.set(of).iter().flat_map(|set| &set.instances) {
                 let names = listed.entry(&instance.address).or_default();
                 if !names.contains(name) {
@@ -319,7 +330,7 @@ impl Combiner {
 
     /// The registry that a failover has chosen.
     pub(crate) fn chosen(&self) -> Option<&Arc<str>> {
-        self.chosen.map(|chosen| &self.registries[chosen])
+        self.chosen.map(|chosen| &self.registries[chosen].name)
     }
 
     /// How each shadow differs from the set that serves; nothing of one that was not read.
@@ -327,11 +338,11 @@ impl Combiner {
         if self.combine != Combine::Shadow {
             return Vec::new();
         }
-        let Some(serving) = self.heard.first().and_then(|_| self.set(0)) else {
+        let Some(serving) = self.registries.first().and_then(|_| self.set(0)) else {
             return Vec::new();
         };
         let serving = healths(serving);
-        (1..self.heard.len())
+        (1..self.registries.len())
             .filter_map(|of| Some((of, healths(self.set(of)?))))
             .map(|(of, other)| {
                 let lacking = |one: &BTreeMap<_, _>, other: &BTreeMap<_, _>| {
@@ -339,7 +350,7 @@ impl Combiner {
                     lacking.map(ToString::to_string).collect()
                 };
                 Difference {
-                    registry: Arc::clone(&self.registries[of]),
+                    registry: Arc::clone(&self.registries[of].name),
                     missing: lacking(&serving, &other),
                     extra: lacking(&other, &serving),
                     unlike: serving
