@@ -72,7 +72,8 @@ pub(crate) struct Entry {
     why: Why,
     /// Whether requests followed it; what is heard while the set is pinned is only noted.
     applied: bool,
-    changes: Box<[Change]>,
+    /// `None` where each instance of the set has come with it, as of most services' first and only set.
+    changes: Option<Box<[Change]>>,
     pub(crate) set: Arc<[Seat]>,
 }
 
@@ -263,6 +264,8 @@ impl Journal {
     }
 
     fn add(&mut self, why: Why, applied: bool, changes: Vec<Change>, set: Arc<[Seat]>) {
+        let came = changes.iter().filter(|one| one.what == What::Added);
+        let all_came = came.count() == set.len() && set.len() == changes.len();
         self.number += 1;
         self.entries.truncate(LENGTH - 1);
         self.entries.push_front(Box::new(Entry {
@@ -270,7 +273,7 @@ impl Journal {
             at: SystemTime::now(),
             why,
             applied,
-            changes: changes.into(),
+            changes: (!all_came).then(|| changes.into()),
             set,
         }));
     }
@@ -309,12 +312,25 @@ impl Journal {
                     at: unix_seconds(entry.at),
                     why: entry.why.clone(),
                     applied: entry.applied,
-                    changes: entry.changes.to_vec(),
+                    changes: entry.changes(),
                     healthy,
                     unhealthy: entry.set.len() - healthy,
                 }
             })
             .collect()
+    }
+}
+
+impl Entry {
+    fn changes(&self) -> Vec<Change> {
+        match &self.changes {
+            Some(changes) => changes.to_vec(),
+            None => self
+                .set
+                .iter()
+                .map(|seat| seat.change(What::Added))
+                .collect(),
+        }
     }
 }
 
@@ -454,7 +470,7 @@ mod tests {
 
     /// The last entry's changes: what, and whose port.
     fn last(journal: &Journal) -> Vec<(What, u16)> {
-        let changes = &journal.entries[0].changes;
+        let changes = journal.entries[0].changes();
         changes
             .iter()
             .map(|change| (change.what, change.instance.address.port()))
