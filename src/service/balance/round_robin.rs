@@ -3,7 +3,10 @@
 //! each of N endpoints once. A request has one turn, however often it is tried: were a retry a turn
 //! of its own, the requests after it would fall in step with the endpoint that fails.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use super::candidates::Candidates;
 use crate::{
@@ -11,29 +14,39 @@ use crate::{
     service::{Endpoint, Snapshot},
 };
 
-/// Whose turn it is.
+/// Whose turn it is. Made with the first: on cache lines of its own it is larger than all else that a
+/// service which is never called has of balancing.
 #[derive(Debug)]
-pub struct Turns(Padded<AtomicUsize>);
+pub struct Turns(OnceLock<Box<Padded<AtomicUsize>>>);
 
 impl Turns {
     /// Proxies that start together should not all start with the same endpoint.
     pub(super) fn anywhere() -> Self {
-        Self::from(fastrand::usize(..usize::MAX / 2))
+        Self(OnceLock::new())
     }
 
+    #[cfg(test)]
     pub(super) fn from(turn: usize) -> Self {
-        Self(Padded(AtomicUsize::new(turn)))
+        Self(OnceLock::from(Box::new(Padded(AtomicUsize::new(turn)))))
     }
 
     pub(super) fn next(&self) -> usize {
-        self.0.fetch_add(1, Relaxed)
+        self.counter().fetch_add(1, Relaxed)
+    }
+
+    fn counter(&self) -> &AtomicUsize {
+        self.0.get_or_init(|| {
+            let start = fastrand::usize(..usize::MAX / 2);
+            Box::new(Padded(AtomicUsize::new(start)))
+        })
     }
 
     /// Skips turns at random: requests that come in the same order again and again are not in step
     /// with the endpoints then.
     #[cold]
     pub(super) fn break_step(&self) {
-        self.0.fetch_add(fastrand::usize(..1 << 16), Relaxed);
+        self.counter()
+            .fetch_add(fastrand::usize(..1 << 16), Relaxed);
     }
 }
 
