@@ -8,9 +8,11 @@ mod parse;
 mod sections;
 
 use std::{
-    io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     panic::AssertUnwindSafe,
+    path::Path,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -18,6 +20,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::{Mutex, watch},
+    task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -246,7 +249,9 @@ impl Shared {
     async fn read_when_still(&self, mut stamp: Stamp) -> (Option<Stamp>, Content) {
         loop {
             sleep(STILL).await;
-            let read = tokio::fs::read(&self.settings.path).await;
+            let path = self.settings.path.clone();
+            let read = spawn_blocking(move || read(&path)).await;
+            let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
             match self.stamp().await {
                 Err(error) => return (None, Err(error)),
                 Ok(now) if now != stamp => stamp = now,
@@ -293,6 +298,28 @@ impl Shared {
             refused: false,
         }
     }
+}
+
+/// A block of more than this glibc takes from the system, and gives it back whole. A smaller one may
+/// come out of a thread's heap, which keeps it: its limit for that rises up to this with what is freed.
+const FROM_THE_SYSTEM: usize = 32 << 20;
+
+/// Files up to this size are read into as little as they need.
+const SMALL: usize = 128 << 10;
+
+/// A file's bytes. Of the room for a large one only what is filled is ever in memory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let room = if size > SMALL {
+        size.max(FROM_THE_SYSTEM)
+    } else {
+        size
+    };
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(room.saturating_add(1))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Looks at the file for as long as there is a cursor. A panic is an error like any other, and said by
