@@ -355,6 +355,18 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    /// There is one for each service of a large registry, and a task has 100 bytes of its own.
+    #[test]
+    fn a_watcher_is_small() {
+        let source = Box::new(Script {
+            steps: VecDeque::new(),
+            asked: Arc::default(),
+        });
+        let status = Arc::new(WatchStatus::new("main", None));
+        let watching = watch(source, status, None, |_| {});
+        assert!(size_of_val(&watching) <= 256, "{}", size_of_val(&watching));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_what_differs_is_published_and_the_first_always() {
         let run = Run::start(["", "", "a", "a", "", "a"].map(State));
