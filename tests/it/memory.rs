@@ -105,7 +105,7 @@ async fn counts(count: Arc<AtomicUsize>) -> RawBackend {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_that_was_never_called_holds_less_than_a_kibibyte_and_a_half() {
+async fn an_endpoint_that_was_never_called_holds_a_kibibyte_or_so() {
     const FEW: usize = 10;
     const MANY: usize = 2_000;
     const ENDPOINTS: usize = 10;
@@ -147,7 +147,7 @@ async fn an_endpoint_that_was_never_called_holds_less_than_a_kibibyte_and_a_half
     let held = of_services(MANY).await - of_services(FEW).await;
     let each = held / ((MANY - FEW) * ENDPOINTS) as u64;
     println!("an endpoint that was never called: {each} bytes");
-    let most = 14 * KIB / 10;
+    let most = 11 * KIB / 10;
     assert!(
         each <= most,
         "an endpoint that was never called: {each} bytes"
