@@ -12,7 +12,8 @@ SERVICES = 10_000
 ENDPOINTS = 10
 # The proxy's own, of which what few services hold is taken off.
 FEW = 10
-QUIET = 30
+# Twice as long as what has not changed may stand on disk unconfirmed.
+QUIET = 120
 CHANGES = 2_000
 
 
@@ -24,6 +25,9 @@ def many(callboard, folder):
         few = resident(process)
     with of_file(callboard, folder / "many", SERVICES) as (process, file):
         held = (resident(process) - few) / (SERVICES * ENDPOINTS)
+        # Until then it is not quiet: what was read is written to disk.
+        snapshot = file.parent / "callboard-data" / "snapshot.json"
+        wait_until(snapshot.exists, "the snapshot is written", 60, process)
         quiet = share(process, QUIET)
         line = changed_line(process, file)
     return held, quiet, line, registration(callboard, folder / "embedded")
