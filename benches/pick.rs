@@ -17,7 +17,7 @@ use std::{
 use callboard::{
     client::Client,
     config::Config,
-    service::{RequestInfo, Service},
+    service::{Chooser, Detector, RequestInfo, Service},
 };
 use http::{HeaderMap, HeaderValue, Request, Uri, header::COOKIE};
 use nix::time::{ClockId, clock_gettime};
@@ -241,16 +241,19 @@ async fn run_full(folder: &Path, balance: &str) -> Result<f64, Box<dyn Error>> {
     service.wait_until_read(Duration::from_secs(10)).await;
     let now = tokio::time::Instant::now();
     let (view, tally) = (service.main(), &service.lane(0).tally);
+    let detector = Detector::new(service, view, 0);
     let mut seats = Vec::new();
     for _ in 0..ENDPOINTS {
-        let turn = view.turn(None, tally, now);
-        let seat = service.seat(0, view, turn, None, now).await;
-        seats.push(seat.map_err(|shed| format!("no room: {shed:?}"))?);
+        let mut chooser = Chooser::new(detector, view.turn(None, tally, now), None);
+        let seat = chooser.first(now).await;
+        seat.map_err(|shed| format!("no room: {shed:?}"))?;
+        seats.push(chooser);
     }
     let turns: Vec<_> = (0..REQUESTS).map(|_| view.turn(None, tally, now)).collect();
     let context = &mut task::Context::from_waker(Waker::noop());
     let cost = nanos(1_000_000, &turns, |turn| {
-        let seat = pin!(service.seat(0, view, *turn, None, now));
+        let mut chooser = Chooser::new(detector, *turn, None);
+        let seat = pin!(chooser.first(now));
         assert!(matches!(seat.poll(context), Poll::Ready(Err(_))));
     });
     drop(seats);

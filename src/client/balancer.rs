@@ -5,7 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Error, held::HeldService};
-use crate::{instance::Address, service::WorkerEndpoint, upstream::InFlight};
+use crate::{
+    instance::Address,
+    service::{Detector, WorkerEndpoint},
+    upstream::InFlight,
+};
 
 /// go-kit's `Balancer`: picks endpoints as the service's `balance` says, in one order with the
 /// requests that are sent to it. There is no request to have a key or a cookie: `hash` picks anyone,
@@ -24,7 +28,7 @@ impl Balancer {
     /// # Errors
     /// Where the service has no endpoint that can be called, or no registry could be read yet.
     pub async fn endpoint(&self) -> Result<Picked, Error> {
-        let now = self.0.wait_until_read(Instant::now(), None).await?;
+        let now = self.0.until_read(Instant::now()).await?;
         let (service, slot) = (&self.0.service, self.0.slot());
         let (view, tally) = (service.main(), &service.lane(slot).tally);
         let picked = view.pick(slot, view.turn(None, tally, now), tally, now);
@@ -73,6 +77,7 @@ impl Picked {
     pub fn refused(&self) {
         self.in_flight.pool().failures.add_one();
         let service = &self.held.service;
-        service.note_refusal(self.slot, &self.line, self.began);
+        let detector = Detector::new(service, service.main(), self.slot);
+        detector.note_refusal(&self.line, self.began);
     }
 }

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::{Error, held::HeldService, outgoing::Outgoing};
 use crate::{
+    config::Overrides,
     instance::Address,
-    metrics::Padded,
-    service::{CallAnswer, CallError, CallPolicy, ReplayBody, Service, ServiceStats, StatusClass},
-    upstream::{Answer, AnswerBody},
+    service::{CallAnswer, Destination, ReplayBody, RequestCount, Service, dispatch},
+    upstream::{self, Answer, AnswerBody},
 };
 
 /// Calls one service, by the endpoints that it has at the moment. Cheap to clone.
@@ -66,36 +66,22 @@ impl Caller {
     {
         let arrived = Instant::now();
         let (parts, body) = request.into_parts();
+        let mut request = upstream::Request::new(&parts.method, ReplayBody::new(body), false);
         let mut outgoing = Outgoing::new(parts).map_err(|reason| Error::Malformed {
             service: Arc::clone(self.service().name()),
             reason,
         })?;
-        let mut body = ReplayBody::new(body);
-        let mut asked = arrived;
-        let (mut held, mut fallback) = (&self.held, self.fallback.as_ref());
-        loop {
-            let service = &*held.service;
-            let slot = held.slot();
-            let count = Count::begin(service.lane(slot), arrived);
-            let terms = CallPolicy::own(service);
-            let total = terms.timeout.total.map(|total| arrived + total);
-            let called = match held.wait_until_read(asked, total).await {
-                Ok(began) => service
-                    .call(slot, &mut outgoing, body, &terms, total, began)
-                    .await
-                    .map_err(|unanswered| in_words(service, unanswered)),
-                Err(error) => Err((error, Some(body))),
-            };
-            let (error, unsent) = match called {
-                Ok(answered) => return Ok(count.pass_on(answered)),
-                Err(unanswered) => unanswered,
-            };
-            let (Some(unsent), Some(other)) = (unsent, fallback.take()) else {
-                return Err(count.refuse(error));
-            };
-            count.hand_over();
-            asked = Instant::now();
-            (held, body) = (other, unsent);
+        let to = Destination {
+            service: &self.held.service,
+            subset: None,
+            overrides: Overrides::NONE,
+            deadline: None,
+            fallback: || Some(&self.fallback.as_ref()?.service),
+        };
+        let (mut count, slot) = (RequestCount::new(arrived), self.held.slot());
+        match dispatch(to, &mut outgoing, &mut request, &mut count, slot, arrived).await {
+            Ok(answered) => Ok(pass_on(answered, count)),
+            Err(undelivered) => Err(Error::of(undelivered.service, undelivered.error)),
         }
     }
 
@@ -123,69 +109,15 @@ where
     }
 }
 
-/// A request on its way. What became of it is counted; dropped before, it was abandoned.
-struct Count {
-    lane: Arc<Padded<ServiceStats>>,
-    arrived: Instant,
-    settled: bool,
-}
-
-impl Count {
-    fn begin(lane: &Arc<Padded<ServiceStats>>, arrived: Instant) -> Self {
-        lane.requests.add_one();
-        Self {
-            lane: Arc::clone(lane),
-            arrived,
-            settled: false,
-        }
-    }
-
-    fn pass_on<B>(mut self, answered: CallAnswer<ReplayBody<B>>) -> Response<B> {
-        self.settled = true;
-        let Answer { head, at, body } = answered.answer;
-        self.lane.answers[StatusClass::of(head.status).index()].add_one();
-        let took = at.saturating_duration_since(self.arrived);
-        self.lane.duration.observe(took);
-        let mut response = Response::new(body);
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        response.extensions_mut().insert(AnsweredBy {
-            endpoint: answered.by.pool().address().clone(),
-            attempts: answered.attempts,
-        });
-        response
-    }
-
-    fn hand_over(mut self) {
-        self.settled = true;
-        self.lane.fallbacks.add_one();
-    }
-
-    fn refuse(mut self, error: Error) -> Error {
-        // The program's own doing is counted as abandoned.
-        if !matches!(error, Error::Body { .. }) {
-            self.settled = true;
-            self.lane.failed.add_one();
-        }
-        error
-    }
-}
-
-/// Why no endpoint has answered, and the request's body where none was asked.
-fn in_words<B>(service: &Service, unanswered: CallError<B>) -> (Error, Option<B>) {
-    let service = Arc::clone(service.name());
-    match unanswered {
-        CallError::NoEndpoints(body) => (Error::NoEndpoints { service }, Some(body)),
-        CallError::Shed(_) => (Error::Shed { service }, None),
-        CallError::BodyBroke(error) => (Error::Body { service, error }, None),
-        CallError::Failed(attempts) => (Error::Failed { service, attempts }, None),
-    }
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.lane.abandoned.add_one();
-        }
-    }
+fn pass_on<B>(answered: CallAnswer<ReplayBody<B>>, mut count: RequestCount) -> Response<B> {
+    let Answer { head, at, body } = answered.answer;
+    count.answered(head.status, at);
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response.extensions_mut().insert(AnsweredBy {
+        endpoint: answered.by.pool().address().clone(),
+        attempts: answered.attempts,
+    });
+    response
 }

@@ -22,7 +22,7 @@ impl Endpointer {
     /// # Errors
     /// Where no registry could be read yet: that is not an empty list.
     pub async fn endpoints(&self) -> Result<Vec<EndpointStatus>, Error> {
-        self.0.wait_until_read(Instant::now(), None).await?;
+        self.0.until_read(Instant::now()).await?;
         let mut endpoints = self.status().endpoints;
         endpoints.retain(|endpoint| match endpoint.state {
             EndpointState::Serving

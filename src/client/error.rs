@@ -2,7 +2,10 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
-use crate::{registry::BuildError, service::Attempts};
+use crate::{
+    registry::BuildError,
+    service::{Attempts, CallError, Service},
+};
 
 /// Why a call brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,31 @@ pub enum Error {
         #[source]
         error: Box<dyn StdError + Send + Sync>,
     },
+}
+
+impl Error {
+    /// Why a service has not answered.
+    pub(super) fn of(service: &Service, error: CallError) -> Self {
+        if matches!(error, CallError::NoEndpoints) && !service.is_read() {
+            return Self::not_read(service);
+        }
+        let service = Arc::clone(service.name());
+        match error {
+            CallError::NoEndpoints => Self::NoEndpoints { service },
+            CallError::Shed(_) => Self::Shed { service },
+            CallError::BodyBroke(error) => Self::Body { service, error },
+            CallError::Failed(attempts) => Self::Failed { service, attempts },
+        }
+    }
+
+    /// None of a service's registries could be read yet.
+    pub(super) fn not_read(service: &Service) -> Self {
+        let watches = service.watches().iter();
+        Self::NotRead {
+            service: Arc::clone(service.name()),
+            reasons: watches.filter_map(|watch| watch.snapshot().error).collect(),
+        }
+    }
 }
 
 fn because(reasons: &[String]) -> String {

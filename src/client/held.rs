@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     discovery::Directory,
     registry::Registry,
-    service::{Service, within},
+    service::{Service, until_read},
 };
 
 /// What all handles share.
@@ -44,28 +44,19 @@ impl HeldService {
         thread_number() % self.shared.config.workers
     }
 
-    /// Waits for the service's first set, but not for longer than its `discovery_timeout`, and not
-    /// beyond `total`. Returns the moment at which it was there; `now` where it was before.
-    pub(super) async fn wait_until_read(
-        &self,
-        now: Instant,
-        total: Option<Instant>,
-    ) -> Result<Instant, Error> {
+    /// Waits for the service's first set, but not for longer than its `discovery_timeout`. Returns the
+    /// moment at which it was there; `now` where it was before.
+    pub(super) async fn until_read(&self, now: Instant) -> Result<Instant, Error> {
         let service = &self.service;
         service.usage().note(now);
         if service.is_read() {
             return Ok(now);
         }
-        let limit = within(service.policy().discovery_timeout, total, now);
-        service.wait_until_read(limit).await;
-        if service.is_read() {
-            return Ok(Instant::now());
+        let at = until_read(service, now, None).await;
+        match service.is_read() {
+            true => Ok(at),
+            false => Err(Error::not_read(service)),
         }
-        let watches = service.watches().iter();
-        Err(Error::NotRead {
-            service: Arc::clone(service.name()),
-            reasons: watches.filter_map(|watch| watch.snapshot().error).collect(),
-        })
     }
 }
 

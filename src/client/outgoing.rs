@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts, uri::PathAndQuery};
 
 use crate::{
-    service::RequestInfo,
+    service::{Dispatched, RequestInfo, Service},
     upstream::{Fields, Head},
 };
 
@@ -55,6 +55,11 @@ impl RequestInfo for Outgoing {
     }
 }
 
+impl Dispatched<'_> for Outgoing {
+    /// It says the same to every service.
+    fn goes_to(&mut self, _: &Service) {}
+}
+
 impl Head for Outgoing {
     fn method(&self) -> &Method {
         &self.parts.method
@@ -81,11 +86,6 @@ impl Head for Outgoing {
                 out.push(name.as_str(), value.as_bytes());
             }
         }
-    }
-
-    /// The program has it at hand.
-    fn expects_continue(&self) -> bool {
-        false
     }
 
     fn spare_map(&mut self) -> &mut HeaderMap {
@@ -120,7 +120,8 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let outgoing = Outgoing::new(parts)?;
         let endpoint = Address::new("10.0.0.7", 80).unwrap();
-        let request = upstream::Request::new(&outgoing, Full::new(Bytes::from(body)));
+        let request =
+            upstream::Request::new(outgoing.method(), Full::new(Bytes::from(body)), false);
         Ok(request.text(&outgoing, &endpoint))
     }
 

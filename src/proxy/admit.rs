@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Paths, Underscores},
-    route, scan,
+    route, scan, upstream,
 };
 
 /// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
@@ -28,7 +28,7 @@ const LONGEST_HOST: usize = 255;
 /// A request that may be answered.
 pub(super) struct Admitted {
     pub(super) head: Head,
-    pub(super) body: RequestBody,
+    pub(super) request: upstream::Request<RequestBody>,
 }
 
 /// A request's head, and its one host.
@@ -37,8 +37,6 @@ pub(super) struct Head {
     host: Option<HeaderValue>,
     /// Whether there is a `Connection`, which may name fields that are not to be passed on.
     pub(super) connection: bool,
-    /// The client sends its body when it is asked for it.
-    pub(super) expects_continue: bool,
     /// How long the client waits, where it says so.
     pub(super) deadline: Option<Duration>,
     /// How else an endpoint may read the path; mostly in no other way.
@@ -124,12 +122,11 @@ pub(super) fn admit(
     let host = fields.host(&parts)?;
     let (connection, deadline) = (fields.connection, fields.deadline);
     Ok(Admitted {
-        body,
+        request: upstream::Request::new(&parts.method, body, expects_continue),
         head: Head {
             parts,
             host,
             connection,
-            expects_continue,
             deadline,
             readings,
         },

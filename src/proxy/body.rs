@@ -18,7 +18,6 @@ use crate::{config::Underscores, service::ReplayBody};
 pub type RequestBody = ReplayBody<ClientBody>;
 
 /// A client's body, as it comes.
-#[derive(Default)]
 pub struct ClientBody {
     /// With the request that it is of; `None` where there is none.
     coming: Option<(Incoming, Arc<RequestStream>)>,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::Subset,
-    service::{Attempts, CallError, Service},
+    service::{Attempts, CallError, Service, Undelivered},
     upstream::FailureKind,
 };
 
@@ -106,32 +106,24 @@ const UNREAD: &str = "the registry could not be read yet";
 const RETRY_AFTER: &str = "1";
 
 impl LocalReply {
-    /// Why a service's endpoints have given no answer; or those of a fallback that was called
-    /// instead of another service.
-    pub(super) fn of<B>(
-        service: &Service,
-        subset: Option<&Arc<Subset>>,
-        instead_of: Option<(&Arc<Service>, Option<&Arc<Subset>>)>,
-        unanswered: CallError<B>,
-    ) -> Self {
-        let name = |service: &Service| Arc::clone(service.name());
-        match unanswered {
-            CallError::Shed(_) => Self::Shed(name(service)),
-            CallError::NoEndpoints(_) => match instead_of {
-                None => Self::NoEndpoints {
-                    service: EmptyService::of(service),
-                    subset: subset.cloned(),
-                    fallback: None,
-                },
-                Some((asked, subset)) => Self::NoEndpoints {
-                    service: EmptyService::of(asked),
-                    subset: subset.cloned(),
-                    fallback: Some(EmptyService::of(service)),
-                },
+    /// Why no endpoint has answered a request of a route that wants this subset.
+    pub(super) fn of(undelivered: Undelivered<'_>, subset: Option<&Arc<Subset>>) -> Self {
+        let Undelivered {
+            service,
+            instead_of,
+            error,
+        } = undelivered;
+        let name = Arc::clone(service.name());
+        match error {
+            CallError::Shed(_) => Self::Shed(name),
+            CallError::NoEndpoints => Self::NoEndpoints {
+                service: EmptyService::of(instead_of.unwrap_or(service)),
+                subset: subset.cloned(),
+                fallback: instead_of.map(|_| EmptyService::of(service)),
             },
             CallError::BodyBroke(error) => Self::BodyBroke(error),
             CallError::Failed(attempts) => Self::Failed {
-                service: name(service),
+                service: name,
                 attempts,
             },
         }

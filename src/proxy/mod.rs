@@ -24,6 +24,7 @@ use std::{
     borrow::Cow,
     convert::Infallible,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use http::{HeaderValue, Request, StatusCode, header};
@@ -41,16 +42,16 @@ pub use unread_body::Rest;
 pub use worker::{Pinned, Shared, Worker};
 
 use crate::{
-    config::Timeouts,
     discovery::Lookup,
     route::Match,
-    service::{CallAnswer, CallError, CallPolicy, Service, within},
-    upstream::Answer,
+    service::{Destination, Service, dispatch, over_at, within},
+    upstream::{self, Answer},
 };
-use admit::Admitted;
+use admit::{Admitted, Head};
 use failure_log::Question;
 use local_reply::LocalReply;
 use outgoing::{Asking, Outgoing};
+use rate::Level;
 use response::RequestLog;
 
 /// Answers one request.
@@ -65,56 +66,50 @@ pub fn handle(
     async move {
         let client = &*stream.client;
         let mut record = RequestLog::new(stream, Instant::now(), &request);
-        let mut admitted = admit::admit(stream, &mut record, request);
-        let outcome = match admitted {
-            Ok(ref mut request) => {
-                let outcome = outcome(client, &mut record, request).await;
-                if !matches!(outcome, Ok(Outcome::Answer(_))) {
-                    // A body that was not forwarded is read no more.
-                    drop(std::mem::take(&mut request.body));
-                }
-                outcome
-            }
-            Err(refusal) => Err(refusal),
+        let own = match admit::admit(stream, &mut record, request) {
+            Ok(Admitted {
+                ref mut head,
+                ref mut request,
+            }) => match Own::to(client, head) {
+                Some(own) => own,
+                None => match forward(client, &mut record, head, request).await {
+                    Ok(answer) => return Ok(record.pass_on(answer)),
+                    Err(refusal) => Own::Refusal(refusal),
+                },
+            },
+            Err(refusal) => Own::Refusal(refusal),
         };
-        if !matches!(outcome, Ok(Outcome::Answer(_))) {
-            stream.rest.settle().await;
-        }
-        Ok(match outcome {
-            Ok(Outcome::Answer(answer)) => record.pass_on(answer),
-            Ok(Outcome::Health) => health(client, record),
-            Ok(Outcome::Options) => options(record),
-            Ok(Outcome::Redirect(location)) => redirect(record, &location),
-            Err(refusal) => refusal.into_response(stream, record),
+        // A body that was not forwarded is read no more.
+        stream.rest.settle().await;
+        Ok(match own {
+            Own::Health => health(client, record),
+            Own::Options => options(record),
+            Own::Redirect(location) => redirect(record, &location),
+            Own::Refusal(refusal) => refusal.into_response(stream, record),
         })
     }
 }
 
-/// What a request that is not refused gets.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly all are the large one, and no request has a box of its own"
-)]
-enum Outcome {
-    Answer(Answer<RequestBody>),
+/// An answer of the proxy's own.
+enum Own {
     Health,
     Options,
     Redirect(String),
+    Refusal(LocalReply),
 }
 
-async fn outcome(
-    client: &Client,
-    record: &mut RequestLog,
-    request: &mut Admitted,
-) -> Result<Outcome, LocalReply> {
-    Ok(match request.head.path() {
-        path if client.listener.health_path.as_deref() == Some(path) => Outcome::Health,
-        admit::ASTERISK => Outcome::Options,
-        _ => match to_https::location(client, &request.head)? {
-            Some(location) => Outcome::Redirect(location),
-            None => Outcome::Answer(forward(client, record, request).await?),
-        },
-    })
+impl Own {
+    /// What a request gets that is forwarded nowhere.
+    fn to(client: &Client, head: &Head) -> Option<Self> {
+        match head.path() {
+            path if client.listener.health_path.as_deref() == Some(path) => Some(Self::Health),
+            admit::ASTERISK => Some(Self::Options),
+            _ => match to_https::location(client, head) {
+                Ok(location) => location.map(Self::Redirect),
+                Err(refusal) => Some(Self::Refusal(refusal)),
+            },
+        }
+    }
 }
 
 /// The client is to come again by TLS, with the same method and body.
@@ -147,109 +142,101 @@ fn options(record: RequestLog) -> Response {
 async fn forward(
     client: &Client,
     record: &mut RequestLog,
-    request: &mut Admitted,
+    head: &mut Head,
+    request: &mut upstream::Request<RequestBody>,
 ) -> Result<Answer<RequestBody>, LocalReply> {
     // One generation for the whole request.
     let generation = client.worker.generation();
-    let matched = generation.routes.find(&request.head.route_by());
-    let leads_elsewhere =
-        |reading: &String| leads_elsewhere(&generation, client, &request.head, reading, matched);
-    if request.head.readings.iter().any(leads_elsewhere) {
-        return Err(LocalReply::Malformed(
-            "the path can be read in another way, which leads elsewhere",
-        ));
-    }
-    let matched = matched.ok_or(LocalReply::NoRoute)?;
+    let matched = route(&generation, client, head)?;
     let target = &generation.targets[matched.route];
+    let granted = grant(target, &Asking(client, head), record.arrived())?;
     let strip = target.strip.bytes(matched.prefix_len);
-    let granted = match &target.rate {
-        Some(rate) => {
-            let asking = Asking(client, &request.head);
-            let level = rate.take(&asking, record.arrived);
-            Some((rate, level.map_err(LocalReply::Limited)?))
-        }
-        None => None,
-    };
     let worker = client.worker.index;
-    let (arrived, deadline) = (record.arrived, request.head.deadline);
-    // When all must be over.
-    let total = |timeout: &Timeouts| {
-        let limits = [timeout.total, deadline];
-        let total = limits.into_iter().flatten().min();
-        total.map(|total| arrived + total)
-    };
     let found;
-    let mut asked = record.arrived;
-    let mut service = match &target.goal {
+    let mut asked = record.arrived();
+    let service = match &target.goal {
         Goal::Service(service) => service,
         Goal::Split(split) => split.next(worker),
         Goal::Template { by_host } => {
             let name = name(matched.service.unwrap_or_default(), *by_host);
-            let defaults = generation.directory.defaults().timeout;
             let mut lookup = generation.directory.lookup(&name);
             if matches!(lookup, Lookup::NotRead) {
-                let total = total(&target.overrides().timeout(defaults));
-                Box::pin(until_listed(&generation, asked, total)).await;
-                (lookup, asked) = (generation.directory.lookup(&name), Instant::now());
+                asked = Box::pin(until_listed(&generation, target, asked, head.deadline)).await;
+                lookup = generation.directory.lookup(&name);
             }
-            found = match lookup {
-                Lookup::Found(service) => service,
-                Lookup::Unknown => return Err(LocalReply::UnknownService(name.into())),
-                Lookup::NotRead => return Err(LocalReply::CatalogNotRead),
-            };
+            found = found_in(lookup, &name)?;
             &found
         }
     };
-    let mut subset = target.subset.as_ref();
-    let mut instead_of = None;
-    loop {
-        let terms = CallPolicy::of(service, subset, target.overrides());
-        let total = total(&terms.timeout);
-        service.usage().note(asked);
-        if !service.is_read() {
-            asked = Box::pin(until_read(service, asked, total)).await;
+    let to = Destination {
+        service,
+        subset: target.subset.as_ref(),
+        overrides: target.overrides(),
+        deadline: head.deadline,
+        fallback: || generation.fallback(target, service),
+    };
+    let (count, access) = record.parts();
+    let mut outgoing = Outgoing {
+        client,
+        head,
+        service,
+        access,
+        host_header: target.host_header,
+        strip,
+    };
+    match dispatch(to, &mut outgoing, request, count, worker, asked).await {
+        Ok(mut answered) => {
+            record.answered_by(answered.by.pool().address(), answered.attempts);
+            if let Some((rate, level)) = granted {
+                rate.note(level, &mut answered.answer.head.headers);
+            }
+            Ok(answered.answer)
         }
-        record.routed_to(service, worker);
-        let body = std::mem::take(&mut request.body);
-        let mut outgoing = Outgoing {
-            client,
-            head: &mut request.head,
-            service,
-            host_header: target.host_header,
-            strip,
-        };
-        let unanswered = match service
-            .call(worker, &mut outgoing, body, &terms, total, asked)
-            .await
-        {
-            Ok(CallAnswer {
-                mut answer,
-                by,
-                attempts,
-            }) => {
-                record.answered_by(by.pool().address(), attempts);
-                if let Some((rate, level)) = granted {
-                    rate.note(level, &mut answer.head.headers);
-                }
-                return Ok(answer);
-            }
-            Err(unanswered) => unanswered,
-        };
-        match (unanswered, generation.fallback(target, service)) {
-            (CallError::NoEndpoints(body), Some(fallback)) if instead_of.is_none() => {
-                service.lane(worker).fallbacks.add_one();
-                instead_of = Some((service, subset));
-                asked = Instant::now();
-                (service, subset, request.body) = (fallback, None, body);
-            }
-            (unanswered, _) => {
-                let head = &request.head;
-                let question = Question::new(&head.parts.method, head.host(), head.path());
-                record.question = Some(Box::new(question));
-                return Err(LocalReply::of(service, subset, instead_of, unanswered));
-            }
+        Err(undelivered) => {
+            let question = Question::new(&head.parts.method, head.host(), head.path());
+            record.question = Some(Box::new(question));
+            Err(LocalReply::of(undelivered, target.subset.as_ref()))
         }
     }
+}
+
+/// The route that takes a request.
+fn route<'g>(
+    generation: &'g Generation,
+    client: &Client,
+    head: &'g Head,
+) -> Result<Match<'g>, LocalReply> {
+    let matched = generation.routes.find(&head.route_by());
+    let leads_elsewhere =
+        |reading: &String| leads_elsewhere(generation, client, head, reading, matched);
+    if head.readings.iter().any(leads_elsewhere) {
+        return Err(LocalReply::Malformed(
+            "the path can be read in another way, which leads elsewhere",
+        ));
+    }
+    matched.ok_or(LocalReply::NoRoute)
+}
+
+/// The service that a template route's request names.
+fn found_in(lookup: Lookup, name: &str) -> Result<Arc<Service>, LocalReply> {
+    match lookup {
+        Lookup::Found(service) => Ok(service),
+        Lookup::Unknown => Err(LocalReply::UnknownService(name.into())),
+        Lookup::NotRead => Err(LocalReply::CatalogNotRead),
+    }
+}
+
+/// Takes a request out of what its client may make; with what its answer says of that.
+fn grant<'g>(
+    target: &'g Target,
+    asking: &Asking<'_>,
+    arrived: Instant,
+) -> Result<Option<(&'g Arc<Rate>, Level)>, LocalReply> {
+    let Some(rate) = &target.rate else {
+        return Ok(None);
+    };
+    let level = rate.take(asking, arrived);
+    Ok(Some((rate, level.map_err(LocalReply::Limited)?)))
 }
 
 /// Whether another reading of a request's path leads to another route or service than the one that was
@@ -258,7 +245,7 @@ async fn forward(
 fn leads_elsewhere(
     generation: &Generation,
     client: &Client,
-    head: &admit::Head,
+    head: &Head,
     reading: &str,
     found: Option<Match<'_>>,
 ) -> bool {
@@ -279,19 +266,21 @@ fn leads_elsewhere(
     }
 }
 
-/// Waits for a service that was not read yet, from now, and returns the moment at which it was. At
-/// `total` the request is over.
-async fn until_read(service: &Service, now: Instant, total: Option<Instant>) -> Instant {
-    let limit = within(service.policy().discovery_timeout, total, now);
-    service.wait_until_read(limit).await;
-    Instant::now()
-}
-
-/// Waits for the catalogs that were not read yet, from now. At `total` the request is over.
-async fn until_listed(generation: &Generation, now: Instant, total: Option<Instant>) {
+/// Waits for the catalogs that were not read yet, from now, and returns the moment at which they were.
+/// At the end of its time the request is over.
+async fn until_listed(
+    generation: &Generation,
+    target: &Target,
+    now: Instant,
+    deadline: Option<Duration>,
+) -> Instant {
     let directory = &generation.directory;
-    let limit = within(directory.defaults().discovery_timeout, total, now);
+    let defaults = directory.defaults();
+    let timeout = target.overrides().timeout(defaults.timeout);
+    let total = over_at(now, &timeout, deadline);
+    let limit = within(defaults.discovery_timeout, total, now);
     directory.wait_for_catalogs(limit).await;
+    Instant::now()
 }
 
 /// A service's name as a request has it: escaped in a path, for registries allow spaces and the

@@ -10,18 +10,22 @@ use super::{
     admit::{Head, is_host},
     client_certificate,
     connection_fields::Nominated,
+    response::Access,
 };
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
-    service::{RequestInfo, Service},
+    service::{Dispatched, RequestInfo, Service},
     upstream::{self, Fields},
 };
 
-/// A client's request for one service, on its way out.
-pub(super) struct Outgoing<'a> {
+/// A client's request on its way out.
+pub(super) struct Outgoing<'a, 's> {
     pub(super) client: &'a Client,
     pub(super) head: &'a mut Head,
-    pub(super) service: &'a Service,
+    /// The service that it goes to.
+    pub(super) service: &'s Service,
+    /// Its line of the access log.
+    pub(super) access: Option<&'a mut Access>,
     pub(super) host_header: HostHeader,
     /// How many bytes of the path are taken off.
     pub(super) strip: usize,
@@ -44,7 +48,7 @@ impl RequestInfo for Asking<'_> {
     }
 }
 
-impl RequestInfo for Outgoing<'_> {
+impl RequestInfo for Outgoing<'_, '_> {
     fn headers(&self) -> &HeaderMap {
         &self.head.parts.headers
     }
@@ -58,7 +62,16 @@ impl RequestInfo for Outgoing<'_> {
     }
 }
 
-impl upstream::Head for Outgoing<'_> {
+impl<'s> Dispatched<'s> for Outgoing<'_, 's> {
+    fn goes_to(&mut self, service: &'s Service) {
+        self.service = service;
+        if let Some(access) = &mut self.access {
+            access.goes_to(service);
+        }
+    }
+}
+
+impl upstream::Head for Outgoing<'_, '_> {
     fn method(&self) -> &Method {
         &self.head.parts.method
     }
@@ -86,10 +99,6 @@ impl upstream::Head for Outgoing<'_> {
         forwarded(out, self.client, self.head, stripped.as_bytes());
     }
 
-    fn expects_continue(&self) -> bool {
-        self.head.expects_continue
-    }
-
     fn spell(&self, text: &mut [u8]) {
         match self.client.listener.header_case {
             HeaderCase::Lower => {}
@@ -107,7 +116,7 @@ impl upstream::Head for Outgoing<'_> {
     }
 }
 
-impl Outgoing<'_> {
+impl Outgoing<'_, '_> {
     /// What is taken off the path, and what is left of it with the query.
     fn split_target(&self) -> (&str, &str) {
         let target = self.head.parts.uri.path_and_query();

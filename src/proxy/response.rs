@@ -23,8 +23,7 @@ use super::{
 use crate::{
     config::{self, HeaderCase},
     instance::Address,
-    metrics::Padded,
-    service::{Service, ServiceStats, StatusClass},
+    service::{RequestCount, Service},
     upstream::{self, AnswerHead, Failure},
 };
 
@@ -47,10 +46,7 @@ enum Kind {
 
 /// A request on its way; what is noted when it is answered, or when its client is gone first.
 pub(super) struct RequestLog {
-    /// When the request's head was whole.
-    pub(super) arrived: Instant,
-    lane: Option<Arc<Padded<ServiceStats>>>,
-    answered: bool,
+    count: RequestCount,
     /// The client would rather have an error as JSON.
     pub(super) wants_json: bool,
     /// What was asked for, where no endpoint has answered it.
@@ -68,7 +64,7 @@ struct Ending {
 
 /// A line of the access log in the making.
 #[derive(Default)]
-struct Access {
+pub(super) struct Access {
     method: Method,
     host: Option<Box<str>>,
     target: String,
@@ -105,9 +101,7 @@ impl RequestLog {
             })
         });
         Self {
-            arrived,
-            lane: None,
-            answered: false,
+            count: RequestCount::new(arrived),
             wants_json: false,
             question: None,
             ending: Some(Ending {
@@ -118,14 +112,18 @@ impl RequestLog {
         }
     }
 
-    /// The request leads to this service.
-    pub(super) fn routed_to(&mut self, service: &Service, worker: usize) {
-        let lane = service.lane(worker);
-        lane.requests.add_one();
-        self.lane = Some(Arc::clone(lane));
-        if let Some(access) = self.access() {
-            access.service = Some(Arc::clone(service.name()));
-        }
+    /// When the request's head was whole.
+    pub(super) fn arrived(&self) -> Instant {
+        self.count.arrived()
+    }
+
+    /// What is counted of it, and its line of the access log.
+    pub(super) fn parts(&mut self) -> (&mut RequestCount, Option<&mut Access>) {
+        let access = self
+            .ending
+            .as_mut()
+            .and_then(|ending| ending.access.as_deref_mut());
+        (&mut self.count, access)
     }
 
     /// An endpoint answered, at this attempt.
@@ -142,9 +140,6 @@ impl RequestLog {
             access.request_id = Some(request_id.to_owned());
             access.attempts = attempts;
         }
-        if let Some(lane) = &self.lane {
-            lane.failed.add_one();
-        }
     }
 
     /// The client broke off its own request: whatever it is told, it is as good as gone.
@@ -152,9 +147,6 @@ impl RequestLog {
         if let Some(access) = self.access() {
             access.request_id = Some(request_id.to_owned());
             access.abandoned = true;
-        }
-        if let Some(lane) = &self.lane {
-            lane.abandoned.add_one();
         }
     }
 
@@ -189,12 +181,7 @@ impl RequestLog {
     }
 
     fn finish(mut self, status: StatusCode, kind: Kind, at: Instant) -> Response {
-        self.answered = true;
-        if let Some(lane) = &self.lane {
-            lane.answers[StatusClass::of(status).index()].add_one();
-            let took = at.saturating_duration_since(self.arrived);
-            lane.duration.observe(took);
-        }
+        self.count.answered(status, at);
         if let Some(access) = self.access() {
             access.status = Some(status);
         }
@@ -208,18 +195,7 @@ impl RequestLog {
     }
 
     fn access(&mut self) -> Option<&mut Access> {
-        self.ending.as_mut()?.access.as_deref_mut()
-    }
-}
-
-impl Drop for RequestLog {
-    /// A request that was not answered has lost its client, or its client was cut for being late.
-    fn drop(&mut self) {
-        if !self.answered
-            && let Some(lane) = &self.lane
-        {
-            lane.abandoned.add_one();
-        }
+        self.parts().1
     }
 }
 
@@ -296,6 +272,10 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 impl Access {
+    pub(super) fn goes_to(&mut self, service: &Service) {
+        self.service = Some(Arc::clone(service.name()));
+    }
+
     fn log(&self, client: &Client) {
         tracing::info!(
             target: "callboard::access",

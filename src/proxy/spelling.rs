@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Extensions, Request};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1 as server, service::service_fn};
 use hyper_util::rt::TokioIo;
 
 /// The text of a head, as it came.
@@ -68,7 +68,7 @@ impl HeadText {
             ready(Err::<http::Response<String>, _>(unanswered))
         });
         let io = TokioIo::new(tokio::io::join(&head[..], tokio::io::sink()));
-        let reading = http1::Builder::new()
+        let reading = server::Builder::new()
             .preserve_header_case(true)
             .max_headers(count)
             .serve_connection(io, service);

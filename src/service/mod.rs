@@ -23,6 +23,10 @@ pub use balance::{
 };
 pub use call::attempts::{Attempt, Attempts};
 pub use call::budget::Budget;
+pub use call::choose::Chooser;
+pub(crate) use call::dispatch::until_read;
+pub use call::dispatch::{Destination, Dispatched, RequestCount, Undelivered, dispatch};
+pub use call::outcome::Detector;
 pub use call::queue::{LimitsStatus, Seat, Shed};
 pub use call::replay::{Keep, Replay, ReplayBody};
 pub use call::{CallAnswer, CallError};
@@ -35,7 +39,7 @@ pub use members::history::{Change, EntryStatus, Why};
 pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, unpin};
 #[cfg(test)]
 use members::testing;
-pub use policy::{CallPolicy, within};
+pub use policy::{CallPolicy, over_at, within};
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
 pub use stats::{ServiceStats, StatusClass};

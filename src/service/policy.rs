@@ -37,11 +37,17 @@ impl<'s> CallPolicy<'s> {
             timeout: overrides.timeout(policy.timeout),
         }
     }
+}
 
-    /// That of a caller that has no subset and no values of its own.
-    pub fn own(service: &'s Service) -> Self {
-        Self::of(service, None, &Overrides::default())
-    }
+/// When a request is over that arrived then, and whose client waits no longer than `deadline`.
+pub fn over_at(
+    arrived: Instant,
+    timeout: &Timeouts,
+    deadline: Option<Duration>,
+) -> Option<Instant> {
+    let limits = [timeout.total, deadline];
+    let limit = limits.into_iter().flatten().min();
+    limit.map(|limit| arrived + limit)
 }
 
 /// A limit, but no more than what is left until a request is over at `total`.

@@ -19,9 +19,6 @@ pub trait Head {
     /// Gives its other fields, without those of a connection.
     fn fields(&self, out: &mut Fields<'_>);
 
-    /// Whether the endpoint is to say first that it wants the body.
-    fn expects_continue(&self) -> bool;
-
     /// Spells the names in its text, where the wire format leaves that to it.
     fn spell(&self, _text: &mut [u8]) {}
 

@@ -14,7 +14,8 @@ use crate::instance::Address;
 pub struct Request<B> {
     /// Empty before the first exchange.
     pub(super) head: Vec<u8>,
-    pub(super) body: B,
+    /// `None` while an exchange sends it, and once it is answered.
+    pub(super) body: Option<B>,
     pub(super) framing: Framing,
     /// The answer has no body.
     pub(super) is_head: bool,
@@ -22,15 +23,15 @@ pub struct Request<B> {
 }
 
 impl<B: Body> Request<B> {
-    /// A request with this head, which is written by the exchanges, and a body of which nothing was
-    /// read yet.
-    pub fn new(head: &impl Head, body: B) -> Self {
+    /// A request with a body of which nothing was read yet. An endpoint that is to want the body first
+    /// (`expects_continue`) gets it when it has said so.
+    pub fn new(method: &Method, body: B, expects_continue: bool) -> Self {
         Self {
             head: Vec::new(),
             framing: Framing::of(&body),
-            body,
-            is_head: *head.method() == Method::HEAD,
-            expects_continue: head.expects_continue(),
+            body: Some(body),
+            is_head: *method == Method::HEAD,
+            expects_continue,
         }
     }
 
@@ -43,25 +44,32 @@ impl<B: Body> Request<B> {
         }
     }
 
-    /// Its body.
-    pub fn body(&mut self) -> &mut B {
-        &mut self.body
+    /// Its body; `None` while an exchange sends it, and once it is answered.
+    pub fn body(&mut self) -> Option<&mut B> {
+        self.body.as_mut()
     }
 
-    /// The body of a request that is not sent any more.
-    pub fn into_body(self) -> B {
-        self.body
+    /// Its head is another one from now on.
+    pub fn forget_head(&mut self) {
+        self.head.clear();
     }
 
     /// Writes its head for this endpoint, unless it has been written for all.
     pub(super) fn write_head(&mut self, head: &impl Head, endpoint: &Address) {
-        if self.head.is_empty() {
+        if self.head.capacity() == 0 {
             self.head = buffers::take_write();
-        } else if head.host().is_some() {
+        } else if !self.head.is_empty() && head.host().is_some() {
             return;
         }
         self.head.clear();
-        http1::write_head(&mut self.head, head, self.framing, endpoint);
+        let expects_continue = self.expects_continue && self.framing.has_body();
+        http1::write_head(
+            &mut self.head,
+            head,
+            self.framing,
+            expects_continue,
+            endpoint,
+        );
     }
 }
 

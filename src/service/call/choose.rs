@@ -6,71 +6,140 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
+    outcome::Detector,
     queue::{Room, Seat},
     tried::Tried,
 };
-use crate::service::{PickKey, Service, Shed, View, WorkerEndpoint, endpoint::silence};
+use crate::service::{PickKey, Shed, WorkerEndpoint, endpoint::silence};
 
-impl Service {
-    /// The endpoint whose turn it is, with a seat where the service has limits; `None` where there
-    /// is no endpoint. Waits for room until `by` at the latest.
+/// Chooses the endpoints of one request, one after the other.
+#[derive(Debug)]
+pub struct Chooser<'s> {
+    pub(super) detector: Detector<'s>,
+    pub(super) key: PickKey,
+    /// When the request must be over.
+    pub(super) by: Option<Instant>,
+    /// Its seat, where the service has limits.
+    pub(super) seat: Option<Seat>,
+}
+
+impl<'s> Chooser<'s> {
+    /// For a request with this key, which must be over `by` then.
+    pub fn new(detector: Detector<'s>, key: PickKey, by: Option<Instant>) -> Self {
+        Self {
+            detector,
+            key,
+            by,
+            seat: None,
+        }
+    }
+
+    /// The endpoint whose turn it is, and a seat there where the service has limits; `None` where there
+    /// is no endpoint. Waits for room.
     ///
     /// # Errors
     /// Where there is no room, or there was none in time.
-    pub async fn seat(
-        &self,
-        worker: usize,
-        view: &View,
-        turn: PickKey,
-        by: Option<Instant>,
-        now: Instant,
-    ) -> Result<Option<(Option<Seat>, Arc<WorkerEndpoint>)>, Shed> {
-        let tally = &self.lane(worker).tally;
-        let Some(limits) = self.limits() else {
-            let picked = view.pick(worker, turn, tally, now);
-            let line = match picked {
-                Some(line) if silence::is_found(self, worker, view, &line, now) => {
-                    view.pick(worker, turn, tally, now)
-                }
-                picked => picked,
-            };
-            return Ok(line.map(|line| (None, line)));
+    pub async fn first(&mut self, now: Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
+        let Detector {
+            service,
+            view,
+            worker,
+            stats,
+        } = self.detector;
+        let (key, tally) = (self.key, &stats.tally);
+        let Some(limits) = service.limits() else {
+            let picked = view.pick(worker, key, tally, now);
+            let is_silent = |endpoint| silence::is_found(service, worker, view, endpoint, now);
+            return Ok(match picked.as_ref().is_some_and(is_silent) {
+                true => view.pick(worker, key, tally, now),
+                false => picked,
+            });
         };
         let untried = Tried::default();
         let pick =
-            |room: Room<'_>, now| view.pick_with_room(worker, turn, &untried, room, tally, now);
-        let entered = limits
-            .enter(view.number(), pick, by)
-            .await
-            .inspect_err(|shed| {
-                self.lane(worker).shed[shed.index()].add_one();
-            });
-        let entered = entered?;
-        if let Some((_, line)) = &entered {
+            |room: Room<'_>, now| view.pick_with_room(worker, key, &untried, room, tally, now);
+        let entered = limits.enter(view.number(), pick, self.by).await;
+        let entered = entered.inspect_err(|shed| stats.shed[shed.index()].add_one())?;
+        Ok(entered.map(|(seat, endpoint)| {
+            self.seat = Some(seat);
             // It keeps its seat: the requests after it go elsewhere.
-            silence::is_found(self, worker, view, line, now);
+            silence::is_found(service, worker, view, &endpoint, now);
+            endpoint
+        }))
+    }
+
+    /// An endpoint beside those that were tried, or the last of these again. Where all are full the
+    /// request gives up its seat and waits.
+    pub(super) async fn next(
+        &mut self,
+        tried: &Tried,
+        again: Option<&Arc<WorkerEndpoint>>,
+        now: Instant,
+    ) -> Option<Arc<WorkerEndpoint>> {
+        let view = self.detector.view;
+        let other = other(self.detector, self.key, tried);
+        let other = |room: Room<'_>, now| or_again(other(room, now), again, room);
+        let Some(mut own) = self.seat.take() else {
+            return other(Room::anywhere(), now).ok().flatten();
+        };
+        let (its, next) = match own.sit(other) {
+            Ok(next) => (own, next?),
+            Err(_) => own.wait(view.number(), other, self.by).await.ok()??,
+        };
+        self.seat = Some(its);
+        Some(next)
+    }
+
+    /// An endpoint beside those that were tried, if one has room now.
+    pub(super) fn other_at_once(
+        &mut self,
+        tried: &Tried,
+        now: Instant,
+    ) -> Option<Arc<WorkerEndpoint>> {
+        let other = other(self.detector, self.key, tried);
+        let other = match &mut self.seat {
+            None => other(Room::anywhere(), now),
+            Some(seat) => seat.sit(other),
+        };
+        other.unwrap_or_default()
+    }
+
+    /// The time now, for a request that may have waited since.
+    pub(super) fn now_after_a_wait(&self, before: Instant) -> Instant {
+        match self.seat {
+            Some(_) => Instant::now(),
+            None => before,
         }
-        Ok(entered.map(|(seat, line)| (Some(seat), line)))
     }
 }
 
-/// Whom a request that was tried goes to. Where all others are full it gives up its seat and waits.
-pub(crate) async fn next(
-    seat: &mut Option<Seat>,
-    view: &View,
-    other: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
-    by: Option<Instant>,
-    now: Instant,
-) -> Option<Arc<WorkerEndpoint>> {
-    let Some(mut own) = seat.take() else {
-        return other(Room::anywhere(), now).ok().flatten();
-    };
-    let (its, next) = match own.sit(&other) {
-        Ok(next) => (own, next?),
-        Err(_) => own.wait(view.number(), other, by).await.ok()??,
-    };
-    *seat = Some(its);
-    Some(next)
+/// Picks an endpoint beside those that were tried.
+fn other<'o>(
+    detector: Detector<'o>,
+    key: PickKey,
+    tried: &'o Tried,
+) -> impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed> + 'o {
+    let Detector {
+        view,
+        worker,
+        stats,
+        ..
+    } = detector;
+    move |room, now| view.pick_with_room(worker, key, tried, room, &stats.tally, now)
+}
+
+/// Another endpoint, else the last again where it may be, if that one has room.
+fn or_again(
+    other: Result<Option<Arc<WorkerEndpoint>>, Shed>,
+    again: Option<&Arc<WorkerEndpoint>>,
+    room: Room<'_>,
+) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
+    match (other, again) {
+        (Ok(Some(other)), _) => Ok(Some(other)),
+        (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
+        (_, Some(_)) => Err(Shed::PerEndpoint),
+        (other, None) => other,
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::service::{
-        CallPolicy,
+        Service,
         testing::{self, line, update},
     };
 
@@ -93,12 +162,18 @@ mod tests {
         line(service, n).life().eject(&rule, None, Instant::now());
     }
 
+    fn chooser(service: &Service) -> Chooser<'_> {
+        let detector = Detector::new(service, service.main(), 0);
+        let tally = &detector.stats.tally;
+        let key = detector.view.turn(None, tally, Instant::now());
+        Chooser::new(detector, key, None)
+    }
+
     /// A seat, and whose.
     async fn sit(service: &Service) -> Result<Option<(Option<Seat>, Arc<WorkerEndpoint>)>, Shed> {
-        let now = Instant::now();
-        let terms = CallPolicy::own(service);
-        let turn = terms.view.turn(None, &service.lane(0).tally, now);
-        service.seat(0, terms.view, turn, None, now).await
+        let mut chooser = chooser(service);
+        let first = chooser.first(Instant::now()).await?;
+        Ok(first.map(|first| (chooser.seat, first)))
     }
 
     fn spawn_sitting(service: &Arc<Service>) -> tokio::task::JoinHandle<Option<Seat>> {
@@ -178,26 +253,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_retry_waits_for_room_as_others_do() {
         let service = service("per_endpoint = 1, pending = 5, wait = \"2s\"", 1..3);
-        let (mut seat, tried) = sit(&service).await.unwrap().unwrap();
+        let mut chooser = chooser(&service);
+        let tried = chooser.first(Instant::now()).await.unwrap().unwrap();
         let (held, _) = sit(&service).await.unwrap().unwrap();
-        let (terms, lane) = (CallPolicy::own(&service), service.lane(0));
-        let turn = terms.view.turn(None, &lane.tally, Instant::now());
         let past = Tried::default().with(&tried);
-        let other = |room: Room<'_>, now| {
-            let view = terms.view;
-            view.pick_with_room(0, turn, &past, room, &lane.tally, now)
-        };
         let leaves = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(held);
         });
         let began = Instant::now();
-        let line = next(&mut seat, terms.view, other, None, began).await;
+        let line = chooser.next(&past, None, began).await;
         assert!(line.is_some_and(|line| !Arc::ptr_eq(&line, &tried)));
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         leaves.await.unwrap();
         assert_eq!(tried.life().seats().load(SeqCst), 0);
-        drop(seat);
+        drop(chooser);
         assert_eq!(service.limits().unwrap().status().in_use, 0);
     }
 }

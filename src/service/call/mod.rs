@@ -7,26 +7,30 @@
 pub(super) mod attempts;
 pub(super) mod budget;
 pub(super) mod choose;
+pub(super) mod dispatch;
+mod judge;
 pub(super) mod outcome;
 pub(super) mod queue;
 pub(super) mod replay;
 pub(super) mod tried;
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{error::Error as StdError, sync::Arc};
 
 use http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use super::{
-    Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, Shed, WorkerEndpoint, within,
+    Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, ServiceStats, Shed, View,
+    WorkerEndpoint, within,
 };
 use crate::upstream::{
-    Answer, Connection, Exchange, Failure, FailureKind, Head, HeadLimits, Limits, Processed,
-    Request, Reuse, connect,
+    Answer, AnswerHead, Connection, Exchange, Failure, FailureKind, Head, HeadLimits, InFlight,
+    Limits, Processed, Request, Reuse, connect,
 };
 use attempts::AttemptLog;
-use choose::next;
-use queue::Room;
+use choose::Chooser;
+use judge::{Facts, Next, Others, Outcome, judge};
+use outcome::Detector;
 
 /// An endpoint's answer.
 #[derive(Debug)]
@@ -41,9 +45,9 @@ pub struct CallAnswer<B> {
 
 /// Why no attempt brought an answer.
 #[derive(Debug)]
-pub enum CallError<B> {
-    /// There is no endpoint to ask, or none is left: the body comes back, to be sent elsewhere.
-    NoEndpoints(B),
+pub enum CallError {
+    /// There is no endpoint to ask, or none is left: the request may be sent elsewhere.
+    NoEndpoints,
     /// There is no room for it.
     Shed(Shed),
     /// Every attempt failed.
@@ -52,280 +56,384 @@ pub enum CallError<B> {
     BodyBroke(Box<dyn StdError + Send + Sync>),
 }
 
-impl Service {
-    /// Makes attempts until one brings an answer, or none may follow. Counts on this worker's
-    /// lane, which has the request counted already; all must be over at `total`. The terms are
-    /// this service's.
+/// Makes attempts until one brings an answer, or none may follow. Counts in this worker's counters of
+/// the service, which have the request already; all must be over at `total`.
+///
+/// # Errors
+/// Why no endpoint has answered.
+async fn call<B: Replay, H: Head + RequestInfo>(
+    service: &Service,
+    worker: usize,
+    head: &mut H,
+    request: &mut Request<B>,
+    policy: &CallPolicy<'_>,
+    total: Option<Instant>,
+    now: Instant,
+) -> Result<CallAnswer<B>, CallError> {
+    request.forget_head();
+    let detector = Detector::new(service, policy.view, worker);
+    let key = policy.view.turn(Some(&*head), &detector.stats.tally, now);
+    let mut chooser = Chooser::new(detector, key, total);
+    let endpoint = match chooser.first(now).await {
+        Ok(Some(endpoint)) => endpoint,
+        Ok(None) => return Err(CallError::NoEndpoints),
+        Err(shed) => return Err(CallError::Shed(shed)),
+    };
+    let mut call = Call::new(chooser, policy, head, request.length(), endpoint, now);
+    loop {
+        let (in_flight, kept) = call.begin();
+        let connection = match kept {
+            Some(connection) => Ok(connection),
+            None => Box::pin(call.open()).await,
+        };
+        let failure = match connection {
+            Err(failure) => {
+                // The endpoint is not busy with a request that may wait for another one now.
+                drop(in_flight);
+                failure
+            }
+            Ok(connection) => {
+                let mut exchange = call.exchange(connection, in_flight, request);
+                let failure = match exchange.opening(call.spare_map()).await {
+                    Ok(opening) if call.takes(&opening.head, exchange.body()) => {
+                        let mut answer = exchange.pass_on(opening);
+                        call.note_answer(&mut answer);
+                        return Ok(CallAnswer {
+                            answer,
+                            by: call.endpoint,
+                            attempts: call.past.failed.len() + 1,
+                        });
+                    }
+                    Ok(opening) => Failure {
+                        kind: FailureKind::Unwanted(opening.head.status),
+                        processed: Processed::Begun,
+                    },
+                    Err(failure) => failure,
+                };
+                exchange.give_up(request);
+                failure
+            }
+        };
+        Box::pin(call.settle(failure, request)).await?;
+    }
+}
+
+/// A request on its way to one endpoint after the other.
+struct Call<'c, H> {
+    chooser: Chooser<'c>,
+    policy: &'c CallPolicy<'c>,
+    head: &'c mut H,
+    limits: Limits,
+    /// It may be repeated though it was processed.
+    is_idempotent: bool,
+    /// And so it may whatever has become of its body.
+    may_be_second: bool,
+    /// No connection has died yet: a dead one makes a new one of the next.
+    may_reuse: bool,
+    past: AttemptLog,
+    now: Instant,
+    /// The endpoint of this attempt.
+    endpoint: Arc<WorkerEndpoint>,
+    /// When this attempt began.
+    began: Instant,
+    /// Whether this attempt's connection was kept.
+    was_kept: bool,
+    /// Whether this attempt's answer says that it failed.
+    is_fault: bool,
+    /// The endpoint that is called next, where that is known before this attempt is over.
+    next: Option<Arc<WorkerEndpoint>>,
+}
+
+impl<'c, H: Head + RequestInfo> Call<'c, H> {
+    fn new(
+        chooser: Chooser<'c>,
+        policy: &'c CallPolicy<'c>,
+        head: &'c mut H,
+        length: Option<u64>,
+        endpoint: Arc<WorkerEndpoint>,
+        now: Instant,
+    ) -> Self {
+        let is_idempotent = policy.retry.methods.contains(head.method());
+        let may_be_replayed = |length| length <= replay::LIMIT as u64;
+        let answer_limits = &chooser.detector.service.policy().answer_limits;
+        Self {
+            limits: Limits {
+                response: policy.timeout.response,
+                attempt: None,
+                idle: policy.timeout.idle,
+                total: chooser.by,
+                head: HeadLimits {
+                    fields: answer_limits.headers,
+                    bytes: answer_limits.header_bytes,
+                },
+            },
+            is_idempotent,
+            may_be_second: is_idempotent && length.is_some_and(may_be_replayed),
+            may_reuse: true,
+            past: AttemptLog::default(),
+            now: chooser.now_after_a_wait(now),
+            endpoint,
+            began: now,
+            was_kept: false,
+            is_fault: false,
+            next: None,
+            chooser,
+            policy,
+            head,
+        }
+    }
+
+    fn view(&self) -> &'c View {
+        self.policy.view
+    }
+
+    fn stats(&self) -> &'c ServiceStats {
+        self.chooser.detector.stats
+    }
+
+    fn is_last(&self) -> bool {
+        self.past.asked + 1 >= self.policy.retry.attempts
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.limits.total.is_some_and(|total| now >= total)
+    }
+
+    /// Begins an attempt, over a connection that was kept where one will do.
+    fn begin(&mut self) -> (InFlight, Option<Connection>) {
+        self.began = self.now;
+        let is_last = self.is_last();
+        let try_timeout = self.policy.retry.try_timeout;
+        self.limits.attempt = try_timeout.filter(|_| {
+            let may_follow = self.may_be_second && !is_last;
+            may_follow
+                && self
+                    .view()
+                    .has_other(&self.past.tried, Some(&self.endpoint))
+                && self.stats().retries_left(self.now) > 0
+        });
+        let pool = self.endpoint.pool();
+        let in_flight = pool.enter();
+        let reuse = match self.may_be_second && !is_last {
+            true => Reuse::Any,
+            false => Reuse::Fresh,
+        };
+        let kept = match self.may_reuse {
+            true => pool.checkout(self.now, reuse),
+            false => None,
+        };
+        self.was_kept = kept.is_some();
+        (in_flight, kept)
+    }
+
+    /// A new connection.
+    async fn open(&mut self) -> Result<Connection, Failure> {
+        let limit = within(self.policy.timeout.connect, self.limits.total, self.now);
+        let pool = self.endpoint.pool();
+        let opened = connect(pool, limit).await;
+        self.now = Instant::now();
+        if opened.is_ok() {
+            self.endpoint.connected();
+        }
+        // While it connected the endpoint may have been removed, which is when endpoints close.
+        if pool.is_retired() {
+            return Err(Failure {
+                kind: FailureKind::Removed,
+                processed: Processed::Never,
+            });
+        }
+        opened
+    }
+
+    fn exchange<B: Replay>(
+        &mut self,
+        connection: Connection,
+        in_flight: InFlight,
+        request: &mut Request<B>,
+    ) -> Exchange<B> {
+        let keep = match self.is_idempotent && !self.is_last() {
+            true => Keep::UntilAnswered,
+            false => Keep::UntilBegun,
+        };
+        if let Some(body) = request.body() {
+            body.keep(keep);
+        }
+        Exchange::new(
+            connection,
+            in_flight,
+            request,
+            &*self.head,
+            self.limits,
+            self.now,
+        )
+    }
+
+    /// The map of the request's fields, which a request that may follow an answer needs itself.
+    fn spare_map(&mut self) -> Option<&mut HeaderMap> {
+        let is_needed = !self.policy.retry.on.is_empty();
+        (!is_needed).then(|| self.head.spare_map())
+    }
+
+    /// Notes what the head of an answer says of the endpoint. Returns whether the answer is taken, or
+    /// has named the endpoint that is called in its stead.
+    fn takes(&mut self, head: &AnswerHead, body: &impl Replay) -> bool {
+        let detector = self.chooser.detector;
+        let retry_on = self.policy.retry.on;
+        self.is_fault = detector.note_head(&self.endpoint, head, retry_on, self.began);
+        if retry_on.contains(head.status) {
+            self.next = self.instead(body.is_replayable());
+        }
+        self.next.is_none()
+    }
+
+    /// The endpoint that is called in the stead of the one whose answer stands in `retry.on`.
+    #[cold]
+    fn instead(&mut self, is_replayable: bool) -> Option<Arc<WorkerEndpoint>> {
+        let now = Instant::now();
+        let tried = self.past.tried.with(&self.endpoint);
+        let outcome = Outcome::Answered { in_retry_on: true };
+        let next = judge(&Facts {
+            outcome,
+            is_idempotent: self.is_idempotent,
+            is_last: self.is_last(),
+            is_over: self.is_over(now),
+            is_replayable,
+            others: match self.view().has_other(&tried, None) {
+                true => Others::Untried,
+                false => Others::None,
+            },
+        });
+        if !matches!(next, Next::Retry { .. }) || !self.stats().withdraw(now) {
+            return None;
+        }
+        // Where all others are full this answer is as good as any.
+        let other = self.chooser.other_at_once(&tried, now);
+        if other.is_none() {
+            self.stats().budget.put_back();
+        }
+        other
+    }
+
+    /// Notes the answer that is passed on, and keeps the request's place until that is over.
+    fn note_answer<B: Replay>(&mut self, answer: &mut Answer<B>) {
+        let Chooser {
+            detector,
+            key,
+            ref mut seat,
+            ..
+        } = self.chooser;
+        let (endpoint, tally) = (&self.endpoint, &detector.stats.tally);
+        endpoint.pool().took(self.began);
+        detector.note_answer(
+            endpoint,
+            &mut answer.body,
+            self.is_fault,
+            seat.take(),
+            self.began,
+        );
+        detector.view.note_zone(endpoint, tally);
+        let cookie = detector.view.cookie(detector.worker, key, endpoint, tally);
+        if let Some(cookie) = cookie {
+            answer.head.headers.append(header::SET_COOKIE, cookie);
+        }
+    }
+
+    /// Notes an attempt that failed, and gets ready for the next one.
     ///
     /// # Errors
-    /// Why no endpoint has answered.
-    pub async fn call<B: Replay>(
-        &self,
-        worker: usize,
-        head: &mut (impl Head + RequestInfo),
-        body: B,
-        terms: &CallPolicy<'_>,
-        total: Option<Instant>,
-        mut now: Instant,
-    ) -> Result<CallAnswer<B>, CallError<B>> {
-        let CallPolicy {
-            view,
-            retry,
-            timeout,
-        } = terms;
-        let lane = self.lane(worker);
-        let idempotent = retry.methods.contains(head.method());
-        let mut request = Request::new(head, body);
-        let may_be_replayed = |length| length <= replay::LIMIT as u64;
-        let may_be_second = idempotent && request.length().is_some_and(may_be_replayed);
-        let try_timeout = retry.try_timeout.filter(|_| may_be_second);
-        let mut limits = Limits {
-            response: timeout.response,
-            attempt: None,
-            idle: timeout.idle,
-            total,
-            head: HeadLimits {
-                fields: self.policy().answer_limits.headers,
-                bytes: self.policy().answer_limits.header_bytes,
-            },
-        };
-        let mut past = AttemptLog::default();
-        let mut may_reuse = true;
-        let turn = view.turn(Some(&*head), &lane.tally, now);
-        let (mut seat, mut line) = match self.seat(worker, view, turn, total, now).await {
-            Ok(Some(seated)) => seated,
-            Ok(None) => return Err(CallError::NoEndpoints(request.into_body())),
-            Err(shed) => return Err(CallError::Shed(shed)),
-        };
-        if seat.is_some() {
-            // It may have waited.
-            now = Instant::now();
+    /// Where none follows.
+    async fn settle<B: Replay>(
+        &mut self,
+        failure: Failure,
+        request: &mut Request<B>,
+    ) -> Result<(), CallError> {
+        let outcome = Outcome::of(&failure, self.was_kept);
+        if matches!(outcome, Outcome::Died { .. }) {
+            self.may_reuse = false;
         }
-        let out_of_budget = loop {
-            let began = now;
-            let is_last = past.asked + 1 >= retry.attempts;
-            limits.attempt = try_timeout.filter(|_| {
-                !is_last && view.has_other(&past.tried, Some(&line)) && lane.retries_left(now) > 0
-            });
-            let pool = line.pool();
-            let in_flight = pool.enter();
-            let reuse = if may_be_second && !is_last {
-                Reuse::Any
-            } else {
-                Reuse::Fresh
-            };
-            let kept = if may_reuse {
-                pool.checkout(now, reuse)
-            } else {
-                None
-            };
-            let was_kept = kept.is_some();
-            let connection = match kept {
-                Some(connection) => Ok(connection),
-                None => {
-                    let limit = within(timeout.connect, total, now);
-                    let opened = Box::pin(open(&line, limit)).await;
-                    now = Instant::now();
-                    opened
-                }
-            };
-            // Who is asked next, where that was decided before this answer was given up.
-            let mut follows = None;
-            let failure = match connection {
-                Err(failure) => {
-                    // It is not busy with a request that may wait for another now.
-                    drop(in_flight);
-                    failure
-                }
-                Ok(connection) => {
-                    request.body().keep(if idempotent && !is_last {
-                        Keep::UntilAnswered
-                    } else {
-                        Keep::UntilBegun
-                    });
-                    let mut exchange =
-                        Exchange::new(connection, in_flight, request, head, limits, now);
-                    // A request that may follow an answer needs its own fields then.
-                    let mut fresh = HeaderMap::new();
-                    let recycled = if retry.on.is_empty() {
-                        head.spare_map()
-                    } else {
-                        &mut fresh
-                    };
-                    let failure = match exchange.opening(recycled).await {
-                        Ok(opening) => {
-                            let head = &opening.head;
-                            let is_fault =
-                                self.note_head(worker, view, &line, head, retry.on, began);
-                            let may_follow = idempotent
-                                && retry.on.contains(head.status)
-                                && !is_last
-                                && exchange.body().is_replayable()
-                                && total.is_none_or(|total| Instant::now() < total)
-                                && view.has_other(&past.tried, Some(&line))
-                                && lane.withdraw(Instant::now());
-                            if may_follow {
-                                let tried = past.tried.with(&line);
-                                let tally = &lane.tally;
-                                let other = |room: Room<'_>, now| {
-                                    view.pick_with_room(worker, turn, &tried, room, tally, now)
-                                };
-                                // Where all others are full this answer is as good as any.
-                                let other = match &mut seat {
-                                    None => other(Room::anywhere(), Instant::now()),
-                                    Some(seat) => seat.sit(other),
-                                };
-                                follows = other.unwrap_or_default();
-                                if follows.is_none() {
-                                    lane.budget.put_back();
-                                }
-                            }
-                            if follows.is_none() {
-                                let mut answer = exchange.pass_on(opening);
-                                line.pool().took(began);
-                                let body = &mut answer.body;
-                                self.note_answer(worker, &line, body, is_fault, seat, began);
-                                view.note_zone(&line, &lane.tally);
-                                let cookie = view.cookie(worker, turn, &line, &lane.tally);
-                                if let Some(cookie) = cookie {
-                                    answer.head.headers.append(header::SET_COOKIE, cookie);
-                                }
-                                return Ok(CallAnswer {
-                                    answer,
-                                    by: line,
-                                    attempts: past.failed.len() + 1,
-                                });
-                            }
-                            Failure {
-                                kind: FailureKind::Unwanted(head.status),
-                                processed: Processed::Begun,
-                            }
-                        }
-                        Err(failure) => failure,
-                    };
-                    request = exchange.give_up();
-                    failure
-                }
-            };
-            let may_follow = may_be_repeated(&failure, idempotent);
-            // A connection that died makes a new one of the next. One that was kept says only that
-            // it was kept for too long, and nothing of how endpoints fare: it costs none of the
-            // budget.
-            let died = matches!(failure.kind, FailureKind::Closed | FailureKind::Io(_));
-            if died {
-                may_reuse = false;
-            }
-            if let FailureKind::Client(error) = failure.kind {
-                return Err(CallError::BodyBroke(error));
-            }
-            now = Instant::now();
-            let is_over = total.is_some_and(|total| now >= total);
-            if is_late(&failure.kind) || matches!(failure.kind, FailureKind::Unwanted(_)) {
-                line.pool().took(began);
-            }
-            // The request's own time was at its end, which says nothing of the endpoint.
-            if !(is_over && is_late(&failure.kind)) {
-                self.note_failure(worker, view, &line, &failure, was_kept, began);
-            }
-            past.note(line, failure, began);
-            if let Some(next) = follows {
-                if !request.body().rewind() {
-                    break false;
-                }
-                lane.retries.add_one();
-                line = next;
-                continue;
-            }
-            // Where there is no other: it may have died of idleness, and a new connection to the
-            // same endpoint may do.
-            let again = past.last_unless_removed().filter(|_| died);
-            let over =
-                !may_follow || past.asked >= retry.attempts || is_over || !request.body().rewind();
-            if over {
-                break false;
-            }
-            if again.is_none() && !view.has_other(&past.tried, None) {
-                if view.is_empty() {
-                    // The endpoint that was asked has left, and was the last.
-                    return Err(CallError::NoEndpoints(request.into_body()));
-                }
-                // Nothing is paid where no endpoint is left.
-                break false;
-            }
-            let is_free = died && was_kept;
-            if !is_free && !lane.withdraw(now) {
-                break true;
-            }
-            let other = |room: Room<'_>, now| {
-                let other = view.pick_with_room(worker, turn, &past.tried, room, &lane.tally, now);
-                or_again(other, again.as_ref(), room)
-            };
-            let next = Box::pin(next(&mut seat, view, other, total, now)).await;
-            let Some(next) = next else {
-                if !is_free {
-                    lane.budget.put_back();
-                }
-                if view.is_empty() {
-                    return Err(CallError::NoEndpoints(request.into_body()));
-                }
-                break false;
-            };
-            if seat.is_some() {
-                now = Instant::now();
-            }
-            lane.retries.add_one();
-            line = next;
-        };
-        Err(CallError::Failed(Attempts {
-            failed: past.failed,
-            out_of_budget,
-        }))
-    }
-}
-
-/// Another endpoint, else the last again where it may be, if that one has room.
-fn or_again(
-    other: Result<Option<Arc<WorkerEndpoint>>, Shed>,
-    again: Option<&Arc<WorkerEndpoint>>,
-    room: Room<'_>,
-) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
-    match (other, again) {
-        (Ok(Some(other)), _) => Ok(Some(other)),
-        (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
-        (_, Some(_)) => Err(Shed::PerEndpoint),
-        (other, None) => other,
-    }
-}
-
-/// A new connection.
-async fn open(line: &WorkerEndpoint, limit: Duration) -> Result<Connection, Failure> {
-    let opened = connect(line.pool(), limit).await;
-    if opened.is_ok() {
-        line.connected();
-    }
-    // While it connected the endpoint may have been removed, which is when endpoints close.
-    if line.pool().is_retired() {
-        return Err(Failure {
-            kind: FailureKind::Removed,
-            processed: Processed::Never,
+        if let FailureKind::Client(error) = failure.kind {
+            return Err(CallError::BodyBroke(error));
+        }
+        self.now = Instant::now();
+        let is_over = self.is_over(self.now);
+        self.note(failure, is_over);
+        let is_replayable = request.body().is_some_and(Replay::rewind);
+        if let Some(next) = self.next.take().filter(|_| is_replayable) {
+            self.retry(next);
+            return Ok(());
+        }
+        let again = self.past.last_unless_removed();
+        let again = again.filter(|_| matches!(outcome, Outcome::Died { .. }));
+        let next = judge(&Facts {
+            outcome,
+            is_idempotent: self.is_idempotent,
+            is_last: self.past.asked >= self.policy.retry.attempts,
+            is_over,
+            is_replayable,
+            others: self.others(again.is_some()),
         });
+        let is_free = match next {
+            Next::Retry { is_free } => is_free,
+            Next::NoEndpoints => return Err(CallError::NoEndpoints),
+            Next::Done | Next::GiveUp => return Err(self.give_up(false)),
+        };
+        if !is_free && !self.stats().withdraw(self.now) {
+            return Err(self.give_up(true));
+        }
+        let (tried, again) = (&self.past.tried, again.as_ref());
+        if let Some(next) = self.chooser.next(tried, again, self.now).await {
+            self.now = self.chooser.now_after_a_wait(self.now);
+            self.retry(next);
+            return Ok(());
+        }
+        if !is_free {
+            self.stats().budget.put_back();
+        }
+        match self.view().is_empty() {
+            true => Err(CallError::NoEndpoints),
+            false => Err(self.give_up(false)),
+        }
     }
-    opened
-}
 
-/// Whether the endpoint is slower than the time that this took.
-fn is_late(kind: &FailureKind) -> bool {
-    matches!(
-        kind,
-        FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout
-    )
-}
+    /// Notes what an attempt that failed says of its endpoint.
+    fn note(&mut self, failure: Failure, is_over: bool) {
+        let endpoint = &self.endpoint;
+        let is_late = matches!(
+            failure.kind,
+            FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout
+        );
+        if is_late || matches!(failure.kind, FailureKind::Unwanted(_)) {
+            endpoint.pool().took(self.began);
+        }
+        // The request's own time was at its end, which says nothing of the endpoint.
+        if !(is_over && is_late) {
+            let detector = self.chooser.detector;
+            detector.note_failure(endpoint, &failure, self.was_kept, self.began);
+        }
+        self.past.note(Arc::clone(endpoint), failure, self.began);
+    }
 
-fn may_be_repeated(failure: &Failure, idempotent: bool) -> bool {
-    match (failure.processed, &failure.kind) {
-        (Processed::Never, _) => true,
-        (Processed::Perhaps, FailureKind::Closed | FailureKind::Io(_)) => idempotent,
-        (_, FailureKind::TryTimeout) => idempotent,
-        (Processed::Perhaps | Processed::Begun, _) => false,
+    fn others(&self, may_be_last: bool) -> Others {
+        if self.view().has_other(&self.past.tried, None) {
+            Others::Untried
+        } else if may_be_last {
+            Others::Last
+        } else if self.view().is_empty() {
+            Others::Gone
+        } else {
+            Others::None
+        }
+    }
+
+    fn retry(&mut self, next: Arc<WorkerEndpoint>) {
+        self.stats().retries.add_one();
+        self.endpoint = next;
+    }
+
+    fn give_up(&mut self, out_of_budget: bool) -> CallError {
+        CallError::Failed(Attempts {
+            failed: std::mem::take(&mut self.past.failed),
+            out_of_budget,
+        })
     }
 }

@@ -12,7 +12,7 @@ use super::queue::Seat;
 use crate::{
     config::Statuses,
     service::{
-        Service, View, WorkerEndpoint,
+        Service, ServiceStats, View, WorkerEndpoint,
         endpoint::{
             health::Was,
             outlier::{Count, Peers, Proof, is_ill},
@@ -22,13 +22,31 @@ use crate::{
     upstream::{AnswerBody, AnswerHead, Failure, FailureKind, Witness, is_for_want_of_descriptors},
 };
 
-impl Service {
+/// Finds out the endpoints of a service that fail, for one worker's calls of one of its views.
+#[derive(Clone, Copy, Debug)]
+pub struct Detector<'s> {
+    pub(super) service: &'s Service,
+    pub(super) view: &'s View,
+    pub(super) worker: usize,
+    /// What the worker counts.
+    pub(super) stats: &'s ServiceStats,
+}
+
+impl<'s> Detector<'s> {
+    /// For a worker's calls of this view of a service.
+    pub fn new(service: &'s Service, view: &'s View, worker: usize) -> Self {
+        Self {
+            service,
+            view,
+            worker,
+            stats: service.lane(worker),
+        }
+    }
+
     /// Notes that an attempt failed that began then, over a connection that `was_kept`.
     #[cold]
     pub(crate) fn note_failure(
         &self,
-        worker: usize,
-        view: &View,
         line: &Arc<WorkerEndpoint>,
         failure: &Failure,
         was_kept: bool,
@@ -38,7 +56,7 @@ impl Service {
             FailureKind::Connect(error) if is_for_want_of_descriptors(error) => {}
             FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::Handshake(_) => {
                 if self.has_refused(line, began) {
-                    self.note_vain(worker, view, line, began);
+                    self.note_vain(line, began);
                 }
             }
             // It was kept for too long, which says nothing of the endpoint.
@@ -47,7 +65,7 @@ impl Service {
             | FailureKind::Io(_)
             | FailureKind::Timeout
             | FailureKind::TryTimeout
-            | FailureKind::BadAnswer(_) => self.note_vain(worker, view, line, began),
+            | FailureKind::BadAnswer(_) => self.note_vain(line, began),
             // It answered, with what one of its pages may be.
             FailureKind::TooLarge(_) => {
                 if let Some(was) = line.life().answered(began) {
@@ -67,32 +85,30 @@ impl Service {
     #[inline]
     pub(crate) fn note_head(
         &self,
-        worker: usize,
-        view: &View,
         line: &Arc<WorkerEndpoint>,
         head: &AnswerHead,
         retry_on: Statuses,
         began: Instant,
     ) -> bool {
-        let rule = self.policy().eject.as_ref();
+        let rule = self.service.policy().eject.as_ref();
         let is_fault = rule.is_some_and(|rule| rule.statuses.contains(head.status));
-        self.lane(worker).heard[view.number()].answers.add_one();
+        self.stats.heard[self.view.number()].answers.add_one();
         let life = line.life();
         let is_ill = is_ill(head.status) && rule.is_some_and(|rule| rule.answers);
         if is_ill {
-            self.note_ill(worker, view, line, began);
+            self.note_ill(line, began);
         } else if let Some(suspicion) = life.suspicion() {
-            suspicion.note_well(view.number());
+            suspicion.note_well(self.view.number());
         }
         if is_fault {
-            self.note_fault(worker, line, began);
+            self.note_fault(line, began);
         } else if !(is_ill && life.is_ejected_for_answers())
             && let Some(was) = life.answered(began)
         {
             self.note_back(line, was);
         }
         if retry_on.contains(head.status) {
-            self.heed_retry_after(worker, line, head, began);
+            self.heed_retry_after(line, head, began);
         }
         is_fault
     }
@@ -103,7 +119,6 @@ impl Service {
     #[inline]
     pub(crate) fn note_answer<B>(
         &self,
-        worker: usize,
         line: &Arc<WorkerEndpoint>,
         answer: &mut AnswerBody<B>,
         is_fault: bool,
@@ -111,12 +126,12 @@ impl Service {
         began: Instant,
     ) {
         let mut of = None;
-        if let Some(rule) = self.policy().eject.as_ref().filter(|_| !is_fault) {
+        if let Some(rule) = self.service.policy().eject.as_ref().filter(|_| !is_fault) {
             if answer.is_whole() {
                 line.life().ended();
             } else {
                 if line.life().has_broken_off(rule.failures) {
-                    self.eject(worker, line, began, &Cause::BrokenOff);
+                    self.eject(line, began, &Cause::BrokenOff);
                 }
                 of = Some(Arc::clone(line));
             }
@@ -132,72 +147,63 @@ impl Service {
 
     /// An endpoint that wants to be left alone for a while is.
     #[cold]
-    fn heed_retry_after(
-        &self,
-        worker: usize,
-        line: &Arc<WorkerEndpoint>,
-        answer: &AnswerHead,
-        began: Instant,
-    ) {
+    fn heed_retry_after(&self, line: &Arc<WorkerEndpoint>, answer: &AnswerHead, began: Instant) {
         let pause = answer.headers.get(header::RETRY_AFTER);
         let pause = pause.and_then(|pause| pause.to_str().ok()?.trim().parse().ok());
         if let Some(pause) = pause.filter(|pause| *pause > 0) {
             let pause = Duration::from_secs(pause);
-            self.eject(worker, line, began, &Cause::RetryAfter(pause));
+            self.eject(line, began, &Cause::RetryAfter(pause));
         }
     }
 
     /// Notes that an attempt failed that began then: one more in a row, and one more of the share that
     /// fails, though good answers come between.
     #[cold]
-    fn note_vain(&self, worker: usize, view: &View, line: &Arc<WorkerEndpoint>, began: Instant) {
+    fn note_vain(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
         let life = line.life();
         if life.is_ejected_for_answers() {
-            self.eject(worker, line, began, &Cause::StillIll);
+            self.eject(line, began, &Cause::StillIll);
             return;
         }
-        self.note_fault(worker, line, began);
+        self.note_fault(line, began);
         if life.is_ejected() {
             // That is the end of it: once it is back it begins anew.
             if let Some(suspicion) = life.suspicion() {
                 suspicion.forget();
             }
-        } else if self
-            .policy()
-            .eject
-            .as_ref()
-            .is_some_and(|rule| rule.answers)
+        } else if let Some(rule) = &self.service.policy().eject
+            && rule.answers
         {
-            self.lane(worker).heard[view.number()].answers.add_one();
-            self.note_ill(worker, view, line, began);
+            self.stats.heard[self.view.number()].answers.add_one();
+            self.note_ill(line, began);
         }
     }
 
     /// Notes an answer, to an attempt that began then, which says that the endpoint is ill, or an
     /// attempt that brought none.
     #[cold]
-    fn note_ill(&self, worker: usize, view: &View, line: &Arc<WorkerEndpoint>, began: Instant) {
-        self.lane(worker).heard[view.number()].ill.add_one();
+    fn note_ill(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
+        self.stats.heard[self.view.number()].ill.add_one();
         // Requests that come in the same order again and again may be in step with the endpoints.
-        view.break_step();
+        self.view.break_step();
         let life = line.life();
         if life.is_ejected_for_answers() {
-            self.eject(worker, line, began, &Cause::StillIll);
+            self.eject(line, began, &Cause::StillIll);
             return;
         }
-        let endpoints = view.snapshot().endpoints.len();
+        let endpoints = self.view.snapshot().endpoints.len();
         if endpoints < 2 {
             return;
         }
         let peers = Peers {
-            all: self.heard(view.number()),
+            all: self.heard(self.view.number()),
             endpoints,
-            keyed: view.balance().is_keyed(),
+            keyed: self.view.balance().is_keyed(),
         };
-        let views = (view.number(), 1 + self.views().len());
+        let views = (self.view.number(), 1 + self.service.views().len());
         let proof = life.suspect().note_ill(views, &peers, Instant::now());
         if let Some(proof) = proof {
-            self.eject(worker, line, began, &Cause::Answers(proof));
+            self.eject(line, began, &Cause::Answers(proof));
         }
     }
 
@@ -207,19 +213,19 @@ impl Service {
             let suspicion = line.life().suspect();
             suspicion.expect_relapse(|view| self.heard(view));
         }
-        log_lines::back(self.name(), line.pool().address(), was.reason());
+        log_lines::back(self.service.name(), line.pool().address(), was.reason());
     }
 
     /// What all endpoints of a view have answered, over all workers.
     fn heard(&self, view: usize) -> Count {
-        Count::of(self.lanes().map(|lane| &lane.heard[view]))
+        Count::of(self.service.lanes().map(|lane| &lane.heard[view]))
     }
 
     /// Notes that an endpoint took no connection.
     #[cold]
-    pub fn note_refusal(&self, worker: usize, line: &Arc<WorkerEndpoint>, began: Instant) {
+    pub fn note_refusal(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
         if self.has_refused(line, began) {
-            self.note_fault(worker, line, began);
+            self.note_fault(line, began);
         }
     }
 
@@ -228,31 +234,31 @@ impl Service {
     fn has_refused(&self, line: &WorkerEndpoint, began: Instant) -> bool {
         let is_news = line.life().connect_failed(began, Instant::now());
         if is_news {
-            self.tell_of_refusal();
+            self.service.tell_of_refusal();
         }
         is_news
     }
 
     /// Notes that an attempt at an endpoint was in vain.
     #[cold]
-    fn note_fault(&self, worker: usize, line: &Arc<WorkerEndpoint>, began: Instant) {
-        let rule = self.policy().eject.as_ref();
+    fn note_fault(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
+        let rule = self.service.policy().eject.as_ref();
         if rule.is_some_and(|rule| line.life().failed(began, rule.failures)) {
-            self.eject(worker, line, began, &Cause::Failures);
+            self.eject(line, began, &Cause::Failures);
         }
     }
 
     /// Ejects an endpoint whose attempt began then, if enough others are left.
-    fn eject(&self, worker: usize, line: &Arc<WorkerEndpoint>, began: Instant, cause: &Cause) {
-        let Some(rule) = &self.policy().eject else {
+    fn eject(&self, line: &Arc<WorkerEndpoint>, began: Instant, cause: &Cause) {
+        let Some(rule) = &self.service.policy().eject else {
             return;
         };
         if line.life().is_out_since(began) {
             return;
         }
         // One at a time, so that no two of them are the last that may be ejected.
-        let turn = self.ejecting();
-        let snapshot = self.main().snapshot();
+        let turn = self.service.ejecting();
+        let snapshot = self.service.main().snapshot();
         let endpoints = &snapshot.endpoints;
         let Some(endpoint) = endpoints.iter().find(|one| one.is_of(line)) else {
             return;
@@ -275,9 +281,9 @@ impl Service {
         let length = life.eject(rule, cause.pause(), now);
         life.note_why(cause.to_string(), cause.is_answers());
         drop(turn);
-        self.lane(worker).ejections.add_one();
+        self.stats.ejections.add_one();
         log_lines::ejected(
-            self.name(),
+            self.service.name(),
             &endpoint.id().address,
             length,
             cause.to_string(),
@@ -309,7 +315,7 @@ impl Cause {
     }
 
     fn is_answers(&self) -> bool {
-        matches!(self, Self::Answers(_) | Self::StillIll)
+        matches!(&self, Self::Answers(_) | Self::StillIll)
     }
 }
 
@@ -367,7 +373,7 @@ mod tests {
         mut fails: impl FnMut(usize, usize) -> bool,
     ) -> Option<(usize, usize, String)> {
         let service = service(lines, 1..5);
-        let view = service.main();
+        let detector = Detector::new(&service, service.main(), 0);
         let all: Vec<_> = (0..4).map(|n| line(&service, n)).collect();
         let head = AnswerHead {
             status: StatusCode::OK,
@@ -382,9 +388,9 @@ mod tests {
                 if fails(n, round) {
                     let (kind, processed) = (failure(), Processed::Perhaps);
                     let failure = Failure { kind, processed };
-                    service.note_failure(0, view, line, &failure, false, began);
+                    detector.note_failure(line, &failure, false, began);
                 } else {
-                    service.note_head(0, view, line, &head, Statuses::default(), began);
+                    detector.note_head(line, &head, Statuses::default(), began);
                     line.life().ended();
                 }
                 if let Some(ejection) = line.life().ejection(Instant::now()) {
@@ -450,9 +456,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whose_time_is_over_is_not_among_those_who_are_too_many() {
         let service = service("", 1..5);
+        let detector = Detector::new(&service, service.main(), 0);
         let fails = |n: usize| {
             let line = line(&service, n);
-            (0..5).for_each(|_| service.note_fault(0, &line, Instant::now()));
+            (0..5).for_each(|_| detector.note_fault(&line, Instant::now()));
             line.life().is_ejected()
         };
         assert!(fails(2) && fails(3));

@@ -54,12 +54,6 @@ pub struct ReplayBody<B> {
     had_trailers: bool,
 }
 
-impl<B: Default> Default for ReplayBody<B> {
-    fn default() -> Self {
-        Self::new(B::default())
-    }
-}
-
 impl<B> ReplayBody<B> {
     /// Keeps what is read of this body from now on.
     pub fn new(body: B) -> Self {

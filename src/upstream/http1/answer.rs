@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     Source,
     chunked::{Decoded, Decoder},
-    exchange::Exchange,
+    exchange::{Exchange, Opening},
     head::{AnswerHead, BodyLength, Persistence},
 };
 use crate::upstream::{Failure, FailureKind, InFlight, Processed, Request, buffers};
@@ -80,40 +80,26 @@ enum Length {
     UntilClose,
 }
 
-/// The opening of an answer: its head, and what that says of the rest.
-#[derive(Debug)]
-pub struct Opening {
-    /// Its head.
-    pub head: AnswerHead,
-    at: Instant,
-    length: BodyLength,
-    persistence: Persistence,
-}
-
 impl<B: Source> Exchange<B> {
     /// Drives the exchange until the head of the final answer is there, while the request's body
-    /// goes on being sent. `recycled` is a map whose allocation the answer's headers take over.
+    /// goes on being sent. The allocation of `spare`, if there is one, becomes that of the answer's
+    /// fields.
     ///
     /// # Errors
     /// Where there is none.
-    pub async fn opening(&mut self, recycled: &mut HeaderMap) -> Result<Opening, Failure> {
-        let parsed = poll_fn(|cx| {
-            let polled = self.poll_head(cx, recycled);
-            if polled.is_pending() && self.sender.is_done() {
-                self.in_flight.note_sent(self.taken);
-            }
-            polled
+    pub async fn opening(&mut self, mut spare: Option<&mut HeaderMap>) -> Result<Opening, Failure> {
+        poll_fn(|cx| {
+            let mut fresh;
+            let spare = match &mut spare {
+                Some(spare) => spare,
+                None => {
+                    fresh = HeaderMap::new();
+                    &mut fresh
+                }
+            };
+            self.poll_opening(cx, spare)
         })
-        .await;
-        let (head, length, persistence) = parsed?;
-        let at = Instant::now();
-        self.in_flight.note_answer(head.status, at);
-        Ok(Opening {
-            head,
-            at,
-            length,
-            persistence,
-        })
+        .await
     }
 
     /// The request's body.
@@ -121,73 +107,73 @@ impl<B: Source> Exchange<B> {
         self.sender.body()
     }
 
-    /// Ends the exchange. The request comes back, for another one.
-    pub fn give_up(self) -> Request<B> {
+    /// Ends the exchange. The request has its body again, for another one.
+    pub fn give_up(self, request: &mut Request<B>) {
         buffers::give_read(self.read);
-        self.sender.into_request()
+        self.sender.give_back(request);
     }
 
     /// The answer that has opened like this just now. No other exchange follows.
     pub fn pass_on(mut self, opening: Opening) -> Answer<B> {
         self.sender.settled();
-        begin(self, opening)
-    }
-}
-
-/// Inlined, as [`finish`] is: an exchange is large, and would be copied for each of them.
-#[inline(always)]
-fn begin<B: Source>(mut exchange: Exchange<B>, opening: Opening) -> Answer<B> {
-    let Opening {
-        head,
-        at,
-        length,
-        persistence,
-    } = opening;
-    let body = match length {
-        BodyLength::Known(length)
-            if exchange.read.len() as u64 >= length && exchange.sender.is_done() =>
-        {
-            // Cannot be cut short: the length was just compared with the buffer's.
-            let bytes = exchange.read.split_to(length as usize).freeze();
-            State::Whole(bytes, finish(exchange, persistence, at))
-        }
-        _ => State::Reading(Box::new(Reading {
-            late: at + exchange.limits.idle,
-            exchange,
-            length: match length {
-                BodyLength::Known(length) => Length::Known(length),
-                BodyLength::Chunked => Length::Chunked(Decoder::Size),
-                BodyLength::UntilClose => Length::UntilClose,
-            },
+        let Opening {
+            head,
+            at,
+            length,
             persistence,
-        })),
-    };
-    Answer {
-        head,
-        at,
-        body: AnswerBody {
-            state: body,
-            witness: None,
-        },
+        } = opening;
+        let state = match length {
+            BodyLength::Known(length)
+                if self.read.len() as u64 >= length && self.sender.is_done() =>
+            {
+                // Cannot be cut short: the length was just compared with the buffer's.
+                let bytes = self.read.split_to(length as usize).freeze();
+                let clean = self.leaves_nothing(persistence);
+                // Taken apart, and not moved as a whole: it is large.
+                let Self {
+                    connection,
+                    in_flight,
+                    ..
+                } = self;
+                if clean {
+                    in_flight
+                        .pool()
+                        .give_back(connection, persistence.timeout, at);
+                }
+                State::Whole(bytes, in_flight)
+            }
+            _ => State::Reading(Box::new(Reading {
+                late: at + self.limits.idle,
+                exchange: self,
+                length: match length {
+                    BodyLength::Known(length) => Length::Known(length),
+                    BodyLength::Chunked => Length::Chunked(Decoder::Size),
+                    BodyLength::UntilClose => Length::UntilClose,
+                },
+                persistence,
+            })),
+        };
+        Answer {
+            head,
+            at,
+            body: AnswerBody {
+                state,
+                witness: None,
+            },
+        }
     }
-}
 
-/// The answer is over: the connection goes back to its pool if nothing is left on either side.
-#[inline(always)]
-fn finish<B: Source>(exchange: Exchange<B>, persistence: Persistence, now: Instant) -> InFlight {
-    let clean = persistence.keep
-        && exchange.read.is_empty()
-        && exchange.sender.is_done()
-        && exchange.send_error.is_none();
-    buffers::give_read(exchange.read);
-    buffers::give_write(exchange.sender.into_request().head);
-    if clean {
-        exchange
-            .in_flight
-            .pool()
-            .give_back(exchange.connection, persistence.timeout, now);
+    /// The answer is over: its buffers go back. Whether nothing is left on either side, and the
+    /// connection may go back, too.
+    fn leaves_nothing(&mut self, persistence: Persistence) -> bool {
+        let clean = persistence.keep
+            && self.read.is_empty()
+            && self.sender.is_done()
+            && self.send_error.is_none();
+        buffers::give_read(std::mem::take(&mut self.read));
+        buffers::give_write(self.sender.take_buffer());
+        clean
     }
-    exchange.in_flight
 }
 
 impl<B: Source> Reading<B> {
@@ -243,6 +229,26 @@ impl<B: Source> Reading<B> {
         }
     }
 
+    /// The answer is over.
+    #[allow(
+        clippy::boxed_local,
+        reason = "an exchange is large, and leaves its box in parts"
+    )]
+    fn end(mut self: Box<Self>) {
+        let clean = self.exchange.leaves_nothing(self.persistence);
+        let Exchange {
+            connection,
+            in_flight,
+            ..
+        } = self.exchange;
+        if clean {
+            let timeout = self.persistence.timeout;
+            in_flight
+                .pool()
+                .give_back(connection, timeout, Instant::now());
+        }
+    }
+
     /// Whether nothing more will come of the answer.
     fn is_over(&self) -> bool {
         matches!(self.length, Length::Known(0))
@@ -272,11 +278,7 @@ impl<B: Source> Body for AnswerBody<B> {
             // An exchange that failed is dropped, and its connection with it.
             let whole = match &piece {
                 Ok(_) => {
-                    drop(finish(
-                        reading.exchange,
-                        reading.persistence,
-                        Instant::now(),
-                    ));
+                    reading.end();
                     Some(true)
                 }
                 Err(FailureKind::Client(_)) => None,

@@ -16,7 +16,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     HeadLimits, Source,
-    head::{self, Parsed},
+    head::{self, AnswerHead, BodyLength, Parsed, Persistence},
     send::{SendError, Sender},
 };
 use crate::upstream::{
@@ -43,6 +43,16 @@ pub struct Limits {
     pub head: HeadLimits,
 }
 
+/// The opening of an answer: its head, and what that says of the rest.
+#[derive(Debug)]
+pub struct Opening {
+    /// Its head.
+    pub head: AnswerHead,
+    pub(super) at: Instant,
+    pub(super) length: BodyLength,
+    pub(super) persistence: Persistence,
+}
+
 /// A request that is sent, and the answer to it that is read, on one connection.
 #[derive(Debug)]
 pub struct Exchange<B> {
@@ -51,6 +61,8 @@ pub struct Exchange<B> {
     pub(super) read: BytesMut,
     /// Of `read`, what is known not to be a whole head.
     looked_at: usize,
+    /// It has no body.
+    to_head_request: bool,
     pub(super) limits: Limits,
     pub(super) in_flight: InFlight,
     /// When the endpoint last took a byte of the request.
@@ -61,11 +73,15 @@ pub struct Exchange<B> {
 
 impl<B: Source> Exchange<B> {
     /// An exchange that sends this request, with this head. An endpoint that is to want the body first
-    /// gets it when it has said so, or was silent for a second. Nothing of it is sent after a final answer.
+    /// gets it when it has said so, or was silent for a second. Nothing of it is sent after a final
+    /// answer.
+    ///
+    /// # Panics
+    /// Where another exchange sends the request, or has brought its answer.
     pub fn new(
         connection: Connection,
         in_flight: InFlight,
-        mut request: Request<B>,
+        request: &mut Request<B>,
         head: &impl Head,
         limits: Limits,
         now: Instant,
@@ -76,6 +92,7 @@ impl<B: Source> Exchange<B> {
             sender: Sender::new(request),
             read: BytesMut::new(),
             looked_at: 0,
+            to_head_request: request.is_head,
             limits,
             in_flight,
             taken: now,
@@ -83,26 +100,31 @@ impl<B: Source> Exchange<B> {
         }
     }
 
-    #[allow(clippy::type_complexity, reason = "named where it is taken apart")]
-    pub(super) fn poll_head(
+    pub(super) fn poll_opening(
         &mut self,
         cx: &mut Context<'_>,
         recycled: &mut HeaderMap,
-    ) -> Poll<Result<(head::AnswerHead, head::BodyLength, head::Persistence), Failure>> {
+    ) -> Poll<Result<Opening, Failure>> {
         if let Err(error) = self.drive_sending(cx) {
             return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
         }
         loop {
             let (limits, before) = (self.limits.head, self.read.len());
             if !self.read.is_empty() && head::may_have_ended(&self.read, self.looked_at, limits) {
-                let to_head_request = self.sender.is_head_request();
-                match head::parse(&mut self.read, recycled, to_head_request, limits) {
+                match head::parse(&mut self.read, recycled, self.to_head_request, limits) {
                     Ok(Parsed::Complete(head, length, persistence)) => {
                         if before - self.read.len() > buffers::LARGEST_KEPT {
                             // What follows is not kept in so large a buffer.
                             self.read = BytesMut::from(&self.read[..]);
                         }
-                        return Poll::Ready(Ok((head, length, persistence)));
+                        let at = Instant::now();
+                        self.in_flight.note_answer(head.status, at);
+                        return Poll::Ready(Ok(Opening {
+                            head,
+                            at,
+                            length,
+                            persistence,
+                        }));
                     }
                     Ok(Parsed::Interim(status)) => {
                         self.looked_at = 0;
@@ -129,7 +151,11 @@ impl<B: Source> Exchange<B> {
                         self.release_body(cx)?;
                         continue;
                     }
-                    return self.poll_late(cx, due).map(|kind| Err(self.late(kind)));
+                    let late = self.poll_late(cx, due);
+                    if late.is_pending() && self.sender.is_done() {
+                        self.in_flight.note_sent(self.taken);
+                    }
+                    return late.map(|kind| Err(self.late(kind)));
                 }
             }
         }

@@ -28,7 +28,7 @@ impl Framing {
     }
 
     /// Whether there are bytes of a body.
-    pub(super) fn has_body(self) -> bool {
+    pub(in crate::upstream) fn has_body(self) -> bool {
         !matches!(self, Self::None | Self::Length(0))
     }
 

@@ -14,8 +14,8 @@ mod request_head;
 mod send;
 mod source;
 
-pub use answer::{Answer, AnswerBody, Opening, Witness};
-pub use exchange::{Exchange, Limits};
+pub use answer::{Answer, AnswerBody, Witness};
+pub use exchange::{Exchange, Limits, Opening};
 pub(super) use framing::{Framing, field, field_of};
 pub use head::{AnswerHead, HeadLimits};
 pub(super) use request_head::write_head;

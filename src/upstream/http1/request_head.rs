@@ -12,6 +12,7 @@ pub(in crate::upstream) fn write_head(
     out: &mut Vec<u8>,
     head: &impl Head,
     framing: Framing,
+    expects_continue: bool,
     endpoint: &Address,
 ) {
     out.extend_from_slice(head.method().as_str().as_bytes());
@@ -26,7 +27,7 @@ pub(in crate::upstream) fn write_head(
     }
     head.fields(&mut Fields(out));
     framing.write(out, head.method());
-    if framing.has_body() && head.expects_continue() {
+    if expects_continue {
         field(out, "expect", b"100-continue");
     }
     out.extend_from_slice(b"\r\n");

@@ -26,13 +26,13 @@ pub(super) enum SendError {
 /// A request on its way out.
 #[derive(Debug)]
 pub(super) struct Sender<B> {
-    /// Behind its head stand small bits of framing, while they are sent.
-    request: Request<B>,
-    head_len: usize,
-    /// Of the head, and what stands behind it.
+    /// The head, then small bits of framing.
+    out: Vec<u8>,
     sent: usize,
-    /// Goes out after these.
+    /// Goes out after `out`.
     data: Bytes,
+    head_len: usize,
+    body: B,
     state: State,
     /// The body is not asked: the endpoint has not said yet that it wants it.
     withheld: bool,
@@ -54,18 +54,21 @@ enum State {
 }
 
 impl<B: Source> Sender<B> {
-    pub(super) fn new(request: Request<B>) -> Self {
+    /// Takes the head and the body of a request.
+    pub(super) fn new(request: &mut Request<B>) -> Self {
         let state = match request.framing {
             Framing::None | Framing::Length(0) => State::Finished,
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Chunked { open: false },
         };
+        let body = request.body.take();
         Self {
             head_len: request.head.len(),
-            withheld: request.expects_continue && state != State::Finished,
-            request,
+            out: std::mem::take(&mut request.head),
             sent: 0,
             data: Bytes::new(),
+            body: body.expect("no exchange sends it, and none has brought its answer"),
+            withheld: request.expects_continue && state != State::Finished,
             state,
             starved: false,
             written: 0,
@@ -73,32 +76,33 @@ impl<B: Source> Sender<B> {
         }
     }
 
-    /// The request, for another exchange.
-    pub(super) fn into_request(mut self) -> Request<B> {
-        self.request.head.truncate(self.head_len);
-        self.request
+    /// Gives them back, for another exchange.
+    pub(super) fn give_back(mut self, request: &mut Request<B>) {
+        self.out.truncate(self.head_len);
+        request.head = self.out;
+        request.body = Some(self.body);
     }
 
-    /// Whether it is of the method whose answers have no body.
-    pub(super) fn is_head_request(&self) -> bool {
-        self.request.is_head
+    /// The buffer of the head, of which nothing is sent any more.
+    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
     }
 
     /// The request's body.
     pub(super) fn body(&self) -> &B {
-        &self.request.body
+        &self.body
     }
 
     /// A byte of the request was written.
     pub(super) fn begun(&mut self) {
-        self.request.body.begun();
+        self.body.begun();
     }
 
     /// No other exchange sends this request: what was kept for one goes.
     pub(super) fn settled(&mut self) {
-        self.request.body.settled();
-        if self.sent == self.request.head.len() {
-            buffers::give_write(std::mem::take(&mut self.request.head));
+        self.body.settled();
+        if self.sent == self.out.len() {
+            buffers::give_write(std::mem::take(&mut self.out));
             (self.sent, self.head_len) = (0, 0);
         }
     }
@@ -106,7 +110,7 @@ impl<B: Source> Sender<B> {
     /// Whether all of the request went out.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Finished
-            && self.sent == self.request.head.len()
+            && self.sent == self.out.len()
             && self.data.is_empty()
             && self.flushed
     }
@@ -123,7 +127,7 @@ impl<B: Source> Sender<B> {
 
     /// Whether all that the client sent so far went out, and more is to come.
     pub(super) fn is_starved(&self) -> bool {
-        self.starved && !self.withheld && self.sent == self.request.head.len() && self.flushed
+        self.starved && !self.withheld && self.sent == self.out.len() && self.flushed
     }
 
     /// Bytes that were handed to the kernel, or to TLS.
@@ -142,7 +146,7 @@ impl<B: Source> Sender<B> {
             self.starved = self.data.is_empty()
                 && self.state != State::Finished
                 && self.poll_fill(cx).map_err(SendError::Source)?.is_pending();
-            if self.sent < self.request.head.len() || !self.data.is_empty() {
+            if self.sent < self.out.len() || !self.data.is_empty() {
                 ready!(self.poll_write(cx, stream)).map_err(SendError::Socket)?;
             } else {
                 ready!(self.poll_flush(cx, stream)).map_err(SendError::Socket)?;
@@ -163,7 +167,7 @@ impl<B: Source> Sender<B> {
         if self.withheld {
             return Ok(Poll::Pending);
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.request.body).poll_frame(cx) else {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             return Ok(Poll::Pending);
         };
         match frame {
@@ -193,7 +197,7 @@ impl<B: Source> Sender<B> {
                 let before = if *open { "\r\n" } else { "" };
                 *open = true;
                 // Writing to a Vec does not fail.
-                let _ = write!(self.request.head, "{before}{:x}\r\n", data.len());
+                let _ = write!(self.out, "{before}{:x}\r\n", data.len());
             }
             State::Finished => return Ok(()),
         }
@@ -206,16 +210,14 @@ impl<B: Source> Sender<B> {
             State::Length(_) => return Err("the body is shorter than its Content-Length"),
             State::Chunked { open } => {
                 let before = if open { "\r\n" } else { "" };
-                let _ = write!(self.request.head, "{before}0\r\n");
+                let _ = write!(self.out, "{before}0\r\n");
                 for (name, value) in trailers.into_iter().flatten() {
-                    self.request
-                        .head
-                        .extend_from_slice(name.as_str().as_bytes());
-                    self.request.head.extend_from_slice(b": ");
-                    self.request.head.extend_from_slice(value.as_bytes());
-                    self.request.head.extend_from_slice(b"\r\n");
+                    self.out.extend_from_slice(name.as_str().as_bytes());
+                    self.out.extend_from_slice(b": ");
+                    self.out.extend_from_slice(value.as_bytes());
+                    self.out.extend_from_slice(b"\r\n");
                 }
-                self.request.head.extend_from_slice(b"\r\n");
+                self.out.extend_from_slice(b"\r\n");
             }
             State::Finished => {}
         }
@@ -224,7 +226,7 @@ impl<B: Source> Sender<B> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
-        let head = &self.request.head[self.sent..];
+        let head = &self.out[self.sent..];
         let written = if self.data.is_empty() {
             ready!(Pin::new(stream).poll_write(cx, head))?
         } else {
@@ -236,7 +238,7 @@ impl<B: Source> Sender<B> {
         }
         self.written += written as u64;
         self.flushed = false;
-        let of_head = written.min(self.request.head.len() - self.sent);
+        let of_head = written.min(self.out.len() - self.sent);
         self.sent += of_head;
         self.data.advance(written - of_head);
         if self.data.is_empty() {
@@ -244,8 +246,8 @@ impl<B: Source> Sender<B> {
             self.data = Bytes::new();
         }
         // The head stays, for another attempt; the framing after it need not.
-        if self.sent == self.request.head.len() && self.sent > self.head_len {
-            self.request.head.truncate(self.head_len);
+        if self.sent == self.out.len() && self.sent > self.head_len {
+            self.out.truncate(self.head_len);
             self.sent = self.head_len;
         }
         Poll::Ready(Ok(()))
