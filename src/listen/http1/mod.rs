@@ -82,9 +82,12 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     if !progress.is_at_rest() && !matches!(served, Ok(Ended::Done)) {
         requests.cut_short.store(true, Relaxed);
     }
-    let is_whole = !requests.cut_short.load(Relaxed);
-    if is_whole && !matches!(served, Ok(Ended::Cut)) {
-        let may_come = requests.rest.may_come();
+    // An answer that says its end is seen to break off without a reset, which would take from a slow
+    // client what it has not read of the answers before.
+    let cut_short = requests.cut_short.load(Relaxed);
+    let resets = cut_short && requests.http10.load(Relaxed);
+    if !resets && !matches!(served, Ok(Ended::Cut)) {
+        let may_come = requests.rest.may_come() || cut_short;
         let mut wire = serving.into_parts().io.into_inner();
         leave(&connection.signal, wire.shut(), may_come).await;
     }

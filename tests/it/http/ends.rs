@@ -268,3 +268,39 @@ async fn a_refusal_takes_nothing_from_the_answer_before_it() {
     assert_eq!(client.message().await.unwrap().status(), 400);
     assert_eq!(client.rest().await.unwrap(), b"");
 }
+
+/// The second answer breaks off while the first is on its way, and the client sends a third request.
+#[tokio::test]
+async fn an_answer_that_breaks_off_takes_nothing_of_the_answers_before_from_a_slow_client() {
+    const LENGTH: usize = 60_000;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        while let Some(request) = wire.message().await {
+            if request.start().starts_with("GET /cart/first ") {
+                wire.send(ok(vec![b'x'; LENGTH])).await;
+            } else {
+                wire.send(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nno size\r\n",
+                )
+                .await;
+            }
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Wire::connect_narrow(proxy.address()).await;
+    let get = |path: &str| format!("GET /cart/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send(get("first") + &get("second")).await;
+    let failures = async || cart(&proxy).await["endpoints"][0]["failures"].clone();
+    eventually("the second has broken off", failures, |failures| {
+        *failures == 1
+    })
+    .await;
+    // It does not know yet.
+    client.send(get("third")).await;
+    let first = client.message().await.unwrap();
+    assert_eq!(first.body.len(), LENGTH);
+    let second = client.head().await.unwrap();
+    assert!(second.contains("transfer-encoding: chunked"), "{second}");
+    let rest = String::from_utf8(client.rest().await.unwrap()).unwrap();
+    assert!(!rest.contains("0\r\n\r\n"), "{rest}");
+}
