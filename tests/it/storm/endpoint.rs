@@ -32,6 +32,9 @@ pub(super) trait Leave: Send + Sync {
     fn leave(&self, address: SocketAddr) -> futures_util::future::BoxFuture<'static, ()>;
 }
 
+/// How often an endpoint that leaves says so.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How it is told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -438,7 +441,11 @@ async fn leave(shared: &Shared) {
     shared.oracle.upset(shared.service);
     let _ = life.send(Life::Closing);
     if let Some(way) = way.upgrade() {
-        way.leave(shared.address).await;
+        let mut leaving = way.leave(shared.address);
+        // Until it has left, which a busy disk of the registry's makes long, it takes no connection.
+        while tokio::time::timeout(AGAIN, &mut leaving).await.is_err() {
+            shared.oracle.upset(shared.service);
+        }
     }
     shared.oracle.upset(shared.service);
 }

@@ -135,7 +135,8 @@ impl Registry {
 }
 
 fn id_of(address: SocketAddr) -> String {
-    format!("storm-{}", address.port())
+    // Those of `secure` have another address than the others, and may have the same port.
+    format!("storm-{}-{}", address.ip(), address.port())
 }
 
 impl Leave for Arc<Registry> {
@@ -279,6 +280,7 @@ impl Storm {
                 let_pass(200).await;
                 self.oracle.upset("crowd");
                 self.registry.sign_out(address).await;
+                self.oracle.upset("crowd");
             } else {
                 self.registry.sign_out(address).await;
                 let_pass(300).await;

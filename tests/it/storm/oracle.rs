@@ -510,9 +510,9 @@ impl Oracle {
 fn fails(plan: &Answer) -> bool {
     match plan.trouble {
         Some(Trouble::Breaks(_) | Trouble::Leaves) => true,
-        Some(Trouble::Garbled(garbled)) => garbled.is_in_head(),
-        Some(Trouble::Silence) => false,
         // It closes with bytes unread, which is a reset.
+        Some(Trouble::Garbled(garbled)) => garbled.is_in_head() || plan.moment != Moment::AtEnd,
+        Some(Trouble::Silence) => false,
         None => plan.moment != Moment::AtEnd && (plan.closes || plan.closes_unsaid),
     }
 }
