@@ -259,13 +259,15 @@ impl Service {
         let _ = tokio::time::timeout(limit, read).await;
     }
 
-    /// Lets the members follow an event, and does what follows from it. Returns whether endpoints are
-    /// held that no task watches over yet.
-    fn apply(&self, event: MemberEvent) -> bool {
-        self.apply_to(self.members(), event)
+    /// Lets the members follow an event that has the guard hold no endpoint, and does what follows.
+    fn apply(&self, event: MemberEvent) {
+        let is_held = self.apply_to(self.members(), event);
+        debug_assert!(!is_held, "no task would watch over those that are held");
     }
 
-    /// Like [`Self::apply`], where the members are locked already.
+    /// Lets the locked members follow an event, and does what follows from it. Returns whether
+    /// endpoints are held that no task watches over yet.
+    #[must_use]
     fn apply_to(&self, mut members: MutexGuard<'_, Members>, event: MemberEvent) -> bool {
         let mut effects = members.apply(event);
         let published = effects.publish(|| {
@@ -321,6 +323,10 @@ impl Service {
 
     /// Changes of who is listed.
     fn published(&self) -> watch::Receiver<()> {
+        if let Some(published) = self.published.get() {
+            return published.subscribe();
+        }
+        // The first who waits is not to miss a set that is published meanwhile.
         let _members = self.members();
         let published = self.published.get_or_init(|| watch::Sender::new(()));
         published.subscribe()

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     registry::OtherHost,
-    service::Service,
+    service::{Service, members::standing::Standing},
     upstream::{connect_to, is_for_want_of_descriptors},
 };
 
@@ -66,10 +66,13 @@ async fn look(service: &Service, registry: &str, other: OtherHost) {
     service.members().hint = None;
 }
 
-/// Some endpoints that took no connection: host, port, and their other host.
+/// Some listed endpoints that took no connection: host, port, and their other host.
 fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
     let members = service.members();
     let refused = members.endpoints().states().filter_map(|(member, _)| {
+        if member.standing() == Standing::Removed {
+            return None;
+        }
         let address = &member.instance.address;
         let name = member.instance.meta.get(other.meta)?;
         let is_other = !name.eq_ignore_ascii_case(&address.host());
@@ -77,4 +80,37 @@ fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
             .then(|| (address.host().into_owned(), address.port(), name.clone()))
     });
     refused.take(AT_ONCE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        instance::Instance,
+        service::members::{
+            MemberEvent,
+            testing::{instance, line, service},
+        },
+    };
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_gone_is_looked_at_no_more() {
+        let service = service("", 0..0);
+        let named = Instance {
+            meta: [("host".into(), "other.example".into())].into(),
+            ..instance(1, true)
+        };
+        service.apply(MemberEvent::Fixed(vec![Arc::new(named)]));
+        let now = Instant::now();
+        line(&service, 0).life().connect_failed(now, now);
+        let other = OtherHost {
+            meta: "host",
+            setting: "host = \"name\"",
+        };
+        assert_eq!(refused(&service, other).len(), 1);
+        service.apply(MemberEvent::Fixed(Vec::new()));
+        assert_eq!(refused(&service, other), []);
+    }
 }
