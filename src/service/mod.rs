@@ -65,6 +65,7 @@ use tokio::{
 use balance::Loads;
 use call::queue::Limits;
 use endpoint::Common;
+use endpoint::ejections::Ejections;
 use members::{MemberEvent, Members, inquiry::Inquiry};
 
 use crate::{
@@ -86,8 +87,7 @@ pub struct Service {
     /// Of each worker, from the first request on that it has for this service.
     lanes: Box<[OnceLock<Arc<Padded<ServiceStats>>>]>,
     members: Mutex<Members>,
-    /// Held by who ejects an endpoint.
-    ejecting: Mutex<()>,
+    ejections: Ejections,
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
     /// Told that the endpoints have changed, be it only who is listed; from the first on that waits
@@ -137,7 +137,7 @@ impl Service {
             limits: Limits::new(policy.limits, 1 + views.len()),
             views,
             tls,
-            ejecting: Mutex::default(),
+            ejections: Ejections::default(),
             published: OnceLock::new(),
             is_read: AtomicBool::new(false),
             watches: registries.iter().map(watch).map(Arc::new).collect(),
@@ -339,10 +339,6 @@ impl Service {
     /// With what its endpoints are called that speak TLS.
     fn tls(&self) -> &Tls {
         &self.tls
-    }
-
-    fn ejecting(&self) -> MutexGuard<'_, ()> {
-        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.

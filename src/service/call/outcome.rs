@@ -253,41 +253,14 @@ impl<'s> Detector<'s> {
         let Some(rule) = &self.service.policy().eject else {
             return;
         };
-        if line.life().is_out_since(began) {
-            return;
+        let (all, pause) = (self.service.main(), cause.pause());
+        let ejections = &self.service.ejections;
+        if let Some(time) = ejections.eject(all, line, rule, began, pause) {
+            let why = cause.to_string();
+            line.life().note_why(&*why, cause.is_answers());
+            self.stats.ejections.add_one();
+            log_lines::ejected(self.service.name(), line.pool().address(), time, why);
         }
-        // One at a time, so that no two of them are the last that may be ejected.
-        let turn = self.service.ejecting();
-        let snapshot = self.service.main().snapshot();
-        let endpoints = &snapshot.endpoints;
-        let Some(endpoint) = endpoints.iter().find(|one| one.is_of(line)) else {
-            return;
-        };
-        let life = endpoint.life();
-        if life.is_out_since(began) {
-            return;
-        }
-        let now = Instant::now();
-        // Whose time is over waits for a request only, of which there may be none.
-        let ejected = endpoints.iter().filter(|one| one.life().is_kept_out(now));
-        let others = ejected.filter(|one| !Arc::ptr_eq(one, endpoint));
-        let (with_it, all) = (others.count() + 1, endpoints.len());
-        if with_it == all || with_it * 100 > all * rule.max_percent as usize {
-            if cause.pause().is_none() {
-                life.spare();
-            }
-            return;
-        }
-        let length = life.eject(rule, cause.pause(), now);
-        life.note_why(cause.to_string(), cause.is_answers());
-        drop(turn);
-        self.stats.ejections.add_one();
-        log_lines::ejected(
-            self.service.name(),
-            &endpoint.id().address,
-            length,
-            cause.to_string(),
-        );
     }
 }
 

@@ -2,6 +2,7 @@
 //! identity does.
 
 mod common;
+pub(super) mod ejections;
 pub(super) mod health;
 pub(super) mod outlier;
 pub(super) mod silence;

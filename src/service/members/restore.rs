@@ -81,7 +81,8 @@ pub(crate) fn give_up(service: &Service, of: usize) {
     let members = service.members();
     if members.combiner().remembered(of).is_some() {
         service.watches()[of].gave_up();
-        service.apply_to(members, MemberEvent::Registry(of, Event::Stale));
+        let is_held = service.apply_to(members, MemberEvent::Registry(of, Event::Stale));
+        debug_assert!(!is_held, "what is given up is not doubted");
     }
 }
 
