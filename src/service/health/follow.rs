@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::prober::{Findings, Prober, Running};
+use super::prober::{Findings, Prober, RunningCheck};
 use crate::{
     config::{Health, HealthAsk},
     instance::Address,
@@ -20,7 +20,7 @@ use crate::{
 /// An endpoint whose check is followed.
 struct Followed {
     endpoint: Arc<Endpoint>,
-    _check: Arc<Running>,
+    _check: Arc<RunningCheck>,
     _following: AbortOnDropHandle<()>,
 }
 

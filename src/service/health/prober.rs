@@ -47,7 +47,7 @@ pub(crate) struct Findings {
 
 /// The checks that run.
 #[derive(Debug, Default)]
-pub(crate) struct Prober(Mutex<HashMap<Key, Weak<Running>>>);
+pub(crate) struct Prober(Mutex<HashMap<Key, Weak<RunningCheck>>>);
 
 /// Checks that are the same, and therefore made once.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -59,12 +59,12 @@ struct Key {
 
 /// A check that runs until the last clone of its `Arc` is dropped.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct RunningCheck {
     findings: watch::Sender<Findings>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Running {
+impl RunningCheck {
     /// What is known, and whenever something is found.
     pub(crate) fn follow(&self) -> watch::Receiver<Findings> {
         let mut findings = self.findings.subscribe();
@@ -81,7 +81,7 @@ impl Prober {
         whom: Checked,
         tls: Option<&EndpointTls>,
         health: &Health,
-    ) -> Arc<Running> {
+    ) -> Arc<RunningCheck> {
         let key = Key {
             address: whom.address.to_string(),
             tls: tls.cloned(),
@@ -94,7 +94,7 @@ impl Prober {
         running.retain(|_, check| check.strong_count() > 0);
         let findings = watch::Sender::new(Findings::default());
         let task = tokio::spawn(run(whom, health.clone(), findings.clone()));
-        let started = Arc::new(Running {
+        let started = Arc::new(RunningCheck {
             findings,
             _task: AbortOnDropHandle::new(task),
         });

@@ -29,7 +29,7 @@ pub(crate) struct Journal {
     /// Of the last entry; the first is 1.
     number: u64,
     /// The set as it is.
-    set: Arc<[Seat]>,
+    set: Arc<[ListedInstance]>,
     /// While the set is pinned: what it would be.
     pub(crate) pin: Option<Box<Pin>>,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Pin {
     /// Ends it when its time is over; gone with it.
     pub(crate) expiry: Option<AbortOnDropHandle<()>>,
     /// What the registries say meanwhile.
-    told: Arc<[Seat]>,
+    told: Arc<[ListedInstance]>,
 }
 
 impl Pin {
@@ -74,12 +74,12 @@ pub(crate) struct Entry {
     applied: bool,
     /// `None` where each instance of the set has come with it, as of most services' first and only set.
     changes: Option<Box<[Change]>>,
-    pub(crate) set: Arc<[Seat]>,
+    pub(crate) set: Arc<[ListedInstance]>,
 }
 
 /// An instance of a set. Sets share those that did not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seat {
+pub(crate) struct ListedInstance {
     pub(crate) instance: Arc<Instance>,
     pub(crate) standing: Listed,
 }
@@ -232,13 +232,13 @@ impl Journal {
         why: Why,
         set: impl Iterator<Item = (&'i Arc<Instance>, Listed)>,
     ) {
-        let (seats, changes) = compare(&self.set, set);
+        let (all, changes) = compare(&self.set, set);
         // A pin is news although it changes nothing.
         if changes.is_empty() && !matches!(why, Why::Pinned { .. }) {
             return;
         }
         self.tell(&changes, &why);
-        self.set = seats.into();
+        self.set = all.into();
         let set = Arc::clone(&self.set);
         self.add(why, true, changes, set);
     }
@@ -255,15 +255,15 @@ impl Journal {
     /// Notes what the registries say while the set is pinned, if that differs from what they said.
     pub(crate) fn note_told(&mut self, why: Why, set: &[Arc<Instance>]) {
         let Some(pin) = &mut self.pin else { return };
-        let (seats, changes) = compare(&pin.told, set.iter().map(standing));
+        let (all, changes) = compare(&pin.told, set.iter().map(standing));
         if !changes.is_empty() {
-            pin.told = seats.into();
+            pin.told = all.into();
             let set = Arc::clone(&pin.told);
             self.add(why, false, changes, set);
         }
     }
 
-    fn add(&mut self, why: Why, applied: bool, changes: Vec<Change>, set: Arc<[Seat]>) {
+    fn add(&mut self, why: Why, applied: bool, changes: Vec<Change>, set: Arc<[ListedInstance]>) {
         let came = changes.iter().filter(|one| one.what == What::Added);
         let all_came = came.count() == set.len() && set.len() == changes.len();
         self.number += 1;
@@ -302,7 +302,7 @@ impl Journal {
 
     /// The entries, the latest first.
     pub(crate) fn entries(&self) -> Vec<EntryStatus> {
-        let healthy = |seat: &&Seat| seat.standing != Listed::Unhealthy;
+        let healthy = |one: &&ListedInstance| one.standing != Listed::Unhealthy;
         self.entries
             .iter()
             .map(|entry| {
@@ -325,16 +325,12 @@ impl Entry {
     fn changes(&self) -> Vec<Change> {
         match &self.changes {
             Some(changes) => changes.to_vec(),
-            None => self
-                .set
-                .iter()
-                .map(|seat| seat.change(What::Added))
-                .collect(),
+            None => self.set.iter().map(|one| one.change(What::Added)).collect(),
         }
     }
 }
 
-impl Seat {
+impl ListedInstance {
     /// As it was to requests.
     pub(crate) fn instance(&self) -> Arc<Instance> {
         self.instance.called(self.standing != Listed::Unhealthy)
@@ -372,40 +368,40 @@ pub(crate) fn standing(instance: &Arc<Instance>) -> (&Arc<Instance>, Listed) {
 /// The set that is there now, which shares what it can with the one before, and how they differ.
 /// Both are in the order of sets.
 fn compare<'i>(
-    before: &[Seat],
+    before: &[ListedInstance],
     now: impl Iterator<Item = (&'i Arc<Instance>, Listed)>,
-) -> (Vec<Seat>, Vec<Change>) {
+) -> (Vec<ListedInstance>, Vec<Change>) {
     let mut changes = Vec::new();
     let mut before = before.iter().peekable();
-    let mut seats = Vec::new();
+    let mut all = Vec::new();
     for (instance, standing) in now {
         let key = (&instance.id, &instance.address);
-        changes.extend(until(&mut before, |seat| seat.key() < key).map(Seat::left));
-        let known = before.next_if(|seat| seat.key() == key);
+        changes.extend(until(&mut before, |one| one.key() < key).map(ListedInstance::left));
+        let known = before.next_if(|one| one.key() == key);
         let same = known.map(|known| &known.instance);
         let same = same.filter(|known| *known == instance);
-        let seat = Seat {
+        let one = ListedInstance {
             instance: Arc::clone(same.unwrap_or(instance)),
             standing,
         };
         match known {
-            None => changes.push(seat.change(What::Added)),
-            Some(known) => differences(known, &seat, &mut changes),
+            None => changes.push(one.change(What::Added)),
+            Some(known) => differences(known, &one, &mut changes),
         }
-        seats.push(seat);
+        all.push(one);
     }
-    changes.extend(before.map(Seat::left));
-    (seats, changes)
+    changes.extend(before.map(ListedInstance::left));
+    (all, changes)
 }
 
-fn until<'s, I: Iterator<Item = &'s Seat>>(
-    seats: &mut Peekable<I>,
-    goes_on: impl Fn(&Seat) -> bool,
-) -> impl Iterator<Item = &'s Seat> {
-    std::iter::from_fn(move || seats.next_if(|seat| goes_on(seat)))
+fn until<'s, I: Iterator<Item = &'s ListedInstance>>(
+    all: &mut Peekable<I>,
+    goes_on: impl Fn(&ListedInstance) -> bool,
+) -> impl Iterator<Item = &'s ListedInstance> {
+    std::iter::from_fn(move || all.next_if(|one| goes_on(one)))
 }
 
-fn differences(before: &Seat, now: &Seat, changes: &mut Vec<Change>) {
+fn differences(before: &ListedInstance, now: &ListedInstance, changes: &mut Vec<Change>) {
     let stands = match (before.standing, now.standing) {
         (before, now) if before == now => None,
         (_, Listed::Held) => Some(What::Held),

@@ -27,7 +27,7 @@ use crate::{
 };
 use combine::{Combiner, Update};
 use endpoint_set::EndpointSet;
-use history::{Journal, Pin, Seat, Why};
+use history::{Journal, ListedInstance, Pin, Why};
 use inquiry::SecondAnswer;
 use standing::Held;
 
@@ -62,7 +62,7 @@ pub(crate) enum MemberEvent {
     /// were asked again.
     Asked(Vec<(EndpointId, Held, bool)>, HashMap<usize, SecondAnswer>),
     /// A person pins them to this set, for so long.
-    Pinned(Box<Pin>, Arc<[Seat]>),
+    Pinned(Box<Pin>, Arc<[ListedInstance]>),
     /// A person takes the pin off, or its time is over.
     Unpinned(Why),
 }
@@ -147,7 +147,7 @@ impl Members {
                 let told = self.combiner.now(pin.time).map(|update| update.instances);
                 self.journal.pin(pin, &told.unwrap_or_default());
                 // Our own decision, which the guard does not doubt.
-                let set = Update::ours(set.iter().map(Seat::instance).collect());
+                let set = Update::ours(set.iter().map(ListedInstance::instance).collect());
                 self.take_over(&set, why, self.combiner.is_settled())
             }
             MemberEvent::Unpinned(why) => {

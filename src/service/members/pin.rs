@@ -75,7 +75,7 @@ pub fn pin(
     let entry = journal.entry(number);
     let entry = entry.ok_or(PinError::NoSuchSet(number.unwrap_or(last), first, last))?;
     let (number, set) = (entry.number, Arc::clone(&entry.set));
-    if set.iter().all(|seat| seat.standing == Listed::Unhealthy) {
+    if set.iter().all(|one| one.standing == Listed::Unhealthy) {
         return Err(PinError::Nobody(number));
     }
     let mut pin = Box::new(Pin::new(number, time));
