@@ -2,13 +2,9 @@
 //! failed together do not come back together; and how often to speak of it. Knows nothing of what
 //! failed, and does not sleep.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// The delays between the attempts at one thing.
@@ -106,7 +102,7 @@ const OVER: Duration = Duration::from_secs(60);
 impl Repeated {
     /// Counts a time that it came. Where a line is due, the times since the last line.
     pub fn note(&self) -> Option<u64> {
-        let mut trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = self.0.lock();
         let now = Instant::now();
         let going_on = trouble.take().filter(|trouble| now - trouble.last < OVER);
         let trouble = trouble.insert(going_on.unwrap_or_else(|| Trouble {
@@ -194,7 +190,7 @@ impl Digest {
     }
 
     fn row(&self) -> MutexGuard<'_, Streak> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -213,7 +209,7 @@ impl<K> Default for Digests<K> {
 impl<K: Eq + Hash> Digests<K> {
     /// That of this key.
     pub fn of(&self, key: K) -> Arc<Digest> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         if all.len() >= KEYS && !all.contains_key(&key) {
             all.retain(|_, digest| !digest.is_over());
         }
@@ -231,9 +227,9 @@ mod tests {
         let said = Arc::<Mutex<Vec<(u32, u64)>>>::default();
         let note = |n: u32| {
             let said = Arc::clone(&said);
-            digest.note(2, move |times| said.lock().unwrap().push((n, times)));
+            digest.note(2, move |times| said.lock().push((n, times)));
         };
-        let take = || std::mem::take(&mut *said.lock().unwrap());
+        let take = || std::mem::take(&mut *said.lock());
         (0..1000).for_each(note);
         assert_eq!(take(), [(0, 1), (1, 1)]);
         tokio::time::sleep(LOG_PAUSE).await;
@@ -260,7 +256,7 @@ mod tests {
         }
         tokio::time::sleep(OVER).await;
         digests.of(KEYS).note(1, |_| {});
-        assert_eq!(digests.0.lock().unwrap().len(), 1);
+        assert_eq!(digests.0.lock().len(), 1);
     }
 
     const BASE: Duration = Duration::from_millis(100);

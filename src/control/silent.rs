@@ -1,11 +1,9 @@
 //! Which connections are silent, and which of them makes room for another. Knows nothing of what is
 //! asked over them.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +68,7 @@ impl Silent {
     }
 
     fn lock(&self) -> MutexGuard<'_, Line> {
-        self.0.line.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.line.lock()
     }
 }
 
@@ -110,7 +108,7 @@ impl Voice {
     }
 
     fn set(&self, quiet: Option<Quiet>) {
-        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
+        *self.quiet.lock() = quiet;
     }
 }
 

@@ -4,11 +4,12 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch as state},
@@ -346,10 +347,7 @@ impl ServiceFactory {
             if let Event::State(names) = event {
                 read.status.note_state(names.len(), Vec::new());
                 read.names.store(names);
-                *read
-                    .remembered
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = None;
+                *read.remembered.lock() = None;
                 read.read.send_replace(true);
                 changes.notify_one();
             }
@@ -377,10 +375,7 @@ impl ServiceFactory {
 impl CatalogView {
     /// When the registry listed what is known, where that was before the start.
     pub(super) fn remembered(&self) -> Option<SystemTime> {
-        *self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.remembered.lock()
     }
 
     /// Whether anything is known, be it from before the start.

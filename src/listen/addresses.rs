@@ -4,8 +4,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 64;
@@ -55,7 +57,7 @@ impl Addresses {
         let folded = (network >> 64) as u64 ^ network as u64;
         let shard = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let shard = &self.shards[shard as usize % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        shard.lock()
     }
 }
 
@@ -96,7 +98,7 @@ mod tests {
             let place = addresses.take([10, 0, 0, last].into());
             assert!(place.is_some());
         }
-        let left = |shard: &Mutex<HashMap<_, _>>| shard.lock().unwrap().len();
+        let left = |shard: &Mutex<HashMap<_, _>>| shard.lock().len();
         assert_eq!(addresses.shards.iter().map(left).sum::<usize>(), 0);
     }
 }

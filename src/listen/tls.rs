@@ -6,10 +6,11 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::Poll,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustls::HandshakeKind;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -183,9 +184,7 @@ impl Tls {
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 }
 

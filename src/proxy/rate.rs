@@ -6,13 +6,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -138,7 +139,7 @@ impl Rate {
         let now = nanos(now.saturating_duration_since(self.epoch));
         let (step, burst) = (nanos(self.step), u64::from(self.rule.burst));
         let shard = &self.shards[key as usize % SHARDS];
-        let mut buckets = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = shard.lock();
         let is_new = !buckets.full_at.contains_key(&key);
         if is_new && buckets.full_at.len() >= PER_SHARD && now >= buckets.next_sweep {
             buckets.full_at.retain(|_, full_at| *full_at > now);
@@ -265,8 +266,8 @@ mod tests {
         assert!(keys(0).all(|key| taken(&rate, key, 0, 2) == 1));
         let crowd = keys(1_000_000).map(|key| taken(&rate, key, 500, 1));
         assert_eq!(crowd.sum::<usize>(), 1);
-        assert!(rate.shards[1].lock().unwrap().full_at.len() <= PER_SHARD + 1);
+        assert!(rate.shards[1].lock().full_at.len() <= PER_SHARD + 1);
         assert!(keys(2_000_000).all(|key| taken(&rate, key, 2_000, 1) == 1));
-        assert!(rate.shards[1].lock().unwrap().full_at.len() <= PER_SHARD + 1);
+        assert!(rate.shards[1].lock().full_at.len() <= PER_SHARD + 1);
     }
 }

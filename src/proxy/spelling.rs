@@ -6,7 +6,6 @@ use std::{
     future::ready,
     io,
     pin::pin,
-    sync::{Mutex, PoisonError},
     task::{Context, Waker},
 };
 
@@ -14,6 +13,7 @@ use bytes::Bytes;
 use http::{Extensions, Request};
 use hyper::{body::Incoming, server::conn::http1 as server, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 
 /// The text of a head, as it came.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl HeadText {
         let found = Mutex::new(Extensions::new());
         let service = service_fn(|mut request: Request<Incoming>| {
             let extensions = std::mem::take(request.extensions_mut());
-            *found.lock().unwrap_or_else(PoisonError::into_inner) = extensions;
+            *found.lock() = extensions;
             let unanswered = io::Error::from(io::ErrorKind::Other);
             ready(Err::<http::Response<String>, _>(unanswered))
         });
@@ -74,7 +74,7 @@ impl HeadText {
             .serve_connection(io, service);
         // All of it is there: it has read the head, and ended, when it comes back.
         let _ = pin!(reading).poll(&mut Context::from_waker(Waker::noop()));
-        found.into_inner().unwrap_or_else(PoisonError::into_inner)
+        found.into_inner()
     }
 }
 

@@ -5,16 +5,14 @@
 use std::{
     future::{Future as _, poll_fn},
     pin::Pin,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http_body::Body;
 use hyper::body::Incoming;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Sleep, sleep};
 
 /// Bytes that are read and thrown away. A client with more to send would rather connect again.
@@ -185,6 +183,6 @@ impl Rest {
     }
 
     fn body(&self) -> MutexGuard<'_, Option<Abandoned>> {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+        self.body.lock()
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     ops::Deref,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::Generation;
 use crate::{config, metrics::Counter};
@@ -112,7 +113,7 @@ impl Worker {
 
     /// The current generation. The lock is this worker's alone, and so never contended.
     pub fn generation(&self) -> Arc<Pinned> {
-        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pinned = self.pinned.lock();
         if pinned.number != self.shared.number.load(Relaxed) {
             *pinned = Arc::new(Pinned::current(&self.shared));
         }

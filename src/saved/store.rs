@@ -5,10 +5,11 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::Contents;
@@ -142,7 +143,7 @@ impl Store {
     }
 
     fn replace(&self, bytes: &[u8]) -> Result<(), String> {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.lock.lock();
         let done = (|| {
             if lock.is_none() {
                 fs::create_dir_all(disk::folder(&self.path))?;
@@ -176,7 +177,7 @@ impl Store {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

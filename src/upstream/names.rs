@@ -7,10 +7,11 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, watch},
@@ -171,7 +172,7 @@ impl Names {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 
@@ -197,10 +198,7 @@ mod tests {
         let count = Arc::clone(&asked);
         let names = Names::new(move |_| {
             count.fetch_add(1, SeqCst);
-            let _ = silence
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .recv();
+            let _ = silence.lock().recv();
             Err(io::Error::other("silence"))
         });
         (names, asked, ends)

@@ -1,12 +1,7 @@
 //! A steady load, and what a client that never repeats a request sees of it. Knows only the
 //! proxy's address.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use http::{Request, StatusCode, header::HOST};
@@ -16,6 +11,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     net::TcpStream,
     task::JoinHandle,
@@ -113,7 +109,7 @@ impl Load {
 
 /// The counts are whole after every statement, so a panic elsewhere does not spoil them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// Does not wait for one answer before it sends the next request: a slow proxy is not sent less.

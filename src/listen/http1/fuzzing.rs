@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     pin::pin,
-    sync::{Mutex, PoisonError},
     task::{Context, Waker},
 };
 
@@ -11,6 +10,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 
 use super::chunks::Chunks;
 
@@ -69,7 +69,7 @@ fn requests(wire: &[u8]) -> Vec<Seen> {
         let (path, seen) = (request.uri().path().to_owned(), &seen);
         async move {
             let is_whole = request.into_body().collect().await.is_ok();
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = seen.lock();
             seen.push(Seen { path, is_whole });
             Ok::<_, Infallible>(http::Response::new(String::new()))
         }
@@ -86,5 +86,5 @@ fn requests(wire: &[u8]) -> Vec<Seen> {
         let ended = (0..most).any(|_| serving.as_mut().poll(&mut cx).is_ready());
         assert!(ended, "the library goes on without bytes");
     }
-    seen.into_inner().unwrap_or_else(PoisonError::into_inner)
+    seen.into_inner()
 }

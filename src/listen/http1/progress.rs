@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -14,6 +14,7 @@ use crate::{
     config::HeaderCase,
     proxy::{Client, HeadText, RequestStream},
 };
+use parking_lot::Mutex;
 
 /// A body's length that is not known beforehand. HTTP knows none so large.
 const CHUNKED: u64 = u64::MAX;
@@ -113,7 +114,7 @@ impl Progress {
     /// These bytes are of a head.
     pub(super) fn keep_text(&self, bytes: &[u8]) {
         if let Some(text) = &self.text {
-            let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut text = text.lock();
             text.extend_from_slice(bytes);
         }
     }
@@ -121,7 +122,7 @@ impl Progress {
     /// The text of the head that was read last, where it is kept.
     pub(super) fn take_text(&self) -> Option<HeadText> {
         let text = self.text.as_ref()?;
-        let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = text.lock();
         Some(HeadText::new(std::mem::take(&mut *text)))
     }
 

@@ -2,11 +2,9 @@
 //! alone, that none of them answers, that the token is unknown. Without it each of a thousand
 //! watchers would find out by itself, again and again. Knows nothing of what is asked.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until};
 
 use super::{fault::Failed, token::Bearer};
@@ -100,7 +98,7 @@ impl Breaker {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

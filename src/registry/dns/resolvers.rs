@@ -5,11 +5,11 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use hickory_proto::rr::{Name, RecordType};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::{
@@ -135,7 +135,7 @@ impl Panel<'_> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 async fn system(path: &Path) -> Result<Vec<SocketAddr>, String> {

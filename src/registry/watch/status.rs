@@ -1,10 +1,11 @@
 //! What is known of a watcher.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
@@ -157,7 +158,7 @@ impl WatchStatus {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         // Every field is true on its own, whatever a panicking thread left undone.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

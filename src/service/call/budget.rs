@@ -3,11 +3,9 @@
 //! budgets; kept per worker and reckoned only when a retry is wanted, so that a request that
 //! needs none pays nothing.)
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::config;
@@ -63,7 +61,7 @@ impl Budget {
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+        self.account.lock()
     }
 
     /// What was saved fades with the window, and so does what came in since, which is taken to have

@@ -1,11 +1,9 @@
 //! Ejects a service's endpoints, and no more of them at once than its rule allows. Knows nothing of
 //! what speaks against one.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -32,7 +30,7 @@ impl Ejections {
         if life.is_out_since(began) {
             return None;
         }
-        let _turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.0.lock();
         let snapshot = all.snapshot();
         let endpoints = &snapshot.endpoints;
         if life.is_out_since(began) || !endpoints.iter().any(|one| one.is_of(line)) {

@@ -13,7 +13,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        OnceLock,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -23,6 +23,7 @@ use std::{
 };
 
 use http::StatusCode;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::metrics::Counter;
@@ -196,7 +197,7 @@ impl Suspicion {
 
 impl Case {
     fn file(&self) -> MutexGuard<'_, File> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+        self.file.lock()
     }
 
     fn open(&self, file: &mut File, all: Count, head_start: f64) {

@@ -4,11 +4,12 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+    sync::{Arc, LazyLock, Weak},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -87,7 +88,7 @@ impl Prober {
             tls: tls.cloned(),
             health: health.clone(),
         };
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.0.lock();
         if let Some(there) = running.get(&key).and_then(Weak::upgrade) {
             return there;
         }
@@ -254,6 +255,6 @@ mod tests {
         assert!(weak.upgrade().is_none());
         drop(check(3, None));
         let _other = check(4, None);
-        assert_eq!(prober.0.lock().unwrap().len(), 3, "the dead are forgotten");
+        assert_eq!(prober.0.lock().len(), 3, "the dead are forgotten");
     }
 }

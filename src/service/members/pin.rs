@@ -3,10 +3,11 @@
 //! pinned set is doubted, retried and drained as ever.
 
 use std::{
-    sync::{Arc, MutexGuard, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
+use parking_lot::MutexGuard;
 use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 

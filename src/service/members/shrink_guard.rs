@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Arc, MutexGuard, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use futures_util::{
     future::{join, join_all},
     stream,
 };
+use parking_lot::MutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::{
