@@ -15,7 +15,7 @@ mod snapshot;
 mod testing;
 mod tls;
 
-pub use document::report::{Diagnostic, Place, Report};
+pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
 pub use registry::{

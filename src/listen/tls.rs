@@ -144,7 +144,7 @@ impl Tls {
     }
 
     /// Takes a place, where need be that of the handshake that began first.
-    fn begin(&self, connection: &Arc<Connection>) -> Place<'_> {
+    fn begin(&self, connection: &Arc<Connection>) -> Handshake<'_> {
         self.server.handshakes.pending.add_one();
         let mut under_way = self.under_way();
         let id = under_way.next;
@@ -160,11 +160,11 @@ impl Tls {
             self.server.handshakes.evicted.add_one();
             evicted.order(Stop::Cut);
         }
-        Place { tls: self, id }
+        Handshake { tls: self, id }
     }
 
     /// Counts a handshake that was broken off: by the client, or since it was late.
-    fn count_end(&self, connection: &Connection, place: &Place<'_>, may_be_gone: bool) {
+    fn count_end(&self, connection: &Connection, place: &Handshake<'_>, may_be_gone: bool) {
         let counts = &self.server.handshakes;
         let is_told = connection.signal.standing() == Stop::Cut;
         let is_evicted = !self.under_way().connections.contains_key(&place.id);
@@ -189,12 +189,12 @@ impl Tls {
 }
 
 /// A handshake's place among those that are under way.
-struct Place<'t> {
+struct Handshake<'t> {
     tls: &'t Tls,
     id: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Handshake<'_> {
     fn drop(&mut self) {
         let gone = self.tls.under_way().connections.remove(&self.id);
         drop(gone);

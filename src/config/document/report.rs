@@ -18,7 +18,7 @@ pub struct Report {
 pub struct Diagnostic {
     /// Where it stands; left out (and out of the JSON form) where it is about the whole file.
     #[serde(flatten)]
-    pub place: Option<Place>,
+    pub place: Option<Span>,
     /// The key's full name (`service.cart.timeout.connect`); none for an error of syntax.
     pub key: Option<String>,
     /// What is wrong.
@@ -29,7 +29,7 @@ pub struct Diagnostic {
 
 /// A part of one line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct Span {
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
@@ -118,8 +118,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn excerpt(f: &mut fmt::Formatter<'_>, file: &str, place: &Place) -> fmt::Result {
-    let Place {
+fn excerpt(f: &mut fmt::Formatter<'_>, file: &str, place: &Span) -> fmt::Result {
+    let Span {
         line,
         column,
         length,
@@ -234,14 +234,14 @@ impl<'a> Problems<'a> {
     }
 
     /// What of a part of the text stands on its first line.
-    fn place(&self, at: Range<usize>) -> Place {
+    fn place(&self, at: Range<usize>) -> Span {
         let line = self.line(at.start);
         let start = self.lines[line - 1];
         let shown = self.text[start..].lines().next().unwrap_or_default();
         let chars = || shown.char_indices().map(|(offset, c)| (start + offset, c));
         let secrets = self.secrets.borrow();
         let secret = |byte| secrets.iter().any(|secret| secret.contains(&byte));
-        Place {
+        Span {
             line,
             column: 1 + chars().filter(|(byte, _)| *byte < at.start).count(),
             length: chars().filter(|(byte, _)| at.contains(byte)).count().max(1),

@@ -21,7 +21,7 @@ pub(super) struct Unsound;
 /// What was handed to the HTTP library, and where that leaves it.
 #[derive(Default)]
 pub(super) struct Framing {
-    place: Place,
+    place: Expected,
     start: Start,
     /// The last four bytes of the head.
     tail: u32,
@@ -30,7 +30,7 @@ pub(super) struct Framing {
 }
 
 #[derive(Default)]
-enum Place {
+enum Expected {
     #[default]
     Head,
     /// In a body with so many bytes to come.
@@ -48,7 +48,7 @@ impl Framing {
 
     /// Whether the next byte belongs to a head, or ends one.
     pub(super) fn is_in_a_head(&self) -> bool {
-        matches!(self.place, Place::Head)
+        matches!(self.place, Expected::Head)
     }
 
     /// Whether the head that is being read begins so; of its first five bytes.
@@ -71,16 +71,16 @@ impl Framing {
         let Self { beyond, tail, .. } = *self;
         *self = Self::default();
         self.place = match body {
-            Body::Length(length) if length == beyond => Place::Head,
-            Body::Length(length) if length > beyond => Place::Data(length - beyond),
+            Body::Length(length) if length == beyond => Expected::Head,
+            Body::Length(length) if length > beyond => Expected::Data(length - beyond),
             Body::Length(length) => {
                 // The start of the next head came along.
                 self.start = Start::behind(tail, beyond - length);
                 self.tail = tail;
-                Place::Head
+                Expected::Head
             }
-            Body::Chunked if beyond == 0 => Place::Chunked(Chunks::default()),
-            Body::Chunked => Place::Lost,
+            Body::Chunked if beyond == 0 => Expected::Chunked(Chunks::default()),
+            Body::Chunked => Expected::Lost,
         };
     }
 
@@ -88,8 +88,8 @@ impl Framing {
     /// come again.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<usize, Unsound> {
         match &mut self.place {
-            Place::Head => Ok(self.pass_of_a_head(bytes)),
-            Place::Data(left) => {
+            Expected::Head => Ok(self.pass_of_a_head(bytes)),
+            Expected::Data(left) => {
                 let all = bytes.len();
                 let passes = usize::try_from(*left).map_or(all, |left| left.min(all));
                 *left -= passes as u64;
@@ -98,14 +98,14 @@ impl Framing {
                 }
                 Ok(passes)
             }
-            Place::Chunked(chunks) => {
+            Expected::Chunked(chunks) => {
                 let sound = chunks.follow(bytes);
                 if chunks.is_done() {
                     *self = Self::default();
                 }
                 if sound == 0 { Err(Unsound) } else { Ok(sound) }
             }
-            Place::Lost => Err(Unsound),
+            Expected::Lost => Err(Unsound),
         }
     }
 
