@@ -78,7 +78,7 @@ pub struct RequestStream {
     pub client: Arc<Client>,
     /// Since when the request's body is waited for, by the worker's time.
     pub body_awaited: AtomicU64,
-    /// The client speaks HTTP/1.0, in which an answer may end with its connection.
+    /// The request is of HTTP/1.0, in which an answer may end with its connection.
     pub http10: AtomicBool,
     /// The answer is not written to its end.
     pub asked: AtomicBool,

@@ -88,9 +88,8 @@ impl RequestLog {
         let client = &stream.client;
         client.activity.requests.add_one();
         stream.asked.store(true, Relaxed);
-        if request.version() == Version::HTTP_10 {
-            stream.http10.store(true, Relaxed);
-        }
+        let is_http10 = request.version() == Version::HTTP_10;
+        stream.http10.store(is_http10, Relaxed);
         let access = (client.worker.shared.access_log != config::Access::Off).then(|| {
             Box::new(Access {
                 method: request.method().clone(),

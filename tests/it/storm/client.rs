@@ -16,7 +16,7 @@ use super::{
     draw::Planner,
     oracle::{End, Oracle, Outcome, Received},
     pieces,
-    plan::{Break, How, Id, Request},
+    plan::{Break, How, Id, PIPELINED, Request},
     spoil::Spoilt,
 };
 use crate::support::{
@@ -97,7 +97,11 @@ impl Client {
             if is_last {
                 return Ended::Done;
             }
-            let depth = if request.waits || was_spoilt { 0 } else { 3 };
+            let depth = if request.waits || was_spoilt {
+                0
+            } else {
+                PIPELINED as usize
+            };
             let may_ask = |at: &Progress| at.closing || at.answered + depth >= place;
             // The sender lives as long as the conversation.
             let _ = told.wait_for(may_ask).await;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     draw::Planner,
-    plan::{Answer, Break, Framing, How, Id, Moment, Request, Route, Trouble},
+    plan::{Answer, Break, Framing, How, Id, Moment, PIPELINED, Request, Route, Trouble},
     shown,
 };
 use crate::support::strict::Head;
@@ -384,6 +384,7 @@ impl Oracle {
             },
             End::Cut(_) if excused || request.spoilt.is_some() || is_unsure(&plan) => Ok(()),
             End::Cut(_) if self.was_upset(request.id, service) => Ok(()),
+            End::Cut(_) if self.may_be_reset_behind(request.id) => Ok(()),
             End::Cut(_) => Err("a sound answer broke off".to_owned()),
         }
     }
@@ -456,6 +457,13 @@ impl Oracle {
             return Err(format!("given up after {} attempts", causes.len()));
         }
         Ok(())
+    }
+
+    /// Whether one of the requests that may have been sent behind it is of HTTP/1.0: where the answer to
+    /// that one breaks off, it ends in a reset, which takes what was not read of the answers before.
+    fn may_be_reset_behind(&self, id: Id) -> bool {
+        let mut behind = (1..=PIPELINED).map(|places| self.planner.request(id.behind(places)));
+        behind.any(|request| request.http10)
     }
 
     /// Whether something happened to this service while the request was made.

@@ -5,6 +5,9 @@ use std::fmt::{self, Write as _};
 
 use super::spoil::{Garbled, Spoilt};
 
+/// How many requests a client may send behind one that is not answered yet.
+pub(super) const PIPELINED: u64 = 3;
+
 /// A request: which client's, on which of its connections, and the how manieth there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Id(pub(super) u64);
@@ -17,6 +20,11 @@ impl Id {
     /// As [`Display`](fmt::Display) writes it.
     pub(super) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16).ok().map(Self)
+    }
+
+    /// The one so many places behind it on its connection.
+    pub(super) fn behind(self, places: u64) -> Self {
+        Self(self.0 + places)
     }
 
     /// An id that no client has: what bytes behind a spoilt request say.
