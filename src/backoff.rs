@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// The delays between the attempts at one thing.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     base: Duration,
     cap: Duration,
     failures: u32,
@@ -19,7 +19,7 @@ pub struct Backoff {
 impl Backoff {
     /// The first delay is at most `base`, each later one at most twice the one before, and none
     /// is longer than `cap`.
-    pub fn new(base: Duration, cap: Duration, rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(base: Duration, cap: Duration, rng: fastrand::Rng) -> Self {
         Self {
             base,
             cap,
@@ -30,7 +30,7 @@ impl Backoff {
 
     /// Counts a failure and says how long to wait: anything from nothing to the present ceiling
     /// with the same likelihood, the "full jitter" of AWS's "Exponential Backoff And Jitter".
-    pub fn delay(&mut self) -> Duration {
+    pub(crate) fn delay(&mut self) -> Duration {
         let ceiling = 2u32
             .checked_pow(self.failures)
             .and_then(|factor| self.base.checked_mul(factor))
@@ -40,7 +40,7 @@ impl Backoff {
     }
 
     /// Something succeeded: the next failure is a first one.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
@@ -52,14 +52,14 @@ const MAX_LOG_PAUSE: Duration = Duration::from_secs(600);
 /// When a log line about a trouble that goes on is due: at once, after 10 s, after 20 s more, and
 /// so on up to every ten minutes.
 #[derive(Clone, Debug)]
-pub struct Lines {
+pub(crate) struct Lines {
     next: Instant,
     pause: Duration,
 }
 
 impl Lines {
     /// Of a trouble that begins now.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             next: Instant::now(),
             pause: LOG_PAUSE,
@@ -67,7 +67,7 @@ impl Lines {
     }
 
     /// Whether one is due, which is then taken to be written.
-    pub fn is_due(&mut self) -> bool {
+    pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
         if now < self.next {
             return false;
@@ -87,7 +87,7 @@ impl Default for Lines {
 /// The log lines about a trouble that several tasks meet, and that comes and goes: as [`Lines`] has
 /// them, and from the start again where it did not come for a minute.
 #[derive(Debug, Default)]
-pub struct Repeated(Mutex<Option<Trouble>>);
+pub(crate) struct Repeated(Mutex<Option<Trouble>>);
 
 #[derive(Debug)]
 struct Trouble {
@@ -101,7 +101,7 @@ const OVER: Duration = Duration::from_secs(60);
 
 impl Repeated {
     /// Counts a time that it came. Where a line is due, the times since the last line.
-    pub fn note(&self) -> Option<u64> {
+    pub(crate) fn note(&self) -> Option<u64> {
         let mut trouble = self.0.lock();
         let now = Instant::now();
         let going_on = trouble.take().filter(|trouble| now - trouble.last < OVER);
@@ -121,7 +121,7 @@ impl Repeated {
 /// then the latest with how many there were, 10 s later, 20 s after that, and so on; from the start again
 /// where none came for a minute.
 #[derive(Default)]
-pub struct Digest(Mutex<Streak>);
+pub(crate) struct Digest(Mutex<Streak>);
 
 /// Says one of them, and how many it stands for.
 type Say = Box<dyn FnOnce(u64) + Send>;
@@ -139,7 +139,7 @@ struct Streak {
 
 impl Digest {
     /// Notes one, of which so many are said at once. Outside of a runtime the count waits for the next.
-    pub fn note(self: &Arc<Self>, at_once: u32, say: impl FnOnce(u64) + Send + 'static) {
+    pub(crate) fn note(self: &Arc<Self>, at_once: u32, say: impl FnOnce(u64) + Send + 'static) {
         let mut row = self.row();
         let now = Instant::now();
         let is_over = row.last.is_none_or(|last| now - last >= OVER);
@@ -195,7 +195,7 @@ impl Digest {
 }
 
 /// A [`Digest`] for each key.
-pub struct Digests<K>(Mutex<HashMap<K, Arc<Digest>>>);
+pub(crate) struct Digests<K>(Mutex<HashMap<K, Arc<Digest>>>);
 
 /// With more than this many keys those of which nothing is to be said are forgotten.
 const KEYS: usize = 1000;
@@ -208,7 +208,7 @@ impl<K> Default for Digests<K> {
 
 impl<K: Eq + Hash> Digests<K> {
     /// That of this key.
-    pub fn of(&self, key: K) -> Arc<Digest> {
+    pub(crate) fn of(&self, key: K) -> Arc<Digest> {
         let mut all = self.0.lock();
         if all.len() >= KEYS && !all.contains_key(&key) {
             all.retain(|_, digest| !digest.is_over());

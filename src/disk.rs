@@ -14,7 +14,7 @@ use std::{
 /// Two replacements of one file at the same time would write into each other. Their callers exclude
 /// each other by a [`lock`].
 #[derive(Debug)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     file: Option<File>,
     path: PathBuf,
 }
@@ -24,7 +24,7 @@ impl Replacement {
     ///
     /// # Errors
     /// Where nothing can be made in its folder.
-    pub fn begin(path: &Path) -> io::Result<Self> {
+    pub(crate) fn begin(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         let file = options.mode(0o600).open(temporary(path))?;
@@ -35,7 +35,7 @@ impl Replacement {
     }
 
     /// What is written to it.
-    pub fn file(&mut self) -> &mut File {
+    pub(crate) fn file(&mut self) -> &mut File {
         self.file.as_mut().expect("it is there until it is placed")
     }
 
@@ -44,7 +44,7 @@ impl Replacement {
     ///
     /// # Errors
     /// Where it cannot be renamed.
-    pub fn place(mut self) -> io::Result<File> {
+    pub(crate) fn place(mut self) -> io::Result<File> {
         fs::rename(temporary(&self.path), &self.path)?;
         let file = self.file.take().expect("only this takes it");
         // It is in its place, and written to from here on, though a power cut may undo that.
@@ -69,7 +69,7 @@ impl Drop for Replacement {
 ///
 /// # Errors
 /// Where the disk has no room or takes nothing; the file is then what it was.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = Replacement::begin(path)?;
     new.file().write_all(bytes)?;
     new.file().sync_all()?;
@@ -81,7 +81,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] where another process has it; else why the file cannot be had.
-pub fn lock(path: &Path) -> io::Result<File> {
+pub(crate) fn lock(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options
         .write(true)
@@ -93,7 +93,7 @@ pub fn lock(path: &Path) -> io::Result<File> {
 }
 
 /// The folder of a file; that of a bare name is where the process stands.
-pub fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

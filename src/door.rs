@@ -12,13 +12,13 @@ use socket2::{SockFilter, SockRef};
 use tokio::{net::TcpStream, time::sleep};
 
 /// How long handshakes that have begun may take to end: a round trip, also of a client that is far.
-pub const THRESHOLD: Duration = Duration::from_millis(100);
+pub(crate) const THRESHOLD: Duration = Duration::from_millis(100);
 
 /// From here on no client begins to connect to this socket.
 ///
 /// # Errors
 /// Where the kernel knows no such filters.
-pub fn close(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn close(socket: &impl AsFd) -> io::Result<()> {
     // A listening socket's filter sees packets from the TCP header on, whose byte 13 has the flags.
     const SYN: u32 = 0x02;
     SockRef::from(socket).attach_filter(&[
@@ -30,7 +30,7 @@ pub fn close(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// How long an accept loop rests when the process has run out of something.
-pub const REST: Duration = Duration::from_millis(50);
+pub(crate) const REST: Duration = Duration::from_millis(50);
 
 /// So many rests, a second in all, until those in the queue of a socket that closes are given up:
 /// connections end meanwhile, and leave what the process has run out of.
@@ -38,7 +38,10 @@ const RESTS: u32 = 20;
 
 /// Takes what is in the socket's queue, and closes it. The kernel is asked, and not the runtime, which
 /// may not have heard of the last ones.
-pub async fn queued(socket: std::net::TcpListener, mut enter: impl FnMut(TcpStream, SocketAddr)) {
+pub(crate) async fn queued(
+    socket: std::net::TcpListener,
+    mut enter: impl FnMut(TcpStream, SocketAddr),
+) {
     let mut rests = 0;
     while rests < RESTS {
         match socket.accept() {
@@ -61,7 +64,7 @@ pub async fn queued(socket: std::net::TcpListener, mut enter: impl FnMut(TcpStre
 }
 
 /// Whether the error is of the connection that would have been accepted, not of the process.
-pub fn is_of_one_connection(error: &io::Error) -> bool {
+pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

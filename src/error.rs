@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// The innermost cause, which says what happened; the outer ones say that something did.
-pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -12,7 +12,7 @@ pub fn root_cause(error: &(dyn Error + 'static)) -> String {
 }
 
 /// An error and its causes, the innermost last.
-pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| {
         (*error).source()
     });

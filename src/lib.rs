@@ -22,32 +22,32 @@
 
 pub mod admin;
 pub mod app;
-pub mod backoff;
+pub(crate) mod backoff;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod control;
-pub mod discovery;
-pub mod disk;
-pub mod door;
+pub(crate) mod control;
+pub(crate) mod discovery;
+pub(crate) mod disk;
+pub(crate) mod door;
 pub mod embedded;
-pub mod error;
-pub mod evidence;
+pub(crate) mod error;
+pub(crate) mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod instance;
-pub mod listen;
-pub mod metrics;
-pub mod proxy;
+pub(crate) mod listen;
+pub(crate) mod metrics;
+pub(crate) mod proxy;
 pub mod register;
 pub mod registry;
 pub mod route;
-pub mod saved;
-pub mod scan;
+pub(crate) mod saved;
+pub(crate) mod scan;
 pub mod service;
-pub mod tls;
-pub mod upstream;
-pub mod worker;
+pub(crate) mod tls;
+pub(crate) mod upstream;
+pub(crate) mod worker;
 
 /// Has the example of the page on the library compiled.
 #[cfg(doctest)]

@@ -34,7 +34,7 @@ impl Counter {
 }
 
 /// Upper bounds of a [`Histogram`]'s buckets, in seconds; one more bucket takes the rest.
-pub const BOUNDS: [f64; 14] = [
+pub(crate) const BOUNDS: [f64; 14] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 

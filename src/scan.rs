@@ -8,7 +8,7 @@ const PIECE: usize = 16;
 /// Whether one of these bytes is so. The question is of plain comparisons that are joined by `|` and
 /// `&`, and asked of every byte.
 #[inline]
-pub fn any(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
+pub(crate) fn any(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
     let Some(last) = bytes.last_chunk() else {
         return bytes.iter().any(|byte| is(*byte));
     };

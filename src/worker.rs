@@ -50,7 +50,7 @@ const LAST_CALL: Duration = Duration::from_secs(3);
 
 /// What the data plane is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Accepting and serving.
     Serve,
     /// Serving what was accepted to its end; and for as long as that takes, accepting and serving
@@ -63,7 +63,7 @@ pub enum Phase {
 }
 
 /// All workers.
-pub struct Workers {
+pub(crate) struct Workers {
     workers: Vec<Arc<Worker>>,
     loads: Arc<[WorkerLoad]>,
     phase: watch::Sender<Phase>,
@@ -84,7 +84,7 @@ impl Workers {
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(workers: Vec<Arc<Worker>>, listeners: Vec<Bound>) -> io::Result<Self> {
+    pub(crate) fn start(workers: Vec<Arc<Worker>>, listeners: Vec<Bound>) -> io::Result<Self> {
         let (loads, receivers): (Vec<_>, Vec<_>) = workers
             .iter()
             .map(|_| {
@@ -143,12 +143,12 @@ impl Workers {
     }
 
     /// The workers.
-    pub fn all(&self) -> &[Arc<Worker>] {
+    pub(crate) fn all(&self) -> &[Arc<Worker>] {
         &self.workers
     }
 
     /// A function that counts the open client connections.
-    pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+    pub(crate) fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + use<> {
         let loads = Arc::clone(&self.loads);
         move || {
             let count = |load: &WorkerLoad| load.connections.load(Relaxed);
@@ -159,7 +159,7 @@ impl Workers {
     /// Lets the requests of the connections that there are finish, and cuts at the deadline those
     /// that do not. Goes on accepting meanwhile, until `successor` or shortly before the deadline.
     /// Returns how many connections were cut.
-    pub async fn finish(self, deadline: Duration, successor: &CancellationToken) -> usize {
+    pub(crate) async fn finish(self, deadline: Duration, successor: &CancellationToken) -> usize {
         let end = Instant::now() + deadline;
         let last_call = end - LAST_CALL.min(deadline / 4);
         self.phase.send_replace(Phase::Finish);

@@ -11,7 +11,7 @@ use http::{HeaderMap, Uri, header, uri::Authority};
 
 /// The rules of one listening address.
 #[derive(Clone)]
-pub struct Access {
+pub(crate) struct Access {
     address: SocketAddr,
     token: Option<String>,
     hosts: Vec<String>,
@@ -19,7 +19,7 @@ pub struct Access {
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// The server listens beyond loopback, and has no token that could be sent.
     NoneSet,
     /// No token was sent.
@@ -31,7 +31,7 @@ pub enum Denied {
 impl Access {
     /// For a server that listens at `address`. A token that is set is always needed. Where none is
     /// set, a server beyond loopback refuses every request.
-    pub fn new(address: SocketAddr, token: Option<String>) -> Self {
+    pub(crate) fn new(address: SocketAddr, token: Option<String>) -> Self {
         Self {
             address,
             token,
@@ -40,21 +40,21 @@ impl Access {
     }
 
     /// Adds names of the server, which are taken with any port.
-    pub fn named(mut self, hosts: &[String]) -> Self {
+    pub(crate) fn named(mut self, hosts: &[String]) -> Self {
         self.hosts = hosts.to_vec();
         self
     }
 
     /// Whether the request names no host at all, as probes of HTTP/1.0 do (HAProxy's `httpchk`), and
     /// no browser does.
-    pub fn is_nameless(uri: &Uri, headers: &HeaderMap) -> bool {
+    pub(crate) fn is_nameless(uri: &Uri, headers: &HeaderMap) -> bool {
         uri.authority().is_none() && !headers.contains_key(header::HOST)
     }
 
     /// Whether the request was meant for this server: it has one of its names as `Host`, or it
     /// bears the token. A web page that has its name resolve to this machine (DNS rebinding)
     /// sends that name, and has no token.
-    pub fn is_meant(&self, uri: &Uri, headers: &HeaderMap, sent: Option<&str>) -> bool {
+    pub(crate) fn is_meant(&self, uri: &Uri, headers: &HeaderMap, sent: Option<&str>) -> bool {
         self.knows_host(uri, headers) || (self.token.is_some() && self.admit(sent).is_ok())
     }
 
@@ -102,7 +102,7 @@ impl Access {
     ///
     /// # Errors
     /// Why not.
-    pub fn admit(&self, sent: Option<&str>) -> Result<(), Denied> {
+    pub(crate) fn admit(&self, sent: Option<&str>) -> Result<(), Denied> {
         match (&self.token, sent) {
             (None, _) if self.address.ip().is_loopback() => Ok(()),
             (None, _) => Err(Denied::NoneSet),
@@ -123,7 +123,7 @@ impl fmt::Debug for Access {
 }
 
 /// The token of `Authorization: Bearer TOKEN`.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

@@ -1,7 +1,7 @@
 //! The HTTP server of the control plane, which the admin server and the embedded registry share, and
 //! whom it answers.
 
-pub mod access;
-pub mod server;
+pub(crate) mod access;
+pub(crate) mod server;
 mod silent;
 mod stream;

@@ -44,7 +44,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Answers with `router`, on at most so many connections at once, until `ending`. Then requests
 /// have a second to end, and every connection has ended when this returns. If it is dropped, they
 /// end soon after.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     connections: usize,
@@ -105,7 +105,7 @@ pub async fn serve(
 }
 
 /// Where a program on this machine reaches a server that listens at `address`.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -7,7 +7,7 @@ mod factory;
 mod persist;
 mod tag_routes;
 
-pub use directory::{Directory, Lookup};
-pub use factory::StartError;
-pub use persist::keep;
-pub use tag_routes::{Quarantined, Tagged, TaggedRoute};
+pub(crate) use directory::{Directory, Lookup};
+pub(crate) use factory::StartError;
+pub(crate) use persist::keep;
+pub(crate) use tag_routes::{Quarantined, Tagged, TaggedRoute};

@@ -20,7 +20,7 @@ const SHARE: u32 = 20;
 const CONFIRM: Duration = Duration::from_secs(60);
 
 /// Keeps what a directory's services know, until `ending`, and then once more.
-pub async fn keep(directory: Arc<Directory>, store: Arc<Store>, ending: CancellationToken) {
+pub(crate) async fn keep(directory: Arc<Directory>, store: Arc<Store>, ending: CancellationToken) {
     let mut keeper = Keeper {
         directory,
         store,

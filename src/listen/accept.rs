@@ -27,7 +27,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
 
 /// A listener's entrance, which its sockets share.
 #[derive(Clone)]
-pub struct Entrance {
+pub(crate) struct Entrance {
     /// The listener's settings.
     pub settings: Arc<config::Listener>,
     /// One permit per connection that it may have.
@@ -68,7 +68,7 @@ fn turn_away(stream: &TcpStream, speaks_tls: bool) {
 }
 
 /// What is known of a connection that was accepted.
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// Who is at its other end.
     pub peer: SocketAddr,
     /// The settings of the listener that took it.
@@ -83,7 +83,7 @@ pub struct Accepted {
 
 /// Accepts until `stop`, then the clients whose handshakes have begun, and then those in the socket's
 /// queue: a socket that closes resets them all. Those that find no place wait for one until `cut`.
-pub async fn accept(
+pub(crate) async fn accept(
     socket: TcpListener,
     entrance: Entrance,
     stop: CancellationToken,

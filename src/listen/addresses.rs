@@ -17,7 +17,7 @@ const IPV6_NETWORK: u32 = 64;
 
 /// The connections of a listener, by their address; an IPv6 network counts as one.
 #[derive(Debug)]
-pub struct Addresses {
+pub(crate) struct Addresses {
     /// The most that one may have.
     most: usize,
     shards: [Mutex<HashMap<u128, usize>>; SHARDS],
@@ -25,20 +25,20 @@ pub struct Addresses {
 
 /// The place of one connection, given back when it is dropped.
 #[derive(Debug)]
-pub struct Counted {
+pub(crate) struct Counted {
     addresses: Arc<Addresses>,
     network: u128,
 }
 
 impl Addresses {
     /// None has any yet, and each may have so many.
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
         Self { most, shards }
     }
 
     /// Takes a place for a connection; `None` where the address has as many as it may.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
         let network = match address.to_canonical() {
             IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             IpAddr::V6(address) => address.to_bits() >> IPV6_NETWORK << IPV6_NETWORK,

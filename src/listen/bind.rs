@@ -16,7 +16,7 @@ use crate::config;
 const BACKLOG: i32 = 4096;
 
 /// A listener's sockets.
-pub struct Bound {
+pub(crate) struct Bound {
     /// Where it listens, with the port that was taken for 0.
     pub address: SocketAddr,
     /// One per worker.
@@ -39,7 +39,7 @@ pub struct BindError {
 ///
 /// # Errors
 /// Also where another process listens on the address and would share it.
-pub fn bind(settings: config::Listener, workers: usize) -> Result<Bound, BindError> {
+pub(crate) fn bind(settings: config::Listener, workers: usize) -> Result<Bound, BindError> {
     open(settings, workers, true)
 }
 
@@ -48,7 +48,7 @@ pub fn bind(settings: config::Listener, workers: usize) -> Result<Bound, BindErr
 ///
 /// # Errors
 /// Also where the other process does not share.
-pub fn bind_beside(settings: config::Listener, workers: usize) -> Result<Bound, BindError> {
+pub(crate) fn bind_beside(settings: config::Listener, workers: usize) -> Result<Bound, BindError> {
     open(settings, workers, false)
 }
 

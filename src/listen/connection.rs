@@ -16,7 +16,7 @@ use super::{
 use crate::{config, proxy::Worker};
 
 /// A client's connection, as its worker sees it.
-pub struct Connection {
+pub(crate) struct Connection {
     /// The worker that serves it.
     pub(super) worker: Arc<Worker>,
     /// The listener's settings.
@@ -42,7 +42,11 @@ pub(super) enum Protocol {
 
 impl Connection {
     /// A connection that has just been accepted.
-    pub fn new(worker: Arc<Worker>, listener: Arc<config::Listener>, address: SocketAddr) -> Self {
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        listener: Arc<config::Listener>,
+        address: SocketAddr,
+    ) -> Self {
         let accepted = worker.now();
         Self {
             accepted,
@@ -68,12 +72,12 @@ impl Connection {
     }
 
     /// Tells it so, unless it was told more already.
-    pub fn order(&self, order: Stop) {
+    pub(crate) fn order(&self, order: Stop) {
         self.signal.give(order);
     }
 
     /// Whether it has never had a request: one may be on its way.
-    pub fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         match self.protocol.get() {
             None => true,
             Some(Protocol::Http1(progress)) => progress.is_new(),
@@ -81,13 +85,13 @@ impl Connection {
     }
 
     /// Whether a first request could not come before `age` ago, at this moment of the worker's clock.
-    pub fn is_younger(&self, age: Duration, now: u64) -> bool {
+    pub(crate) fn is_younger(&self, age: Duration, now: u64) -> bool {
         u128::from(now.saturating_sub(self.open.load(Relaxed))) < age.as_millis()
     }
 
     /// What a client is told that has taken longer than the listener allows, at this moment of the
     /// worker's clock. A request of an idle client may have come just now, and is answered.
-    pub fn late(&self, now: u64) -> Option<Stop> {
+    pub(crate) fn late(&self, now: u64) -> Option<Stop> {
         match self.protocol.get() {
             None => {
                 let passed = u128::from(now.saturating_sub(self.accepted));

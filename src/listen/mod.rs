@@ -20,12 +20,12 @@ mod testing;
 mod tls;
 mod transport;
 
-pub use accept::{Accepted, Entrance, accept};
-pub use addresses::Addresses;
-pub use bind::{BindError, Bound, bind, bind_beside};
-pub use connection::Connection;
+pub(crate) use accept::{Accepted, Entrance, accept};
+pub(crate) use addresses::Addresses;
+pub(crate) use bind::{BindError, Bound, bind, bind_beside};
+pub(crate) use connection::Connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) use http1::fuzzing;
-pub use prelude::serve;
-pub use stop::Stop;
-pub use tls::Tls;
+pub(crate) use prelude::serve;
+pub(crate) use stop::Stop;
+pub(crate) use tls::Tls;

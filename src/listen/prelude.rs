@@ -9,7 +9,7 @@ use super::{Connection, Tls, http1, socket::Socket, transport::Transport};
 use crate::proxy::{Client, Scheme};
 
 /// Serves a connection until either side ends it; by TLS where its listener speaks it.
-pub async fn serve(connection: Arc<Connection>, stream: TcpStream, tls: Option<Arc<Tls>>) {
+pub(crate) async fn serve(connection: Arc<Connection>, stream: TcpStream, tls: Option<Arc<Tls>>) {
     let socket = Socket::new(stream);
     let (transport, scheme, certificate) = match tls {
         None => (Transport::Clear(socket), Scheme::Http, None),

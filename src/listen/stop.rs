@@ -10,7 +10,7 @@ use futures_util::task::AtomicWaker;
 /// What a connection is told from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// Go on.
     Serve = 0,
     /// End with the request that runs or has come; at once where there is none.

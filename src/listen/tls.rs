@@ -31,7 +31,7 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 const HANDSHAKE: u8 = 22;
 
 /// TLS of a listener, with the handshakes that are under way.
-pub struct Tls {
+pub(crate) struct Tls {
     server: Arc<Server>,
     most: usize,
     under_way: Mutex<UnderWay>,
@@ -53,7 +53,7 @@ pub(super) struct Secured {
 
 impl Tls {
     /// None is under way, and there may be so many.
-    pub fn new(server: Arc<Server>, most: usize) -> Self {
+    pub(crate) fn new(server: Arc<Server>, most: usize) -> Self {
         Self {
             server,
             most,

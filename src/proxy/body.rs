@@ -15,10 +15,10 @@ use super::RequestStream;
 use crate::{config::Underscores, service::ReplayBody};
 
 /// A client's body that can be sent more than once.
-pub type RequestBody = ReplayBody<ClientBody>;
+pub(crate) type RequestBody = ReplayBody<ClientBody>;
 
 /// A client's body, as it comes.
-pub struct ClientBody {
+pub(crate) struct ClientBody {
     /// With the request that it is of; `None` where there is none.
     coming: Option<(Incoming, Arc<RequestStream>)>,
 }

@@ -15,7 +15,7 @@ use super::{Rest, Worker, client_certificate};
 use crate::{config, metrics::Counter, tls::Certificate, upstream::FieldBlock};
 
 /// A client's connection.
-pub struct Client {
+pub(crate) struct Client {
     /// The worker that serves it.
     pub worker: Arc<Worker>,
     /// The listener's settings.
@@ -30,7 +30,7 @@ pub struct Client {
 
 /// How a client's connection is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
+pub(crate) enum Scheme {
     /// Not at all.
     Http,
     /// By TLS.
@@ -39,7 +39,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// As it stands in a URL.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",
@@ -48,7 +48,7 @@ impl Scheme {
 }
 
 /// Who is at a connection's other end.
-pub struct Peer {
+pub(crate) struct Peer {
     /// Its address.
     pub address: SocketAddr,
     /// Its IP address, as text.
@@ -64,7 +64,7 @@ pub struct Peer {
 /// What the requests of a connection have in common, noted by them and read by its worker's tick, which
 /// finds those that are late. Times are of [`Worker::clock`], plus 1; 0 is "not".
 #[derive(Default)]
-pub struct Activity {
+pub(crate) struct Activity {
     /// Requests whose answers are not over.
     pub requests: Counter,
     /// When the last answer was over.
@@ -73,7 +73,7 @@ pub struct Activity {
 
 /// One request of a connection, as far as the two sides have come with it. Where requests come one after
 /// the other, the next one goes on with it.
-pub struct RequestStream {
+pub(crate) struct RequestStream {
     /// The client that sends it.
     pub client: Arc<Client>,
     /// Since when the request's body is waited for, by the worker's time.
@@ -92,7 +92,7 @@ pub struct RequestStream {
 
 impl RequestStream {
     /// For a client that has not asked yet.
-    pub fn new(client: Arc<Client>) -> Self {
+    pub(crate) fn new(client: Arc<Client>) -> Self {
         Self {
             client,
             body_awaited: AtomicU64::new(0),
@@ -108,7 +108,7 @@ impl RequestStream {
 impl Client {
     /// A client of this listener, whose connection a worker serves, and who has shown a certificate or
     /// not.
-    pub fn new(
+    pub(crate) fn new(
         worker: &Arc<Worker>,
         listener: &Arc<config::Listener>,
         address: SocketAddr,
@@ -169,7 +169,7 @@ impl Client {
     }
 
     /// The worker's time, for [`Activity`].
-    pub fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.worker.now()
     }
 }

@@ -335,7 +335,7 @@ impl LocalReply {
 
 /// What is answered to a head that the HTTP library does not understand: as to any request that is
 /// refused. `answer` is the library's own; with `bodyless` the request is a `HEAD`.
-pub fn refusal_of_head(client: &Client, answer: &[u8], bodyless: bool) -> Option<Vec<u8>> {
+pub(crate) fn refusal_of_head(client: &Client, answer: &[u8], bodyless: bool) -> Option<Vec<u8>> {
     let refusal = match answer.get(b"HTTP/1.1 ".len()..)?.get(..3)? {
         b"414" => LocalReply::TargetTooLong,
         b"431" => LocalReply::HeadTooLarge,

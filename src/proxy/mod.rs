@@ -31,15 +31,15 @@ use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-pub use body::{ClientBody, RequestBody};
-pub use client::{Activity, Client, Peer, RequestStream, Scheme};
-pub use generation::{Generation, Goal, Rates, Strip, Target};
-pub use local_reply::refusal_of_head;
-pub use rate::Rate;
-pub use response::{AnswerBody, Response};
-pub use spelling::HeadText;
-pub use unread_body::Rest;
-pub use worker::{Pinned, Shared, Worker};
+pub(crate) use body::RequestBody;
+pub(crate) use client::{Client, RequestStream, Scheme};
+pub(crate) use generation::{Generation, Goal, Rates, Target};
+pub(crate) use local_reply::refusal_of_head;
+pub(crate) use rate::Rate;
+pub(crate) use response::Response;
+pub(crate) use spelling::HeadText;
+pub(crate) use unread_body::Rest;
+pub(crate) use worker::{Shared, Worker};
 
 use crate::{
     discovery::Lookup,
@@ -59,7 +59,7 @@ use response::RequestLog;
     clippy::manual_async_fn,
     reason = "an `async fn` holds its arguments twice: as given, and as used"
 )]
-pub fn handle(
+pub(crate) fn handle(
     stream: &Arc<RequestStream>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send {

@@ -28,10 +28,10 @@ use crate::{
 };
 
 /// An answer to a client.
-pub type Response = http::Response<AnswerBody>;
+pub(crate) type Response = http::Response<AnswerBody>;
 
 /// An answer's body: an endpoint's, or a short text of our own.
-pub struct AnswerBody {
+pub(crate) struct AnswerBody {
     kind: Kind,
     /// Lives as long as the answer does.
     ending: Ending,

@@ -17,11 +17,11 @@ use parking_lot::Mutex;
 
 /// The text of a head, as it came.
 #[derive(Clone, Debug)]
-pub struct HeadText(Bytes);
+pub(crate) struct HeadText(Bytes);
 
 impl HeadText {
     /// The text of a head that was understood.
-    pub fn new(text: impl Into<Bytes>) -> Self {
+    pub(crate) fn new(text: impl Into<Bytes>) -> Self {
         Self(text.into())
     }
 

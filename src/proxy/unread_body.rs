@@ -26,7 +26,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// What is still to come of the request that a connection is at. A connection has one request at a time.
 #[derive(Default)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// Bytes of the body that were not read, or [`UNKNOWN`].
     left: AtomicU64,
     /// The client sends its body only when it is asked to, and was not.
@@ -74,7 +74,7 @@ impl Rest {
     }
 
     /// Nothing that follows on this connection is read as a request.
-    pub fn disregard_what_follows(&self) {
+    pub(crate) fn disregard_what_follows(&self) {
         self.left.store(UNKNOWN, Relaxed);
     }
 
@@ -94,12 +94,12 @@ impl Rest {
     }
 
     /// Whether the client may be sending still.
-    pub fn may_come(&self) -> bool {
+    pub(crate) fn may_come(&self) -> bool {
         self.left.load(Relaxed) > 0
     }
 
     /// Whether there is a body to be read and thrown away.
-    pub fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Relaxed)
     }
 
@@ -133,7 +133,7 @@ impl Rest {
 
     /// Throws away what comes of an abandoned body, once its answer is decided. The body goes at its
     /// end, when it takes too long, and at once where the connection is not kept.
-    pub fn poll_away(&self, cx: &mut Context<'_>, is_kept: bool) {
+    pub(crate) fn poll_away(&self, cx: &mut Context<'_>, is_kept: bool) {
         if !is_kept || !self.is_small() {
             return self.give_up(cx);
         }

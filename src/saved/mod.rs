@@ -6,5 +6,5 @@ mod contents;
 pub(crate) mod fuzzing;
 mod store;
 
-pub use contents::{Catalog, Contents, Set};
-pub use store::{Found, Status, Store};
+pub(crate) use contents::{Catalog, Contents, Set};
+pub(crate) use store::{Found, Status, Store};

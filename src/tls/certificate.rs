@@ -20,7 +20,7 @@ use x509_parser::{
 
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// Its subject, as RFC 4514 writes one.
     pub subject: String,
     /// Its alternative names, in its order.
@@ -35,7 +35,7 @@ pub struct Certificate {
 
 /// An alternative name of a certificate's subject (RFC 5280 4.2.1.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AlternativeName {
+pub(crate) enum AlternativeName {
     /// A host, in lower case; perhaps `*.` and a domain.
     Dns(String),
     /// A mailbox.
@@ -51,7 +51,7 @@ impl Certificate {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(der: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(der: &[u8]) -> Result<Self, String> {
         let (_, parsed) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
         let names = parsed.subject_alternative_name();
         let names = names.map_err(|error| error.to_string())?;
@@ -71,7 +71,7 @@ impl Certificate {
     }
 
     /// The hosts that it is for.
-    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
         self.alternative_names.iter().filter_map(|name| match name {
             AlternativeName::Dns(host) => Some(&**host),
             _ => None,

@@ -19,7 +19,7 @@ use crate::config::ClientTls;
 ///
 /// # Errors
 /// Where a file cannot be used, or the system's authorities are wanted and there are none.
-pub fn client_config(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
+pub(crate) fn client_config(settings: &ClientTls) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let trust = Arc::new(trust(settings, Arc::clone(&provider))?);
     let config = ClientConfig::builder_with_provider(provider)

@@ -8,7 +8,7 @@ mod server;
 mod stamp;
 mod trust;
 
-pub use certificate::{AlternativeName, Certificate};
-pub use client::client_config;
-pub use pem::TlsError;
-pub use server::{CertificateStatus, Handshakes, Reloads, Server};
+pub(crate) use certificate::{AlternativeName, Certificate};
+pub(crate) use client::client_config;
+pub(crate) use pem::TlsError;
+pub(crate) use server::{CertificateStatus, Server};

@@ -11,7 +11,7 @@ use super::{Connection, Failure, FailureKind, Pool, Processed, connect_to, strea
 ///
 /// # Errors
 /// Always [`Processed::Never`].
-pub async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure> {
+pub(crate) async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure> {
     let opening = async {
         let address = pool.address();
         let socket = match address.socket() {

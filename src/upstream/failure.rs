@@ -86,14 +86,14 @@ impl FailureKind {
 }
 
 /// Whether this process could open no socket, which says nothing of the endpoint.
-pub fn is_for_want_of_descriptors(error: &io::Error) -> bool {
+pub(crate) fn is_for_want_of_descriptors(error: &io::Error) -> bool {
     let wanting = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
     let code = error.raw_os_error();
     code.is_some_and(|code| wanting.contains(&Errno::from_raw(code)))
 }
 
 /// The same of an error that has such a one among its causes.
-pub fn is_caused_by_want_of_descriptors(error: &(dyn StdError + 'static)) -> bool {
+pub(crate) fn is_caused_by_want_of_descriptors(error: &(dyn StdError + 'static)) -> bool {
     let is_it = error.downcast_ref().is_some_and(is_for_want_of_descriptors);
     is_it || error.source().is_some_and(is_caused_by_want_of_descriptors)
 }

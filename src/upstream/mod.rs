@@ -18,22 +18,22 @@ mod stream;
 mod timer;
 mod tls;
 
-pub use connect::connect;
-pub use failure::{
+pub(crate) use connect::connect;
+pub(crate) use failure::{
     Failure, FailureKind, Processed, is_caused_by_want_of_descriptors, is_for_want_of_descriptors,
 };
-pub use head::{FieldBlock, Fields, Head};
+pub(crate) use head::{FieldBlock, Fields, Head};
 #[cfg(any(test, fuzzing))]
 pub(crate) use http1::fuzzing;
-pub use http1::{
-    Answer, AnswerBody, AnswerHead, Exchange, HeadLimits, Limits, Opening, Source, Witness,
+pub(crate) use http1::{
+    Answer, AnswerBody, AnswerHead, Exchange, HeadLimits, Limits, Source, Witness,
 };
-pub use load::{LatencyScale, Load, Noted};
-pub use names::connect_to;
-pub use pool::{Connection, InFlight, Pool, Reuse, Target};
-pub use probe::{Checked, NotPassed, probe};
+pub(crate) use load::{LatencyScale, Load};
+pub(crate) use names::connect_to;
+pub(crate) use pool::{Connection, InFlight, Pool, Reuse, Target};
+pub(crate) use probe::{Checked, NotPassed, probe};
 #[cfg(test)]
-pub use record::testing;
-pub use record::{Cause, LatencySum, Quiet, Recorded};
-pub use request::Request;
-pub use tls::{Handshake, Protocol, Tls};
+pub(crate) use record::testing;
+pub(crate) use record::{Cause, LatencySum, Quiet, Recorded};
+pub(crate) use request::Request;
+pub(crate) use tls::{Protocol, Tls};

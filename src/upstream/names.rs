@@ -43,7 +43,7 @@ static NAMES: LazyLock<Arc<Names>> = LazyLock::new(|| {
 ///
 /// # Errors
 /// Where the name leads nowhere, or no address of it takes a connection.
-pub async fn connect_to(host: &str, port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn connect_to(host: &str, port: u16) -> io::Result<TcpStream> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return TcpStream::connect((ip, port)).await;
     }

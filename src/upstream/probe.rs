@@ -25,7 +25,7 @@ const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"), " (hea
 
 /// What a check needs to reach its endpoint.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub(crate) struct Checked {
     /// Where it is asked.
     pub address: Address,
     /// Where it is asked over TLS.
@@ -34,7 +34,7 @@ pub struct Checked {
 
 /// Why a check did not pass.
 #[derive(Debug, thiserror::Error)]
-pub enum NotPassed {
+pub(crate) enum NotPassed {
     /// What is wrong with the endpoint, in a line.
     #[error("{0}")]
     Failed(String),
@@ -53,7 +53,11 @@ impl From<String> for NotPassed {
 ///
 /// # Errors
 /// Why it did not pass.
-pub async fn probe(whom: &Checked, ask: &HealthAsk, limit: Duration) -> Result<(), NotPassed> {
+pub(crate) async fn probe(
+    whom: &Checked,
+    ask: &HealthAsk,
+    limit: Duration,
+) -> Result<(), NotPassed> {
     let asking = async {
         let address = &whom.address;
         let socket = connect_to(&address.host(), address.port()).await;

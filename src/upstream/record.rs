@@ -63,7 +63,7 @@ pub struct Recorded {
 
 /// Why an attempt failed, as far as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// It took no connection, or not in time.
     Connect,
     /// It took one, and there was no TLS over it.
@@ -84,7 +84,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Connect,
         Self::Tls,
         Self::Closed,
@@ -96,7 +96,7 @@ impl Cause {
     ];
 
     /// That of this failure.
-    pub fn of(kind: &FailureKind) -> Self {
+    pub(crate) fn of(kind: &FailureKind) -> Self {
         match kind {
             FailureKind::Connect(_) | FailureKind::ConnectTimeout => Self::Connect,
             FailureKind::Handshake(_) => Self::Tls,
@@ -110,7 +110,7 @@ impl Cause {
     }
 
     /// As the API and the metrics have it.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Tls => "tls",
@@ -339,11 +339,11 @@ pub struct Quiet {
 
 /// What others test with.
 #[cfg(test)]
-pub mod testing {
+pub(crate) mod testing {
     use super::*;
 
     /// Latencies, so many of each.
-    pub fn latencies(of: &[(Duration, u64)]) -> LatencySum {
+    pub(crate) fn latencies(of: &[(Duration, u64)]) -> LatencySum {
         let mut sum = LatencySum::default();
         of.iter()
             .for_each(|(took, count)| sum.0[bucket_of(*took)] += count);

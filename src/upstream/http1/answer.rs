@@ -87,7 +87,10 @@ impl<B: Source> Exchange<B> {
     ///
     /// # Errors
     /// Where there is none.
-    pub async fn opening(&mut self, mut spare: Option<&mut HeaderMap>) -> Result<Opening, Failure> {
+    pub(crate) async fn opening(
+        &mut self,
+        mut spare: Option<&mut HeaderMap>,
+    ) -> Result<Opening, Failure> {
         poll_fn(|cx| {
             let mut fresh;
             let spare = match &mut spare {
@@ -103,18 +106,18 @@ impl<B: Source> Exchange<B> {
     }
 
     /// The request's body.
-    pub fn body(&self) -> &B {
+    pub(crate) fn body(&self) -> &B {
         self.sender.body()
     }
 
     /// Ends the exchange. The request has its body again, for another one.
-    pub fn give_up(self, request: &mut Request<B>) {
+    pub(crate) fn give_up(self, request: &mut Request<B>) {
         buffers::give_read(self.read);
         self.sender.give_back(request);
     }
 
     /// The answer that has opened like this just now. No other exchange follows.
-    pub fn pass_on(mut self, opening: Opening) -> Answer<B> {
+    pub(crate) fn pass_on(mut self, opening: Opening) -> Answer<B> {
         self.sender.settled();
         let Opening {
             head,

@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long an exchange may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// From the last byte of the request that the endpoint took to the head of its answer. Does
     /// not run while the client's own bytes are waited for.
     pub response: Duration,
@@ -45,7 +45,7 @@ pub struct Limits {
 
 /// The opening of an answer: its head, and what that says of the rest.
 #[derive(Debug)]
-pub struct Opening {
+pub(crate) struct Opening {
     /// Its head.
     pub head: AnswerHead,
     pub(super) at: Instant,
@@ -55,7 +55,7 @@ pub struct Opening {
 
 /// A request that is sent, and the answer to it that is read, on one connection.
 #[derive(Debug)]
-pub struct Exchange<B> {
+pub(crate) struct Exchange<B> {
     pub(super) connection: Connection,
     pub(super) sender: Sender<B>,
     pub(super) read: BytesMut,
@@ -78,7 +78,7 @@ impl<B: Source> Exchange<B> {
     ///
     /// # Panics
     /// Where another exchange sends the request, or has brought its answer.
-    pub fn new(
+    pub(crate) fn new(
         connection: Connection,
         in_flight: InFlight,
         request: &mut Request<B>,

@@ -22,7 +22,7 @@ const NO_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// How large the head of an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLimits {
+pub(crate) struct HeadLimits {
     /// The most fields.
     pub fields: usize,
     /// The most bytes.

@@ -14,9 +14,9 @@ mod request_head;
 mod send;
 mod source;
 
-pub use answer::{Answer, AnswerBody, Witness};
-pub use exchange::{Exchange, Limits, Opening};
+pub(crate) use answer::{Answer, AnswerBody, Witness};
+pub(crate) use exchange::{Exchange, Limits};
 pub(super) use framing::{Framing, field, field_of};
-pub use head::{AnswerHead, HeadLimits};
+pub(crate) use head::{AnswerHead, HeadLimits};
 pub(super) use request_head::write_head;
-pub use source::Source;
+pub(crate) use source::Source;
