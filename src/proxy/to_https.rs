@@ -1,6 +1,6 @@
 //! `redirect_to_https`: where a client is sent that has come in the clear.
 
-use http::uri::PathAndQuery;
+use http::{HeaderValue, uri::PathAndQuery};
 
 use super::{Client, admit::Head, local_reply::LocalReply};
 
@@ -29,9 +29,11 @@ pub(super) fn location(client: &Client, head: &Head) -> Result<Option<String>, L
 }
 
 fn says_https(head: &Head) -> bool {
-    let mut said = head.parts.headers.get_all("x-forwarded-proto").iter();
-    said.next_back()
-        .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+    // The nearest proxy has the last word of the last line.
+    let said = head.parts.headers.get_all("x-forwarded-proto");
+    let last = said.iter().next_back().map(HeaderValue::as_bytes);
+    let last = last.and_then(|line| line.rsplit(|byte| *byte == b',').next());
+    last.is_some_and(|proto| proto.trim_ascii().eq_ignore_ascii_case(b"https"))
 }
 
 fn url(host: &str, port: u16, target: &str) -> String {

@@ -107,7 +107,8 @@ struct Files {
 /// A certificate that is shown, with its key.
 struct Shown {
     files: CertificateFiles,
-    stamps: [Option<Stamp>; 2],
+    /// None where they could not be read, which is tried again.
+    stamps: Option<[Option<Stamp>; 2]>,
     key: Arc<CertifiedKey>,
     says: Certificate,
     error: Option<String>,
@@ -117,7 +118,8 @@ struct Shown {
 /// Whose signatures count under clients' certificates.
 struct Believed {
     settings: ClientCertificates,
-    stamp: Option<Stamp>,
+    /// None where it could not be read, which is tried again.
+    stamp: Option<Option<Stamp>>,
     verifier: Arc<dyn ClientCertVerifier>,
     error: Option<String>,
 }
@@ -221,9 +223,13 @@ fn config(
     config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
     // What a session needs is in its ticket: strangers have nothing kept here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 1;
-    if let Some(tickets) = &files.tickets {
-        config.ticketer = Arc::clone(tickets);
+    match &files.tickets {
+        // A session that is resumed shows no certificate again, be it over or stolen meanwhile.
+        Some(tickets) if files.clients.is_none() => {
+            config.send_tls13_tickets = 1;
+            config.ticketer = Arc::clone(tickets);
+        }
+        _ => config.send_tls13_tickets = 0,
     }
     Arc::new(config)
 }
@@ -231,7 +237,7 @@ fn config(
 impl Shown {
     fn read(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Self, TlsError> {
         // Before the files, which are no older then.
-        let stamps = stamps(files);
+        let stamps = Some(stamps(files));
         let (key, says) = pair(files, provider)?;
         Ok(Self {
             files: files.clone(),
@@ -245,7 +251,7 @@ impl Shown {
 
     /// Reads the files again where they have changed; whether others are used now.
     fn follow(&mut self, provider: &CryptoProvider, reloads: &Reloads) -> bool {
-        let stamps = stamps(&self.files);
+        let stamps = Some(stamps(&self.files));
         if stamps == self.stamps {
             return false;
         }
@@ -260,9 +266,15 @@ impl Shown {
                 true
             }
             Err(error) => {
-                tracing::warn!(certificate = %file, %error, "a new certificate cannot be used, and the old one stays");
-                reloads.failed.add_one();
-                self.error = Some(error.to_string());
+                if matches!(error, TlsError::Read { .. }) {
+                    self.stamps = None;
+                }
+                let why = Some(error.to_string());
+                if self.error != why {
+                    tracing::warn!(certificate = %file, %error, "a new certificate cannot be used, and the old one stays");
+                    reloads.failed.add_one();
+                    self.error = why;
+                }
                 false
             }
         }
@@ -293,7 +305,7 @@ impl Believed {
         settings: &ClientCertificates,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
-        let stamp = stamp(&settings.ca);
+        let stamp = Some(stamp(&settings.ca));
         Ok(Self {
             verifier: verifier(settings, provider)?,
             settings: settings.clone(),
@@ -303,7 +315,7 @@ impl Believed {
     }
 
     fn follow(&mut self, provider: &Arc<CryptoProvider>, reloads: &Reloads) -> bool {
-        let stamp = stamp(&self.settings.ca);
+        let stamp = Some(stamp(&self.settings.ca));
         if stamp == self.stamp {
             return false;
         }
@@ -317,9 +329,15 @@ impl Believed {
                 true
             }
             Err(error) => {
-                tracing::warn!(ca = %file, %error, "new authorities of clients cannot be used, and the old ones stay");
-                reloads.failed.add_one();
-                self.error = Some(error.to_string());
+                if matches!(error, TlsError::Read { .. }) {
+                    self.stamp = None;
+                }
+                let why = Some(error.to_string());
+                if self.error != why {
+                    tracing::warn!(ca = %file, %error, "new authorities of clients cannot be used, and the old ones stay");
+                    reloads.failed.add_one();
+                    self.error = why;
+                }
                 false
             }
         }

@@ -89,3 +89,18 @@ async fn a_client_without_a_certificate_of_the_authority_is_turned_away_where_on
     }
     assert_eq!(site.backend.requests(), 2, "the first is from the start");
 }
+
+/// A session that is resumed shows no certificate again.
+#[tokio::test]
+async fn no_session_is_resumed_where_clients_show_certificates() {
+    let site = site("optional").await;
+    for version in VERSIONS {
+        let client = site.client().speaking(version);
+        let client = client.showing(identity(&site)).remembering();
+        for _ in 0..2 {
+            let said = client.get("/site/").await.unwrap();
+            assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+        }
+    }
+    assert_eq!(site.handshakes("resumed").await, 0);
+}
