@@ -30,6 +30,8 @@ pub(super) struct Socket {
     /// Bytes that are not read yet lie in the socket: a body that the endpoint does not take, or the
     /// next request. The runtime was made to forget them, so that it tells of what comes after.
     ahead: bool,
+    /// Bytes that the kernel has taken to be sent.
+    taken: u64,
 }
 
 impl Socket {
@@ -37,6 +39,7 @@ impl Socket {
         Self {
             stream,
             ahead: false,
+            taken: 0,
         }
     }
 
@@ -59,6 +62,18 @@ impl Socket {
     pub(super) fn say(&self, text: &[u8]) {
         // A client that takes nothing does not wait for a word of ours.
         let _ = self.stream.try_write(text);
+    }
+
+    /// Bytes that the kernel has taken to be sent.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.taken += bytes as u64;
+        }
+        written
     }
 
     /// Has the next read ask the kernel for what the runtime has not heard of.
@@ -158,7 +173,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(written)
     }
 
     fn poll_write_vectored(
@@ -166,7 +182,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {

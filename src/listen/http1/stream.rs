@@ -44,6 +44,8 @@ pub(super) struct ClientStream {
     progress: Arc<Progress>,
     /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.
     has_looked: bool,
+    /// What the kernel had taken when that was looked at last.
+    taken: u64,
     /// Where in the client's requests the bytes stand that are handed to hyper.
     framing: Framing,
     /// Read already, and not handed over.
@@ -63,6 +65,7 @@ impl ClientStream {
             connection,
             progress,
             has_looked: false,
+            taken: 0,
             framing: Framing::default(),
             held: Bytes::new(),
             refusal: None,
@@ -172,15 +175,17 @@ impl ClientStream {
         !self.progress.requests.asked.load(Relaxed)
     }
 
-    fn note_write<T>(&self, polled: Poll<T>) -> Poll<T> {
+    /// Notes since when the client has taken nothing of what waits for it. TLS takes some for it, which
+    /// the client has not.
+    fn note_write<T>(&mut self, polled: Poll<T>) -> Poll<T> {
+        let taken = self.transport.socket().taken();
+        let has_taken = std::mem::replace(&mut self.taken, taken) != taken;
         let stuck = &self.progress.stuck;
         let since = stuck.load(Relaxed);
-        if polled.is_ready() {
-            if since != 0 {
-                stuck.store(0, Relaxed);
-            }
-        } else if since == 0 {
+        if polled.is_pending() && (since == 0 || has_taken) {
             stuck.store(self.progress.client().now(), Relaxed);
+        } else if polled.is_ready() && since != 0 && has_taken {
+            stuck.store(0, Relaxed);
         }
         polled
     }
@@ -264,7 +269,8 @@ impl AsyncWrite for ClientStream {
         if self.poll_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+        let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+        ready!(self.note_write(flushed))?;
         // All that it had is written: an answer that was cut short may end.
         let RequestStream {
             client,
@@ -283,7 +289,8 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.transport).poll_shutdown(cx);
+        self.note_write(shut)
     }
 }
 
