@@ -79,8 +79,7 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     })
     .await;
     // What is in progress now, or not written to its end, ends with the connection.
-    let is_over = progress.is_at_rest() && !requests.asked.load(Relaxed);
-    if !is_over && !matches!(served, Ok(Ended::Done)) {
+    if !progress.is_all_written() && !matches!(served, Ok(Ended::Done)) {
         requests.cut_short.store(true, Relaxed);
     }
     // An answer that says its end is seen to break off without a reset, which would take from a slow

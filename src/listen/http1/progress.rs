@@ -93,6 +93,11 @@ impl Progress {
         self.client().activity.requests.value() == 0
     }
 
+    /// Whether each answer is over, and written to its end.
+    pub(super) fn is_all_written(&self) -> bool {
+        self.is_at_rest() && !self.requests.asked.load(Relaxed)
+    }
+
     /// Whether a request's head has begun, and is not whole.
     pub(super) fn is_amid_a_head(&self) -> bool {
         self.is_at_rest()
