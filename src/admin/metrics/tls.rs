@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::scrape::{Samples, Scrape};
-use crate::tls::CertificateStatus;
+use crate::tls::{CertificateStatus, Server};
 
 pub(super) fn expiries(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     each_certificate(scrape, |listener, certificate| {
@@ -20,63 +20,49 @@ pub(super) fn unusable(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::R
 }
 
 pub(super) fn reloads(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    scrape
-        .context
-        .view
-        .tls
-        .iter()
-        .try_for_each(|(listener, server)| {
-            let listener = listener.to_string();
-            samples.add(&[&listener, "taken"], server.reloads.taken.value())?;
-            samples.add(&[&listener, "failed"], server.reloads.failed.value())
-        })
+    each_server(scrape, |listener, server| {
+        samples.add(&[listener, "taken"], server.reloads.taken.value())?;
+        samples.add(&[listener, "failed"], server.reloads.failed.value())
+    })
 }
 
 pub(super) fn handshakes(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    scrape
-        .context
-        .view
-        .tls
-        .iter()
-        .try_for_each(|(listener, server)| {
-            let (listener, counts) = (listener.to_string(), &server.handshakes);
-            let results = [
-                ("full", &counts.full),
-                ("resumed", &counts.resumed),
-                ("failed", &counts.failed),
-                ("late", &counts.late),
-                ("evicted", &counts.evicted),
-                ("not_tls", &counts.not_tls),
-            ];
-            let mut results = results.iter();
-            results.try_for_each(|(result, count)| samples.add(&[&listener, result], count.value()))
-        })
+    each_server(scrape, |listener, server| {
+        let counts = &server.handshakes;
+        let results = [
+            ("full", &counts.full),
+            ("resumed", &counts.resumed),
+            ("failed", &counts.failed),
+            ("late", &counts.late),
+            ("evicted", &counts.evicted),
+            ("not_tls", &counts.not_tls),
+        ];
+        let mut results = results.iter();
+        results.try_for_each(|(result, count)| samples.add(&[listener, result], count.value()))
+    })
 }
 
 pub(super) fn pending(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    scrape
-        .context
-        .view
-        .tls
-        .iter()
-        .try_for_each(|(listener, server)| {
-            samples.add(&[&listener.to_string()], server.handshakes.pending.value())
-        })
+    each_server(scrape, |listener, server| {
+        samples.add(&[listener], server.handshakes.pending.value())
+    })
 }
 
 fn each_certificate(
     scrape: &Scrape<'_>,
     mut add: impl FnMut(&str, &CertificateStatus) -> fmt::Result,
 ) -> fmt::Result {
-    scrape
-        .context
-        .view
-        .tls
-        .iter()
-        .try_for_each(|(listener, server)| {
-            let listener = listener.to_string();
-            let certificates = server.certificates();
-            let mut certificates = certificates.iter();
-            certificates.try_for_each(|certificate| add(&listener, certificate))
-        })
+    each_server(scrape, |listener, server| {
+        let certificates = server.certificates();
+        let mut certificates = certificates.iter();
+        certificates.try_for_each(|certificate| add(listener, certificate))
+    })
+}
+
+fn each_server(
+    scrape: &Scrape<'_>,
+    mut add: impl FnMut(&str, &Server) -> fmt::Result,
+) -> fmt::Result {
+    let mut servers = scrape.context.view.tls.iter();
+    servers.try_for_each(|(listener, server)| add(&listener.to_string(), server))
 }
