@@ -107,21 +107,51 @@ struct Files {
 /// A certificate that is shown, with its key.
 struct Shown {
     files: CertificateFiles,
-    /// None where they could not be read, which is tried again.
-    stamps: Option<[Option<Stamp>; 2]>,
+    followed: Followed<[Option<Stamp>; 2]>,
     key: Arc<CertifiedKey>,
     says: Certificate,
-    error: Option<String>,
     warned: Option<SystemTime>,
 }
 
 /// Whose signatures count under clients' certificates.
 struct Believed {
     settings: ClientCertificates,
-    /// None where it could not be read, which is tried again.
-    stamp: Option<Option<Stamp>>,
+    followed: Followed<Option<Stamp>>,
     verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// What is known of files that are read again when they change.
+struct Followed<S> {
+    /// None where they could not be read, which is tried again.
+    stamps: Option<S>,
+    /// Why what stands in them is not used.
     error: Option<String>,
+}
+
+impl<S: PartialEq> Followed<S> {
+    fn new(stamps: S) -> Self {
+        Self {
+            stamps: Some(stamps),
+            error: None,
+        }
+    }
+
+    /// Whether the files are others now.
+    fn have_changed(&mut self, stamps: S) -> bool {
+        let before = self.stamps.replace(stamps);
+        before != self.stamps
+    }
+
+    /// Notes why they cannot be used; whether that is news.
+    fn is_news(&mut self, error: &TlsError) -> bool {
+        if matches!(error, TlsError::Read { .. }) {
+            self.stamps = None;
+        }
+        let why = Some(error.to_string());
+        let is_news = self.error != why;
+        self.error = why;
+        is_news
+    }
 }
 
 impl Server {
@@ -187,7 +217,7 @@ impl Server {
 
     /// Why new authorities of clients are not used, where they are not.
     pub fn error_of_clients(&self) -> Option<String> {
-        self.files().clients.as_ref()?.error.clone()
+        self.files().clients.as_ref()?.followed.error.clone()
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -237,43 +267,36 @@ fn config(
 impl Shown {
     fn read(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Self, TlsError> {
         // Before the files, which are no older then.
-        let stamps = Some(stamps(files));
+        let followed = Followed::new(stamps(files));
         let (key, says) = pair(files, provider)?;
         Ok(Self {
             files: files.clone(),
-            stamps,
+            followed,
             key,
             says,
-            error: None,
             warned: None,
         })
     }
 
     /// Reads the files again where they have changed; whether others are used now.
     fn follow(&mut self, provider: &CryptoProvider, reloads: &Reloads) -> bool {
-        let stamps = Some(stamps(&self.files));
-        if stamps == self.stamps {
+        if !self.followed.have_changed(stamps(&self.files)) {
             return false;
         }
-        self.stamps = stamps;
         let file = self.files.cert.display();
         match pair(&self.files, provider) {
             Ok((key, says)) => {
                 let not_after = says.not_after;
                 tracing::info!(certificate = %file, not_after, "a new certificate is used");
                 reloads.taken.add_one();
-                (self.key, self.says, self.error, self.warned) = (key, says, None, None);
+                (self.key, self.says, self.warned) = (key, says, None);
+                self.followed.error = None;
                 true
             }
             Err(error) => {
-                if matches!(error, TlsError::Read { .. }) {
-                    self.stamps = None;
-                }
-                let why = Some(error.to_string());
-                if self.error != why {
+                if self.followed.is_news(&error) {
                     tracing::warn!(certificate = %file, %error, "a new certificate cannot be used, and the old one stays");
                     reloads.failed.add_one();
-                    self.error = why;
                 }
                 false
             }
@@ -295,7 +318,7 @@ impl Shown {
             not_before: self.says.not_before,
             not_after: self.says.not_after,
             fingerprint: self.says.fingerprint.clone(),
-            error: self.error.clone(),
+            error: self.followed.error.clone(),
         }
     }
 }
@@ -305,38 +328,30 @@ impl Believed {
         settings: &ClientCertificates,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
-        let stamp = Some(stamp(&settings.ca));
+        let followed = Followed::new(stamp(&settings.ca));
         Ok(Self {
             verifier: verifier(settings, provider)?,
             settings: settings.clone(),
-            stamp,
-            error: None,
+            followed,
         })
     }
 
     fn follow(&mut self, provider: &Arc<CryptoProvider>, reloads: &Reloads) -> bool {
-        let stamp = Some(stamp(&self.settings.ca));
-        if stamp == self.stamp {
+        if !self.followed.have_changed(stamp(&self.settings.ca)) {
             return false;
         }
-        self.stamp = stamp;
         let file = self.settings.ca.display();
         match verifier(&self.settings, provider) {
             Ok(verifier) => {
                 tracing::info!(ca = %file, "new authorities of clients are used");
                 reloads.taken.add_one();
-                (self.verifier, self.error) = (verifier, None);
+                (self.verifier, self.followed.error) = (verifier, None);
                 true
             }
             Err(error) => {
-                if matches!(error, TlsError::Read { .. }) {
-                    self.stamp = None;
-                }
-                let why = Some(error.to_string());
-                if self.error != why {
+                if self.followed.is_news(&error) {
                     tracing::warn!(ca = %file, %error, "new authorities of clients cannot be used, and the old ones stay");
                     reloads.failed.add_one();
-                    self.error = why;
                 }
                 false
             }
