@@ -166,7 +166,7 @@ async fn comes_through(api: &'static str, what: &str, trouble: impl AsyncFn(&mut
     }
     stage.one_leaves().await;
     let report = load.stop(&stage.ledger).await;
-    report.assert_flawless(&format!("{api}: {what}"), 500);
+    report.assert_flawless(&format!("{api}: {what}"));
     assert!(in_time, "{api}: {what}: too late {ROUNDS} times in a row");
 }
 

@@ -200,9 +200,9 @@ async fn under_a_load_with_updates_retries_and_a_drain_nobody_is_lost_and_every_
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let mut report = load.stop(&ledger).await;
-    report.assert_nothing_twice("limits, updates, kills", 300);
+    report.assert_nothing_twice("limits, updates, kills");
     report.failed.retain(|one| one.method != http::Method::POST);
-    report.assert_flawless("limits, updates, kills, but for POSTs", 300);
+    report.assert_flawless("limits, updates, kills, but for POSTs");
     until_limits(&proxy, 0, 0).await;
 }
 

@@ -233,7 +233,7 @@ async fn leaves_without_losing_a_request(proxy: &Proxy, registry: &str) {
     stays.send(Signal::SIGTERM);
     stays.gone().await;
     let report = Report::new(outcomes, &ledger);
-    report.assert_flawless("a provider is told to end", 500);
+    report.assert_flawless("a provider is told to end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -195,7 +195,7 @@ async fn a_registry_that_comes_back_empty_takes_no_route_away() {
     let all = [backends[0].address(), backends[1].address()].map(|address| (address, "serving"));
     proxy.until_states("/cart", &all).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("a Consul with tags, back empty", 300);
+    report.assert_flawless("a Consul with tags, back empty");
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ async fn the_dns_server_is_killed_paused_and_restarted() {
     named.until_right(Instant::now(), old, "restarted").await;
 
     let report = load.stop(&named.ledger).await;
-    report.assert_flawless("a DNS server killed, paused and restarted", 1_200);
+    report.assert_flawless("a DNS server killed, paused and restarted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,5 +133,5 @@ async fn the_dns_server_comes_back_without_its_records() {
     let old = named.replace_one("new").await;
     named.until_right(Instant::now(), old, "empty").await;
     let report = load.stop(&named.ledger).await;
-    report.assert_flawless("a zone without records for 4 s", 600);
+    report.assert_flawless("a zone without records for 4 s");
 }

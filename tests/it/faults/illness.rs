@@ -105,7 +105,7 @@ async fn of_one_of_four_that_answers_500_next_to_nothing_is_seen() {
     assert!(reason.starts_with("it failed or answered 5xx"), "{shown}");
     let_pass(4_000).await;
     let report = stage.ended(load).await;
-    report.assert_nothing_twice("one of four answers 500", 1_600);
+    report.assert_nothing_twice("one of four answers 500");
     let is_500 = |failure: &str| failure.starts_with("500");
     let failures = report
         .failed
@@ -183,7 +183,7 @@ async fn one_of_four_that_resets_a_third_of_its_connections_is_avoided() {
     assert!(reason.starts_with("it failed or answered 5xx"), "{shown}");
     let_pass(2_000).await;
     let report = stage.ended(load).await;
-    report.assert_nothing_twice("one of four resets three of ten connections", 500);
+    report.assert_nothing_twice("one of four resets three of ten connections");
     assert!(report.failed.len() <= SEEN, "{report}");
     println!(
         "{} of its connections until it was ejected",
@@ -199,7 +199,7 @@ async fn where_all_four_reset_a_third_of_their_connections_none_is_ejected() {
         backends.push(resetting(&stage, id).await);
     }
     let report = under_load(&stage, 3_000).await;
-    report.assert_nothing_twice("all reset three of ten connections", 700);
+    report.assert_nothing_twice("all reset three of ten connections");
     assert_none_is_avoided(&stage).await;
 }
 
@@ -211,7 +211,7 @@ async fn where_all_four_answer_500_to_a_tenth_none_is_ejected() {
         backends.push(failing(&stage, id, |_| fastrand::u32(..10) == 0).await);
     }
     let report = under_load(&stage, 5_000).await;
-    report.assert_nothing_twice("all answer 500 to a tenth", 1_600);
+    report.assert_nothing_twice("all answer 500 to a tenth");
     assert!(report.failed.len() > 100, "{report}");
     assert_none_is_avoided(&stage).await;
 }
@@ -291,7 +291,7 @@ async fn of_one_of_four_that_stands_still_next_to_nothing_fails_and_no_post_is_s
         })
         .await;
     let report = ended(&stage, load, processes).await;
-    report.assert_nothing_twice("one of four stands still", 2_000);
+    report.assert_nothing_twice("one of four stands still");
     assert!((1..=LOST).contains(&report.failed.len()), "{report}");
     assert_eq!(stage.ejections().await, 0);
 }
@@ -319,7 +319,7 @@ async fn whatever_the_balancer_one_that_stands_still_gets_next_to_nothing() {
         processes[0].resume();
         stage.until_state(still, "serving").await;
         let report = ended(&stage, load, processes).await;
-        report.assert_flawless(balance, 900);
+        report.assert_flawless(balance);
         assert!(during <= LOST as u64, "{balance}: {during}");
     }
 }
@@ -352,7 +352,7 @@ async fn one_that_is_twice_as_slow_as_the_others_has_its_share() {
     let stage = Stage::embedded().await;
     let backends = taking(&stage, |place, _| if place == 0 { 42 } else { 20 }).await;
     let report = under_load(&stage, 4_000).await;
-    report.assert_flawless("one is twice as slow", 1_300);
+    report.assert_flawless("one is twice as slow");
     assert_none_is_avoided(&stage).await;
     let requests: Vec<_> = backends.iter().map(Backend::requests).collect();
     let share = requests[0] as f64 / requests.iter().sum::<usize>() as f64;
@@ -384,7 +384,7 @@ async fn where_one_route_is_slow_or_has_long_polls_none_is_avoided() {
     for poll in polls {
         poll.await.unwrap();
     }
-    report.assert_flawless("one route is slow", 1_300);
+    report.assert_flawless("one route is slow");
     assert_none_is_avoided(&stage).await;
     assert!(backends.iter().all(|one| one.requests() > 250));
 }
@@ -407,7 +407,7 @@ async fn figures_of_ten_seconds_of_illness() {
     is_ill.store(0, Relaxed);
     let_pass(3_000).await;
     let report = stage.ended(load).await;
-    report.assert_nothing_twice("one of four answers 500 for 10 s", 6_000);
+    report.assert_nothing_twice("one of four answers 500 for 10 s");
     assert!(report.failed.len() <= SEEN, "{report}");
 
     let stage = Stage::embedded().await;
@@ -419,7 +419,7 @@ async fn figures_of_ten_seconds_of_illness() {
     processes[0].resume();
     let_pass(3_000).await;
     let report = ended(&stage, load, processes).await;
-    report.assert_nothing_twice("one of four stands still for 10 s", 6_000);
+    report.assert_nothing_twice("one of four stands still for 10 s");
     assert!(report.failed.len() <= LOST, "{report}");
 
     let stage = Stage::embedded().await;
@@ -428,20 +428,20 @@ async fn figures_of_ten_seconds_of_illness() {
         backends.push(failing(&stage, id, |_| fastrand::u32(..10) == 0).await);
     }
     let report = under_load(&stage, 16_000).await;
-    report.assert_nothing_twice("all answer 500 to a tenth", 6_000);
+    report.assert_nothing_twice("all answer 500 to a tenth");
     assert_none_is_avoided(&stage).await;
 
     let stage = Stage::embedded().await;
     let slow = |_, path: &str| if path.ends_with('5') { 1_000 } else { 0 };
     let _backends = taking(&stage, slow).await;
     let report = under_load(&stage, 16_000).await;
-    report.assert_flawless("one route takes a second", 6_000);
+    report.assert_flawless("one route takes a second");
     assert_none_is_avoided(&stage).await;
 
     let stage = Stage::embedded().await;
     let backends = taking(&stage, |place, _| if place == 0 { 42 } else { 20 }).await;
     let report = under_load(&stage, 16_000).await;
-    report.assert_flawless("one is twice as slow", 6_000);
+    report.assert_flawless("one is twice as slow");
     assert_none_is_avoided(&stage).await;
     let requests: Vec<_> = backends.iter().map(Backend::requests).collect();
     println!("one is twice as slow: {requests:?}");

@@ -30,7 +30,7 @@ async fn rolling_replacement(stage: Stage, scenario: &str) {
         }
     }
     let_pass(250).await;
-    stage.ended(load).await.assert_flawless(scenario, 1_500);
+    stage.ended(load).await.assert_flawless(scenario);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,7 +64,7 @@ async fn scale(stage: Stage, scenario: &str) {
         }
         let_pass(700).await;
     }
-    stage.ended(load).await.assert_flawless(scenario, 1_000);
+    stage.ended(load).await.assert_flawless(scenario);
     assert!(first.iter().all(|backend| backend.requests() > 50));
 }
 
@@ -93,7 +93,7 @@ async fn an_instance_that_is_killed_takes_nothing_with_it_but_posts_in_flight() 
     let_pass(300).await;
     let mut report = stage.ended(load).await;
     drop(processes);
-    report.assert_nothing_twice("kill -9", 1_500);
+    report.assert_nothing_twice("kill -9");
     let may_fail = |outcome: &Outcome| {
         let in_flight = kills
             .iter()
@@ -101,5 +101,5 @@ async fn an_instance_that_is_killed_takes_nothing_with_it_but_posts_in_flight() 
         outcome.method == http::Method::POST && in_flight
     };
     report.failed.retain(|outcome| !may_fail(outcome));
-    report.assert_flawless("kill -9, but for POSTs in flight on the dead", 1_500);
+    report.assert_flawless("kill -9, but for POSTs in flight on the dead");
 }

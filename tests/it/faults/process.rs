@@ -56,14 +56,14 @@ async fn killed_and_started_again_it_serves_at_once_and_nothing_was_processed_tw
     }
     let_pass(400).await;
     let mut report = load.stop(&ledger).await;
-    report.assert_nothing_twice("the proxy is killed three times", 400);
+    report.assert_nothing_twice("the proxy is killed three times");
     let lost = |one: &crate::support::load::Outcome| {
         let mut away = away.iter();
         away.any(|away| one.sent <= away.end && one.ended >= away.start)
     };
     assert!(!report.failed.is_empty(), "it was away");
     report.failed.retain(|one| !lost(one));
-    report.assert_flawless("the proxy is killed, but while it was away", 400);
+    report.assert_flawless("the proxy is killed, but while it was away");
     callboard.signal(Signal::SIGKILL);
 }
 
@@ -123,5 +123,5 @@ async fn without_a_file_descriptor_left_it_waits_and_serves_again_as_soon_as_the
     let load = Load::start_from(address, "/cart", 200, 10_000).await;
     let_pass(500).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("file descriptors are there again", 50);
+    report.assert_flawless("file descriptors are there again");
 }

@@ -110,7 +110,7 @@ impl Stage {
         self.until_gone(&old).await;
         old.close().await;
         let report = load.stop(&self.ledger).await;
-        report.assert_flawless(what, 300);
+        report.assert_flawless(what);
     }
 
     async fn until_gone(&self, old: &Backend) {
