@@ -24,6 +24,9 @@ use crate::support::{
     strict::{Broken, Framed, Head, Reader},
 };
 
+/// What a reader says whose patience has ended.
+const SILENCE: Broken = Broken::Error(io::ErrorKind::TimedOut);
+
 /// How far a conversation is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
@@ -156,19 +159,13 @@ impl Client {
         progress: &watch::Sender<Progress>,
     ) -> Ended {
         let mut reader = Reader::new(source);
+        reader.patience = Some(PATIENCE);
         let mut before = String::new();
         for request in requests {
             reader.sips = request.sips && request.body.len() < 2_000;
             reader.left = request.leaves.map(|cut| cut.at);
             let go_on = || progress.send_modify(|at| at.goes_on = true);
-            let reading = timeout(PATIENCE, read_answer(&mut reader, request, go_on));
-            let Ok(mut outcome) = reading.await else {
-                let half = progress.borrow().half;
-                if !half && request.breaks.is_none() {
-                    self.oracle.fault(Some(request), "no answer, and no end");
-                }
-                return Ended::Done;
-            };
+            let mut outcome = read_answer(&mut reader, request, go_on).await;
             if let (Outcome::Left, Some(cut)) = (&outcome, request.leaves) {
                 return Ended::Broken(cut.how);
             }
@@ -210,8 +207,7 @@ impl Client {
         reader.sips = false;
         reader.left = None;
         let mut rest = Vec::new();
-        let ended = timeout(PATIENCE, reader.rest(&mut rest)).await;
-        if ended.is_err() {
+        if reader.rest(&mut rest).await == Err(SILENCE) {
             self.oracle.fault(
                 Some(request),
                 "a connection goes on though its end was said",
@@ -245,6 +241,10 @@ async fn read_answer(
             Ok(Some(head)) => break head,
             Ok(None) => return Outcome::Nothing("the end".to_owned(), Vec::new()),
             Err(Broken::Error(io::ErrorKind::Interrupted)) => return Outcome::Left,
+            Err(SILENCE) => {
+                let begun = super::shown(&reader.unread);
+                return Outcome::Silence(format!("{begun} of a head"));
+            }
             Err(broken) => {
                 let begun = std::mem::take(&mut reader.unread);
                 return Outcome::Nothing(format!("{broken:?}"), begun);
@@ -269,6 +269,9 @@ async fn read_answer(
     let end = match read {
         Ok(()) => End::Whole,
         Err(Broken::Error(io::ErrorKind::Interrupted)) => return Outcome::Left,
+        Err(SILENCE) => {
+            return Outcome::Silence(format!("{head:?} and {} bytes of its body", body.len()));
+        }
         Err(broken) => End::Cut(format!("{broken:?}")),
     };
     Outcome::Answer(Received {

@@ -173,9 +173,10 @@ impl Storm {
         let text = format!(
             "workers = 2\nsnapshot = false\n[log]\nlevel = \"error\"\n\
              [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
+             timeout = {{ body = \"5s\", idle = \"5s\" }}\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\
              [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
-             [defaults]\ntimeout = {{ response = \"5s\" }}\n\
+             [defaults]\ntimeout = {{ response = \"5s\", idle = \"5s\" }}\n\
              eject = {{ time = \"500ms\", max_time = \"1s\" }}\n\
              retry = {{ budget = {{ ratio = 10, per_second = 1_000_000 }} }}\n{ROUTES}"
         );

@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Nothing(String, Vec<u8>),
     /// The client did not wait for its end.
     Left,
+    /// It did not come to its end, and its connection neither; this was there.
+    Silence(String),
 }
 
 #[derive(Debug)]
@@ -254,6 +256,11 @@ impl Oracle {
     pub(super) fn judge(&self, request: &Request, before: &str, outcome: &Outcome, excused: bool) {
         let (verdict, kind) = match outcome {
             Outcome::Left => (Ok(()), "left".to_owned()),
+            Outcome::Silence(_) if excused => (Ok(()), "silence".to_owned()),
+            Outcome::Silence(so_far) => {
+                let why = format!("no end, behind {so_far}; before: {before}");
+                (Err(why), "silence".to_owned())
+            }
             Outcome::Nothing(how, begun) => {
                 let why = match before {
                     "" => "no answer",

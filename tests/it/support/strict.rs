@@ -2,7 +2,10 @@
 
 use std::{io, time::Duration};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    time::timeout,
+};
 
 /// Why a message did not come to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +111,8 @@ pub(crate) struct Reader<R> {
     /// Ends the reading after so many bytes more.
     pub(crate) left: Option<usize>,
     pub(crate) sips: bool,
+    /// How long it waits for the next piece before that is an error.
+    pub(crate) patience: Option<Duration>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -117,6 +122,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             unread: Vec::new(),
             left: None,
             sips: false,
+            patience: None,
         }
     }
 
@@ -137,7 +143,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if most == 0 {
             return Err(Broken::Error(io::ErrorKind::Interrupted));
         }
-        let count = self.source.read(&mut piece[..most]).await?;
+        let reading = self.source.read(&mut piece[..most]);
+        let count = match self.patience {
+            None => reading.await?,
+            Some(patience) => timeout(patience, reading)
+                .await
+                .map_err(io::Error::from)??,
+        };
         if count == 0 {
             return Err(Broken::Ended);
         }
