@@ -87,26 +87,10 @@ impl Body for ClientBody {
 /// Some servers take trailers for fields of the head, where these would frame the request, route
 /// it or say who sent it (RFC 9110 6.5.1). What is written there is the proxy's to say.
 fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
-    let may_trail = |name: &HeaderName| {
-        !matches!(
-            name.as_str(),
-            "host"
-                | "content-length"
-                | "transfer-encoding"
-                | "trailer"
-                | "te"
-                | "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "upgrade"
-                | "expect"
-                | "authorization"
-                | "proxy-authorization"
-                | "cookie"
-                | "forwarded"
-                | "via"
-        ) && !name.as_str().starts_with("x-forwarded-")
-            && (underscores || !name.as_str().contains('_'))
+    let passes = |name: &HeaderName| match name.as_str() {
+        // To many programs it is the name with hyphens.
+        name if name.contains('_') => underscores && may_trail(&name.replace('_', "-")),
+        name => may_trail(name),
     };
     // A name is given once for all its values.
     let mut last = None;
@@ -114,10 +98,31 @@ fn those_that_may_trail(trailers: HeaderMap, underscores: bool) -> HeaderMap {
         .into_iter()
         .filter_map(|(name, value)| {
             last = name.or(last.take());
-            let name = last.clone().filter(may_trail)?;
+            let name = last.clone().filter(passes)?;
             Some((name, value))
         })
         .collect()
+}
+
+fn may_trail(name: &str) -> bool {
+    !matches!(
+        name,
+        "host"
+            | "content-length"
+            | "transfer-encoding"
+            | "trailer"
+            | "te"
+            | "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "upgrade"
+            | "expect"
+            | "authorization"
+            | "proxy-authorization"
+            | "cookie"
+            | "forwarded"
+            | "via"
+    ) && !name.starts_with("x-forwarded-")
 }
 
 impl Drop for ClientBody {

@@ -147,36 +147,51 @@ fn end_to_end(out: &mut Fields<'_>, client: &Client, head: &Head) {
     let is_nominated = |name| nominated.as_ref().is_some_and(|named| named.contains(name));
     for (name, value) in headers {
         let keep = match name.as_str() {
-            // Written anew.
-            "host" | "content-length" | "transfer-encoding" => false,
-            // Of the connection, or written anew.
-            "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "expect" => false,
-            // Between the client and us.
-            "proxy-authenticate" | "proxy-authorization" => false,
             "te" => {
                 if has_token(value, "trailers") {
                     out.push("te", b"trailers");
                 }
                 false
             }
-            // Said by us; a stranger's word for it is not passed on.
-            "x-forwarded-for"
-            | "x-forwarded-proto"
-            | "x-forwarded-host"
-            | "forwarded"
-            | "x-forwarded-prefix"
-            | client_certificate::NAME => false,
+            text if is_the_proxys(text) => false,
             // These may not be taken out by naming them.
             "authorization" | "cookie" => true,
             text => {
                 (!is_nominated(text) || says_who_asked(text))
-                    && (client.listener.underscores == Underscores::Allow || !text.contains('_'))
+                    && (!text.contains('_') || may_pass(client.listener.underscores, text))
             }
         };
         if keep {
             out.push(name.as_str(), value.as_bytes());
         }
     }
+}
+
+/// Whether a field is the proxy's to write, or to leave out.
+fn is_the_proxys(name: &str) -> bool {
+    match name {
+        // Written anew.
+        "host" | "content-length" | "transfer-encoding" => true,
+        // Of the connection, or written anew.
+        "connection" | "keep-alive" | "proxy-connection" | "upgrade" | "expect" => true,
+        // Between the client and us.
+        "proxy-authenticate" | "proxy-authorization" => true,
+        // Said by us; a stranger's word for it is not passed on.
+        "x-forwarded-for"
+        | "x-forwarded-proto"
+        | "x-forwarded-host"
+        | "forwarded"
+        | "x-forwarded-prefix"
+        | client_certificate::NAME => true,
+        _ => false,
+    }
+}
+
+/// Whether a field passes in whose name there is an underscore. Many servers give programs both letters
+/// as one (RFC 3875 4.1.18), so that the name of a field of the proxy's is the proxy's in either.
+#[cold]
+fn may_pass(underscores: Underscores, name: &str) -> bool {
+    underscores == Underscores::Allow && !is_the_proxys(&name.replace('_', "-"))
 }
 
 /// Whether a proxy in front may have written it: a client that could take it out, by naming it in

@@ -464,6 +464,39 @@ async fn names_with_an_underscore_are_dropped_rejected_or_allowed() {
     }
 }
 
+/// Many servers hand hyphens and underscores to programs as one letter.
+#[tokio::test]
+async fn what_the_proxy_says_itself_no_client_says_with_underscores() {
+    let allow = "[[listen]]\naddress = \"127.0.0.1:0\"\nunderscore_headers = \"allow\"\n\
+                 trusted_proxies = [\"127.0.0.1\"]\n";
+    let names = [
+        "X_Forwarded_Client_Cert",
+        "X-Forwarded_Client_Cert",
+        "x_forwarded_for",
+        "X_Forwarded_Proto",
+        "X_Forwarded_Host",
+        "X_Forwarded-Prefix",
+        "Content_Length",
+        "Transfer_Encoding",
+        "Keep_Alive",
+        "Proxy_Connection",
+        "Proxy_Authorization",
+    ];
+    for name in names {
+        for listen in [allow, &allow.replace("127.0.0.1\"]", "127.0.0.2\"]")] {
+            let field = format!("{name}: 7\r\n");
+            let got = seen(listen, &get(&format!("Host: a\r\n{field}X_Under: 1\r\n"))).await;
+            assert_eq!(got.field(&name.to_lowercase()), None, "{name}");
+            assert_eq!(got.field("x_under"), Some("1"), "{name}");
+            let chunked = format!(
+                "POST /cart HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 0\r\n{field}X_Under: 1\r\n\r\n"
+            );
+            assert_eq!(seen(listen, &chunked).await.trailers, "x_under: 1\r\n");
+        }
+    }
+}
+
 /// Each write of its own would cost a system call here, and another at the backend.
 #[tokio::test]
 async fn the_head_and_the_start_of_the_body_go_out_in_one_write() {
