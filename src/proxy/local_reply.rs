@@ -8,7 +8,7 @@ use super::{
     Client, RequestStream,
     failure_log::{Question, Trouble},
     rate::Limited,
-    response::{RequestLog, Response, say_close},
+    response::{RequestLog, Response, hsts_of, say_close},
 };
 use crate::{
     config::Subset,
@@ -273,10 +273,13 @@ impl LocalReply {
         let id = format!("{:016x}", fastrand::u64(..));
         self.note(client, Question::default(), status, &message, &id);
         let body = format!("{status}: {message} (request {id})\n");
-        let fields = format!(
+        let mut fields = format!(
             "content-length: {}\r\ncontent-type: text/plain; charset=utf-8\r\nx-request-id: {id}\r\n",
             body.len()
         );
+        if let Some(Ok(hsts)) = hsts_of(client).map(HeaderValue::to_str) {
+            fields += &format!("{}: {hsts}\r\n", header::STRICT_TRANSPORT_SECURITY);
+        }
         let rest = &answer[at + without_body.len()..];
         let body = if bodyless { "" } else { &body };
         Some([&answer[..at], fields.as_bytes(), rest, body.as_bytes()].concat())

@@ -208,13 +208,17 @@ fn host_of(request: &Request<Incoming>) -> Option<Box<str>> {
 /// says nothing itself.
 fn say_https_only(response: &mut Response) {
     let client = &response.body().ending.stream.client;
-    let tls = client.listener.tls.as_ref();
-    if let Some(hsts) = tls.and_then(|tls| tls.hsts.clone()) {
+    if let Some(hsts) = hsts_of(client).cloned() {
         let headers = response.headers_mut();
         headers
             .entry(header::STRICT_TRANSPORT_SECURITY)
             .or_insert(hsts);
     }
+}
+
+/// What this client's answers say of that.
+pub(super) fn hsts_of(client: &Client) -> Option<&HeaderValue> {
+    client.listener.tls.as_ref()?.hsts.as_ref()
 }
 
 /// A client is told when its connection ends with this answer: its next request must not be on its

@@ -1,10 +1,13 @@
 //! Handshakes: how many may be under way, how long, and what comes of those that are none.
 
-use rustls::{AlertDescription, Error, version::TLS12};
+use std::sync::Arc;
+
+use rustls::{AlertDescription, Error, pki_types::ServerName, version::TLS12};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
 
 use super::{SITE, Site};
 use crate::support::{eventually, tls::VERSIONS};
@@ -95,6 +98,20 @@ async fn tls_where_none_is_spoken_gets_an_alert() {
     let mut client = site.client();
     client.address = site.proxy.address();
     let error = client.connect().await.unwrap_err();
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let alert = Error::AlertReceived(AlertDescription::ProtocolVersion);
+    assert_eq!(cause, Some(&alert));
+}
+
+/// As a client does that takes the port for a proxy's, or goes through one TLS too many.
+#[tokio::test]
+async fn tls_within_tls_gets_an_alert_within() {
+    let site = Site::start("").await;
+    let client = site.client();
+    let outer = client.connect().await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let inner = TlsConnector::from(Arc::new(client.config()));
+    let error = inner.connect(name, outer).await.unwrap_err();
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     let alert = Error::AlertReceived(AlertDescription::ProtocolVersion);
     assert_eq!(cause, Some(&alert));

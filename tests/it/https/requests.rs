@@ -82,6 +82,25 @@ async fn clients_in_the_clear_are_sent_to_https_and_told_to_stay_there() {
 }
 
 #[tokio::test]
+async fn answers_to_what_is_no_request_say_to_stay_at_https_too() {
+    let tls = format!("certificates = [{SITE}], hsts = {{ max_age = \"1h\" }}");
+    let site = Site::with(&tls, "limits = { header_bytes = 8192 }", |_| {}).await;
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "a".repeat(9000)
+    );
+    for (request, status) in [("GET / HTTP/1.1\r\nno field\r\n\r\n", 400), (&large, 431)] {
+        let mut stream = site.client().connect().await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+        let hsts = "\r\nstrict-transport-security: max-age=3600\r\n";
+        assert!(said.contains(hsts), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_under_way_is_answered_when_the_proxy_ends_and_the_end_is_said() {
     for version in [&TLS12, &TLS13] {
         let tls = format!("certificates = [{SITE}]");
