@@ -1,24 +1,12 @@
-//! The certificates of the listeners that speak TLS: opened once for each table, and looked after for as
-//! long as the process runs.
+//! The certificates of the listeners that speak TLS: opened once for each table, and followed from then on.
 
-use std::{
-    iter::zip,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
-
-use tokio::{task::spawn_blocking, time::sleep};
-use tokio_util::sync::CancellationToken;
+use std::{iter::zip, net::SocketAddr, sync::Arc};
 
 use crate::{
     config::{Config, ListenTls, Listener},
     listen::Tls,
     tls::{Server, TlsError},
 };
-
-/// How often it is looked whether a file has changed.
-const PACE: Duration = Duration::from_secs(1);
 
 /// The TLS of each `[[listen]]` that has it. The addresses of one table share it.
 pub(super) struct Certificates(Vec<Opened>);
@@ -41,6 +29,7 @@ impl Certificates {
                 && opened.find(listener).is_none()
             {
                 let server = Arc::new(Server::open(settings)?);
+                server.follow();
                 let most = listener.limits.handshakes;
                 opened.0.push(Opened {
                     settings: Arc::clone(settings),
@@ -80,28 +69,5 @@ impl Opened {
     fn is_of(&self, listener: &Listener) -> bool {
         let settings = listener.tls.as_ref();
         settings.is_some_and(|settings| Arc::ptr_eq(settings, &self.settings))
-    }
-}
-
-/// Takes new files over when they are there, and warns of certificates that end soon.
-pub(super) async fn look_after(servers: Vec<(SocketAddr, Arc<Server>)>, ending: CancellationToken) {
-    let servers: Arc<[_]> = servers.into();
-    loop {
-        let looked = Arc::clone(&servers);
-        // A folder may be on a server that does not answer.
-        let looking = spawn_blocking(move || {
-            for (_, server) in looked.iter() {
-                server.look_after(SystemTime::now());
-            }
-        });
-        let paced = async {
-            if let Err(error) = looking.await {
-                tracing::error!(%error, "certificates are not looked after");
-            }
-            sleep(PACE).await;
-        };
-        if ending.run_until_cancelled(paced).await.is_none() {
-            return;
-        }
     }
 }

@@ -111,14 +111,11 @@ impl App {
             workers: workers.all().to_vec(),
             connections: Box::new(workers.connection_count()),
             listeners: listeners.clone(),
-            tls: certificates.clone(),
+            tls: certificates,
             snapshot: snapshot.clone(),
             handover: handover.clone(),
         };
         tasks.spawn(|ending| admin.run(view, ending));
-        if !certificates.is_empty() {
-            tasks.spawn(|ending| certificates::look_after(certificates, ending));
-        }
         tasks.follow(&config, &shared, &directory, rates, snapshot);
         Ok(Self {
             config,

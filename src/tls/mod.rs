@@ -1,11 +1,17 @@
 //! TLS, from the files that a configuration names: of clients of ours, and of listeners. Knows nothing of
 //! sockets.
 
+mod by_name;
 mod certificate;
 mod client;
+mod client_authorities;
+mod followed;
+mod identity;
 mod pem;
 mod server;
 mod stamp;
+#[cfg(test)]
+mod testing;
 mod trust;
 
 pub(crate) use certificate::{AlternativeName, Certificate};

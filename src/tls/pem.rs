@@ -9,6 +9,7 @@ use rustls::{
     Error, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
+use x509_parser::time::ASN1Time;
 
 /// Why a `tls` of the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +46,32 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
+    /// A certificate is not valid yet.
+    #[error("the certificate {} is not valid before {}", path.display(), date(*from))]
+    NotYetValid {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Unix time.
+        from: i64,
+    },
+    /// A certificate is not valid any more.
+    #[error("the certificate {} has ended at {}", path.display(), date(*until))]
+    Ended {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Unix time.
+        until: i64,
+    },
     /// The system has no certificate authorities.
     #[error("the system has no certificate authorities; set tls.ca")]
     NoAuthorities,
+}
+
+/// A moment of Unix time, for people.
+fn date(seconds: i64) -> String {
+    let date = ASN1Time::from_timestamp(seconds).ok();
+    let date = date.and_then(|date| date.to_rfc2822().ok());
+    date.unwrap_or_else(|| seconds.to_string())
 }
 
 pub(super) fn authorities_among(

@@ -3,42 +3,39 @@
 //! stays.
 
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustls::{
-    RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{
-        ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
-        WebPkiClientVerifier, danger::ClientCertVerifier,
-    },
-    sign::CertifiedKey,
+    server::{NoServerSessionStorage, ProducesTickets},
     version::{TLS12, TLS13},
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{
-    certificate::Certificate,
-    pem::{TlsError, authorities_among, certificates_in, key_in},
-    stamp::{Stamp, stamp},
+    by_name::ByName,
+    client_authorities::ClientAuthorities,
+    followed::{Change, Follower},
+    identity::Identity,
+    pem::TlsError,
 };
 use crate::{
-    config::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName},
+    config::{ListenTls, TlsVersion},
     metrics::Counter,
 };
 
 /// What is spoken within, as the handshake names it.
 const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 
-/// How long before its end a certificate is warned of, and how often.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
-const DAILY: Duration = Duration::from_secs(24 * 3600);
+/// A file system that has not answered for so long is said to be at fault.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// TLS of a listener.
 pub struct Server {
@@ -46,7 +43,12 @@ pub struct Server {
     provider: Arc<CryptoProvider>,
     /// What new connections are served with.
     current: ArcSwap<ServerConfig>,
+    status: ArcSwap<Status>,
+    /// Held while files are read, which may take for ever: only what looks after them takes it.
     files: Mutex<Files>,
+    /// Since when files are looked at, while they are.
+    looking: Mutex<Option<Instant>>,
+    follower: OnceLock<Follower>,
     /// The handshakes of its connections.
     pub handshakes: Handshakes,
     /// How often files that had changed were taken over, and how often they could not be.
@@ -81,6 +83,16 @@ pub struct Reloads {
     pub failed: Counter,
 }
 
+impl Reloads {
+    fn count(&self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Refused => self.failed.add_one(),
+            Change::Taken => self.taken.add_one(),
+        }
+    }
+}
+
 /// A certificate of a listener, as it stands.
 #[derive(Clone, Debug, Serialize)]
 pub struct CertificateStatus {
@@ -98,60 +110,16 @@ pub struct CertificateStatus {
     pub error: Option<String>,
 }
 
+/// What is told of the files.
+struct Status {
+    certificates: Vec<CertificateStatus>,
+    error_of_clients: Option<String>,
+}
+
 struct Files {
-    certificates: Vec<Shown>,
-    clients: Option<Believed>,
+    certificates: Vec<Identity>,
+    clients: Option<ClientAuthorities>,
     tickets: Option<Arc<dyn ProducesTickets>>,
-}
-
-/// A certificate that is shown, with its key.
-struct Shown {
-    files: CertificateFiles,
-    followed: Followed<[Option<Stamp>; 2]>,
-    key: Arc<CertifiedKey>,
-    says: Certificate,
-    warned: Option<SystemTime>,
-}
-
-/// Whose signatures count under clients' certificates.
-struct Believed {
-    settings: ClientCertificates,
-    followed: Followed<Option<Stamp>>,
-    verifier: Arc<dyn ClientCertVerifier>,
-}
-
-/// What is known of files that are read again when they change.
-struct Followed<S> {
-    /// None where they could not be read, which is tried again.
-    stamps: Option<S>,
-    /// Why what stands in them is not used.
-    error: Option<String>,
-}
-
-impl<S: PartialEq> Followed<S> {
-    fn new(stamps: S) -> Self {
-        Self {
-            stamps: Some(stamps),
-            error: None,
-        }
-    }
-
-    /// Whether the files are others now.
-    fn have_changed(&mut self, stamps: S) -> bool {
-        let before = self.stamps.replace(stamps);
-        before != self.stamps
-    }
-
-    /// Notes why they cannot be used; whether that is news.
-    fn is_news(&mut self, error: &TlsError) -> bool {
-        if matches!(error, TlsError::Read { .. }) {
-            self.stamps = None;
-        }
-        let why = Some(error.to_string());
-        let is_news = self.error != why;
-        self.error = why;
-        is_news
-    }
 }
 
 impl Server {
@@ -162,9 +130,9 @@ impl Server {
     pub fn open(settings: &Arc<ListenTls>) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificates = settings.certificates.iter();
-        let certificates = certificates.map(|files| Shown::read(files, &provider));
+        let certificates = certificates.map(|files| Identity::read(files, &provider));
         let clients = settings.client.as_ref();
-        let clients = clients.map(|clients| Believed::read(clients, &provider));
+        let clients = clients.map(|clients| ClientAuthorities::read(clients, &provider));
         let files = Files {
             certificates: certificates.collect::<Result<_, _>>()?,
             clients: clients.transpose()?,
@@ -172,12 +140,21 @@ impl Server {
         };
         Ok(Self {
             current: ArcSwap::new(config(settings, &provider, &files)),
+            status: ArcSwap::from_pointee(files.status()),
             settings: Arc::clone(settings),
             provider,
             files: Mutex::new(files),
+            looking: Mutex::default(),
+            follower: OnceLock::new(),
             handshakes: Handshakes::default(),
             reloads: Reloads::default(),
         })
+    }
+
+    /// Has files that change be read again, for as long as this is there.
+    pub fn follow(self: &Arc<Self>) {
+        let start = || Follower::start(self, Self::look_after);
+        self.follower.get_or_init(start);
     }
 
     /// What a new connection is served with.
@@ -185,43 +162,85 @@ impl Server {
         self.current.load_full()
     }
 
-    /// Reads again the files that have changed, and warns of certificates that end soon. Blocks.
-    pub fn look_after(&self, now: SystemTime) {
-        let mut files = self.files();
-        let mut changed = false;
-        for shown in &mut files.certificates {
-            changed |= shown.follow(&self.provider, &self.reloads);
-            shown.warn(now);
+    /// Reads again the files that have changed, and warns of certificates that end soon. Blocks for as
+    /// long as the file system does.
+    fn look_after(&self, now: SystemTime) {
+        let mut files = self.files.lock();
+        *self.looking.lock() = Some(Instant::now());
+        // Each is taken over at once: the file system of the next may not answer.
+        for place in 0..files.certificates.len() {
+            let certificate = &mut files.certificates[place];
+            let change = certificate.follow(&self.provider, now);
+            certificate.warn(now);
+            self.publish(&files, change);
         }
-        if let Some(believed) = &mut files.clients
-            && believed.follow(&self.provider, &self.reloads)
-        {
-            // A ticket proves that its holder was believed, by those who were believed then.
-            files.tickets = tickets();
-            changed = true;
+        if let Some(clients) = &mut files.clients {
+            let change = clients.follow(&self.provider);
+            if change == Change::Taken {
+                // A ticket proves that its holder was believed, by those who were believed then.
+                files.tickets = tickets();
+            }
+            self.publish(&files, change);
         }
-        if changed {
-            let config = config(&self.settings, &self.provider, &files);
+        *self.looking.lock() = None;
+    }
+
+    fn publish(&self, files: &Files, change: Change) {
+        self.reloads.count(change);
+        if change == Change::Taken {
+            let config = config(&self.settings, &self.provider, files);
             self.current.store(config);
+        }
+        if change != Change::None {
+            self.status.store(Arc::new(files.status()));
         }
     }
 
     /// Its certificates as they stand, in the order of the configuration.
     pub fn certificates(&self) -> Vec<CertificateStatus> {
-        self.files()
-            .certificates
-            .iter()
-            .map(Shown::status)
-            .collect()
+        let mut certificates = self.status.load().certificates.clone();
+        if let Some(stalled) = self.stalled() {
+            for certificate in &mut certificates {
+                certificate.error.get_or_insert_with(|| stalled.clone());
+            }
+        }
+        certificates
     }
 
     /// Why new authorities of clients are not used, where they are not.
     pub fn error_of_clients(&self) -> Option<String> {
-        self.files().clients.as_ref()?.followed.error.clone()
+        let error = self.status.load().error_of_clients.clone();
+        error.or_else(|| self.stalled().filter(|_| self.settings.client.is_some()))
     }
 
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock()
+    /// What is said while it is not known whether the files have changed.
+    fn stalled(&self) -> Option<String> {
+        let since = (*self.looking.lock())?.elapsed();
+        let seconds = since.as_secs();
+        let says = || format!("the file system has not answered for {seconds} seconds");
+        (since >= STALLED).then(says)
+    }
+}
+
+impl Files {
+    fn status(&self) -> Status {
+        let clients = self.clients.as_ref();
+        Status {
+            certificates: self.certificates.iter().map(status).collect(),
+            error_of_clients: clients.and_then(|clients| clients.followed.error().cloned()),
+        }
+    }
+}
+
+fn status(shown: &Identity) -> CertificateStatus {
+    let says = &shown.says;
+    CertificateStatus {
+        file: shown.files.cert.clone(),
+        hosts: says.hosts().map(str::to_owned).collect(),
+        not_before: says.not_before,
+        not_after: says.not_after,
+        fingerprint: says.fingerprint.clone(),
+        error: shown.followed.error().cloned(),
     }
 }
 
@@ -246,7 +265,7 @@ fn config(
         .expect("the provider has suites for them");
     let config = match &files.clients {
         None => config.with_no_client_auth(),
-        Some(believed) => config.with_client_cert_verifier(Arc::clone(&believed.verifier)),
+        Some(clients) => config.with_client_cert_verifier(Arc::clone(&clients.verifier)),
     };
     let by_name = ByName::new(&files.certificates, settings.unknown_name);
     let mut config = config.with_cert_resolver(Arc::new(by_name));
@@ -264,325 +283,44 @@ fn config(
     Arc::new(config)
 }
 
-impl Shown {
-    fn read(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Self, TlsError> {
-        // Before the files, which are no older then.
-        let followed = Followed::new(stamps(files));
-        let (key, says) = pair(files, provider)?;
-        Ok(Self {
-            files: files.clone(),
-            followed,
-            key,
-            says,
-            warned: None,
-        })
-    }
-
-    /// Reads the files again where they have changed; whether others are used now.
-    fn follow(&mut self, provider: &CryptoProvider, reloads: &Reloads) -> bool {
-        if !self.followed.have_changed(stamps(&self.files)) {
-            return false;
-        }
-        let file = self.files.cert.display();
-        match pair(&self.files, provider) {
-            Ok((key, says)) => {
-                let not_after = says.not_after;
-                tracing::info!(certificate = %file, not_after, "a new certificate is used");
-                reloads.taken.add_one();
-                (self.key, self.says, self.warned) = (key, says, None);
-                self.followed.error = None;
-                true
-            }
-            Err(error) => {
-                if self.followed.is_news(&error) {
-                    tracing::warn!(certificate = %file, %error, "a new certificate cannot be used, and the old one stays");
-                    reloads.failed.add_one();
-                }
-                false
-            }
-        }
-    }
-
-    fn warn(&mut self, now: SystemTime) {
-        if let Some(days) = days_to_warn_of(self.says.not_after, self.warned, now) {
-            self.warned = Some(now);
-            let certificate = self.files.cert.display();
-            tracing::warn!(%certificate, days, "a certificate ends soon, or has ended");
-        }
-    }
-
-    fn status(&self) -> CertificateStatus {
-        CertificateStatus {
-            file: self.files.cert.clone(),
-            hosts: self.says.hosts().map(str::to_owned).collect(),
-            not_before: self.says.not_before,
-            not_after: self.says.not_after,
-            fingerprint: self.says.fingerprint.clone(),
-            error: self.followed.error.clone(),
-        }
-    }
-}
-
-impl Believed {
-    fn read(
-        settings: &ClientCertificates,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, TlsError> {
-        let followed = Followed::new(stamp(&settings.ca));
-        Ok(Self {
-            verifier: verifier(settings, provider)?,
-            settings: settings.clone(),
-            followed,
-        })
-    }
-
-    fn follow(&mut self, provider: &Arc<CryptoProvider>, reloads: &Reloads) -> bool {
-        if !self.followed.have_changed(stamp(&self.settings.ca)) {
-            return false;
-        }
-        let file = self.settings.ca.display();
-        match verifier(&self.settings, provider) {
-            Ok(verifier) => {
-                tracing::info!(ca = %file, "new authorities of clients are used");
-                reloads.taken.add_one();
-                (self.verifier, self.followed.error) = (verifier, None);
-                true
-            }
-            Err(error) => {
-                if self.followed.is_news(&error) {
-                    tracing::warn!(ca = %file, %error, "new authorities of clients cannot be used, and the old ones stay");
-                    reloads.failed.add_one();
-                }
-                false
-            }
-        }
-    }
-}
-
-/// How many days a certificate has left, where that is to be said now: from two weeks before its end, and
-/// once a day.
-fn days_to_warn_of(not_after: i64, warned: Option<SystemTime>, now: SystemTime) -> Option<i128> {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH);
-    let left = i128::from(not_after) - i128::from(since.unwrap_or_default().as_secs());
-    let is_due = |at: SystemTime| now.duration_since(at).is_ok_and(|since| since >= DAILY);
-    let is_said = left < i128::from(SOON.as_secs()) && warned.is_none_or(is_due);
-    is_said.then(|| left.div_euclid(i128::from(DAILY.as_secs())))
-}
-
-fn stamps(files: &CertificateFiles) -> [Option<Stamp>; 2] {
-    [stamp(&files.cert), stamp(&files.key)]
-}
-
-/// A certificate with its key, and what it says.
-fn pair(
-    files: &CertificateFiles,
-    provider: &CryptoProvider,
-) -> Result<(Arc<CertifiedKey>, Certificate), TlsError> {
-    let chain = certificates_in(&files.cert)?;
-    let unclear = |reason| TlsError::Certificate {
-        path: files.cert.clone(),
-        reason,
-    };
-    let says = Certificate::parse(&chain[0]).map_err(unclear)?;
-    let key = key_in(&files.key)?;
-    let key = CertifiedKey::from_der(chain, key, provider);
-    let key = key.map_err(|source| TlsError::Identity {
-        path: files.cert.clone(),
-        source,
-    })?;
-    Ok((Arc::new(key), says))
-}
-
-fn verifier(
-    settings: &ClientCertificates,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let ca: &Path = &settings.ca;
-    let authorities: RootCertStore = authorities_among(&certificates_in(ca)?, ca)?;
-    let builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(provider));
-    let builder = match settings.required {
-        true => builder,
-        false => builder.allow_unauthenticated(),
-    };
-    Ok(builder
-        .build()
-        .expect("there is an authority, and no list of revoked certificates"))
-}
-
-/// Certificates by the names that clients ask for. Several for one name differ in their kind of key:
-/// a client is shown the first that it can verify.
-#[derive(Debug)]
-struct ByName {
-    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    /// `*.example.com` stands under `example.com`.
-    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    /// The first, and those for its hosts.
-    default: Vec<Arc<CertifiedKey>>,
-    unknown_name: UnknownName,
-}
-
-impl ByName {
-    fn new(certificates: &[Shown], unknown_name: UnknownName) -> Self {
-        let mut by_name = Self {
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
-            default: Vec::new(),
-            unknown_name,
-        };
-        for shown in certificates {
-            for host in shown.says.hosts() {
-                let (names, host) = match host.strip_prefix("*.") {
-                    Some(domain) => (&mut by_name.wildcard, domain),
-                    None => (&mut by_name.exact, host),
-                };
-                let keys = names.entry(host.to_owned()).or_default();
-                keys.push(Arc::clone(&shown.key));
-            }
-            let first = &certificates[0];
-            if shown.says.hosts().eq(first.says.hosts()) {
-                by_name.default.push(Arc::clone(&shown.key));
-            }
-        }
-        by_name
-    }
-
-    /// Those for the host that a client asks for.
-    fn find(&self, host: Option<&str>) -> Option<&[Arc<CertifiedKey>]> {
-        let of_host = host.and_then(|host| {
-            let host = host.to_ascii_lowercase();
-            self.exact.get(&host).or_else(|| {
-                let (_, domain) = host.split_once('.')?;
-                self.wildcard.get(domain)
-            })
-        });
-        match (of_host, self.unknown_name) {
-            (Some(keys), _) => Some(keys),
-            (None, UnknownName::Default) => Some(&self.default),
-            (None, UnknownName::Refuse) => None,
-        }
-    }
-}
-
-impl ResolvesServerCert for ByName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.find(hello.server_name())?;
-        let known = hello.signature_schemes();
-        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(known).is_some();
-        keys.iter().find(fits).or(keys.first()).cloned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
+    use std::{fs::OpenOptions, process::Command, thread};
 
-    use super::*;
+    use super::{super::testing::Folder, *};
+    use crate::config::{CertificateFiles, UnknownName};
 
-    struct Folder(tempfile::TempDir);
-
-    impl Folder {
-        fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
-        }
-
-        /// Writes a certificate for these hosts, and its key.
-        fn write(&self, name: &str, hosts: &[&str]) -> CertificateFiles {
-            let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(hosts).unwrap();
-            params.not_after = rcgen::date_time_ymd(2030, 1, 1);
-            let certificate = params.self_signed(&key).unwrap();
-            let path = |suffix: &str| self.0.path().join(format!("{name}{suffix}.pem"));
-            std::fs::write(path(""), certificate.pem()).unwrap();
-            std::fs::write(path("-key"), key.serialize_pem()).unwrap();
-            CertificateFiles {
-                cert: path(""),
-                key: path("-key"),
-            }
-        }
-    }
-
-    fn settings(certificates: Vec<CertificateFiles>, unknown_name: UnknownName) -> Arc<ListenTls> {
-        Arc::new(ListenTls {
-            certificates,
-            unknown_name,
+    fn server(files: &CertificateFiles) -> Server {
+        let settings = ListenTls {
+            certificates: vec![files.clone()],
+            unknown_name: UnknownName::Default,
             min_version: TlsVersion::Tls12,
             client: None,
             hsts: None,
-        })
-    }
-
-    #[test]
-    fn a_name_is_looked_for_as_it_is_then_by_its_domain_and_then_the_first_is_shown() {
-        let folder = Folder::new();
-        let files = [
-            folder.write("first", &["example.com"]),
-            folder.write("wild", &["*.example.com"]),
-            folder.write("shop", &["shop.example.com"]),
-        ];
-        let open = |unknown_name| {
-            let server = Server::open(&settings(files.to_vec(), unknown_name)).unwrap();
-            let files = server.files();
-            let keys: Vec<_> = files
-                .certificates
-                .iter()
-                .map(|shown| Arc::clone(&shown.key))
-                .collect();
-            (ByName::new(&files.certificates, unknown_name), keys)
         };
-        let (by_name, keys) = open(UnknownName::Default);
-        let (strict, _) = open(UnknownName::Refuse);
-        for (host, place, is_known) in [
-            (Some("example.com"), 0, true),
-            (Some("shop.example.com"), 2, true),
-            (Some("Shop.Example.com"), 2, true),
-            (Some("hat.example.com"), 1, true),
-            (Some("a.hat.example.com"), 0, false),
-            (Some("example.org"), 0, false),
-            (None, 0, false),
-        ] {
-            let found = by_name.find(host).unwrap();
-            assert!(Arc::ptr_eq(&found[0], &keys[place]), "{host:?}");
-            assert_eq!(strict.find(host).is_some(), is_known, "{host:?}");
-        }
+        Server::open(&Arc::new(settings)).unwrap()
     }
 
-    #[test]
-    fn a_certificate_is_warned_of_two_weeks_before_its_end_and_then_once_a_day() {
-        const DAY: u64 = 24 * 3600;
-        let day = |day: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(day * DAY);
-        for (today, warned, days) in [
-            (85, None, None),
-            (86, None, None),
-            (87, None, Some(13)),
-            (87, Some(87), None),
-            (88, Some(87), Some(12)),
-            (100, Some(99), Some(0)),
-            (102, Some(101), Some(-2)),
-        ] {
-            let said = days_to_warn_of(100 * DAY as i64, warned.map(day), day(today));
-            assert_eq!(said, days, "{today} {warned:?}");
-        }
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
     }
 
     #[test]
     fn a_file_that_has_changed_is_read_again_and_a_broken_one_is_not_used() {
         let folder = Folder::new();
         let files = folder.write("a", &["a.example.com"]);
-        let server = Server::open(&settings(vec![files.clone()], UnknownName::Default)).unwrap();
-        let now = SystemTime::UNIX_EPOCH;
+        let server = server(&files);
         let shown = || server.certificates().remove(0);
         let (before, first) = (server.current(), shown());
-        server.look_after(now);
+        server.look_after(now());
         assert!(
             Arc::ptr_eq(&before, &server.current()),
             "nothing has changed"
         );
 
         std::fs::write(&files.cert, "-----BEGIN CERTIFICATE-----").unwrap();
-        server.look_after(now);
-        server.look_after(now);
+        server.look_after(now());
+        server.look_after(now());
         assert!(Arc::ptr_eq(&before, &server.current()));
         let error = shown().error.unwrap();
         assert!(
@@ -595,25 +333,53 @@ mod tests {
         // The certificate is there, and its key is not yet.
         let other = folder.write("b", &["b.example.com"]);
         std::fs::copy(&other.cert, &files.cert).unwrap();
-        server.look_after(now);
+        server.look_after(now());
         assert!(
             shown()
                 .error
                 .is_some_and(|error| error.contains("with its key"))
         );
         std::fs::copy(&other.key, &files.key).unwrap();
-        server.look_after(now);
+        server.look_after(now());
         assert_eq!(shown().error, None);
         assert_eq!(shown().hosts, ["b.example.com"]);
         assert_eq!(server.reloads.taken.value(), 1);
         assert!(!Arc::ptr_eq(&before, &server.current()));
         std::fs::remove_file(&files.key).unwrap();
-        server.look_after(now);
+        server.look_after(now());
         assert!(
             shown()
                 .error
                 .is_some_and(|error| error.contains("cannot read"))
         );
         assert_eq!(shown().hosts, ["b.example.com"]);
+    }
+
+    /// A pipe that nothing is written to is as a file on a server that does not answer.
+    #[test]
+    fn a_file_that_takes_for_ever_to_be_read_holds_up_none_that_asks_what_is_shown() {
+        let folder = Folder::new();
+        let files = folder.write("a", &["a.example.com"]);
+        let server = Arc::new(server(&files));
+        let first = server.certificates().remove(0);
+        std::fs::remove_file(&files.cert).unwrap();
+        let made = Command::new("mkfifo").arg(&files.cert).status().unwrap();
+        assert!(made.success());
+        let reading = Arc::clone(&server);
+        let reading = thread::spawn(move || reading.look_after(now()));
+        // What opens it for writing waits until it is being read.
+        let pipe = OpenOptions::new().write(true).open(&files.cert).unwrap();
+        assert_eq!(server.certificates()[0].error, None);
+        assert_eq!(server.certificates()[0].fingerprint, first.fingerprint);
+        assert!(server.error_of_clients().is_none());
+        server.current();
+        let since = Instant::now().checked_sub(STALLED).unwrap();
+        *server.looking.lock() = Some(since);
+        let error = server.certificates().remove(0).error;
+        let says = "the file system has not answered for 10 seconds";
+        assert_eq!(error.as_deref(), Some(says));
+        drop(pipe);
+        reading.join().unwrap();
+        assert_ne!(server.certificates()[0].error.as_deref(), Some(says));
     }
 }

@@ -1,8 +1,9 @@
 //! The certificate that a client is shown: by its name, and the newest that can be used.
 
-use std::fs;
+use std::{fs, process::Command, time::Duration};
 
 use rustls::{AlertDescription, Error};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Site, answer, ask, certificate_in};
 use crate::support::eventually;
@@ -99,6 +100,35 @@ async fn a_new_certificate_is_shown_and_a_broken_one_is_not_and_no_connection_is
 
     ask(&mut old, "/site/", "").await.unwrap();
     assert!(answer(&mut old).await.starts_with("HTTP/1.1 200"));
+}
+
+/// A pipe that nothing is written to is as a file on a server that does not answer.
+#[tokio::test]
+async fn a_file_that_takes_for_ever_to_be_read_holds_up_nothing() {
+    let site = Site::start("").await;
+    let key = site.folder.join("site-key.pem");
+    let pipe = site.folder.join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    fs::rename(&pipe, &key).unwrap();
+    // What opens it for writing waits until it is being read.
+    let path = key.clone();
+    let opening = spawn_blocking(move || fs::OpenOptions::new().write(true).open(path));
+    let pipe = timeout(Duration::from_secs(20), opening).await;
+    let pipe = pipe.expect("the new file is read").unwrap().unwrap();
+
+    let metrics = site.proxy.page("/metrics").await.text().await.unwrap();
+    assert!(metrics.contains("callboard_tls_certificate_unusable"));
+    assert!(site.status().await["certificates"][0]["error"].is_null());
+    let answer = site.client().get("/site/").await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    site.proxy.drain().await;
+    drop(pipe);
 }
 
 #[tokio::test]
