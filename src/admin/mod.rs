@@ -199,10 +199,9 @@ mod tests {
         config.routes.clear();
         let directory =
             Directory::start(&config, BTreeMap::new(), &saved::Contents::default()).unwrap();
-        let generation = proxy::Generation::new(&config, directory, &proxy::Rates::new(&config));
+        let generation = proxy::Generation::new(Arc::new(config), directory);
         let context = Context {
             view: View {
-                config: Arc::new(config),
                 shared: Arc::new(proxy::Shared::new(generation, config::Access::Off)),
                 workers: Vec::new(),
                 connections: Box::new(|| 0),

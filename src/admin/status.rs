@@ -143,13 +143,13 @@ impl Status {
                     refused: worker.refused.value(),
                 })
                 .collect(),
-            routes: std::iter::zip(0.., &view.config.routes)
+            routes: std::iter::zip(0.., &generation.config.routes)
                 .filter(|_| selection.begins())
                 .filter(|(_, route)| selection.names_one_of(&route.goal))
                 .map(|(place, route)| {
                     let split = directory.splits().get(&place);
                     let rate = generation.targets[place].rate.as_deref();
-                    RouteStatus::of(route, split.map(AsRef::as_ref), rate, &view.config)
+                    RouteStatus::of(route, split.map(AsRef::as_ref), rate, &generation.config)
                 })
                 .chain(
                     tagged
@@ -173,7 +173,7 @@ impl Status {
                 .map(|service| Arc::clone(service.name()))
                 .collect(),
             snapshot: view.snapshot.as_ref().map(|store| store.status()),
-            registries: view
+            registries: generation
                 .config
                 .registries
                 .iter()

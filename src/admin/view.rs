@@ -11,7 +11,6 @@ use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
     control::access::Access,
     proxy::{Shared, Worker},
     saved::Store,
@@ -20,8 +19,6 @@ use crate::{
 
 /// What the admin server shows.
 pub struct View {
-    /// The configuration that runs.
-    pub config: Arc<Config>,
     /// The generation, and whether the proxy is ready or draining.
     pub shared: Arc<Shared>,
     /// The workers' own counters.

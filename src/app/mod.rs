@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
     discovery::{self, Directory},
     embedded,
     listen::{BindError, Bound},
-    proxy::{Generation, Rates, Shared, Worker},
+    proxy::{Generation, Shared, Worker},
     registry::{self, BuildError, Registry},
     saved::{Contents, Store},
     tls::TlsError,
@@ -31,7 +34,6 @@ use predecessor::Predecessor;
 
 /// A proxy that runs.
 pub struct App {
-    config: Arc<Config>,
     shared: Arc<Shared>,
     workers: Workers,
     listeners: Vec<SocketAddr>,
@@ -96,8 +98,7 @@ impl App {
             .map_or_else(Contents::default, |store| store.read());
         let directory = Directory::start(&config, registries, &saved)?;
         drop(saved);
-        let rates = Rates::new(&config);
-        let generation = Generation::new(&config, Arc::clone(&directory), &rates);
+        let generation = Generation::new(Arc::clone(&config), directory);
         let shared = Arc::new(Shared::new(generation, config.log.access));
         let workers = (0..workers)
             .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
@@ -106,7 +107,6 @@ impl App {
 
         let handover = CancellationToken::new();
         let view = admin::View {
-            config: Arc::clone(&config),
             shared: Arc::clone(&shared),
             workers: workers.all().to_vec(),
             connections: Box::new(workers.connection_count()),
@@ -116,9 +116,8 @@ impl App {
             handover: handover.clone(),
         };
         tasks.spawn(|ending| admin.run(view, ending));
-        tasks.follow(&config, &shared, &directory, rates, snapshot);
+        tasks.follow(&shared, snapshot);
         Ok(Self {
-            config,
             shared,
             workers,
             listeners,
@@ -153,13 +152,13 @@ impl App {
     /// deadline, and stops the watchers last. It goes on accepting for as long as that takes, so
     /// that the address is not dead; a successor that wants the addresses gets them at once.
     pub async fn drain(self) {
-        let notice = self.config.drain.notice;
+        let notice = self.shared.generation.load().config.drain.notice;
         self.drain_after(notice).await;
     }
 
     /// The same with a notice of its own.
     pub async fn drain_after(self, notice: Duration) {
-        let deadline = self.config.drain.deadline;
+        let deadline = self.shared.generation.load().config.drain.deadline;
         self.shared.draining.store(true, Relaxed);
         self.shared.ready.store(false, Relaxed);
         tracing::info!(?notice, ?deadline, "draining");
@@ -178,8 +177,7 @@ impl App {
                 }
                 () = finished.cancelled() => {}
             }
-            let directory = Arc::clone(&self.shared.generation.load().directory);
-            directory.stop().await;
+            self.shared.directory().stop().await;
             self.tasks.end().await;
         };
         let (cut, ()) = tokio::join!(finishing, ending);
@@ -207,23 +205,16 @@ impl ControlTasks {
     }
 
     /// Begins the tasks that follow what the registries say.
-    fn follow(
-        &mut self,
-        config: &Arc<Config>,
-        shared: &Arc<Shared>,
-        directory: &Arc<Directory>,
-        rates: Rates,
-        snapshot: Option<Arc<Store>>,
-    ) {
-        let clones = || (Arc::clone(shared), Arc::clone(directory));
-        let (state, services) = clones();
-        self.spawn(|ending| follow_tags(state, Arc::clone(config), services, rates, ending));
-        let (state, services) = clones();
+    fn follow(&mut self, shared: &Arc<Shared>, snapshot: Option<Arc<Store>>) {
+        let state = Arc::clone(shared);
+        self.spawn(|ending| follow_tags(state, ending));
         if let Some(store) = snapshot {
-            self.spawn(|ending| discovery::keep(Arc::clone(directory), store, ending));
+            let state = Arc::clone(shared);
+            let directory = move || state.directory();
+            self.spawn(|ending| discovery::keep(directory, store, ending));
         }
-        let limit = config.admin.ready_timeout;
-        self.spawn(|ending| become_ready(state, services, limit, ending));
+        let state = Arc::clone(shared);
+        self.spawn(|ending| become_ready(state, ending));
     }
 
     /// Ends them all.
@@ -293,18 +284,11 @@ fn store(config: &Config) -> Option<Arc<Store>> {
 }
 
 /// Makes a new generation whenever the routes that tags make have changed.
-async fn follow_tags(
-    shared: Arc<Shared>,
-    config: Arc<Config>,
-    directory: Arc<Directory>,
-    rates: Rates,
-    ending: CancellationToken,
-) {
-    let mut changes = directory.tagged_changes();
+async fn follow_tags(shared: Arc<Shared>, ending: CancellationToken) {
+    let mut changes = shared.directory().tagged_changes();
     loop {
         // Once at the beginning, too: something may have changed before this began to listen.
-        let generation = Generation::new(&config, Arc::clone(&directory), &rates);
-        shared.publish(generation);
+        shared.update(Generation::with_tags_of_now);
         tokio::select! {
             () = ending.cancelled() => return,
             Ok(()) = changes.changed() => {}
@@ -316,29 +300,32 @@ async fn follow_tags(
 /// answered, or failed, or after so long: one that refuses our token is seen by then.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
-/// Ready when everything declared was read once; after `limit` all the same, with the missing
-/// ones named, so that one dead registry does not hold the others' traffic.
-async fn become_ready(
-    shared: Arc<Shared>,
-    directory: Arc<Directory>,
-    limit: Duration,
-    ending: CancellationToken,
-) {
+/// Ready when everything declared was read once; after `admin.ready_timeout` all the same, with the
+/// missing ones named, so that one dead registry does not hold the others' traffic.
+async fn become_ready(shared: Arc<Shared>, ending: CancellationToken) {
     let began = Instant::now();
-    let late = began + limit;
+    let late = began + shared.generation.load().config.admin.ready_timeout;
+    let confirmed = began + CONFIRMED;
+    let mut directory = shared.directory();
+    let mut heard = directory.heard();
     let mut awaited = directory.awaited();
     loop {
+        let now = Instant::now();
+        let current = shared.directory();
+        if !Arc::ptr_eq(&current, &directory) {
+            (awaited, directory) = (current.awaited(), current);
+        }
         // What was read once stays so: one that was not is enough to know.
         while awaited.last().is_some_and(|service| service.is_settled()) {
             awaited.pop();
         }
-        let is_late = Instant::now() >= late;
+        let is_late = now >= late;
         let unread = match awaited.is_empty() || is_late {
             true => directory.unread(),
             false => Vec::new(),
         };
         let is_read = awaited.is_empty() && unread.is_empty();
-        let waits = || began.elapsed() < CONFIRMED && directory.is_unconfirmed();
+        let waits = || now < confirmed && directory.is_unconfirmed();
         if is_late || (is_read && !waits()) {
             if unread.is_empty() {
                 tracing::info!("ready");
@@ -350,9 +337,14 @@ async fn become_ready(
             }
             return;
         }
+        let next = match now < confirmed {
+            true => confirmed.min(late),
+            false => late,
+        };
         tokio::select! {
             () = ending.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            Ok(()) = heard.changed() => {}
+            () = sleep_until(next) => {}
         }
     }
 }

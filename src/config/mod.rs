@@ -311,6 +311,15 @@ impl Conditions {
 }
 
 impl Route {
+    /// Which requests it takes, as a text that no other route has.
+    pub fn matching(&self) -> String {
+        let (host, path) = (&self.host, &self.path);
+        match self.conditions() {
+            none if none.is_empty() => format!("{host}{path}"),
+            conditions => format!("{host}{path} {conditions:?}"),
+        }
+    }
+
     /// What it asks of a request beside its host and path.
     pub fn conditions(&self) -> &Conditions {
         self.conditions.as_deref().unwrap_or(Conditions::NONE)

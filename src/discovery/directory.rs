@@ -13,8 +13,9 @@ use tokio::{sync::watch as state, task::JoinHandle, time::Instant};
 
 use super::{
     Tagged,
-    factory::{CatalogView, Found, ServiceFactory, StartError},
+    factory::{CatalogOrigin, CatalogView, Found, ServiceFactory, StartError},
     tag_routes::{LINGER, Plan, Running},
+    watched::{Watched, Watchers},
 };
 use crate::{
     config,
@@ -25,28 +26,32 @@ use crate::{
 
 /// All services of a proxy, and their watchers.
 pub struct Directory {
-    maker: ServiceFactory,
+    pub(super) maker: ServiceFactory,
     /// Those that routes name outright, and fallbacks.
-    declared: BTreeMap<Arc<str>, Arc<Service>>,
+    pub(super) declared: BTreeMap<Arc<str>, Arc<Service>>,
+    /// Their watchers.
+    pub(super) watchers: Mutex<HashMap<Arc<str>, Watchers>>,
     /// How the requests of routes are parted, by the places of these routes in the file.
-    splits: BTreeMap<usize, Arc<Split>>,
+    pub(super) splits: BTreeMap<usize, Arc<Split>>,
     /// The catalogs that template routes and tags need, by registry.
-    catalogs: BTreeMap<Arc<str>, Arc<CatalogView>>,
+    pub(super) catalogs: BTreeMap<Arc<str>, Arc<CatalogView>>,
     /// Those that template routes have reached.
-    found: ArcSwap<HashMap<Arc<str>, Arc<Service>>>,
+    pub(super) found: ArcSwap<HashMap<Arc<str>, Arc<Service>>>,
+    /// Their watchers.
+    pub(super) catalog_watchers: Mutex<BTreeMap<Arc<str>, JoinHandle<()>>>,
     /// Serialises changes of `found`.
-    founding: Mutex<Founding>,
+    pub(super) founding: Mutex<Founding>,
     /// Serialises changes of `tagged`.
-    running: Mutex<Running>,
+    pub(super) running: Mutex<Running>,
     tagged: ArcSwap<Tagged>,
-    tagged_changed: state::Sender<()>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) tagged_changed: Arc<state::Sender<()>>,
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
-struct Founding {
+pub(super) struct Founding {
     /// The watchers of services in `found` that are not declared.
-    watchers: HashMap<Arc<str>, Vec<JoinHandle<()>>>,
+    pub(super) watchers: HashMap<Arc<str>, Watchers>,
     unlisted: HashMap<Arc<str>, Instant>,
 }
 
@@ -73,45 +78,89 @@ impl Directory {
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
         saved: &saved::Contents,
     ) -> Result<Arc<Self>, StartError> {
-        let mut directory = Self {
-            maker: ServiceFactory::new(config, registries)?,
+        let mut directory = Self::empty(ServiceFactory::new(config, registries)?);
+        for name in config.declared() {
+            directory.declare(name, saved)?;
+        }
+        directory.splits = directory.split_routes(config, None);
+        directory.follow_catalogs(config, saved, None)?;
+        let directory = Self::begin(directory);
+        directory.make_remembered(saved)?;
+        Ok(directory)
+    }
+
+    pub(super) fn empty(maker: ServiceFactory) -> Self {
+        Self {
+            maker,
             declared: BTreeMap::new(),
+            watchers: Mutex::default(),
             splits: BTreeMap::new(),
             catalogs: BTreeMap::new(),
+            catalog_watchers: Mutex::default(),
             found: ArcSwap::default(),
             founding: Mutex::default(),
             running: Mutex::default(),
             tagged: ArcSwap::default(),
-            tagged_changed: state::Sender::new(()),
+            tagged_changed: Arc::default(),
             tasks: Mutex::default(),
-        };
-        let mut tasks = Vec::new();
-        for name in config.declared() {
-            if !directory.declared.contains_key(name) {
-                let (service, watchers) = directory.maker.make(name, saved)?;
-                service.usage().keep();
-                tasks.extend(watchers);
-                directory.declared.insert(Arc::clone(name), service);
-            }
         }
-        directory.splits = directory.split_routes(config);
-        let has_templates = config
-            .routes
-            .iter()
-            .any(|route| route.goal == config::Goal::Template);
+    }
+
+    /// Makes a declared service, unless it is there.
+    pub(super) fn declare(
+        &mut self,
+        name: &Arc<str>,
+        saved: &saved::Contents,
+    ) -> Result<(), StartError> {
+        if !self.declared.contains_key(name) {
+            let Watched { service, watchers } = self.maker.make(name, saved)?;
+            service.usage().keep();
+            lock(&self.watchers).insert(Arc::clone(name), watchers);
+            self.declared.insert(Arc::clone(name), service);
+        }
+        Ok(())
+    }
+
+    /// Begins to watch the catalogs that are needed; or goes on with one that another directory has.
+    pub(super) fn follow_catalogs(
+        &mut self,
+        config: &config::Config,
+        saved: &saved::Contents,
+        before: Option<&Self>,
+    ) -> Result<(), StartError> {
+        let mut routes = config.routes.iter();
+        let has_templates = routes.any(|route| route.goal == config::Goal::Template);
         for (registry, settings) in &config.registries {
             let is_default = config.defaults.origin.registries().contains(registry);
             let for_templates = has_templates && is_default && settings.kind.lists_services();
             let for_tags = settings.routes.is_some();
-            if for_templates || for_tags {
-                let saved = saved.catalog(registry);
-                let maker = &directory.maker;
-                let (view, task) = maker.watch_catalog(registry, for_templates, for_tags, saved)?;
-                tasks.push(task);
-                directory.catalogs.insert(Arc::clone(registry), view);
+            if !for_templates && !for_tags {
+                continue;
             }
+            let same = before.filter(|before| !self.maker.is_other_than(&before.maker, registry));
+            let known = same.and_then(|before| before.catalogs.get(registry));
+            let goes_on = known.filter(|view| view.is_for(for_templates, for_tags, settings));
+            if let Some(view) = goes_on {
+                self.catalogs.insert(Arc::clone(registry), Arc::clone(view));
+                continue;
+            }
+            let last = before.and_then(|before| before.catalogs.get(registry));
+            let origin = match last {
+                Some(last) => CatalogOrigin::Before(last),
+                None => CatalogOrigin::Saved(saved.catalog(registry)),
+            };
+            let purpose = (for_templates, for_tags);
+            let (view, task) = self.maker.watch_catalog(registry, purpose, origin)?;
+            lock(&self.catalog_watchers).insert(Arc::clone(registry), task);
+            self.catalogs.insert(Arc::clone(registry), view);
         }
+        Ok(())
+    }
+
+    /// Has a directory look after itself from now on.
+    pub(super) fn begin(directory: Self) -> Arc<Self> {
         let directory = Arc::new(directory);
+        let mut tasks = Vec::new();
         if !directory.catalogs.is_empty() {
             tasks.push(tokio::spawn(forget_unlisted(Arc::downgrade(&directory))));
         }
@@ -120,8 +169,7 @@ impl Directory {
             tasks.push(tokio::spawn(follow));
         }
         *lock(&directory.tasks) = tasks;
-        directory.make_remembered(saved)?;
-        Ok(directory)
+        directory
     }
 
     /// Makes what template routes had reached before the start, and what tags had made, as far as
@@ -140,17 +188,21 @@ impl Directory {
         Ok(())
     }
 
-    fn split_routes(&self, config: &config::Config) -> BTreeMap<usize, Arc<Split>> {
+    pub(super) fn split_routes(
+        &self,
+        config: &config::Config,
+        before: Option<&Self>,
+    ) -> BTreeMap<usize, Arc<Split>> {
+        let known = before.map(|before| before.splits.values().map(|split| (split.of(), split)));
+        let known: HashMap<_, _> = known.into_iter().flatten().collect();
         let routes = std::iter::zip(0.., &config.routes);
         let split = |(place, route): (usize, &config::Route)| {
             let config::Goal::Split(shares) = &route.goal else {
                 return None;
             };
-            let shares = shares.iter().map(|share| {
-                let service = Arc::clone(&self.declared[&share.service]);
-                (service, share.weight)
-            });
-            Some((place, Arc::new(self.maker.split(shares))))
+            let of = route.matching();
+            let before = known.get(&*of).map(AsRef::as_ref);
+            Some((place, Arc::new(self.split_after(of, before, shares))))
         };
         routes.filter_map(split).collect()
     }
@@ -165,9 +217,12 @@ impl Directory {
 
     fn abort(&self) -> Vec<JoinHandle<()>> {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.extend(std::mem::take(&mut *lock(&self.catalog_watchers)).into_values());
+        let declared = std::mem::take(&mut *lock(&self.watchers));
         let found = std::mem::take(&mut lock(&self.founding).watchers);
-        tasks.extend(found.into_values().flatten());
-        tasks.extend(lock(&self.running).stop());
+        let made = declared.into_values().chain(found.into_values());
+        tasks.extend(made.flat_map(Watchers::all));
+        tasks.extend(lock(&self.running).stop().flat_map(Watchers::all));
         for task in &tasks {
             task.abort();
         }
@@ -221,7 +276,7 @@ impl Directory {
     }
 
     /// The catalogs that template routes look into.
-    fn template_catalogs(&self) -> impl Iterator<Item = &Arc<CatalogView>> {
+    pub(super) fn template_catalogs(&self) -> impl Iterator<Item = &Arc<CatalogView>> {
         self.catalogs
             .values()
             .filter(|catalog| catalog.for_templates)
@@ -235,6 +290,11 @@ impl Directory {
     /// Wakes whenever the routes that tags make have changed.
     pub fn tagged_changes(&self) -> state::Receiver<()> {
         self.tagged_changed.subscribe()
+    }
+
+    /// Wakes whenever a registry has said something, be it that it cannot be read.
+    pub fn heard(&self) -> state::Receiver<()> {
+        self.maker.heard.subscribe()
     }
 
     /// What services have where nothing else is said.
@@ -386,7 +446,7 @@ impl Directory {
         let service = if let Some(declared) = self.declared.get(written) {
             Arc::clone(declared)
         } else {
-            let (service, watchers) = self.maker.make(written, saved)?;
+            let Watched { service, watchers } = self.maker.make(written, saved)?;
             founding.watchers.insert(Arc::clone(name), watchers);
             service
         };
@@ -397,7 +457,7 @@ impl Directory {
     }
 
     /// Makes the routes that the catalogs' tags ask for now, and says so where they differ.
-    fn follow_tags(&self, now: Instant, saved: &saved::Contents) {
+    pub(super) fn follow_tags(&self, now: Instant, saved: &saved::Contents) {
         let mut plan = Plan::default();
         let views = self.catalogs.iter().filter(|(_, view)| view.for_tags);
         for (registry, view) in views {
@@ -444,14 +504,14 @@ impl Directory {
         for name in gone {
             left.remove(&name);
             founding.unlisted.remove(&name);
-            for watcher in founding.watchers.remove(&name).into_iter().flatten() {
-                watcher.abort();
+            if let Some(watchers) = founding.watchers.remove(&name) {
+                watchers.abort();
             }
         }
         self.found.store(Arc::new(left));
     }
 
-    fn listing(&self, name: &str) -> Found {
+    pub(super) fn listing(&self, name: &str) -> Found {
         let mut listing = Found::Absent;
         for catalog in self.template_catalogs() {
             match catalog.find(name) {
@@ -494,6 +554,6 @@ async fn follow_tags(directory: std::sync::Weak<Directory>, mut read: state::Rec
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
 }

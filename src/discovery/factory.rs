@@ -16,7 +16,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::tag_routes::{Made, Wanted};
+use super::{
+    tag_routes::Wanted,
+    watched::{Watched, Watchers},
+};
 use crate::{
     config::{self, Origin, Subset},
     instance::{InstanceSet, in_any_case},
@@ -45,8 +48,8 @@ use crate::{
 pub(super) struct ServiceFactory {
     workers: usize,
     control: Handle,
-    registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
-    settings: BTreeMap<Arc<str>, config::Registry>,
+    pub(super) registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+    pub(super) settings: BTreeMap<Arc<str>, config::Registry>,
     /// What services have where nothing else is said.
     pub(super) defaults: Arc<config::Service>,
     described: BTreeMap<Arc<str>, Arc<config::Service>>,
@@ -56,10 +59,12 @@ pub(super) struct ServiceFactory {
     /// Which subsets routes want, of whom.
     subsets: Vec<(config::Goal, Arc<Subset>)>,
     /// One for all services with the same settings.
-    tls: HashMap<config::EndpointTls, Arc<Tls>>,
-    prober: Arc<Prober>,
+    pub(super) tls: HashMap<config::EndpointTls, Arc<Tls>>,
+    pub(super) prober: Arc<Prober>,
     /// Told whenever a set or a catalog has changed.
     pub(super) changes: Arc<Notify>,
+    /// Told whenever a registry has said something, be it that it cannot be read.
+    pub(super) heard: Arc<state::Sender<()>>,
 }
 
 /// A registry's catalog, and what of it may be reached.
@@ -76,6 +81,14 @@ pub(super) struct CatalogView {
     /// When the registry said what is in `names`, where that was before the start.
     remembered: Mutex<Option<SystemTime>>,
     pub(super) status: Arc<WatchStatus>,
+}
+
+/// What a catalog is until its registry lists its services.
+pub(super) enum CatalogOrigin<'a> {
+    /// What was saved of it before the start, if anything was.
+    Saved(Option<&'a saved::Catalog>),
+    /// What another view of it shows.
+    Before(&'a CatalogView),
 }
 
 /// Why the services cannot be made. `Config` rules out all but the last.
@@ -103,6 +116,15 @@ impl ServiceFactory {
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
     ) -> Result<Self, StartError> {
+        Self::with_tls(config, registries, &HashMap::new())
+    }
+
+    /// The same with files that were read before, where the settings are the same.
+    pub(super) fn with_tls(
+        config: &config::Config,
+        registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+        opened: &HashMap<config::EndpointTls, Arc<Tls>>,
+    ) -> Result<Self, StartError> {
         Ok(Self {
             workers: config.workers.get(),
             control: Handle::current(),
@@ -112,9 +134,10 @@ impl ServiceFactory {
             described: config.services.clone(),
             spellings: spellings(config),
             subsets: wanted_subsets(config),
-            tls: open_tls(config)?,
+            tls: open_tls(config, opened)?,
             prober: Arc::default(),
             changes: Arc::default(),
+            heard: Arc::default(),
         })
     }
 
@@ -123,29 +146,52 @@ impl ServiceFactory {
         &self,
         name: &Arc<str>,
         saved: &saved::Contents,
-    ) -> Result<(Arc<Service>, Vec<JoinHandle<()>>), StartError> {
+    ) -> Result<Watched, StartError> {
         let subsets = self.subsets_of(name);
         let service = self.service(name, Arc::clone(self.policy(name)), subsets);
+        self.remember(&service, saved);
+        let registries = self.watch_all(&service)?;
+        let checks = self.check(&service);
+        Ok(Watched {
+            service,
+            watchers: Watchers { registries, checks },
+        })
+    }
+
+    /// Lets a service have what its origin says: at once what stands in the file, and what its
+    /// registries say from now on.
+    pub(super) fn watch_all(
+        &self,
+        service: &Arc<Service>,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
         let origin = &service.policy().origin;
         if let Origin::Inline(instances) = origin {
-            shrink_guard::apply(&service, MemberEvent::Fixed(instances.clone()));
+            shrink_guard::apply(service, MemberEvent::Fixed(instances.clone()));
         }
-        self.remember(&service, saved);
         let mut watchers = origin
             .registries()
             .iter()
             .enumerate()
-            .map(|(place, registry)| self.watch(&service, place, registry))
+            .map(|(place, registry)| self.watch(service, place, registry))
             .collect::<Result<Vec<_>, _>>()?;
         for name in origin.registries() {
             let (registry, _) = self.registry(name)?;
             if let Some(other) = registry.other_host() {
-                let of = Arc::downgrade(&service);
+                let of = service.reference();
                 let looking = elsewhere::watch(of, Arc::clone(name), other);
                 watchers.push(self.control.spawn(looking));
             }
         }
-        Ok((service, watchers))
+        Ok(watchers)
+    }
+
+    /// Begins the service's own checks of its endpoints, where it has any.
+    pub(super) fn check(&self, service: &Arc<Service>) -> Option<JoinHandle<()>> {
+        let health = service.policy().health.clone()?;
+        let prober = Arc::clone(&self.prober);
+        // Ends with the service, too.
+        let checking = follow::run(service.reference(), health, prober);
+        Some(self.control.spawn(checking))
     }
 
     fn remember(&self, service: &Arc<Service>, saved: &saved::Contents) {
@@ -194,21 +240,34 @@ impl ServiceFactory {
         settings: &config::Registry,
     ) -> JoinHandle<()> {
         let status = Arc::clone(&service.watches()[place]);
-        let (follows, known) = (Arc::clone(service), Arc::clone(&status));
+        let (follows, known) = (service.reference(), Arc::clone(&status));
+        let heard = Arc::clone(&self.heard);
         let watching = watch::watch(source, status, settings.max_staleness, move |event| {
             if let Event::State(set) = &event {
                 known.note_state(set.instances.len(), set.skipped.clone());
             }
-            shrink_guard::apply(&follows, MemberEvent::Registry(place, event));
+            let service = follows.upgrade();
+            // One that has come to another origin since has other watchers.
+            let is_of = |service: &Arc<Service>| {
+                let current = service.watches().get(place);
+                current.is_some_and(|current| Arc::ptr_eq(current, &known))
+            };
+            if let Some(service) = service.filter(is_of) {
+                shrink_guard::apply(&service, MemberEvent::Registry(place, event));
+            }
+            heard.send_replace(());
         });
         let Some(left) = restore::counts_for(service, place, settings.max_staleness) else {
             return self.control.spawn(watching);
         };
-        let remembers = Arc::clone(service);
+        let (remembers, heard_of_that) = (service.reference(), Arc::clone(&self.heard));
         self.control.spawn(async move {
             let forgets = async {
                 tokio::time::sleep(left).await;
-                restore::give_up(&remembers, place);
+                if let Some(service) = remembers.upgrade() {
+                    restore::give_up(&service, place);
+                    heard_of_that.send_replace(());
+                }
             };
             tokio::join!(watching, forgets);
         })
@@ -221,9 +280,7 @@ impl ServiceFactory {
         subsets: Vec<Arc<Subset>>,
     ) -> Arc<Service> {
         let policy = policy.into();
-        let tls = self.tls.get(&policy.tls);
-        let tls = Arc::clone(tls.expect("opened for the defaults and each described service"));
-        let health = policy.health.clone();
+        let tls = self.tls_of(&policy);
         let changes = Arc::clone(&self.changes);
         let service = Service::new(
             Arc::clone(name),
@@ -233,18 +290,17 @@ impl ServiceFactory {
             subsets,
             changes,
         );
-        let service = Arc::new(service);
-        if let Some(health) = health {
-            // Ends with the service.
-            let prober = Arc::clone(&self.prober);
-            let checking = follow::run(Arc::downgrade(&service), health, prober);
-            self.control.spawn(checking);
-        }
-        service
+        Arc::new(service)
+    }
+
+    /// How the endpoints of a service with this policy are called that speak TLS.
+    pub(super) fn tls_of(&self, policy: &config::Service) -> Arc<Tls> {
+        let tls = self.tls.get(&policy.tls);
+        Arc::clone(tls.expect("opened for the defaults and each described service"))
     }
 
     /// Each subset once that some route wants of a service. A template may lead to any.
-    fn subsets_of(&self, name: &str) -> Vec<Arc<Subset>> {
+    pub(super) fn subsets_of(&self, name: &str) -> Vec<Arc<Subset>> {
         let mut subsets: Vec<Arc<Subset>> = Vec::new();
         for (goal, subset) in &self.subsets {
             let leads_here = *goal == config::Goal::Template
@@ -257,8 +313,13 @@ impl ServiceFactory {
     }
 
     /// How a route's requests are parted among these services.
-    pub(super) fn split(&self, shares: impl Iterator<Item = (Arc<Service>, u32)>) -> Split {
-        Split::new(shares, self.workers)
+    pub(super) fn split(
+        &self,
+        of: String,
+        shares: impl Iterator<Item = (Arc<Service>, u32)>,
+        before: Option<&Split>,
+    ) -> Split {
+        Split::after(of, shares, self.workers, before)
     }
 
     pub(super) fn policy(&self, name: &str) -> &Arc<config::Service> {
@@ -281,11 +342,22 @@ impl ServiceFactory {
         wanted: &Wanted,
         parts: state::Receiver<Vec<Part>>,
         saved: &saved::Contents,
-    ) -> Option<Made> {
-        let registry = self.registries.get(&wanted.registry)?;
-        let settings = self.settings.get(&wanted.registry)?;
+    ) -> Option<Watched> {
+        let service = self.service(name, self.tagged_policy(wanted)?, Vec::new());
+        service.usage().keep();
+        self.remember(&service, saved);
+        let registries = vec![self.watch_tagged(&service, wanted, parts)?];
+        let checks = self.check(&service);
+        Some(Watched {
+            service,
+            watchers: Watchers { registries, checks },
+        })
+    }
+
+    /// The policy of the service of a route that tags make.
+    pub(super) fn tagged_policy(&self, wanted: &Wanted) -> Option<config::Service> {
         let own = self.policy(wanted.first_service()?);
-        let policy = config::Service {
+        Some(config::Service {
             origin: Origin::Registries {
                 names: vec![Arc::clone(&wanted.registry)],
                 combine: config::Combine::Union,
@@ -298,10 +370,17 @@ impl ServiceFactory {
                 own.balance.clone()
             },
             ..config::Service::clone(own)
-        };
-        let service = self.service(name, policy, Vec::new());
-        service.usage().keep();
-        self.remember(&service, saved);
+        })
+    }
+
+    /// Begins to watch what makes the endpoints of such a service.
+    pub(super) fn watch_tagged(
+        &self,
+        service: &Arc<Service>,
+        wanted: &Wanted,
+        parts: state::Receiver<Vec<Part>>,
+    ) -> Option<JoinHandle<()>> {
+        let (registry, settings) = self.registry(&wanted.registry).ok()?;
         let inquiry = Inquiry::new(registry, Some(parts.clone()));
         service.may_ask_again(0, inquiry);
         let query = ServiceQuery {
@@ -309,8 +388,7 @@ impl ServiceFactory {
             ..ServiceQuery::default()
         };
         let source = Box::new(Merged::new(Arc::clone(registry), parts, query));
-        let watcher = self.take_over(&service, 0, source, settings);
-        Some(Made { service, watcher })
+        Some(self.take_over(service, 0, source, settings))
     }
 
     /// A registry's catalog, and its watcher. Until the registry lists its services it is what was
@@ -318,31 +396,40 @@ impl ServiceFactory {
     pub(super) fn watch_catalog(
         &self,
         name: &Arc<str>,
-        for_templates: bool,
-        for_tags: bool,
-        saved: Option<&saved::Catalog>,
+        (for_templates, for_tags): (bool, bool),
+        origin: CatalogOrigin<'_>,
     ) -> Result<(Arc<CatalogView>, JoinHandle<()>), StartError> {
         let (registry, settings) = self.registry(name)?;
         let catalog = registry
             .catalog()
             .ok_or_else(|| StartError::NoCatalog(Arc::clone(name)))?;
+        let any_case = settings.kind.takes_any_case();
+        let (names, is_read, confirmed) = match origin {
+            CatalogOrigin::Before(view) => {
+                let is_read = *view.read.borrow();
+                (view.names.load_full(), is_read, view.remembered())
+            }
+            CatalogOrigin::Saved(saved) => {
+                let names = saved.map(|saved| remembered(&saved.services, any_case));
+                let confirmed = saved.map(|saved| saved.confirmed);
+                (names.unwrap_or_default().into(), false, confirmed)
+            }
+        };
         let view = Arc::new(CatalogView {
             for_templates,
             for_tags,
-            expose: exposed(&settings.expose, settings.kind.takes_any_case()),
-            any_case: settings.kind.takes_any_case(),
-            names: ArcSwap::from_pointee(saved.map_or_else(Catalog::new, |saved| {
-                remembered(&saved.services, settings.kind.takes_any_case())
-            })),
-            read: state::Sender::new(false),
-            remembered: Mutex::new(saved.map(|saved| saved.confirmed)),
+            expose: exposed(&settings.expose, any_case),
+            any_case,
+            names: ArcSwap::new(names),
+            read: state::Sender::new(is_read),
+            remembered: Mutex::new(confirmed),
             status: Arc::new(WatchStatus::new(Arc::clone(name), None)),
         });
         let read = Arc::clone(&view);
         // What was read is kept however old it is: a 503 for a service that is known, and has no
         // endpoint, says more than a 404.
         let status = Arc::clone(&view.status);
-        let changes = Arc::clone(&self.changes);
+        let (changes, heard) = (Arc::clone(&self.changes), Arc::clone(&self.heard));
         let watching = watch::watch(catalog, status, None, move |event| {
             if let Event::State(names) = event {
                 read.status.note_state(names.len(), Vec::new());
@@ -351,6 +438,7 @@ impl ServiceFactory {
                 read.read.send_replace(true);
                 changes.notify_one();
             }
+            heard.send_replace(());
         });
         Ok((view, self.control.spawn(watching)))
     }
@@ -361,7 +449,7 @@ impl ServiceFactory {
         registries.filter_map(|(name, registry)| Some((name, registry.watches()?)))
     }
 
-    fn registry(
+    pub(super) fn registry(
         &self,
         name: &Arc<str>,
     ) -> Result<(&Arc<dyn Registry>, &config::Registry), StartError> {
@@ -373,6 +461,12 @@ impl ServiceFactory {
 }
 
 impl CatalogView {
+    /// Whether these settings have the same of it reached.
+    pub(super) fn exposes_as(&self, settings: &config::Registry) -> bool {
+        let any_case = settings.kind.takes_any_case();
+        self.expose == exposed(&settings.expose, any_case) && self.any_case == any_case
+    }
+
     /// When the registry listed what is known, where that was before the start.
     pub(super) fn remembered(&self) -> Option<SystemTime> {
         *self.remembered.lock()
@@ -479,14 +573,22 @@ fn wanted_subsets(config: &config::Config) -> Vec<(config::Goal, Arc<Subset>)> {
         .collect()
 }
 
-/// Reads the TLS files of all services, each once.
-fn open_tls(config: &config::Config) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
+/// Reads the TLS files of all services, each once, but for those that are read already.
+fn open_tls(
+    config: &config::Config,
+    before: &HashMap<config::EndpointTls, Arc<Tls>>,
+) -> Result<HashMap<config::EndpointTls, Arc<Tls>>, StartError> {
     let defaults = ("defaults".to_owned(), &config.defaults);
     let services = config.services.iter();
     let services = services.map(|(name, service)| (format!("service.{name}"), &**service));
     let mut opened = HashMap::new();
     for (table, service) in std::iter::once(defaults).chain(services) {
-        if !opened.contains_key(&service.tls) {
+        if opened.contains_key(&service.tls) {
+            continue;
+        }
+        if let Some(tls) = before.get(&service.tls) {
+            opened.insert(service.tls.clone(), Arc::clone(tls));
+        } else {
             let tls = Tls::open(&service.tls).map_err(|error| StartError::Tls { table, error })?;
             opened.insert(service.tls.clone(), Arc::new(tls));
         }

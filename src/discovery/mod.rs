@@ -5,7 +5,9 @@
 mod directory;
 mod factory;
 mod persist;
+mod reload;
 mod tag_routes;
+mod watched;
 
 pub(crate) use directory::{Directory, Lookup};
 pub(crate) use factory::StartError;

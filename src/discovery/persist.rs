@@ -19,8 +19,12 @@ const SHARE: u32 = 20;
 /// What has not changed is written again for its age.
 const CONFIRM: Duration = Duration::from_secs(60);
 
-/// Keeps what a directory's services know, until `ending`, and then once more.
-pub(crate) async fn keep(directory: Arc<Directory>, store: Arc<Store>, ending: CancellationToken) {
+/// Keeps what the services of the present directory know, until `ending`, and then once more.
+pub(crate) async fn keep(
+    directory: impl Fn() -> Arc<Directory>,
+    store: Arc<Store>,
+    ending: CancellationToken,
+) {
     let mut keeper = Keeper {
         directory,
         store,
@@ -31,8 +35,10 @@ pub(crate) async fn keep(directory: Arc<Directory>, store: Arc<Store>, ending: C
     loop {
         let due = async {
             if keeper.trouble.is_none() {
+                let directory = (keeper.directory)();
+                let changed = directory.changed();
                 tokio::select! {
-                    () = keeper.directory.changed() => {}
+                    () = changed => {}
                     () = sleep_until(last + CONFIRM) => {}
                 }
             }
@@ -47,17 +53,17 @@ pub(crate) async fn keep(directory: Arc<Directory>, store: Arc<Store>, ending: C
     }
 }
 
-struct Keeper {
-    directory: Arc<Directory>,
+struct Keeper<D> {
+    directory: D,
     store: Arc<Store>,
     /// After the last write.
     pause: Duration,
     trouble: Option<Lines>,
 }
 
-impl Keeper {
+impl<D: Fn() -> Arc<Directory>> Keeper<D> {
     async fn write(&mut self) {
-        let (directory, store) = (Arc::clone(&self.directory), Arc::clone(&self.store));
+        let (directory, store) = ((self.directory)(), Arc::clone(&self.store));
         let began = Instant::now();
         let writing = spawn_blocking(move || {
             let contents = directory.to_save();

@@ -5,8 +5,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
+use super::watched::{Watched, Watchers};
 use crate::{
     config::{HostHeader, HostPattern, PathPattern, TagRoute},
     registry::{Catalog, merged::Part},
@@ -137,21 +138,15 @@ impl Plan {
 
 /// The routes that run, by name.
 #[derive(Default)]
-pub(super) struct Running(BTreeMap<Arc<str>, Run>);
+pub(super) struct Running(pub(super) BTreeMap<Arc<str>, Run>);
 
-struct Run {
-    wanted: Wanted,
-    parts: watch::Sender<Vec<Part>>,
-    service: Arc<Service>,
-    watcher: JoinHandle<()>,
+pub(super) struct Run {
+    pub(super) wanted: Wanted,
+    pub(super) parts: watch::Sender<Vec<Part>>,
+    pub(super) service: Arc<Service>,
+    pub(super) watchers: Watchers,
     /// Since when no tag asks for the route and its service has no endpoint.
     deserted: Option<Instant>,
-}
-
-/// A service that was made for a route, and what watches for it.
-pub(super) struct Made {
-    pub(super) service: Arc<Service>,
-    pub(super) watcher: JoinHandle<()>,
 }
 
 impl Running {
@@ -162,7 +157,7 @@ impl Running {
         &mut self,
         plan: &Plan,
         now: Instant,
-        mut make: impl FnMut(&Arc<str>, &Wanted, watch::Receiver<Vec<Part>>) -> Option<Made>,
+        mut make: impl FnMut(&Arc<str>, &Wanted, watch::Receiver<Vec<Part>>) -> Option<Watched>,
     ) {
         for (name, wanted) in &plan.wanted {
             if let Some(run) = self.0.get_mut(name)
@@ -178,16 +173,16 @@ impl Running {
                 continue;
             }
             let (parts, receiver) = watch::channel(wanted.parts.clone());
-            if let Some(Made { service, watcher }) = make(name, wanted, receiver) {
+            if let Some(Watched { service, watchers }) = make(name, wanted, receiver) {
                 let run = Run {
                     wanted: wanted.clone(),
                     parts,
                     service,
-                    watcher,
+                    watchers,
                     deserted: None,
                 };
                 if let Some(before) = self.0.insert(Arc::clone(name), run) {
-                    before.watcher.abort();
+                    before.watchers.abort();
                 }
             }
         }
@@ -199,7 +194,7 @@ impl Running {
             let since = *run.deserted.get_or_insert(now);
             let keep = now.saturating_duration_since(since) < LINGER;
             if !keep {
-                run.watcher.abort();
+                run.watchers.abort();
             }
             keep
         });
@@ -226,10 +221,9 @@ impl Running {
     }
 
     /// Ends all of them, and gives their watchers to be waited for.
-    pub(super) fn stop(&mut self) -> impl Iterator<Item = JoinHandle<()>> {
-        std::mem::take(&mut self.0)
-            .into_values()
-            .map(|run| run.watcher)
+    pub(super) fn stop(&mut self) -> impl Iterator<Item = Watchers> {
+        let all = std::mem::take(&mut self.0);
+        all.into_values().map(|run| run.watchers)
     }
 }
 

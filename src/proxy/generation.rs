@@ -1,7 +1,7 @@
 //! What one reading of proxy.toml makes: the routes and where they lead. Swapped as a whole, so
 //! that no request sees half of a change.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::Rate;
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
 
 /// The routes and where they lead.
 pub struct Generation {
+    /// What it is made of.
+    pub config: Arc<config::Config>,
+    rates: Rates,
     /// Finds the index of a route.
     pub routes: Table,
     /// By that index.
@@ -69,18 +72,8 @@ impl Strip {
     }
 }
 
-/// The limits of the routes in the file, with what is used up of them: a new generation goes on with
-/// them.
-#[derive(Clone)]
-pub struct Rates(Vec<Option<Arc<Rate>>>);
-
-impl Rates {
-    /// Of which nothing is used up.
-    pub fn new(config: &config::Config) -> Self {
-        let rate = |route: &config::Route| Some(Arc::new(Rate::new(route.rate.clone()?)));
-        Self(config.routes.iter().map(rate).collect())
-    }
-}
+/// The limits of the routes in the file, by their places, with what is used up of them.
+type Rates = Arc<[Option<Arc<Rate>>]>;
 
 /// To whom a route leads.
 pub enum Goal {
@@ -96,10 +89,41 @@ pub enum Goal {
 }
 
 impl Generation {
+    /// The first of a process.
+    pub fn new(config: Arc<config::Config>, directory: Arc<Directory>) -> Self {
+        let rate = |route: &config::Route| Some(Arc::new(Rate::new(route.rate.clone()?)));
+        let rates = config.routes.iter().map(rate).collect();
+        Self::of(config, directory, rates)
+    }
+
+    /// The same with the routes that tags make now.
+    pub fn with_tags_of_now(&self) -> Self {
+        let directory = Arc::clone(&self.directory);
+        Self::of(Arc::clone(&self.config), directory, Arc::clone(&self.rates))
+    }
+
+    /// That of another config, whose routes go on with what is used up of their limits; a limit with
+    /// other numbers begins anew.
+    pub fn after(before: &Self, config: Arc<config::Config>, directory: Arc<Directory>) -> Self {
+        let limited = std::iter::zip(&before.config.routes, &*before.rates);
+        let limited = limited.filter_map(|(route, rate)| Some((route.matching(), rate.as_ref()?)));
+        let known: HashMap<_, _> = limited.collect();
+        let rate = |route: &config::Route| {
+            let rule = route.rate.as_ref()?;
+            Some(match known.get(&route.matching()) {
+                Some(same) if same.rule() == rule => Arc::clone(same),
+                Some(other) => Arc::new(Rate::after(other, rule.clone())),
+                None => Arc::new(Rate::new(rule.clone())),
+            })
+        };
+        let rates = config.routes.iter().map(rate).collect();
+        Self::of(config, directory, rates)
+    }
+
     /// Joins the routes of the file, and then those that tags make now, to the services of the
     /// directory that was started from the same config. Of two routes that take the same requests
     /// the file's counts.
-    pub fn new(config: &config::Config, directory: Arc<Directory>, rates: &Rates) -> Self {
+    fn of(config: Arc<config::Config>, directory: Arc<Directory>, rates: Rates) -> Self {
         let declared = |name: &Arc<str>| {
             let service = directory.declared(name);
             Arc::clone(service.expect("the directory has every service that a route names"))
@@ -115,7 +139,7 @@ impl Generation {
             subset: route.subset.clone(),
             overrides: route.overrides.clone(),
             fallback: route.fallback.as_ref().map(declared),
-            rate: rates.0[place].clone(),
+            rate: rates[place].clone(),
             strip: if route.strip_prefix {
                 Strip::Matched
             } else {
@@ -141,6 +165,8 @@ impl Generation {
         Self {
             routes: Table::new(in_file.chain(in_tags)),
             targets: targets.chain(tagged.routes.iter().map(by_tags)).collect(),
+            config,
+            rates,
             directory,
         }
     }

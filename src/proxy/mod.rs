@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 pub(crate) use body::RequestBody;
 pub(crate) use client::{Client, RequestStream, Scheme};
-pub(crate) use generation::{Generation, Goal, Rates, Target};
+pub(crate) use generation::{Generation, Goal, Target};
 pub(crate) use local_reply::refusal_of_head;
 pub(crate) use rate::Rate;
 pub(crate) use response::Response;

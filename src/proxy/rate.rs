@@ -95,6 +95,15 @@ impl Rate {
         }
     }
 
+    /// A limit of the same route with another rule: nothing is used up of it, and the count of
+    /// requests goes on.
+    pub(super) fn after(before: &Self, rule: config::Rate) -> Self {
+        Self {
+            limited: AtomicU64::new(before.limited()),
+            ..Self::new(rule)
+        }
+    }
+
     /// As the file has it.
     pub fn rule(&self) -> &config::Rate {
         &self.rule

@@ -1,6 +1,7 @@
 //! What a request knows of the process and of the core that serves it.
 
 use std::{
+    convert::Infallible,
     ops::Deref,
     sync::{
         Arc,
@@ -15,14 +16,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::Generation;
-use crate::{config, metrics::Counter};
+use crate::{config, discovery::Directory, metrics::Counter};
 
 /// What all workers share.
 pub struct Shared {
-    /// The current generation; see [`Shared::publish`].
+    /// The current generation; see [`Shared::update`].
     pub generation: ArcSwap<Generation>,
     /// How many there were before it, for workers to find out cheaply whether there is another.
     number: AtomicU64,
+    /// Has changes of the generation come one after the other.
+    updating: Mutex<()>,
     /// Whether the process is on its way out: every answer then ends its connection.
     pub draining: AtomicBool,
     /// Whether the proxy may be sent traffic.
@@ -39,6 +42,7 @@ impl Shared {
         Self {
             generation: ArcSwap::from_pointee(generation),
             number: AtomicU64::new(0),
+            updating: Mutex::default(),
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             access_log,
@@ -46,10 +50,31 @@ impl Shared {
         }
     }
 
-    /// Makes this the current generation.
-    pub fn publish(&self, generation: Generation) {
-        self.generation.store(Arc::new(generation));
+    /// Has another generation take the place of the current one, of which it is made.
+    pub fn update(&self, make: impl FnOnce(&Generation) -> Generation) {
+        let made: Result<(), Infallible> = self.try_update(|current| Ok(make(current)));
+        let Ok(()) = made;
+    }
+
+    /// The same where it may be that there can be none.
+    ///
+    /// # Errors
+    /// Why not; then nothing has changed.
+    pub fn try_update<E>(
+        &self,
+        make: impl FnOnce(&Generation) -> Result<Generation, E>,
+    ) -> Result<(), E> {
+        let _turn = self.updating.lock();
+        let current = self.generation.load_full();
+        let next = make(&current)?;
+        self.generation.store(Arc::new(next));
         self.number.fetch_add(1, Release);
+        Ok(())
+    }
+
+    /// All services of the current generation.
+    pub fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.generation.load().directory)
     }
 }
 
@@ -130,14 +155,13 @@ impl Worker {
 impl Worker {
     /// The worker of a proxy that knows no service and answers with 404.
     pub(crate) fn without_services() -> Arc<Self> {
-        use super::Rates;
-        use crate::{discovery::Directory, saved};
+        use crate::saved;
         let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
         let mut config = config::Config::parse(route, std::path::Path::new(".")).unwrap();
         config.routes.clear();
         let saved = saved::Contents::default();
         let directory = Directory::start(&config, std::collections::BTreeMap::new(), &saved);
-        let generation = Generation::new(&config, directory.unwrap(), &Rates::new(&config));
+        let generation = Generation::new(Arc::new(config), directory.unwrap());
         let shared = Shared::new(generation, config::Access::Off);
         Arc::new(Self::new(0, Arc::new(shared)))
     }

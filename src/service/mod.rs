@@ -1,6 +1,7 @@
 //! A service: a name, a policy, and the endpoints that its registry says it has. Requests read
-//! its snapshot without a lock; the registry's events replace the snapshot. Knows nothing of
-//! clients or routes, or of what a head says.
+//! its snapshot without a lock; the registry's events replace the snapshot. Another policy makes
+//! another `Service` around the same endpoints. Knows nothing of clients or routes, or of what a
+//! head says.
 
 mod balance;
 mod call;
@@ -9,6 +10,7 @@ pub(crate) mod health;
 mod log_lines;
 pub(crate) mod members;
 mod policy;
+mod renewal;
 mod snapshot;
 mod split;
 mod stats;
@@ -40,6 +42,7 @@ pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, unpin};
 #[cfg(test)]
 use members::testing;
 pub use policy::{CallPolicy, over_at, within};
+pub use renewal::ServiceRef;
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
 pub use stats::{ServiceStats, StatusClass};
@@ -48,7 +51,7 @@ pub use view::View;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{
             AtomicBool,
             Ordering::{Acquire, Release},
@@ -82,29 +85,39 @@ pub struct Service {
     name: Arc<str>,
     policy: Arc<config::Service>,
     /// All endpoints.
-    main: View,
+    main: Arc<View>,
     /// Those of them that routes select.
-    views: Box<[View]>,
-    /// Of each worker, from the first request on that it has for this service.
-    lanes: Box<[OnceLock<Arc<Padded<ServiceStats>>>]>,
-    members: Mutex<Members>,
-    ejections: Ejections,
+    views: Box<[Arc<View>]>,
+    lanes: Arc<Lanes>,
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
+    /// One for each of its registries, in their order.
+    watches: Arc<[Arc<WatchStatus>]>,
+    /// How each of them is asked again.
+    inquiries: Arc<[OnceLock<Inquiry>]>,
+    usage: Arc<Usage>,
+    state: Arc<ServiceState>,
+}
+
+/// Of each worker, from the first request on that it has for this service.
+type Lanes = [OnceLock<Arc<Padded<ServiceStats>>>];
+
+/// What of a service goes on under another policy.
+#[derive(Debug)]
+struct ServiceState {
+    members: Mutex<Members>,
+    ejections: Ejections,
     /// Told that the endpoints have changed, be it only who is listed; from the first on that waits
     /// for it. Made under the members' lock, as all is published.
     published: OnceLock<watch::Sender<()>>,
     /// Whether there is a set; said by `published` too, once there is.
     is_read: AtomicBool,
-    /// One for each of its registries, in their order.
-    watches: Box<[Arc<WatchStatus>]>,
-    /// How each of them is asked again.
-    inquiries: Box<[OnceLock<Inquiry>]>,
-    usage: Arc<Usage>,
     /// Told whenever its set has changed.
     changes: Arc<Notify>,
     /// Told whenever an endpoint takes no connection, where that is watched.
     refusals: OnceLock<Arc<Notify>>,
+    /// The service with the policy that it has now.
+    latest: Mutex<Weak<Service>>,
 }
 
 impl Service {
@@ -120,32 +133,36 @@ impl Service {
         changes: Arc<Notify>,
     ) -> Self {
         let policy = policy.into();
-        let view = |(number, subset)| View::new(&name, number, subset, &policy);
+        let view = |(number, subset)| View::new(&name, number, subset, &policy, workers);
+        let view = |numbered| Arc::new(view(numbered));
         let main = view((0, None));
         let views: Box<[_]> = (1..).zip(subsets.into_iter().map(Some)).map(view).collect();
-        let balances = std::iter::once(&main).chain(&views).map(View::balance);
-        let registries = policy.origin.registries();
-        let watch = |one: &Arc<str>| WatchStatus::new(Arc::clone(one), Some(Arc::clone(&name)));
+        let all = || std::iter::once(&main).chain(&views);
+        let members = Members::new(
+            &name,
+            &policy,
+            Common::new(Arc::clone(&policy), Arc::clone(&tls), workers),
+            Loads::of_all(all().map(|view| view.balance())),
+            all().map(Arc::downgrade).collect(),
+        );
         Self {
             lanes: (0..workers).map(|_| OnceLock::new()).collect(),
-            members: Mutex::new(Members::new(
-                &name,
-                &policy,
-                Common::new(Arc::clone(&policy), Arc::clone(&tls), workers),
-                Loads::of_all(balances),
-            )),
             main,
             limits: Limits::new(policy.limits, 1 + views.len()),
             views,
             tls,
-            ejections: Ejections::default(),
-            published: OnceLock::new(),
-            is_read: AtomicBool::new(false),
-            watches: registries.iter().map(watch).map(Arc::new).collect(),
-            inquiries: registries.iter().map(|_| OnceLock::new()).collect(),
+            watches: watches_of(&name, &policy),
+            inquiries: inquiries_of(&policy),
             usage: Arc::default(),
-            changes,
-            refusals: OnceLock::new(),
+            state: Arc::new(ServiceState {
+                members: Mutex::new(members),
+                ejections: Ejections::default(),
+                published: OnceLock::new(),
+                is_read: AtomicBool::new(false),
+                changes,
+                refusals: OnceLock::new(),
+                latest: Mutex::default(),
+            }),
             name,
             policy,
         }
@@ -172,7 +189,7 @@ impl Service {
     }
 
     fn new_lane(&self) -> ServiceStats {
-        ServiceStats::new(&self.policy.retry, self.lanes.len(), 1 + self.views.len())
+        ServiceStats::new(&self.policy.retry, self.lanes.len())
     }
 
     /// The counters of the workers that had requests for it.
@@ -221,7 +238,7 @@ impl Service {
 
     /// Whether there is a set, be it empty.
     pub fn is_read(&self) -> bool {
-        self.is_read.load(Acquire)
+        self.state.is_read.load(Acquire)
     }
 
     /// Whether all of its registries were read, and none of them knows an instance of it, be it ill:
@@ -248,8 +265,24 @@ impl Service {
     }
 
     /// The subsets of them that routes want.
-    pub fn views(&self) -> &[View] {
+    pub fn views(&self) -> &[Arc<View>] {
         &self.views
+    }
+
+    fn all_views(&self) -> impl Iterator<Item = &Arc<View>> {
+        std::iter::once(&self.main).chain(&self.views)
+    }
+
+    /// The view with this number, if there is one.
+    fn view(&self, number: usize) -> Option<&View> {
+        let mut views = self.all_views().map(AsRef::as_ref);
+        views.find(|view: &&View| view.number() == number)
+    }
+
+    /// The highest number of a view.
+    fn last_view(&self) -> usize {
+        let numbers = self.all_views().map(|view| view.number());
+        numbers.max().unwrap_or_default()
     }
 
     /// Waits until the registry was read once, but not for longer than `limit`.
@@ -272,28 +305,34 @@ impl Service {
     fn apply_to(&self, mut members: MutexGuard<'_, Members>, event: MemberEvent) -> bool {
         let mut effects = members.apply(event);
         let published = effects.publish(|| {
-            let views = std::iter::once(&self.main).chain(&self.views);
-            views.for_each(|view| view.publish(members.endpoints()));
+            let views = members.views().collect::<Vec<_>>();
+            views
+                .iter()
+                .for_each(|view| view.publish(members.endpoints()));
         });
         if published {
             if let Some(limits) = &self.limits {
                 limits.tell_of_room();
             }
-            self.is_read.store(true, Release);
-            if let Some(published) = self.published.get() {
+            self.state.is_read.store(true, Release);
+            if let Some(published) = self.state.published.get() {
                 published.send_replace(());
             }
         }
         drop(members);
         if effects.save {
-            self.changes.notify_one();
+            self.state.changes.notify_one();
         }
         effects.watch
     }
 
     /// What follows events, behind the one lock of a service.
     fn members(&self) -> MutexGuard<'_, Members> {
-        self.members.lock()
+        self.state.members.lock()
+    }
+
+    fn ejections(&self) -> &Ejections {
+        &self.state.ejections
     }
 
     /// How many of the checks of its endpoints passed, and how many did not.
@@ -313,23 +352,24 @@ impl Service {
 
     /// An endpoint took no connection.
     fn tell_of_refusal(&self) {
-        if let Some(refusals) = self.refusals.get() {
+        if let Some(refusals) = self.state.refusals.get() {
             refusals.notify_one();
         }
     }
 
     fn refusals(&self) -> Arc<Notify> {
-        Arc::clone(self.refusals.get_or_init(Arc::default))
+        Arc::clone(self.state.refusals.get_or_init(Arc::default))
     }
 
     /// Changes of who is listed.
     fn published(&self) -> watch::Receiver<()> {
-        if let Some(published) = self.published.get() {
+        if let Some(published) = self.state.published.get() {
             return published.subscribe();
         }
         // The first who waits is not to miss a set that is published meanwhile.
         let _members = self.members();
-        let published = self.published.get_or_init(|| watch::Sender::new(()));
+        let published = &self.state.published;
+        let published = published.get_or_init(|| watch::Sender::new(()));
         published.subscribe()
     }
 
@@ -354,4 +394,17 @@ impl Service {
             endpoint.sweep(worker, now);
         }
     }
+}
+
+/// What is known of the watchers of a service with this policy: nothing yet.
+fn watches_of(name: &Arc<str>, policy: &config::Service) -> Arc<[Arc<WatchStatus>]> {
+    let registries = policy.origin.registries().iter();
+    let watch = |one: &Arc<str>| WatchStatus::new(Arc::clone(one), Some(Arc::clone(name)));
+    registries.map(watch).map(Arc::new).collect()
+}
+
+/// Room for how each registry of a service with this policy is asked again.
+fn inquiries_of(policy: &config::Service) -> Arc<[OnceLock<Inquiry>]> {
+    let registries = policy.origin.registries().iter();
+    registries.map(|_| OnceLock::new()).collect()
 }

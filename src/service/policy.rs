@@ -20,22 +20,26 @@ pub struct CallPolicy<'s> {
 }
 
 impl<'s> CallPolicy<'s> {
-    /// That of a route to the service that wants this subset and has these values of its own.
-    ///
-    /// # Panics
-    /// Where the service was made without that subset.
-    pub fn of(service: &'s Service, subset: Option<&Arc<Subset>>, overrides: &Overrides) -> Self {
+    /// That of a route to the service that wants this subset and has these values of its own; `None`
+    /// where the service was made without that subset, as none is that its own generation leads to.
+    pub fn of(
+        service: &'s Service,
+        subset: Option<&Arc<Subset>>,
+        overrides: &Overrides,
+    ) -> Option<Self> {
         let policy = service.policy();
-        let view = subset.map_or(service.main(), |subset| {
-            let mut views = service.views().iter();
-            let view = views.find(|view| view.is_of(subset));
-            view.expect("a service is made with the subsets of all routes that lead to it")
-        });
-        Self {
+        let view = match subset {
+            None => service.main(),
+            Some(subset) => {
+                let mut views = service.views().iter();
+                views.find(|view| view.is_of(subset))?
+            }
+        };
+        Some(Self {
             view,
             retry: overrides.retry(policy.retry),
             timeout: overrides.timeout(policy.timeout),
-        }
+        })
     }
 }
 

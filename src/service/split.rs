@@ -13,10 +13,12 @@ use crate::metrics::{Counter, Padded};
 /// Services and their shares.
 #[derive(Debug)]
 pub struct Split {
+    /// What tells it from others: which requests are parted.
+    of: String,
     shares: Box<[Share]>,
     /// The places of those shares that have turns, in the order of their turns in a round.
     turns: Box<[u32]>,
-    next: Padded<AtomicUsize>,
+    next: Arc<Padded<AtomicUsize>>,
 }
 
 /// One of them.
@@ -27,17 +29,30 @@ pub struct Share {
     /// Its part of the sum of all weights.
     pub weight: u32,
     /// What each worker has sent there.
-    requests: Box<[Padded<Counter>]>,
+    requests: Arc<[Padded<Counter>]>,
 }
 
 impl Split {
-    /// Of services with their weights, of which at least one is more than 0.
-    pub(crate) fn new(shares: impl Iterator<Item = (Arc<Service>, u32)>, workers: usize) -> Self {
+    /// Of services with their weights, of which at least one is more than 0; with the counts, and the
+    /// turns where the weights are the same, of the one before.
+    pub(crate) fn after(
+        of: String,
+        shares: impl Iterator<Item = (Arc<Service>, u32)>,
+        workers: usize,
+        before: Option<&Self>,
+    ) -> Self {
+        let known = |name: &str| {
+            let mut shares = before?.shares.iter();
+            shares.find(|share| **share.service.name() == *name)
+        };
         let shares: Box<[Share]> = shares
             .map(|(service, weight)| Share {
+                requests: match known(service.name()) {
+                    Some(share) => Arc::clone(&share.requests),
+                    None => (0..workers).map(|_| Padded::default()).collect(),
+                },
                 service,
                 weight,
-                requests: (0..workers).map(|_| Padded::default()).collect(),
             })
             .collect();
         let active = std::iter::zip(0.., &shares).filter(|(_, share)| share.weight > 0);
@@ -48,12 +63,23 @@ impl Split {
             order if order.is_empty() => places.into(),
             order => order.iter().map(|at| places[*at as usize]).collect(),
         };
+        let same = before.filter(|before| before.turns == turns);
+        let next = match same {
+            Some(same) => Arc::clone(&same.next),
+            // Proxies that start together should not all start with the same.
+            None => Arc::new(Padded(AtomicUsize::new(fastrand::usize(..usize::MAX / 2)))),
+        };
         Self {
+            of,
             shares,
             turns,
-            // Proxies that start together should not all start with the same.
-            next: Padded(AtomicUsize::new(fastrand::usize(..usize::MAX / 2))),
+            next,
         }
+    }
+
+    /// What tells it from others.
+    pub fn of(&self) -> &str {
+        &self.of
     }
 
     /// The service whose turn it is; counted as this worker's request.
@@ -91,7 +117,8 @@ mod tests {
             let service = Service::new(n.to_string().into(), policy, tls, 2, [], Arc::default());
             (Arc::new(service), *weight)
         };
-        Split::new(std::iter::zip(weights, 0..).map(service), 2)
+        let shares = std::iter::zip(weights, 0..).map(service);
+        Split::after(String::new(), shares, 2, None)
     }
 
     fn counts(split: &Split) -> Vec<u64> {
@@ -129,5 +156,25 @@ mod tests {
             let had: usize = (0..20).map(small).sum();
             assert_eq!(had, 1, "one of any twenty");
         }
+    }
+
+    #[test]
+    fn counts_go_on_after_a_change_and_turns_where_the_weights_are_the_same() {
+        let before = split(&[2, 1]);
+        (0..5).for_each(|_| drop(Arc::clone(before.next(0))));
+        let sent = counts(&before);
+        let shares = |weights: [u32; 2]| {
+            let services = before
+                .shares()
+                .iter()
+                .map(|share| Arc::clone(&share.service));
+            services.zip(weights).collect::<Vec<_>>()
+        };
+        let same = Split::after(String::new(), shares([2, 1]).into_iter(), 2, Some(&before));
+        assert!(Arc::ptr_eq(&same.next, &before.next));
+        assert_eq!(counts(&same), sent);
+        let other = Split::after(String::new(), shares([0, 1]).into_iter(), 2, Some(&same));
+        other.next(1);
+        assert_eq!(counts(&other), [sent[0], sent[1] + 1]);
     }
 }

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::{BalanceStats, Budget, Shed, endpoint::outlier::Heard};
+use super::{BalanceStats, Budget, Shed};
 use crate::{
     config,
     metrics::{Counter, Histogram},
@@ -16,8 +16,6 @@ pub struct ServiceStats {
     pub requests: Counter,
     /// Answers, by the class of their status.
     pub answers: [Counter; StatusClass::COUNT],
-    /// Heads of answers that its endpoints gave, by the view that they were called by.
-    pub heard: Box<[Heard]>,
     /// Attempts beyond a request's first.
     pub retries: Counter,
     /// Retries that the budget refused.
@@ -43,11 +41,10 @@ pub struct ServiceStats {
 }
 
 impl ServiceStats {
-    pub(super) fn new(retry: &config::Retry, workers: usize, views: usize) -> Self {
+    pub(super) fn new(retry: &config::Retry, workers: usize) -> Self {
         Self {
             requests: Counter::default(),
             answers: Default::default(),
-            heard: (0..views).map(|_| Heard::default()).collect(),
             retries: Counter::default(),
             budget_refused: Counter::default(),
             ejections: Counter::default(),

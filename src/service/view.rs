@@ -3,7 +3,10 @@
 //! that connections, doubts, counts and drains are an endpoint's, whichever route calls it. Knows
 //! nothing of routes.
 
-use std::{ptr, sync::Arc};
+use std::{
+    ptr,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -14,11 +17,13 @@ use super::{
     WorkerEndpoint, ZoneStatus,
     balance::{Cookie, Zone},
     call::{queue::Room, tried::Tried},
+    endpoint::outlier::{Count, Heard},
     members::endpoint_set::EndpointSet,
 };
 use crate::{
     config::{self, Balance, Subset},
     instance::Instance,
+    metrics::Padded,
 };
 
 /// Some of a service's endpoints, or all.
@@ -33,6 +38,9 @@ pub struct View {
     balancer: Balancer,
     /// Where the proxy's own zone comes first.
     zone: Option<Box<Zone>>,
+    workers: usize,
+    /// What each worker has heard of its endpoints; from the first on that hears anything.
+    heard: OnceLock<Box<[Padded<Heard>]>>,
 }
 
 impl View {
@@ -42,6 +50,7 @@ impl View {
         number: usize,
         subset: Option<Arc<Subset>>,
         policy: &config::Service,
+        workers: usize,
     ) -> Self {
         let own = subset.as_ref().and_then(|subset| subset.balance.as_ref());
         let mut balance = own.unwrap_or(&policy.balance).clone();
@@ -65,7 +74,27 @@ impl View {
             balancer: Balancer::new(whose, &balance),
             balance,
             zone: policy.zone.clone().map(|own| Box::new(Zone::new(own))),
+            workers,
+            heard: OnceLock::new(),
         }
+    }
+
+    /// Whether it picks of the same endpoints in the same way as another, where the proxy's own zone
+    /// is the same: it can stand for it, then.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.subset == other.subset && self.balance == other.balance
+    }
+
+    /// What one worker has heard of its endpoints.
+    pub(super) fn heard(&self, worker: usize) -> &Heard {
+        let none = || (0..self.workers).map(|_| Padded::default()).collect();
+        &self.heard.get_or_init(none)[worker]
+    }
+
+    /// What all of its endpoints have answered, over all workers.
+    pub(super) fn answers(&self) -> Count {
+        let heard = self.heard.get().into_iter().flatten();
+        Count::of(heard.map(|heard| &**heard))
     }
 
     /// Its place among the service's views; 0 is all.
@@ -325,7 +354,9 @@ mod tests {
         let (service, config) = service(TWO);
         let view = |route: usize| {
             let subset = config.routes[route].subset.as_ref();
-            CallPolicy::of(&service, subset, &Overrides::default()).view
+            CallPolicy::of(&service, subset, &Overrides::default())
+                .unwrap()
+                .view
         };
         update(
             &service,
@@ -359,7 +390,8 @@ mod tests {
         let (service, config) = service(TWO);
         update(&service, vec![instance(1, true, ""), instance(3, true, "")]);
         let subset = config.routes[2].subset.as_ref();
-        let weighted = CallPolicy::of(&service, subset, &Overrides::default()).view;
+        let weighted = CallPolicy::of(&service, subset, &Overrides::default());
+        let weighted = weighted.unwrap().view;
         let tally = &service.lane(0).tally;
         let picks_of_the_first = |view: &View| {
             let pick = |_: &i32| {
@@ -394,8 +426,8 @@ mod tests {
             .routes
             .iter()
             .map(|route| {
-                let terms = CallPolicy::of(&service, route.subset.as_ref(), &Overrides::default());
-                match terms.view.balance() {
+                let policy = CallPolicy::of(&service, route.subset.as_ref(), &Overrides::default());
+                match policy.unwrap().view.balance() {
                     Balance::Sticky(sticky) => sticky.cookie.clone().unwrap(),
                     other => panic!("{other:?}"),
                 }

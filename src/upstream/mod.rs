@@ -8,6 +8,7 @@ mod connect;
 mod failure;
 mod head;
 mod http1;
+mod idle_limits;
 mod load;
 mod names;
 mod pool;
@@ -28,6 +29,7 @@ pub(crate) use http1::fuzzing;
 pub(crate) use http1::{
     Answer, AnswerBody, AnswerHead, Exchange, HeadLimits, Limits, Source, Witness,
 };
+pub(crate) use idle_limits::IdleLimits;
 pub(crate) use load::{LatencyScale, Load};
 pub(crate) use names::connect_to;
 pub(crate) use pool::{Connection, InFlight, Pool, Reuse, Target};

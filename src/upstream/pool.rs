@@ -15,13 +15,14 @@ use tokio::time::Instant;
 
 use super::{
     FailureKind,
+    idle_limits::IdleLimits,
     load::Load,
     record::{LatencySum, Quiet, Record, Recorded},
     stream::{Ask, Stream},
     timer::Timer,
     tls::{Handshake, Protocol, Tls},
 };
-use crate::{config, instance::Address, metrics::Counter};
+use crate::{instance::Address, metrics::Counter};
 
 /// What all workers' connections to one endpoint have in common.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub struct Target {
     address: Address,
     /// Where it is called over TLS.
     secured: Option<Box<Secured>>,
-    settings: Arc<config::Pool>,
+    limits: Arc<IdleLimits>,
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
     made: Instant,
@@ -114,7 +115,7 @@ impl Target {
     pub fn new(
         address: Address,
         tls: Option<Arc<Tls>>,
-        settings: Arc<config::Pool>,
+        limits: Arc<IdleLimits>,
         load: Option<Arc<Load>>,
     ) -> Self {
         let secured = |tls| {
@@ -126,7 +127,7 @@ impl Target {
         Self {
             address,
             secured: tls.map(secured),
-            settings,
+            limits,
             load,
             made: Instant::now(),
             cut_at: AtomicU64::new(0),
@@ -210,21 +211,21 @@ impl Pool {
         now: Instant,
     ) {
         // A second less than the server's own limit, so that the crossing is avoided.
-        let settings = &self.target.settings;
-        let keep = keep_alive.map_or(settings.idle, |theirs| {
+        let limits = &self.target.limits;
+        let keep = keep_alive.map_or(limits.idle(), |theirs| {
             let theirs = theirs.saturating_sub(Duration::from_secs(1));
-            settings.idle.min(theirs)
+            limits.idle().min(theirs)
         });
         // An IP address leads to the same place for ever.
-        let max_age = settings
-            .max_age
+        let max_age = limits
+            .max_age()
             .filter(|_| self.target.address.socket().is_none());
         let keep = max_age.map_or(keep, |most| {
             keep.min(most.saturating_sub(now.saturating_duration_since(connection.opened)))
         });
         let mut idle = self.lock();
         // Looked at under the lock: who retires the target does so before it empties the pool.
-        if keep.is_zero() || idle.len() >= settings.connections || self.is_retired() {
+        if keep.is_zero() || idle.len() >= limits.connections() || self.is_retired() {
             return;
         }
         idle.push(Idle {

@@ -70,6 +70,9 @@ impl Metric {
     }
 }
 
+/// A route's host and path, and its line.
+type RouteLabels = (String, String);
+
 /// Everything at one moment.
 pub(super) struct Scrape<'a> {
     pub(super) context: &'a Context,
@@ -78,9 +81,9 @@ pub(super) struct Scrape<'a> {
     /// The catalogs' watchers, and how many services each lists.
     pub(super) catalogs: Vec<(WatchSnapshot, usize)>,
     /// The routes that have a limit.
-    pub(super) rates: Vec<(&'a config::Route, Arc<Rate>)>,
+    pub(super) rates: Vec<(RouteLabels, Arc<Rate>)>,
     /// The routes that are split.
-    pub(super) splits: Vec<(&'a config::Route, Arc<Split>)>,
+    pub(super) splits: Vec<(RouteLabels, Arc<Split>)>,
     /// Of each registry that holds a limited number.
     pub(super) watches: Vec<(Arc<str>, Watches)>,
     /// `None` where nothing is kept on disk.
@@ -93,6 +96,11 @@ impl<'a> Scrape<'a> {
         let directory = &generation.directory;
         let services = selection.of(directory).services.into_iter();
         let catalogs = directory.catalogs();
+        let routes = &generation.config.routes;
+        let labels = |route: &config::Route| {
+            let name = format!("{}{}", route.host, route.path);
+            (name, route.line.to_string())
+        };
         Self {
             context,
             readiness: Readiness::of(&context.view),
@@ -106,13 +114,13 @@ impl<'a> Scrape<'a> {
                 .map(|(_, watch, listed)| (watch.snapshot(), listed.len()))
                 .collect(),
             snapshot: context.view.snapshot.as_ref().map(|store| store.status()),
-            rates: std::iter::zip(&context.view.config.routes, &generation.targets)
-                .filter_map(|(route, target)| Some((route, target.rate.clone()?)))
+            rates: std::iter::zip(routes, &generation.targets)
+                .filter_map(|(route, target)| Some((labels(route), target.rate.clone()?)))
                 .collect(),
             splits: directory
                 .splits()
                 .iter()
-                .map(|(place, split)| (&context.view.config.routes[*place], Arc::clone(split)))
+                .map(|(place, split)| (labels(&routes[*place]), Arc::clone(split)))
                 .collect(),
             watches: directory
                 .watches()

@@ -596,7 +596,8 @@ fn tallied(
     counter: fn(&BalanceStats) -> &metrics::Counter,
 ) -> fmt::Result {
     scrape.services.iter().try_for_each(|(service, _)| {
-        let mut views = std::iter::once(service.main()).chain(service.views());
+        let others = service.views().iter().map(AsRef::as_ref);
+        let mut views = std::iter::once(service.main()).chain(others);
         let is_counted = views.any(|view| view.balance().is_keyed() && wants(view.balance()));
         if !is_counted {
             return Ok(());
@@ -680,29 +681,24 @@ fn durations(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
 
 fn rates(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     let mut sums = BTreeMap::<_, u64>::new();
-    for (route, rate) in &scrape.rates {
-        let labels = (
-            format!("{}{}", route.host, route.path),
-            route.line.to_string(),
-        );
+    for (labels, rate) in &scrape.rates {
         *sums.entry(labels).or_default() += rate.limited();
     }
     sums.into_iter()
-        .try_for_each(|((route, line), sum)| samples.add(&[&route, &line], sum))
+        .try_for_each(|((route, line), sum)| samples.add(&[route, line], sum))
 }
 
 fn splits(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     // Routes that differ in their conditions alone may stand on one line.
     let mut sums = BTreeMap::<_, u64>::new();
-    for (route, split) in &scrape.splits {
-        let name = format!("{}{}", route.host, route.path);
+    for ((route, line), split) in &scrape.splits {
         for share in split.shares() {
-            let labels = (name.clone(), route.line.to_string(), share.service.name());
+            let labels = (route, line, share.service.name());
             *sums.entry(labels).or_default() += share.requests();
         }
     }
     sums.into_iter()
-        .try_for_each(|((route, line, service), sum)| samples.add(&[&route, &line, service], sum))
+        .try_for_each(|((route, line, service), sum)| samples.add(&[route, line, service], sum))
 }
 
 fn subsets(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {

@@ -81,6 +81,14 @@ impl Loads {
         }
     }
 
+    /// Whether endpoints with these loads have what others would give them.
+    pub(in crate::service) fn are_enough_for(&self, others: &Self) -> bool {
+        let decay = |loads: &Self| loads.latency.map(|scale| scale.decay);
+        (self.compared || !others.compared)
+            && (self.of_all.is_some() || others.of_all.is_none())
+            && (decay(others).is_none() || decay(self) == decay(others))
+    }
+
     /// What any of these looks at. A latency's scale is the first one's: an endpoint has one.
     pub(in crate::service) fn of_all<'b>(balances: impl Iterator<Item = &'b Balance>) -> Self {
         balances

@@ -15,14 +15,12 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// One worker's share of a service's retries.
 #[derive(Debug)]
-pub struct Budget {
-    ratio: f64,
-    per_second: f64,
-    account: Mutex<Account>,
-}
+pub struct Budget(Mutex<Account>);
 
 #[derive(Debug)]
 struct Account {
+    ratio: f64,
+    per_second: f64,
     tokens: f64,
     at: Instant,
     requests: u64,
@@ -30,22 +28,27 @@ struct Account {
 
 impl Budget {
     pub(crate) fn new(retry: &config::Retry, workers: usize) -> Self {
-        let per_second = f64::from(retry.budget_per_second) / workers as f64;
-        Self {
+        let per_second = per_second(retry, workers);
+        Self(Mutex::new(Account {
             ratio: retry.budget_ratio,
             per_second,
-            account: Mutex::new(Account {
-                tokens: per_second * WINDOW.as_secs_f64(),
-                at: Instant::now(),
-                requests: 0,
-            }),
-        }
+            tokens: per_second * WINDOW.as_secs_f64(),
+            at: Instant::now(),
+            requests: 0,
+        }))
+    }
+
+    /// Has another rule hold from now on; what is saved up stays.
+    pub(crate) fn follow(&self, retry: &config::Retry, workers: usize) {
+        let mut account = self.account();
+        account.ratio = retry.budget_ratio;
+        account.per_second = per_second(retry, workers);
     }
 
     /// Takes one retry out, if one is left. `requests` is how many this worker has counted.
     pub fn withdraw(&self, requests: u64, now: Instant) -> bool {
         let mut account = self.account();
-        self.reckon(&mut account, requests, now);
+        account.reckon(requests, now);
         let granted = account.tokens >= 1.0;
         if granted {
             account.tokens -= 1.0;
@@ -56,19 +59,26 @@ impl Budget {
     /// How many would be granted now.
     pub fn left(&self, requests: u64, now: Instant) -> u64 {
         let mut account = self.account();
-        self.reckon(&mut account, requests, now);
+        account.reckon(requests, now);
         account.tokens as u64
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock()
+        self.0.lock()
     }
 
+    /// Puts back one that was granted and not made.
+    pub fn put_back(&self) {
+        self.account().tokens += 1.0;
+    }
+}
+
+impl Account {
     /// What was saved fades with the window, and so does what came in since, which is taken to have
     /// come evenly: at a steady rate the account tends to one window's income.
-    fn reckon(&self, account: &mut Account, requests: u64, now: Instant) {
-        let elapsed = now.saturating_duration_since(account.at).as_secs_f64();
-        let new = requests.saturating_sub(account.requests) as f64;
+    fn reckon(&mut self, requests: u64, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        let new = requests.saturating_sub(self.requests) as f64;
         let window = WINDOW.as_secs_f64();
         let kept = (-elapsed / window).exp();
         let faded = if elapsed > 0.0 {
@@ -77,16 +87,15 @@ impl Budget {
             1.0
         };
         let income = self.ratio * new + self.per_second * elapsed;
-        account.tokens = account.tokens * kept + income * faded;
-        account.at = now;
+        self.tokens = self.tokens * kept + income * faded;
+        self.at = now;
         // Of two threads, the one that counted later may be here first.
-        account.requests = account.requests.max(requests);
+        self.requests = self.requests.max(requests);
     }
+}
 
-    /// Puts back one that was granted and not made.
-    pub fn put_back(&self) {
-        self.account().tokens += 1.0;
-    }
+fn per_second(retry: &config::Retry, workers: usize) -> f64 {
+    f64::from(retry.budget_per_second) / workers as f64
 }
 
 #[cfg(test)]
@@ -148,5 +157,22 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let retries = granted(&budget, 3600 * 1000, start + hour);
         assert!((2_000..=2_110).contains(&retries), "{retries}");
+    }
+
+    #[test]
+    fn what_is_saved_up_stays_under_another_rule() {
+        let (budget, start) = (budget(), Instant::now());
+        let rule = config::Retry {
+            attempts: 3,
+            budget_ratio: 0.0,
+            budget_per_second: 1,
+            on: config::Statuses::default(),
+            try_timeout: None,
+            methods: config::Methods::IDEMPOTENT,
+        };
+        budget.follow(&rule, 1);
+        assert!((99..=100).contains(&budget.left(0, start)));
+        let later = start + Duration::from_secs(100);
+        assert!((9..=10).contains(&budget.left(100_000, later)));
     }
 }

@@ -65,16 +65,20 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
     loop {
         count.begin(service.lane(worker));
         head.goes_to(service);
-        let policy = CallPolicy::of(service, subset, to.overrides);
-        let total = over_at(count.arrived, &policy.timeout, to.deadline);
         service.usage().note(now);
-        if !service.is_read() {
-            now = Box::pin(until_read(service, now, total)).await;
-        }
-        let called = call(service, worker, head, request, &policy, total, now);
-        let error = match called.await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
+        let error = match CallPolicy::of(service, subset, to.overrides) {
+            None => CallError::NoEndpoints,
+            Some(policy) => {
+                let total = over_at(count.arrived, &policy.timeout, to.deadline);
+                if !service.is_read() {
+                    now = Box::pin(until_read(service, now, total)).await;
+                }
+                let called = call(service, worker, head, request, &policy, total, now);
+                match called.await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                }
+            }
         };
         let is_unsent = matches!(error, CallError::NoEndpoints);
         let other = fallback.take().filter(|_| is_unsent);

@@ -92,7 +92,7 @@ impl<'s> Detector<'s> {
     ) -> bool {
         let rule = self.service.policy().eject.as_ref();
         let is_fault = rule.is_some_and(|rule| rule.statuses.contains(head.status));
-        self.stats.heard[self.view.number()].answers.add_one();
+        self.view.heard(self.worker).answers.add_one();
         let life = line.life();
         let is_ill = is_ill(head.status) && rule.is_some_and(|rule| rule.answers);
         if is_ill {
@@ -174,7 +174,7 @@ impl<'s> Detector<'s> {
         } else if let Some(rule) = &self.service.policy().eject
             && rule.answers
         {
-            self.stats.heard[self.view.number()].answers.add_one();
+            self.view.heard(self.worker).answers.add_one();
             self.note_ill(line, began);
         }
     }
@@ -183,7 +183,7 @@ impl<'s> Detector<'s> {
     /// attempt that brought none.
     #[cold]
     fn note_ill(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
-        self.stats.heard[self.view.number()].ill.add_one();
+        self.view.heard(self.worker).ill.add_one();
         // Requests that come in the same order again and again may be in step with the endpoints.
         self.view.break_step();
         let life = line.life();
@@ -196,11 +196,11 @@ impl<'s> Detector<'s> {
             return;
         }
         let peers = Peers {
-            all: self.heard(self.view.number()),
+            all: self.view.answers(),
             endpoints,
             keyed: self.view.balance().is_keyed(),
         };
-        let views = (self.view.number(), 1 + self.service.views().len());
+        let views = (self.view.number(), 1 + self.service.last_view());
         let proof = life.suspect().note_ill(views, &peers, Instant::now());
         if let Some(proof) = proof {
             self.eject(line, began, &Cause::Answers(proof));
@@ -211,14 +211,12 @@ impl<'s> Detector<'s> {
     fn note_back(&self, line: &WorkerEndpoint, was: Was) {
         if was == Was::Ill {
             let suspicion = line.life().suspect();
-            suspicion.expect_relapse(|view| self.heard(view));
+            suspicion.expect_relapse(|number| {
+                let view = self.service.view(number);
+                view.map_or_else(Count::default, View::answers)
+            });
         }
         log_lines::back(self.service.name(), line.pool().address(), was.reason());
-    }
-
-    /// What all endpoints of a view have answered, over all workers.
-    fn heard(&self, view: usize) -> Count {
-        Count::of(self.service.lanes().map(|lane| &lane.heard[view]))
     }
 
     /// Notes that an endpoint took no connection.
@@ -254,7 +252,7 @@ impl<'s> Detector<'s> {
             return;
         };
         let (all, pause) = (self.service.main(), cause.pause());
-        let ejections = &self.service.ejections;
+        let ejections = self.service.ejections();
         if let Some(time) = ejections.eject(all, line, rule, began, pause) {
             let why = cause.to_string();
             line.life().note_why(&*why, cause.is_answers());

@@ -32,7 +32,8 @@ const FULL_MILLIS: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct Limits {
     rule: config::Limits,
-    in_use: AtomicU32,
+    /// Those before a change of the rule are among them.
+    in_use: Arc<AtomicU32>,
     waiting: AtomicU32,
     /// One for each view of the service, in their order.
     rows: Box<[Queue]>,
@@ -142,6 +143,24 @@ type Entered = Result<Option<(Seat, Arc<WorkerEndpoint>)>, Shed>;
 impl Limits {
     /// Those of a service with so many views; `None` where the rule sets none.
     pub(crate) fn new(rule: config::Limits, views: usize) -> Option<Arc<Self>> {
+        Self::with(rule, views, Arc::default())
+    }
+
+    /// Those of the same service when it has this rule and so many views. What works stays counted; a
+    /// request that waits goes on by the rule that it came under.
+    pub(crate) fn after(
+        before: Option<&Arc<Self>>,
+        rule: config::Limits,
+        views: usize,
+    ) -> Option<Arc<Self>> {
+        match before {
+            Some(same) if same.rule == rule && same.rows.len() >= views => Some(Arc::clone(same)),
+            Some(other) => Self::with(rule, views, Arc::clone(&other.in_use)),
+            None => Self::new(rule, views),
+        }
+    }
+
+    fn with(rule: config::Limits, views: usize, in_use: Arc<AtomicU32>) -> Option<Arc<Self>> {
         let config::Limits {
             concurrent,
             per_endpoint,
@@ -150,7 +169,7 @@ impl Limits {
         (concurrent.is_some() || per_endpoint.is_some()).then(|| {
             Arc::new(Self {
                 rule,
-                in_use: AtomicU32::new(0),
+                in_use,
                 waiting: AtomicU32::new(0),
                 rows: (0..views).map(|_| Queue::default()).collect(),
                 // Not 0, which a row says of no search at all.

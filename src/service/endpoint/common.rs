@@ -3,18 +3,23 @@
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
-use crate::{config, upstream::Tls};
+use crate::{
+    config,
+    upstream::{IdleLimits, Tls},
+};
 
 /// What the endpoints of a service have in common.
 #[derive(Debug)]
 pub(crate) struct Common {
     /// From when on their moments are counted.
     pub(super) epoch: Instant,
-    pub(super) policy: Arc<config::Service>,
+    policy: ArcSwap<config::Service>,
     /// With what those are called that speak TLS.
-    pub(super) tls: Arc<Tls>,
+    tls: ArcSwap<Tls>,
+    pub(super) idle_limits: Arc<IdleLimits>,
     pub(super) workers: usize,
 }
 
@@ -27,15 +32,28 @@ impl Common {
     ) -> Self {
         Self {
             epoch: Instant::now(),
-            policy,
-            tls,
+            idle_limits: Arc::new(IdleLimits::new(&policy.pool)),
+            policy: ArcSwap::new(policy),
+            tls: ArcSwap::new(tls),
             workers,
         }
     }
 
+    /// Their service has another policy from now on.
+    pub(in crate::service) fn follow(&self, policy: &Arc<config::Service>, tls: &Arc<Tls>) {
+        self.idle_limits.set(&policy.pool);
+        self.policy.store(Arc::clone(policy));
+        self.tls.store(Arc::clone(tls));
+    }
+
     /// What their service does with its requests.
-    pub(in crate::service) fn policy(&self) -> &config::Service {
-        &self.policy
+    pub(in crate::service) fn policy(&self) -> Guard<Arc<config::Service>> {
+        self.policy.load()
+    }
+
+    /// With what those are called that speak TLS.
+    pub(super) fn tls(&self) -> Arc<Tls> {
+        self.tls.load_full()
     }
 }
 

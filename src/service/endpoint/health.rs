@@ -294,7 +294,10 @@ impl EndpointHealth {
     /// The part of its share that it has while it warms up.
     pub(crate) fn warmth(&self, now: Instant) -> Option<f64> {
         let since = self.warming.load(Relaxed);
-        let slow_start = self.common.policy.slow_start.filter(|_| since != 0)?;
+        if since == 0 {
+            return None;
+        }
+        let slow_start = self.common.policy().slow_start?;
         let passed = self.millis(now).saturating_sub(since) as f64;
         let warmth = passed / slow_start.as_millis().max(1) as f64;
         (warmth < 1.0).then(|| warmth.max(LEAST_WARMTH))
@@ -539,7 +542,7 @@ impl EndpointHealth {
 
     /// It is new, or back: where the service has a slow start it begins.
     pub(crate) fn warm_up(&self, now: Instant) {
-        if self.common.policy.slow_start.is_some() {
+        if self.common.policy().slow_start.is_some() {
             self.warming.store(self.millis(now), Relaxed);
         }
     }

@@ -158,18 +158,13 @@ impl Endpoint {
     fn lines(&self) -> &Lines {
         let Own { id, load, life, .. } = &*self.own;
         self.lines.get_or_init(|| {
-            let Common {
-                policy,
-                tls,
-                workers,
-                ..
-            } = life.common();
-            let tls = self.own.is_secured.then(|| Arc::clone(tls));
-            let settings = Arc::clone(&policy.pool);
-            let target = Target::new(id.address.clone(), tls, settings, load.clone());
+            let common = life.common();
+            let tls = self.own.is_secured.then(|| common.tls());
+            let limits = Arc::clone(&common.idle_limits);
+            let target = Target::new(id.address.clone(), tls, limits, load.clone());
             Box::new(Lines {
                 target: Arc::new(target),
-                of_workers: (0..*workers).map(|_| OnceLock::new()).collect(),
+                of_workers: (0..common.workers).map(|_| OnceLock::new()).collect(),
             })
         })
     }

@@ -95,10 +95,18 @@ pub(crate) struct Peers {
     pub(crate) keyed: bool,
 }
 
-/// The cases against one endpoint, one for each view that it is called by. Made when its first ill
-/// answer comes.
+/// The cases against one endpoint, one for each view that it is called by, by the view's number. Made
+/// when its first ill answer comes.
 #[derive(Debug, Default)]
-pub(crate) struct Suspicion(OnceLock<Box<[Case]>>);
+pub(crate) struct Suspicion(OnceLock<Box<Cases>>);
+
+#[derive(Debug)]
+struct Cases {
+    /// Of the views that there were then.
+    first: Box<[Case]>,
+    /// Of those with higher numbers, which came later.
+    more: Suspicion,
+}
 
 /// A test that is open from an ill answer to a proof, or until the endpoint turns out to be like its
 /// peers.
@@ -134,10 +142,10 @@ impl Suspicion {
     /// Notes an answer to a request of this view that does not say that the endpoint is ill.
     #[inline]
     pub(crate) fn note_well(&self, view: usize) {
-        if let Some(cases) = self.0.get()
-            && cases[view].is_open.load(Acquire)
+        if let Some(case) = self.case(view)
+            && case.is_open.load(Acquire)
         {
-            cases[view].answers.fetch_add(1, Relaxed);
+            case.answers.fetch_add(1, Relaxed);
         }
     }
 
@@ -150,8 +158,7 @@ impl Suspicion {
         peers: &Peers,
         now: Instant,
     ) -> Option<Proof> {
-        let cases = || (0..views).map(|_| Case::default()).collect();
-        let case = &self.0.get_or_init(cases)[view];
+        let case = self.case_or_new(view, views);
         let mut file = case.file();
         let usual = file.usual.share(peers, now);
         let before = peers.all.less(Count { answers: 1, ill: 1 });
@@ -183,15 +190,57 @@ impl Suspicion {
     /// The endpoint is back after it was ejected for its answers: little has to be proved against it
     /// until it has shown that it is well. `all` is what all have answered, by view.
     pub(crate) fn expect_relapse(&self, all: impl Fn(usize) -> Count) {
-        for (view, case) in self.0.get().into_iter().flatten().enumerate() {
+        for (view, case) in self.all().enumerate() {
             case.open(&mut case.file(), all(view), PROOF - TO_PROVE_AGAIN);
         }
     }
 
     /// What was noted until now proves nothing any more.
     pub(crate) fn forget(&self) {
-        let cases = self.0.get().into_iter().flatten();
-        cases.for_each(|case| case.is_open.store(false, Release));
+        self.all()
+            .for_each(|case| case.is_open.store(false, Release));
+    }
+
+    /// The views are others from now on, though they may have the numbers of those before.
+    pub(crate) fn begin_anew(&self) {
+        for case in self.all() {
+            let mut file = case.file();
+            case.is_open.store(false, Release);
+            *file = File::default();
+        }
+    }
+
+    fn case(&self, view: usize) -> Option<&Case> {
+        let cases = self.0.get()?;
+        let before = cases.first.len();
+        match cases.first.get(view) {
+            None => cases.more.case(view - before),
+            known => known,
+        }
+    }
+
+    /// The case of a view, of which there are so many now.
+    fn case_or_new(&self, view: usize, views: usize) -> &Case {
+        let cases = self.0.get_or_init(|| {
+            let first = (0..views.max(view + 1)).map(|_| Case::default());
+            Box::new(Cases {
+                first: first.collect(),
+                more: Self::default(),
+            })
+        });
+        let before = cases.first.len();
+        match cases.first.get(view) {
+            None => cases
+                .more
+                .case_or_new(view - before, views.saturating_sub(before)),
+            Some(known) => known,
+        }
+    }
+
+    /// All cases, in the order of the views' numbers.
+    fn all(&self) -> impl Iterator<Item = &Case> {
+        let parts = std::iter::successors(self.0.get(), |cases| cases.more.0.get());
+        parts.flat_map(|cases| &cases.first)
     }
 }
 
@@ -432,5 +481,31 @@ mod tests {
         let ill = |code| is_ill(StatusCode::from_u16(code).unwrap());
         assert!([500, 502, 503, 504, 507, 599].into_iter().all(ill));
         assert!(![200, 404, 429, 501, 505, 511].into_iter().any(ill));
+    }
+
+    #[test]
+    fn views_that_come_later_have_cases_of_their_own_and_numbers_may_be_used_again() {
+        let suspicion = Suspicion::default();
+        let peers = |answers, ill| Peers {
+            all: Count { answers, ill },
+            endpoints: 4,
+            keyed: false,
+        };
+        let now = Instant::now();
+        let proved = |view: usize, views: usize| {
+            let ill = |n| suspicion.note_ill((view, views), &peers(40 + 4 * n, n), now);
+            (1..30).find(|n| ill(*n).is_some())
+        };
+        let first = proved(0, 1);
+        assert!(first.is_some());
+        assert_eq!((proved(3, 4), proved(1, 4)), (first, first));
+        assert_eq!(suspicion.all().count(), 4);
+        // Half of a case is forgotten.
+        for n in 1..4 {
+            assert_eq!(suspicion.note_ill((2, 4), &peers(40 + 4 * n, n), now), None);
+        }
+        suspicion.begin_anew();
+        assert_eq!(proved(2, 4), first);
+        suspicion.note_well(7);
     }
 }

@@ -2,16 +2,13 @@
 //! has for them (behind a NAT or a published port an address is of no use, and the name is). It is
 //! said, and changes nothing: which of the two is meant only a person knows.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use crate::{
     registry::OtherHost,
-    service::{Service, members::standing::Standing},
+    service::{Service, ServiceRef, members::standing::Standing},
     upstream::{connect_to, is_for_want_of_descriptors},
 };
 
@@ -23,7 +20,7 @@ const AT_ONCE: usize = 3;
 
 /// Looks each time that an endpoint of the service takes no connection, and again until what was
 /// found then is over.
-pub(crate) async fn watch(service: Weak<Service>, registry: Arc<str>, other: OtherHost) {
+pub(crate) async fn watch(service: ServiceRef, registry: Arc<str>, other: OtherHost) {
     loop {
         let known = service.upgrade();
         let known = known.map(|one| (one.refusals(), one.members().hint.is_some()));

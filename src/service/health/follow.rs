@@ -1,10 +1,7 @@
 //! A service's own checks of its endpoints: each is checked for as long as the registry lists it,
 //! and what the checks come to is taken over. Knows nothing of what a check does.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -13,7 +10,7 @@ use super::prober::{Findings, Prober, RunningCheck};
 use crate::{
     config::{Health, HealthAsk},
     instance::Address,
-    service::{Endpoint, EndpointId, Service, members::MemberEvent},
+    service::{Endpoint, EndpointId, Service, ServiceRef, members::MemberEvent},
     upstream::{Checked, Protocol},
 };
 
@@ -28,7 +25,7 @@ struct Followed {
 type Told = (Arc<Endpoint>, Findings);
 
 /// Has a service's endpoints checked until it is gone.
-pub(crate) async fn run(service: Weak<Service>, health: Health, prober: Arc<Prober>) {
+pub(crate) async fn run(service: ServiceRef, health: Health, prober: Arc<Prober>) {
     let Some(mut published) = service.upgrade().map(|service| service.published()) else {
         return;
     };

@@ -36,6 +36,9 @@ struct RegistryState {
     remembered: Option<SystemTime>,
     /// Its latest loss of data.
     lost: Option<Box<Lost>>,
+    /// What it says first takes the place of the set before, whatever that was: it is asked for other
+    /// instances.
+    afresh: bool,
 }
 
 /// A registry's loss of data.
@@ -109,12 +112,33 @@ impl Combiner {
             heard: Answer::Nothing,
             remembered: None,
             lost: None,
+            afresh: false,
         };
         Self {
             registries: names.iter().map(of_none).collect(),
             combine,
             chosen: None,
         }
+    }
+
+    /// That of a service whose instances are asked for in another way. What a registry has said that
+    /// it had before counts among others until it says something else.
+    pub(crate) fn after_a_change(&mut self, origin: &Origin) -> Self {
+        let mut before = std::mem::take(&mut self.registries).into_vec();
+        let mut after = Self::new(origin);
+        for registry in &mut after.registries {
+            let same = before.iter().position(|one| one.name == registry.name);
+            if let Some(same) = same {
+                *registry = before.swap_remove(same);
+            }
+            registry.afresh = true;
+        }
+        after
+    }
+
+    /// How many registries there are.
+    pub(crate) fn registries(&self) -> usize {
+        self.registries.len()
     }
 
     /// Takes over what a registry, by its place in the list, has to say. Returns the service's
@@ -162,6 +186,12 @@ impl Combiner {
     /// How a registry's answer follows the one before. The set of another datacenter or zone takes
     /// the place of the one before only if it has a healthy instance.
     fn order(&mut self, from: usize, set: &InstanceSet) -> Order {
+        if std::mem::take(&mut self.registries[from].afresh) {
+            return match has_healthy(set) {
+                true => Order::Replaced,
+                false => Order::Unknown,
+            };
+        }
         let order = set.evidence.order().unwrap_or_else(|| {
             let before = self.set(from).map(|before| &before.evidence);
             before.map_or(Order::Unknown, |before| set.evidence.after(before))
@@ -215,7 +245,7 @@ impl Combiner {
 
     /// What a registry showed of its history before its latest loss of data.
     pub(crate) fn before_loss(&self, of: usize) -> Option<&Evidence> {
-        Some(&self.registries[of].lost.as_ref()?.before)
+        Some(&self.registries.get(of)?.lost.as_ref()?.before)
     }
 
     /// What the set is, whatever was said last; `None` where nothing was ever said that counts.
@@ -308,7 +338,7 @@ impl Combiner {
 
     /// What a registry said last that still counts.
     pub(crate) fn set(&self, of: usize) -> Option<&InstanceSet> {
-        match &self.registries[of].heard {
+        match &self.registries.get(of)?.heard {
             Answer::Set(set) => Some(set),
             Answer::Nothing | Answer::Failed | Answer::GivenUp => None,
         }

@@ -17,13 +17,14 @@ use super::{
     standing::{Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
-    config::Balance,
+    config::{self, Balance},
     evidence::Order,
     instance::Instance,
     service::{
         Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads, endpoint::Common,
         health::prober::Checkup,
     },
+    upstream::Tls,
 };
 
 /// A service's endpoints and what became of them.
@@ -76,6 +77,40 @@ impl EndpointSet {
             members: ById::default(),
             leaving: Vec::new(),
             changed: None,
+        }
+    }
+
+    /// Another policy holds from now on. Endpoints go on, but for those that are called in another way
+    /// now, or have nothing by which a balancer could compare them: these drain, and others begin at
+    /// their addresses.
+    pub(in crate::service) fn follow_policy(
+        &mut self,
+        policy: &Arc<config::Service>,
+        tls: &Arc<Tls>,
+        secured_otherwise: bool,
+        loads: Loads,
+    ) {
+        self.common.follow(policy, tls);
+        let has_loads = self.loads.are_enough_for(&loads);
+        if !has_loads {
+            self.loads = loads;
+        }
+        for place in 0..self.members.0.len() {
+            let member = &mut self.members.0[place];
+            if policy.health.is_none() {
+                member.checkup = None;
+            }
+            if let Some(suspicion) = member.endpoint.life().suspicion() {
+                suspicion.begin_anew();
+            }
+            let is_new = !has_loads || (secured_otherwise && member.instance.tls);
+            if is_new && !member.is_removed() {
+                let (id, instance) = (member.id().clone(), Arc::clone(&member.instance));
+                let standing = member.standing();
+                let new = self.new_member(&id, &instance, standing, false);
+                let replaced = std::mem::replace(&mut self.members.0[place], new);
+                self.leaves(replaced.endpoint);
+            }
         }
     }
 

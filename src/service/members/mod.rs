@@ -13,7 +13,11 @@ pub(super) mod standing;
 #[cfg(test)]
 pub(super) mod testing;
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
 
 use tokio::time::Instant;
 
@@ -22,8 +26,10 @@ use crate::{
     instance::{Instance, InstanceSet},
     registry::watch::Event,
     service::{
-        Endpoint, EndpointId, balance::Loads, endpoint::Common, health::prober::Findings, log_lines,
+        Endpoint, EndpointId, View, balance::Loads, endpoint::Common, health::prober::Findings,
+        log_lines,
     },
+    upstream::Tls,
 };
 use combine::{Combiner, Update};
 use endpoint_set::EndpointSet;
@@ -45,6 +51,8 @@ pub(crate) struct Members {
     checks: (u64, u64),
     /// What a person could do about endpoints that cannot be reached.
     pub(crate) hint: Option<Arc<str>>,
+    /// Who reads what they are: the views of each policy that requests still go by.
+    views: Vec<Weak<View>>,
 }
 
 /// What happens to a service's members.
@@ -101,6 +109,7 @@ impl Members {
         policy: &Arc<config::Service>,
         common: Common,
         loads: Loads,
+        views: Vec<Weak<View>>,
     ) -> Self {
         Self {
             service: Arc::clone(service),
@@ -111,6 +120,37 @@ impl Members {
             guarded: false,
             checks: (0, 0),
             hint: None,
+            views,
+        }
+    }
+
+    /// The views that are read still.
+    pub(in crate::service) fn views(&self) -> impl Iterator<Item = Arc<View>> {
+        self.views.iter().filter_map(Weak::upgrade)
+    }
+
+    /// Another policy holds from now on, with these views. Of another origin nothing is known yet: the
+    /// endpoints stay until one of its registries has said who they are.
+    pub(in crate::service) fn follow_policy(
+        &mut self,
+        policy: &Arc<config::Service>,
+        tls: &Arc<Tls>,
+        (views, loads): (Vec<Weak<View>>, Loads),
+    ) -> Effects {
+        let before = std::mem::replace(&mut self.policy, Arc::clone(policy));
+        if is_of_other_instances(&before, policy) {
+            self.combiner = self.combiner.after_a_change(&policy.origin);
+        }
+        self.views.retain(|view| view.strong_count() > 0);
+        self.views.extend(views);
+        let secured_otherwise = before.tls != policy.tls;
+        self.endpoints
+            .follow_policy(policy, tls, secured_otherwise, loads);
+        Effects {
+            publish: true,
+            retire: self.endpoints.take_leaving(),
+            save: true,
+            watch: false,
         }
     }
 
@@ -120,7 +160,7 @@ impl Members {
             MemberEvent::Fixed(instances) => {
                 self.follow(&Update::ours(instances), Why::ProxyToml, false)
             }
-            MemberEvent::Registry(from, event) => {
+            MemberEvent::Registry(from, event) if from < self.combiner.registries() => {
                 let registry = Arc::clone(&self.policy.origin.registries()[from]);
                 let why = match &event {
                     Event::State(set) => Why::Registry {
@@ -134,12 +174,14 @@ impl Members {
                 let follow = |update| self.follow(&update, why, expects_new);
                 update.map(follow).unwrap_or_default()
             }
-            MemberEvent::Remembered(from, set, confirmed) => {
+            MemberEvent::Remembered(from, set, confirmed) if from < self.combiner.registries() => {
                 let registry = Arc::clone(&self.policy.origin.registries()[from]);
                 let update = self.combiner.remember(from, set, confirmed, &self.policy);
                 let follow = |update| self.follow(&update, Why::Snapshot { registry }, false);
                 update.map(follow).unwrap_or_default()
             }
+            // Of a registry that is no longer one of its own.
+            MemberEvent::Registry(..) | MemberEvent::Remembered(..) => Effects::default(),
             MemberEvent::Checked(endpoint, findings) => self.check(&endpoint, findings),
             MemberEvent::Asked(held, again) => self.settle(held, &again),
             MemberEvent::Pinned(pin, set) => {
@@ -285,6 +327,11 @@ impl Members {
     }
 }
 
+/// Whether two policies may lead to other instances.
+pub(in crate::service) fn is_of_other_instances(a: &config::Service, b: &config::Service) -> bool {
+    (&a.origin, &a.name, &a.tags, &a.meta) != (&b.origin, &b.name, &b.tags, &b.meta)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{path::Path, time::Duration};
@@ -304,7 +351,7 @@ mod tests {
         let tls = Arc::new(crate::upstream::Tls::open(&EndpointTls::default()).unwrap());
         let (name, policy) = ("cart".into(), &config.services["cart"]);
         let common = Common::new(Arc::clone(policy), tls, 1);
-        Members::new(&name, policy, common, Loads::default())
+        Members::new(&name, policy, common, Loads::default(), Vec::new())
     }
 
     fn set(ports: &[u16]) -> Event<InstanceSet> {

@@ -3,7 +3,7 @@
 //! pinned set is doubted, retried and drained as ever.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,7 +16,7 @@ use super::{
     history::{Listed, Pin, Why, unix_seconds},
     shrink_guard,
 };
-use crate::service::Service;
+use crate::service::{Service, ServiceRef};
 
 /// The longest that a pin may last: one that is forgotten must end.
 pub const LONGEST_PIN: Duration = Duration::from_secs(24 * 3600);
@@ -70,6 +70,7 @@ pub fn pin(
     if time < Duration::from_secs(1) || time > LONGEST_PIN {
         return Err(PinError::Time);
     }
+    let reference = service.reference();
     let members = service.members();
     let journal = members.journal();
     let (first, last) = journal.numbers().ok_or(PinError::Unread)?;
@@ -80,7 +81,7 @@ pub fn pin(
         return Err(PinError::Nobody(number));
     }
     let mut pin = Box::new(Pin::new(number, time));
-    let expiry = tokio::spawn(expire(Arc::downgrade(service), pin.began, time));
+    let expiry = tokio::spawn(expire(reference, pin.began, time));
     pin.expiry = Some(AbortOnDropHandle::new(expiry));
     let status = PinStatus::of(&pin);
     shrink_guard::apply_to(members, service, MemberEvent::Pinned(pin, set));
@@ -106,7 +107,7 @@ fn end(service: &Arc<Service>, members: MutexGuard<'_, Members>, why: Why) -> bo
     true
 }
 
-async fn expire(service: Weak<Service>, began: Instant, time: Duration) {
+async fn expire(service: ServiceRef, began: Instant, time: Duration) {
     tokio::time::sleep(time).await;
     let Some(service) = service.upgrade() else {
         return;

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     registry::ServiceQuery,
-    service::{EndpointId, Service},
+    service::{EndpointId, Service, ServiceRef},
     upstream::{connect_to, is_for_want_of_descriptors},
 };
 
@@ -49,11 +49,11 @@ pub(crate) fn apply_to(
 ) {
     if service.apply_to(members, event) {
         // Ends by itself: with the service, with the last held endpoint, or at the deadline.
-        tokio::spawn(run(Arc::downgrade(service)));
+        tokio::spawn(run(service.reference()));
     }
 }
 
-async fn run(service: Weak<Service>) {
+async fn run(service: ServiceRef) {
     let mut seen = HashSet::new();
     loop {
         let Some(service) = service.upgrade() else {

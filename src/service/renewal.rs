@@ -1,0 +1,345 @@
+//! A service with another policy, around what it has: its endpoints with their connections and doubts,
+//! its counters, its journal, and those of its views that pick as before. Knows nothing of why the
+//! policy is another.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Weak},
+};
+
+use super::{
+    Service, ServiceState, View, balance::Loads, call::queue::Limits, inquiries_of,
+    members::is_of_other_instances, watches_of,
+};
+use crate::{
+    config::{self, Subset},
+    upstream::Tls,
+};
+
+/// A service, whatever policy it has by then: for tasks that outlive a policy.
+#[derive(Clone, Debug)]
+pub struct ServiceRef(Weak<ServiceState>);
+
+impl ServiceRef {
+    /// The service with its present policy, if there is one still.
+    pub(crate) fn upgrade(&self) -> Option<Arc<Service>> {
+        let state = self.0.upgrade()?;
+        let latest = state.latest.lock();
+        latest.upgrade()
+    }
+}
+
+/// The views of a policy.
+struct PolicyViews {
+    /// All endpoints.
+    main: Arc<View>,
+    /// Those that routes select.
+    views: Box<[Arc<View>]>,
+    /// Those of all these that the policy before has not.
+    new: Vec<Weak<View>>,
+}
+
+impl Service {
+    /// A reference that outlives this policy.
+    pub(crate) fn reference(self: &Arc<Self>) -> ServiceRef {
+        let mut latest = self.state.latest.lock();
+        if latest.strong_count() == 0 {
+            *latest = Arc::downgrade(self);
+        }
+        ServiceRef(Arc::downgrade(&self.state))
+    }
+
+    /// Whether it has this policy, for routes that want these subsets.
+    pub(crate) fn is_as(&self, policy: &config::Service, subsets: &[Arc<Subset>]) -> bool {
+        *self.policy == *policy
+            && self.views.len() == subsets.len()
+            && std::iter::zip(&self.views, subsets).all(|(view, subset)| view.is_of(subset))
+    }
+
+    /// Whether this policy may lead to other instances.
+    pub(crate) fn is_of_other_instances(&self, policy: &config::Service) -> bool {
+        is_of_other_instances(&self.policy, policy)
+    }
+
+    /// This service with another policy and for routes that want these subsets, whose registries may
+    /// be about to be watched anew. What it has goes on. Requests that go by the policy before find
+    /// the endpoints of the moment, too.
+    pub(crate) fn renewed(
+        &self,
+        policy: Arc<config::Service>,
+        tls: Arc<Tls>,
+        subsets: impl IntoIterator<Item = Arc<Subset>>,
+        is_watched_anew: bool,
+    ) -> Arc<Self> {
+        let mut members = self.members();
+        let PolicyViews { main, views, new } = self.views_by(&policy, members.views(), subsets);
+        let balances = std::iter::once(&main).chain(&views);
+        let loads = Loads::of_all(balances.map(|view| view.balance()));
+        let mut effects = members.follow_policy(&policy, &tls, (new, loads));
+        effects.publish(|| {
+            let views = members.views().collect::<Vec<_>>();
+            views
+                .iter()
+                .for_each(|view| view.publish(members.endpoints()));
+        });
+        let budgets = self.lanes().map(|lane| &lane.budget);
+        budgets.for_each(|budget| budget.follow(&policy.retry, self.lanes.len()));
+        let numbers = std::iter::once(&main).chain(&views);
+        let numbers = numbers.map(|view| view.number() + 1).max();
+        let limits = Limits::after(
+            self.limits.as_ref(),
+            policy.limits,
+            numbers.unwrap_or_default(),
+        );
+        let is_of_others = self.is_of_other_instances(&policy);
+        let renewed = Arc::new(Self {
+            name: Arc::clone(&self.name),
+            main,
+            views,
+            lanes: Arc::clone(&self.lanes),
+            tls,
+            limits,
+            watches: match is_of_others {
+                true => watches_of(&self.name, &policy),
+                false => Arc::clone(&self.watches),
+            },
+            inquiries: match is_of_others || is_watched_anew {
+                true => inquiries_of(&policy),
+                false => Arc::clone(&self.inquiries),
+            },
+            usage: Arc::clone(&self.usage),
+            state: Arc::clone(&self.state),
+            policy,
+        });
+        *self.state.latest.lock() = Arc::downgrade(&renewed);
+        drop(members);
+        self.state.changes.notify_one();
+        if let Some(published) = self.state.published.get() {
+            published.send_replace(());
+        }
+        renewed
+    }
+
+    /// The views of another policy. One that picks as one of this policy's does is that one. The
+    /// numbers of those that are new are no other view's that is `read` still.
+    fn views_by(
+        &self,
+        policy: &config::Service,
+        read: impl Iterator<Item = Arc<View>>,
+        subsets: impl IntoIterator<Item = Arc<Subset>>,
+    ) -> PolicyViews {
+        let mut taken: HashSet<usize> = read.map(|view| view.number()).collect();
+        let mut new = Vec::new();
+        let mut view = |subset| {
+            let number = (0..).find(|number| !taken.contains(number));
+            let number = number.unwrap_or_default();
+            let view = View::new(&self.name, number, subset, policy, self.lanes.len());
+            let mut known = self.all_views();
+            let same = known.find(|known| self.policy.zone == policy.zone && known.is_like(&view));
+            if let Some(same) = same {
+                return Arc::clone(same);
+            }
+            taken.insert(number);
+            let view = Arc::new(view);
+            new.push(Arc::downgrade(&view));
+            view
+        };
+        let main = view(None);
+        let views = subsets.into_iter().map(Some).map(view).collect();
+        PolicyViews { main, views, new }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        config::{Config, Overrides},
+        instance::{Instance, InstanceSet},
+        registry::watch::Event,
+        service::{CallPolicy, members::MemberEvent, members::shrink_guard, testing::instance},
+    };
+
+    /// What a config with these lines says of the service `cart`, and the subsets of its routes.
+    fn policy(lines: &str) -> (Arc<config::Service>, Arc<Tls>, Vec<Arc<Subset>>) {
+        let text = format!(
+            "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n\
+             [defaults]\nregistry = \"a\"\n{lines}\n[[route]]\nservice = \"cart\"\n"
+        );
+        let config = Config::parse(&text, Path::new(".")).unwrap();
+        let policy = Arc::clone(&config.services["cart"]);
+        let tls = Arc::new(Tls::open(&policy.tls).unwrap());
+        let subsets = config
+            .routes
+            .iter()
+            .filter_map(|route| route.subset.clone());
+        (policy, tls, subsets.collect())
+    }
+
+    fn service(lines: &str) -> Arc<Service> {
+        let (policy, tls, subsets) = policy(lines);
+        let changes = Arc::default();
+        Arc::new(Service::new(
+            "cart".into(),
+            policy,
+            tls,
+            1,
+            subsets,
+            changes,
+        ))
+    }
+
+    fn renewed(before: &Service, lines: &str) -> Arc<Service> {
+        let (policy, tls, subsets) = policy(lines);
+        before.renewed(policy, tls, subsets, false)
+    }
+
+    fn says(service: &Arc<Service>, ports: &[u16]) {
+        let instance = |port: &u16| Instance {
+            tags: vec![
+                if port.is_multiple_of(2) {
+                    "even"
+                } else {
+                    "odd"
+                }
+                .to_owned(),
+            ],
+            ..instance(*port, true)
+        };
+        let set = InstanceSet::of(ports.iter().map(|port| Ok(instance(port))));
+        let said = MemberEvent::Registry(0, Event::State(set.into()));
+        service.apply(said);
+    }
+
+    fn ports(view: &View) -> Vec<u16> {
+        let snapshot = view.snapshot();
+        let ports = snapshot.endpoints.iter().map(|one| one.id().address.port());
+        ports.collect()
+    }
+
+    const EVEN: &str = "[[route]]\npath = \"/even\"\ntags = [\"even\"]\nservice = \"cart\"\n";
+    const ODD: &str = "[[route]]\npath = \"/odd\"\ntags = [\"odd\"]\nservice = \"cart\"\n";
+    const NO_GUARD: &str = "[service.cart]\nguard = false\n";
+
+    #[tokio::test]
+    async fn endpoints_counts_and_doubts_go_on_and_both_policies_follow_the_registry() {
+        let before = service(NO_GUARD);
+        says(&before, &[1, 2]);
+        let endpoint = Arc::clone(&before.main().snapshot().endpoints[0]);
+        before.lane(0).requests.add_one();
+        let now = Instant::now();
+        endpoint.life().connect_failed(now, now);
+        let after = renewed(
+            &before,
+            &format!("{NO_GUARD}drain = \"1s\"\npool = {{ connections = 3 }}\n"),
+        );
+        assert_eq!(after.policy().drain, Duration::from_secs(1));
+        assert!(after.is_read() && after.lane(0).requests.value() == 1);
+        assert!(Arc::ptr_eq(
+            &after.main().snapshot().endpoints[0],
+            &endpoint
+        ));
+        assert!(after.main().snapshot().endpoints[0].life().has_refused());
+        assert!(Arc::ptr_eq(&after.main, &before.main), "it picks as before");
+        says(&after, &[2, 3]);
+        assert_eq!(
+            (ports(after.main()), ports(before.main())),
+            (vec![2, 3], vec![2, 3])
+        );
+        assert!(endpoint.pool(0).is_retired());
+    }
+
+    #[tokio::test]
+    async fn a_reference_leads_to_the_latest_policy_and_a_pin_ends_under_it() {
+        let before = service(NO_GUARD);
+        let reference = before.reference();
+        says(&before, &[1, 2]);
+        crate::service::pin(&before, None, Duration::from_secs(60)).unwrap();
+        let after = renewed(
+            &before,
+            "[service.cart]\nguard = false\nbalance = \"random\"\n",
+        );
+        drop(before);
+        assert!(Arc::ptr_eq(&reference.upgrade().unwrap(), &after) && after.is_pinned());
+        says(&after, &[3]);
+        assert_eq!(ports(after.main()), [1, 2]);
+        assert!(crate::service::unpin(&after));
+        assert_eq!(ports(after.main()), [3]);
+        drop(after);
+        assert!(reference.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn views_are_the_same_where_they_pick_alike_and_requests_under_way_have_theirs() {
+        let before = service(&format!("{NO_GUARD}{EVEN}"));
+        says(&before, &[1, 2, 3, 4]);
+        let after = renewed(&before, &format!("{NO_GUARD}{ODD}{EVEN}"));
+        assert!(Arc::ptr_eq(&after.views[1], &before.views[0]));
+        assert_eq!(
+            (ports(&after.views[0]), ports(&after.views[1])),
+            (vec![1, 3], vec![2, 4])
+        );
+        let last = renewed(&after, &format!("{NO_GUARD}{ODD}"));
+        let numbers: Vec<_> = last.all_views().map(|view| view.number()).collect();
+        assert_eq!(numbers, [0, 2]);
+        says(&last, &[2, 5]);
+        assert_eq!(
+            (ports(&last.views[0]), ports(&before.views[0])),
+            (vec![5], vec![2])
+        );
+        drop((before, after));
+        // The number of the view that is read no more is free again.
+        let other = renewed(&last, &format!("{NO_GUARD}{EVEN}{ODD}"));
+        let numbers: Vec<_> = other.all_views().map(|view| view.number()).collect();
+        assert_eq!(numbers, [0, 1, 2]);
+        assert_eq!(ports(&other.views[0]), [2]);
+        // A request by a subset of another generation finds none, and panics nowhere.
+        let (.., subsets) = policy(EVEN);
+        let by = CallPolicy::of(&other, subsets.first(), &Overrides::default());
+        assert!(by.is_none());
+    }
+
+    #[tokio::test]
+    async fn another_origin_takes_over_once_it_has_said_who_is_there() {
+        let before = service("[service.cart]\n");
+        says(&before, &[1, 2, 3, 4]);
+        let other = "[service.cart]\nregistry = \"b\"\n";
+        let after = renewed(&before, other);
+        assert_eq!(
+            ports(after.main()),
+            [1, 2, 3, 4],
+            "nothing is known of it yet"
+        );
+        shrink_guard::apply(&after, MemberEvent::Registry(0, Event::Failed));
+        assert_eq!(ports(after.main()), [1, 2, 3, 4]);
+        // An answer that a watcher of two registries brings late changes nothing.
+        shrink_guard::apply(&after, MemberEvent::Registry(1, Event::Failed));
+        says(&after, &[7]);
+        assert_eq!(
+            ports(after.main()),
+            [7],
+            "the guard doubts no set of another registry"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_called_otherwise_or_compared_for_the_first_time_begins_anew() {
+        let before = service(NO_GUARD);
+        says(&before, &[1, 2]);
+        let endpoint = Arc::clone(&before.main().snapshot().endpoints[0]);
+        let after = renewed(&before, &format!("{NO_GUARD}balance = \"p2c\"\n"));
+        let compared = Arc::clone(&after.main().snapshot().endpoints[0]);
+        assert!(endpoint.pool(0).is_retired() && compared.load().is_some());
+        assert_eq!(ports(before.main()), [1, 2], "requests under way find them");
+        assert!(!before.main().snapshot().endpoints[0].pool(0).is_retired());
+        let again = renewed(&after, NO_GUARD);
+        assert!(Arc::ptr_eq(
+            &again.main().snapshot().endpoints[0],
+            &compared
+        ));
+    }
+}

@@ -1,0 +1,87 @@
+//! How many idle connections to an endpoint are kept, and for how long: in atomics, for it may change
+//! while requests go on. Knows nothing of connections.
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::config;
+
+/// `pool`, for all endpoints of a service.
+#[derive(Debug)]
+pub struct IdleLimits {
+    /// In nanoseconds.
+    idle: AtomicU64,
+    connections: AtomicUsize,
+    /// In nanoseconds; [`NEVER`] is any age.
+    max_age: AtomicU64,
+}
+
+/// Longer than any process lives.
+const NEVER: u64 = u64::MAX;
+
+impl IdleLimits {
+    /// Those of these settings.
+    pub fn new(settings: &config::Pool) -> Self {
+        let limits = Self {
+            idle: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            max_age: AtomicU64::new(NEVER),
+        };
+        limits.set(settings);
+        limits
+    }
+
+    /// Has these settings hold for connections that become idle from now on.
+    pub fn set(&self, settings: &config::Pool) {
+        self.idle.store(nanos(settings.idle), Relaxed);
+        self.connections.store(settings.connections, Relaxed);
+        let max_age = settings.max_age.map_or(NEVER, nanos);
+        self.max_age.store(max_age, Relaxed);
+    }
+
+    /// How long an idle connection is kept.
+    pub(super) fn idle(&self) -> Duration {
+        Duration::from_nanos(self.idle.load(Relaxed))
+    }
+
+    /// Idle connections kept per endpoint and worker.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// How old a connection to an endpoint that is called by a name may be used again.
+    pub(super) fn max_age(&self) -> Option<Duration> {
+        let nanos = self.max_age.load(Relaxed);
+        (nanos != NEVER).then(|| Duration::from_nanos(nanos))
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_what_was_set_last() {
+        let first = config::Pool {
+            idle: Duration::from_secs(4),
+            connections: 8,
+            max_age: Some(Duration::from_millis(1500)),
+        };
+        let limits = IdleLimits::new(&first);
+        let then = config::Pool {
+            idle: Duration::MAX,
+            connections: 0,
+            max_age: None,
+        };
+        let read = || (limits.idle(), limits.connections(), limits.max_age());
+        assert_eq!(read(), (first.idle, 8, first.max_age));
+        limits.set(&then);
+        assert_eq!(read(), (Duration::from_nanos(NEVER - 1), 0, None));
+    }
+}
