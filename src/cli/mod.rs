@@ -44,7 +44,7 @@ enum Command {
     Check(check::Check),
     /// Ask whether a proxy on this machine is alive: the status says so
     Health(health::Health),
-    /// Keep a provider signed in at a registry, and run the command that is it
+    /// Keep a provider registered, and run the command that is the provider
     Register(Box<register::Register>),
     /// Show it all on this machine: the proxy, a registry, five providers and a steady load
     Demo(demo::Demo),

@@ -104,7 +104,7 @@ pub(super) struct Register {
     #[arg(long, default_value = Layout::GoKit.as_str())]
     layout: Layout,
 
-    /// From signing out to the signal that ends the command
+    /// From deregistering to the signal that ends the command
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::wait)]
     drain: Duration,
 
