@@ -209,6 +209,28 @@ pub struct Instance {
     pub meta: BTreeMap<String, String>,
 }
 
+/// A version of HTTP, as far as an instance names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.1
+    One,
+    /// HTTP/2
+    Two,
+}
+
+impl HttpVersion {
+    fn of_word(word: &str) -> Option<Self> {
+        let is_one_of = |words: &[&str]| words.iter().any(|it| word.eq_ignore_ascii_case(it));
+        if is_one_of(&["h2c", "h2", "http2", "http/2", "grpc", "grpcs"]) {
+            Some(Self::Two)
+        } else if is_one_of(&["http1", "http/1.1", "http", "https"]) {
+            Some(Self::One)
+        } else {
+            None
+        }
+    }
+}
+
 /// What tells an instance from the others of its service: its id, and where it is called.
 pub type Identity = (Arc<str>, Address);
 
@@ -235,6 +257,25 @@ impl Instance {
             self.weight = weight.clamp(1, MAX_WEIGHT);
         }
         self
+    }
+
+    /// The version of HTTP that it says it is called in, whatever registry it stands in: the metadata
+    /// `protocol`, else the first tag that is `protocol=…`, `grpc`, `h2` or `h2c`. Words that mean no
+    /// version are disregarded.
+    pub fn http_version(&self) -> Option<HttpVersion> {
+        let of_tag = |tag: &String| match tag.split_once('=') {
+            Some((key, word)) if key.eq_ignore_ascii_case("protocol") => {
+                HttpVersion::of_word(word.trim())
+            }
+            // A tag that is no more than `http` may say what a port is for, and not what it speaks.
+            None if tag.len() <= 4 => {
+                HttpVersion::of_word(tag).filter(|version| *version == HttpVersion::Two)
+            }
+            _ => None,
+        };
+        let said = self.meta.get("protocol");
+        said.and_then(|word| HttpVersion::of_word(word.trim()))
+            .or_else(|| self.tags.iter().find_map(of_tag))
     }
 
     /// The same where its registry has this verdict on it.
@@ -443,6 +484,39 @@ mod tests {
                     .collect(),
             };
             assert_eq!(instance.heed_meta().tls, tls, "{meta:?} {tags:?}");
+        }
+    }
+
+    #[test]
+    fn the_version_of_http_is_what_metadata_and_then_tags_say() {
+        use HttpVersion::{One, Two};
+
+        for (meta, tags, version) in [
+            (None, &[][..], None),
+            (Some("h2c"), &[], Some(Two)),
+            (Some(" gRPC "), &[], Some(Two)),
+            (Some("http"), &["grpc"], Some(One)),
+            (Some("mucp"), &["grpc"], Some(Two)),
+            (None, &["v1", "GRPC"], Some(Two)),
+            (None, &["protocol=h2c"], Some(Two)),
+            (None, &["Protocol=http1", "grpc"], Some(One)),
+            (None, &["http", "grpc"], Some(Two)),
+            (None, &["http"], None),
+            (None, &["grpc-gateway", "proto=grpc"], None),
+        ] {
+            let instance = Instance {
+                id: "a".into(),
+                address: Address::new("10.0.0.1", 80).unwrap(),
+                tls: false,
+                healthy: true,
+                weight: 1,
+                tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+                meta: meta
+                    .map(|value| ("protocol".to_owned(), value.to_owned()))
+                    .into_iter()
+                    .collect(),
+            };
+            assert_eq!(instance.http_version(), version, "{meta:?} {tags:?}");
         }
     }
 

@@ -443,7 +443,9 @@ pub struct Service {
     pub retry: Retry,
     /// How long an endpoint may take.
     pub timeout: Timeouts,
-    /// Idle connections.
+    /// In which version of HTTP its endpoints are called; `None` where each says so itself.
+    pub protocol: Option<Protocol>,
+    /// Connections to its endpoints.
     pub pool: Arc<Pool>,
     /// How the endpoints that speak TLS are called.
     pub tls: EndpointTls,
@@ -469,6 +471,17 @@ pub struct Service {
     /// The declared service that is called where this one has no endpoint. The fallback has no
     /// fallback of its own.
     pub fallback: Option<Arc<str>>,
+}
+
+/// `protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// As the instance says; else, over TLS, what the endpoint chooses in the handshake.
+    Auto,
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2: in the clear with prior knowledge.
+    Http2,
 }
 
 /// `retry`
@@ -549,6 +562,11 @@ pub struct Pool {
     pub idle: Duration,
     /// Idle connections kept per endpoint and worker.
     pub connections: usize,
+    /// Streams at once on one connection of HTTP/2, where the endpoint does not want fewer; at least 1.
+    pub streams: usize,
+    /// After how much silence a connection of HTTP/2 on which requests wait is asked for a sign of life;
+    /// `None` for never.
+    pub ping: Option<Duration>,
     /// How old a connection to an endpoint that is called by a name may be used again: the name may
     /// lead elsewhere by then.
     pub max_age: Option<Duration>,

@@ -40,12 +40,24 @@ pub enum FailureKind {
     /// do not understand each other.
     #[error("tls: {0}")]
     Handshake(io::Error),
+    /// A connection, but what came over it is not HTTP/2.
+    #[error("no HTTP/2: {0}")]
+    NoHttp2(io::Error),
     /// The endpoint was removed while a connection to it was being opened.
     #[error("removed from the registry")]
     Removed,
     /// The endpoint closed the connection where its answer, or more of it, was due.
     #[error("closed by the endpoint")]
     Closed,
+    /// The endpoint ends the connection, and says that it has not begun with the request (GOAWAY).
+    #[error("not begun by the endpoint, which closes the connection")]
+    GoAway,
+    /// The endpoint says that it has not begun with the request, and will not (REFUSED_STREAM).
+    #[error("refused by the endpoint")]
+    Refused,
+    /// The endpoint broke the request's stream off, and nothing else (RST_STREAM).
+    #[error("broken off by the endpoint: {0}")]
+    Reset(h2::Reason),
     /// Reading or writing failed.
     #[error("{0}")]
     Io(io::Error),
@@ -61,7 +73,7 @@ pub enum FailureKind {
     /// The endpoint was removed, and its drain deadline has passed.
     #[error("cut at the drain deadline")]
     Drained,
-    /// The answer breaks the rules of HTTP/1.1, or can be read in two ways.
+    /// The answer breaks the rules of HTTP, or can be read in two ways.
     #[error("bad answer: {0}")]
     BadAnswer(&'static str),
     /// The answer is larger than it may be: which is true of this one, and says nothing of the

@@ -1,4 +1,5 @@
-//! How many idle connections to an endpoint are kept, and for how long: in atomics, for it may change
+//! How many idle connections to an endpoint are kept, for how long, and how much is asked of one that
+//! requests share: in atomics, for it may change
 //! while requests go on. Knows nothing of connections.
 
 use std::{
@@ -16,6 +17,9 @@ pub struct IdleLimits {
     connections: AtomicUsize,
     /// In nanoseconds; [`NEVER`] is any age.
     max_age: AtomicU64,
+    streams: AtomicUsize,
+    /// In nanoseconds; [`NEVER`] is no question.
+    ping: AtomicU64,
 }
 
 /// Longer than any process lives.
@@ -28,6 +32,8 @@ impl IdleLimits {
             idle: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             max_age: AtomicU64::new(NEVER),
+            streams: AtomicUsize::new(1),
+            ping: AtomicU64::new(NEVER),
         };
         limits.set(settings);
         limits
@@ -39,6 +45,9 @@ impl IdleLimits {
         self.connections.store(settings.connections, Relaxed);
         let max_age = settings.max_age.map_or(NEVER, nanos);
         self.max_age.store(max_age, Relaxed);
+        self.streams.store(settings.streams, Relaxed);
+        let ping = settings.ping.map_or(NEVER, nanos);
+        self.ping.store(ping, Relaxed);
     }
 
     /// How long an idle connection is kept.
@@ -53,9 +62,24 @@ impl IdleLimits {
 
     /// How old a connection to an endpoint that is called by a name may be used again.
     pub(super) fn max_age(&self) -> Option<Duration> {
-        let nanos = self.max_age.load(Relaxed);
-        (nanos != NEVER).then(|| Duration::from_nanos(nanos))
+        time(&self.max_age)
     }
+
+    /// Streams at once on one connection of HTTP/2.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    /// After how much silence such a connection is asked for a sign of life; for one that is opened from
+    /// now on.
+    pub(super) fn ping(&self) -> Option<Duration> {
+        time(&self.ping)
+    }
+}
+
+fn time(nanos: &AtomicU64) -> Option<Duration> {
+    let nanos = nanos.load(Relaxed);
+    (nanos != NEVER).then(|| Duration::from_nanos(nanos))
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -72,16 +96,21 @@ mod tests {
             idle: Duration::from_secs(4),
             connections: 8,
             max_age: Some(Duration::from_millis(1500)),
+            streams: 100,
+            ping: None,
         };
         let limits = IdleLimits::new(&first);
         let then = config::Pool {
             idle: Duration::MAX,
             connections: 0,
             max_age: None,
+            streams: 7,
+            ping: Some(Duration::from_secs(10)),
         };
         let read = || (limits.idle(), limits.connections(), limits.max_age());
         assert_eq!(read(), (first.idle, 8, first.max_age));
         limits.set(&then);
         assert_eq!(read(), (Duration::from_nanos(NEVER - 1), 0, None));
+        assert_eq!((limits.streams(), limits.ping()), (7, then.ping));
     }
 }

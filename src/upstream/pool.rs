@@ -14,12 +14,12 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::{
-    FailureKind,
+    FailureKind, http1,
+    http2::{Keep, Lease, Links},
     idle_limits::IdleLimits,
     load::Load,
     record::{LatencySum, Quiet, Record, Recorded},
-    stream::{Ask, Stream},
-    timer::Timer,
+    stream::Ask,
     tls::{Handshake, Protocol, Tls},
 };
 use crate::{instance::Address, metrics::Counter};
@@ -30,6 +30,7 @@ pub struct Target {
     address: Address,
     /// Where it is called over TLS.
     secured: Option<Box<Secured>>,
+    protocol: Protocol,
     limits: Arc<IdleLimits>,
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
@@ -53,6 +54,8 @@ struct Secured {
 pub struct Pool {
     target: Arc<Target>,
     idle: Mutex<Vec<Idle>>,
+    /// Of an endpoint that speaks HTTP/1.1 there is none.
+    http2: OnceLock<Box<Links>>,
     in_flight: Counter,
     /// Of an endpoint that was never called there is none.
     record: OnceLock<Box<Record>>,
@@ -66,7 +69,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: http1::Connection,
     since: Instant,
     /// When it is too old; `None` where that is beyond all time.
     until: Option<Instant>,
@@ -78,22 +81,13 @@ impl Idle {
     }
 }
 
-/// A connection to an endpoint, between two requests or in one.
+/// What a request is sent over.
 #[derive(Debug)]
-pub struct Connection {
-    pub(super) stream: Stream,
-    pub(super) timer: Timer,
-    opened: Instant,
-}
-
-impl Connection {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            timer: Timer::default(),
-            opened: Instant::now(),
-        }
-    }
+pub enum Connection {
+    /// A connection of HTTP/1.1, between two requests.
+    Http1(http1::Connection),
+    /// A stream's place on a connection of HTTP/2.
+    Http2(Lease),
 }
 
 /// Which idle connection will do.
@@ -110,11 +104,12 @@ pub enum Reuse {
 const FRESH: Duration = Duration::from_millis(500);
 
 impl Target {
-    /// `address`, which is called over this TLS, or in the clear; exchanges count in the endpoint's
-    /// load where there is one.
+    /// `address`, which is called over this TLS, or in the clear, and in this protocol; exchanges count
+    /// in the endpoint's load where there is one.
     pub fn new(
         address: Address,
         tls: Option<Arc<Tls>>,
+        protocol: Protocol,
         limits: Arc<IdleLimits>,
         load: Option<Arc<Load>>,
     ) -> Self {
@@ -127,6 +122,7 @@ impl Target {
         Self {
             address,
             secured: tls.map(secured),
+            protocol,
             limits,
             load,
             made: Instant::now(),
@@ -161,6 +157,7 @@ impl Pool {
         Self {
             target,
             idle: Mutex::default(),
+            http2: OnceLock::new(),
             in_flight: Counter::default(),
             record: OnceLock::new(),
             attempts: Counter::default(),
@@ -176,14 +173,62 @@ impl Pool {
 
     pub(super) fn handshake(&self) -> Option<&Handshake> {
         let Target {
-            address, secured, ..
+            address,
+            secured,
+            protocol,
+            ..
         } = &*self.target;
         let Secured { tls, handshake } = &**secured.as_ref()?;
-        Some(handshake.get_or_init(|| tls.handshake(address, Protocol::Http1)))
+        Some(handshake.get_or_init(|| tls.handshake(address, *protocol)))
     }
 
-    /// The idle connection used last that is still good, if there is one.
+    /// What it is called in.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.target.protocol
+    }
+
+    /// A connection that is open and has room: the idle one used last that is still good, or a place on
+    /// one that requests share.
     pub fn checkout(&self, now: Instant, reuse: Reuse) -> Option<Connection> {
+        if self.target.protocol != Protocol::Http1
+            && let Some(lease) = self.lease(now)
+        {
+            return Some(Connection::Http2(lease));
+        }
+        self.checkout_idle(now, reuse).map(Connection::Http1)
+    }
+
+    /// A place on a connection of HTTP/2 that is open.
+    pub(super) fn lease(&self, now: Instant) -> Option<Lease> {
+        self.http2.get()?.lease(now, &self.keep())
+    }
+
+    /// Its connections of HTTP/2.
+    pub(super) fn links(&self) -> &Links {
+        self.http2.get_or_init(Box::default)
+    }
+
+    /// How long its connections of HTTP/2 are kept, and how much is asked of each.
+    pub(super) fn keep(&self) -> Keep {
+        let limits = &self.target.limits;
+        Keep {
+            idle: limits.idle(),
+            max_age: self.max_age(),
+            streams: limits.streams(),
+            ping: limits.ping(),
+            is_retired: self.is_retired(),
+        }
+    }
+
+    /// How old a connection may be for another request. An IP address leads to the same place for ever.
+    fn max_age(&self) -> Option<Duration> {
+        let Target {
+            address, limits, ..
+        } = &*self.target;
+        limits.max_age().filter(|_| address.socket().is_none())
+    }
+
+    fn checkout_idle(&self, now: Instant, reuse: Reuse) -> Option<http1::Connection> {
         let mut pooled = self.lock();
         loop {
             let since = pooled.last()?.since;
@@ -206,7 +251,7 @@ impl Pool {
     /// how long the endpoint said that it keeps it.
     pub(super) fn give_back(
         &self,
-        connection: Connection,
+        connection: http1::Connection,
         keep_alive: Option<Duration>,
         now: Instant,
     ) {
@@ -216,11 +261,7 @@ impl Pool {
             let theirs = theirs.saturating_sub(Duration::from_secs(1));
             limits.idle().min(theirs)
         });
-        // An IP address leads to the same place for ever.
-        let max_age = limits
-            .max_age()
-            .filter(|_| self.target.address.socket().is_none());
-        let keep = max_age.map_or(keep, |most| {
+        let keep = self.max_age().map_or(keep, |most| {
             keep.min(most.saturating_sub(now.saturating_duration_since(connection.opened)))
         });
         let mut idle = self.lock();
@@ -240,10 +281,16 @@ impl Pool {
         self.lock().retain_mut(|idle| {
             !idle.is_too_old(now) && idle.connection.stream.is_quiet(Ask::Runtime)
         });
+        if let Some(links) = self.http2.get() {
+            links.sweep(now, &self.keep());
+        }
     }
 
-    /// Closes the idle connections.
+    /// Closes the idle connections, and those that requests share once these are over.
     pub fn close_idle(&self) {
+        if let Some(links) = self.http2.get() {
+            links.clear();
+        }
         let closed = std::mem::take(&mut *self.lock());
         drop(closed);
     }
@@ -273,7 +320,7 @@ impl Pool {
 
     /// Idle connections.
     pub fn idle(&self) -> usize {
-        self.lock().len()
+        self.lock().len() + self.http2.get().map_or(0, |links| links.idle())
     }
 
     /// Counts one exchange for as long as the guard lives.

@@ -14,7 +14,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::TcpStream;
 
-use super::{connect_to, is_for_want_of_descriptors, stream::Stream, tls::Handshake};
+use super::{
+    connect_to, is_for_want_of_descriptors,
+    stream::Stream,
+    tls::{Handshake, Protocol},
+};
 use crate::{
     config::{HealthAsk, HttpHealth, MOST_OF_A_BODY},
     error::with_causes,
@@ -30,6 +34,8 @@ pub(crate) struct Checked {
     pub address: Address,
     /// Where it is asked over TLS.
     pub handshake: Option<Arc<Handshake>>,
+    /// What it is asked in.
+    pub protocol: Protocol,
 }
 
 /// Why a check did not pass.
@@ -100,6 +106,35 @@ async fn secure(whom: &Checked, socket: TcpStream) -> Result<Stream, String> {
 }
 
 async fn http(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Result<(), String> {
+    let is_http2 = match whom.protocol {
+        Protocol::Http1 => false,
+        Protocol::Http2 => true,
+        Protocol::Either => stream.has_chosen_http2(),
+    };
+    match is_http2 {
+        true => ask_http2(stream, whom, wanted).await,
+        false => ask_http1(stream, whom, wanted).await,
+    }
+}
+
+async fn ask_http2(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Result<(), String> {
+    let shaking = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = shaking.await.map_err(|error| with_causes(&error))?;
+    let scheme = whom.handshake.as_ref().map_or("http", |_| "https");
+    let host = wanted.host.clone();
+    let host = host.unwrap_or_else(|| whom.address.to_string());
+    let request = Request::get(format!("{scheme}://{host}{}", wanted.path))
+        .header(header::USER_AGENT, USER_AGENT)
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| with_causes(&error))?;
+    let asking = async {
+        let answer = sender.send_request(request).await;
+        judge(answer.map_err(|error| with_causes(&error))?, wanted).await
+    };
+    driven(connection, asking).await
+}
+
+async fn ask_http1(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Result<(), String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| with_causes(&error))?;

@@ -68,7 +68,7 @@ pub(crate) enum Cause {
     Connect,
     /// It took one, and there was no TLS over it.
     Tls,
-    /// It closed the connection, or broke it off.
+    /// It closed the connection, or broke it off, or the request's stream alone.
     Closed,
     /// Its answer was not there in time, or did not go on.
     Timeout,
@@ -100,9 +100,15 @@ impl Cause {
         match kind {
             FailureKind::Connect(_) | FailureKind::ConnectTimeout => Self::Connect,
             FailureKind::Handshake(_) => Self::Tls,
-            FailureKind::Closed | FailureKind::Io(_) => Self::Closed,
+            FailureKind::Closed
+            | FailureKind::Io(_)
+            | FailureKind::GoAway
+            | FailureKind::Refused
+            | FailureKind::Reset(_) => Self::Closed,
             FailureKind::Timeout | FailureKind::TryTimeout => Self::Timeout,
-            FailureKind::BadAnswer(_) | FailureKind::TooLarge(_) => Self::BadAnswer,
+            FailureKind::BadAnswer(_) | FailureKind::TooLarge(_) | FailureKind::NoHttp2(_) => {
+                Self::BadAnswer
+            }
             FailureKind::Removed | FailureKind::Drained => Self::Removed,
             FailureKind::Unwanted(_) => Self::Unwanted,
             FailureKind::Client(_) => Self::Client,

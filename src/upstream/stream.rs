@@ -65,6 +65,23 @@ impl Stream {
         matches!(came, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
+    /// Whether the endpoint has chosen HTTP/2 in the handshake of TLS.
+    pub(super) fn has_chosen_http2(&self) -> bool {
+        self.chosen() == Some(tls::H2)
+    }
+
+    /// Whether it has chosen another protocol there, or none.
+    pub(super) fn has_chosen_another(&self) -> bool {
+        matches!(self, Self::Tls(_)) && !self.has_chosen_http2()
+    }
+
+    fn chosen(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(secure) => secure.stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
     /// Whether the endpoint may yet say that it does not take us for who we are. In TLS 1.3 our
     /// side of the handshake is over before the endpoint has looked at our certificate, or missed
     /// it; until it has, it reads nothing of a request.

@@ -20,22 +20,30 @@ use crate::{
     tls::{TlsError, client_config},
 };
 
+/// HTTP/2 as the handshake names it.
+pub(super) const H2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
 /// What is spoken within.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.1
     Http1,
     /// HTTP/2
     Http2,
+    /// Whichever the endpoint chooses.
+    Either,
 }
 
 impl Protocol {
-    /// Its name in the handshake.
-    fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::Http1 => b"http/1.1",
-            Self::Http2 => b"h2",
-        }
+    /// Its names in the handshake, the first choice first.
+    fn alpn(self) -> Vec<Vec<u8>> {
+        let names: &[&[u8]] = match self {
+            Self::Http1 => &[HTTP1],
+            Self::Http2 => &[H2],
+            Self::Either => &[H2, HTTP1],
+        };
+        names.iter().map(|name| name.to_vec()).collect()
     }
 }
 
@@ -86,7 +94,7 @@ impl Tls {
             return Handshake(Err(reason));
         };
         let mut config = config.clone();
-        config.alpn_protocols = vec![protocol.alpn().to_vec()];
+        config.alpn_protocols = protocol.alpn();
         // A session of one endpoint is of no use at another, though both go by one name.
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Handshake(Ok((Arc::new(config).into(), name)))

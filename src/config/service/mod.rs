@@ -13,8 +13,8 @@ pub(super) mod zone;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Retry, Service,
-    Timeouts,
+    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Protocol, Retry,
+    Service, Timeouts,
     document::{report::Wrong, table::Table},
     load::strict::Placed,
     registry::Registries,
@@ -68,9 +68,12 @@ fn built_in(origin: Origin) -> Service {
             idle: Duration::from_secs(60),
             total: None,
         },
+        protocol: None,
         pool: Arc::new(Pool {
             idle: Duration::from_secs(4),
             connections: 256,
+            streams: 100,
+            ping: Some(Duration::from_secs(10)),
             max_age: Some(Duration::from_secs(15)),
         }),
         tls: EndpointTls::default(),
@@ -208,10 +211,13 @@ fn policy(
         zone,
         retry,
         timeout,
+        protocol: protocol(table, base.protocol),
         pool: table.within("pool", |table| {
             Arc::new(Pool {
                 idle: table.wait("idle", base.pool.idle),
                 connections: table.size("connections", 0..=65_536, base.pool.connections),
+                streams: table.size("streams", 1..=10_000, base.pool.streams),
+                ping: table.optional("ping", base.pool.ping),
                 max_age: table.optional("max_age", base.pool.max_age),
             })
         }),
@@ -226,6 +232,20 @@ fn policy(
         drain: table.wait("drain", base.drain),
         discovery_timeout: table.wait("discovery_timeout", base.discovery_timeout),
         ..base.clone()
+    }
+}
+
+fn protocol(table: &mut Table<'_>, base: Option<Protocol>) -> Option<Protocol> {
+    let words = [
+        ("auto", Protocol::Auto),
+        ("http1", Protocol::Http1),
+        ("h2", Protocol::Http2),
+        ("h2c", Protocol::Http2),
+    ];
+    match table.take("protocol") {
+        None => base,
+        Some(field) if field.is_false() => None,
+        Some(field) => field.choice(&words),
     }
 }
 
@@ -396,6 +416,22 @@ mod tests {
         let bare = &config.services["bare"];
         assert_eq!(bare.guard, None);
         assert_eq!(bare.discovery_timeout, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_version_of_http_is_each_endpoints_own_or_the_services() {
+        let config = config(&format!(
+            "[defaults]\nprotocol = \"auto\"\npool = {{ ping = false }}\n\
+             [service.cart]\nprotocol = \"h2c\"\npool = {{ streams = 7 }}\n\
+             [service.own]\nprotocol = false\n{CART}"
+        ));
+        let cart = &config.services["cart"];
+        assert_eq!(cart.protocol, Some(Protocol::Http2));
+        assert_eq!((cart.pool.streams, cart.pool.ping), (7, None));
+        assert_eq!(config.defaults.protocol, Some(Protocol::Auto));
+        assert_eq!(config.services["own"].protocol, None);
+        let found = errors(&format!("[service.cart]\nprotocol = \"http3\"\n{CART}"));
+        assert!(found[0].ends_with("did you mean \"http1\"?"), "{found:?}");
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl AttemptLog {
         line.pool().note_failure(&failure.kind);
         let unasked = matches!(
             failure.kind,
-            FailureKind::Connect(_) | FailureKind::Handshake(_) | FailureKind::Removed
+            FailureKind::Connect(_)
+                | FailureKind::Handshake(_)
+                | FailureKind::NoHttp2(_)
+                | FailureKind::Removed
         );
         if !unasked {
             self.asked += 1;

@@ -23,7 +23,7 @@ pub(super) struct Facts {
 pub(super) enum Outcome {
     /// There is an answer; its status may stand in `retry.on`.
     Answered { in_retry_on: bool },
-    /// The connection died, which was a new one or was kept.
+    /// The connection died, which was a new one or was kept; or the request's stream did.
     Died {
         processed: Processed,
         was_kept: bool,
@@ -38,9 +38,14 @@ impl Outcome {
     pub(super) fn of(failure: &Failure, was_kept: bool) -> Self {
         let processed = failure.processed;
         match failure.kind {
-            FailureKind::Closed | FailureKind::Io(_) => Self::Died {
+            FailureKind::Closed | FailureKind::Io(_) | FailureKind::GoAway => Self::Died {
                 processed,
                 was_kept,
+            },
+            // Of one request, whose connection goes on.
+            FailureKind::Refused | FailureKind::Reset(_) => Self::Died {
+                processed,
+                was_kept: false,
             },
             FailureKind::TryTimeout => Self::Late,
             _ => Self::Failed { processed },

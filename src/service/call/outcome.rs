@@ -54,15 +54,21 @@ impl<'s> Detector<'s> {
     ) {
         match &failure.kind {
             FailureKind::Connect(error) if is_for_want_of_descriptors(error) => {}
-            FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::Handshake(_) => {
+            FailureKind::Connect(_)
+            | FailureKind::ConnectTimeout
+            | FailureKind::Handshake(_)
+            | FailureKind::NoHttp2(_) => {
                 if self.has_refused(line, began) {
                     self.note_vain(line, began);
                 }
             }
-            // It was kept for too long, which says nothing of the endpoint.
-            FailureKind::Closed | FailureKind::Io(_) if was_kept => {}
+            // It was kept for too long, or is closed in good order, which says nothing of the endpoint.
+            FailureKind::Closed | FailureKind::Io(_) | FailureKind::GoAway if was_kept => {}
             FailureKind::Closed
             | FailureKind::Io(_)
+            | FailureKind::GoAway
+            | FailureKind::Refused
+            | FailureKind::Reset(_)
             | FailureKind::Timeout
             | FailureKind::TryTimeout
             | FailureKind::BadAnswer(_) => self.note_vain(line, began),

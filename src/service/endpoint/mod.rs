@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     instance::Address,
-    upstream::{Load, Pool, Target},
+    upstream::{Load, Pool, Target, Transport},
 };
 use health::EndpointHealth;
 
@@ -58,8 +58,7 @@ pub(super) struct Own {
     id: EndpointId,
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
-    /// Whether it is called over TLS.
-    is_secured: bool,
+    transport: Transport,
     is_near: AtomicBool,
 }
 
@@ -108,11 +107,11 @@ impl WorkerEndpoint {
 }
 
 impl Endpoint {
-    /// One of a service's, which is called over TLS or in the clear.
+    /// One of a service's, which is spoken to like this.
     pub(super) fn new(
         common: Arc<Common>,
         id: EndpointId,
-        is_secured: bool,
+        transport: Transport,
         load: Option<Arc<Load>>,
     ) -> Self {
         Self {
@@ -120,7 +119,7 @@ impl Endpoint {
                 life: EndpointHealth::new(common),
                 id,
                 load,
-                is_secured,
+                transport,
                 is_near: AtomicBool::new(false),
             }),
             lines: OnceLock::new(),
@@ -134,6 +133,11 @@ impl Endpoint {
 
     pub(super) fn life(&self) -> &EndpointHealth {
         &self.own.life
+    }
+
+    /// How it is spoken to.
+    pub(super) fn transport(&self) -> Transport {
+        self.own.transport
     }
 
     /// Its life, as a snapshot keeps it.
@@ -159,9 +163,10 @@ impl Endpoint {
         let Own { id, load, life, .. } = &*self.own;
         self.lines.get_or_init(|| {
             let common = life.common();
-            let tls = self.own.is_secured.then(|| common.tls());
+            let Transport { tls, protocol } = self.own.transport;
+            let tls = tls.then(|| common.tls());
             let limits = Arc::clone(&common.idle_limits);
-            let target = Target::new(id.address.clone(), tls, limits, load.clone());
+            let target = Target::new(id.address.clone(), tls, protocol, limits, load.clone());
             Box::new(Lines {
                 target: Arc::new(target),
                 of_workers: (0..common.workers).map(|_| OnceLock::new()).collect(),
@@ -246,7 +251,12 @@ pub(super) mod testing {
             instance: number.to_string().into(),
             address: Address::new("10.0.0.1", number as i64 + 1).unwrap(),
         };
-        Arc::new(Endpoint::new(common(slow_start), id, false, load))
+        Arc::new(Endpoint::new(
+            common(slow_start),
+            id,
+            Transport::PLAIN,
+            load,
+        ))
     }
 
     /// A way to one.

@@ -11,7 +11,7 @@ use crate::{
     config::{Health, HealthAsk},
     instance::Address,
     service::{Endpoint, EndpointId, Service, ServiceRef, members::MemberEvent},
-    upstream::{Checked, Protocol},
+    upstream::{Checked, Protocol, Transport},
 };
 
 /// An endpoint whose check is followed.
@@ -61,23 +61,25 @@ fn follow(
     let listed = service.members().endpoints().listed();
     followed.retain(|id, check| {
         let same = |endpoint: &Arc<Endpoint>| Arc::ptr_eq(endpoint, &check.endpoint);
-        listed.get(id).is_some_and(|(endpoint, _)| same(endpoint))
+        listed.get(id).is_some_and(same)
     });
-    for (id, (endpoint, tls)) in listed {
+    for (id, endpoint) in listed {
         if followed.contains_key(&id) {
             continue;
         }
         let port = health.port.map(i64::from);
         let at = |port| Address::new(&id.address.host(), port).ok();
         let address = port.and_then(at).unwrap_or_else(|| id.address.clone());
+        let Transport { tls, protocol } = endpoint.transport();
         let protocol = match health.ask {
             HealthAsk::Grpc { .. } => Protocol::Http2,
-            HealthAsk::Http(_) | HealthAsk::Tcp => Protocol::Http1,
+            HealthAsk::Http(_) | HealthAsk::Tcp => protocol,
         };
         let handshake = tls.then(|| service.tls().handshake(&id.address, protocol));
         let whom = Checked {
             address,
             handshake: handshake.map(Arc::new),
+            protocol,
         };
         let settings = tls.then_some(&service.policy().tls);
         let check = prober.check(whom, settings, health);

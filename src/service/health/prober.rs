@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     backoff::Repeated,
     config::{EndpointTls, Health},
-    upstream::{Checked, NotPassed, probe},
+    upstream::{Checked, NotPassed, Protocol, probe},
 };
 
 /// A new endpoint's first check runs within this time, however long the interval.
@@ -54,6 +54,7 @@ pub(crate) struct Prober(Mutex<HashMap<Key, Weak<RunningCheck>>>);
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     address: String,
+    protocol: Protocol,
     tls: Option<EndpointTls>,
     health: Health,
 }
@@ -85,6 +86,7 @@ impl Prober {
     ) -> Arc<RunningCheck> {
         let key = Key {
             address: whom.address.to_string(),
+            protocol: whom.protocol,
             tls: tls.cloned(),
             health: health.clone(),
         };
@@ -240,6 +242,7 @@ mod tests {
             let whom = Checked {
                 address: Address::new("127.0.0.1", port).unwrap(),
                 handshake: None,
+                protocol: Protocol::Http1,
             };
             prober.check(whom, tls, &health())
         };

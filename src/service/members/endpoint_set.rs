@@ -24,7 +24,7 @@ use crate::{
         Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads, endpoint::Common,
         health::prober::Checkup,
     },
-    upstream::Tls,
+    upstream::{Tls, Transport},
 };
 
 /// A service's endpoints and what became of them.
@@ -103,7 +103,10 @@ impl EndpointSet {
             if let Some(suspicion) = member.endpoint.life().suspicion() {
                 suspicion.begin_anew();
             }
-            let is_new = !has_loads || (secured_otherwise && member.instance.tls);
+            let transport = Transport::of(&member.instance, policy.protocol);
+            let is_called_otherwise = transport != member.endpoint.transport()
+                || (secured_otherwise && member.instance.tls);
+            let is_new = !has_loads || is_called_otherwise;
             if is_new && !member.is_removed() {
                 let (id, instance) = (member.id().clone(), Arc::clone(&member.instance));
                 let standing = member.standing();
@@ -191,11 +194,13 @@ impl EndpointSet {
                 doubted: order != Order::Replaced,
             },
         };
+        let transport = Transport::of(instance, self.common.policy().protocol);
         let known = self
             .members
             .get_mut(id)
-            // Its connections are of no use to one that now speaks TLS, or no longer does.
-            .filter(|member| member.instance.tls == instance.tls);
+            // Its connections are of no use to one that now speaks TLS or another version of HTTP, or
+            // no longer does.
+            .filter(|member| member.endpoint.transport() == transport);
         if let Some(member) = known {
             let before = member.standing();
             if before == Standing::Removed {
@@ -226,7 +231,8 @@ impl EndpointSet {
         is_new: bool,
     ) -> Member {
         let load = self.loads.load();
-        let endpoint = Endpoint::new(Arc::clone(&self.common), id.clone(), instance.tls, load);
+        let transport = Transport::of(instance, self.common.policy().protocol);
+        let endpoint = Endpoint::new(Arc::clone(&self.common), id.clone(), transport, load);
         if is_new {
             endpoint.life().warm_up(Instant::now());
         }
@@ -437,12 +443,11 @@ impl EndpointSet {
         has_changed
     }
 
-    /// Those that the registry lists, or that are held, and whether they are called over TLS.
-    pub(crate) fn listed(&self) -> HashMap<EndpointId, (Arc<Endpoint>, bool)> {
+    /// Those that the registry lists, or that are held.
+    pub(crate) fn listed(&self) -> HashMap<EndpointId, Arc<Endpoint>> {
         let listed = self.members.iter();
         let listed = listed.filter(|member| !member.is_removed());
-        let called = |member: &Member| (Arc::clone(&member.endpoint), member.instance.tls);
-        let listed = listed.map(|member| (member.id().clone(), called(member)));
+        let listed = listed.map(|member| (member.id().clone(), Arc::clone(&member.endpoint)));
         listed.collect()
     }
 }

@@ -1,8 +1,10 @@
 //! The chunked coding of an answer (RFC 9112 7.1), read strictly: CRLF ends every line, sizes
 //! have at most 16 digits, and extensions and trailers are bounded.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::upstream::piece::Piece;
 
 /// The longest line of a chunk's size, extensions included.
 const MAX_SIZE_LINE: usize = 4 * 1024;
@@ -24,24 +26,15 @@ pub(super) enum Decoder {
     Done,
 }
 
-#[derive(Debug, PartialEq)]
-pub(super) enum Decoded {
-    /// More bytes are needed.
-    Partial,
-    Data(Bytes),
-    /// The body is over.
-    End(Option<HeaderMap>),
-}
-
 impl Decoder {
     /// Takes the next piece off `buffer`.
-    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, &'static str> {
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Piece, &'static str> {
         loop {
             match self {
                 Self::Size => {
                     let Some(line) = take_line(buffer, MAX_SIZE_LINE, "chunk size line too long")?
                     else {
-                        return Ok(Decoded::Partial);
+                        return Ok(Piece::Partial);
                     };
                     *self = match parse_size(&line)? {
                         0 => Self::Trailers,
@@ -50,7 +43,7 @@ impl Decoder {
                 }
                 Self::Data(left) => {
                     if buffer.is_empty() {
-                        return Ok(Decoded::Partial);
+                        return Ok(Piece::Partial);
                     }
                     let take =
                         usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
@@ -58,11 +51,11 @@ impl Decoder {
                     if *left == 0 {
                         *self = Self::DataEnd;
                     }
-                    return Ok(Decoded::Data(buffer.split_to(take).freeze()));
+                    return Ok(Piece::Data(buffer.split_to(take).freeze()));
                 }
                 Self::DataEnd => {
                     if buffer.len() < 2 {
-                        return Ok(Decoded::Partial);
+                        return Ok(Piece::Partial);
                     }
                     if &buffer[..2] != b"\r\n" {
                         return Err("no CRLF after a chunk");
@@ -72,12 +65,12 @@ impl Decoder {
                 }
                 Self::Trailers => {
                     let Some(trailers) = take_trailers(buffer)? else {
-                        return Ok(Decoded::Partial);
+                        return Ok(Piece::Partial);
                     };
                     *self = Self::Done;
-                    return Ok(Decoded::End((!trailers.is_empty()).then_some(trailers)));
+                    return Ok(Piece::End((!trailers.is_empty()).then_some(trailers)));
                 }
-                Self::Done => return Ok(Decoded::End(None)),
+                Self::Done => return Ok(Piece::End(None)),
             }
         }
     }
@@ -177,9 +170,9 @@ mod tests {
             buffer.extend_from_slice(piece);
             loop {
                 match decoder.decode(&mut buffer)? {
-                    Decoded::Partial => break,
-                    Decoded::Data(data) => body.extend_from_slice(&data),
-                    Decoded::End(trailers) => {
+                    Piece::Partial => break,
+                    Piece::Data(data) => body.extend_from_slice(&data),
+                    Piece::End(trailers) => {
                         return if buffer.is_empty() {
                             Ok((body, trailers))
                         } else {

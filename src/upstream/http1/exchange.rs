@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -15,43 +14,14 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    HeadLimits, Source,
-    head::{self, AnswerHead, BodyLength, Parsed, Persistence},
+    connection::Connection,
+    head::{self, Parsed},
     send::{SendError, Sender},
 };
 use crate::upstream::{
-    Connection, Failure, FailureKind, Head, InFlight, Pool, Processed, Request, buffers, tls,
+    Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source, buffers,
+    limits::SILENCE, opening::Opening, tls,
 };
-
-/// How long an endpoint that was told to `Expect: 100-continue` may be silent before the body is
-/// sent all the same: not every server answers it (RFC 9110 10.1.1).
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// How long an exchange may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// From the last byte of the request that the endpoint took to the head of its answer. Does
-    /// not run while the client's own bytes are waited for.
-    pub response: Duration,
-    /// The same where another attempt may follow.
-    pub attempt: Option<Duration>,
-    /// Between two pieces of the answer's body.
-    pub idle: Duration,
-    /// When all of it must be over.
-    pub total: Option<Instant>,
-    /// How large the answer's head may be.
-    pub head: HeadLimits,
-}
-
-/// The opening of an answer: its head, and what that says of the rest.
-#[derive(Debug)]
-pub(crate) struct Opening {
-    /// Its head.
-    pub head: AnswerHead,
-    pub(super) at: Instant,
-    pub(super) length: BodyLength,
-    pub(super) persistence: Persistence,
-}
 
 /// A request that is sent, and the answer to it that is read, on one connection.
 #[derive(Debug)]
@@ -64,7 +34,7 @@ pub(crate) struct Exchange<B> {
     /// It has no body.
     to_head_request: bool,
     pub(super) limits: Limits,
-    pub(super) in_flight: InFlight,
+    pub(in crate::upstream) in_flight: InFlight,
     /// When the endpoint last took a byte of the request.
     pub(super) taken: Instant,
     /// The sending half failed; the answer, if it comes whole, is still passed on.
@@ -78,7 +48,7 @@ impl<B: Source> Exchange<B> {
     ///
     /// # Panics
     /// Where another exchange sends the request, or has brought its answer.
-    pub(crate) fn new(
+    pub(in crate::upstream) fn new(
         connection: Connection,
         in_flight: InFlight,
         request: &mut Request<B>,
@@ -100,7 +70,7 @@ impl<B: Source> Exchange<B> {
         }
     }
 
-    pub(super) fn poll_opening(
+    pub(in crate::upstream) fn poll_opening(
         &mut self,
         cx: &mut Context<'_>,
         recycled: &mut HeaderMap,
@@ -221,24 +191,14 @@ impl<B: Source> Exchange<B> {
         } else {
             self.taken
         };
-        let attempt = self.limits.attempt.unwrap_or(Duration::MAX);
-        since + self.limits.response.min(attempt)
+        self.limits.due(since)
     }
 
     /// The head was not there in time: for this attempt, or at all.
     #[cold]
     fn late(&self, kind: FailureKind) -> Failure {
-        let Limits {
-            response,
-            attempt,
-            total,
-            ..
-        } = self.limits;
-        let is_over = total.is_some_and(|total| Instant::now() >= total);
         match kind {
-            FailureKind::Timeout if !is_over && attempt.is_some_and(|limit| limit < response) => {
-                self.failed(FailureKind::TryTimeout)
-            }
+            FailureKind::Timeout => self.failed(self.limits.lateness()),
             kind => self.failed(kind),
         }
     }
@@ -248,7 +208,7 @@ impl<B: Source> Exchange<B> {
     pub(super) fn over(&self, now: Instant, deadline: Instant) -> Option<FailureKind> {
         if self.pool().is_cut() {
             Some(FailureKind::Drained)
-        } else if now >= self.earliest(deadline) {
+        } else if now >= self.limits.earliest(deadline) {
             Some(FailureKind::Timeout)
         } else {
             None
@@ -264,17 +224,12 @@ impl<B: Source> Exchange<B> {
         if self.pool().is_cut() {
             return Poll::Ready(FailureKind::Drained);
         }
-        let deadline = self.earliest(deadline);
+        let deadline = self.limits.earliest(deadline);
         ready!(self.connection.timer.poll_late(cx, deadline));
         Poll::Ready(FailureKind::Timeout)
     }
 
-    fn earliest(&self, deadline: Instant) -> Instant {
-        let total = self.limits.total;
-        total.map_or(deadline, |total| deadline.min(total))
-    }
-
-    pub(super) fn pool(&self) -> &Arc<Pool> {
+    pub(in crate::upstream) fn pool(&self) -> &Arc<Pool> {
         self.in_flight.pool()
     }
 

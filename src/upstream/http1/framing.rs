@@ -32,11 +32,20 @@ impl Framing {
         !matches!(self, Self::None | Self::Length(0))
     }
 
+    /// The length that a head says, where it says one.
+    pub(in crate::upstream) fn length_to_say(self, method: &Method) -> Option<u64> {
+        match self {
+            Self::None if gives_bodies_a_meaning(method) => Some(0),
+            Self::None | Self::Chunked => None,
+            Self::Length(length) => Some(length),
+        }
+    }
+
     /// Writes the field that says it, where one must.
     pub(super) fn write(self, out: &mut Vec<u8>, method: &Method) {
         match self {
             // A body of no bytes is still one, where the method gives it a meaning.
-            Self::None if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
+            Self::None if gives_bodies_a_meaning(method) => {
                 field(out, "content-length", b"0");
             }
             Self::None => {}
@@ -47,6 +56,10 @@ impl Framing {
             Self::Chunked => field(out, "transfer-encoding", b"chunked"),
         }
     }
+}
+
+fn gives_bodies_a_meaning(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// Writes one field of a head.

@@ -4,9 +4,10 @@ use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 
 use super::{
-    chunked::{Decoded, Decoder},
-    head::{self, BodyLength, HeadLimits, Parsed, Persistence},
+    chunked::Decoder,
+    head::{self, BodyLength, Parsed, Persistence},
 };
+use crate::upstream::{limits::HeadLimits, piece::Piece};
 
 /// Small, so that inputs reach them.
 const LIMITS: HeadLimits = HeadLimits {
@@ -97,12 +98,12 @@ fn read_chunks(bytes: &[u8], step: usize) -> Option<Chunks> {
     let mut body = Vec::new();
     loop {
         match decoder.decode(&mut buffer).ok()? {
-            Decoded::Data(data) => body.extend_from_slice(&data),
-            Decoded::End(trailers) => {
+            Piece::Data(data) => body.extend_from_slice(&data),
+            Piece::End(trailers) => {
                 let behind = buffer.into_iter().chain(pieces.flatten().copied());
                 return Some((body, Some(trailers), behind.collect()));
             }
-            Decoded::Partial => match pieces.next() {
+            Piece::Partial => match pieces.next() {
                 Some(piece) => buffer.extend_from_slice(piece),
                 None => return Some((body, None, Vec::new())),
             },

@@ -11,7 +11,11 @@ use http::{
 };
 use hyper::ext::ReasonPhrase;
 
-use crate::upstream::FailureKind;
+use crate::upstream::{
+    FailureKind,
+    answer_head::{AnswerHead, is_hop_by_hop},
+    limits::{BYTES, FIELDS, HeadLimits},
+};
 
 /// So many fields are parsed on the stack, where room for each costs time; more cost an allocation.
 const USUAL_FIELDS: usize = 32;
@@ -20,31 +24,9 @@ const MOST_DIGITS: usize = 20;
 /// A chunked body without a byte.
 const NO_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// How large the head of an answer may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HeadLimits {
-    /// The most fields.
-    pub fields: usize,
-    /// The most bytes.
-    pub bytes: usize,
-}
-
-/// The head of an answer, without what belongs to the connection.
-#[derive(Debug)]
-pub struct AnswerHead {
-    /// Its status; never 1xx.
-    pub status: StatusCode,
-    /// What its status line says of the status, where that is not the usual.
-    pub reason: Option<ReasonPhrase>,
-    /// Its end-to-end fields.
-    pub headers: HeaderMap,
-    /// All of it as it came: names have one spelling in `headers`.
-    pub text: Bytes,
-}
-
 /// How the answer's body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyLength {
+pub(in crate::upstream) enum BodyLength {
     Known(u64),
     Chunked,
     UntilClose,
@@ -52,11 +34,11 @@ pub(super) enum BodyLength {
 
 /// What a head says of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Persistence {
+pub(in crate::upstream) struct Persistence {
     /// Whether the connection may be used again.
-    pub(super) keep: bool,
+    pub(in crate::upstream) keep: bool,
     /// `Keep-Alive: timeout=…`
-    pub(super) timeout: Option<Duration>,
+    pub(in crate::upstream) timeout: Option<Duration>,
 }
 
 #[allow(
@@ -169,9 +151,6 @@ pub(super) fn parse(
         Read::Complete(read) => take(buffer, read, fields, recycled),
     }
 }
-
-const FIELDS: &str = "more header fields than `limits.answer_headers`";
-const BYTES: &str = "a head of more bytes than `limits.answer_header_bytes`";
 
 /// What stands in a buffer.
 enum Read {
@@ -520,14 +499,6 @@ fn date(value: &[u8; 29]) -> Result<HeaderValue, InvalidHeaderValue> {
             Ok(new)
         }
     })
-}
-
-/// RFC 9110 7.6.1, and the older names for the same.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-    )
 }
 
 /// The fields that `Connection` names belong to the connection, except the length, which never does.

@@ -5,6 +5,7 @@
 
 mod answer;
 mod chunked;
+mod connection;
 mod exchange;
 mod framing;
 #[cfg(any(test, fuzzing))]
@@ -12,11 +13,10 @@ pub(crate) mod fuzzing;
 mod head;
 mod request_head;
 mod send;
-mod source;
 
-pub(crate) use answer::{Answer, AnswerBody, Witness};
-pub(crate) use exchange::{Exchange, Limits};
+pub(super) use answer::{Left, Reading};
+pub(super) use connection::Connection;
+pub(super) use exchange::Exchange;
 pub(super) use framing::{Framing, field, field_of};
-pub(crate) use head::{AnswerHead, HeadLimits};
+pub(super) use head::{BodyLength, Persistence};
 pub(super) use request_head::write_head;
-pub(crate) use source::Source;

@@ -11,8 +11,8 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-use super::{Framing, Source};
-use crate::upstream::{Request, buffers, stream::Stream};
+use super::Framing;
+use crate::upstream::{Request, Source, buffers, stream::Stream};
 
 /// Why sending stopped.
 #[derive(Debug)]

@@ -17,6 +17,19 @@ async fn every_instance_is_replaced_and_closed_at_once_with_consul() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_instance_that_speaks_http2_is_replaced_and_closed_at_once() {
+    let stage = Stage::embedded().await.in_http2();
+    rolling_replacement(stage, "rolling replacement, HTTP/2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_instance_that_speaks_http2_is_replaced_and_closed_at_once_with_consul() {
+    if let Some(stage) = Stage::consul().await {
+        rolling_replacement(stage.in_http2(), "rolling replacement, HTTP/2, Consul").await;
+    }
+}
+
 async fn rolling_replacement(stage: Stage, scenario: &str) {
     let mut backends = stage.open_some(&FOUR).await;
     let load = stage.load().await;

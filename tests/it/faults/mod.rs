@@ -54,6 +54,8 @@ struct Stage {
     proxy: Proxy,
     registry: Registry,
     ledger: Ledger,
+    /// Its backends speak HTTP/2 in the clear, as their metadata says.
+    http2: bool,
 }
 
 /// Whom a stage's proxy reads.
@@ -86,6 +88,7 @@ impl Stage {
             proxy: Proxy::start_in(folder, &config).await,
             registry: Registry::Own,
             ledger: Ledger::default(),
+            http2: false,
         }
     }
 
@@ -109,19 +112,31 @@ impl Stage {
         Self::reading(&url, "", Registry::Others { port, other }).await
     }
 
+    /// The same, with backends that speak HTTP/2.
+    fn in_http2(mut self) -> Self {
+        self.http2 = true;
+        self
+    }
+
     async fn reading(url: &str, tables: &str, registry: Registry) -> Self {
         let config = format!("{ROUTE}\n[registry.consul]\naddress = \"{url}\"\n{tables}");
         Self {
             proxy: Proxy::start(&config).await,
             registry,
             ledger: Ledger::default(),
+            http2: false,
         }
     }
 
     /// Starts a backend and signs it in.
     async fn open(&self, id: &str) -> Backend {
-        let backend = self.ledger.backend(id).start().await;
-        self.sign_in(backend.address()).await;
+        let setup = self.ledger.backend(id);
+        let (setup, more) = match self.http2 {
+            true => (setup.http2(100), json!({"Meta": {"protocol": "h2c"}})),
+            false => (setup, json!({})),
+        };
+        let backend = setup.start().await;
+        self.sign_in_with(backend.address(), more).await;
         backend
     }
 

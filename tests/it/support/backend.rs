@@ -1,4 +1,4 @@
-//! An HTTP/1.1 backend of the test's own: it says who it is, counts what it was sent, and goes as
+//! A backend of the test's own: it says who it is, counts what it was sent, and goes as
 //! a test wants it to go: gracefully, or as one that is killed.
 
 use std::{
@@ -18,8 +18,12 @@ use axum::{
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -51,6 +55,8 @@ pub(crate) struct Setup {
     id: Arc<str>,
     address: SocketAddr,
     idle: Option<Duration>,
+    /// Speaks HTTP/2 with prior knowledge, and takes so many streams on a connection.
+    streams: Option<u32>,
     handler: Handler,
 }
 
@@ -75,6 +81,7 @@ impl Backend {
             id: Arc::clone(&id),
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             idle: None,
+            streams: None,
             handler: Arc::new(move |request| {
                 let id = id.to_string();
                 Box::pin(async move {
@@ -140,6 +147,12 @@ impl Setup {
     /// Closes connections that are idle for so long.
     pub(crate) fn closing_idle_after(mut self, idle: Duration) -> Self {
         self.idle = Some(idle);
+        self
+    }
+
+    /// Speaks HTTP/2 in the clear, and takes so many streams on a connection at once.
+    pub(crate) fn http2(mut self, streams: u32) -> Self {
+        self.streams = Some(streams);
         self
     }
 
@@ -216,6 +229,9 @@ impl Floor {
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
+        if let Some(streams) = self.setup.streams {
+            return self.serve_http2(stream, streams).await;
+        }
         let stream = stream.into_std().unwrap();
         let arrivals = stream.try_clone().unwrap();
         let stream = TcpStream::from_std(stream).unwrap();
@@ -248,6 +264,29 @@ impl Floor {
             biased;
             ended = connection.as_mut() => ended,
             () = closing => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        // How a connection ends is the other side's to assert.
+        drop(ended);
+    }
+
+    async fn serve_http2(self: Arc<Self>, stream: TcpStream, streams: u32) {
+        let floor = Arc::clone(&self);
+        // Each stream is answered by a task of its own.
+        let service = service_fn(move |request| {
+            let floor = Arc::clone(&floor);
+            async move { floor.answer(request).await }
+        });
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.max_concurrent_streams(streams);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = self.closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

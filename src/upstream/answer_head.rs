@@ -1,0 +1,27 @@
+//! The head of an answer, without what belongs to the connection that brought it. Knows nothing of how
+//! it was written.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
+use hyper::ext::ReasonPhrase;
+
+/// The head of an answer, without what belongs to the connection.
+#[derive(Debug)]
+pub struct AnswerHead {
+    /// Its status; never 1xx.
+    pub status: StatusCode,
+    /// What its status line says of the status, where that is not the usual.
+    pub reason: Option<ReasonPhrase>,
+    /// Its end-to-end fields.
+    pub headers: HeaderMap,
+    /// All of it as it came in HTTP/1.1: names have one spelling in `headers`.
+    pub text: Bytes,
+}
+
+/// RFC 9110 7.6.1, and the older names for the same.
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
+}

@@ -1,0 +1,117 @@
+//! Opening a connection of HTTP/2, and the task that drives it to its end.
+
+use std::{
+    error::Error as _,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection};
+
+use super::{
+    link::{End, Keep, Link, Shared},
+    silence,
+    watched::Watched,
+};
+use crate::upstream::{FailureKind, stream::Stream, tls};
+
+/// Bytes of one answer that may be on their way or wait to be read. A connection has as much for each of
+/// its streams: an answer whose client does not read stops no other.
+const WINDOW: u32 = 64 * 1024;
+/// Bytes of one request that wait in the connection for the socket.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The most bytes of an answer's head, whatever the service allows.
+const HEAD: u32 = 1024 * 1024;
+/// Of so many streams that were given up a connection knows that what still comes is to be dropped.
+const GIVEN_UP: usize = 1024;
+
+/// Begins with HTTP/2 on a stream of bytes, and waits for what the endpoint has to say first: how many
+/// streams it takes at once.
+///
+/// # Errors
+/// Where there is no HTTP/2, or no connection any more.
+pub(in crate::upstream) async fn establish(
+    stream: Stream,
+    keep: &Keep,
+) -> Result<Shared, FailureKind> {
+    let link = Arc::new(Link::new());
+    let watched = Watched {
+        stream,
+        link: Arc::clone(&link),
+    };
+    let streams = u32::try_from(keep.streams).unwrap_or(u32::MAX);
+    let shaking = Builder::new()
+        .enable_push(false)
+        // None before the endpoint has said how many.
+        .initial_max_send_streams(0)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW.saturating_mul(streams).min(i32::MAX as u32))
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEAD)
+        .max_concurrent_reset_streams(GIVEN_UP)
+        // Counted over a connection's whole life, which may be long.
+        .max_local_error_reset_streams(None)
+        .handshake::<_, Bytes>(watched);
+    let (sender, mut connection) = shaking.await.map_err(why)?;
+    poll_fn(|cx| poll_settings(&mut connection, cx)).await?;
+    tokio::spawn(drive(connection, Arc::clone(&link), keep.ping));
+    Ok(Shared { sender, link })
+}
+
+fn poll_settings(
+    connection: &mut Connection<Watched>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), FailureKind>> {
+    match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(closed())),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(why(error))),
+        Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+fn closed() -> FailureKind {
+    let why = "closed before its first frame";
+    FailureKind::Connect(io::Error::new(io::ErrorKind::ConnectionReset, why))
+}
+
+/// Why there is no connection of HTTP/2.
+fn why(error: h2::Error) -> FailureKind {
+    if !error.is_io() {
+        let why = format!("{error}; does it speak HTTP/2 there?");
+        return FailureKind::NoHttp2(io::Error::other(why));
+    }
+    match error.into_io() {
+        Some(error) if tls::is_of_our_certificate(&error) => {
+            FailureKind::Handshake(tls::with_hint(error))
+        }
+        Some(error) if error.kind() != io::ErrorKind::UnexpectedEof => FailureKind::Connect(error),
+        _ => closed(),
+    }
+}
+
+/// Drives a connection until its endpoint closes it, nothing comes from it any more, or no handle of it
+/// is left: neither the pool's nor a stream's. That last one is how it ends in good order.
+async fn drive(
+    mut connection: Connection<Watched>,
+    link: Arc<Link>,
+    ping: Option<std::time::Duration>,
+) {
+    let pings = connection.ping_pong();
+    let end = tokio::select! {
+        ended = &mut connection => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, cause = error.source(), "a connection of HTTP/2 has broken");
+            }
+            End::Over
+        }
+        () = silence::dead(&link, pings, ping) => End::Silent,
+    };
+    link.note_end(end);
+    // Its streams hear of it now.
+    drop(connection);
+}

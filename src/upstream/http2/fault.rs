@@ -1,0 +1,63 @@
+//! What an error of a connection or a stream says of the request. Oracle: RFC 9113 8.7: what a GOAWAY
+//! leaves out, and what was refused, was not processed.
+
+use std::{io, sync::atomic::Ordering::Relaxed};
+
+use h2::Reason;
+
+use super::link::{End, Link};
+use crate::upstream::{Failure, FailureKind, Processed};
+
+/// The failure of a request that was handed over when the connection had written so much.
+pub(super) fn failure(error: h2::Error, link: &Link, written: u64, has_begun: bool) -> Failure {
+    let processed = match has_begun {
+        true => Processed::Begun,
+        // It would have been written behind what was.
+        false if link.written.load(Relaxed) == written => Processed::Never,
+        false => Processed::Perhaps,
+    };
+    if error.is_remote() && error.is_go_away() {
+        // A stream hears of it only where it is none of those that the endpoint goes on with.
+        return Failure {
+            kind: FailureKind::GoAway,
+            processed: if has_begun {
+                processed
+            } else {
+                Processed::Never
+            },
+        };
+    }
+    if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) && !has_begun {
+        return Failure {
+            kind: FailureKind::Refused,
+            processed: Processed::Never,
+        };
+    }
+    let is_answer = error.is_library();
+    Failure {
+        kind: kind(error, link),
+        processed: if is_answer {
+            Processed::Begun
+        } else {
+            processed
+        },
+    }
+}
+
+/// What has happened to a stream.
+pub(super) fn kind(error: h2::Error, link: &Link) -> FailureKind {
+    match error.reason() {
+        Some(reason) if error.is_remote() => FailureKind::Reset(reason),
+        Some(_) if error.is_library() => FailureKind::BadAnswer("it breaks the rules of HTTP/2"),
+        _ if link.has_ended(End::Silent) => FailureKind::Io(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "nothing comes any more, not even an answer to a PING",
+        )),
+        _ => match error.into_io() {
+            // So the crate says that the connection is over.
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => FailureKind::Closed,
+            Some(error) => FailureKind::of_read(error),
+            None => FailureKind::Closed,
+        },
+    }
+}

@@ -1,0 +1,218 @@
+//! The connections to one endpoint that requests of one worker share, and a request's place on one.
+//! Knows nothing of what goes over them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use parking_lot::Mutex;
+use tokio::{sync::MutexGuard, time::Instant};
+
+/// How long connections are kept, and how much is asked of each.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) struct Keep {
+    /// How long one without a stream.
+    pub(in crate::upstream) idle: Duration,
+    /// How old one may be for another stream.
+    pub(in crate::upstream) max_age: Option<Duration>,
+    /// How many streams one has at once, where the endpoint does not want fewer.
+    pub(in crate::upstream) streams: usize,
+    /// After how much silence one is asked for a sign of life.
+    pub(in crate::upstream) ping: Option<Duration>,
+    /// The endpoint was removed: none is kept.
+    pub(in crate::upstream) is_retired: bool,
+}
+
+/// What a connection's task and its streams have in common.
+#[derive(Debug)]
+pub(super) struct Link {
+    opened: Instant,
+    streams: AtomicUsize,
+    /// When the last stream was over, in milliseconds after `opened`.
+    idle_since: AtomicU64,
+    /// Bytes that came.
+    pub(super) read: AtomicU64,
+    /// Bytes that the socket took.
+    pub(super) written: AtomicU64,
+    end: AtomicU8,
+}
+
+/// How a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum End {
+    /// Not yet.
+    None,
+    /// It is over.
+    Over,
+    /// It was given up, since nothing came any more.
+    Silent,
+}
+
+impl Link {
+    pub(super) fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            streams: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            end: AtomicU8::new(End::None as u8),
+        }
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Acquire)
+    }
+
+    pub(super) fn note_end(&self, end: End) {
+        self.end.store(end as u8, Release);
+    }
+
+    pub(super) fn has_ended(&self, end: End) -> bool {
+        self.end.load(Acquire) == end as u8
+    }
+
+    /// Whether it has had no stream for so long.
+    fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
+        let since = self.opened + Duration::from_millis(self.idle_since.load(Relaxed));
+        self.streams() == 0 && now.saturating_duration_since(since) >= time
+    }
+}
+
+/// A connection that takes streams.
+#[derive(Debug)]
+pub(in crate::upstream) struct Shared {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) link: Arc<Link>,
+}
+
+impl Shared {
+    /// Whether it takes streams still: its endpoint may have said that it does not, or be gone.
+    fn is_open(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        // Not ready is: the crate asks only whether a stream waits, of which this handle has none.
+        let is_refused = matches!(
+            self.sender.poll_ready(&mut cx),
+            std::task::Poll::Ready(Err(_))
+        );
+        !is_refused && self.link.has_ended(End::None)
+    }
+
+    fn is_good(&mut self, keep: &Keep, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.link.opened);
+        keep.max_age.is_none_or(|most| age < most) && self.is_open()
+    }
+
+    fn has_room(&self, keep: &Keep) -> bool {
+        let most = self.sender.current_max_send_streams().min(keep.streams);
+        self.link.streams() < most
+    }
+
+    fn lease(&self) -> Lease {
+        self.link.streams.fetch_add(1, AcqRel);
+        Lease {
+            sender: self.sender.clone(),
+            link: Arc::clone(&self.link),
+        }
+    }
+}
+
+/// A stream's place on a connection, which stays open for as long.
+#[derive(Debug)]
+pub struct Lease {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) link: Arc<Link>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let since = self.link.opened.elapsed().as_millis() as u64;
+        self.link.idle_since.store(since, Relaxed);
+        self.link.streams.fetch_sub(1, AcqRel);
+    }
+}
+
+/// A worker's connections of HTTP/2 to one endpoint.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct Links {
+    open: Mutex<Vec<Shared>>,
+    /// Held while one is opened.
+    turn: tokio::sync::Mutex<()>,
+    /// The endpoint has chosen HTTP/1.1 last.
+    is_http1: AtomicBool,
+}
+
+impl Links {
+    /// A place on a connection that is open: on the first that has one, so that there are no more
+    /// connections than streams need.
+    pub(in crate::upstream) fn lease(&self, now: Instant, keep: &Keep) -> Option<Lease> {
+        let mut open = self.open.lock();
+        open.retain_mut(|shared| shared.is_good(keep, now));
+        open.iter()
+            .find(|shared| shared.has_room(keep))
+            .map(Shared::lease)
+    }
+
+    /// A place on a connection that was just opened, which others find as well; but not where the
+    /// endpoint was removed meanwhile.
+    pub(in crate::upstream) fn add(
+        &self,
+        shared: Shared,
+        is_retired: impl FnOnce() -> bool,
+    ) -> Lease {
+        let lease = shared.lease();
+        let mut open = self.open.lock();
+        // Looked at under the lock: the one that retires the endpoint does so before it clears this.
+        if !is_retired() {
+            open.push(shared);
+        }
+        lease
+    }
+
+    /// Waits until no other connection is being opened.
+    pub(in crate::upstream) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Whether the endpoint has chosen HTTP/1.1 last.
+    pub(in crate::upstream) fn is_http1(&self) -> bool {
+        self.is_http1.load(Relaxed)
+    }
+
+    pub(in crate::upstream) fn note_http1(&self, is_http1: bool) {
+        self.is_http1.store(is_http1, Relaxed);
+    }
+
+    /// Lets go of those that have been idle for too long, are too old, or are over. One that is let go of
+    /// ends with its last stream.
+    pub(in crate::upstream) fn sweep(&self, now: Instant, keep: &Keep) {
+        let goes = |shared: &mut Shared| {
+            keep.is_retired || !shared.is_good(keep, now) || shared.link.is_idle_for(keep.idle, now)
+        };
+        self.open.lock().retain_mut(|shared| !goes(shared));
+    }
+
+    /// Lets go of all.
+    pub(in crate::upstream) fn clear(&self) {
+        let gone = std::mem::take(&mut *self.open.lock());
+        drop(gone);
+    }
+
+    /// How many have no stream.
+    pub(in crate::upstream) fn idle(&self) -> usize {
+        let open = self.open.lock();
+        let idle = open.iter().filter(|shared| shared.link.streams() == 0);
+        idle.count()
+    }
+}

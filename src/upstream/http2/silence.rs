@@ -1,0 +1,47 @@
+//! Whether a connection is alive from which nothing comes: it is asked (PING), seldom enough for servers
+//! that take many questions for an attack. Knows nothing of streams but how many there are.
+
+use std::{
+    future::{pending, poll_fn},
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
+
+use h2::{Ping, PingPong};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::link::Link;
+
+/// A silence that was explained by an answer is not asked about again for so long: servers of gRPC close a
+/// connection that asks more often than every five minutes while they say nothing.
+const PATIENCE: Duration = Duration::from_secs(310);
+
+/// Returns when nothing has come for `interval` while requests are under way, and nothing came in answer
+/// to a question either within as long again.
+pub(super) async fn dead(link: &Link, pings: Option<PingPong>, interval: Option<Duration>) {
+    let (Some(mut pings), Some(interval)) = (pings, interval) else {
+        return pending().await;
+    };
+    let mut read = link.read.load(Relaxed);
+    let mut explained: Option<Instant> = None;
+    loop {
+        sleep(interval).await;
+        let now = link.read.load(Relaxed);
+        if now != read {
+            (read, explained) = (now, None);
+            continue;
+        }
+        let is_explained = explained.is_some_and(|since| since.elapsed() < PATIENCE);
+        if link.streams() == 0 || is_explained {
+            continue;
+        }
+        if pings.send_ping(Ping::opaque()).is_err() {
+            return pending().await;
+        }
+        let answered = timeout(interval, poll_fn(|cx| pings.poll_pong(cx))).await;
+        if answered.is_err() && link.read.load(Relaxed) == read {
+            return;
+        }
+        (read, explained) = (link.read.load(Relaxed), Some(Instant::now()));
+    }
+}

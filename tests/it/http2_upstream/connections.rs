@@ -1,0 +1,224 @@
+//! How many connections there are to an endpoint of HTTP/2, and how long.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::{
+    before,
+    frames::{Frames, GOAWAY, PING},
+};
+use crate::support::{
+    backend::Backend,
+    eventually,
+    proxy::Proxy,
+    raw::{RawBackend, Wire},
+};
+
+/// A backend that holds its answers back until there are permits.
+async fn holding(streams: u32) -> (Backend, Arc<Semaphore>, Arc<AtomicUsize>) {
+    let (may_answer, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let shared = (Arc::clone(&may_answer), Arc::clone(&waiting));
+    let backend = Backend::named("a").http2(streams).answering(move |_| {
+        let (may_answer, waiting) = shared.clone();
+        async move {
+            waiting.fetch_add(1, SeqCst);
+            may_answer.acquire().await.unwrap().forget();
+            "well"
+        }
+    });
+    (backend.start().await, may_answer, waiting)
+}
+
+#[tokio::test]
+async fn requests_share_as_few_connections_as_the_limits_of_streams_allow() {
+    for (theirs, ours, requests, connections) in [
+        (100, "", 20, 1),
+        (5, "", 12, 3),
+        (100, "pool = { streams = 4 }", 12, 3),
+    ] {
+        let (backend, may_answer, waiting) = holding(theirs).await;
+        let proxy = before(&[backend.address()], ours).await;
+        let asking: Vec<_> = (0..requests)
+            .map(|_| tokio::spawn(proxy.http.get(proxy.url("/cart")).send()))
+            .collect();
+        eventually(
+            "all are there",
+            async || waiting.load(SeqCst),
+            |n| *n == requests,
+        )
+        .await;
+        assert_eq!(backend.connections(), connections, "{theirs} {ours}");
+        may_answer.add_permits(requests);
+        for asking in asking {
+            assert_eq!(asking.await.unwrap().unwrap().status(), StatusCode::OK);
+        }
+        let service = proxy.service("cart").await;
+        assert_eq!(service["endpoints"][0]["failures"], 0, "{service}");
+        assert_eq!(service["retries"], 0, "{service}");
+    }
+}
+
+/// What one connection holds is bounded for each stream, and there is room for all.
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_no_other() {
+    let backend = Backend::named("a")
+        .http2(100)
+        .answering(|request| async move {
+            match request.uri().path() {
+                "/cart/large" => vec![b'a'; 8 * 1024 * 1024],
+                _ => b"small".to_vec(),
+            }
+        });
+    let backend = backend.start().await;
+    let proxy = before(&[backend.address()], "").await;
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut client = Wire::connect_narrow(proxy.address()).await;
+        client
+            .send("GET /cart/large HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await;
+        assert!(client.head().await.is_some());
+        slow.push(client);
+    }
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/cart").await.text().await.unwrap(), "small");
+    }
+    assert_eq!(backend.connections(), 1);
+    let mut one = slow.pop().unwrap();
+    assert_eq!(one.bytes(8 * 1024 * 1024).await.len(), 8 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_in_good_order() {
+    let endpoint = RawBackend::serving(|wire| async move {
+        let mut frames = Frames::accept(wire).await;
+        let stream = frames.request().await;
+        frames.answer(stream).await;
+        frames.until(GOAWAY).await;
+        frames.closed().await;
+    });
+    let endpoint = endpoint.await;
+    let proxy = before(&[endpoint.address()], "pool = { idle = \"100ms\" }").await;
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+    let idle = |idle: u64| {
+        move |cart: &serde_json::Value| cart["endpoints"][0]["idle_connections"] == idle
+    };
+    proxy.until_service("cart", "it is gone", idle(0)).await;
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+    assert_eq!(endpoint.connections(), 2);
+}
+
+/// The kernel of a machine that is gone says nothing.
+#[tokio::test]
+async fn a_connection_from_which_nothing_comes_is_found_and_replaced() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let number = AtomicUsize::new(0);
+    let endpoint = RawBackend::serving(move |wire| {
+        let (told, is_first) = (told.clone(), number.fetch_add(1, SeqCst) == 0);
+        async move {
+            let mut frames = Frames::accept(wire).await;
+            let stream = frames.request().await;
+            if is_first {
+                frames.until(PING).await;
+                told.send(()).unwrap();
+            } else {
+                frames.answer(stream).await;
+            }
+            frames.closed().await;
+        }
+    });
+    let endpoint = endpoint.await;
+    let more = "pool = { ping = \"200ms\" }\nretry = { attempts = 1 }";
+    let proxy = before(&[endpoint.address()], more).await;
+    let answer = proxy.get("/cart").await;
+    assert_eq!(answer.status(), 502, "{}", answer.text().await.unwrap());
+    tells.recv().await.unwrap();
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+    assert_eq!(endpoint.connections(), 2);
+}
+
+/// Servers of gRPC take it for an attack.
+#[tokio::test]
+async fn a_silence_is_asked_about_once() {
+    let endpoint = RawBackend::serving(|wire| async move {
+        let mut frames = Frames::accept(wire).await;
+        let stream = frames.request().await;
+        let ping = frames.until(PING).await;
+        frames
+            .send(PING, super::frames::ACK, 0, &ping.payload)
+            .await;
+        let next = tokio::time::timeout(Duration::from_millis(700), frames.until(PING)).await;
+        assert!(next.is_err(), "{next:?}");
+        frames.answer(stream).await;
+        frames.closed().await;
+    });
+    let endpoint = endpoint.await;
+    let proxy = before(&[endpoint.address()], "pool = { ping = \"100ms\" }").await;
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+}
+
+#[tokio::test]
+async fn each_instance_may_say_that_it_speaks_http2() {
+    let text = "workers = 1\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n";
+    let proxy = Proxy::start(text).await;
+    let version = |backend: crate::support::backend::Setup| {
+        backend.answering(|request| async move { format!("{:?}", request.version()) })
+    };
+    let one = version(Backend::named("one")).start().await;
+    let by_meta = version(Backend::named("meta").http2(10)).start().await;
+    let by_tag = version(Backend::named("tag").http2(10)).start().await;
+    proxy.register("cart", one.address()).await;
+    let meta = json!({"Meta": {"protocol": "h2c"}});
+    proxy.register_with("cart", by_meta.address(), meta).await;
+    proxy
+        .register_with("cart", by_tag.address(), json!({"Tags": ["grpc"]}))
+        .await;
+    let all = [&one, &by_meta, &by_tag].map(|backend| (backend.address(), "serving"));
+    proxy.until_states("cart", &all).await;
+    let mut versions = Vec::new();
+    for _ in 0..3 {
+        versions.push(proxy.get("/cart").await.text().await.unwrap());
+    }
+    versions.sort();
+    assert_eq!(versions, ["HTTP/1.1", "HTTP/2.0", "HTTP/2.0"]);
+
+    // It is another endpoint from then on.
+    let meta = json!({"Meta": {"protocol": "http1"}});
+    proxy.register_with("cart", by_tag.address(), meta).await;
+    drop(by_tag);
+    proxy.deregister("cart", by_meta.address()).await;
+    proxy.deregister("cart", one.address()).await;
+}
+
+#[tokio::test]
+async fn a_check_speaks_the_protocol_of_its_endpoint() {
+    let backend = Backend::named("a")
+        .http2(10)
+        .answering(|request| async move {
+            match request.uri().path() {
+                "/up" => StatusCode::OK,
+                _ => StatusCode::NOT_FOUND,
+            }
+        });
+    let backend = backend.start().await;
+    let more = "health = { path = \"/up\", interval = \"100ms\", rise = 1 }";
+    let proxy = before(&[backend.address()], more).await;
+    proxy
+        .until_service("cart", "it passes", |cart| {
+            cart["endpoints"][0]["check"]["passing"] == true
+        })
+        .await;
+    assert_eq!(
+        backend.requests_with(&http::Method::GET),
+        backend.requests()
+    );
+}

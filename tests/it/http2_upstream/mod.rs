@@ -1,0 +1,30 @@
+//! Endpoints that speak HTTP/2: requests share connections, what was not processed is sent again, what
+//! broke off is never a clean end, and all else is as with any endpoint.
+
+mod connections;
+mod exchanges;
+mod frames;
+mod retries;
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::support::proxy::Proxy;
+
+/// A proxy with one worker, so that it is known which connection a request takes. It sends `/cart` to
+/// these endpoints by HTTP/2; `config` is added.
+async fn before(endpoints: &[SocketAddr], config: &str) -> Proxy {
+    let text = format!(
+        "workers = 1\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+         [service.cart]\nprotocol = \"h2c\"\neject.answers = false\n{config}"
+    );
+    let proxy = Proxy::start(&text).await;
+    for endpoint in endpoints {
+        proxy.register_with("cart", *endpoint, json!({})).await;
+    }
+    let states: Vec<_> = endpoints.iter().map(|at| (*at, "serving")).collect();
+    proxy.until_states("cart", &states).await;
+    proxy.until_ready().await;
+    proxy
+}

@@ -1,0 +1,138 @@
+//! What of the requests that an endpoint of HTTP/2 does not answer is sent to another: all that it has
+//! said it did not process, whatever the method; and what may be repeated.
+
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::sleep;
+
+use super::{
+    before,
+    frames::{DATA, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
+};
+use crate::support::{
+    backend::Backend,
+    proxy::Proxy,
+    raw::{RawBackend, Then, Wire},
+};
+
+/// What an endpoint does with each request instead of answering it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Refuse,
+    GoAway,
+    /// It says that it goes on with the request, and does not.
+    GoAwayLater,
+    Reset,
+    Close,
+}
+
+async fn doing(does: Does) -> RawBackend {
+    RawBackend::serving(move |wire| async move {
+        let mut frames = Frames::accept(wire).await;
+        loop {
+            let stream = frames.request().await;
+            match does {
+                Does::Refuse => frames.reset(stream, REFUSED_STREAM).await,
+                Does::Reset => frames.reset(stream, INTERNAL_ERROR).await,
+                Does::GoAway => frames.go_away(0, NO_ERROR).await,
+                Does::GoAwayLater => frames.go_away(stream, NO_ERROR).await,
+                Does::Close => {}
+            }
+            if !matches!(does, Does::Refuse | Does::Reset) {
+                // What was said has to arrive before the end does.
+                return sleep(Duration::from_millis(20)).await;
+            }
+        }
+    })
+    .await
+}
+
+/// The statuses of two requests, of which one begins with each endpoint.
+async fn statuses(proxy: &Proxy, method: &Method, body: &'static str) -> [u16; 2] {
+    let mut statuses = [0; 2];
+    for status in &mut statuses {
+        let request = proxy.http.request(method.clone(), proxy.url("/cart"));
+        let answer = request.body(body).send().await.unwrap();
+        *status = answer.status().as_u16();
+    }
+    statuses.sort_unstable();
+    statuses
+}
+
+#[tokio::test]
+async fn what_was_not_processed_goes_elsewhere_and_what_may_be_repeated() {
+    for (does, of_post, of_get) in [
+        (Does::Refuse, 200, 200),
+        (Does::GoAway, 200, 200),
+        (Does::GoAwayLater, 502, 200),
+        (Does::Reset, 502, 200),
+        (Does::Close, 502, 200),
+    ] {
+        for (method, status) in [(Method::POST, of_post), (Method::GET, of_get)] {
+            let broken = doing(does).await;
+            let well = Backend::named("well").http2(100).start().await;
+            let proxy = before(&[broken.address(), well.address()], "").await;
+            for body in ["", "a body"] {
+                let came = statuses(&proxy, &method, body).await;
+                assert_eq!(came, [200, status], "{does:?}, {method}, {body:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_was_sent_in_part_goes_elsewhere_whole_where_it_was_refused() {
+    let refuses = RawBackend::serving(|wire| async move {
+        let mut frames = Frames::accept(wire).await;
+        loop {
+            let stream = frames.request().await;
+            frames.until(DATA).await;
+            frames.reset(stream, REFUSED_STREAM).await;
+        }
+    });
+    let refuses = refuses.await;
+    let well = Backend::named("well")
+        .http2(100)
+        .answering(|request| async move {
+            use http_body_util::BodyExt as _;
+            request.into_body().collect().await.unwrap().to_bytes()
+        });
+    let well = well.start().await;
+    let proxy = before(&[refuses.address(), well.address()], "").await;
+    for _ in 0..2 {
+        let mut client = Wire::connect(proxy.address()).await;
+        client
+            .send("POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+            .await;
+        let answer = client.ask("def").await;
+        assert_eq!((answer.status(), answer.text()), (200, "abcdef"));
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_fails_no_request() {
+    for method in [Method::POST, Method::GET] {
+        let backend = Backend::named("a").http2(100).start().await;
+        let address = backend.address();
+        let proxy = before(&[address], "").await;
+        assert_eq!(statuses(&proxy, &method, "").await, [200; 2]);
+        assert_eq!(backend.connections(), 1);
+        backend.kill().await;
+        let again = Backend::named("a").http2(100).at(address).start().await;
+        assert_eq!(statuses(&proxy, &method, "").await, [200; 2], "{method}");
+        assert_eq!(again.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_speaks_no_http2_was_asked_nothing() {
+    let http1 = RawBackend::saying("HTTP/1.1 400 Bad Request\r\n\r\n", Then::Close).await;
+    let well = Backend::named("well").http2(100).start().await;
+    let proxy = before(&[http1.address(), well.address()], "").await;
+    assert_eq!(statuses(&proxy, &Method::POST, "a body").await, [200; 2]);
+
+    let proxy = before(&[http1.address()], "").await;
+    let answer = proxy.get("/cart").await;
+    assert_eq!(answer.status(), 502);
+}
