@@ -105,6 +105,11 @@ impl Connection {
 
 #[cfg(test)]
 impl Connection {
+    /// Whether it is not known yet what is spoken.
+    pub(super) fn is_in_its_prelude(&self) -> bool {
+        self.protocol.get().is_none()
+    }
+
     /// How far it has come, after its prelude.
     pub(super) fn progress(&self) -> &Progress {
         let Some(Protocol::Http1(progress)) = self.protocol.get() else {

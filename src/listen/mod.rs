@@ -13,6 +13,7 @@ mod connection;
 mod http1;
 mod linger;
 mod prelude;
+mod records;
 mod socket;
 mod stop;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use super::records::Records;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -32,6 +33,8 @@ pub(super) struct Socket {
     ahead: bool,
     /// Bytes that the kernel has taken to be sent.
     taken: u64,
+    /// Where the client speaks TLS.
+    records: Option<Records>,
 }
 
 impl Socket {
@@ -40,6 +43,7 @@ impl Socket {
             stream,
             ahead: false,
             taken: 0,
+            records: None,
         }
     }
 
@@ -56,6 +60,16 @@ impl Socket {
     pub(super) fn has_come(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         matches!(SockRef::from(&self.stream).peek(&mut byte), Ok(1))
+    }
+
+    /// The records of TLS are to be followed from here.
+    pub(super) fn follow_records(&mut self) {
+        self.records = Some(Records::default());
+    }
+
+    /// Whether some of a record of TLS was read, and not all.
+    pub(super) fn is_amid_a_record(&self) -> bool {
+        self.records.as_ref().is_some_and(Records::is_amid_one)
     }
 
     /// Writes as much of a short text as can be written at once.
@@ -158,12 +172,15 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead
-            && let Some(read) = self.read_ahead(buffer)
-        {
-            return Poll::Ready(read);
+        let before = buffer.filled().len();
+        let read = match self.ahead.then(|| self.read_ahead(buffer)).flatten() {
+            Some(read) => Poll::Ready(read),
+            None => Pin::new(&mut self.stream).poll_read(cx, buffer),
+        };
+        if let Some(records) = &mut self.records {
+            records.follow(&buffer.filled()[before..]);
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        read
     }
 }
 

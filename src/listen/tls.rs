@@ -27,8 +27,41 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain; charset=utf-8\r\ncontent-length: 60\r\nconnection: close\r\n\r\n\
     400 Bad Request: this port speaks TLS; ask it with https://\n";
 
-/// The first byte of a TLS record in which a handshake begins.
-const HANDSHAKE: u8 = 22;
+/// What a client begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// A record of TLS in which a handshake begins (RFC 8446 5.1).
+    Tls,
+    /// A letter, as of HTTP.
+    Text,
+    /// Neither.
+    Other,
+}
+
+impl First {
+    /// What begins with this byte.
+    pub(super) fn of(byte: u8) -> Self {
+        match byte {
+            22 => Self::Tls,
+            byte if byte.is_ascii_alphabetic() => Self::Text,
+            _ => Self::Other,
+        }
+    }
+
+    /// What a client begins with; `None` where that is nothing.
+    async fn awaited(socket: &Socket, orders: &mut Orders<'_>) -> Option<Self> {
+        let first = poll_fn(|cx| match socket.poll_first_byte(cx) {
+            Poll::Ready(first) => Poll::Ready(first.ok().flatten()),
+            Poll::Pending => match orders.last(cx.waker()) {
+                Stop::Serve => Poll::Pending,
+                // The runtime has yet to hear of what is there.
+                Stop::Finish if socket.has_come() => Poll::Pending,
+                Stop::Finish | Stop::Cut => Poll::Ready(None),
+            },
+        });
+        first.await.map(Self::of)
+    }
+}
 
 /// TLS of a listener, with the handshakes that are under way.
 pub(crate) struct Tls {
@@ -70,19 +103,9 @@ impl Tls {
         let place = self.begin(connection);
         let counts = &self.server.handshakes;
         let mut orders = Orders::to(&connection.signal);
-        let first = poll_fn(|cx| match socket.poll_first_byte(cx) {
-            Poll::Ready(first) => Poll::Ready(first.ok().flatten()),
-            Poll::Pending => match orders.last(cx.waker()) {
-                Stop::Serve => Poll::Pending,
-                // What the runtime has not heard of may be there.
-                Stop::Finish => Poll::Ready(socket.has_come().then_some(HANDSHAKE)),
-                Stop::Cut => Poll::Ready(None),
-            },
-        })
-        .await;
-        match first {
-            Some(HANDSHAKE) => {}
-            Some(byte) if byte.is_ascii_alphabetic() => {
+        match First::awaited(&socket, &mut orders).await {
+            Some(First::Tls) => {}
+            Some(First::Text) => {
                 counts.not_tls.add_one();
                 connection.worker.refused.add_one();
                 drop(place);
@@ -90,12 +113,13 @@ impl Tls {
                 leave(&connection.signal, socket.shut(), true).await;
                 return None;
             }
-            first => {
-                self.count_end(connection, &place, first.is_none());
+            other => {
+                self.count_end(connection, &place, other.is_none());
                 return None;
             }
         }
         connection.begin_handshake();
+        socket.follow_records();
         let acceptor = TlsAcceptor::from(self.server.current());
         let mut accepting = pin!(acceptor.accept(socket).into_fallible());
         let accepted = poll_fn(|cx| match orders.last(cx.waker()) {
@@ -103,10 +127,12 @@ impl Tls {
             Stop::Serve | Stop::Finish => accepting.as_mut().poll(cx).map(Some),
         });
         match accepted.await {
-            Some(Ok(stream)) => self.done(connection, stream),
+            // One that was given up for a newer one in this very moment is given up.
+            Some(Ok(stream)) => place.end().then(|| self.done(connection, stream))?,
             Some(Err((error, mut socket))) => {
-                counts.failed.add_one();
-                drop(place);
+                if place.end() {
+                    counts.failed.add_one();
+                }
                 self.say(connection, &error);
                 // The client may be sending still, and a reset would take the alert from it.
                 if error.kind() == io::ErrorKind::InvalidData {
@@ -194,6 +220,14 @@ struct Handshake<'t> {
     id: u64,
 }
 
+impl Handshake<'_> {
+    /// Gives the place back; whether it was not a newer one's already.
+    fn end(self) -> bool {
+        let own = self.tls.under_way().connections.remove(&self.id);
+        own.is_some()
+    }
+}
+
 impl Drop for Handshake<'_> {
     fn drop(&mut self) {
         let gone = self.tls.under_way().connections.remove(&self.id);
@@ -204,7 +238,31 @@ impl Drop for Handshake<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::testing::{connected, server},
+        *,
+    };
+
+    #[tokio::test]
+    async fn a_handshake_that_is_over_gives_its_place_back_and_is_not_given_up_after() {
+        let tls = Tls::new(server(), 1);
+        let mut connections = Vec::new();
+        for _ in 0..3 {
+            connections.push(connected().await.1);
+        }
+        let [first, second, third] = &connections[..] else {
+            panic!();
+        };
+        let (given_up, over) = (tls.begin(first), tls.begin(second));
+        assert!(!given_up.end());
+        assert_eq!(first.signal.standing(), Stop::Cut);
+        assert!(over.end());
+        let last = tls.begin(third);
+        assert_eq!(second.signal.standing(), Stop::Serve);
+        assert!(last.end());
+        let counts = &tls.server.handshakes;
+        assert_eq!((counts.evicted.value(), counts.pending.value()), (1, 0));
+    }
 
     #[test]
     fn what_a_client_without_tls_hears_has_the_length_that_it_says() {

@@ -18,3 +18,5 @@ pub(crate) use certificate::{AlternativeName, Certificate};
 pub(crate) use client::client_config;
 pub(crate) use pem::TlsError;
 pub(crate) use server::{CertificateStatus, Server};
+#[cfg(test)]
+pub(crate) use testing::Folder;

@@ -8,24 +8,24 @@ use tempfile::TempDir;
 use crate::config::CertificateFiles;
 
 /// A folder with certificates.
-pub(super) struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Writes a certificate for these hosts, and its key.
-    pub(super) fn write(&self, name: &str, hosts: &[&str]) -> CertificateFiles {
+    pub(crate) fn write(&self, name: &str, hosts: &[&str]) -> CertificateFiles {
         self.write_with(name, hosts, (2020, 2050))
     }
 
     /// Writes a certificate that is valid from the first day of one year until that of another.
-    pub(super) fn write_for(&self, name: &str, years: (i32, i32)) -> CertificateFiles {
+    pub(crate) fn write_for(&self, name: &str, years: (i32, i32)) -> CertificateFiles {
         self.write_with(name, &["example.com"], years)
     }
 

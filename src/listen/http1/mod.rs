@@ -12,13 +12,15 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use http::Request;
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::time::{Sleep, sleep};
 
 use super::{
     Connection, Stop, connection::Protocol, linger::leave, stop::Orders, transport::Transport,
@@ -29,6 +31,9 @@ use crate::{
 };
 use progress::Progress;
 use stream::ClientStream;
+
+/// How long a first request may be on its way on a connection that was to end before its handshake was over.
+const FIRST: Duration = Duration::from_secs(1);
 
 enum Ended {
     Done,
@@ -50,7 +55,7 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     });
     let wire = ClientStream::new(transport, Arc::clone(&connection), Arc::clone(&progress));
     let mut serving = builder(&connection.listener).serve_connection(TokioIo::new(wire), service);
-    let mut finishing = false;
+    let (mut finishing, mut first) = (false, FirstRequest::of(&connection));
     let mut orders = Orders::to(&connection.signal);
     let served = poll_fn(|cx| {
         match orders.last(cx.waker()) {
@@ -63,7 +68,7 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
                 {
                     return Poll::Ready(served.map(|()| Ended::Done));
                 }
-                if !progress.is_amid_a_head() {
+                if !first.is_awaited(&progress, cx) && !progress.is_amid_a_head() {
                     finishing = true;
                     Pin::new(&mut serving).graceful_shutdown();
                 }
@@ -97,6 +102,23 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     }
 }
 
+/// A first request that may be on its way, on a connection that was to end before its handshake was over.
+struct FirstRequest(Option<Pin<Box<Sleep>>>);
+
+impl FirstRequest {
+    fn of(connection: &Connection) -> Self {
+        let is_late = connection.signal.standing() == Stop::Finish;
+        Self(is_late.then(|| Box::pin(sleep(FIRST))))
+    }
+
+    fn is_awaited(&mut self, progress: &Progress, cx: &mut Context<'_>) -> bool {
+        let Some(time) = &mut self.0 else {
+            return false;
+        };
+        progress.is_new() && time.as_mut().poll(cx).is_pending()
+    }
+}
+
 fn builder(listener: &config::Listener) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -109,14 +131,20 @@ fn builder(listener: &config::Listener) -> http1::Builder {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Write as _};
+
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
         task::{JoinHandle, yield_now},
     };
 
-    use super::super::{serve, testing::connected};
+    use super::super::{
+        serve,
+        testing::{Secured, connected, secured},
+    };
     use super::*;
+    use crate::proxy::Scheme;
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -156,6 +184,66 @@ mod tests {
             drop(client);
             serving.await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_first_request_on_its_way_is_answered_where_the_handshake_ended_after_the_order() {
+        let (mut client, connection, stream) = connected().await;
+        connection.worker.shared.draining.store(true, Relaxed);
+        connection.order(Stop::Finish);
+        let serving = tokio::spawn(serve(Arc::clone(&connection), stream, None));
+        while connection.is_in_its_prelude() {
+            yield_now().await;
+        }
+        client.write_all(GET.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        drop(client);
+        serving.await.unwrap();
+    }
+
+    /// Its handler has come to its end, and the kernel has taken none of what it says.
+    #[tokio::test]
+    async fn an_answer_of_http_1_0_that_is_left_to_tls_ends_in_a_reset_when_it_is_cut() {
+        let Secured {
+            mut client,
+            connection,
+            stream,
+            socket,
+        } = secured().await;
+        let of = Client::new(
+            &connection.worker,
+            &connection.listener,
+            connection.address,
+            Scheme::Https,
+            None,
+        );
+        // Nothing that is written from here on is taken, once what was is where it can be.
+        for _ in 0..100 {
+            while (&socket).write(&[0; 4096]).is_ok() {}
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let transport = Transport::Tls(Box::new(stream));
+        let serving = tokio::spawn(super::serve(Arc::clone(&connection), of, transport));
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        client.flush().await.unwrap();
+        while connection.is_in_its_prelude() || connection.progress().stuck.load(Relaxed) == 0 {
+            yield_now().await;
+        }
+        assert!(connection.progress().is_at_rest());
+        connection.order(Stop::Cut);
+        serving.await.unwrap();
+        drop(socket);
+        let (mut client, _) = client.into_inner();
+        let end = loop {
+            match client.read(&mut [0; 4096]).await {
+                Ok(1..) => {}
+                end => break end,
+            }
+        };
+        let end = end.map_err(|error| error.kind());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset));
     }
 
     #[tokio::test]

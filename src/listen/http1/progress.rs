@@ -88,6 +88,20 @@ impl Progress {
         passed(since, limit).then_some(order)
     }
 
+    /// A head has begun, unless that is known.
+    pub(super) fn begin_head(&self) {
+        if self.head_began.load(Relaxed) != 0 {
+            return;
+        }
+        let client = self.client();
+        let since = if self.has_begun_another() {
+            client.activity.answered.load(Relaxed)
+        } else {
+            client.now()
+        };
+        self.head_began.store(since, Relaxed);
+    }
+
     /// Whether no request is being answered.
     pub(super) fn is_at_rest(&self) -> bool {
         self.client().activity.requests.value() == 0

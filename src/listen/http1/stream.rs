@@ -46,6 +46,8 @@ pub(super) struct ClientStream {
     has_looked: bool,
     /// What the kernel had taken when that was looked at last.
     taken: u64,
+    /// The head that has begun is a record of TLS of which some has come, and perhaps none.
+    in_record: bool,
     /// Where in the client's requests the bytes stand that are handed to hyper.
     framing: Framing,
     /// Read already, and not handed over.
@@ -66,6 +68,7 @@ impl ClientStream {
             progress,
             has_looked: false,
             taken: 0,
+            in_record: false,
             framing: Framing::default(),
             held: Bytes::new(),
             refusal: None,
@@ -92,17 +95,10 @@ impl ClientStream {
     fn pass(&mut self, read: &[u8]) -> io::Result<usize> {
         let is_of_a_head = self.framing.is_in_a_head();
         let passes = self.framing.pass(read);
+        self.in_record = false;
         if is_of_a_head {
             let progress = &*self.progress;
-            if progress.head_began.load(Relaxed) == 0 {
-                let client = progress.client();
-                let since = if progress.has_begun_another() {
-                    client.activity.answered.load(Relaxed)
-                } else {
-                    client.now()
-                };
-                progress.head_began.store(since, Relaxed);
-            }
+            progress.begin_head();
             let beyond = self.framing.beyond();
             progress.beyond.store(beyond, Relaxed);
             if let Ok(passes) = passes {
@@ -140,10 +136,32 @@ impl ClientStream {
             self.has_looked = true;
             self.transport.socket().look();
         }
-        if buffer.remaining() as u64 <= READ {
-            return Pin::new(&mut self.transport).poll_read(cx, buffer);
+        let read = if buffer.remaining() as u64 <= READ {
+            Pin::new(&mut self.transport).poll_read(cx, buffer)
+        } else {
+            Pin::new(&mut (&mut self.transport).take(READ)).poll_read(cx, buffer)
+        };
+        if read.is_pending() {
+            self.note_record();
         }
-        Pin::new(&mut (&mut self.transport).take(READ)).poll_read(cx, buffer)
+        read
+    }
+
+    /// Takes a record of TLS of which some has come for a head that has begun, and for none when that is
+    /// whole, and had nothing in it.
+    fn note_record(&mut self) {
+        let is_amid = self.transport.socket().is_amid_a_record();
+        if is_amid == self.in_record || !self.framing.is_at_a_head() {
+            return;
+        }
+        let began = &self.progress.head_began;
+        if is_amid && began.load(Relaxed) == 0 {
+            self.in_record = true;
+            self.progress.begin_head();
+        } else if self.in_record {
+            self.in_record = false;
+            began.store(0, Relaxed);
+        }
     }
 
     /// Writes an answer to a head that hyper does not understand, instead of hyper's own.
@@ -306,14 +324,110 @@ impl Drop for ClientStream {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, task::Waker};
+
     use tokio::io::AsyncWriteExt as _;
 
     use super::super::{
-        super::{socket::Socket, testing::connected},
+        super::{
+            socket::Socket,
+            testing::{Secured, connected, secured},
+        },
         framing::Body,
     };
     use super::*;
     use crate::proxy::{Client, Scheme};
+
+    /// TLS has it all by then, and the kernel has not.
+    #[tokio::test]
+    async fn a_client_that_leaves_the_end_of_an_answer_to_tls_is_noted_to_take_nothing() {
+        let Secured {
+            client: _client,
+            connection,
+            stream,
+            socket: _,
+        } = secured().await;
+        let of = Client::new(
+            &connection.worker,
+            &connection.listener,
+            connection.address,
+            Scheme::Https,
+            None,
+        );
+        let progress = Arc::new(Progress::new(of));
+        progress.requests.asked.store(true, Relaxed);
+        progress.client().activity.requests.add_one();
+        let transport = Transport::Tls(Box::new(stream));
+        let mut wire = ClientStream::new(transport, connection, Arc::clone(&progress));
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            // Of the last of it TLS took all, and could not write it.
+            wire.write_all(&[7; 1024]).await.unwrap();
+            if Pin::new(&mut wire).poll_flush(&mut cx).is_pending() {
+                break;
+            }
+        }
+        assert_ne!(progress.stuck.load(Relaxed), 0);
+        assert_eq!(progress.late(1, u64::MAX), Some(Stop::Cut));
+    }
+
+    #[tokio::test]
+    async fn half_a_record_of_tls_is_a_head_that_has_begun_until_it_is_none() {
+        let Secured {
+            client,
+            connection,
+            stream,
+            ..
+        } = secured().await;
+        let of = Client::new(
+            &connection.worker,
+            &connection.listener,
+            connection.address,
+            Scheme::Https,
+            None,
+        );
+        let progress = Arc::new(Progress::new(of));
+        let transport = Transport::Tls(Box::new(stream));
+        let mut wire = ClientStream::new(transport, connection, Arc::clone(&progress));
+        let (mut socket, mut session) = client.into_inner();
+        let mut read_until = async |began: bool| {
+            let mut space = [0; 64];
+            poll_fn(|cx| {
+                let mut buffer = ReadBuf::new(&mut space);
+                let read = Pin::new(&mut wire).poll_read(cx, &mut buffer);
+                let is_so = (progress.head_began.load(Relaxed) != 0) == began;
+                assert!(read.is_pending() || !buffer.filled().is_empty());
+                if read.is_ready() || is_so {
+                    Poll::Ready(buffer.filled().to_vec())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await
+        };
+        let record = |session: &mut rustls::ClientConnection| {
+            let mut record = Vec::new();
+            while session.wants_write() {
+                session.write_tls(&mut record).unwrap();
+            }
+            record
+        };
+        // A record that says nothing to the request.
+        session.refresh_traffic_keys().unwrap();
+        let empty = record(&mut session);
+        assert_eq!(read_until(false).await, b"");
+        socket.write_all(&empty[..9]).await.unwrap();
+        assert_eq!(read_until(true).await, b"");
+        socket.write_all(&empty[9..]).await.unwrap();
+        assert_eq!(read_until(false).await, b"");
+        std::io::Write::write_all(&mut session.writer(), b"GET").unwrap();
+        let request = record(&mut session);
+        socket.write_all(&request[..3]).await.unwrap();
+        assert_eq!(read_until(true).await, b"");
+        socket.write_all(&request[3..]).await.unwrap();
+        assert_eq!(read_until(false).await, b"GET");
+        assert_ne!(progress.head_began.load(Relaxed), 0);
+    }
 
     #[tokio::test]
     async fn a_head_is_mended_and_what_may_be_of_a_body_is_not() {

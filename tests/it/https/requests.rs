@@ -1,6 +1,11 @@
 //! Requests over TLS: served, limited, repeated, drained and cut as all others are.
 
-use std::{io::ErrorKind, process::Command, sync::Arc, time::Duration};
+use std::{
+    io::{ErrorKind, Write as _},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -140,6 +145,42 @@ async fn a_request_under_way_is_answered_when_the_proxy_ends_and_the_end_is_said
         drop((idle, busy));
         draining.await.unwrap();
     }
+}
+
+/// TLS hands none of it to HTTP before it is whole.
+#[tokio::test]
+async fn a_request_of_which_half_a_record_has_come_is_answered_when_the_proxy_ends() {
+    let patient = "[drain]\nnotice = \"0s\"\ndeadline = \"30s\"";
+    let site = Site::with(&format!("certificates = [{SITE}]"), patient, |_| {}).await;
+    let client = site.client();
+    let connect = async |_| {
+        let mut stream = client.connect().await.unwrap();
+        ask(&mut stream, "/site/", "").await.unwrap();
+        answer(&mut stream).await;
+        stream
+    };
+    let mut half = connect(0).await;
+    let (socket, session) = half.get_mut();
+    let request = b"GET /site/half HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    session.writer().write_all(request).unwrap();
+    let mut record = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut record).unwrap();
+    }
+    let (first, rest) = record.split_at(record.len() / 2);
+    socket.write_all(first).await.unwrap();
+    let idle = join_all((1..20).map(connect)).await;
+    let draining = tokio::spawn(site.proxy.drain());
+    for mut stream in idle {
+        assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+    }
+    half.get_mut().0.write_all(rest).await.unwrap();
+    let mut said = String::new();
+    half.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    assert!(said.contains("connection: close"), "{said}");
+    drop(half);
+    draining.await.unwrap();
 }
 
 #[tokio::test]
