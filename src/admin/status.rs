@@ -18,7 +18,7 @@ use crate::{
     registry::{Watches, watch::WatchSnapshot},
     saved,
     service::{Service, ServiceStats, ServiceStatus},
-    tls::{CertificateStatus, Server},
+    tls::{CertificateStatus, Server, TicketStatus},
 };
 
 #[derive(Serialize)]
@@ -56,6 +56,8 @@ struct TlsStatus {
     certificates: Vec<CertificateStatus>,
     /// Why new authorities of clients are not used, where they are not.
     client_error: Option<String>,
+    /// The file that the keys of its session tickets are from, where they are from one.
+    tickets: Option<TicketStatus>,
     handshakes: HandshakeStatus,
 }
 
@@ -190,6 +192,7 @@ impl TlsStatus {
             listener: *listener,
             certificates: server.certificates(),
             client_error: server.error_of_clients(),
+            tickets: server.tickets(),
             handshakes: HandshakeStatus {
                 pending: counts.pending.value(),
                 full: counts.full.value(),

@@ -41,6 +41,7 @@ fn opened(folder: &Folder) -> Arc<Server> {
         unknown_name: UnknownName::Default,
         min_version: TlsVersion::Tls12,
         client: None,
+        tickets: None,
         hsts: None,
     };
     Arc::new(Server::open(&Arc::new(settings)).unwrap())

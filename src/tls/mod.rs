@@ -12,11 +12,12 @@ mod server;
 mod stamp;
 #[cfg(test)]
 mod testing;
+mod tickets;
 mod trust;
 
 pub(crate) use certificate::{AlternativeName, Certificate};
 pub(crate) use client::client_config;
 pub(crate) use pem::TlsError;
-pub(crate) use server::{CertificateStatus, Server};
+pub(crate) use server::{CertificateStatus, Server, TicketStatus};
 #[cfg(test)]
 pub(crate) use testing::Folder;

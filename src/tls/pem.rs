@@ -46,6 +46,14 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
+    /// A file holds no keys of session tickets.
+    #[error("{} cannot be used for the keys of session tickets: {reason}", path.display())]
+    Tickets {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A certificate is not valid yet.
     #[error("the certificate {} is not valid before {}", path.display(), date(*from))]
     NotYetValid {
@@ -98,7 +106,7 @@ pub(super) fn key_in(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| no_pem(path, "private key"))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Read {
         path: path.to_owned(),
         source,

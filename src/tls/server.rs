@@ -25,6 +25,7 @@ use super::{
     followed::{Change, Follower},
     identity::Identity,
     pem::TlsError,
+    tickets::TicketFile,
 };
 use crate::{
     config::{ListenTls, TlsVersion},
@@ -110,16 +111,39 @@ pub struct CertificateStatus {
     pub error: Option<String>,
 }
 
+/// The file of the keys of session tickets, as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct TicketStatus {
+    /// The file.
+    pub file: PathBuf,
+    /// The public names of the keys, the one that encrypts first.
+    pub keys: Vec<String>,
+    /// Why the file's new content is not used, where it is not.
+    pub error: Option<String>,
+}
+
 /// What is told of the files.
 struct Status {
     certificates: Vec<CertificateStatus>,
     error_of_clients: Option<String>,
+    tickets: Option<TicketStatus>,
 }
 
 struct Files {
     certificates: Vec<Identity>,
     clients: Option<ClientAuthorities>,
-    tickets: Option<Arc<dyn ProducesTickets>>,
+    tickets: Tickets,
+}
+
+/// Whose keys the tickets of sessions have.
+enum Tickets {
+    /// There are none: a session that is resumed shows no certificate of its client again, be it over or
+    /// stolen meanwhile.
+    None,
+    /// This process's own, which change every six hours and are kept for as long again.
+    Own(Arc<dyn ProducesTickets>),
+    /// A file's, which other proxies have too.
+    File(Box<TicketFile>),
 }
 
 impl Server {
@@ -136,7 +160,7 @@ impl Server {
         let files = Files {
             certificates: certificates.collect::<Result<_, _>>()?,
             clients: clients.transpose()?,
-            tickets: tickets(),
+            tickets: Tickets::open(settings)?,
         };
         Ok(Self {
             current: ArcSwap::new(config(settings, &provider, &files)),
@@ -176,10 +200,10 @@ impl Server {
         }
         if let Some(clients) = &mut files.clients {
             let change = clients.follow(&self.provider);
-            if change == Change::Taken {
-                // A ticket proves that its holder was believed, by those who were believed then.
-                files.tickets = tickets();
-            }
+            self.publish(&files, change);
+        }
+        if let Tickets::File(tickets) = &mut files.tickets {
+            let change = tickets.follow();
             self.publish(&files, change);
         }
         *self.looking.lock() = None;
@@ -213,6 +237,13 @@ impl Server {
         error.or_else(|| self.stalled().filter(|_| self.settings.client.is_some()))
     }
 
+    /// The file that the keys of its tickets are from, where they are from one.
+    pub fn tickets(&self) -> Option<TicketStatus> {
+        let mut tickets = self.status.load().tickets.clone()?;
+        tickets.error = tickets.error.or_else(|| self.stalled());
+        Some(tickets)
+    }
+
     /// What is said while it is not known whether the files have changed.
     fn stalled(&self) -> Option<String> {
         let since = (*self.looking.lock())?.elapsed();
@@ -228,6 +259,35 @@ impl Files {
         Status {
             certificates: self.certificates.iter().map(status).collect(),
             error_of_clients: clients.and_then(|clients| clients.followed.error().cloned()),
+            tickets: match &self.tickets {
+                Tickets::None | Tickets::Own(_) => None,
+                Tickets::File(file) => Some(TicketStatus {
+                    file: file.path.clone(),
+                    keys: file.keys.names(),
+                    error: file.followed.error().cloned(),
+                }),
+            },
+        }
+    }
+}
+
+impl Tickets {
+    fn open(settings: &ListenTls) -> Result<Self, TlsError> {
+        if settings.client.is_some() {
+            return Ok(Self::None);
+        }
+        if let Some(path) = &settings.tickets {
+            return Ok(Self::File(Box::new(TicketFile::read(path)?)));
+        }
+        // Where the system gives no randomness, all handshakes are full ones.
+        Ok(aws_lc_rs::Ticketer::new().map_or(Self::None, Self::Own))
+    }
+
+    fn producer(&self) -> Option<Arc<dyn ProducesTickets>> {
+        match self {
+            Self::None => None,
+            Self::Own(own) => Some(Arc::clone(own)),
+            Self::File(file) => Some(Arc::new(file.keys.clone())),
         }
     }
 }
@@ -242,12 +302,6 @@ fn status(shown: &Identity) -> CertificateStatus {
         fingerprint: says.fingerprint.clone(),
         error: shown.followed.error().cloned(),
     }
-}
-
-/// Keys for tickets, which change every six hours and are kept for as long again. None where the system
-/// gives no randomness: then all handshakes are full ones.
-fn tickets() -> Option<Arc<dyn ProducesTickets>> {
-    aws_lc_rs::Ticketer::new().ok()
 }
 
 fn config(
@@ -272,13 +326,10 @@ fn config(
     config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
     // What a session needs is in its ticket: strangers have nothing kept here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    match &files.tickets {
-        // A session that is resumed shows no certificate again, be it over or stolen meanwhile.
-        Some(tickets) if files.clients.is_none() => {
-            config.send_tls13_tickets = 1;
-            config.ticketer = Arc::clone(tickets);
-        }
-        _ => config.send_tls13_tickets = 0,
+    let tickets = files.tickets.producer();
+    config.send_tls13_tickets = usize::from(tickets.is_some());
+    if let Some(tickets) = tickets {
+        config.ticketer = tickets;
     }
     Arc::new(config)
 }
@@ -296,6 +347,7 @@ mod tests {
             unknown_name: UnknownName::Default,
             min_version: TlsVersion::Tls12,
             client: None,
+            tickets: None,
             hsts: None,
         };
         Server::open(&Arc::new(settings)).unwrap()

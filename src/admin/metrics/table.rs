@@ -188,7 +188,7 @@ pub const METRICS: &[Metric] = &[
         "callboard_tls_reloads_total",
         Counter,
         &["listener", "result"],
-        "Changed files of certificates and authorities that were taken over, or could not be.",
+        "Changed files of certificates, authorities and ticket keys, taken over or not.",
         tls::reloads,
     ),
     line(

@@ -24,6 +24,8 @@ pub struct ListenTls {
     pub min_version: TlsVersion,
     /// What is asked of clients' certificates; `None` where they are not asked for one.
     pub client: Option<ClientCertificates>,
+    /// `tls.tickets.file`: the keys of session tickets; the process's own where it is left out.
+    pub tickets: Option<PathBuf>,
     /// The `Strict-Transport-Security` of every answer that has none.
     pub hsts: Option<HeaderValue>,
 }
@@ -96,6 +98,7 @@ fn one(table: &mut Table<'_>, base: &Path) -> ListenTls {
         ],
         Profile::Intermediate,
     );
+    let client = client(table, base);
     ListenTls {
         certificates: certificates(table, base),
         unknown_name: table.choice(
@@ -107,7 +110,8 @@ fn one(table: &mut Table<'_>, base: &Path) -> ListenTls {
             UnknownName::Default,
         ),
         min_version: min_version(table, profile),
-        client: client(table, base),
+        tickets: tickets(table, base, client.is_some()),
+        client,
         hsts: hsts(table),
     }
 }
@@ -188,6 +192,23 @@ fn client(table: &mut Table<'_>, base: &Path) -> Option<ClientCertificates> {
     })
 }
 
+fn tickets(table: &mut Table<'_>, base: &Path, asks_clients: bool) -> Option<PathBuf> {
+    let field = table.take("tickets")?;
+    if asks_clients {
+        let wrong = Wrong::new("with `client` no session is resumed, and no key is used");
+        field.wrong(wrong.suggest("leave `tickets` out"));
+    }
+    field.within(|table| {
+        let example = "\"ticket-keys\"";
+        table.required("file", example)?;
+        let path = table.file("file", base, example)?;
+        if let Some(field) = table.take("file") {
+            strict::check_readable(&field, &path);
+        }
+        Some(path)
+    })
+}
+
 fn hsts(table: &mut Table<'_>) -> Option<HeaderValue> {
     let field = table.take("hsts")?;
     field.within(|table| {
@@ -231,7 +252,7 @@ mod tests {
         assert!(read.certificates[0].key.ends_with("a-key.pem"));
         assert_eq!(read.unknown_name, UnknownName::Default);
         assert_eq!(read.min_version, TlsVersion::Tls12);
-        assert_eq!((read.client, read.hsts), (None, None));
+        assert_eq!((read.client, read.tickets, read.hsts), (None, None, None));
         assert!(config(ROUTE).listeners[0].tls.is_none());
     }
 
@@ -248,6 +269,8 @@ mod tests {
         assert!(client.ca.ends_with("ca.pem") && !client.required);
         let hsts = "max-age=31536000; includeSubDomains; preload";
         assert_eq!(read.hsts.unwrap(), hsts);
+        let shared = tls(&format!("{FILES}, tickets = {{ file = \"keys\" }}"));
+        assert!(shared.tickets.unwrap().ends_with("keys"));
         let newer = tls(&format!("{FILES}, min_version = \"1.3\""));
         assert_eq!(newer.min_version, TlsVersion::Tls13);
         let required = tls(&format!("{FILES}, client = {{ ca = \"ca.pem\" }}"));
@@ -295,6 +318,11 @@ mod tests {
                 "`always` is not known here",
             ),
             ("hsts = { preload = true }", "the key `max_age` is missing"),
+            ("tickets = {}", "the key `file` is missing"),
+            (
+                "client = { ca = \"ca.pem\" }, tickets = { file = \"keys\" }",
+                "with `client` no session is resumed",
+            ),
             ("ciphers = \"all\"", "unknown key `ciphers`"),
         ] {
             let said = errors(&listen(&format!("{FILES}, {text}")));

@@ -97,6 +97,16 @@ pub(crate) fn check_file(field: &Field<'_>, path: &Path, wanted: &str) {
     field.unlikely(Wrong::new(wrong));
 }
 
+/// Notes where a file that a key names cannot be read.
+pub(crate) fn check_readable(field: &Field<'_>, path: &Path) {
+    if field.problems.is_strict()
+        && let Err(error) = std::fs::File::open(path)
+    {
+        let wrong = format!("cannot read {}: {error}", path.display());
+        field.unlikely(Wrong::new(wrong));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::testing::{config, strictly};

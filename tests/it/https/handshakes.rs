@@ -1,8 +1,9 @@
 //! Handshakes: how many may be under way, how long, and what comes of those that are none.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use rustls::{AlertDescription, Error, pki_types::ServerName, version::TLS12};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -137,6 +138,53 @@ async fn both_versions_are_spoken_or_the_newer_alone() {
         let refused = Error::AlertReceived(AlertDescription::ProtocolVersion);
         assert_eq!(cause, Some(&refused), "{more}");
     }
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_at_another_proxy_with_the_same_keys_whichever_comes_first() {
+    let (old, new) = ("a".repeat(64), "b".repeat(64));
+    let tls = format!("certificates = [{SITE}], tickets = {{ file = \"keys\" }}");
+    let start = async |keys: &str| {
+        Site::with(&tls, "", |authority| {
+            let folder = authority.ca().parent().unwrap().to_owned();
+            fs::write(folder.join("keys"), keys).unwrap();
+        })
+        .await
+    };
+    let first = start(&format!("# old\n{old}\n")).await;
+    let second = start(&format!("{new}\n{old}\n")).await;
+    // One certificate for both, as proxies that stand for each other have.
+    for file in ["site-certificate.pem", "site-key.pem"] {
+        fs::copy(first.folder.join(file), second.folder.join(file)).unwrap();
+    }
+    let shown = async || second.client_of(&first).shown().await.ok();
+    eventually("the certificate is shown", shown, Option::is_some).await;
+    for (place, version) in (1..).zip(VERSIONS) {
+        let mut client = first.client().speaking(version).remembering();
+        client.get("/site/").await.unwrap();
+        client.address = second.address();
+        client.get("/site/").await.unwrap();
+        assert_eq!(second.handshakes("resumed").await, place, "{version:?}");
+        // The key that the second encrypts by is none of the first's yet.
+        client.address = first.address();
+        client.get("/site/").await.unwrap();
+        assert_eq!(first.handshakes("resumed").await, 0, "{version:?}");
+    }
+    let keys = async || first.status().await["tickets"].clone();
+    fs::write(first.folder.join("keys"), "none").unwrap();
+    let is_said = |tickets: &Value| tickets["error"].is_string();
+    let said = eventually("the broken file is said", keys, is_said).await;
+    assert_eq!(said["keys"].as_array().unwrap().len(), 1);
+    fs::write(first.folder.join("keys"), format!("{new}\n{old}\n")).unwrap();
+    let is_taken = |tickets: &Value| tickets["error"].is_null();
+    let said = eventually("the new keys are taken", keys, is_taken).await;
+    assert_eq!(said["keys"], second.status().await["tickets"]["keys"]);
+    let before = first.handshakes("resumed").await;
+    let mut client = second.client_of(&first).remembering();
+    client.get("/site/").await.unwrap();
+    client.address = first.address();
+    client.get("/site/").await.unwrap();
+    assert_eq!(first.handshakes("resumed").await, before + 1);
 }
 
 #[tokio::test]

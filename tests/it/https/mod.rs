@@ -104,6 +104,15 @@ impl Site {
         self.status().await["handshakes"][result].as_u64().unwrap()
     }
 
+    /// A client that trusts the other's authority.
+    fn client_of(&self, other: &Self) -> Client {
+        let address = self.address();
+        Client {
+            address,
+            ..other.client()
+        }
+    }
+
     /// A client that trusts the authority alone.
     fn client(&self) -> Client {
         Client {
