@@ -16,7 +16,7 @@ mod tickets;
 mod trust;
 
 pub(crate) use certificate::{AlternativeName, Certificate};
-pub(crate) use client::client_config;
+pub(crate) use client::{Client, client_config};
 pub(crate) use pem::TlsError;
 pub(crate) use server::{CertificateStatus, Server, TicketStatus};
 #[cfg(test)]

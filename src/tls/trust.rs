@@ -17,7 +17,7 @@ use rustls::{
 use crate::config::Pin;
 
 /// Which servers are trusted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trust {
     /// Whose signatures count; `None` where the pins alone do.
     pub(super) authorities: Option<Arc<WebPkiServerVerifier>>,

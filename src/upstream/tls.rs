@@ -6,9 +6,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, client::Resumption,
+    AlertDescription, CertificateError, Error, InvalidMessage, client::Resumption,
     pki_types::ServerName,
 };
 use tokio::net::TcpStream;
@@ -17,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     config::EndpointTls,
     instance::Address,
-    tls::{TlsError, client_config},
+    tls::{Client, TlsError},
 };
 
 /// HTTP/2 as the handshake names it.
@@ -54,12 +55,12 @@ const SESSIONS: usize = 8;
 #[derive(Debug)]
 pub struct Tls {
     settings: EndpointTls,
-    config: OnceLock<Result<ClientConfig, TlsError>>,
+    client: OnceLock<Result<Arc<Client>, TlsError>>,
 }
 
 impl Tls {
-    /// Reads the files of the settings. Where nothing is set, the system's authorities are read
-    /// when the first endpoint needs them: most services have none that does, and a small image
+    /// Reads the files of the settings, and follows them. Where nothing is set, the system's authorities
+    /// are read when the first endpoint needs them: most services have none that does, and a small image
     /// has no authorities.
     ///
     /// # Errors
@@ -67,21 +68,21 @@ impl Tls {
     pub fn open(settings: &EndpointTls) -> Result<Self, TlsError> {
         let tls = Self {
             settings: settings.clone(),
-            config: OnceLock::new(),
+            client: OnceLock::new(),
         };
         if *settings != EndpointTls::default() {
-            let config = client_config(&settings.client)?;
+            let client = Client::open(&settings.client)?;
             // It cannot be set yet: no other thread has `tls`.
-            let _ = tls.config.set(Ok(config));
+            let _ = tls.client.set(Ok(Arc::new(client)));
         }
         Ok(tls)
     }
 
     /// What a handshake with the endpoint at `address` needs.
     pub fn handshake(&self, address: &Address, protocol: Protocol) -> Handshake {
-        let init = || client_config(&self.settings.client);
-        let config = match self.config.get_or_init(init) {
-            Ok(config) => config,
+        let init = || Client::open(&self.settings.client).map(Arc::new);
+        let client = match self.client.get_or_init(init) {
+            Ok(client) => client,
             Err(error) => return Handshake(Err(error.to_string())),
         };
         let host = address.host();
@@ -93,16 +94,62 @@ impl Tls {
             let reason = format!("no certificate can be for `{host}`; set tls.server_name");
             return Handshake(Err(reason));
         };
-        let mut config = config.clone();
-        config.alpn_protocols = protocol.alpn();
-        // A session of one endpoint is of no use at another, though both go by one name.
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Handshake(Ok((Arc::new(config).into(), name)))
+        Handshake(Ok(Secure {
+            connector: ArcSwap::from_pointee(Connector::new(client, protocol)),
+            client: Arc::clone(client),
+            protocol,
+            name,
+        }))
     }
 }
 
 /// What a handshake with one endpoint needs, or why there can be none.
-pub struct Handshake(Result<(TlsConnector, ServerName<'static>), String>);
+pub struct Handshake(Result<Secure, String>);
+
+struct Secure {
+    client: Arc<Client>,
+    protocol: Protocol,
+    name: ServerName<'static>,
+    connector: ArcSwap<Connector>,
+}
+
+/// What connects to one endpoint, with the sessions that it has there.
+struct Connector {
+    /// Whom the endpoint was proven to by these sessions, and who it had to be.
+    generation: u64,
+    connector: TlsConnector,
+}
+
+impl Connector {
+    fn new(client: &Client, protocol: Protocol) -> Self {
+        // Before the rest, which is no older then.
+        let generation = client.generation();
+        let mut config = client.config().clone();
+        config.alpn_protocols = protocol.alpn();
+        // A session of one endpoint is of no use at another, though both go by one name.
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let connector = Arc::new(config).into();
+        Self {
+            generation,
+            connector,
+        }
+    }
+}
+
+impl Secure {
+    /// What connects now. A session that was begun before new files were taken over is resumed no more: its
+    /// endpoint would not have to prove itself to those who are believed now.
+    fn connector(&self) -> TlsConnector {
+        let known = self.connector.load();
+        if known.generation == self.client.generation() {
+            return known.connector.clone();
+        }
+        let new = Connector::new(&self.client, self.protocol);
+        let connector = new.connector.clone();
+        self.connector.store(Arc::new(new));
+        connector
+    }
+}
 
 impl Handshake {
     /// Makes the endpoint prove who it is. Boxed, so that no request's future is larger for it.
@@ -111,8 +158,8 @@ impl Handshake {
         socket: TcpStream,
     ) -> BoxFuture<'_, io::Result<TlsStream<TcpStream>>> {
         Box::pin(async move {
-            let (connector, name) = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
-            let connecting = connector.connect(name.clone(), socket);
+            let secure = self.0.as_ref().map_err(|why| io::Error::other(&**why))?;
+            let connecting = secure.connector().connect(secure.name.clone(), socket);
             connecting.await.map_err(with_hint)
         })
     }
@@ -193,7 +240,7 @@ mod tests {
             Some("no certificate can be for `cart..internal`; set tls.server_name")
         );
         settings.server_name = ServerName::try_from("cart.internal").ok();
-        let name = handshake(&settings).map(|(_, name)| name).ok();
+        let name = handshake(&settings).map(|secure| secure.name).ok();
         assert_eq!(name, settings.server_name);
     }
 }

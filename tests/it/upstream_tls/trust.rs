@@ -30,6 +30,39 @@ async fn behind(identity: &Identity) -> (Backend, TlsBackend) {
     (backend, tls)
 }
 
+/// A session that was begun under the old authority would prove nothing to the new one.
+#[tokio::test]
+async fn a_new_authority_is_believed_and_the_old_one_and_its_sessions_no_more() {
+    for version in VERSIONS {
+        let (folder, old) = authority();
+        let ca = old.ca();
+        let others = tempfile::tempdir().unwrap();
+        let new = Authority::new(others.path());
+        let closes = || Backend::named("tls").answering(async |_| [("connection", "close")]);
+        let (first, second) = (closes().start().await, closes().start().await);
+        let config = server(&old.issue("cart"), &[version], None);
+        let first = TlsBackend::before(first.address(), config, End::Said).await;
+        let config = server(&new.issue("cart"), &[version], None);
+        let second = TlsBackend::before(second.address(), config, End::Said).await;
+        let proxy = proxy(folder, CA).await;
+        serve(&proxy, &first).await;
+        let get = async |path: &str| proxy.get(path).await.status();
+        assert_eq!(get("/cart/x").await, StatusCode::OK);
+        assert!(first.handshakes()[1].resumed, "{version:?}");
+
+        std::fs::write(&ca, "none").unwrap();
+        assert_eq!(get("/cart/x").await, StatusCode::OK);
+        std::fs::copy(new.ca(), &ca).unwrap();
+        let refused = async || get("/cart/x").await;
+        let is_refused = |status: &StatusCode| *status == StatusCode::BAD_GATEWAY;
+        eventually("the old authority is believed no more", refused, is_refused).await;
+        register(&proxy, "cart", second.address()).await;
+        let served = async || get("/cart/x").await;
+        let is_served = |status: &StatusCode| *status == StatusCode::OK;
+        eventually("the new authority is believed", served, is_served).await;
+    }
+}
+
 #[tokio::test]
 async fn who_has_a_certificate_of_the_services_authority_is_called() {
     for (version, spoken) in [
