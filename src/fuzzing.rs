@@ -9,7 +9,7 @@ use crate::{config, embedded, listen, proxy, registry, saved, service, upstream}
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("answer-chunks", upstream::fuzzing::chunks),
     ("answer-heads", upstream::fuzzing::heads),
     ("consul", registry::consul::fuzzing::answers),
@@ -20,6 +20,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("eureka", registry::eureka::fuzzing::answers),
     ("file", registry::file::fuzzing::files),
     ("forwarded", proxy::fuzzing::forwarded),
+    ("greetings", listen::fuzzing::greetings),
     ("journal", embedded::fuzzing::journal),
     ("proxy-toml", config::fuzzing::proxy_toml),
     ("registrations", embedded::fuzzing::registrations),

@@ -10,6 +10,8 @@ mod accept;
 mod addresses;
 mod bind;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http1;
 mod linger;
 mod prelude;
@@ -25,8 +27,6 @@ pub(crate) use accept::{Accepted, Entrance, accept};
 pub(crate) use addresses::Addresses;
 pub(crate) use bind::{BindError, Bound, bind, bind_beside};
 pub(crate) use connection::Connection;
-#[cfg(any(test, fuzzing))]
-pub(crate) use http1::fuzzing;
 pub(crate) use prelude::serve;
 pub(crate) use stop::Stop;
 pub(crate) use tls::Tls;
