@@ -11,6 +11,8 @@ mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod head;
+#[cfg(test)]
+mod properties;
 mod request_head;
 mod send;
 
