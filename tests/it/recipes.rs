@@ -19,6 +19,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::support::{
+    authority::Authority,
     backend::{Backend, by},
     consul::Consul,
     eureka::Eureka,
@@ -503,6 +504,70 @@ async fn a_service_moves_from_eureka_to_consul_in_three_steps() {
         .until_service(name, "Consul alone lists it", one)
         .await;
     assert_eq!(by(&proxy.get("/moving-cart").await), "cart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_for_clients() {
+    let consul = Proxy::start("").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let authority = Authority::new(&path);
+    let issue = || {
+        let (certificate, key) = authority.issue_for("new", &["shop.example.com"], |_| {});
+        std::fs::rename(key, path.join("shop-key.pem")).unwrap();
+        std::fs::rename(certificate, path.join("shop.pem")).unwrap();
+    };
+    issue();
+    let recipe = Recipe::of("TLS for clients")
+        .with("\"0.0.0.0:8443\"", "\"127.0.0.1:0\"")
+        .with("http://127.0.0.1:8500", &consul.registry(""));
+    let proxy = Proxy::start_in(folder, &recipe.0).await;
+    let backend = Backend::start("shop").await;
+    consul.register("shop", backend.address()).await;
+    until_serving(&proxy, "shop", 1).await;
+
+    let (secure, clear) = (proxy.address(), proxy.address_of(1));
+    let ca = std::fs::read(authority.ca()).unwrap();
+    let https = || {
+        reqwest::Client::builder()
+            .no_proxy()
+            .resolve("shop.example.com", secure)
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .build()
+            .unwrap()
+    };
+    let url = format!("https://shop.example.com:{}/a", secure.port());
+    let client = https();
+    let answer = client.get(&url).send().await.unwrap();
+    assert_eq!(
+        answer.headers()["strict-transport-security"],
+        "max-age=3600"
+    );
+    assert_eq!(by(&answer), "shop");
+    let in_the_clear = async |path: &str| {
+        let asked = proxy.http.get(format!("http://{clear}{path}"));
+        asked
+            .header("host", "shop.example.com")
+            .send()
+            .await
+            .unwrap()
+    };
+    let answer = in_the_clear("/a?b").await;
+    assert_eq!(answer.status(), StatusCode::PERMANENT_REDIRECT);
+    let location = "https://shop.example.com:8443/a?b";
+    assert_eq!(answer.headers()["location"], location);
+    assert_eq!(in_the_clear("/healthz").await.status(), StatusCode::OK);
+
+    issue();
+    let metrics = async || proxy.page("/metrics").await.text().await.unwrap();
+    let is_taken = |metrics: &String| {
+        let mut lines = metrics.lines();
+        lines.any(|line| line.contains("result=\"taken\"") && line.ends_with(" 1"))
+    };
+    eventually("the new certificate is taken over", metrics, is_taken).await;
+    for client in [client, https()] {
+        assert_eq!(by(&client.get(&url).send().await.unwrap()), "shop");
+    }
 }
 
 #[tokio::test]
