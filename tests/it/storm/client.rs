@@ -3,14 +3,14 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls::pki_types::ServerName;
 use tokio::{
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    io::{AsyncRead, AsyncWrite, split},
+    net::TcpStream,
     sync::watch,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 use super::{
     draw::Planner,
@@ -54,6 +54,8 @@ pub(super) struct Client {
     pub(super) planner: Planner,
     pub(super) oracle: Arc<Oracle>,
     pub(super) proxy: SocketAddr,
+    /// Where it speaks TLS.
+    pub(super) tls: Option<TlsConnector>,
 }
 
 impl Client {
@@ -68,28 +70,46 @@ impl Client {
             return self.oracle.fault(None, "the proxy takes no connection");
         };
         stream.set_nodelay(true).unwrap();
-        let how = {
-            let (source, sink) = stream.split();
-            let progress = watch::Sender::default();
-            let reading = self.read(source, &requests, &progress);
-            let writing = self.write(sink, &requests, &progress);
-            tokio::pin!(reading);
-            tokio::select! {
-                read = &mut reading => read,
-                written = writing => match written {
-                    Ended::Done => reading.await,
-                    broken => broken,
-                },
-            }
+        let Some(tls) = &self.tls else {
+            let ended = self.exchange(&mut stream, &requests).await;
+            return end(&stream, ended);
         };
-        if how == Ended::Broken(How::Reset) {
-            let _ = stream.set_zero_linger();
+        let name = ServerName::try_from("localhost").unwrap();
+        match tls.connect(name, stream).await {
+            Ok(mut stream) => {
+                let ended = self.exchange(&mut stream, &requests).await;
+                end(stream.get_ref().0, ended);
+            }
+            Err(error) => {
+                let what = format!("a handshake fails: {error}");
+                self.oracle.fault(None, &what);
+            }
+        }
+    }
+
+    /// What goes both ways on one connection.
+    async fn exchange(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        requests: &[Request],
+    ) -> Ended {
+        let (source, sink) = split(stream);
+        let progress = watch::Sender::default();
+        let reading = self.read(source, requests, &progress);
+        let writing = self.write(sink, requests, &progress);
+        tokio::pin!(reading);
+        tokio::select! {
+            read = &mut reading => read,
+            written = writing => match written {
+                Ended::Done => reading.await,
+                broken => broken,
+            },
         }
     }
 
     async fn write(
         &self,
-        mut sink: WriteHalf<'_>,
+        mut sink: impl AsyncWrite + Unpin,
         requests: &[Request],
         progress: &watch::Sender<Progress>,
     ) -> Ended {
@@ -154,7 +174,7 @@ impl Client {
 
     async fn read(
         &self,
-        source: ReadHalf<'_>,
+        source: impl AsyncRead + Unpin,
         requests: &[Request],
         progress: &watch::Sender<Progress>,
     ) -> Ended {
@@ -203,7 +223,7 @@ impl Client {
     }
 
     /// A connection whose end was said ends, and nothing comes before.
-    async fn until_end(&self, reader: &mut Reader<ReadHalf<'_>>, request: &Request) {
+    async fn until_end(&self, reader: &mut Reader<impl AsyncRead + Unpin>, request: &Request) {
         reader.sips = false;
         reader.left = None;
         let mut rest = Vec::new();
@@ -221,6 +241,13 @@ impl Client {
     }
 }
 
+/// Has a connection's end be the one that was planned.
+fn end(stream: &TcpStream, ended: Ended) {
+    if ended == Ended::Broken(How::Reset) {
+        let _ = stream.set_zero_linger();
+    }
+}
+
 /// Whether a request is the last of its connection.
 fn ends_connection(request: &Request) -> bool {
     match request.connection {
@@ -231,7 +258,7 @@ fn ends_connection(request: &Request) -> bool {
 }
 
 async fn read_answer(
-    reader: &mut Reader<ReadHalf<'_>>,
+    reader: &mut Reader<impl AsyncRead + Unpin>,
     request: &Request,
     go_on: impl Fn(),
 ) -> Outcome {

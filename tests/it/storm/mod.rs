@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
+use tokio_rustls::TlsConnector;
 
 use self::{
     client::Client,
@@ -160,6 +161,9 @@ struct Storm {
     registry: Arc<Registry>,
     /// The registry as those see it who may leave.
     leave: Arc<dyn Leave>,
+    /// Where the proxy speaks TLS, and what clients need for it, one of each version.
+    proxy_tls: SocketAddr,
+    connectors: [TlsConnector; 2],
     tls: Arc<ServerConfig>,
     folder: tempfile::TempDir,
 }
@@ -169,11 +173,14 @@ impl Storm {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(folder.path());
         let identity = authority.issue("storm");
-        let [proxy, admin, registry] = free_ports();
+        let [proxy, proxy_tls, admin, registry] = free_ports();
         let text = format!(
             "workers = 2\nsnapshot = false\n[log]\nlevel = \"error\"\n\
              [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
              timeout = {{ body = \"5s\", idle = \"5s\" }}\n\
+             [[listen]]\naddress = \"127.0.0.1:{proxy_tls}\"\n\
+             timeout = {{ body = \"5s\", idle = \"5s\" }}\n\
+             tls = {{ certificates = [{{ cert = \"storm-certificate.pem\", key = \"storm-key.pem\" }}] }}\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\
              [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
              [defaults]\ntimeout = {{ response = \"5s\", idle = \"5s\" }}\n\
@@ -192,6 +199,8 @@ impl Storm {
             oracle: Arc::new(Oracle::new(planner)),
             callboard: start_callboard(folder.path(), &text),
             proxy: ([127, 0, 0, 1], proxy).into(),
+            proxy_tls: ([127, 0, 0, 1], proxy_tls).into(),
+            connectors: tls::VERSIONS.map(|version| tls::connector(&authority.ca(), version)),
             admin: format!("http://127.0.0.1:{admin}"),
             leave: Arc::new(Arc::clone(&registry)),
             registry,
@@ -311,11 +320,18 @@ impl Storm {
         self.until_served("crowd", 3).await;
         let mut clients = JoinSet::new();
         for number in first..first + CLIENTS {
+            // Every other one by TLS, of each version in turn.
+            let tls = (number % 2 == 1).then(|| &self.connectors[number as usize / 2 % 2]);
             let client = Client {
                 number,
                 planner: self.planner,
                 oracle: Arc::clone(&self.oracle),
-                proxy: self.proxy,
+                proxy: if tls.is_some() {
+                    self.proxy_tls
+                } else {
+                    self.proxy
+                },
+                tls: tls.cloned(),
             };
             clients.spawn(async move {
                 for connection in 0.. {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use rustls::{
-    HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -17,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 
 /// Both versions.
 pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] =
@@ -51,6 +52,21 @@ pub(crate) fn server(
     let mut config = config.with_single_cert(certificates(chain), key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
+}
+
+/// What a client needs that trusts this authority, and speaks this version.
+pub(crate) fn connector(
+    authority: &Path,
+    version: &'static SupportedProtocolVersion,
+) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates(authority));
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config).into()
 }
 
 fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
