@@ -15,21 +15,46 @@ WARM_UP, COUNTED = 5_000, 20_000
 WAITS = {"epoll_wait", "epoll_pwait", "epoll_pwait2"}
 
 
-def cpu(peers, rounds, seconds, core):
-    """Per peer and round: CPU µs a request, and the part of the core's time that was in use.
+# Of wrk, by OpenSSL: each connection is of the newest protocol, and of the curve of the certificates.
+TLS = """openssl_conf = default
+[default]
+ssl_conf = ssl
+[ssl]
+system_default = tls
+[tls]
+MinProtocol = TLSv1.3
+MaxProtocol = TLSv1.3
+Groups = P-256
+"""
 
-    The peers take turns within a round, and every other round goes the other way about, so that
+
+def cpu(peers, rounds, seconds, core):
+    """Per peer and round: CPU µs a request, and the part of the core's time that was in use."""
+    return in_turns(peers, rounds, seconds, core, lambda peer: f"http://127.0.0.1:{peer.port}{PATH}")
+
+
+def tls(peers, rounds, seconds, core, folder, fields=()):
+    """The same by TLS 1.3; with `Connection: close` among the fields each is a handshake, too."""
+    config = folder / "openssl.cnf"
+    config.write_text(TLS)
+    url = lambda peer: f"https://127.0.0.1:{peer.secure}{PATH}"
+    return in_turns(peers, rounds, seconds, core, url, fields, {"OPENSSL_CONF": str(config)})
+
+
+def in_turns(peers, rounds, seconds, core, url, fields=(), env=None):
+    """The peers take turns within a round, and every other round goes the other way about, so that
     a machine that slows down or speeds up does so for all of them.
     """
     program = find("wrk", "wrk")
     find("taskset", "util-linux")
+    ask = lambda peer, seconds: wrk(program, url(peer), HOST, seconds, core, fields, env)
     for peer in peers:
-        wrk(program, peer.port, HOST, PATH, 1, core)
+        ask(peer, 1)
     samples = {peer.name: [] for peer in peers}
     for number in range(rounds):
         for peer in peers if number % 2 == 0 else reversed(peers):
             begun, used = time.monotonic(), peer.process.cpu_seconds()
-            requests = wrk(program, peer.port, HOST, PATH, seconds, core)
+            requests = ask(peer, seconds)
             used = peer.process.cpu_seconds() - used
             busy = used / (time.monotonic() - begun)
             samples[peer.name].append((used / requests * 1e6, busy))

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import selectors
 import socket
@@ -12,15 +13,17 @@ from processes import Unavailable
 CONNECTIONS = 64
 
 
-def wrk(program, port, host, path, seconds, cpu):
+def wrk(program, url, host, seconds, cpu, fields=(), env=None):
     """Runs wrk on one core; how many requests were answered, every one of them with 200."""
     command = ["taskset", "-c", cpu, program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"]
-    command += ["-H", f"Host: {host}", f"http://127.0.0.1:{port}{path}"]
-    command = [str(word) for word in command]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for field in (f"Host: {host}", *fields):
+        command += ["-H", field]
+    command = [str(word) for word in (*command, url)]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **(env or {})}).stdout
     trouble = re.search(r"Socket errors.*|Non-2xx.*", said)
     if trouble:
-        raise Unavailable(f"wrk on port {port}: {trouble[0].strip()}")
+        raise Unavailable(f"wrk on {url}: {trouble[0].strip()}")
     return int(re.search(r"(\d+) requests in", said)[1])
 
 

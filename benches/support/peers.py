@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import json
 from pathlib import Path
+import subprocess
 import tempfile
 
 from load import answers, call
@@ -15,11 +16,12 @@ PATH = "/api/items?page=2"
 
 @dataclass
 class Peer:
-    """A proxy that runs and answers on a port."""
+    """A proxy that runs and answers on a port, and by TLS on another, where it speaks that."""
 
     name: str
     process: Process
     port: int
+    secure: int
 
 
 class Bench:
@@ -28,23 +30,25 @@ class Bench:
     def __init__(self, folder, callboard, bare, backends, cpu):
         self.folder, self.callboard, self.bare = folder, callboard, bare
         self.backends, self.cpu = backends, cpu
+        self.identity = identity(folder)
 
     @contextmanager
     def start(self, name, env=None):
         """Runs a peer, gives it when it answers, and ends it."""
-        port = free_port()
+        port, secure = free_port(), free_port()
         folder = Path(tempfile.mkdtemp(prefix=name, dir=self.folder))
         setup = getattr(self, f"_{name}")
-        with setup(folder, port, env) as process:
+        with setup(folder, port, secure, env) as process:
             for_us = lambda: answers(port, PATH, HOST)
             wait_until(for_us, f"{name} answers", process=process)
-            yield Peer(name, process, port)
+            yield Peer(name, process, port, secure)
 
     @contextmanager
-    def _callboard(self, folder, port, env):
+    def _callboard(self, folder, port, secure, env):
         registry = free_port()
         config = folder / "proxy.toml"
-        config.write_text(callboard_config(port, free_port(), registry, folder))
+        config.write_text(
+            callboard_config(port, secure, self.identity, free_port(), registry, folder))
         command = [self.callboard, "run", "--config", config]
         with self._process("callboard", command, folder, env) as process:
             listens = lambda: answers(registry, "/v1/agent/self")
@@ -53,24 +57,35 @@ class Bench:
                 register(registry, "shop-12-api", f"shop-12-api-{number}", backend)
             yield process
 
-    def _nginx(self, folder, port, env):
+    def _nginx(self, folder, port, secure, env):
         config = folder / "nginx.conf"
-        config.write_text(nginx_config(port, self.backends, folder))
+        config.write_text(nginx_config(port, secure, self.identity, self.backends, folder))
         command = [find("nginx", "nginx-light"), "-p", folder, "-c", config]
         return self._process("nginx", [*command, "-e", folder / "error.log"], folder, env)
 
-    def _haproxy(self, folder, port, env):
+    def _haproxy(self, folder, port, secure, env):
         config = folder / "haproxy.cfg"
-        config.write_text(haproxy_config(port, self.backends))
+        config.write_text(haproxy_config(port, secure, self.identity, self.backends))
         command = [find("haproxy", "haproxy"), "-db", "-f", config]
         return self._process("haproxy", command, folder, env)
 
-    def _relay(self, folder, port, env):
+    def _relay(self, folder, port, secure, env):
         addresses = [f"127.0.0.1:{each}" for each in (port, *self.backends)]
         return self._process("relay", [self.bare, "relay", *addresses], folder, env)
 
     def _process(self, name, command, folder, env):
         return Process(name, command, folder, self.cpu, env)
+
+
+def identity(folder):
+    """A certificate with a key of P-256, and both in one file, as HAProxy has them."""
+    certificate, key, both = (folder / f"{name}.pem" for name in ("site", "site-key", "both"))
+    command = [find("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+               "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=bench.test", "-addext",
+               "subjectAltName=DNS:*.bench.test", "-days", "2", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_text(certificate.read_text() + key.read_text())
+    return certificate, key, both
 
 
 def register(registry, service, instance, port):
@@ -81,7 +96,7 @@ def register(registry, service, instance, port):
         raise Unavailable(f"the registry answered {status} to a registration")
 
 
-def callboard_config(port, admin, registry, folder):
+def callboard_config(port, secure, identity, admin, registry, folder):
     """One worker, and what a person has on: 50 routes by host and prefix, retries, time-outs."""
     routes = "".join(
         f"""
@@ -99,6 +114,10 @@ workers = 1
 [[listen]]
 address = "127.0.0.1:{port}"
 
+[[listen]]
+address = "127.0.0.1:{secure}"
+tls = {{ certificates = [{{ cert = "{identity[0]}", key = "{identity[1]}" }}] }}
+
 [admin]
 address = "127.0.0.1:{admin}"
 
@@ -113,7 +132,7 @@ retry = {{ attempts = 3 }}
 {routes}"""
 
 
-def nginx_config(port, backends, folder):
+def nginx_config(port, secure, identity, backends, folder):
     servers = "".join(f"server 127.0.0.1:{backend};\n" for backend in backends)
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"
@@ -137,6 +156,11 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{port};
+        listen 127.0.0.1:{secure} ssl;
+        ssl_certificate {identity[0]};
+        ssl_certificate_key {identity[1]};
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_ecdh_curve prime256v1;
         location / {{
             proxy_pass http://backends;
             proxy_http_version 1.1;
@@ -149,7 +173,7 @@ http {{
 """
 
 
-def haproxy_config(port, backends):
+def haproxy_config(port, secure, identity, backends):
     servers = "".join(
         f"    server s{number} 127.0.0.1:{backend}\n" for number, backend in enumerate(backends)
     )
@@ -167,6 +191,7 @@ defaults
     http-reuse always
 frontend front
     bind 127.0.0.1:{port}
+    bind 127.0.0.1:{secure} ssl crt {identity[2]} curves P-256 alpn http/1.1
     default_backend backends
 backend backends
     balance roundrobin
