@@ -41,9 +41,36 @@ pub(super) fn back(service: &Arc<str>, endpoint: &Address, reason: &'static str)
     });
 }
 
-/// An endpoint's checks have failed, or pass again.
-pub(super) fn checked(service: &Arc<str>, endpoint: &Address, error: Option<String>) {
-    let (service, endpoint) = (Arc::clone(service), endpoint.clone());
+/// A line about a service's members, which is written once what it says is published.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// An endpoint's checks have failed, or pass again.
+    Checked(Address, Option<String>),
+    /// So few pass them that these are not believed.
+    Panic,
+    /// The guard has asked about an endpoint that it holds, and holds it for longer or lets it go.
+    Settled(Address, Option<String>),
+}
+
+impl Line {
+    pub(super) fn write(self, service: &Arc<str>) {
+        match self {
+            Self::Checked(endpoint, error) => checked(service, endpoint, error),
+            Self::Panic => {
+                tracing::warn!(%service, "so few endpoints pass their checks that all are called");
+            }
+            Self::Settled(endpoint, Some(why)) => {
+                tracing::warn!(%service, %endpoint, why, "held for longer");
+            }
+            Self::Settled(endpoint, None) => {
+                tracing::info!(%service, %endpoint, "no longer held");
+            }
+        }
+    }
+}
+
+fn checked(service: &Arc<str>, endpoint: Address, error: Option<String>) {
+    let service = Arc::clone(service);
     CHECKS.note(AT_ONCE, move |times| match error {
         Some(error) => {
             tracing::warn!(%service, %endpoint, %error, times, "an endpoint's checks fail");

@@ -70,6 +70,7 @@ use balance::Loads;
 use call::queue::Limits;
 use endpoint::Common;
 use endpoint::ejections::Ejections;
+use health::refusals::Refusals;
 use members::{MemberEvent, Members, inquiry::Inquiry};
 
 use crate::{
@@ -114,8 +115,8 @@ struct ServiceState {
     is_read: AtomicBool,
     /// Told whenever its set has changed.
     changes: Arc<Notify>,
-    /// Told whenever an endpoint takes no connection, where that is watched.
-    refusals: OnceLock<Arc<Notify>>,
+    /// Of connections to endpoints, where that is watched.
+    refusals: OnceLock<Arc<Refusals>>,
     /// The service with the policy that it has now.
     latest: Mutex<Weak<Service>>,
 }
@@ -304,26 +305,23 @@ impl Service {
     #[must_use]
     fn apply_to(&self, mut members: MutexGuard<'_, Members>, event: MemberEvent) -> bool {
         let mut effects = members.apply(event);
-        let published = effects.publish(|| {
-            let views = members.views().collect::<Vec<_>>();
-            views
-                .iter()
-                .for_each(|view| view.publish(members.endpoints()));
-        });
-        if published {
-            if let Some(limits) = &self.limits {
-                limits.tell_of_room();
-            }
-            self.state.is_read.store(true, Release);
-            if let Some(published) = self.state.published.get() {
-                published.send_replace(());
-            }
-        }
+        members.carry_out(&mut effects, |members| self.publish(members));
         drop(members);
         if effects.save {
             self.state.changes.notify_one();
         }
-        effects.watch
+        effects.starts_guard
+    }
+
+    fn publish(&self, members: &Members) {
+        members.publish();
+        if let Some(limits) = &self.limits {
+            limits.tell_of_room();
+        }
+        self.state.is_read.store(true, Release);
+        if let Some(published) = self.state.published.get() {
+            published.send_replace(());
+        }
     }
 
     /// What follows events, behind the one lock of a service.
@@ -353,12 +351,18 @@ impl Service {
     /// An endpoint took no connection.
     fn tell_of_refusal(&self) {
         if let Some(refusals) = self.state.refusals.get() {
-            refusals.notify_one();
+            refusals.tell();
         }
     }
 
-    fn refusals(&self) -> Arc<Notify> {
+    fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(self.state.refusals.get_or_init(Arc::default))
+    }
+
+    /// What a person could do about endpoints that take no connection; `None` where nothing is known.
+    fn hint(&self) -> Option<Arc<str>> {
+        let refusals = self.state.refusals.get();
+        refusals.and_then(|refusals| refusals.hint())
     }
 
     /// Changes of who is listed.

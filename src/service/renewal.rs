@@ -8,8 +8,12 @@ use std::{
 };
 
 use super::{
-    Service, ServiceState, View, balance::Loads, call::queue::Limits, inquiries_of,
-    members::is_of_other_instances, watches_of,
+    Service, ServiceState, View,
+    balance::Loads,
+    call::queue::Limits,
+    inquiries_of,
+    members::{Members, is_of_other_instances},
+    watches_of,
 };
 use crate::{
     config::{self, Subset},
@@ -76,12 +80,7 @@ impl Service {
         let balances = std::iter::once(&main).chain(&views);
         let loads = Loads::of_all(balances.map(|view| view.balance()));
         let mut effects = members.follow_policy(&policy, &tls, (new, loads));
-        effects.publish(|| {
-            let views = members.views().collect::<Vec<_>>();
-            views
-                .iter()
-                .for_each(|view| view.publish(members.endpoints()));
-        });
+        members.carry_out(&mut effects, Members::publish);
         let budgets = self.lanes().map(|lane| &lane.budget);
         budgets.for_each(|budget| budget.follow(&policy.retry, self.lanes.len()));
         let numbers = std::iter::once(&main).chain(&views);

@@ -208,7 +208,7 @@ impl ServiceStatus {
                 .iter()
                 .map(|watch| watch.snapshot())
                 .collect(),
-            hint: members.hint.clone(),
+            hint: service.hint(),
             pin: members.journal().pin.as_deref().map(PinStatus::of),
             from_snapshot: std::iter::zip(service.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {

@@ -49,7 +49,8 @@ impl<'s> Chooser<'s> {
         let (key, tally) = (self.key, &stats.tally);
         let Some(limits) = service.limits() else {
             let picked = view.pick(worker, key, tally, now);
-            let is_silent = |endpoint| silence::is_found(service, worker, view, endpoint, now);
+            let is_silent =
+                |endpoint| silence::doubt_if_silent(service, worker, view, endpoint, now);
             return Ok(match picked.as_ref().is_some_and(is_silent) {
                 true => view.pick(worker, key, tally, now),
                 false => picked,
@@ -63,7 +64,7 @@ impl<'s> Chooser<'s> {
         Ok(entered.map(|(seat, endpoint)| {
             self.seat = Some(seat);
             // It keeps its seat: the requests after it go elsewhere.
-            silence::is_found(service, worker, view, &endpoint, now);
+            silence::doubt_if_silent(service, worker, view, &endpoint, now);
             endpoint
         }))
     }

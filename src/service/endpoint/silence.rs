@@ -32,10 +32,10 @@ const PROOF: f64 = 11.5;
 /// How many peers are asked at most.
 const PEERS: usize = 16;
 
-/// Whether the endpoint that a request was about to be sent to has fallen silent, and is doubted from
-/// now on.
+/// Doubts the endpoint that a request was about to be sent to, if it has fallen silent. Returns whether
+/// it has.
 #[inline]
-pub(crate) fn is_found(
+pub(crate) fn doubt_if_silent(
     service: &Service,
     worker: usize,
     view: &View,

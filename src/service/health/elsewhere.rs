@@ -22,22 +22,25 @@ const AT_ONCE: usize = 3;
 /// found then is over.
 pub(crate) async fn watch(service: ServiceRef, registry: Arc<str>, other: OtherHost) {
     loop {
-        let known = service.upgrade();
-        let known = known.map(|one| (one.refusals(), one.members().hint.is_some()));
-        let Some((refusals, is_hinted)) = known else {
+        let Some(refusals) = service.upgrade().map(|service| service.refusals()) else {
             return;
         };
-        if !is_hinted {
-            refusals.notified().await;
+        if refusals.hint().is_none() {
+            refusals.next().await;
         }
         if let Some(service) = service.upgrade() {
-            look(&service, &registry, other).await;
+            let hint = look(&service, &registry, other).await;
+            let before = refusals.replace_hint(hint.clone());
+            if let Some(hint) = hint.filter(|hint| Some(hint) != before.as_ref()) {
+                tracing::warn!(service = %service.name(), "{hint}");
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn look(service: &Service, registry: &str, other: OtherHost) {
+/// What a person could do now.
+async fn look(service: &Service, registry: &str, other: OtherHost) -> Option<Arc<str>> {
     let limit = service.policy().timeout.connect;
     for (host, port, name) in refused(service, other) {
         let connect = async |host: &str| timeout(limit, connect_to(host, port)).await;
@@ -53,14 +56,10 @@ async fn look(service: &Service, registry: &str, other: OtherHost) {
                 "{host}:{port} takes no connection, and {name}:{port} does; if that is the same \
                  instance, write registry.{registry}: {setting}"
             );
-            let before = service.members().hint.replace(hint.as_str().into());
-            if before.as_deref() != Some(&*hint) {
-                tracing::warn!(service = %service.name(), "{hint}");
-            }
-            return;
+            return Some(hint.into());
         }
     }
-    service.members().hint = None;
+    None
 }
 
 /// Some listed endpoints that took no connection: host, port, and their other host.

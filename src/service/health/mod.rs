@@ -3,3 +3,4 @@
 pub(crate) mod elsewhere;
 pub(crate) mod follow;
 pub(crate) mod prober;
+pub(super) mod refusals;

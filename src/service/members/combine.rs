@@ -218,15 +218,19 @@ impl Combiner {
             let unchosen = set.instances.iter().filter(|_| self.several());
             others.chain(unchosen.map(|one| one.identity()))
         });
-        all.map(|(id, address)| match self.several() {
+        all.map(|one| self.known_as(one)).collect()
+    }
+
+    /// What an endpoint is known as that is this instance.
+    pub(crate) fn known_as(&self, (id, address): Identity) -> Identity {
+        match self.several() {
             true => (address.to_string().into(), address),
             false => (id, address),
-        })
-        .collect()
+        }
     }
 
     /// Whether several registries make the set, so that an instance is known by its address.
-    pub(crate) fn several(&self) -> bool {
+    fn several(&self) -> bool {
         self.registries.len() > 1 && self.combine != Combine::Shadow
     }
 

@@ -539,7 +539,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{config, instance::Address, service::testing::instance, upstream::Tls};
+    use crate::{instance::Address, service::testing::instance, upstream::Tls};
 
     fn policy(guard: Option<config::Guard>) -> config::Service {
         let text = "[[route]]\nservice = \"cart\"\n";

@@ -24,7 +24,6 @@ const LENGTH: usize = 50;
 /// A service's last changes.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
-    service: Arc<str>,
     entries: VecDeque<Box<Entry>>,
     /// Of the last entry; the first is 1.
     number: u64,
@@ -218,17 +217,10 @@ pub struct EntryStatus {
 }
 
 impl Journal {
-    /// That of a service which has had no set yet.
-    pub(crate) fn of(service: Arc<str>) -> Self {
-        Self {
-            service,
-            ..Self::default()
-        }
-    }
-
-    /// Notes what the set is now, in the order of sets, if that differs from what it was.
+    /// Notes what the service's set is now, in the order of sets, if that differs from what it was.
     pub(crate) fn note<'i>(
         &mut self,
+        service: &Arc<str>,
         why: Why,
         set: impl Iterator<Item = (&'i Arc<Instance>, Listed)>,
     ) {
@@ -237,19 +229,10 @@ impl Journal {
         if changes.is_empty() && !matches!(why, Why::Pinned { .. }) {
             return;
         }
-        self.tell(&changes, &why);
+        tell(service, &changes, &why);
         self.set = all.into();
         let set = Arc::clone(&self.set);
         self.add(why, true, changes, set);
-    }
-
-    fn tell(&self, changes: &[Change], why: &Why) {
-        let of = |wanted: &[What]| -> Vec<&Address> {
-            let those = changes.iter().filter(|one| wanted.contains(&one.what));
-            those.map(|one| &one.instance.address).collect()
-        };
-        let (joined, left) = (of(&[What::Added]), of(&[What::Removed, What::LetGo]));
-        log_lines::changed(&self.service, &joined, &left, why.to_string());
     }
 
     /// Notes what the registries say while the set is pinned, if that differs from what they said.
@@ -353,6 +336,15 @@ impl ListedInstance {
             Listed::Healthy | Listed::Unhealthy => What::Removed,
         })
     }
+}
+
+fn tell(service: &Arc<str>, changes: &[Change], why: &Why) {
+    let of = |wanted: &[What]| -> Vec<&Address> {
+        let those = changes.iter().filter(|one| wanted.contains(&one.what));
+        those.map(|one| &one.instance.address).collect()
+    };
+    let (joined, left) = (of(&[What::Added]), of(&[What::Removed, What::LetGo]));
+    log_lines::changed(service, &joined, &left, why.to_string());
 }
 
 /// How an instance stands of which its registry says no more than what it says.
@@ -461,7 +453,7 @@ mod tests {
 
     fn note(journal: &mut Journal, set: &[(Arc<Instance>, Listed)]) {
         let set = set.iter().map(|(instance, standing)| (instance, *standing));
-        journal.note(told(), set);
+        journal.note(&"cart".into(), told(), set);
     }
 
     /// The last entry's changes: what, and whose port.

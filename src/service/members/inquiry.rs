@@ -1,14 +1,13 @@
 //! How a service's registry is asked again, beside the watcher that follows it. Knows nothing of why.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 
 use super::standing::Again;
 use crate::{
-    config,
-    evidence::Evidence,
-    instance::{Instance, InstanceSet},
+    evidence::Order,
+    instance::{Identity, InstanceSet},
     registry::{
         Registry, ServiceQuery,
         merged::{Merged, Part},
@@ -65,22 +64,22 @@ impl Inquiry {
 /// A registry's second answer.
 #[derive(Debug)]
 pub(crate) struct SecondAnswer {
-    pub(crate) set: InstanceSet,
+    /// How it follows the first.
+    pub(crate) order: Order,
+    /// What it lists that is healthy and wanted, as endpoints are known: by thousands of endpoints
+    /// that are held it is asked for under the members' lock.
+    pub(crate) listed: HashSet<Identity>,
     /// Whether the registry lists no service at all.
     pub(crate) is_empty: bool,
-    /// What the first answer showed.
-    pub(crate) before: Evidence,
 }
 
 impl SecondAnswer {
-    /// What it says of an endpoint, which is known `by_id` and address or by its address alone.
-    pub(crate) fn of(&self, id: &EndpointId, by_id: bool, policy: &config::Service) -> Again {
-        let is_it =
-            |one: &&Arc<Instance>| one.address == id.address && (!by_id || one.id == id.instance);
-        let mut same = self.set.instances.iter().filter(is_it);
+    /// What it says of an endpoint.
+    pub(crate) fn of(&self, id: &EndpointId) -> Again {
+        let identity = (Arc::clone(&id.instance), id.address.clone());
         Again {
-            order: self.set.evidence.after(&self.before),
-            lists_it: same.any(|one| one.healthy && one.has(&policy.tags, &policy.meta)),
+            order: self.order,
+            lists_it: self.listed.contains(&identity),
             is_empty: self.is_empty,
         }
     }

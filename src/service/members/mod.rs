@@ -27,7 +27,7 @@ use crate::{
     registry::watch::Event,
     service::{
         Endpoint, EndpointId, View, balance::Loads, endpoint::Common, health::prober::Findings,
-        log_lines,
+        log_lines::Line,
     },
     upstream::Tls,
 };
@@ -46,11 +46,9 @@ pub(crate) struct Members {
     endpoints: EndpointSet,
     journal: Journal,
     /// Whether a task of the guard watches over the endpoints that are held.
-    guarded: bool,
+    is_guard_running: bool,
     /// How many of our own checks of endpoints passed, and how many did not.
     checks: (u64, u64),
-    /// What a person could do about endpoints that cannot be reached.
-    pub(crate) hint: Option<Arc<str>>,
     /// Who reads what they are: the views of each policy that requests still go by.
     views: Vec<Weak<View>>,
 }
@@ -75,7 +73,7 @@ pub(crate) enum MemberEvent {
     Unpinned(Why),
 }
 
-/// What follows from an event.
+/// What follows from an event; [`Members::carry_out`] does it in this order.
 #[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Effects {
@@ -83,24 +81,14 @@ pub(crate) struct Effects {
     publish: bool,
     /// Then those are retired that are in no view any more.
     retire: Vec<(Arc<Endpoint>, Instant)>,
+    /// Then the journal notes what the set is, and why.
+    note: Option<Why>,
+    /// Then the log says these lines.
+    log: Vec<Line>,
     /// What is kept on disk has changed.
     pub(crate) save: bool,
-    /// Endpoints are held that no task watches over yet.
-    pub(crate) watch: bool,
-}
-
-impl Effects {
-    /// Publishes, if that is due, before it retires: a request that is turned away by an endpoint must
-    /// find the others. Returns whether it was due.
-    pub(crate) fn publish(&mut self, publish: impl FnOnce()) -> bool {
-        if self.publish {
-            publish();
-        }
-        for (endpoint, cut_at) in self.retire.drain(..) {
-            endpoint.retire(cut_at);
-        }
-        self.publish
-    }
+    /// Endpoints are held that no task of the guard watches over yet.
+    pub(crate) starts_guard: bool,
 }
 
 impl Members {
@@ -116,12 +104,17 @@ impl Members {
             policy: Arc::clone(policy),
             combiner: Combiner::new(&policy.origin),
             endpoints: EndpointSet::new(Arc::new(common), loads),
-            journal: Journal::of(Arc::clone(service)),
-            guarded: false,
+            journal: Journal::default(),
+            is_guard_running: false,
             checks: (0, 0),
-            hint: None,
             views,
         }
+    }
+
+    /// Has the views publish what there is now.
+    pub(in crate::service) fn publish(&self) {
+        let views = self.views();
+        views.for_each(|view| view.publish(&self.endpoints));
     }
 
     /// The views that are read still.
@@ -150,18 +143,18 @@ impl Members {
             publish: true,
             retire: self.endpoints.take_leaving(),
             save: true,
-            watch: false,
+            ..Effects::default()
         }
     }
 
-    /// Lets an event change what it changes. What follows from it is to be done before the next.
+    /// Lets an event change what it changes. What follows from it is to be carried out before the next.
     pub(crate) fn apply(&mut self, event: MemberEvent) -> Effects {
         match event {
             MemberEvent::Fixed(instances) => {
                 self.follow(&Update::ours(instances), Why::ProxyToml, false)
             }
             MemberEvent::Registry(from, event) if from < self.combiner.registries() => {
-                let registry = Arc::clone(&self.policy.origin.registries()[from]);
+                let registry = self.registry(from);
                 let why = match &event {
                     Event::State(set) => Why::Registry {
                         registry,
@@ -175,7 +168,7 @@ impl Members {
                 update.map(follow).unwrap_or_default()
             }
             MemberEvent::Remembered(from, set, confirmed) if from < self.combiner.registries() => {
-                let registry = Arc::clone(&self.policy.origin.registries()[from]);
+                let registry = self.registry(from);
                 let update = self.combiner.remember(from, set, confirmed, &self.policy);
                 let follow = |update| self.follow(&update, Why::Snapshot { registry }, false);
                 update.map(follow).unwrap_or_default()
@@ -205,6 +198,29 @@ impl Members {
         }
     }
 
+    /// Carries out what follows from an event: a request that an endpoint turns away must find the
+    /// others, and who reads of a change in the journal or the log finds it made.
+    pub(crate) fn carry_out(&mut self, effects: &mut Effects, publish: impl FnOnce(&Self)) {
+        if effects.publish {
+            publish(self);
+        }
+        for (endpoint, cut_at) in effects.retire.drain(..) {
+            endpoint.retire(cut_at);
+        }
+        if let Some(why) = effects.note.take() {
+            self.journal
+                .note(&self.service, why, self.endpoints.standings());
+        }
+        for line in effects.log.drain(..) {
+            line.write(&self.service);
+        }
+    }
+
+    /// The name of a registry, by its place in the list.
+    fn registry(&self, of: usize) -> Arc<str> {
+        Arc::clone(&self.policy.origin.registries()[of])
+    }
+
     /// Takes over a set, unless they are pinned to another: then it is only noted.
     fn follow(&mut self, update: &Update, why: Why, expects_new: bool) -> Effects {
         if !self.is_pinned() {
@@ -220,19 +236,19 @@ impl Members {
     fn take_over(&mut self, update: &Update, why: Why, expects_new: bool) -> Effects {
         let doubted = self.endpoints.take_over(update, expects_new);
         Effects {
-            watch: doubted && !std::mem::replace(&mut self.guarded, true),
+            starts_guard: doubted && !std::mem::replace(&mut self.is_guard_running, true),
             ..self.change(why)
         }
     }
 
-    /// Notes what the set is now.
+    /// What follows from another set.
     fn change(&mut self, why: Why) -> Effects {
-        self.journal.note(why, self.endpoints.standings());
         Effects {
             publish: true,
             retire: self.endpoints.take_leaving(),
+            note: Some(why),
             save: true,
-            watch: false,
+            ..Effects::default()
         }
     }
 
@@ -247,13 +263,13 @@ impl Members {
         if !self.endpoints.check(endpoint, checkup) {
             return Effects::default();
         }
-        let service = &self.service;
-        log_lines::checked(service, &endpoint.id().address, error);
+        let mut log = vec![Line::Checked(endpoint.id().address.clone(), error)];
         if self.endpoints.panics() && !panicked {
-            tracing::warn!(%service, "so few endpoints pass their checks that all are called");
+            log.push(Line::Panic);
         }
         Effects {
             publish: true,
+            log,
             ..Effects::default()
         }
     }
@@ -265,11 +281,9 @@ impl Members {
         again: &HashMap<usize, SecondAnswer>,
     ) -> Effects {
         let now = Instant::now();
-        let service = &self.service;
+        let mut log = Vec::new();
         for (id, held, answers) in held {
-            let by_id = !self.combiner.several();
-            let again = again.get(&held.by);
-            let again = again.map(|again| again.of(&id, by_id, &self.policy));
+            let again = again.get(&held.by).map(|again| again.of(&id));
             let verdict = match again {
                 _ if !answers || now >= held.until => None,
                 Some(again) => held.confirmed(again, now),
@@ -278,21 +292,22 @@ impl Members {
             if verdict == Some(held) || !self.endpoints.settle(&id, held, verdict) {
                 continue;
             }
-            let endpoint = &id.address;
-            match verdict {
-                Some(held) => {
-                    tracing::warn!(%service, %endpoint, why = %held.reason, "held for longer");
-                }
-                None => tracing::info!(%service, %endpoint, "no longer held"),
-            }
+            log.push(Line::Settled(
+                id.address,
+                verdict.map(|held| held.reason.to_string()),
+            ));
         }
-        self.change(Why::Guard)
+        Effects {
+            log,
+            ..self.change(Why::Guard)
+        }
     }
 
-    /// Those that the guard holds. Where there are none, its task is over.
-    pub(crate) fn guarded(&mut self) -> Vec<(EndpointId, Held)> {
+    /// The endpoints that the guard's task asks next: those that it holds. Where there are none, the
+    /// task is over.
+    pub(crate) fn next_to_ask(&mut self) -> Vec<(EndpointId, Held)> {
         let held = self.endpoints.held();
-        self.guarded = !held.is_empty();
+        self.is_guard_running = !held.is_empty();
         held
     }
 
@@ -339,7 +354,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, EndpointTls},
-        service::testing::instance,
+        service::{Checkup, testing::instance},
     };
 
     /// Those of a service that follows the registries `a` and `b`, of which `b` takes over.
@@ -359,8 +374,16 @@ mod tests {
         Event::State(InstanceSet::of(instances).into())
     }
 
-    fn says(members: &mut Members, from: usize, ports: &[u16]) -> Effects {
-        members.apply(MemberEvent::Registry(from, set(ports)))
+    /// What follows from an event, and is carried out.
+    fn apply(members: &mut Members, event: MemberEvent) -> Shown {
+        let mut effects = members.apply(event);
+        let shown = shown(&effects);
+        members.carry_out(&mut effects, |_| {});
+        shown
+    }
+
+    fn says(members: &mut Members, from: usize, ports: &[u16]) -> Shown {
+        apply(members, MemberEvent::Registry(from, set(ports)))
     }
 
     fn ports(members: &Members) -> Vec<u16> {
@@ -369,28 +392,56 @@ mod tests {
     }
 
     /// What follows: a publication, so many that are retired, something to save, a task of the guard.
-    fn shown(effects: &Effects) -> (bool, usize, bool, bool) {
-        let Effects {
-            publish,
-            retire,
-            save,
-            watch,
-        } = effects;
-        (*publish, retire.len(), *save, *watch)
+    fn shown(effects: &Effects) -> Shown {
+        let Effects { publish, save, .. } = *effects;
+        (publish, effects.retire.len(), save, effects.starts_guard)
     }
 
-    const NOTHING: (bool, usize, bool, bool) = (false, 0, false, false);
+    type Shown = (bool, usize, bool, bool);
+
+    const NOTHING: Shown = (false, 0, false, false);
 
     #[test]
-    fn a_request_that_is_turned_away_finds_the_others() {
+    fn who_is_turned_away_finds_the_others_and_who_reads_of_a_change_finds_it_made() {
         let mut members = members();
-        let _ = says(&mut members, 0, &[1, 2, 3, 4]);
+        says(&mut members, 0, &[1, 2, 3, 4]);
         let leaves = Arc::clone(&members.endpoints.states().next().unwrap().0.endpoint);
-        let mut effects = says(&mut members, 0, &[2, 3, 4]);
-        assert_eq!(shown(&effects), (true, 1, true, false));
         let is_retired = || leaves.pool(0).is_retired();
-        let published = effects.publish(|| assert!(!is_retired(), "it may still be picked"));
+        let mut effects = members.apply(MemberEvent::Registry(0, set(&[2, 3, 4])));
+        assert_eq!(shown(&effects), (true, 1, true, false));
+        let mut published = false;
+        members.carry_out(&mut effects, |members| {
+            assert!(!is_retired(), "it may still be picked");
+            assert_eq!(members.journal.entries().len(), 1, "nothing is noted yet");
+            published = true;
+        });
         assert!(published && is_retired());
+        assert_eq!(members.journal.entries().len(), 2);
+    }
+
+    #[test]
+    fn the_log_says_of_checks_and_of_the_guard_what_is_published() {
+        let mut members = members();
+        says(&mut members, 0, &[1, 2]);
+        let endpoint = Arc::clone(&members.endpoints.states().next().unwrap().0.endpoint);
+        let checkup = Checkup {
+            passing: false,
+            error: Some("refused".into()),
+        };
+        let findings = Findings {
+            checkup: Some(checkup),
+            ..Findings::default()
+        };
+        let effects = members.apply(MemberEvent::Checked(endpoint, findings));
+        assert!(matches!(effects.log[..], [Line::Checked(..)]));
+        says(&mut members, 0, &[]);
+        let held = members.next_to_ask().into_iter();
+        let held = held.map(|(id, held)| (id, held, false)).collect();
+        let effects = members.apply(MemberEvent::Asked(held, HashMap::new()));
+        assert!(matches!(
+            effects.log[..],
+            [Line::Settled(_, None), Line::Settled(..)]
+        ));
     }
 
     #[test]
@@ -410,50 +461,48 @@ mod tests {
             ),
             ("given up", Event::Stale, (true, 2, true, false), &[]),
         ] {
-            let follows = members.apply(MemberEvent::Registry(0, event));
-            assert_eq!(shown(&follows), effects, "{what}");
+            let follows = apply(members, MemberEvent::Registry(0, event));
+            assert_eq!(follows, effects, "{what}");
             assert_eq!(ports(members), left, "{what}");
         }
-        assert_eq!(members.guarded(), [], "its task is over");
-        assert_eq!(shown(&says(members, 1, &[7])), (true, 0, true, false));
-        assert_eq!(shown(&says(members, 1, &[])), (true, 0, true, true));
+        assert_eq!(members.next_to_ask(), [], "its task is over");
+        assert_eq!(says(members, 1, &[7]), (true, 0, true, false));
+        assert_eq!(says(members, 1, &[]), (true, 0, true, true));
     }
 
     #[test]
     fn what_is_said_while_they_are_pinned_is_followed_once_they_are_not() {
         let mut members = members();
-        let _ = says(&mut members, 0, &[1, 2]);
+        says(&mut members, 0, &[1, 2]);
         let set = Arc::clone(&members.journal.entry(None).unwrap().set);
         let pin = Box::new(Pin::new(1, Duration::from_secs(60)));
-        let effects = members.apply(MemberEvent::Pinned(pin, set));
-        assert_eq!(shown(&effects), (true, 0, true, false));
-        assert_eq!(
-            shown(&says(&mut members, 0, &[2, 3])),
-            (false, 0, true, false)
-        );
+        let effects = apply(&mut members, MemberEvent::Pinned(pin, set));
+        assert_eq!(effects, (true, 0, true, false));
+        let effects = says(&mut members, 0, &[2, 3]);
+        assert_eq!(effects, (false, 0, true, false));
         assert_eq!(ports(&members), [1, 2]);
-        let effects = members.apply(MemberEvent::Unpinned(Why::Unpinned));
-        assert_eq!(shown(&effects), (true, 1, true, false));
-        assert_eq!(ports(&members), [2, 3]);
-        let effects = members.apply(MemberEvent::Unpinned(Why::Unpinned));
-        assert_eq!(shown(&effects), NOTHING);
+        for effects in [(true, 1, true, false), NOTHING] {
+            let unpinned = MemberEvent::Unpinned(Why::Unpinned);
+            assert_eq!(apply(&mut members, unpinned), effects);
+            assert_eq!(ports(&members), [2, 3]);
+        }
     }
 
     #[test]
     fn the_guard_lets_go_of_those_that_do_not_answer_and_of_none_that_have_come_back() {
         let mut members = members();
-        let _ = says(&mut members, 0, &[1, 2, 3]);
-        let _ = says(&mut members, 0, &[]);
-        let held = members.guarded().into_iter();
+        says(&mut members, 0, &[1, 2, 3]);
+        says(&mut members, 0, &[]);
+        let held = members.next_to_ask().into_iter();
         let held: Vec<_> = held
             .map(|(id, held)| {
                 let answers = id.address.port() == 2;
                 (id, held, answers)
             })
             .collect();
-        let _ = says(&mut members, 0, &[3]);
-        let effects = members.apply(MemberEvent::Asked(held, HashMap::new()));
-        assert_eq!(shown(&effects), (true, 1, true, false));
+        says(&mut members, 0, &[3]);
+        let effects = apply(&mut members, MemberEvent::Asked(held, HashMap::new()));
+        assert_eq!(effects, (true, 1, true, false));
         assert_eq!(ports(&members), [2, 3]);
     }
 }

@@ -129,9 +129,8 @@ pub(crate) fn answered(at: Option<Instant>) -> SystemTime {
 }
 
 fn with_held(set: &[Arc<Instance>], held: &[Arc<Instance>]) -> Vec<Arc<Instance>> {
-    let same = |a: &Instance, b: &Instance| (&a.id, &a.address) == (&b.id, &b.address);
-    let is_held = |instance: &Instance| held.iter().any(|held| same(held, instance));
-    let others = set.iter().filter(|instance| !is_held(instance));
+    let ids: HashSet<_> = held.iter().map(|one| one.identity()).collect();
+    let others = set.iter().filter(|one| !ids.contains(&one.identity()));
     let all = others.chain(held).cloned();
     InstanceSet::of(all.map(Ok)).instances
 }

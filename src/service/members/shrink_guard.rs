@@ -59,7 +59,7 @@ async fn run(service: ServiceRef) {
         let Some(service) = service.upgrade() else {
             return;
         };
-        let held = service.members().guarded();
+        let held = service.members().next_to_ask();
         if held.is_empty() {
             return;
         }
@@ -123,18 +123,26 @@ async fn ask_again(
         let inquiry = service.inquiry(of)?;
         // Before it is asked: the watcher may hear something later meanwhile.
         let before = service.members().combiner().set(of)?.evidence.clone();
+        let policy = service.policy();
         let query = ServiceQuery {
             name: service.registered_name().to_owned(),
-            tags: service.policy().tags.clone(),
+            tags: policy.tags.clone(),
             usage: Arc::clone(service.usage()),
             consistent: true,
         };
         let set = inquiry.set(query).await?;
         let is_empty = inquiry.is_empty().await?;
+        let listed = set.instances.iter().filter(|one| one.healthy);
+        let listed = listed.filter(|one| one.has(&policy.tags, &policy.meta));
+        let listed: Vec<_> = listed.map(|one| one.identity()).collect();
+        let members = service.members();
+        let known = listed
+            .into_iter()
+            .map(|one| members.combiner().known_as(one));
         let second = SecondAnswer {
-            set,
+            order: set.evidence.after(&before),
+            listed: known.collect(),
             is_empty,
-            before,
         };
         Some((of, second))
     };
