@@ -235,6 +235,20 @@ impl HttpVersion {
 pub type Identity = (Arc<str>, Address);
 
 impl Instance {
+    /// One of which its registry says no more: healthy, called in the clear, and with the same share as
+    /// others.
+    pub fn new(id: impl Into<Arc<str>>, address: Address) -> Self {
+        Self {
+            id: id.into(),
+            address,
+            tls: false,
+            healthy: true,
+            weight: 1,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
     /// Its own.
     pub fn identity(&self) -> Identity {
         (Arc::clone(&self.id), self.address.clone())
@@ -446,13 +460,9 @@ mod tests {
             ("", 7),
         ] {
             let instance = Instance {
-                id: "a".into(),
-                address: Address::new("10.0.0.1", 80).unwrap(),
-                tls: false,
-                healthy: true,
                 weight: 7,
-                tags: Vec::new(),
                 meta: BTreeMap::from([("weight".to_owned(), text.to_owned())]),
+                ..Instance::new("a", Address::new("10.0.0.1", 80).unwrap())
             };
             assert_eq!(instance.heed_meta().weight, weight, "{text:?}");
         }
@@ -472,16 +482,12 @@ mod tests {
             (None, &["secure=false", "secure"], false),
         ] {
             let instance = Instance {
-                id: "a".into(),
-                address: Address::new("10.0.0.1", 80).unwrap(),
-                tls: false,
-                healthy: true,
-                weight: 1,
                 tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
                 meta: meta
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
                     .into_iter()
                     .collect(),
+                ..Instance::new("a", Address::new("10.0.0.1", 80).unwrap())
             };
             assert_eq!(instance.heed_meta().tls, tls, "{meta:?} {tags:?}");
         }
@@ -524,13 +530,8 @@ mod tests {
     fn what_a_set_has_in_common_with_the_one_before_is_in_memory_once() {
         let instance = |port: i64, weight: u32| {
             Ok(Instance {
-                id: format!("i{port}").into(),
-                address: Address::new("10.0.0.1", port).unwrap(),
-                tls: false,
-                healthy: true,
                 weight,
-                tags: Vec::new(),
-                meta: BTreeMap::new(),
+                ..Instance::new(format!("i{port}"), Address::new("10.0.0.1", port).unwrap())
             })
         };
         let before = InstanceSet::of([1, 2, 4, 5].map(|port| instance(port, 1)));

@@ -1,7 +1,7 @@
 //! `registry`, `combine` and `endpoints`: where a service's instances are learnt. Knows nothing of
 //! what becomes of them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     config::{
@@ -136,13 +136,8 @@ pub(crate) fn of_service(
             element.wrong(Wrong::new(format!("`{address}` is here twice")));
         }
         instances.push(Arc::new(Instance {
-            id: address.to_string().into(),
-            address,
             tls,
-            healthy: true,
-            weight: 1,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
+            ..Instance::new(address.to_string(), address)
         }));
     }
     instances.sort_by(|a, b| a.id.cmp(&b.id));

@@ -256,13 +256,10 @@ mod tests {
         assert_eq!(
             set.instances,
             [Arc::new(Instance {
-                id: "n1/cart/1".into(),
-                address: Address::new("10.0.0.1", 80).unwrap(),
-                tls: false,
-                healthy: true,
                 weight: 7,
                 tags: vec!["v2".into(), "blue".into()],
                 meta: meta.map(|(k, v)| (k.into(), v.into())).into(),
+                ..Instance::new("n1/cart/1", Address::new("10.0.0.1", 80).unwrap())
             })]
         );
         assert_eq!(set.skipped, []);

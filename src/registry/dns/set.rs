@@ -102,13 +102,9 @@ fn of_record(record: &SRV, host: Option<&Host>) -> Vec<Result<Instance, Skipped>
 /// The DNS has no ids: an instance is its address.
 fn instance(address: Address, weight: u32, meta: BTreeMap<String, String>) -> Instance {
     Instance {
-        id: address.to_string().into(),
-        address,
-        tls: false,
-        healthy: true,
         weight: weight.max(1),
-        tags: Vec::new(),
         meta,
+        ..Instance::new(address.to_string(), address)
     }
 }
 

@@ -237,13 +237,10 @@ mod tests {
         assert_eq!(
             *entry.read.unwrap(),
             Instance {
-                id: "cart-1".into(),
-                address: Address::new("10.0.0.1", 8080).unwrap(),
-                tls: false,
-                healthy: true,
                 weight: 7,
                 tags: vec!["v2".into(), "blue".into()],
                 meta: meta.map(|(k, v)| (k.into(), v.into())).into(),
+                ..Instance::new("cart-1", Address::new("10.0.0.1", 8080).unwrap())
             }
         );
     }

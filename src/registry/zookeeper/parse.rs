@@ -119,14 +119,11 @@ fn curator(name: &str, bytes: &[u8]) -> Result<Instance, String> {
     // A sequential node's name changes with each registration; the id in it does not.
     let id = entry.id.filter(|id| !id.is_empty());
     Ok(Instance {
-        id: id.as_deref().unwrap_or(name).into(),
-        address,
         tls,
         healthy: entry.enabled != Some(false)
             && (status.is_empty() || status.eq_ignore_ascii_case("UP")),
-        weight: 1,
-        tags: Vec::new(),
         meta,
+        ..Instance::new(id.as_deref().unwrap_or(name), address)
     }
     .heed_meta())
 }

@@ -433,15 +433,10 @@ mod tests {
     use super::*;
 
     fn instance(number: u16) -> Arc<Instance> {
-        Arc::new(Instance {
-            id: format!("i{number:03}").into(),
-            address: Address::new("10.0.0.1", i64::from(number)).unwrap(),
-            tls: false,
-            healthy: true,
-            weight: 1,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
-        })
+        Arc::new(Instance::new(
+            format!("i{number:03}"),
+            Address::new("10.0.0.1", i64::from(number)).unwrap(),
+        ))
     }
 
     fn told() -> Why {

@@ -1,6 +1,6 @@
 //! Services and instances for tests.
 
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use super::MemberEvent;
 use crate::{
@@ -30,13 +30,11 @@ pub(in crate::service) fn update(service: &Service, ports: Range<u16>) {
 /// One of a service, by its port.
 pub(in crate::service) fn instance(port: u16, healthy: bool) -> Instance {
     Instance {
-        id: format!("i{port}").into(),
-        address: Address::new("10.0.0.1", port.into()).unwrap(),
-        tls: false,
         healthy,
-        weight: 1,
-        tags: Vec::new(),
-        meta: BTreeMap::new(),
+        ..Instance::new(
+            format!("i{port}"),
+            Address::new("10.0.0.1", port.into()).unwrap(),
+        )
     }
 }
 
