@@ -54,14 +54,14 @@ impl Entry {
         provider: Provider,
     ) -> Result<Self, BuildError> {
         if provider.layout != Layout::GoKit {
-            return Err(BuildError::Unsuited {
-                registry: registry.to_owned(),
-                reason: format!(
+            return Err(BuildError::unsuited(
+                registry,
+                format!(
                     "Consul has one layout, `{}`; there is no `{}` there",
                     Layout::GoKit.as_str(),
                     provider.layout.as_str()
                 ),
-            });
+            ));
         }
         Ok(Self {
             agent: Agent::new(registry, settings)?,

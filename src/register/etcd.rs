@@ -105,11 +105,7 @@ impl Entry for Etcd {
     fn keep(&mut self) -> BoxFuture<'_, RegistryError> {
         Box::pin(async move {
             let beat = self.text.ttl / 3;
-            let lost = |what: &str| RegistryError {
-                message: format!("{what}, for {}", self.subject),
-                retry_after: None,
-                refused: false,
-            };
+            let lost = |what: &str| RegistryError::new(format!("{what}, for {}", self.subject));
             let Some(lease) = self.lease else {
                 return lost("there is no lease");
             };
@@ -172,10 +168,7 @@ impl Text {
         settings: &config::Etcd,
         provider: &Provider,
     ) -> Result<Self, BuildError> {
-        let unsuited = |reason: &str| BuildError::Unsuited {
-            registry: registry.to_owned(),
-            reason: reason.to_owned(),
-        };
+        let unsuited = |reason: &str| BuildError::unsuited(registry, reason);
         let ttl = match &provider.check {
             Check::Ttl(ttl) => *ttl,
             Check::Http { .. } | Check::Tcp { .. } => {

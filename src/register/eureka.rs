@@ -37,10 +37,7 @@ pub(super) fn entry(
     settings: &config::Eureka,
     provider: &Provider,
 ) -> Result<Box<dyn Entry>, BuildError> {
-    let ttl = suited(provider).map_err(|reason| BuildError::Unsuited {
-        registry: name.to_owned(),
-        reason,
-    })?;
+    let ttl = suited(provider).map_err(|reason| BuildError::unsuited(name, reason))?;
     Ok(Box::new(Eureka {
         client: Client::new(name, settings)?,
         app: provider.service.clone(),
@@ -193,15 +190,11 @@ impl Eureka {
     }
 
     fn forgotten(&self) -> RegistryError {
-        RegistryError {
-            message: format!(
-                "{} no longer knows `{}` in `{}`",
-                self.client.shown(),
-                self.id,
-                self.app
-            ),
-            retry_after: None,
-            refused: false,
-        }
+        RegistryError::new(format!(
+            "{} no longer knows `{}` in `{}`",
+            self.client.shown(),
+            self.id,
+            self.app
+        ))
     }
 }

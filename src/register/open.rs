@@ -21,10 +21,10 @@ pub fn entry(
         .into_iter()
         .find(|text| is_dots(text))
     {
-        return Err(BuildError::Unsuited {
-            registry: name.to_owned(),
-            reason: format!("`{dots}` is no name; give the service and its id others"),
-        });
+        return Err(BuildError::unsuited(
+            name,
+            format!("`{dots}` is no name; give the service and its id others"),
+        ));
     }
     match kind {
         RegistryKind::Eureka(settings) => eureka::entry(name, settings, &provider),
@@ -35,20 +35,19 @@ pub fn entry(
         RegistryKind::ZooKeeper(settings) => Ok(Box::new(zookeeper::ZooKeeper::new(
             name, settings, provider,
         )?)),
-        RegistryKind::Dns(_) => Err(BuildError::Unsuited {
-            registry: name.to_owned(),
-            reason: "nobody can sign in at the DNS; put the record into its zone, or sign in at \
-                     another registry"
-                .to_owned(),
-        }),
-        RegistryKind::File(file) => Err(BuildError::Unsuited {
-            registry: name.to_owned(),
-            reason: format!(
+        RegistryKind::Dns(_) => Err(BuildError::unsuited(
+            name,
+            "nobody can sign in at the DNS; put the record into its zone, or sign in at \
+                     another registry",
+        )),
+        RegistryKind::File(file) => Err(BuildError::unsuited(
+            name,
+            format!(
                 "nobody can sign in at a file; write the endpoint into {}, or sign in at another \
                  registry",
                 file.path.display()
             ),
-        }),
+        )),
         RegistryKind::Consul(settings) => {
             Ok(Box::new(consul::Entry::new(name, settings, provider)?))
         }

@@ -122,11 +122,7 @@ impl Registrar {
     pub async fn deregister(self) -> Result<(), RegistryError> {
         self.leave.cancel();
         self.task.await.unwrap_or_else(|error| {
-            Err(RegistryError {
-                message: format!("the registrar failed: {error}"),
-                retry_after: None,
-                refused: false,
-            })
+            Err(RegistryError::new(format!("the registrar failed: {error}")))
         })
     }
 }
@@ -146,11 +142,7 @@ async fn run(
     };
     let signed_out = tokio::select! {
         signed_out = signed_out => signed_out,
-        () = too_late => Err(RegistryError {
-            message: format!("signing out took more than {} s", SIGN_OUT.as_secs()),
-            retry_after: None,
-            refused: false,
-        }),
+        () = too_late => Err(RegistryError::new(format!("signing out took more than {} s", SIGN_OUT.as_secs()))),
     };
     told.send_replace(SignedIn::Out(None));
     signed_out
@@ -203,13 +195,7 @@ async fn guarded<T>(
     AssertUnwindSafe(step)
         .catch_unwind()
         .await
-        .unwrap_or_else(|_| {
-            Err(RegistryError {
-                message: "the registrar panicked: a defect".to_owned(),
-                retry_after: None,
-                refused: false,
-            })
-        })
+        .unwrap_or_else(|_| Err(RegistryError::new("the registrar panicked: a defect")))
 }
 
 #[cfg(test)]
@@ -234,11 +220,7 @@ mod tests {
     }
 
     fn error() -> RegistryError {
-        RegistryError {
-            message: "no".to_owned(),
-            retry_after: None,
-            refused: false,
-        }
+        RegistryError::new("no")
     }
 
     impl Entry for Script {

@@ -55,10 +55,7 @@ impl ZooKeeper {
         settings: &config::ZooKeeper,
         provider: Provider,
     ) -> Result<Self, BuildError> {
-        let unsuited = |reason: &str| BuildError::Unsuited {
-            registry: registry.to_owned(),
-            reason: reason.to_owned(),
-        };
+        let unsuited = |reason: &str| BuildError::unsuited(registry, reason);
         let timeout = match provider.check {
             Check::Ttl(timeout) => timeout,
             Check::Http { .. } => {

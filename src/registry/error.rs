@@ -20,6 +20,35 @@ pub struct RegistryError {
     pub refused: bool,
 }
 
+impl RegistryError {
+    /// One that says this, and nothing of when to ask again.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            retry_after: None,
+            refused: false,
+        }
+    }
+
+    /// Names the key of the registry's table that is likely to be wrong, where one is.
+    pub(super) fn naming(mut self, registry: &str, key: Option<&str>) -> Self {
+        if let Some(key) = key {
+            self.message += &format!("; check registry.{registry}.{key}");
+        }
+        self
+    }
+}
+
+/// Which key of a registry's table is likely to be wrong where a connection fails for this cause.
+pub(super) fn key_of_connection(cause: &str) -> &'static str {
+    let cause = cause.to_lowercase();
+    let tls = ["certificate", "tls", "alert", "handshake"];
+    match tls.iter().any(|word| cause.contains(word)) {
+        true => "tls",
+        false => "address",
+    }
+}
+
 /// Why no client could be made of `[registry.NAME]`.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -55,6 +84,29 @@ pub enum BuildError {
         /// What, and what to do instead.
         reason: String,
     },
+}
+
+impl BuildError {
+    pub(super) fn address(registry: &str, address: impl Into<String>) -> Self {
+        Self::Address {
+            registry: registry.to_owned(),
+            address: address.into(),
+        }
+    }
+
+    pub(super) fn tls(registry: &str, error: TlsError) -> Self {
+        Self::Tls {
+            registry: registry.to_owned(),
+            error,
+        }
+    }
+
+    pub(crate) fn unsuited(registry: &str, reason: impl Into<String>) -> Self {
+        Self::Unsuited {
+            registry: registry.to_owned(),
+            reason: reason.into(),
+        }
+    }
 }
 
 /// Someone else's text as one line of ours.

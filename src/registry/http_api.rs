@@ -58,10 +58,7 @@ pub(super) fn base_url(registry: &str, address: &str) -> Result<Url, BuildError>
     Url::parse(address)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"))
-        .ok_or_else(|| BuildError::Address {
-            registry: registry.to_owned(),
-            address: address.to_owned(),
-        })
+        .ok_or_else(|| BuildError::address(registry, address))
 }
 
 /// A client of `[registry.NAME]`. Reads the TLS files, and connects to nothing yet.
@@ -78,10 +75,7 @@ pub(super) fn client(
         // Finds a machine that is gone while a query waits for it.
         .tcp_keepalive(Duration::from_secs(15));
     builder = if https {
-        let config = client_config(tls).map_err(|error| BuildError::Tls {
-            registry: registry.to_owned(),
-            error,
-        })?;
+        let config = client_config(tls).map_err(|error| BuildError::tls(registry, error))?;
         builder.tls_backend_preconfigured(config)
     } else {
         // The system's certificates are neither needed nor, in a small image, there to be loaded.

@@ -296,21 +296,12 @@ mod tests {
                 };
                 match answer {
                     None => future::pending().await,
-                    Some(Err(())) => Err(RegistryError {
-                        message: "no".to_owned(),
-                        retry_after: None,
-                        refused: false,
-                    }),
+                    Some(Err(())) => Err(RegistryError::new("no")),
                     Some(Ok(ports)) => Ok(InstanceSet::of(ports.into_iter().map(|port| {
-                        Ok(Instance {
-                            id: format!("{name}-{port}").into(),
-                            address: Address::new("10.0.0.1", i64::from(port)).unwrap(),
-                            tls: false,
-                            healthy: true,
-                            weight: 1,
-                            tags: Vec::new(),
-                            meta: BTreeMap::new(),
-                        })
+                        Ok(Instance::new(
+                            format!("{name}-{port}"),
+                            Address::new("10.0.0.1", i64::from(port)).unwrap(),
+                        ))
                     }))),
                 }
             })

@@ -28,6 +28,17 @@ impl Secret {
         }?;
         Ok(bare(&text).to_owned())
     }
+
+    /// Reads the secret now, off the runtime's threads: a file may lie on a slow disk.
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub(crate) async fn read_aside(&self) -> Result<String, String> {
+        let secret = self.clone();
+        tokio::task::spawn_blocking(move || secret.read())
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()))
+    }
 }
 
 /// What was meant: `echo`, an editor or Kubernetes adds the end of a line, and Windows a byte order

@@ -119,11 +119,7 @@ impl Agent {
 
     /// An error that says this of the registry.
     pub(crate) fn error(&self, says: &str) -> RegistryError {
-        RegistryError {
-            message: format!("{} at {} {says}", self.registry, self.shown),
-            retry_after: None,
-            refused: false,
-        }
+        RegistryError::new(format!("{} at {} {says}", self.registry, self.shown))
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -174,13 +170,10 @@ impl Agent {
 
     /// One line: who, what was asked, what came back, and the key to look at.
     fn explain(&self, fault: &Fault, subject: &str) -> RegistryError {
-        let mut error = self.error(&fault.says(subject));
-        if let Some(key) = fault.key() {
-            error.message += &format!("; check registry.{}.{key}", self.registry);
-        }
+        let error = self.error(&fault.says(subject));
         RegistryError {
             retry_after: fault.retry_after(),
-            ..error
+            ..error.naming(&self.registry, fault.key())
         }
     }
 }

@@ -159,21 +159,19 @@ impl Client {
         for address in &settings.addresses {
             let url = http_api::base_url(registry, address)?;
             if url.scheme() == "https" && config.is_none() {
-                config = Some(Arc::new(client_config(&settings.tls).map_err(|error| {
-                    BuildError::Tls {
-                        registry: registry.to_owned(),
-                        error,
-                    }
-                })?));
+                config = Some(Arc::new(
+                    client_config(&settings.tls)
+                        .map_err(|error| BuildError::tls(registry, error))?,
+                ));
             }
             let config = config.as_ref().filter(|_| url.scheme() == "https");
             agents.push(Agent::new(registry, &url, config, Arc::clone(&room))?);
         }
         if agents.is_empty() {
-            return Err(BuildError::Unsuited {
-                registry: registry.to_owned(),
-                reason: "there is no address; give it one".to_owned(),
-            });
+            return Err(BuildError::unsuited(
+                registry,
+                "there is no address; give it one",
+            ));
         }
         Ok(Self {
             registry: registry.to_owned(),
@@ -384,16 +382,14 @@ impl Client {
                 format!("at {} {says}", self.agents[*agent].shown)
             })
             .collect();
-        let mut message = format!("{} {}", self.registry, said.join(", and "));
+        let message = format!("{} {}", self.registry, said.join(", and "));
         let faults = || failed.iter().map(|failed| &failed.fault);
-        if let Some(key) = faults().find_map(Fault::key) {
-            message += &format!("; check registry.{}.{key}", self.registry);
-        }
+        let key = faults().find_map(Fault::key);
         Failure {
             error: RegistryError {
-                message,
                 retry_after: faults().filter_map(Fault::retry_after).max(),
                 refused: faults().any(Fault::is_denied),
+                ..RegistryError::new(message).naming(&self.registry, key)
             },
             denied: faults().any(Fault::is_denied).then_some(bearer),
         }
@@ -403,13 +399,12 @@ impl Client {
     fn explain_token(&self, question: &Question, fault: &Fault) -> Failure {
         let Self { registry, .. } = self;
         let says = fault.says(&question.subject);
-        let error = RegistryError {
-            message: format!("{registry} {says}; check registry.{registry}.token"),
-            retry_after: None,
-            refused: true,
-        };
+        let error = RegistryError::new(format!("{registry} {says}"));
         Failure {
-            error,
+            error: RegistryError {
+                refused: true,
+                ..error.naming(registry, Some("token"))
+            },
             denied: None,
         }
     }
@@ -422,10 +417,7 @@ impl Agent {
         tls: Option<&Arc<ClientConfig>>,
         room: Arc<Room>,
     ) -> Result<Self, BuildError> {
-        let wrong = || BuildError::Address {
-            registry: registry.to_owned(),
-            address: http_api::without_credentials(url),
-        };
+        let wrong = || BuildError::address(registry, http_api::without_credentials(url));
         let host = url.host_str().ok_or_else(wrong)?;
         let authority = match url.port() {
             Some(port) => format!("{host}:{port}"),

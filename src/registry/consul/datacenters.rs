@@ -334,11 +334,7 @@ mod tests {
                 let said = self.saying.wait_for(Option::is_some).await.unwrap();
                 let said = said.clone().unwrap();
                 self.knows = said.is_ok();
-                said.map_err(|message| RegistryError {
-                    message: message.to_owned(),
-                    retry_after: None,
-                    refused: false,
-                })
+                said.map_err(RegistryError::new)
             })
         }
     }
@@ -384,13 +380,8 @@ mod tests {
 
     fn set(id: &str, healthy: bool) -> InstanceSet {
         InstanceSet::of([Ok(Instance {
-            id: id.into(),
-            address: Address::new("10.0.0.1", 80).unwrap(),
-            tls: false,
             healthy,
-            weight: 1,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
+            ..Instance::new(id, Address::new("10.0.0.1", 80).unwrap())
         })])
     }
 

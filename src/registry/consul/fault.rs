@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::http::Broken;
-use crate::registry::room::Stalled;
+use crate::registry::{error::key_of_connection, room::Stalled};
 
 /// How long an agent that is busy is left alone where it does not say.
 const BUSY: Duration = Duration::from_secs(1);
@@ -179,12 +179,7 @@ impl Fault {
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {
             Self::Token(_) | Self::Hidden | Self::Nothing => Some("token"),
-            Self::Connection(error) => {
-                let cause = error.to_string().to_lowercase();
-                let tls = ["certificate", "tls", "alert", "handshake"];
-                let tls = tls.iter().any(|word| cause.contains(word));
-                Some(if tls { "tls" } else { "address" })
-            }
+            Self::Connection(error) => Some(key_of_connection(&error.to_string())),
             Self::Refused { status, text, .. } => refused_key(*status, &text.to_lowercase()),
             Self::Index(_) | Self::Garbage(_) => Some("address"),
             Self::Silent(_) | Self::Stalled(_) | Self::TooLarge(_) => None,

@@ -47,7 +47,7 @@ impl Token {
     pub(super) async fn read(&self) -> Result<Bearer, Fault> {
         match &self.secret {
             None => Ok(None),
-            Some(secret) => read(secret.clone()).await.map(Some),
+            Some(secret) => read(secret).await.map(Some),
         }
     }
 
@@ -64,7 +64,7 @@ impl Token {
             let look = match before {
                 Some(look) if look.at.elapsed() < LOOK => look,
                 before => {
-                    let found = read(secret.clone()).await.ok();
+                    let found = read(secret).await.ok();
                     Look {
                         at: Instant::now(),
                         is_missing: found.is_none()
@@ -82,12 +82,8 @@ impl Token {
     }
 }
 
-/// Reads the token off the runtime's threads: a file may lie on a slow disk.
-async fn read(secret: Secret) -> Result<HeaderValue, Fault> {
-    let text = tokio::task::spawn_blocking(move || secret.read())
-        .await
-        .map_err(|error| Fault::Token(error.to_string()))?
-        .map_err(Fault::Token)?;
+async fn read(secret: &Secret) -> Result<HeaderValue, Fault> {
+    let text = secret.read_aside().await.map_err(Fault::Token)?;
     if text.is_empty() {
         // The file is being written. Asked without a token, an agent may answer with an empty set.
         return Err(Fault::Token("the token is empty".to_owned()));

@@ -79,7 +79,7 @@ fn code_name(code: ResponseCode) -> String {
 impl Failure {
     /// One line: who, what was asked, what came back, and the key to look at.
     pub(super) fn explain(&self, registry: &str, subject: &str) -> RegistryError {
-        let (mut message, key) = match self {
+        let (message, key) = match self {
             Self::NoResolvers(why) => (
                 format!("{registry} was not asked for {subject}: {why}"),
                 Some("address"),
@@ -103,13 +103,6 @@ impl Failure {
                 )
             }
         };
-        if let Some(key) = key {
-            message += &format!("; check registry.{registry}.{key}");
-        }
-        RegistryError {
-            message,
-            retry_after: None,
-            refused: false,
-        }
+        RegistryError::new(message).naming(registry, key)
     }
 }

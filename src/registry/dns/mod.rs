@@ -191,10 +191,10 @@ impl Shared {
     /// The name that is asked for.
     fn name(&self, query: &ServiceQuery) -> Result<Name, RegistryError> {
         let (registry, service) = (&self.registry, &query.name);
-        let refuse = |reason: &str| RegistryError {
-            message: format!("{registry} was not asked for service `{service}`: {reason}"),
-            retry_after: None,
-            refused: false,
+        let refuse = |reason: &str| {
+            RegistryError::new(format!(
+                "{registry} was not asked for service `{service}`: {reason}"
+            ))
         };
         if !query.tags.is_empty() {
             return Err(refuse("the DNS has no tags; leave them out"));

@@ -49,10 +49,7 @@ impl Client {
         let mut any = addresses.iter();
         let tls = any.any(|address| address.starts_with("https://"));
         let tls = tls.then(|| client_config(&settings.tls)).transpose();
-        let tls = tls.map_err(|error| BuildError::Tls {
-            registry: registry.to_owned(),
-            error,
-        })?;
+        let tls = tls.map_err(|error| BuildError::tls(registry, error))?;
         let member = |address: &String| Member::new(registry, address, tls.as_ref());
         Ok(Self {
             user: Arc::new(User {

@@ -141,20 +141,15 @@ impl Connection {
         };
         let mut token = self.token.lock().await;
         if *token == *old {
-            *token = self.authenticate(name, password.clone()).await?;
+            *token = self.authenticate(name, password).await?;
         }
         Ok(())
     }
 
-    async fn authenticate(&self, name: &str, password: Secret) -> Result<Token, Fault> {
-        // Read anew, off the runtime's threads: a file may lie on a slow disk.
-        let password = tokio::task::spawn_blocking(move || password.read())
-            .await
-            .map_err(|error| Fault::Password(error.to_string()))?
-            .map_err(Fault::Password)?;
+    async fn authenticate(&self, name: &str, password: &Secret) -> Result<Token, Fault> {
         let request = AuthenticateRequest {
             name: name.to_owned(),
-            password,
+            password: password.read_aside().await.map_err(Fault::Password)?,
         };
         let answered = self.exchange(AUTHENTICATE, request, None).await;
         let AuthenticateResponse { token } = match answered {

@@ -6,7 +6,10 @@ use tonic::{Code, Status};
 
 use crate::{
     error::root_cause,
-    registry::{RegistryError, error::one_line},
+    registry::{
+        RegistryError,
+        error::{key_of_connection, one_line},
+    },
 };
 
 /// How long an etcd is left alone that does not let us in: each try of a password costs it a
@@ -123,12 +126,7 @@ impl Fault {
     fn key(&self) -> Option<&'static str> {
         match self {
             Self::Password(_) => Some("password"),
-            Self::Connection(cause) => {
-                let cause = cause.to_lowercase();
-                let tls = ["certificate", "tls", "alert", "handshake"];
-                let tls = tls.iter().any(|word| cause.contains(word));
-                Some(if tls { "tls" } else { "address" })
-            }
+            Self::Connection(cause) => Some(key_of_connection(cause)),
             Self::BrokenOff(_) => Some("tls"),
             Self::Refused { text, .. } if text.contains("password") => Some("password"),
             Self::Refused { .. } if self.locks_out() => Some("user"),
@@ -155,15 +153,13 @@ impl Failure {
             (_, Fault::Connection(cause)) => format!("at {member}: {cause}"),
             _ => format!("at {member} it {}", fault.says(subject)),
         });
-        let mut message = lines.collect::<Vec<_>>().join("; ");
-        if let Some(key) = self.0.iter().find_map(|(_, fault)| fault.key()) {
-            message += &format!("; check registry.{registry}.{key}");
-        }
+        let message = lines.collect::<Vec<_>>().join("; ");
+        let key = self.0.iter().find_map(|(_, fault)| fault.key());
         let locked_out = self.0.iter().any(|(_, fault)| fault.locks_out());
         RegistryError {
-            message,
             retry_after: locked_out.then_some(LOCKED_OUT),
             refused: locked_out,
+            ..RegistryError::new(message).naming(registry, key)
         }
     }
 }

@@ -39,10 +39,7 @@ impl Member {
         address: &str,
         tls: Option<&ClientConfig>,
     ) -> Result<Self, BuildError> {
-        let wrong = || BuildError::Address {
-            registry: registry.to_owned(),
-            address: address.to_owned(),
-        };
+        let wrong = || BuildError::address(registry, address);
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         let secure = match (uri.scheme_str(), tls) {
             (Some("https"), Some(config)) => Some(Secure::to(&uri, config).ok_or_else(wrong)?),

@@ -197,11 +197,7 @@ impl Client {
             }
             messages.push(error.message);
         }
-        Err(RegistryError {
-            message: messages.join("; "),
-            retry_after: None,
-            refused: false,
-        })
+        Err(RegistryError::new(messages.join("; ")))
     }
 
     fn member(&self, number: usize) -> &Url {
@@ -257,12 +253,7 @@ impl Client {
             send = send.form(request.form);
         }
         if let Some((name, password)) = &self.credentials {
-            // Read anew, off the runtime's threads: a file may lie on a slow disk.
-            let password = password.clone();
-            let password = tokio::task::spawn_blocking(move || password.read())
-                .await
-                .map_err(|error| Fault::Password(error.to_string()))?
-                .map_err(Fault::Password)?;
+            let password = password.read_aside().await.map_err(Fault::Password)?;
             send = send.basic_auth(name, Some(password));
         }
         send.send().await.map_err(Fault::connection)

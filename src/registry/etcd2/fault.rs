@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::{
     error::root_cause,
-    registry::{RegistryError, http_api::Broken, room::Stalled},
+    registry::{RegistryError, error::key_of_connection, http_api::Broken, room::Stalled},
 };
 
 /// How long an etcd is left alone that does not let us in: each try of a password costs it a slow
@@ -105,12 +105,7 @@ impl Fault {
     fn advice(&self, registry: &str) -> Option<String> {
         let key = match self {
             Self::Password(_) => "password",
-            Self::Connection(error) => {
-                let cause = root_cause(error).to_lowercase();
-                let tls = ["certificate", "tls", "alert", "handshake"];
-                let tls = tls.iter().any(|word| cause.contains(word));
-                if tls { "tls" } else { "address" }
-            }
+            Self::Connection(error) => key_of_connection(&root_cause(error)),
             Self::Refused { .. } if self.locks_out() => "user",
             Self::Refused {
                 status: StatusCode::NOT_FOUND,

@@ -146,15 +146,11 @@ impl Client {
         Ok(answer)
     }
 
-    /// Reads the password off the runtime's threads: a file may lie on a slow disk.
     async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, Fault> {
-        let Some((user, password)) = self.login.clone() else {
+        let Some((user, password)) = &self.login else {
             return Ok(request);
         };
-        let password = tokio::task::spawn_blocking(move || password.read())
-            .await
-            .map_err(|error| Fault::Password(error.to_string()))?
-            .map_err(Fault::Password)?;
+        let password = password.read_aside().await.map_err(Fault::Password)?;
         Ok(request.basic_auth(user, Some(password)))
     }
 
@@ -174,15 +170,13 @@ impl Client {
                 format!("{} {}", self.servers[*server].shown, fault.says(subject))
             })
             .collect();
-        let mut message = format!("{} at {}", self.registry, said.join("; at "));
+        let message = format!("{} at {}", self.registry, said.join("; at "));
         let faults = || failures.0.iter().map(|(_, fault)| fault);
-        if let Some(key) = faults().find_map(Fault::key) {
-            message += &format!("; check registry.{}.{key}", self.registry);
-        }
+        let key = faults().find_map(Fault::key);
         RegistryError {
-            message,
             retry_after: faults().filter_map(Fault::retry_after).max(),
             refused: faults().any(Fault::is_of_the_user),
+            ..RegistryError::new(message).naming(&self.registry, key)
         }
     }
 }

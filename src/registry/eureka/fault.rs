@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::{
     error::root_cause,
-    registry::{http_api::Broken, room::Stalled},
+    registry::{error::key_of_connection, http_api::Broken, room::Stalled},
 };
 
 /// What can go wrong with a question.
@@ -92,12 +92,7 @@ impl Fault {
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {
             Self::Password(_) => Some("password"),
-            Self::Connection(error) => {
-                let cause = root_cause(error).to_lowercase();
-                let tls = ["certificate", "tls", "alert", "handshake"];
-                let tls = tls.iter().any(|word| cause.contains(word));
-                Some(if tls { "tls" } else { "address" })
-            }
+            Self::Connection(error) => Some(key_of_connection(&root_cause(error))),
             Self::Refused { status, .. } => match *status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some("user and password"),
                 StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Some("address"),

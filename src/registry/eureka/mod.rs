@@ -82,11 +82,7 @@ impl Eureka {
             number: 0,
             due: now,
             early: now,
-            answer: Err(RegistryError {
-                message: format!("{name} was not asked yet"),
-                retry_after: None,
-                refused: false,
-            }),
+            answer: Err(RegistryError::new(format!("{name} was not asked yet"))),
         };
         Ok(Self {
             shared: Arc::new(Shared {

@@ -289,14 +289,11 @@ impl Shared {
     /// One line: who, what was asked, what came back, and the key to look at.
     fn explain(&self, subject: &str, why: &str) -> RegistryError {
         let registry = &self.registry;
-        RegistryError {
-            message: format!(
-                "{registry} in {} cannot be read for {subject}: {why}; check registry.{registry}.path",
-                self.settings.path.display()
-            ),
-            retry_after: None,
-            refused: false,
-        }
+        RegistryError::new(format!(
+            "{registry} in {} cannot be read for {subject}: {why}",
+            self.settings.path.display()
+        ))
+        .naming(registry, Some("path"))
     }
 }
 

@@ -163,11 +163,7 @@ fn panicked(panic: &(dyn Any + Send)) -> RegistryError {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("for no reason given");
-    RegistryError {
-        message: format!("the watcher panicked: {text}"),
-        retry_after: None,
-        refused: false,
-    }
+    RegistryError::new(format!("the watcher panicked: {text}"))
 }
 
 /// By registry: where one is away all of its watchers say so, which is one line with a count.

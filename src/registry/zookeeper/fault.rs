@@ -71,17 +71,14 @@ impl Fault {
 
     /// One line: who, what was wanted, what came of it, and the key to look at.
     pub(crate) fn explain(&self, registry: &str, shown: &str, wanted: &str) -> RegistryError {
-        let mut message = format!("{registry} at {shown} {wanted}: {}", self.cause());
-        if let Some(key) = self.key() {
-            message += &format!("; check registry.{registry}.{key}");
-        }
+        let message = format!("{registry} at {shown} {wanted}: {}", self.cause());
         RegistryError {
-            message,
             retry_after: self.retry_after(),
             refused: matches!(
                 self,
                 Self::Password(_) | Self::Unknown | Self::Denied { .. }
             ),
+            ..RegistryError::new(message).naming(registry, self.key())
         }
     }
 

@@ -14,7 +14,7 @@ use zookeeper_client::{Client, Error, SessionState, StateWatcher};
 
 use super::fault::Fault;
 use crate::{
-    config::{self, Digest, Secret},
+    config::{self, Digest},
     instance::Address,
     registry::RegistryError,
 };
@@ -132,7 +132,8 @@ impl Ensemble {
     pub(crate) async fn open(&self) -> Result<Session, Fault> {
         let digest = match &self.digest {
             Some(digest) => {
-                let password = read(digest.password.clone()).await?;
+                let password = digest.password.read_aside().await;
+                let password = password.map_err(Fault::Password)?;
                 Some(format!("{}:{password}", digest.user))
             }
             None => None,
@@ -194,14 +195,6 @@ impl Ensemble {
         });
         join_all(seen).await.join(", ")
     }
-}
-
-/// Reads the password off the runtime's threads: a file may lie on a slow disk.
-async fn read(password: Secret) -> Result<String, Fault> {
-    tokio::task::spawn_blocking(move || password.read())
-        .await
-        .map_err(|error| Fault::Password(error.to_string()))?
-        .map_err(Fault::Password)
 }
 
 /// A session, for as long as its connection stands.
