@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -94,7 +94,7 @@ impl Store {
     /// Starts the checks that were there before, and the search for services to deregister.
     /// Each of these tasks ends by itself when `closing` is cancelled.
     pub(super) fn start(self: &Arc<Self>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let checks: Vec<_> = inner.state.all_checks().cloned().collect();
         for check in checks {
             self.run_check(&mut inner, &check, true);
@@ -124,12 +124,12 @@ impl Store {
     /// Lets another process have the folder, while this one may still answer reads. Called when no
     /// change can come any more.
     pub(super) fn release(&self) {
-        self.lock().journal.release();
+        self.inner.lock().journal.release();
     }
 
     /// Looks at the state at one moment. Must not take long: changes wait meanwhile.
     pub(super) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.lock().state)
+        look(&self.inner.lock().state)
     }
 
     /// From now on every change of the topic is noticed.
@@ -145,7 +145,7 @@ impl Store {
         checks: Vec<Check>,
         replace: bool,
     ) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let index = inner.state.index() + 1;
         let mut changes = Vec::new();
         let before = inner.state.service(&service.id);
@@ -173,7 +173,7 @@ impl Store {
 
     /// Registers a check of a service that is there, or of the node.
     pub(super) fn register_check(self: &Arc<Self>, check: Check) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if let Some(service) = &check.service
             && inner.state.service(service).is_none()
         {
@@ -187,7 +187,7 @@ impl Store {
     }
 
     pub(super) fn deregister(self: &Arc<Self>, id: &str) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.state.service(id).is_none() {
             return Err(Refused::UnknownService(id.to_owned()));
         }
@@ -195,7 +195,7 @@ impl Store {
     }
 
     pub(super) fn deregister_check(self: &Arc<Self>, id: &str) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.state.check(id).is_none() {
             return Err(Refused::UnknownCheck(id.to_owned()));
         }
@@ -209,7 +209,7 @@ impl Store {
         status: Status,
         output: &str,
     ) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let check = inner.state.check(id);
         match check.map(|check| &check.kind) {
             None => return Err(Refused::UnknownCheck(id.to_owned())),
@@ -231,7 +231,7 @@ impl Store {
         service: &str,
         reason: Option<String>,
     ) -> Result<(), Refused> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if inner.state.service(service).is_none() {
             return Err(Refused::UnknownService(service.to_owned()));
         }
@@ -243,7 +243,13 @@ impl Store {
     /// The same for all of them.
     pub(super) fn maintain_node(self: &Arc<Self>, reason: Option<String>) -> Result<(), Refused> {
         let id = NODE_MAINTENANCE.to_owned();
-        self.set_maintenance(&mut self.lock(), id, "Node Maintenance Mode", None, reason)
+        self.set_maintenance(
+            &mut self.inner.lock(),
+            id,
+            "Node Maintenance Mode",
+            None,
+            reason,
+        )
     }
 
     fn set_maintenance(
@@ -329,7 +335,7 @@ impl Store {
         let store = Arc::clone(self);
         self.tasks.spawn_blocking(move || {
             let written = snapshot.write();
-            let mut inner = store.lock();
+            let mut inner = store.inner.lock();
             if let Err(error) = written.and_then(|written| inner.journal.adopt(written)) {
                 tracing::warn!(%error, "the registry's journal cannot be rewritten, and grows");
             }
@@ -414,7 +420,7 @@ impl Store {
         status: Status,
         output: String,
     ) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if stop.is_cancelled() {
             return;
         }
@@ -425,7 +431,7 @@ impl Store {
 
     /// Makes a TTL check critical if it has run out; says when to look again.
     fn look_at_ttl(self: &Arc<Self>, stop: &CancellationToken, id: &str) -> Instant {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let now = Instant::now();
         let running = inner.running.get(id).filter(|_| !stop.is_cancelled());
         let Some((running, runs_out)) = running.and_then(|r| Some((r, r.runs_out?))) else {
@@ -446,7 +452,7 @@ impl Store {
 
     /// Deregisters what was critical for longer than its check allows.
     fn reap(self: &Arc<Self>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let mut overdue = BTreeMap::new();
         for check in inner.state.all_checks() {
             let running = inner.running.get(&check.id);
@@ -464,10 +470,6 @@ impl Store {
                 tracing::error!(%error, "a critical service cannot be deregistered");
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock()
     }
 }
 
@@ -590,7 +592,7 @@ mod tests {
         seconds(32).await;
         assert!(check(&store, "service:web").is_none());
         assert!(check(&store, "service:other").is_some());
-        assert_eq!(store.lock().running.len(), 1);
+        assert_eq!(store.inner.lock().running.len(), 1);
         store.close().await;
     }
 
@@ -664,7 +666,7 @@ mod tests {
         let (service, own) = decode::registration(TTL.as_bytes()).unwrap();
         store.register(service, own, true).unwrap();
         assert_eq!(checks(&store), ["service:web"]);
-        assert_eq!(store.lock().running.len(), 1);
+        assert_eq!(store.inner.lock().running.len(), 1);
         store.close().await;
     }
 

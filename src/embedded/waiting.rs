@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::state::Topic;
@@ -19,7 +19,7 @@ type Topics = HashMap<Topic, watch::Sender<()>>;
 impl Waiting {
     /// From now on every change of the topic is noticed.
     pub(super) fn watch(&self, topic: &Topic) -> Watch {
-        let changes = self.lock().entry(topic.clone()).or_default().subscribe();
+        let changes = self.0.lock().entry(topic.clone()).or_default().subscribe();
         Watch {
             waiting: Self(Arc::clone(&self.0)),
             topic: topic.clone(),
@@ -29,14 +29,10 @@ impl Waiting {
 
     /// Wakes the queries that wait for one of these topics.
     pub(super) fn wake(&self, topics: &BTreeSet<Topic>) {
-        let waiting = self.lock();
+        let waiting = self.0.lock();
         for sender in topics.iter().filter_map(|topic| waiting.get(topic)) {
             sender.send_replace(());
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Topics> {
-        self.0.lock()
     }
 }
 
@@ -59,7 +55,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut waiting = self.waiting.lock();
+        let mut waiting = self.waiting.0.lock();
         let last = |sender: &watch::Sender<()>| sender.receiver_count() == 1;
         if waiting.get(&self.topic).is_some_and(last) {
             waiting.remove(&self.topic);
@@ -88,8 +84,8 @@ mod tests {
         let (waiting, web) = (Waiting::default(), Topic::name("web"));
         let (one, two) = (waiting.watch(&web), waiting.watch(&web));
         drop(one);
-        assert_eq!(waiting.lock().len(), 1);
+        assert_eq!(waiting.0.lock().len(), 1);
         drop(two);
-        assert!(waiting.lock().is_empty());
+        assert!(waiting.0.lock().is_empty());
     }
 }

@@ -11,7 +11,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     task::JoinHandle,
@@ -94,7 +94,7 @@ impl Load {
 
     /// Shows what has been seen so far.
     pub(super) fn look<R>(&self, at: impl FnOnce(&Totals) -> R) -> R {
-        at(&lock(&self.totals))
+        at(&self.totals.lock())
     }
 
     /// Sends no more, waits for the answers that are due, and says what was seen in all.
@@ -103,13 +103,8 @@ impl Load {
         if let Err(error) = self.sending.await {
             std::panic::resume_unwind(error.into_panic());
         }
-        std::mem::take(&mut *lock(&self.totals))
+        std::mem::take(&mut *self.totals.lock())
     }
-}
-
-/// The counts are whole after every statement, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 /// Does not wait for one answer before it sends the next request: a slow proxy is not sent less.
@@ -131,7 +126,7 @@ async fn send(
         under_way.spawn(async move {
             let start = Instant::now();
             let outcome = client.call(service).await;
-            lock(&totals).count(outcome, start.elapsed());
+            totals.lock().count(outcome, start.elapsed());
         });
     }
     under_way.close();
@@ -176,13 +171,13 @@ impl Client {
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         if connection.ready().await.is_ok() {
-            lock(&self.idle).push(connection);
+            self.idle.lock().push(connection);
         }
         Ok((status, body))
     }
 
     fn kept(&self) -> Option<SendRequest<Empty<Bytes>>> {
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         std::iter::from_fn(|| idle.pop()).find(SendRequest::is_ready)
     }
 

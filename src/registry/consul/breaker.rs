@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::{fault::Failed, token::Bearer};
@@ -46,7 +46,7 @@ impl Breaker {
     /// Waits for as long as the registry is to be left alone.
     pub(super) async fn rested(&self) {
         loop {
-            let rest = self.state().rest;
+            let rest = self.0.lock().rest;
             match rest.filter(|until| *until > Instant::now()) {
                 Some(until) => sleep_until(until).await,
                 None => return,
@@ -57,14 +57,14 @@ impl Breaker {
     /// From now on no question is asked for so long.
     pub(super) fn rest(&self, time: Duration) {
         let until = Instant::now() + time;
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.rest = state.rest.max(Some(until));
     }
 
     /// Why there is no need to ask with this token. Where that was long enough ago there is one,
     /// and for the others it goes on being true until the answer is there.
     pub(super) fn verdict(&self, bearer: &Bearer) -> Option<Arc<[Failed]>> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let verdict = state.verdict.as_mut()?;
         let pause = match &verdict.on {
             Subject::Agents => AWAY,
@@ -85,7 +85,7 @@ impl Breaker {
             Subject::Agents => AWAY,
             Subject::Token(_) => DENIED,
         };
-        self.state().verdict = Some(Verdict {
+        self.0.lock().verdict = Some(Verdict {
             until: Instant::now() + pause,
             on,
             failed,
@@ -94,11 +94,7 @@ impl Breaker {
 
     /// An agent has answered.
     pub(super) fn open(&self) {
-        self.state().verdict = None;
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+        self.0.lock().verdict = None;
     }
 }
 

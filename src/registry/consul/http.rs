@@ -17,7 +17,7 @@ use http::{HeaderMap, Request, Response, StatusCode, response::Parts};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -133,7 +133,7 @@ impl Http {
         let reply = driven(&mut connection.driver, reply(head, body, &self.room)).await?;
         if reply.whole && connection.is_usable().await {
             let since = Instant::now();
-            let mut idle = self.idle();
+            let mut idle = self.idle.lock();
             idle.retain(|idle| idle.since + IDLE > since);
             idle.push(Idle { connection, since });
         }
@@ -142,7 +142,7 @@ impl Http {
 
     /// Closes the connections on which nothing is under way.
     pub(super) fn close_idle(&self) {
-        self.idle().clear();
+        self.idle.lock().clear();
     }
 
     /// Sends the request. The answer is that of a connection that goes on while its body is read.
@@ -187,12 +187,8 @@ impl Http {
     }
 
     fn take(&self) -> Option<Connection> {
-        let idle = self.idle().pop()?;
+        let idle = self.idle.lock().pop()?;
         Some(idle.connection)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock()
     }
 }
 
@@ -287,7 +283,7 @@ mod tests {
         let (ours, agents) = tokio::io::duplex(64 << 10);
         let connection = Connection::over(Box::new(ours)).await.unwrap();
         let since = Instant::now();
-        wire.idle().push(Idle { connection, since });
+        wire.idle.lock().push(Idle { connection, since });
         agents
     }
 

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -99,16 +99,12 @@ impl Slots {
     }
 
     pub(super) fn watches(&self) -> Watches {
-        let held = self.holders().len();
+        let held = self.holders.lock().len();
         Watches {
             limit: self.limit,
             held,
             in_turn: self.members.load(Relaxed).saturating_sub(held),
         }
-    }
-
-    fn holders(&self) -> MutexGuard<'_, Vec<Arc<Holder>>> {
-        self.holders.lock()
     }
 }
 
@@ -116,7 +112,7 @@ impl Member {
     /// A slot, if there is one: a free one, or the slot of the service that has gone without a call
     /// for the longest time. Only a service that is called takes such a slot.
     pub(super) fn claim(&self) -> Option<Slot> {
-        let mut holders = self.slots.holders();
+        let mut holders = self.slots.holders.lock();
         if holders.len() >= self.slots.limit {
             if !is_called(self.usage.as_ref()) {
                 return None;
@@ -191,7 +187,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut holders = self.slots.holders();
+        let mut holders = self.slots.holders.lock();
         holders.retain(|holder| !Arc::ptr_eq(holder, &self.holder));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hickory_proto::rr::{Name, RecordType};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -70,14 +70,14 @@ impl Resolvers {
 
     /// Which of `members` are asked after which.
     fn order(&self, members: &[SocketAddr]) -> Vec<SocketAddr> {
-        let (now, away) = (Instant::now(), lock(&self.away));
+        let (now, away) = (Instant::now(), self.away.lock());
         let mut order = members.to_vec();
         order.sort_by_key(|resolver| away.get(resolver).is_some_and(|until| *until > now));
         order
     }
 
     fn note(&self, resolver: SocketAddr, fault: Option<&Fault>) {
-        let mut away = lock(&self.away);
+        let mut away = self.away.lock();
         if fault.is_some_and(Fault::is_absence) {
             away.insert(resolver, Instant::now() + LAST);
         } else {
@@ -87,7 +87,7 @@ impl Resolvers {
 
     /// In which dialect this one is asked.
     fn dialect(&self, resolver: SocketAddr) -> Dialect {
-        let plain = lock(&self.plain);
+        let plain = self.plain.lock();
         match plain
             .get(&resolver)
             .is_some_and(|until| *until > Instant::now())
@@ -100,7 +100,7 @@ impl Resolvers {
     /// Remembers in which dialect this one gave an answer.
     fn answered_in(&self, resolver: SocketAddr, asked: Dialect, answered: Dialect) {
         if (asked, answered) == (Dialect::Edns, Dialect::Plain) {
-            lock(&self.plain).insert(resolver, Instant::now() + PLAIN);
+            self.plain.lock().insert(resolver, Instant::now() + PLAIN);
             tracing::info!(%resolver, "this resolver knows no EDNS, and is asked without it");
         }
     }
@@ -132,10 +132,6 @@ impl Panel<'_> {
         }
         Err(Failure::Unanswered(faults))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 async fn system(path: &Path) -> Result<Vec<SocketAddr>, String> {
