@@ -41,10 +41,7 @@ pub(super) fn registration(body: &[u8]) -> Result<(Service, Vec<Check>), Reason>
             .map("Meta")?
             .map(|map| texts_of(map, "Meta"))
             .transpose()?,
-        weights: Weights {
-            passing: 1,
-            warning: 1,
-        },
+        weights: Weights::default(),
         enable_tag_override: fields.flag("EnableTagOverride")?,
     };
     let weights = fields.map("Weights")?;
@@ -488,13 +485,7 @@ mod tests {
                 "Connect":null,"Namespace":"","Partition":"default","Kind":""}"#,
         );
         assert_eq!((service.tags, service.meta, checks), (vec![], None, vec![]));
-        assert_eq!(
-            service.weights,
-            Weights {
-                passing: 1,
-                warning: 1
-            }
-        );
+        assert_eq!(service.weights, Weights::default());
         assert_eq!(registered(r#"{"Name":"n","Check":{},"Checks":[]}"#).1, []);
     }
 

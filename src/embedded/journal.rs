@@ -331,24 +331,15 @@ fn new_node_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Indexed, Service, Weights};
+    use super::super::model::{Indexed, Service};
     use super::*;
 
     fn put(id: &str, index: u64) -> Change {
         let service = Service {
             id: id.to_owned(),
             name: "web".to_owned(),
-            tags: Vec::new(),
-            address: String::new(),
             port: 80,
-            socket_path: String::new(),
-            tagged_addresses: Default::default(),
-            meta: None,
-            weights: Weights {
-                passing: 1,
-                warning: 1,
-            },
-            enable_tag_override: false,
+            ..Service::default()
         };
         Change::PutService(Indexed::replacing(None, service, index))
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Deref, time::Duration};
 use serde::{Deserialize, Serialize};
 
 /// One registered instance of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Service {
     /// Unique on this node.
     pub(super) id: String,
@@ -40,6 +40,15 @@ pub(super) struct Weights {
     pub(super) passing: u16,
     #[serde(rename = "Warning")]
     pub(super) warning: u16,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self {
+            passing: 1,
+            warning: 1,
+        }
+    }
 }
 
 /// A check and its present status.

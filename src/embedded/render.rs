@@ -86,7 +86,7 @@ impl Node {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Empty {}
 
 /// An element of `/v1/health/service/:name`.
@@ -293,7 +293,7 @@ impl<'a> AgentService<'a> {
 }
 
 /// A check, wherever one is shown.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct CheckView<'a> {
     node: &'static str,
@@ -340,10 +340,9 @@ impl<'a> CheckView<'a> {
             r#type: kind,
             interval: shown(probe, |probe| Some(probe.interval)),
             timeout: shown(probe, |probe| probe.timeout),
-            exposed_port: 0,
-            definition: Empty {},
             create_index: check.created,
             modify_index: check.modified,
+            ..Self::default()
         }
     }
 
@@ -359,18 +358,10 @@ impl<'a> CheckView<'a> {
             check_id: "serfHealth",
             name: "Serf Health Status",
             status: "passing",
-            notes: "",
             output: "Agent alive and reachable",
-            service_id: "",
-            service_name: "",
-            service_tags: &[],
-            r#type: "",
-            interval: String::new(),
-            timeout: String::new(),
-            exposed_port: 0,
-            definition: Empty {},
             create_index: 1,
             modify_index: 1,
+            ..Self::default()
         }
     }
 }

@@ -140,11 +140,8 @@ impl State {
 
     /// All checks: the node's, then each service's.
     pub(super) fn all_checks(&self) -> impl Iterator<Item = &Arc<Indexed<Check>>> {
-        self.node_checks.values().chain(
-            self.services
-                .values()
-                .flat_map(|entry| entry.checks.values()),
-        )
+        let own = self.services().flat_map(|entry| entry.checks.values());
+        self.node_checks.values().chain(own)
     }
 
     /// The check of this id.
@@ -192,10 +189,7 @@ impl State {
                     check,
                     status,
                     output,
-                } => {
-                    let modified = Some((status, index));
-                    self.set_result(&check, modified, output, &mut touched);
-                }
+                } => self.set_result(&check, Some((status, index)), output, &mut touched),
             }
         }
         for topic in &touched {
@@ -358,7 +352,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Kind, Weights};
+    use super::super::model::Kind;
     use super::*;
 
     fn service(id: &str, name: &str, tags: &[&str]) -> Service {
@@ -366,16 +360,7 @@ mod tests {
             id: id.to_owned(),
             name: name.to_owned(),
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
-            address: String::new(),
-            port: 0,
-            socket_path: String::new(),
-            tagged_addresses: BTreeMap::new(),
-            meta: None,
-            weights: Weights {
-                passing: 1,
-                warning: 1,
-            },
-            enable_tag_override: false,
+            ..Service::default()
         }
     }
 

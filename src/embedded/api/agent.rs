@@ -1,16 +1,13 @@
 //! `/v1/agent`: what providers call to register, report and leave.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use axum::{
-    extract::State as Shared,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use http::{HeaderName, StatusCode};
 use serde_json::json;
 
 use super::{
-    query::Context,
+    query::{Checked, Query},
     request::{Content, Failure, Params, Rest, bad, parse_bool, refused},
 };
 use crate::embedded::{
@@ -20,12 +17,10 @@ use crate::embedded::{
     state::{Entry, Topic},
 };
 
-type Agent = Shared<Arc<Context>>;
-
 /// The Consul version whose API this is; clients look at it to know what they may ask.
 const API_VERSION: &str = "1.20.0";
 
-pub(super) async fn this(Shared(context): Agent, params: Params) -> Response {
+pub(super) async fn this(Query { context, params }: Query) -> Response {
     let (node, listens) = (&context.node, context.address);
     params.json(&json!({
         "Config": {
@@ -51,7 +46,7 @@ pub(super) async fn this(Shared(context): Agent, params: Params) -> Response {
     }))
 }
 
-pub(super) async fn services(Shared(context): Agent, params: Params) -> Response {
+pub(super) async fn services(Query { context, params }: Query) -> Response {
     let entries: Vec<Entry> = context
         .store
         .read(|state| state.services().cloned().collect());
@@ -64,9 +59,8 @@ pub(super) async fn services(Shared(context): Agent, params: Params) -> Response
 
 /// One instance. `?hash=` waits until it is not the one with that hash.
 pub(super) async fn service(
-    Shared(context): Agent,
     Rest(id): Rest,
-    params: Params,
+    Query { context, params }: Query,
 ) -> Result<Response, Failure> {
     let hash = |entry: &Entry| format!("{:x}", entry.service.modified);
     let (store, wait) = (&context.store, params.wait()?);
@@ -91,57 +85,41 @@ pub(super) async fn service(
     Ok(([(header, hash)], params.json(&view)).into_response())
 }
 
-pub(super) async fn checks(Shared(context): Agent, params: Params) -> Response {
-    let (shared, entries): (Vec<_>, Vec<Entry>) = context.store.read(|state| {
-        let shared = state.node_checks().values().cloned().collect();
-        (shared, state.services().cloned().collect())
-    });
+pub(super) async fn checks(Query { context, params }: Query) -> Response {
+    let look = |state: &_| Checked::of(state, state.services());
+    let Checked { shared, entries } = context.store.read(look);
     let shared = shared
         .iter()
         .map(|check| (&check.id, CheckView::new(check, None)));
     let own = entries.iter().flat_map(|entry| {
-        let view = |check| CheckView::new(check, Some(&entry.service));
-        entry
-            .checks
-            .values()
-            .map(move |check| (&check.id, view(check)))
+        let checks = entry.checks.values();
+        checks.map(|check| (&check.id, CheckView::new(check, Some(&entry.service))))
     });
     let views: BTreeMap<_, _> = shared.chain(own).collect();
     params.json(&views)
 }
 
 pub(super) async fn register(
-    Shared(context): Agent,
-    params: Params,
+    Query { context, params }: Query,
     Content(body): Content,
 ) -> Result<(), Failure> {
     let (service, checks) = decode::registration(&body).map_err(bad)?;
     let replace = matches!(params.first("replace-existing-checks"), Some("" | "true"));
-    context
-        .store
-        .register(service, checks, replace)
-        .map_err(refused)
+    let registered = context.store.register(service, checks, replace);
+    registered.map_err(refused)
 }
 
-pub(super) async fn deregister(
-    Shared(context): Agent,
-    Rest(id): Rest,
-    _: Params,
-) -> Result<(), Failure> {
-    context.store.deregister(&id).map_err(refused)
+pub(super) async fn deregister(Rest(id): Rest, query: Query) -> Result<(), Failure> {
+    query.context.store.deregister(&id).map_err(refused)
 }
 
-pub(super) async fn maintain(
-    Shared(context): Agent,
-    rest: Rest,
-    params: Params,
-) -> Result<(), Failure> {
+pub(super) async fn maintain(rest: Rest, Query { context, params }: Query) -> Result<(), Failure> {
     let id = rest.filled("service ID")?;
     let reason = maintenance(&params, "service")?;
     context.store.maintain(&id, reason).map_err(refused)
 }
 
-pub(super) async fn maintain_node(Shared(context): Agent, params: Params) -> Result<(), Failure> {
+pub(super) async fn maintain_node(Query { context, params }: Query) -> Result<(), Failure> {
     let reason = maintenance(&params, "node")?;
     context.store.maintain_node(reason).map_err(refused)
 }
@@ -166,54 +144,40 @@ fn maintenance(params: &Params, what: &str) -> Result<Option<String>, Failure> {
     Ok(enable.then_some(reason))
 }
 
-pub(super) async fn register_check(
-    Shared(context): Agent,
-    _: Params,
-    Content(body): Content,
-) -> Result<(), Failure> {
+pub(super) async fn register_check(query: Query, Content(body): Content) -> Result<(), Failure> {
     let check = decode::check(&body).map_err(bad)?;
-    context.store.register_check(check).map_err(refused)
+    query.context.store.register_check(check).map_err(refused)
 }
 
-pub(super) async fn deregister_check(
-    Shared(context): Agent,
-    Rest(id): Rest,
-    _: Params,
-) -> Result<(), Failure> {
-    context.store.deregister_check(&id).map_err(refused)
+pub(super) async fn deregister_check(Rest(id): Rest, query: Query) -> Result<(), Failure> {
+    let deregistered = query.context.store.deregister_check(&id);
+    deregistered.map_err(refused)
 }
 
-pub(super) async fn pass(agent: Agent, rest: Rest, params: Params) -> Result<(), Failure> {
-    report(&agent, &rest, &params, Status::Passing)
+pub(super) async fn pass(rest: Rest, query: Query) -> Result<(), Failure> {
+    report(&rest, &query, Status::Passing)
 }
 
-pub(super) async fn warn(agent: Agent, rest: Rest, params: Params) -> Result<(), Failure> {
-    report(&agent, &rest, &params, Status::Warning)
+pub(super) async fn warn(rest: Rest, query: Query) -> Result<(), Failure> {
+    report(&rest, &query, Status::Warning)
 }
 
-pub(super) async fn fail(agent: Agent, rest: Rest, params: Params) -> Result<(), Failure> {
-    report(&agent, &rest, &params, Status::Critical)
+pub(super) async fn fail(rest: Rest, query: Query) -> Result<(), Failure> {
+    report(&rest, &query, Status::Critical)
 }
 
-fn report(
-    context: &Context,
-    Rest(id): &Rest,
-    params: &Params,
-    status: Status,
-) -> Result<(), Failure> {
-    let note = params.first("note").unwrap_or_default();
-    context.store.report_ttl(id, status, note).map_err(refused)
+fn report(Rest(id): &Rest, query: &Query, status: Status) -> Result<(), Failure> {
+    let note = query.params.first("note").unwrap_or_default();
+    let store = &query.context.store;
+    store.report_ttl(id, status, note).map_err(refused)
 }
 
 pub(super) async fn update(
-    Shared(context): Agent,
     Rest(id): Rest,
-    _: Params,
+    query: Query,
     Content(body): Content,
 ) -> Result<(), Failure> {
     let (status, output) = decode::update(&body).map_err(bad)?;
-    context
-        .store
-        .report_ttl(&id, status, &output)
-        .map_err(refused)
+    let store = &query.context.store;
+    store.report_ttl(&id, status, &output).map_err(refused)
 }

@@ -20,7 +20,8 @@ use http::{Method, StatusCode, Uri};
 
 use super::guard;
 pub(super) use query::Context;
-use request::{BODY_MAX, Failure, Params};
+use query::Query;
+use request::{BODY_MAX, Failure};
 
 /// All paths.
 pub(super) fn router(context: Arc<Context>) -> Router {
@@ -105,10 +106,10 @@ async fn wrong_method(method: Method) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 
-async fn leader(Shared(context): Shared<Arc<Context>>, params: Params) -> Response {
+async fn leader(Query { context, params }: Query) -> Response {
     params.json(&context.address)
 }
 
-async fn peers(Shared(context): Shared<Arc<Context>>, params: Params) -> Response {
+async fn peers(Query { context, params }: Query) -> Response {
     params.json(&[context.address])
 }
