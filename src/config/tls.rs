@@ -95,12 +95,7 @@ pub(super) fn client(table: &mut Table<'_>, base: &Path) -> ClientTls {
     let ca = file("ca", "\"ca.pem\"", "CERTIFICATE");
     let certificate = file("certificate", "\"client.pem\"", "CERTIFICATE");
     let key = file("key", "\"client-key.pem\"", "PRIVATE KEY");
-    for (one, other) in [("certificate", "key"), ("key", "certificate")] {
-        if table.has(one) && !table.has(other) {
-            let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
-            table.absent(other, wrong.suggest(format!("add `{other} = \"….pem\"`")));
-        }
-    }
+    table.pair(["certificate", "key"].map(|file| (file, "\"….pem\"")));
     let pins = table.take("pin").map_or_else(Vec::new, |field| {
         let example = "\"sha256/…\"";
         let pins = field.one_or_more(example).into_iter();

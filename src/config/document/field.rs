@@ -147,11 +147,6 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Array(elements) if elements.is_empty())
     }
 
-    /// Whether the value is an array.
-    pub(crate) fn is_array(&self) -> bool {
-        matches!(self.value.get_ref(), DeValue::Array(_))
-    }
-
     /// Whether the value is false, which turns some things off.
     pub(crate) fn is_false(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Boolean(false))
@@ -223,12 +218,12 @@ impl<'a> Field<'a> {
     }
 
     /// Reads one of several words, each with its meaning.
-    pub(crate) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Clone>(&self, words: &[(&str, T)]) -> Option<T> {
         let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();
         let example = format!("\"{}\"", names[0]);
         self.parse(&value::list(&names), &example, |text| {
             let word = words.iter().find(|(name, _)| *name == text);
-            word.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            word.map(|(_, meaning)| meaning.clone()).ok_or_else(|| {
                 let wrong = Wrong::new(format!("`{text}` is not known here"));
                 match value::meant(text, names.iter().copied()) {
                     Some(meant) => wrong.suggest(format!("did you mean \"{meant}\"?")),

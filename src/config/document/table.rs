@@ -150,6 +150,17 @@ impl<'a> Table<'a> {
             .absent(self.header.clone(), &self.name(key), wrong);
     }
 
+    /// Notes where one of two keys stands without the other; each comes with an example of its value.
+    pub(crate) fn pair(&self, keys: [(&str, &str); 2]) {
+        let [first, second] = keys;
+        for ((one, _), (other, example)) in [(first, second), (second, first)] {
+            if self.has(one) && !self.has(other) {
+                let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
+                self.absent(other, wrong.suggest(format!("add `{other} = {example}`")));
+            }
+        }
+    }
+
     /// Notes that the file as a whole lacks something.
     pub(crate) fn absent_from_file(&self, key: &str, wrong: Wrong) {
         self.problems.absent_from_file(key, wrong);
@@ -345,7 +356,7 @@ impl Table<'_> {
     }
 
     /// One of several words, each with its meaning.
-    pub(crate) fn choice<T: Copy>(
+    pub(crate) fn choice<T: Clone>(
         &mut self,
         key: &'static str,
         words: &[(&str, T)],

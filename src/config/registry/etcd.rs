@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
+use super::servers;
 use crate::config::{
     ClientTls, Secret,
-    document::{field::Field, report::Wrong, table::Table, value},
+    document::{report::Wrong, table::Table, value},
     tls,
 };
 
-const EXAMPLE: &str = "\"http://127.0.0.1:2379\"";
+const DEFAULT: &str = "http://127.0.0.1:2379";
 
 /// `[registry.etcd]`, `[registry.etcd2]`
 #[derive(Clone, Debug)]
@@ -25,11 +26,11 @@ pub struct Etcd {
 }
 
 pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Etcd {
-    let addresses = addresses(table);
+    let addresses = servers::urls(table, DEFAULT, member);
     // The one that `tls` does not fit, if there is such.
     let plain = addresses.iter().find(|one| !one.starts_with("https://"));
     Etcd {
-        credentials: credentials(table, base),
+        credentials: servers::login(table, base, "\"…\""),
         prefix: table
             .take("prefix")
             .and_then(|field| field.parse("a text", "\"/services\"", prefix))
@@ -39,30 +40,11 @@ pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Etcd {
     }
 }
 
-fn addresses(table: &mut Table<'_>) -> Vec<String> {
-    let field = table.take("address");
-    let elements = field.as_ref().map(|field| field.one_or_more(EXAMPLE));
-    if let (Some(field), Some([])) = (&field, elements.as_deref()) {
-        let wrong = Wrong::new("there is no address here");
-        field.wrong(wrong.suggest(format!("write `address = {EXAMPLE}`")));
-    }
-    let parse = |element: &Field<'_>| element.parse("a URL", EXAMPLE, member);
-    let read: Vec<_> = elements.iter().flatten().filter_map(parse).collect();
-    if read.is_empty() {
-        return vec!["http://127.0.0.1:2379".to_owned()];
-    }
-    read
-}
-
 /// A member's base URL. Members are told apart by host and port alone.
 fn member(text: &str) -> Result<String, Wrong> {
-    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    if authority.contains('@') {
-        return Err(Wrong::new("a URL here holds no user and no password")
-            .suggest("write `user = \"…\"` and `password = { file = \"…\" }`"));
-    }
     let url = value::base_url(text)?;
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (_, path) = rest.split_once('/').unwrap_or((rest, ""));
     if !path.trim_matches('/').is_empty() {
         return Err(
             Wrong::new(format!("`{text}` holds more than a member's host and port"))
@@ -70,21 +52,6 @@ fn member(text: &str) -> Result<String, Wrong> {
         );
     }
     Ok(url)
-}
-
-fn credentials(table: &mut Table<'_>, base: &Path) -> Option<(String, Secret)> {
-    let user = table.text("user", "\"callboard\"");
-    let password = table.secret("password", base);
-    for (one, other, example) in [
-        ("user", "password", "{ file = \"…\" }"),
-        ("password", "user", "\"…\""),
-    ] {
-        if table.has(one) && !table.has(other) {
-            let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
-            table.absent(other, wrong.suggest(format!("add `{other} = {example}`")));
-        }
-    }
-    user.zip(password)
 }
 
 /// With a slash at its end, so that `/foo` does not take what is below `/foobar`.

@@ -2,9 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
+use super::servers;
 use crate::config::{
     ClientTls, Secret,
-    document::{field::Field, report::Wrong, table::Table, value},
+    document::{report::Wrong, table::Table, value},
     tls,
 };
 
@@ -53,7 +54,7 @@ pub enum CalledAt {
 }
 
 pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Eureka {
-    let addresses = addresses(table);
+    let addresses = servers::urls(table, DEFAULT_ADDRESS, value::base_url);
     // Where several are mixed, one of https is enough for `tls` to mean something.
     let https = addresses.iter().find(|url| url.starts_with("https://"));
     let tls = tls::of_url(table, base, https.unwrap_or(&addresses[0]));
@@ -71,40 +72,10 @@ pub(super) fn read(table: &mut Table<'_>, base: &Path) -> Eureka {
             CalledAt::Address,
         ),
         zones: table.texts("zones", "\"zone-a\"").unwrap_or_default(),
-        login: login(table, base),
+        login: servers::login(table, base, "\"callboard\""),
         delta: table.flag("delta", true),
         tls,
     }
-}
-
-/// At least one, whatever the file says, so that reading goes on.
-fn addresses(table: &mut Table<'_>) -> Vec<String> {
-    let example = format!("\"{DEFAULT_ADDRESS}\"");
-    let mut addresses = Vec::new();
-    if let Some(field) = table.take("address") {
-        let fields = field.one_or_more(&example);
-        if fields.is_empty() && field.is_array() {
-            let wrong = Wrong::new("there is no address here");
-            field.wrong(wrong.suggest(format!("write `address = {example}`")));
-        }
-        addresses.extend(fields.iter().filter_map(|field| address(field, &example)));
-    }
-    if addresses.is_empty() {
-        addresses.push(DEFAULT_ADDRESS.to_owned());
-    }
-    addresses
-}
-
-fn address(field: &Field<'_>, example: &str) -> Option<String> {
-    field.parse("a URL", example, |text| {
-        // As clients of Eureka usually have it; here a password does not stand in the file.
-        if text.contains('@') {
-            field.hide();
-            return Err(Wrong::new("a URL here holds no user and no password")
-                .suggest("write `user = \"…\"` and `password = { file = \"…\" }`"));
-        }
-        value::base_url(text)
-    })
 }
 
 fn poll(table: &mut Table<'_>) -> Duration {
@@ -117,21 +88,6 @@ fn poll(table: &mut Table<'_>) -> Duration {
         field.wrong(wrong.suggest("write a longer duration, at least \"100ms\""));
     }
     poll.unwrap_or(DEFAULT_POLL)
-}
-
-fn login(table: &mut Table<'_>, base: &Path) -> Option<(String, Secret)> {
-    let user = table.text("user", "\"callboard\"");
-    let password = table.secret("password", base);
-    for (one, other, example) in [
-        ("user", "password", "{ file = \"…\" }"),
-        ("password", "user", "\"callboard\""),
-    ] {
-        if table.has(one) && !table.has(other) {
-            let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
-            table.absent(other, wrong.suggest(format!("add `{other} = {example}`")));
-        }
-    }
-    user.zip(password)
 }
 
 #[cfg(test)]

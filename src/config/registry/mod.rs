@@ -8,6 +8,7 @@ mod etcd;
 mod eureka;
 mod file;
 mod identity;
+mod servers;
 mod zookeeper;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};

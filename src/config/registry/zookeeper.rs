@@ -2,10 +2,12 @@
 
 use std::{net::Ipv4Addr, ops::RangeInclusive, path::Path, time::Duration};
 
+use super::servers;
 use crate::{
     config::{
         Secret,
         document::{
+            field::Field,
             report::Wrong,
             table::Table,
             value::{self, Zero},
@@ -66,9 +68,7 @@ fn addresses(table: &mut Table<'_>) -> Vec<Address> {
         }
         fields
     });
-    let parse = |field: &crate::config::document::field::Field<'_>| {
-        field.parse("a host with its port", EXAMPLE, server)
-    };
+    let parse = |field: &Field<'_>| field.parse("a host with its port", EXAMPLE, server);
     let read: Vec<_> = fields.iter().flatten().filter_map(parse).collect();
     if !read.is_empty() {
         return read;
@@ -131,13 +131,7 @@ fn digest(table: &mut Table<'_>, base: &Path) -> Option<Digest> {
         })
     });
     let password = table.secret("password", base);
-    let secret = "{ file = \"…\" }";
-    for (one, other, example) in [("user", "password", secret), ("password", "user", "\"…\"")] {
-        if table.has(one) && !table.has(other) {
-            let wrong = Wrong::new(format!("`{one}` is of no use without `{other}`"));
-            table.absent(other, wrong.suggest(format!("add `{other} = {example}`")));
-        }
-    }
+    table.pair([("user", "\"…\""), ("password", servers::PASSWORD)]);
     Some(Digest {
         user: user?,
         password: password?,

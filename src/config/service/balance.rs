@@ -162,29 +162,24 @@ impl Balance {
     }
 }
 
-/// The kinds, as words.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    RoundRobin,
-    Weighted,
-    Random,
-    LeastRequest,
-    P2c,
-    PeakEwma,
-    Hash,
-    Sticky,
+/// Each kind by its name, with its defaults. A hash has no key to begin with, and needs one.
+fn kinds() -> [(&'static str, Balance); 8] {
+    let hash = Hash {
+        by: HashKey::Client,
+        load: None,
+    };
+    let kinds = [
+        Balance::RoundRobin,
+        Balance::Weighted,
+        Balance::Random,
+        Balance::LeastRequest,
+        Balance::P2c,
+        Balance::PeakEwma { decay: DECAY },
+        Balance::Hash(Box::new(hash)),
+        Balance::Sticky(Box::default()),
+    ];
+    kinds.map(|kind| (kind.as_str(), kind))
 }
-
-const KINDS: &[(&str, Kind)] = &[
-    ("round_robin", Kind::RoundRobin),
-    ("weighted", Kind::Weighted),
-    ("random", Kind::Random),
-    ("least_request", Kind::LeastRequest),
-    ("p2c", Kind::P2c),
-    ("peak_ewma", Kind::PeakEwma),
-    ("hash", Kind::Hash),
-    ("sticky", Kind::Sticky),
-];
 
 const HASH: &str = "{ kind = \"hash\", by = { header = \"x-user\" } }";
 
@@ -194,12 +189,12 @@ const DECAY: Duration = Duration::from_secs(10);
 /// Reads `balance`: a kind's name, or a table with its name and its settings. What a table leaves
 /// out has that kind's defaults.
 pub(crate) fn read(table: &mut Table<'_>, base: &Balance) -> Balance {
-    one_of(table, "balance", KINDS).unwrap_or_else(|| base.clone())
+    one_of(table, "balance", &kinds()).unwrap_or_else(|| base.clone())
 }
 
 /// Reads the `balance` of some of a service's endpoints; `None` where it is the service's.
 pub(crate) fn of_subset(table: &mut Table<'_>) -> Option<Balance> {
-    let balance = one_of(table, "balance", KINDS)?;
+    let balance = one_of(table, "balance", &kinds())?;
     let is_fine = refuse_bound(table, &balance, "a route's `hash`");
     is_fine.then_some(balance)
 }
@@ -217,44 +212,31 @@ pub(crate) fn refuse_bound(table: &mut Table<'_>, balance: &Balance, whose: &str
     true
 }
 
-fn one_of(table: &mut Table<'_>, key: &'static str, kinds: &[(&str, Kind)]) -> Option<Balance> {
+fn one_of(table: &mut Table<'_>, key: &'static str, kinds: &[(&str, Balance)]) -> Option<Balance> {
     let field = table.take(key)?;
     if !field.is_table() {
-        let balance = with_defaults(field.choice(kinds)?);
-        if balance.is_none() {
+        let kind = field.choice(kinds)?;
+        if let Balance::Hash(_) = kind {
             let wrong = Wrong::new("`hash` needs to know what the key is");
             field.wrong(wrong.suggest(format!("write `{key} = {HASH}`")));
+            return None;
         }
-        return balance;
+        return Some(kind);
     }
     table.within(key, |table| {
         let kind = table.required("kind", "\"p2c\"");
         match kind.and_then(|field| field.choice(kinds)) {
-            Some(Kind::PeakEwma) => Some(Balance::PeakEwma {
-                decay: table.duration("decay", DECAY),
+            Some(Balance::PeakEwma { decay }) => Some(Balance::PeakEwma {
+                decay: table.duration("decay", decay),
             }),
-            Some(Kind::Hash) => hash(table),
-            Some(Kind::Sticky) => Some(sticky(table)),
-            Some(kind) => with_defaults(kind),
+            Some(Balance::Hash(_)) => hash(table),
+            Some(Balance::Sticky(base)) => Some(sticky(table, *base)),
             None => {
                 table.ignore_rest();
                 None
             }
+            kind => kind,
         }
-    })
-}
-
-/// What a kind is without settings; nothing where it needs some.
-fn with_defaults(kind: Kind) -> Option<Balance> {
-    Some(match kind {
-        Kind::RoundRobin => Balance::RoundRobin,
-        Kind::Weighted => Balance::Weighted,
-        Kind::Random => Balance::Random,
-        Kind::LeastRequest => Balance::LeastRequest,
-        Kind::P2c => Balance::P2c,
-        Kind::PeakEwma => Balance::PeakEwma { decay: DECAY },
-        Kind::Hash => return None,
-        Kind::Sticky => Balance::Sticky(Box::default()),
     })
 }
 
@@ -278,17 +260,7 @@ pub(crate) fn key_of(table: &mut Table<'_>, name: &'static str) -> Option<HashKe
     if by.is_table() {
         return table.within(name, |table| key(table, &by));
     }
-    by.choice(&[("client", Where::Client), ("path", Where::Path)])
-        .map(|place| match place {
-            Where::Client => HashKey::Client,
-            Where::Path => HashKey::Path,
-        })
-}
-
-#[derive(Clone, Copy)]
-enum Where {
-    Client,
-    Path,
+    by.choice(&[("client", HashKey::Client), ("path", HashKey::Path)])
 }
 
 fn key(table: &mut Table<'_>, by: &Field<'_>) -> Option<HashKey> {
@@ -321,11 +293,10 @@ fn key(table: &mut Table<'_>, by: &Field<'_>) -> Option<HashKey> {
     }
 }
 
-fn sticky(table: &mut Table<'_>) -> Balance {
+fn sticky(table: &mut Table<'_>, base: Sticky) -> Balance {
     let named = table.take("cookie");
     let cookie = named.as_ref();
     let cookie = cookie.and_then(|field| field.parse("a cookie's name", "\"shop\"", cookie_name));
-    let base = Sticky::default();
     let path = table.take("path");
     let path = path.and_then(|field| field.parse("a path", "\"/\"", cookie_path));
     let path = path.unwrap_or(base.path);
@@ -345,7 +316,9 @@ fn sticky(table: &mut Table<'_>) -> Balance {
         let wrong = Wrong::new("browsers take a cookie for all sites over TLS only");
         field.wrong(wrong.suggest("add `secure = true`"));
     }
-    let fallbacks: Vec<_> = KINDS.iter().copied().filter(may_stand_in).collect();
+    // One that needs no key of its own.
+    let fallbacks = kinds().into_iter().filter(|(_, kind)| !kind.is_keyed());
+    let fallbacks: Vec<_> = fallbacks.collect();
     Balance::Sticky(Box::new(Sticky {
         cookie,
         path,
@@ -373,11 +346,6 @@ fn must_be_taken(field: &Field<'_>, name: &str, secure: bool, path: &str) {
         let wrong = Wrong::new("browsers take a cookie of this name for all paths only");
         field.wrong(wrong.suggest("leave `path` out"));
     }
-}
-
-/// Whether a kind needs no key of its own.
-fn may_stand_in((_, kind): &(&str, Kind)) -> bool {
-    !matches!(kind, Kind::Hash | Kind::Sticky)
 }
 
 fn header_name(text: &str) -> Result<HeaderName, Wrong> {
@@ -421,12 +389,12 @@ mod tests {
 
     #[test]
     fn a_kind_is_a_word_or_a_table() {
-        for (word, kind) in KINDS {
-            if *kind == Kind::Hash {
+        for (word, kind) in kinds() {
+            if word == "hash" {
                 continue;
             }
             let balance = read(&format!("\"{word}\""));
-            assert_eq!(balance.as_str(), *word);
+            assert_eq!(balance, kind);
             assert_eq!(balance, read(&format!("{{ kind = \"{word}\" }}")));
         }
         let decay = Duration::from_secs(2);
