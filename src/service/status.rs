@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
     Service, StatusClass, View, ZoneStatus,
-    members::{endpoint_set::Member, history::unix_seconds, standing::Standing},
+    members::{history::unix_seconds, member::Member, standing::Standing},
 };
 use crate::{
     registry::watch::WatchSnapshot,

@@ -1,18 +1,5 @@
-//! The life of an endpoint, from the first time that it is listed until it is gone: one state
-//! machine, of which the registry and the health checks turn one half, and requests the other.
-//!
-//! ```text
-//!             .---> unhealthy, failing
-//!             v           |                 held
-//! listed ---> +-------> warming ---.       ^    |
-//!             |                    v       |    v
-//!             '----------------> serving --+--> draining ---> gone
-//!                                 ^   |
-//!                    doubted, ejected <
-//! ```
-//!
-//! What the registry makes of it ([`Standing`]) is kept under the members' lock. What requests find out
-//! ([`EndpointHealth`]) is kept in atomics, which a request that goes well only reads.
+//! What requests find out about an endpoint: that it takes no connection, answers nothing, or badly. Kept
+//! in atomics, which a request that goes well only reads.
 
 use std::{
     sync::{
@@ -27,77 +14,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{common::Common, outlier::Suspicion};
-use crate::{config::Eject, service::members::standing::Standing};
-
-/// What becomes of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndpointState {
-    /// It is picked.
-    Serving,
-    /// It is new, or back, and has a growing part of its share (`slow_start`).
-    Warming,
-    /// Its last connect failed, or it is silent while others answer: it is picked only where there is
-    /// no other, and tried now and then.
-    Doubted,
-    /// Too many attempts in a row have failed: as if doubted, and for longer.
-    Ejected,
-    /// The registry dropped it with many others; it answers, and is picked for a while.
-    Held,
-    /// The registry's checks of it do not pass: it is not picked.
-    Unhealthy,
-    /// Our own checks of it do not pass: it is picked only in a panic.
-    Failing,
-    /// It was removed, and finishes what is in flight.
-    Draining,
-}
-
-impl EndpointState {
-    /// As the API and the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Warming => "warming",
-            Self::Doubted => "doubted",
-            Self::Ejected => "ejected",
-            Self::Held => "held",
-            Self::Unhealthy => "unhealthy",
-            Self::Failing => "failing",
-            Self::Draining => "draining",
-        }
-    }
-
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Serving,
-        Self::Warming,
-        Self::Doubted,
-        Self::Ejected,
-        Self::Held,
-        Self::Unhealthy,
-        Self::Failing,
-        Self::Draining,
-    ];
-
-    /// What all who have a say in it come to: the registry, our own checks, and the requests.
-    pub(crate) fn of(
-        standing: Standing,
-        fails_checks: bool,
-        life: &EndpointHealth,
-        now: Instant,
-    ) -> Self {
-        match standing {
-            Standing::Removed => Self::Draining,
-            Standing::Critical => Self::Unhealthy,
-            _ if fails_checks => Self::Failing,
-            _ if life.is_ejected() => Self::Ejected,
-            _ if life.is_doubted() => Self::Doubted,
-            Standing::Held(_) => Self::Held,
-            Standing::Passing if life.is_warming(now) => Self::Warming,
-            Standing::Passing => Self::Serving,
-        }
-    }
-}
+use crate::config::Eject;
 
 /// After a failed connect an endpoint is passed over for a second, and twice as long with each
 /// failure, up to 30 s.
@@ -561,11 +478,11 @@ impl EndpointHealth {
         self.noted(|past| past.refused.load(Relaxed)) > 0
     }
 
-    fn is_doubted(&self) -> bool {
+    pub(super) fn is_doubted(&self) -> bool {
         self.passed_over.load(Relaxed) != 0 && !self.is_ejected()
     }
 
-    fn is_warming(&self, now: Instant) -> bool {
+    pub(super) fn is_warming(&self, now: Instant) -> bool {
         self.warmth(now).is_some()
     }
 

@@ -6,6 +6,7 @@ pub(super) mod ejections;
 pub(super) mod health;
 pub(super) mod outlier;
 pub(super) mod silence;
+pub(super) mod state;
 
 use std::{
     ops::Deref,

@@ -457,13 +457,8 @@ mod tests {
 
     fn instance(id: &str, port: i64, healthy: bool) -> Instance {
         Instance {
-            id: id.into(),
-            address: Address::new("10.0.0.1", port).unwrap(),
-            tls: false,
             healthy,
-            weight: 1,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
+            ..Instance::new(id, Address::new("10.0.0.1", port).unwrap())
         }
     }
 
@@ -551,6 +546,7 @@ mod tests {
     /// them: how the update follows the set before, and which address no registry dropped.
     #[test]
     fn whether_an_instance_was_dropped_follows_from_all_that_have_a_say() {
+        use Order::{Forward, Replaced, Unknown};
         let back = Order::Lost(Loss::WentBack { from: 7, to: 2 });
         let (up, ill) = ([("x", 1, true)], [("x", 1, false)]);
         let other: [(&str, i64, bool); 1] = [("y", 2, true)];
@@ -559,106 +555,26 @@ mod tests {
         let union = "registry = [\"a\", \"b\"]\ncombine = \"union\"";
         let shadow = "registry = [\"a\", \"b\"]\ncombine = \"shadow\"";
         let none: &[(&str, i64, bool)] = &[];
+        let (one, well) = (Some(&other[..]), Some(&up[..]));
+        let unwell: Option<&[_]> = Some(&[("y", 2, false)]);
+        let at = |revision, set: &[_]| numbered("", revision, set);
+        let far = |set: &[_]| numbered("far", 1, set);
         let (first, second) = (0, 1);
         for (what, origin, before, event, order, elsewhere) in [
-            (
-                "dropped",
-                alone,
-                None,
-                numbered("", 8, none),
-                Order::Forward,
-                None,
-            ),
-            ("lost", alone, None, numbered("", 2, none), back, None),
-            (
-                "ill",
-                alone,
-                None,
-                numbered("", 8, &ill),
-                Order::Forward,
-                None,
-            ),
-            ("given up", alone, None, Event::Stale, Order::Replaced, None),
-            (
-                "another datacenter",
-                alone,
-                None,
-                numbered("far", 1, &other),
-                Order::Replaced,
-                None,
-            ),
-            (
-                "one without anybody well",
-                alone,
-                None,
-                numbered("far", 1, none),
-                Order::Unknown,
-                None,
-            ),
-            (
-                "a failover's loss",
-                failover,
-                Some(none),
-                numbered("", 2, none),
-                back,
-                None,
-            ),
-            (
-                "replaced, lost",
-                failover,
-                Some(&other[..]),
-                numbered("", 2, none),
-                Order::Replaced,
-                None,
-            ),
-            (
-                "replaced, ill",
-                failover,
-                Some(&other[..]),
-                numbered("", 8, &ill),
-                Order::Replaced,
-                Some(1),
-            ),
-            (
-                "all are ill",
-                failover,
-                Some(&[("y", 2, false)]),
-                numbered("", 8, none),
-                Order::Forward,
-                Some(2),
-            ),
-            (
-                "a union's",
-                union,
-                Some(&other[..]),
-                numbered("", 8, none),
-                Order::Forward,
-                Some(2),
-            ),
-            (
-                "a union's loss",
-                union,
-                Some(&other[..]),
-                numbered("", 2, none),
-                back,
-                Some(2),
-            ),
-            (
-                "in both",
-                union,
-                Some(&up[..]),
-                numbered("", 8, none),
-                Order::Forward,
-                Some(1),
-            ),
-            (
-                "shadowed",
-                shadow,
-                Some(&up[..]),
-                numbered("", 8, none),
-                Order::Forward,
-                None,
-            ),
+            ("dropped", alone, None, at(8, none), Forward, None),
+            ("lost", alone, None, at(2, none), back, None),
+            ("ill", alone, None, at(8, &ill), Forward, None),
+            ("given up", alone, None, Event::Stale, Replaced, None),
+            ("moved", alone, None, far(&other), Replaced, None),
+            ("not moved", alone, None, far(none), Unknown, None),
+            ("lost", failover, Some(none), at(2, none), back, None),
+            ("replaced", failover, one, at(2, none), Replaced, None),
+            ("ill", failover, one, at(8, &ill), Replaced, Some(1)),
+            ("all ill", failover, unwell, at(8, none), Forward, Some(2)),
+            ("union", union, one, at(8, none), Forward, Some(2)),
+            ("lost", union, one, at(2, none), back, Some(2)),
+            ("in both", union, well, at(8, none), Forward, Some(1)),
+            ("shadowed", shadow, well, at(8, none), Forward, None),
         ] {
             let policy = policy(origin);
             let mut combiner = Combiner::new(&policy.origin);
@@ -667,13 +583,13 @@ mod tests {
             }
             combiner.hear(first, numbered("", 7, &up), &policy);
             let update = combiner.hear(first, event, &policy).expect(what);
-            assert_eq!(update.order, order, "{what}");
+            assert_eq!(update.order, order, "{what}, {origin}");
             let mut ports = update.elsewhere.iter().map(|(_, address)| address.port());
             let found = match elsewhere {
                 Some(port) => ports.any(|one| one == port),
                 None => ports.next().is_none() || combiner.several(),
             };
-            assert!(found, "{what}: {:?}", update.elsewhere);
+            assert!(found, "{what}, {origin}: {:?}", update.elsewhere);
         }
     }
 

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    slice,
     sync::Arc,
     time::SystemTime,
 };
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     combine::Update,
     history,
+    member::{ById, Member},
     standing::{Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
@@ -37,36 +37,6 @@ pub(crate) struct EndpointSet {
     leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// When the set of those that may be picked last changed.
     changed: Option<SystemTime>,
-}
-
-/// A large registry has 100,000 of them: what few have is boxed, and the identity is the endpoint's.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) instance: Arc<Instance>,
-    standing: SmallStanding,
-    /// What our own checks of it come to; `None` where there are none, or none has run yet.
-    pub(crate) checkup: Option<Box<Checkup>>,
-}
-
-/// A standing in a word or two.
-#[derive(Debug)]
-enum SmallStanding {
-    Passing,
-    Critical,
-    Held(Box<Held>),
-    Removed,
-}
-
-impl From<Standing> for SmallStanding {
-    fn from(standing: Standing) -> Self {
-        match standing {
-            Standing::Passing => Self::Passing,
-            Standing::Critical => Self::Critical,
-            Standing::Held(held) => Self::Held(Box::new(held)),
-            Standing::Removed => Self::Removed,
-        }
-    }
 }
 
 impl EndpointSet {
@@ -236,12 +206,7 @@ impl EndpointSet {
         if is_new {
             endpoint.life().warm_up(Instant::now());
         }
-        Member {
-            endpoint: Arc::new(endpoint),
-            instance: Arc::clone(instance),
-            standing: standing.into(),
-            checkup: None,
-        }
+        Member::new(Arc::new(endpoint), Arc::clone(instance), standing)
     }
 
     /// Removes, or holds, what a set does not list. Returns whether it is doubted.
@@ -449,88 +414,6 @@ impl EndpointSet {
         let listed = listed.filter(|member| !member.is_removed());
         let listed = listed.map(|member| (member.id().clone(), Arc::clone(&member.endpoint)));
         listed.collect()
-    }
-}
-
-/// Members in the order of their identities.
-#[derive(Debug, Default)]
-struct ById(Vec<Member>);
-
-impl ById {
-    fn iter(&self) -> slice::Iter<'_, Member> {
-        self.0.iter()
-    }
-
-    fn get(&self, id: &EndpointId) -> Option<&Member> {
-        Some(&self.0[self.place(id).ok()?])
-    }
-
-    fn get_mut(&mut self, id: &EndpointId) -> Option<&mut Member> {
-        let place = self.place(id).ok()?;
-        Some(&mut self.0[place])
-    }
-
-    fn place(&self, id: &EndpointId) -> Result<usize, usize> {
-        self.0.binary_search_by(|member| member.id().cmp(id))
-    }
-
-    /// Adds those that are not there yet; of two that are the same, the later one. Takes no more memory
-    /// than they need: most sets of a large registry never change.
-    fn add(&mut self, new: Vec<Member>) {
-        if new.is_empty() {
-            return;
-        }
-        self.0.reserve_exact(new.len());
-        self.0.extend(new);
-        // Both parts are in order, as a rule, which makes this a merge.
-        self.0.sort_by(|a, b| a.id().cmp(b.id()));
-        self.0.dedup_by(|later, earlier| {
-            let same = later.id() == earlier.id();
-            if same {
-                std::mem::swap(later, earlier);
-            }
-            same
-        });
-    }
-
-    fn retain(&mut self, stays: impl FnMut(&Member) -> bool) {
-        self.0.retain(stays);
-        self.0.shrink_to(2 * self.0.len());
-    }
-}
-
-impl Member {
-    /// Who it is.
-    pub(crate) fn id(&self) -> &EndpointId {
-        self.endpoint.id()
-    }
-
-    /// How it stands.
-    pub(crate) fn standing(&self) -> Standing {
-        match &self.standing {
-            SmallStanding::Passing => Standing::Passing,
-            SmallStanding::Critical => Standing::Critical,
-            SmallStanding::Held(held) => Standing::Held(**held),
-            SmallStanding::Removed => Standing::Removed,
-        }
-    }
-
-    fn stand(&mut self, standing: Standing) {
-        self.standing = standing.into();
-    }
-
-    fn is_removed(&self) -> bool {
-        matches!(self.standing, SmallStanding::Removed)
-    }
-
-    fn fails_checks(&self) -> bool {
-        self.checkup
-            .as_ref()
-            .is_some_and(|checkup| !checkup.passing)
-    }
-
-    fn may_be_picked(&self, panics: bool) -> bool {
-        self.standing().is_pickable() && (panics || !self.fails_checks())
     }
 }
 
@@ -853,12 +736,6 @@ mod tests {
         // What has been at the other address for long has not moved there.
         let both = [before, moved(healthy(1..5))].concat();
         assert_eq!(after(&both, &moved(healthy(1..3))), (true, 6, 8));
-    }
-
-    /// A large registry has 100,000 of them.
-    #[test]
-    fn a_member_is_small() {
-        assert_eq!(size_of::<Member>(), 40);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ pub(crate) mod combine;
 pub(crate) mod endpoint_set;
 pub(crate) mod history;
 pub(crate) mod inquiry;
+pub(crate) mod member;
 pub(crate) mod pin;
 pub(crate) mod restore;
 pub(crate) mod shrink_guard;
