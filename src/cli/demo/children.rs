@@ -2,34 +2,19 @@
 //! looked after. None outlives its parent: each is killed when this is dropped, and ends by itself
 //! when the pipe to its standard input closes, which a killed parent's does too.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::PathBuf,
-    process::{ExitStatus, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, process::ExitStatus};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::{Instant, timeout},
-};
+use tokio::{process::Child, time::Instant};
 
-use super::{cast::CAST, provider};
-use crate::cli::registry::CONSUL_TOKEN;
-
-/// A provider that takes longer to start and register has failed.
-const START: Duration = Duration::from_secs(10);
+use super::{cast::CAST, process};
 
 /// The providers, in the order in which they were started.
 pub(super) struct Children {
-    program: PathBuf,
     registry: SocketAddr,
     /// How many providers each service has ever had: ids are not used twice.
     numbers: BTreeMap<&'static str, usize>,
@@ -55,14 +40,13 @@ struct Leaving {
 
 impl Children {
     /// Providers of this same executable, which register at `registry`.
-    pub(super) fn new(registry: SocketAddr) -> anyhow::Result<Self> {
-        Ok(Self {
-            program: std::env::current_exe().context("cannot find this executable")?,
+    pub(super) fn new(registry: SocketAddr) -> Self {
+        Self {
             registry,
             numbers: BTreeMap::new(),
             running: Vec::new(),
             leaving: Vec::new(),
-        })
+        }
     }
 
     pub(super) fn running(&self) -> &[Provider] {
@@ -74,11 +58,19 @@ impl Children {
         let number = self.numbers.entry(service).or_default();
         *number += 1;
         let id = format!("{service}-{number}");
-        let provider = timeout(START, start(&self.program, self.registry, service, &id))
+        let registry = format!("http://{}", self.registry);
+        let arguments = ["provider", "--tied", "--name", service, "--id", &id];
+        let arguments = arguments.into_iter().chain(["--registry", &registry]);
+        let (process, address) = process::start(arguments)
             .await
-            .unwrap_or_else(|_| Err(anyhow!("it did not register in {START:?}")))
             .with_context(|| format!("cannot start the provider {id}"))?;
-        self.running.push(provider);
+        self.running.push(Provider {
+            service,
+            id,
+            address,
+            pid: process.id().context("it ended at once")?,
+            process,
+        });
         Ok(&self.running[self.running.len() - 1])
     }
 
@@ -187,35 +179,4 @@ impl Leaving {
         let seconds = self.since.elapsed().as_secs_f64();
         format!("{word} {id}: its process ended after {seconds:.1} s ({status})")
     }
-}
-
-async fn start(
-    program: &PathBuf,
-    registry: SocketAddr,
-    service: &'static str,
-    id: &str,
-) -> anyhow::Result<Provider> {
-    let mut process = Command::new(program)
-        .args(["provider", "--tied", "--name", service, "--id", id])
-        .args(["--registry", &format!("http://{registry}")])
-        // Its registry asks for none, and is no place for one that is meant for Consul.
-        .env_remove(CONSUL_TOKEN)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        // A group of its own, so that Ctrl-C reaches the demo alone.
-        .process_group(0)
-        .spawn()?;
-    let pid = process.id().context("it ended at once")?;
-    let output = process.stdout.take().expect("standard output is piped");
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line).await?;
-    let address = provider::address_of(&line).context("it ended before it had registered")?;
-    Ok(Provider {
-        service,
-        id: id.to_owned(),
-        address,
-        pid,
-        process,
-    })
 }

@@ -8,6 +8,7 @@ mod cast;
 mod children;
 mod director;
 mod load;
+mod process;
 mod provider;
 mod registry;
 mod screen;
@@ -107,7 +108,7 @@ pub(super) fn keep_registry(registry: Registry) -> anyhow::Result<ExitCode> {
 
 async fn show(args: Demo, attended: bool, stop: &CancellationToken) -> anyhow::Result<()> {
     let mut servers = Servers::start(args.port).await?;
-    let mut children = Children::new(servers.registry.address)?;
+    let mut children = Children::new(servers.registry.address);
     for (service, count) in CAST {
         for _ in 0..count {
             children.add(service).await?;

@@ -4,9 +4,7 @@
 use std::{
     convert::Infallible,
     io::{self, Write},
-    net::SocketAddr,
     pin::pin,
-    thread,
     time::Duration,
 };
 
@@ -25,6 +23,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::process;
 use crate::{
     cli::{registry, signals::Signals},
     instance::Address,
@@ -69,7 +68,7 @@ impl Provider {
     /// Serves until a signal asks to end. Prints one line when it is registered.
     pub(super) async fn run(self) -> anyhow::Result<()> {
         if self.tied {
-            tie_to_parent();
+            process::tie_to_parent();
         }
         let mut signals = Signals::take()?;
         let listener = TcpListener::bind(("127.0.0.1", self.port))
@@ -95,7 +94,7 @@ impl Provider {
         let leaving = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, id.clone(), leaving.clone()));
         entry.sign_in().await?;
-        writeln!(io::stdout(), "{}", ready_line(&id, address))?;
+        writeln!(io::stdout(), "{id} is registered and listens at {address}")?;
 
         signals.until_end().await;
         // It goes on accepting until the registry knows: until then it is sent requests.
@@ -105,25 +104,6 @@ impl Provider {
         leaving.cancel();
         serving.await.context("the server ended badly")
     }
-}
-
-/// Ends this process when standard input closes, as it does when the parent process dies.
-pub(super) fn tie_to_parent() {
-    // A plain thread: a runtime would wait for its blocked read.
-    thread::spawn(|| {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        std::process::exit(0);
-    });
-}
-
-fn ready_line(id: &str, address: SocketAddr) -> String {
-    format!("{id} is registered and listens at {address}")
-}
-
-/// The address in the line that a provider prints when it is registered, or a registry when it
-/// listens.
-pub(super) fn address_of(ready_line: &str) -> Option<SocketAddr> {
-    ready_line.trim_end().rsplit(' ').next()?.parse().ok()
 }
 
 /// Accepts until it leaves, then until the accept queue has stayed empty, then lets the requests
@@ -164,16 +144,4 @@ async fn connection(stream: TcpStream, answer: Bytes, closing: CancellationToken
         () = closing.cancelled() => serving.as_mut().graceful_shutdown(),
     }
     let _ = serving.await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ready_line_is_understood_by_its_reader() {
-        let address = "127.0.0.1:4123".parse().unwrap();
-        assert_eq!(address_of(&ready_line("hello-1", address)), Some(address));
-        assert_eq!(address_of("error: the port is taken"), None);
-    }
 }

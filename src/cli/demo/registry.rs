@@ -2,26 +2,18 @@
 //! started again, and has what it had on disk.
 
 use std::{
+    ffi::OsStr,
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
-use anyhow::{Context, anyhow};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::timeout,
-};
+use anyhow::Context;
+use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
-use super::provider;
+use super::process;
 use crate::{cli::signals::Signals, config::Embedded, embedded::Server};
-
-/// A registry that takes longer to start has failed.
-const START: Duration = Duration::from_secs(10);
 
 /// The hidden command `callboard registry`
 #[derive(clap::Args)]
@@ -39,7 +31,7 @@ impl Registry {
     /// Serves until a signal asks to end, or standard input closes, as it does when the parent
     /// process dies. Prints one line when it listens.
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        provider::tie_to_parent();
+        process::tie_to_parent();
         let mut signals = Signals::take()?;
         let settings = Embedded {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
@@ -104,25 +96,9 @@ impl RegistryProcess {
 }
 
 async fn spawn(port: u16, data: &Path) -> anyhow::Result<(Child, SocketAddr)> {
-    let program = std::env::current_exe().context("cannot find this executable")?;
-    let started = async {
-        let mut process = Command::new(program)
-            .args(["registry", "--port", &port.to_string(), "--data"])
-            .arg(data)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            // A group of its own, so that Ctrl-C reaches the demo alone.
-            .process_group(0)
-            .spawn()?;
-        let output = process.stdout.take().expect("standard output is piped");
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).await?;
-        let address = provider::address_of(&line).context("it ended before it listened")?;
-        Ok((process, address))
-    };
-    let started = timeout(START, started).await;
-    started
-        .unwrap_or_else(|_| Err(anyhow!("it did not listen in {START:?}")))
-        .context("cannot start the registry")
+    let port = port.to_string();
+    let arguments = ["registry", "--port", &port, "--data"].map(OsStr::new);
+    let arguments = arguments.into_iter().chain([data.as_os_str()]);
+    let started = process::start(arguments).await;
+    started.context("cannot start the registry")
 }
