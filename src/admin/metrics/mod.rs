@@ -3,6 +3,7 @@
 
 mod process;
 mod scrape;
+mod services;
 mod table;
 mod tls;
 
