@@ -9,7 +9,8 @@ use reqwest::{Response, Url};
 
 use super::{
     error::{BuildError, one_line},
-    room::{Body, Stalled},
+    room::Body,
+    trouble::Trouble,
 };
 use crate::{config::ClientTls, tls::client_config};
 
@@ -125,20 +126,11 @@ pub(super) fn reason_in(status: StatusCode, body: &[u8]) -> String {
     text
 }
 
-/// Why a body does not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    #[error(transparent)]
-    Http(#[from] reqwest::Error),
-    #[error(transparent)]
-    Stalled(#[from] Stalled),
-}
-
 /// The body, as far as its limit goes, and whether that was all of it.
 pub(super) async fn read_into(
     answer: &mut Response,
     mut body: Body,
-) -> Result<(Body, bool), Broken> {
+) -> Result<(Body, bool), Trouble> {
     while let Some(chunk) = body.next(answer.chunk()).await?? {
         if !body.push(&chunk).await {
             return Ok((body, false));
@@ -230,6 +222,6 @@ mod tests {
         let (body, whole) = pieces(Duration::from_secs(9)).await.unwrap();
         assert!(whole && body.len() == 3 * (64 << 10));
         let stalled = pieces(Duration::from_secs(11)).await;
-        assert!(matches!(stalled, Err(Broken::Stalled(_))));
+        assert!(matches!(stalled, Err(Trouble::Stalled(_))));
     }
 }

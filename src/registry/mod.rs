@@ -19,6 +19,7 @@ pub mod merged;
 mod pace;
 mod room;
 mod text;
+mod trouble;
 mod usage;
 pub mod watch;
 pub mod zookeeper;

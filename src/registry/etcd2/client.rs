@@ -21,6 +21,7 @@ use crate::{
         error::one_line,
         http_api,
         room::{Body, Room},
+        trouble::Trouble,
     },
 };
 
@@ -133,7 +134,7 @@ impl Client {
             let Ok(first) = timeout(wait, head.chunk()).await else {
                 return Ok(Waited::Nothing);
             };
-            let first = first.map_err(Fault::connection)?.unwrap_or_default();
+            let first = first.map_err(Trouble::from)?.unwrap_or_default();
             match self.body(head, &first).await {
                 Err(fault) if fault.is(Refusal::CLEARED) => Ok(Waited::Nothing),
                 // A server that goes down ends it so.
@@ -233,7 +234,10 @@ impl Client {
         body.push(first).await;
         let (body, whole) = http_api::read_into(&mut answer, body).await?;
         if status.is_success() {
-            return whole.then_some(body).ok_or(Fault::TooLarge(MAX_BODY));
+            return match whole {
+                true => Ok(body),
+                false => Err(Trouble::TooLarge(MAX_BODY).into()),
+            };
         }
         Err(refusal(status, &body))
     }
@@ -253,10 +257,10 @@ impl Client {
             send = send.form(request.form);
         }
         if let Some((name, password)) = &self.credentials {
-            let password = password.read_aside().await.map_err(Fault::Password)?;
+            let password = password.read_aside().await.map_err(Trouble::Password)?;
             send = send.basic_auth(name, Some(password));
         }
-        send.send().await.map_err(Fault::connection)
+        Ok(send.send().await.map_err(Trouble::from)?)
     }
 }
 
@@ -294,7 +298,7 @@ async fn within<T>(
 ) -> Result<T, Fault> {
     timeout(deadline, something)
         .await
-        .unwrap_or(Err(Fault::Silent(deadline)))
+        .unwrap_or(Err(Trouble::Silent(deadline).into()))
 }
 
 fn position(answer: &Response) -> Option<Position> {
@@ -324,5 +328,6 @@ fn refusal(status: StatusCode, body: &[u8]) -> Fault {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::Garbage(error.to_string()))
+    serde_json::from_slice(body)
+        .map_err(|error| Trouble::Garbage("etcd's JSON", error.to_string()).into())
 }

@@ -20,6 +20,7 @@ use crate::{
     registry::{
         BuildError, RegistryError, http_api,
         room::{Body, Room},
+        trouble::Trouble,
     },
 };
 
@@ -107,14 +108,14 @@ impl Client {
         let server = &self.servers[self.turn.load(Relaxed)];
         let mut answer = timeout(EXCHANGE, self.begin(server, question))
             .await
-            .unwrap_or(Err(Fault::Silent(EXCHANGE)))?;
+            .unwrap_or(Err(Trouble::Silent(EXCHANGE).into()))?;
         // A copy: the value itself would hold what it was read into until the tag is another.
         let tag = answer.headers().get(ETAG);
         let tag = tag.and_then(|tag| HeaderValue::from_bytes(tag.as_bytes()).ok());
         let body = self.room.body(MAX_BODY);
         let (body, whole) = http_api::read_into(&mut answer, body).await?;
         if !whole {
-            return Err(Fault::TooLarge(MAX_BODY));
+            return Err(Trouble::TooLarge(MAX_BODY).into());
         }
         Ok(Reply {
             status: answer.status(),
@@ -134,7 +135,7 @@ impl Client {
         if let Some(body) = question.body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(Fault::connection)?;
+        let answer = request.send().await.map_err(Trouble::from)?;
         let status = answer.status();
         if !status.is_success() && !question.also.contains(&status) {
             return Err(Fault::Refused {
@@ -150,7 +151,7 @@ impl Client {
         let Some((user, password)) = &self.login else {
             return Ok(request);
         };
-        let password = password.read_aside().await.map_err(Fault::Password)?;
+        let password = password.read_aside().await.map_err(Trouble::Password)?;
         Ok(request.basic_auth(user, Some(password)))
     }
 

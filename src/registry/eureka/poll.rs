@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config,
-    registry::{BuildError, RegistryError},
+    registry::{BuildError, RegistryError, trouble::Trouble},
 };
 
 /// Everything is asked for again after this long. A server keeps a change for three minutes: what
@@ -193,6 +193,7 @@ impl Poller {
     }
 
     fn understood(&self, reply: &Reply) -> Result<Answer, Fault> {
-        wire::read(&reply.body, self.reading).map_err(Fault::Garbage)
+        let garbage = |error| Trouble::Garbage("Eureka's JSON or XML", error);
+        wire::read(&reply.body, self.reading).map_err(|error| garbage(error).into())
     }
 }
