@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// The delays between the attempts at one thing.
@@ -140,7 +140,7 @@ struct Streak {
 impl Digest {
     /// Notes one, of which so many are said at once. Outside of a runtime the count waits for the next.
     pub(crate) fn note(self: &Arc<Self>, at_once: u32, say: impl FnOnce(u64) + Send + 'static) {
-        let mut row = self.row();
+        let mut row = self.0.lock();
         let now = Instant::now();
         let is_over = row.last.is_none_or(|last| now - last >= OVER);
         if is_over && row.latest.is_none() {
@@ -176,7 +176,7 @@ impl Digest {
     }
 
     fn sum_up(&self) {
-        let mut row = self.row();
+        let mut row = self.0.lock();
         let (latest, times) = (row.latest.take(), std::mem::take(&mut row.unsaid));
         drop(row);
         if let Some(say) = latest {
@@ -185,12 +185,8 @@ impl Digest {
     }
 
     fn is_over(&self) -> bool {
-        let row = self.row();
+        let row = self.0.lock();
         row.latest.is_none() && row.last.is_none_or(|last| last.elapsed() >= OVER)
-    }
-
-    fn row(&self) -> MutexGuard<'_, Streak> {
-        self.0.lock()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -52,12 +52,12 @@ impl Silent {
     }
 
     fn close_oldest(&self) -> bool {
-        let oldest = self.lock().ends.pop_first();
+        let oldest = self.0.line.lock().ends.pop_first();
         oldest.inspect(|(_, end)| end.cancel()).is_some()
     }
 
     fn fall(&self, end: CancellationToken) -> Quiet {
-        let mut line = self.lock();
+        let mut line = self.0.line.lock();
         let number = line.next;
         line.next += 1;
         line.ends.insert(number, end);
@@ -66,15 +66,11 @@ impl Silent {
         let silent = self.clone();
         Quiet { silent, number }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        self.0.line.lock()
-    }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        self.silent.lock().ends.remove(&self.number);
+        self.silent.0.line.lock().ends.remove(&self.number);
     }
 }
 
