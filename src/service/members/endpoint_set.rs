@@ -460,6 +460,13 @@ mod tests {
         members.take_over(&update, false)
     }
 
+    /// Healthy ones that the guard holds where many of them are lost.
+    fn guarded(numbers: std::ops::Range<u16>) -> EndpointSet {
+        let mut members = empty(guard());
+        take(&mut members, &healthy(numbers), true);
+        members
+    }
+
     /// As after a publication.
     fn retire(members: &mut EndpointSet) {
         for (endpoint, cut_at) in members.take_leaving() {
@@ -482,8 +489,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_that_stays_is_the_same_one_whatever_else_changes() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..4), true);
+        let mut members = guarded(1..4);
         let before = snapshot(&members);
         let mut heavier = healthy(1..5);
         heavier[0].weight = 7;
@@ -497,8 +503,7 @@ mod tests {
 
     #[tokio::test]
     async fn few_that_leave_are_removed_at_once() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..5), true);
+        let mut members = guarded(1..5);
         let leaves = Arc::clone(&snapshot(&members).endpoints[0]);
         assert!(!take(&mut members, &healthy(2..5), true));
         assert_eq!(snapshot(&members).endpoints.len(), 3);
@@ -510,8 +515,7 @@ mod tests {
     #[tokio::test]
     async fn many_that_leave_at_once_are_held() {
         for left in [Vec::new(), healthy(4..5), healthy(11..15)] {
-            let mut members = empty(guard());
-            take(&mut members, &healthy(1..5), true);
+            let mut members = guarded(1..5);
             assert!(take(&mut members, &left, true), "{} left", left.len());
             let pickable = snapshot(&members).endpoints;
             assert!(pickable.len() >= 4);
@@ -529,8 +533,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_given_up_is_not_held() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..5), true);
+        let mut members = guarded(1..5);
         take(&mut members, &healthy(4..5), true);
         assert_eq!(members.held().len(), 3);
         take(&mut members, &[], false);
@@ -541,8 +544,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_listed_again_serves_again_as_the_same_one() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..4), true);
+        let mut members = guarded(1..4);
         let before = snapshot(&members);
         take(&mut members, &[], true);
         assert_eq!(states(&mut members), [EndpointState::Held; 3]);
@@ -560,8 +562,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_signs_in_again_stays_held_until_its_check_has_passed() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..4), true);
+        let mut members = guarded(1..4);
         let before = snapshot(&members);
         take(&mut members, &[], true);
         let until = |members: &EndpointSet| -> Vec<_> {
@@ -591,8 +592,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_let_go_rests_if_it_has_signed_in_again_and_is_removed_if_not() {
         for doubtable in [true, false] {
-            let mut members = empty(guard());
-            take(&mut members, &healthy(1..4), true);
+            let mut members = guarded(1..4);
             take(&mut members, &[], true);
             take(&mut members, &unhealthy(1..4), true);
             // One that has signed out again is not listed any more.
@@ -622,8 +622,7 @@ mod tests {
 
     #[tokio::test]
     async fn whose_checks_fail_is_neither_picked_nor_held() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..3), true);
+        let mut members = guarded(1..3);
         let failing = [instance(1, false), instance(2, false)];
         assert!(!take(&mut members, &failing, true));
         let snapshot = snapshot(&members);
@@ -633,8 +632,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_was_removed_and_comes_back_is_the_same_while_it_works_on_something() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..5), true);
+        let mut members = guarded(1..5);
         let first = |members: &EndpointSet| Arc::clone(&snapshot(members).endpoints[0]);
         for works in [true, false] {
             let before = first(&members);
@@ -653,8 +651,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_neither_held_nor_lost() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..5), true);
+        let mut members = guarded(1..5);
         let mut renamed = healthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
@@ -672,8 +669,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_another_id_at_its_address_is_held_until_the_check_of_that_one_has_passed() {
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..5), true);
+        let mut members = guarded(1..5);
         let mut renamed = unhealthy(1..5);
         for instance in &mut renamed {
             instance.id = format!("new {}", instance.id).into();
@@ -773,8 +769,7 @@ mod tests {
             let endpoints = endpoints.endpoints.iter();
             endpoints.map(|one| one.id().address.port()).collect()
         };
-        let mut members = empty(guard());
-        take(&mut members, &healthy(1..8), true);
+        let mut members = guarded(1..8);
         let leaves = Arc::clone(&members.members.iter().next().unwrap().endpoint);
         let _works = leaves.pool(0).enter();
         // The first has left, and works on something; the second is ill; five are lost, and held.
