@@ -3,13 +3,13 @@
 //! was found, or is worth to be tried first, stands in `fuzz/corpus` and is replayed here. Compiled
 //! for tests and fuzzers only.
 
-use crate::{config, embedded, listen, proxy, registry, saved, service, upstream};
+use crate::{config, embedded, grpc, listen, proxy, registry, saved, service, upstream};
 
 /// Takes any bytes, and panics where what must hold does not.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("answer-chunks", upstream::fuzzing::chunks),
     ("answer-heads", upstream::fuzzing::heads),
     ("consul", registry::consul::fuzzing::answers),
@@ -21,6 +21,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("file", registry::file::fuzzing::files),
     ("forwarded", proxy::fuzzing::forwarded),
     ("greetings", listen::fuzzing::greetings),
+    ("grpc-status", grpc::fuzzing),
     ("journal", embedded::fuzzing::journal),
     ("proxy-toml", config::fuzzing::proxy_toml),
     ("registrations", embedded::fuzzing::registrations),

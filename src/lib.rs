@@ -17,7 +17,7 @@
 //! saved, tls: what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, door, error, evidence, metrics, scan: the ground
+//! backoff, disk, door, error, evidence, grpc, metrics, scan: the ground
 //! ```
 
 pub mod admin;
@@ -35,6 +35,7 @@ pub(crate) mod error;
 pub(crate) mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub(crate) mod grpc;
 pub mod instance;
 pub(crate) mod listen;
 pub(crate) mod metrics;

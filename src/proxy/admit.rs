@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Paths, Underscores},
-    route, scan, upstream,
+    grpc, route, scan, upstream,
 };
 
 /// What `OPTIONS` has in a path's place where it asks about the server itself (RFC 9110 9.3.7).
@@ -86,6 +86,7 @@ pub(super) fn admit(
     let body = body::of_client(incoming, stream);
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
+    record.is_grpc = fields.is_grpc;
     // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
     let expects_continue = fields.expects && parts.version != Version::HTTP_10;
     if expects_continue {
@@ -156,6 +157,8 @@ struct Fields<'a> {
     connection: bool,
     deadline: Option<Duration>,
     wants_json: bool,
+    /// It is a call of gRPC.
+    is_grpc: bool,
     /// It waits for a `100 Continue`.
     expects: bool,
     /// It asks for the WebSocket protocol.
@@ -180,6 +183,10 @@ impl<'a> Fields<'a> {
                 }
                 "accept" => {
                     fields.wants_json |= memchr::memmem::find(bytes, b"json").is_some();
+                    None
+                }
+                "content-type" => {
+                    fields.is_grpc = grpc::is_content_type(bytes);
                     None
                 }
                 "connection" => {

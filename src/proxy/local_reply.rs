@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     config::Subset,
+    grpc::{self, Code},
     service::{Attempts, CallError, Service, Undelivered},
     upstream::FailureKind,
 };
@@ -210,6 +211,9 @@ impl LocalReply {
         } else {
             record.refused(&id, attempts);
         }
+        if record.is_grpc {
+            return self.into_grpc(stream, record, status, &message, &id);
+        }
         let json = record.wants_json;
         let body = if json {
             let error = serde_json::json!({
@@ -247,6 +251,56 @@ impl LocalReply {
             say_close(&mut response);
         }
         response
+    }
+
+    /// What a client of gRPC is told: an answer of a head alone, with gRPC's status. It is counted by the
+    /// status of HTTP that another client would have.
+    #[cold]
+    fn into_grpc(
+        self,
+        stream: &RequestStream,
+        record: RequestLog,
+        status: StatusCode,
+        message: &str,
+        id: &str,
+    ) -> Response {
+        let mut response = record.reply(status, "");
+        *response.status_mut() = StatusCode::OK;
+        let message = grpc::message(&format!("{message} (request {id})"));
+        let headers = response.headers_mut();
+        let content_type = HeaderValue::from_static("application/grpc");
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert("grpc-status", self.code(status).value());
+        for (name, text) in [("grpc-message", &*message), ("x-request-id", id)] {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
+        }
+        if self.ends_connection() {
+            stream.rest.disregard_what_follows();
+            say_close(&mut response);
+        }
+        response
+    }
+
+    /// gRPC's status in the place of this one of HTTP.
+    fn code(&self, status: StatusCode) -> Code {
+        match self {
+            Self::BodyBroke(_) => Code::CANCELLED,
+            // No server here has such a method.
+            Self::NoRoute | Self::UnknownService(_) => Code::UNIMPLEMENTED,
+            Self::Limited(_) | Self::Shed(_) | Self::TooManyHeaders | Self::HeadTooLarge => {
+                Code::RESOURCE_EXHAUSTED
+            }
+            Self::CatalogNotRead | Self::NoEndpoints { .. } => Code::UNAVAILABLE,
+            Self::Failed { .. } if status == StatusCode::GATEWAY_TIMEOUT => Code::DEADLINE_EXCEEDED,
+            Self::Failed { attempts, .. } => match last_failure(attempts) {
+                Some(FailureKind::BadAnswer(_) | FailureKind::TooLarge(_)) => Code::INTERNAL,
+                _ => Code::UNAVAILABLE,
+            },
+            Self::Malformed(_) => Code::INTERNAL,
+            _ => Code::UNKNOWN,
+        }
     }
 
     /// What follows a request that was not understood need not be the next one; nor what follows a

@@ -49,6 +49,8 @@ pub(super) struct RequestLog {
     count: RequestCount,
     /// The client would rather have an error as JSON.
     pub(super) wants_json: bool,
+    /// It is a call of gRPC, whose client looks for a status of gRPC's.
+    pub(super) is_grpc: bool,
     /// What was asked for, where no endpoint has answered it.
     pub(super) question: Option<Box<Question>>,
     ending: Option<Ending>,
@@ -102,6 +104,7 @@ impl RequestLog {
         Self {
             count: RequestCount::new(arrived),
             wants_json: false,
+            is_grpc: false,
             question: None,
             ending: Some(Ending {
                 stream: Arc::clone(stream),
@@ -156,6 +159,7 @@ impl RequestLog {
             reason,
             headers,
             text,
+            ..
         } = answer.head;
         let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
         if response.body().ending.stream.client.listener.header_case == HeaderCase::Preserve {

@@ -5,6 +5,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::ext::ReasonPhrase;
 
+use crate::grpc::Code;
+
 /// The head of an answer, without what belongs to the connection.
 #[derive(Debug)]
 pub struct AnswerHead {
@@ -14,6 +16,8 @@ pub struct AnswerHead {
     pub reason: Option<ReasonPhrase>,
     /// Its end-to-end fields.
     pub headers: HeaderMap,
+    /// The status of gRPC, where the head is all of the answer (over HTTP/2): then it has failed.
+    pub grpc: Option<Code>,
     /// All of it as it came in HTTP/1.1: names have one spelling in `headers`.
     pub text: Bytes,
 }

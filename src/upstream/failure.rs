@@ -5,6 +5,8 @@ use std::{error::Error as StdError, io};
 use http::StatusCode;
 use nix::errno::Errno;
 
+use crate::grpc::Code;
+
 /// An attempt that brought no answer, or not a whole one.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
@@ -70,6 +72,9 @@ pub enum FailureKind {
     /// An answer that is not passed on, since another attempt follows.
     #[error("answered {0}")]
     Unwanted(StatusCode),
+    /// The same of an answer whose status is gRPC's.
+    #[error("answered {0}")]
+    UnwantedGrpc(Code),
     /// The endpoint was removed, and its drain deadline has passed.
     #[error("cut at the drain deadline")]
     Drained,

@@ -110,7 +110,7 @@ impl Cause {
                 Self::BadAnswer
             }
             FailureKind::Removed | FailureKind::Drained => Self::Removed,
-            FailureKind::Unwanted(_) => Self::Unwanted,
+            FailureKind::Unwanted(_) | FailureKind::UnwantedGrpc(_) => Self::Unwanted,
             FailureKind::Client(_) => Self::Client,
         }
     }

@@ -137,6 +137,14 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Integer(_))
     }
 
+    /// Its text, where it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self.value.get_ref() {
+            DeValue::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether the value is a text.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::String(_))

@@ -136,7 +136,7 @@ fn http(table: &mut Table<'_>, base: Option<&HttpHealth>) -> HttpHealth {
             Some(field) => field.parse("a host", "\"shop.example.com\"", host),
             None => base.and_then(|base| base.host.clone()),
         },
-        status: statuses::read(table, "status")
+        status: statuses::read_http(table, "status")
             .or_else(|| base.map(|base| base.status))
             .unwrap_or_else(|| Statuses::class(2)),
         header: if header.is_empty() {

@@ -1,17 +1,24 @@
-//! Sets of HTTP statuses: `[502, 503]`, `["5xx"]`, or one of them alone.
+//! Sets of statuses of HTTP, and of gRPC: `[502, 503]`, `["5xx"]`, `["grpc-unavailable"]`, or one of them
+//! alone.
 
-use crate::config::document::{field::Field, report::Wrong, table::Table};
+use crate::{
+    config::document::{field::Field, report::Wrong, table::Table},
+    grpc::Code,
+};
 
-/// A set of statuses, as a bit for each from 100 on.
+/// A set of statuses, as a bit for each from 100 on; and those of gRPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Statuses([u64; 8]);
+pub struct Statuses {
+    http: [u64; 8],
+    grpc: u32,
+}
 
 impl Statuses {
     fn of(codes: impl IntoIterator<Item = u16>) -> Self {
         let mut all = Self::default();
         for code in codes {
             let (word, bit) = place(code);
-            all.0[word] |= bit;
+            all.http[word] |= bit;
         }
         all
     }
@@ -24,18 +31,29 @@ impl Statuses {
     /// Whether the status is one of them.
     pub fn contains(&self, status: http::StatusCode) -> bool {
         let (word, bit) = place(status.as_u16());
-        self.0.get(word).is_some_and(|word| word & bit != 0)
+        self.http.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    /// Whether one of an answer's two statuses is.
+    pub(crate) fn holds(&self, status: http::StatusCode, grpc: Option<Code>) -> bool {
+        self.contains(status) || self.holds_grpc(grpc)
+    }
+
+    /// Whether the status of gRPC is one of them.
+    pub(crate) fn holds_grpc(&self, grpc: Option<Code>) -> bool {
+        grpc.is_some_and(|code| self.grpc & code.bit() != 0)
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0 == [0; 8]
+        *self == Self::default()
     }
 
     fn and(mut self, other: Self) -> Self {
-        for (word, other) in std::iter::zip(&mut self.0, other.0) {
+        for (word, other) in std::iter::zip(&mut self.http, other.http) {
             *word |= other;
         }
+        self.grpc |= other.grpc;
         self
     }
 }
@@ -47,10 +65,32 @@ fn place(code: u16) -> (usize, u64) {
 
 /// Reads a set of statuses; `None` where the key is left out.
 pub(crate) fn read(table: &mut Table<'_>, key: &'static str) -> Option<Statuses> {
+    read_set(table, key, |field| grpc(field).or_else(|| some(field)))
+}
+
+/// The same of HTTP's alone.
+pub(crate) fn read_http(table: &mut Table<'_>, key: &'static str) -> Option<Statuses> {
+    read_set(table, key, some)
+}
+
+fn read_set(
+    table: &mut Table<'_>,
+    key: &'static str,
+    some: impl Fn(&Field<'_>) -> Option<Statuses>,
+) -> Option<Statuses> {
     let field = table.take(key)?;
     let elements = field.one_or_more("502");
     let sets = elements.iter().filter_map(some);
     Some(sets.fold(Statuses::default(), Statuses::and))
+}
+
+/// One of gRPC's, where the text begins like one.
+fn grpc(field: &Field<'_>) -> Option<Statuses> {
+    let code = Code::of_name(field.text()?.strip_prefix("grpc-")?)?;
+    Some(Statuses {
+        grpc: code.bit(),
+        ..Statuses::default()
+    })
 }
 
 fn some(field: &Field<'_>) -> Option<Statuses> {
@@ -95,6 +135,20 @@ mod tests {
         assert!(has("\"5xx\"", 500) && has("\"5xx\"", 599) && !has("\"5xx\"", 499));
         assert!(has("[502, \"4xx\"]", 502) && has("[502, \"4xx\"]", 404));
         assert!(has("503", 503) && !has("503", 502) && !has("[]", 500));
+    }
+
+    #[test]
+    fn those_of_grpc_have_names() {
+        let config = config(&format!(
+            "[defaults]\nretry.on = [503, \"grpc-unavailable\"]\n{ROUTE}"
+        ));
+        let on = config.defaults.retry.on;
+        let of = |name| crate::grpc::Code::of_name(name);
+        assert!(on.holds(StatusCode::OK, of("unavailable")));
+        assert!(on.holds(StatusCode::SERVICE_UNAVAILABLE, None));
+        assert!(!on.holds(StatusCode::OK, of("internal")) && !on.holds(StatusCode::OK, None));
+        let found = errors(&format!("{ROUTE}[defaults]\nretry.on = \"grpc-late\"\n"));
+        assert!(found[0].contains("`grpc-late` is no class"), "{found:?}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ async fn call<B: Replay, H: Head + RequestInfo>(
                         });
                     }
                     Ok(opening) => Failure {
-                        kind: FailureKind::Unwanted(opening.head.status),
+                        kind: unwanted(&opening.head),
                         processed: Processed::Begun,
                     },
                     Err(failure) => failure,
@@ -115,6 +115,15 @@ async fn call<B: Replay, H: Head + RequestInfo>(
             }
         };
         Box::pin(call.settle(failure, request)).await?;
+    }
+}
+
+/// Why an answer is not passed on.
+#[cold]
+fn unwanted(head: &AnswerHead) -> FailureKind {
+    match head.grpc {
+        Some(code) => FailureKind::UnwantedGrpc(code),
+        None => FailureKind::Unwanted(head.status),
     }
 }
 
@@ -280,21 +289,27 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         let detector = self.chooser.detector;
         let retry_on = self.policy.retry.on;
         self.is_fault = detector.note_head(&self.endpoint, head, retry_on, self.began);
-        if retry_on.contains(head.status) {
-            self.next = self.instead(body.is_replayable());
+        if retry_on.holds(head.status, head.grpc) {
+            // The file names a status of gRPC, all of whose calls are POSTs.
+            let may_be_repeated = self.is_idempotent || retry_on.holds_grpc(head.grpc);
+            self.next = self.instead(body.is_replayable(), may_be_repeated);
         }
         self.next.is_none()
     }
 
     /// The endpoint that is called in the stead of the one whose answer stands in `retry.on`.
     #[cold]
-    fn instead(&mut self, is_replayable: bool) -> Option<Arc<WorkerEndpoint>> {
+    fn instead(
+        &mut self,
+        is_replayable: bool,
+        may_be_repeated: bool,
+    ) -> Option<Arc<WorkerEndpoint>> {
         let now = Instant::now();
         let tried = self.past.tried.with(&self.endpoint);
         let outcome = Outcome::Answered { in_retry_on: true };
         let next = judge(&Facts {
             outcome,
-            is_idempotent: self.is_idempotent,
+            is_idempotent: may_be_repeated,
             is_last: self.is_last(),
             is_over: self.is_over(now),
             is_replayable,
@@ -402,7 +417,12 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             failure.kind,
             FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout
         );
-        if is_late || matches!(failure.kind, FailureKind::Unwanted(_)) {
+        if is_late
+            || matches!(
+                failure.kind,
+                FailureKind::Unwanted(_) | FailureKind::UnwantedGrpc(_)
+            )
+        {
             endpoint.pool().took(self.began);
         }
         // The request's own time was at its end, which says nothing of the endpoint.

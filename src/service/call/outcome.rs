@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::queue::Seat;
 use crate::{
     config::Statuses,
+    grpc::Code,
     service::{
         Service, ServiceStats, View, WorkerEndpoint,
         endpoint::{
@@ -82,7 +83,8 @@ impl<'s> Detector<'s> {
             FailureKind::Removed
             | FailureKind::Drained
             | FailureKind::Client(_)
-            | FailureKind::Unwanted(_) => {}
+            | FailureKind::Unwanted(_)
+            | FailureKind::UnwantedGrpc(_) => {}
         }
     }
 
@@ -97,10 +99,11 @@ impl<'s> Detector<'s> {
         began: Instant,
     ) -> bool {
         let rule = self.service.policy().eject.as_ref();
-        let is_fault = rule.is_some_and(|rule| rule.statuses.contains(head.status));
+        let is_fault = rule.is_some_and(|rule| rule.statuses.holds(head.status, head.grpc));
         self.view.heard(self.worker).answers.add_one();
         let life = line.life();
-        let is_ill = is_ill(head.status) && rule.is_some_and(|rule| rule.answers);
+        let is_ill = is_ill(head.status) || head.grpc.is_some_and(Code::is_ill);
+        let is_ill = is_ill && rule.is_some_and(|rule| rule.answers);
         if is_ill {
             self.note_ill(line, began);
         } else if let Some(suspicion) = life.suspicion() {
@@ -356,6 +359,7 @@ mod tests {
             status: StatusCode::OK,
             reason: None,
             headers: HeaderMap::new(),
+            grpc: None,
             text: bytes::Bytes::new(),
         };
         for round in 0..rounds {

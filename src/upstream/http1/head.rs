@@ -284,6 +284,7 @@ fn take(
             status,
             reason: read.reason,
             headers,
+            grpc: None,
             text: head,
         },
         read.body,

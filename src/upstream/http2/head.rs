@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
 
 use crate::{
+    grpc::Code,
     instance::Address,
     upstream::{
         FailureKind, Fields, Head,
@@ -108,6 +109,7 @@ pub(super) fn answer(
     let head = AnswerHead {
         status,
         reason: None,
+        grpc: has_ended.then(|| Code::of_head(&headers)).flatten(),
         headers,
         text: Bytes::new(),
     };

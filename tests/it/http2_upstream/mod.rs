@@ -4,6 +4,7 @@
 mod connections;
 mod exchanges;
 mod frames;
+mod grpc;
 mod retries;
 
 use std::net::SocketAddr;
@@ -15,9 +16,13 @@ use crate::support::proxy::Proxy;
 /// A proxy with one worker, so that it is known which connection a request takes. It sends `/cart` to
 /// these endpoints by HTTP/2; `config` is added.
 async fn before(endpoints: &[SocketAddr], config: &str) -> Proxy {
+    let in_turn = match config.contains("eject") {
+        true => "",
+        false => "eject.answers = false\n",
+    };
     let text = format!(
         "workers = 1\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
-         [service.cart]\nprotocol = \"h2c\"\neject.answers = false\n{config}"
+         [service.cart]\nprotocol = \"h2c\"\n{in_turn}{config}"
     );
     let proxy = Proxy::start(&text).await;
     for endpoint in endpoints {
