@@ -189,6 +189,7 @@ impl OwnStatus {
             ("response", overrides.response.map(Some)),
             ("idle", overrides.idle.map(Some)),
             ("total", overrides.total),
+            ("tunnel", overrides.tunnel),
         ];
         let timeouts = timeouts.into_iter();
         Self {

@@ -97,6 +97,8 @@ pub(super) struct ServiceTraffic {
     fallbacks: u64,
     /// Requests whose client was gone before the answer.
     abandoned: u64,
+    /// Clients' connections that have gone over to another protocol, and go on.
+    tunnels: u64,
 }
 
 #[derive(Serialize)]
@@ -219,6 +221,7 @@ impl ServiceTraffic {
             failed: sum(|lane| lane.failed.value()),
             fallbacks: sum(|lane| lane.fallbacks.value()),
             abandoned: sum(|lane| lane.abandoned.value()),
+            tunnels: sum(|lane| lane.tunnels.open.value()),
         }
     }
 }

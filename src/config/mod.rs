@@ -29,6 +29,7 @@ pub use service::health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};
 pub use service::methods::Methods;
 pub use service::origin::{Combine, Origin};
 pub use service::statuses::Statuses;
+pub use service::upgrades::Upgrades;
 pub use snapshot::SavedSets;
 pub use tls::{ClientTls, EndpointTls, Pin};
 
@@ -239,6 +240,8 @@ pub struct Route {
     pub subset: Option<Arc<Subset>>,
     /// What it says of retries and time-outs; most routes say nothing.
     pub overrides: Option<Arc<Overrides>>,
+    /// What a client's connection may go over to; `None` is as its service has it.
+    pub upgrades: Option<Upgrades>,
     /// The service that is called where the route's own has no endpoint. It takes precedence over
     /// that service's `fallback`.
     pub fallback: Option<Arc<str>>,
@@ -389,6 +392,8 @@ pub struct Overrides {
     pub idle: Option<Duration>,
     /// `timeout.total`; `Some(None)` is none.
     pub total: Option<Option<Duration>>,
+    /// `timeout.tunnel`; `Some(None)` is none.
+    pub tunnel: Option<Option<Duration>>,
 }
 
 /// One of `route.split`.
@@ -445,6 +450,8 @@ pub struct Service {
     pub timeout: Timeouts,
     /// In which version of HTTP its endpoints are called; `None` where each says so itself.
     pub protocol: Option<Protocol>,
+    /// What a client's connection may go over to.
+    pub upgrades: Upgrades,
     /// Connections to its endpoints.
     pub pool: Arc<Pool>,
     /// How the endpoints that speak TLS are called.
@@ -553,6 +560,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Over all attempts, to the answer's end.
     pub total: Option<Duration>,
+    /// While a tunnel moves no byte, either way.
+    pub tunnel: Option<Duration>,
 }
 
 /// `pool`

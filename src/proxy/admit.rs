@@ -39,6 +39,8 @@ pub(super) struct Head {
     pub(super) connection: bool,
     /// How long the client waits, where it says so.
     pub(super) deadline: Option<Duration>,
+    /// Whether the connection may go over to what `Upgrade` names.
+    pub(super) may_upgrade: bool,
     /// How else an endpoint may read the path; mostly in no other way.
     pub(super) readings: Vec<String>,
 }
@@ -122,6 +124,7 @@ pub(super) fn admit(
     };
     let host = fields.host(&parts)?;
     let (connection, deadline) = (fields.connection, fields.deadline);
+    let may_upgrade = fields.upgrade && body.is_end_stream() && may_go_over(&parts);
     Ok(Admitted {
         request: upstream::Request::new(&parts.method, body, expects_continue),
         head: Head {
@@ -129,6 +132,7 @@ pub(super) fn admit(
             host,
             connection,
             deadline,
+            may_upgrade,
             readings,
         },
     })
@@ -148,6 +152,12 @@ fn check_framing(fields: &Fields<'_>, body: &RequestBody) -> Result<(), LocalRep
     Ok(())
 }
 
+/// Whether the connection may go over to what `Upgrade` names (RFC 9110 7.8), if there is no body.
+#[cold]
+fn may_go_over(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11 && connection_fields::name_upgrade(&parts.headers)
+}
+
 /// What the header fields say that matters before a request is routed, gathered in one pass.
 #[derive(Default)]
 struct Fields<'a> {
@@ -161,6 +171,8 @@ struct Fields<'a> {
     is_grpc: bool,
     /// It waits for a `100 Continue`.
     expects: bool,
+    /// There is an `Upgrade`.
+    upgrade: bool,
     /// It asks for the WebSocket protocol.
     websocket: bool,
     /// How often it has passed through this proxy.
@@ -196,6 +208,7 @@ impl<'a> Fields<'a> {
                         .then_some(LocalReply::Malformed("`Connection` names too many fields"))
                 }
                 "upgrade" => {
+                    fields.upgrade = true;
                     fields.websocket |= bytes.trim_ascii().eq_ignore_ascii_case(b"websocket");
                     None
                 }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use http::HeaderMap;
+use parking_lot::Mutex;
 
-use super::{Rest, Worker, client_certificate};
+use super::{Rest, Tunnel, Worker, client_certificate};
 use crate::{config, metrics::Counter, tls::Certificate, upstream::FieldBlock};
 
 /// A client's connection.
@@ -88,6 +89,8 @@ pub(crate) struct RequestStream {
     pub cut_short: AtomicBool,
     /// What came of it before is not written yet.
     pub unwritten: AtomicBool,
+    /// Where the answer says that the connection goes over to another protocol: what it goes over to.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
 impl RequestStream {
@@ -101,7 +104,18 @@ impl RequestStream {
             rest: Rest::default(),
             cut_short: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            tunnel: Mutex::default(),
         }
+    }
+
+    /// The connection goes over to this when the answer is written.
+    pub(super) fn goes_over(&self, tunnel: Tunnel) {
+        *self.tunnel.lock() = Some(Box::new(tunnel));
+    }
+
+    /// Takes what the connection goes over to when the answer is written.
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.lock().take()
     }
 }
 

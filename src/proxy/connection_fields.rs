@@ -34,6 +34,13 @@ impl<'h> Nominated<'h> {
     }
 }
 
+/// Whether `Connection` says that `Upgrade` is meant.
+pub(super) fn name_upgrade(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    let mut names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
 /// What a line of `Connection` names, but for what is never passed on in any case.
 pub(super) fn names(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let names = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::Rate;
 use crate::{
-    config::{self, Conditions, HostHeader, Overrides, Subset},
+    config::{self, Conditions, HostHeader, Overrides, Subset, Upgrades},
     discovery::{Directory, TaggedRoute},
     route::Table,
     service::{Service, Split},
@@ -32,6 +32,8 @@ pub struct Target {
     pub subset: Option<Arc<Subset>>,
     /// Its own retries and time-outs, where it has some.
     pub overrides: Option<Arc<Overrides>>,
+    /// What a client's connection may go over to; `None` is as its service has it.
+    pub upgrades: Option<Upgrades>,
     /// The service that is called where the route's own has no endpoint. It takes precedence over
     /// that service's `fallback`.
     pub fallback: Option<Arc<Service>>,
@@ -138,6 +140,7 @@ impl Generation {
             },
             subset: route.subset.clone(),
             overrides: route.overrides.clone(),
+            upgrades: route.upgrades.clone(),
             fallback: route.fallback.as_ref().map(declared),
             rate: rates[place].clone(),
             strip: if route.strip_prefix {
@@ -151,6 +154,7 @@ impl Generation {
             goal: Goal::Service(Arc::clone(&route.service)),
             subset: None,
             overrides: None,
+            upgrades: None,
             fallback: None,
             rate: None,
             strip: Strip::First(route.strip),

@@ -17,6 +17,7 @@ mod rate;
 mod response;
 mod spelling;
 mod to_https;
+mod tunnel;
 mod unread_body;
 mod worker;
 
@@ -38,6 +39,7 @@ pub(crate) use local_reply::refusal_of_head;
 pub(crate) use rate::Rate;
 pub(crate) use response::Response;
 pub(crate) use spelling::HeadText;
+pub(crate) use tunnel::{Tunnel, TunnelWatch};
 pub(crate) use unread_body::Rest;
 pub(crate) use worker::{Shared, Worker};
 
@@ -181,7 +183,7 @@ async fn forward(
         head,
         service,
         access,
-        host_header: target.host_header,
+        target,
         strip,
     };
     match dispatch(to, &mut outgoing, request, count, worker, asked).await {

@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 
 use super::{
-    Client, HeadText,
+    Client, HeadText, Target,
     admit::{Head, is_host},
     client_certificate,
     connection_fields::Nominated,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
     service::{Dispatched, RequestInfo, Service},
-    upstream::{self, Fields},
+    upstream::{self, Fields, Upgrade},
 };
 
 /// A client's request on its way out.
@@ -26,7 +26,8 @@ pub(super) struct Outgoing<'a, 's> {
     pub(super) service: &'s Service,
     /// Its line of the access log.
     pub(super) access: Option<&'a mut Access>,
-    pub(super) host_header: HostHeader,
+    /// Where its route leads.
+    pub(super) target: &'a Target,
     /// How many bytes of the path are taken off.
     pub(super) strip: usize,
 }
@@ -86,7 +87,7 @@ impl upstream::Head for Outgoing<'_, '_> {
     /// host, or where the service's name can be none.
     fn host(&self) -> Option<&[u8]> {
         let name = self.service.name();
-        match self.host_header {
+        match self.target.host_header {
             HostHeader::Client => self.head.host_bytes(),
             HostHeader::Name => is_host(name.as_bytes()).then_some(name.as_bytes()),
             HostHeader::Endpoint => None,
@@ -97,6 +98,17 @@ impl upstream::Head for Outgoing<'_, '_> {
         let stripped = self.split_target().0;
         end_to_end(out, self.client, self.head);
         forwarded(out, self.client, self.head, stripped.as_bytes());
+    }
+
+    fn upgrade(&self) -> Option<Box<Upgrade>> {
+        if !self.head.may_upgrade {
+            return None;
+        }
+        let upgrades = self.target.upgrades.as_ref();
+        let allowed = upgrades.unwrap_or(&self.service.policy().upgrades);
+        let lines = self.head.parts.headers.get_all(header::UPGRADE).iter();
+        let lines = lines.map(HeaderValue::as_bytes);
+        Upgrade::of(lines, |protocol| allowed.contains(protocol))
     }
 
     fn spell(&self, text: &mut [u8]) {

@@ -19,11 +19,13 @@ use tokio::time::Instant;
 use super::{
     Client, HeadText, RequestBody, RequestStream,
     failure_log::{self, Question},
+    tunnel::{Tunnel, TunnelOwner},
 };
 use crate::{
     config::{self, HeaderCase},
     instance::Address,
-    service::{RequestCount, Service},
+    metrics::Padded,
+    service::{RequestCount, Service, ServiceStats},
     upstream::{self, AnswerHead, Failure},
 };
 
@@ -161,6 +163,8 @@ impl RequestLog {
             text,
             ..
         } = answer.head;
+        let switches = answer.body.is_switched();
+        let stats = switches.then(|| self.count.stats().cloned()).flatten();
         let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
         if response.body().ending.stream.client.listener.header_case == HeaderCase::Preserve {
             *response.extensions_mut() = HeadText::new(text).for_answer();
@@ -171,7 +175,11 @@ impl RequestLog {
             response.extensions_mut().insert(reason);
         }
         say_https_only(&mut response);
-        close_where_it_ends(&mut response);
+        if switches {
+            open_tunnel(&mut response, stats);
+        } else {
+            close_where_it_ends(&mut response);
+        }
         response
     }
 
@@ -200,6 +208,31 @@ impl RequestLog {
     fn access(&mut self) -> Option<&mut Access> {
         self.parts().1
     }
+}
+
+/// Has the client's connection go over to what the endpoint's has, when this answer is written.
+#[cold]
+fn open_tunnel(response: &mut Response, stats: Option<Arc<Padded<ServiceStats>>>) {
+    let body = response.body_mut();
+    let Kind::Endpoint(answer) = mem::replace(&mut body.kind, Kind::Own(Bytes::new())) else {
+        return;
+    };
+    let Ok(switched) = answer.switched() else {
+        return;
+    };
+    let ending = body.ending.of_tunnel();
+    let stream = Arc::clone(&ending.stream);
+    let worker = Arc::clone(&stream.client.worker);
+    let headers = response.headers_mut();
+    let tunnel = Tunnel::new(
+        switched,
+        headers.get(header::UPGRADE),
+        stats,
+        worker,
+        Box::new(ending),
+    );
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    stream.goes_over(tunnel);
 }
 
 /// A copy: the value itself would hold the buffer of the whole head to the end of the answer.
@@ -258,6 +291,14 @@ impl Drop for Ending {
         client.activity.answered.store(client.now(), Relaxed);
         if let Some(access) = self.access.take() {
             access.log(client);
+        }
+    }
+}
+
+impl TunnelOwner for Ending {
+    fn end(&mut self, bytes: u64, whole: bool) {
+        if let Some(access) = &mut self.access {
+            (access.bytes, access.whole) = (bytes, whole);
         }
     }
 }
@@ -366,6 +407,16 @@ impl Kind {
 }
 
 impl Ending {
+    /// That of the tunnel that follows this answer: a request goes on for as long as its tunnel does.
+    fn of_tunnel(&mut self) -> Self {
+        self.stream.client.activity.requests.add_one();
+        Self {
+            stream: Arc::clone(&self.stream),
+            version: self.version,
+            access: self.access.take(),
+        }
+    }
+
     /// What was begun cannot be taken back: the client gets what came of it, and then its connection
     /// is cut, so that it sees that the answer is not whole.
     fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {

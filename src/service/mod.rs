@@ -46,7 +46,7 @@ pub use policy::{CallPolicy, over_at, within};
 pub use renewal::ServiceRef;
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
-pub use stats::{ServiceStats, StatusClass};
+pub use stats::{ServiceStats, StatusClass, TunnelEnd, TunnelStats};
 pub use status::{EndpointStatus, HeldStatus, Latency, Remembered, ServiceStatus, ViewStatus};
 pub use view::View;
 

@@ -34,6 +34,8 @@ pub struct ServiceStats {
     pub abandoned: Counter,
     /// From a request's arrival to the head of its answer.
     pub duration: Histogram,
+    /// Connections that went over to another protocol.
+    pub tunnels: TunnelStats,
     /// What its picks count.
     pub tally: BalanceStats,
     /// Its share of the retries.
@@ -54,6 +56,7 @@ impl ServiceStats {
             fallbacks: Counter::default(),
             abandoned: Counter::default(),
             duration: Histogram::default(),
+            tunnels: TunnelStats::default(),
             tally: BalanceStats::default(),
             budget: Budget::new(retry, workers),
         }
@@ -71,6 +74,71 @@ impl ServiceStats {
     /// How many retries the budget would grant now.
     pub fn retries_left(&self, now: Instant) -> u64 {
         self.budget.left(self.requests.value(), now)
+    }
+}
+
+/// What is counted of connections that have gone over to another protocol.
+#[derive(Debug, Default)]
+pub struct TunnelStats {
+    /// Those that were opened.
+    pub opened: Counter,
+    /// Those that are open.
+    pub open: Counter,
+    /// Bytes that went from clients to endpoints.
+    pub from_clients: Counter,
+    /// Bytes that went from endpoints to clients.
+    pub to_clients: Counter,
+    /// Those that have ended, by what has ended them.
+    pub ends: [Counter; TunnelEnd::ALL.len()],
+}
+
+/// What has ended a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// Its client has closed it first.
+    Client,
+    /// Its endpoint has closed it first.
+    Endpoint,
+    /// Its client was gone without a word.
+    ClientReset,
+    /// Its endpoint was gone without a word.
+    EndpointReset,
+    /// It was silent for too long.
+    Idle,
+    /// Its endpoint was removed, and the drain deadline has passed.
+    Removed,
+    /// The proxy ended.
+    Drained,
+}
+
+impl TunnelEnd {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Client,
+        Self::Endpoint,
+        Self::ClientReset,
+        Self::EndpointReset,
+        Self::Idle,
+        Self::Removed,
+        Self::Drained,
+    ];
+
+    /// As the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Endpoint => "endpoint",
+            Self::ClientReset => "client_reset",
+            Self::EndpointReset => "endpoint_reset",
+            Self::Idle => "idle",
+            Self::Removed => "removed",
+            Self::Drained => "drained",
+        }
+    }
+
+    /// Its place among counters.
+    pub(crate) fn index(self) -> usize {
+        self as usize
     }
 }
 

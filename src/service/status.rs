@@ -104,6 +104,8 @@ pub struct EndpointStatus {
     pub doubt: Option<Doubt>,
     /// Requests that it works on now.
     pub in_flight: u64,
+    /// Of these the clients' connections that have gone over to another protocol.
+    pub tunnels: u64,
     /// Idle connections to it.
     pub idle_connections: usize,
     /// Attempts since it was first seen.
@@ -247,6 +249,7 @@ impl EndpointStatus {
             ejection: endpoint.life().ejection(now),
             doubt: endpoint.life().doubted(now),
             in_flight: endpoint.in_flight(),
+            tunnels: sum(|pool| pool.tunnels.value()),
             idle_connections: endpoint.pools().map(Pool::idle).sum(),
             attempts: sum(|pool| pool.attempts.value()),
             failures: sum(|pool| pool.failures.value()),

@@ -12,8 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::{
-    Failure, FailureKind, InFlight, Processed, Source, answer_head::AnswerHead, http1, http2,
-    piece::Piece,
+    Failure, FailureKind, InFlight, Processed, Source, Switched, answer_head::AnswerHead, http1,
+    http2, piece::Piece, witness::Witness,
 };
 
 /// A final answer.
@@ -33,13 +33,6 @@ pub struct AnswerBody<B> {
     witness: Option<Box<dyn Witness>>,
 }
 
-/// Kept for as long as an exchange lasts, and called with how it ends.
-pub trait Witness: Send + Sync {
-    /// The answer was not whole with its head, and now is; or it broke off by the endpoint's doing.
-    /// Not called where it broke off for another cause.
-    fn ended(&self, whole: bool);
-}
-
 enum State<B> {
     /// All of it came with the head.
     Whole(
@@ -48,6 +41,8 @@ enum State<B> {
     ),
     Http1(Box<http1::Reading<B>>),
     Http2(Box<http2::Reading<B>>),
+    /// The connection speaks another protocol from here on.
+    Switched(Box<Switched>),
     Over,
 }
 
@@ -57,6 +52,7 @@ impl<B> AnswerBody<B> {
         Self::new(match left {
             http1::Left::Whole(bytes, in_flight) => State::Whole(bytes, in_flight),
             http1::Left::Reading(reading) => State::Http1(reading),
+            http1::Left::Switched(switched) => State::Switched(switched),
         })
     }
 
@@ -75,9 +71,25 @@ impl<B> AnswerBody<B> {
         }
     }
 
-    /// Whether all of it came with the head.
+    /// Whether all of it came with the head; where there is none, too.
     pub fn is_whole(&self) -> bool {
-        matches!(self.state, State::Whole(..))
+        matches!(self.state, State::Whole(..) | State::Switched(_))
+    }
+
+    /// Whether the connection goes over to another protocol with it.
+    pub(crate) fn is_switched(&self) -> bool {
+        matches!(self.state, State::Switched(_))
+    }
+
+    /// The connection, where the answer was that it goes over to another protocol.
+    pub(crate) fn switched(self) -> Result<Box<Switched>, Self> {
+        match self.state {
+            State::Switched(mut switched) => {
+                switched.witness = self.witness;
+                Ok(switched)
+            }
+            state => Err(Self { state, ..self }),
+        }
     }
 
     /// Keeps a witness until the body is read to its end, or dropped.
@@ -104,7 +116,7 @@ impl<B: Source> AnswerBody<B> {
                 match &state {
                     State::Http1(reading) => reading.exchange.pool().note_failure(kind),
                     State::Http2(reading) => reading.pool().note_failure(kind),
-                    State::Whole(..) | State::Over => {}
+                    State::Whole(..) | State::Switched(_) | State::Over => {}
                 }
                 // It was removed; or it was silent, and may have waited for the client, or for news.
                 let says_nothing = matches!(kind, FailureKind::Drained | FailureKind::Timeout);
@@ -126,7 +138,7 @@ impl<B: Source> Body for AnswerBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let (piece, over) = match &mut self.state {
-            State::Over => return Poll::Ready(None),
+            State::Over | State::Switched(_) => return Poll::Ready(None),
             State::Whole(bytes, _) => {
                 let bytes = std::mem::take(bytes);
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
@@ -156,7 +168,7 @@ impl<B: Source> Body for AnswerBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Over => true,
+            State::Over | State::Switched(_) => true,
             State::Whole(bytes, _) => bytes.is_empty(),
             State::Http1(_) | State::Http2(_) => false,
         }
@@ -164,7 +176,7 @@ impl<B: Source> Body for AnswerBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         let left = match &self.state {
-            State::Over => Some(0),
+            State::Over | State::Switched(_) => Some(0),
             State::Whole(bytes, _) => Some(bytes.len() as u64),
             State::Http1(reading) => reading.left(),
             State::Http2(reading) => reading.left(),
@@ -178,6 +190,7 @@ impl<B> fmt::Debug for AnswerBody<B> {
         f.write_str(match self.state {
             State::Whole(..) => "AnswerBody::Whole",
             State::Http1(_) | State::Http2(_) => "AnswerBody::Reading",
+            State::Switched(_) => "AnswerBody::Switched",
             State::Over => "AnswerBody::Over",
         })
     }

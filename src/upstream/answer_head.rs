@@ -10,11 +10,11 @@ use crate::grpc::Code;
 /// The head of an answer, without what belongs to the connection.
 #[derive(Debug)]
 pub struct AnswerHead {
-    /// Its status; never 1xx.
+    /// Its status; of 1xx only 101.
     pub status: StatusCode,
     /// What its status line says of the status, where that is not the usual.
     pub reason: Option<ReasonPhrase>,
-    /// Its end-to-end fields.
+    /// Its end-to-end fields; and of a 101 what the connection goes over to.
     pub headers: HeaderMap,
     /// The status of gRPC, where the head is all of the answer (over HTTP/2): then it has failed.
     pub grpc: Option<Code>,

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, Method};
 
-use super::http1;
+use super::{Upgrade, http1};
 
 /// The head of a request for an endpoint. How its body is framed is not its to say.
 pub trait Head {
@@ -18,6 +18,12 @@ pub trait Head {
 
     /// Gives its other fields, without those of a connection.
     fn fields(&self, out: &mut Fields<'_>);
+
+    /// What it asks its connection to go over to. Asked once for all endpoints that are called by one
+    /// head.
+    fn upgrade(&self) -> Option<Box<Upgrade>> {
+        None
+    }
 
     /// Spells the names in its text, where the wire format leaves that to it.
     fn spell(&self, _text: &mut [u8]) {}

@@ -16,6 +16,8 @@ pub(crate) struct Limits {
     pub attempt: Option<Duration>,
     /// Between two pieces of the answer's body.
     pub idle: Duration,
+    /// While nothing moves once the connection has gone over to another protocol.
+    pub tunnel: Option<Duration>,
     /// When all of it must be over.
     pub total: Option<Instant>,
     /// How large the answer's head may be.

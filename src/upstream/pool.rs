@@ -65,6 +65,8 @@ pub struct Pool {
     pub failures: Counter,
     /// Connections opened.
     pub opened: Counter,
+    /// Connections that have gone over to another protocol.
+    pub tunnels: Counter,
 }
 
 #[derive(Debug)]
@@ -163,6 +165,7 @@ impl Pool {
             attempts: Counter::default(),
             failures: Counter::default(),
             opened: Counter::default(),
+            tunnels: Counter::default(),
         }
     }
 
@@ -300,7 +303,8 @@ impl Pool {
         self.target.cut_at.load(Relaxed) != 0
     }
 
-    pub(super) fn is_cut(&self) -> bool {
+    /// Whether the endpoint was removed, and its drain deadline has passed.
+    pub(crate) fn is_cut(&self) -> bool {
         let cut_at = self.target.cut_at.load(Relaxed);
         cut_at != 0 && self.target.millis(Instant::now()) >= cut_at
     }

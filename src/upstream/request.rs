@@ -4,7 +4,7 @@ use http::Method;
 use http_body::Body;
 
 use super::{
-    Head, buffers,
+    Head, Upgrade, buffers,
     http1::{self, Framing},
 };
 use crate::instance::Address;
@@ -20,6 +20,8 @@ pub struct Request<B> {
     /// The answer has no body.
     pub(super) is_head: bool,
     pub(super) expects_continue: bool,
+    /// What its head asks the connection to go over to.
+    pub(super) upgrade: Option<Box<Upgrade>>,
 }
 
 impl<B: Body> Request<B> {
@@ -32,6 +34,7 @@ impl<B: Body> Request<B> {
             body: Some(body),
             is_head: *method == Method::HEAD,
             expects_continue,
+            upgrade: None,
         }
     }
 
@@ -63,11 +66,13 @@ impl<B: Body> Request<B> {
         }
         self.head.clear();
         let expects_continue = self.expects_continue && self.framing.has_body();
+        self.upgrade = head.upgrade();
         http1::write_head(
             &mut self.head,
             head,
             self.framing,
             expects_continue,
+            self.upgrade.as_deref(),
             endpoint,
         );
     }

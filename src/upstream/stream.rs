@@ -6,6 +6,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -31,6 +32,8 @@ pub(super) struct Secure {
     stream: TlsStream<TcpStream>,
     /// Whether it ever brought an answer.
     answered: bool,
+    /// Its end is to be a reset, before which nothing is said.
+    is_reset: bool,
 }
 
 /// Who is asked whether something came.
@@ -49,6 +52,7 @@ impl Stream {
         Self::Tls(Box::new(Secure {
             stream,
             answered: false,
+            is_reset: false,
         }))
     }
 
@@ -80,6 +84,19 @@ impl Stream {
             Self::Plain(_) => None,
             Self::Tls(secure) => secure.stream.get_ref().1.alpn_protocol(),
         }
+    }
+
+    /// Has the connection's end be a reset.
+    pub(super) fn reset(&mut self) {
+        let socket = match self {
+            Self::Plain(socket) => &*socket,
+            Self::Tls(secure) => {
+                secure.is_reset = true;
+                secure.stream.get_ref().0
+            }
+        };
+        // Fails only on a socket that is gone already.
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Whether the endpoint may yet say that it does not take us for who we are. In TLS 1.3 our
@@ -152,6 +169,9 @@ impl Drop for Secure {
     /// Says that this is the end, so that the endpoint need not take it for an attack. Whether
     /// there is still anybody to hear it is all the same.
     fn drop(&mut self) {
+        if self.is_reset {
+            return;
+        }
         let (socket, session) = self.stream.get_mut();
         session.send_close_notify();
         let _ = session.write_tls(&mut &*SockRef::from(&*socket));
@@ -221,7 +241,7 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, sync::Arc, time::Duration};
+    use std::{io::Write as _, sync::Arc};
 
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustls::{

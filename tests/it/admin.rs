@@ -441,6 +441,8 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         "callboard_tls_handshakes_pending",
         "callboard_tls_handshakes_total",
         "callboard_tls_reloads_total",
+        "callboard_tunnel_bytes_total",
+        "callboard_tunnels_ended_total",
     ];
     assert_eq!(silent, expected.iter().collect::<Vec<_>>());
     for (name, labels) in told {

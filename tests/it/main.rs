@@ -57,6 +57,7 @@ mod storm;
 mod structure;
 mod support;
 mod troubleshooting;
+mod upgrades;
 mod upstream_tls;
 mod urlprefix;
 mod zone;

@@ -210,6 +210,46 @@ async fn a_stream_holds_nothing_of_the_request_that_it_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_tunnel_holds_no_buffer_of_what_went_through_it() {
+    const CLIENTS: usize = 300;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let head = wire.head().await.unwrap();
+        if head.starts_with("GET /warm") {
+            return wire.send(ok("warm")).await;
+        }
+        wire.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+             Upgrade: websocket\r\n\r\n",
+        )
+        .await;
+        while let Ok(bytes) = wire.some().await {
+            if wire.stream.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = stage.client().await;
+        client
+            .send(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\
+                 Upgrade: websocket\r\n\r\n",
+            )
+            .await;
+        client.head().await.unwrap();
+        client.send(vec![b'x'; 60_000]).await;
+        client.bytes(60_000).await;
+        clients.push(client);
+    }
+    stage
+        .assert_each_holds("an idle tunnel", CLIENTS, 16 * KIB)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_client_holds_little_even_after_an_upload() {
     const CLIENTS: usize = 300;
     let backend = RawBackend::saying(ok("well"), Then::Keep).await;

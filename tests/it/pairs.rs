@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// As the table has them, in its order.
-const FEATURES: [&str; 11] = [
+const FEATURES: [&str; 12] = [
     "retry",
     "limits",
     "fallback",
@@ -26,6 +26,7 @@ const FEATURES: [&str; 11] = [
     "drain",
     "panic",
     "slow start",
+    "tunnel",
 ];
 
 #[test]

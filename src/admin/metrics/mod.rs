@@ -6,6 +6,7 @@ mod scrape;
 mod services;
 mod table;
 mod tls;
+mod tunnels;
 
 use std::{fmt, sync::Arc};
 

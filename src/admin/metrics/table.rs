@@ -10,7 +10,7 @@ use super::{
         Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
         per_service, per_shadow, per_watch,
     },
-    services, tls,
+    services, tls, tunnels,
 };
 use crate::{
     registry::watch::WatchSnapshot,
@@ -146,6 +146,34 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Requests whose client was gone before its answer.",
         |scrape, samples| per_service(scrape, samples, |lane| &lane.abandoned),
+    ),
+    metric(
+        "callboard_tunnels_open",
+        Gauge,
+        SERVICE,
+        "Client connections that have gone over to another protocol, such as WebSocket.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.tunnels.open),
+    ),
+    metric(
+        "callboard_tunnels_total",
+        Counter,
+        SERVICE,
+        "Client connections that went over to another protocol.",
+        |scrape, samples| per_service(scrape, samples, |lane| &lane.tunnels.opened),
+    ),
+    metric(
+        "callboard_tunnels_ended_total",
+        Counter,
+        &["service", "end"],
+        "Tunnels that have ended, by what has ended them.",
+        tunnels::ends,
+    ),
+    metric(
+        "callboard_tunnel_bytes_total",
+        Counter,
+        &["service", "from"],
+        "Bytes that went through tunnels, by who has sent them.",
+        tunnels::bytes,
     ),
     metric(
         "callboard_requests_unrouted_total",

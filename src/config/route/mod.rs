@@ -24,6 +24,7 @@ use super::{
         fallback,
         no_effect::Before,
         origin::{self, Origin},
+        upgrades,
     },
 };
 use subset::Subsets;
@@ -107,6 +108,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
     );
     let (overrides, follows) = Overrides::read(table);
     let rate = rate::read(table);
+    let upgrades = upgrades::read(table);
     let goal = goal(table, host.as_ref(), path.as_ref(), known);
     let subset = subsets.read(table, &known.origins(goal.as_ref()), known.registries);
     let own = match &goal {
@@ -132,6 +134,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         goal,
         subset,
         overrides,
+        upgrades,
         fallback,
         rate,
         strip_prefix,

@@ -28,6 +28,7 @@ impl Overrides {
         response: None,
         idle: None,
         total: None,
+        tunnel: None,
     };
 
     /// Reads them; and what must be looked at when the services are known.
@@ -43,6 +44,7 @@ impl Overrides {
                 response: duration("response"),
                 idle: duration("idle"),
                 total: off_or_duration(table, "total"),
+                tunnel: off_or_duration(table, "tunnel"),
             }
         });
         let follows = table.within("retry", |table| {
@@ -75,6 +77,7 @@ impl Overrides {
             response: self.response.unwrap_or(service.response),
             idle: self.idle.unwrap_or(service.idle),
             total: self.total.unwrap_or(service.total),
+            tunnel: self.tunnel.unwrap_or(service.tunnel),
         }
     }
 }
@@ -92,10 +95,10 @@ mod tests {
             timeout = { connect = "2s", response = "3s", total = "9s" }
             retry = { attempts = 5, budget = { ratio = 0.5 } }
             [service.cart]
-            timeout = { response = "4s", idle = "5s" }
+            timeout = { response = "4s", idle = "5s", tunnel = false }
             [[route]]
             path = "/a"
-            timeout = { idle = "6s", total = false }
+            timeout = { idle = "6s", total = false, tunnel = "7s" }
             service = "cart"
             [[route]]
             retry = { attempts = 2, on = [503], try_timeout = "1s" }
@@ -112,6 +115,7 @@ mod tests {
                 response: seconds(4),
                 idle: seconds(6),
                 total: None,
+                tunnel: Some(seconds(7)),
             }
         );
         assert_eq!(overrides.retry(cart.retry), cart.retry);

@@ -8,13 +8,14 @@ pub(super) mod methods;
 pub(super) mod no_effect;
 pub(super) mod origin;
 pub(super) mod statuses;
+pub(super) mod upgrades;
 pub(super) mod zone;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
     AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Protocol, Retry,
-    Service, Timeouts,
+    Service, Timeouts, Upgrades,
     document::{report::Wrong, table::Table},
     load::strict::Placed,
     registry::Registries,
@@ -67,8 +68,10 @@ fn built_in(origin: Origin) -> Service {
             response: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             total: None,
+            tunnel: Some(Duration::from_secs(3600)),
         },
         protocol: None,
+        upgrades: Upgrades::by_default(),
         pool: Arc::new(Pool {
             idle: Duration::from_secs(4),
             connections: 256,
@@ -212,6 +215,7 @@ fn policy(
         retry,
         timeout,
         protocol: protocol(table, base.protocol),
+        upgrades: upgrades::read(table).unwrap_or_else(|| base.upgrades.clone()),
         pool: table.within("pool", |table| {
             Arc::new(Pool {
                 idle: table.wait("idle", base.pool.idle),
@@ -327,6 +331,7 @@ fn timeouts(table: &mut Table<'_>, base: Timeouts) -> Timeouts {
         response: table.duration("response", base.response),
         idle: table.duration("idle", base.idle),
         total: table.optional("total", base.total),
+        tunnel: table.optional("tunnel", base.tunnel),
     }
 }
 
@@ -389,6 +394,7 @@ mod tests {
                 response: seconds(3),
                 idle: seconds(60),
                 total: None,
+                tunnel: Some(seconds(3600)),
             }
         );
         assert_eq!(

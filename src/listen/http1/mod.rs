@@ -7,6 +7,7 @@ pub(crate) mod fuzzing;
 pub(super) mod progress;
 mod stream;
 mod target;
+mod tunnel;
 
 use std::{
     future::{Future, poll_fn},
@@ -83,6 +84,27 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
         polled
     })
     .await;
+    let parts = serving.into_parts();
+    let wire = parts.io.into_inner();
+    match (requests.take_tunnel(), served) {
+        (None, served) => end(&connection, &progress, wire, served).await,
+        (Some(tunnel), Ok(Ended::Done)) => {
+            let read = parts.read_buf;
+            Box::pin(tunnel::serve(&connection, &progress, wire, read, tunnel)).await;
+        }
+        // The client has not had the answer.
+        (Some(_), _) => {}
+    }
+}
+
+/// Ends a connection whose server is done with it.
+async fn end(
+    connection: &Connection,
+    progress: &Progress,
+    mut wire: ClientStream,
+    served: hyper::Result<Ended>,
+) {
+    let requests = &progress.requests;
     // What is in progress now, or not written to its end, ends with the connection.
     if !progress.is_all_written() && !matches!(served, Ok(Ended::Done)) {
         requests.cut_short.store(true, Relaxed);
@@ -93,7 +115,6 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     let resets = cut_short && requests.http10.load(Relaxed);
     if !resets && !matches!(served, Ok(Ended::Cut)) {
         let may_come = requests.rest.may_come() || cut_short;
-        let mut wire = serving.into_parts().io.into_inner();
         leave(&connection.signal, wire.shut(), may_come).await;
     }
     if let Err(error) = served {

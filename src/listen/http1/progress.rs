@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use super::{super::stop::Stop, framing::Body};
 use crate::{
     config::HeaderCase,
-    proxy::{Client, HeadText, RequestStream},
+    proxy::{Client, HeadText, RequestStream, TunnelWatch},
 };
 use parking_lot::Mutex;
 
@@ -36,6 +36,8 @@ pub(in super::super) struct Progress {
     text: Option<Mutex<Vec<u8>>>,
     /// Since when the client takes none of an answer.
     pub(super) stuck: AtomicU64,
+    /// Of what it has gone over to.
+    tunnel: OnceLock<Arc<TunnelWatch>>,
 }
 
 impl Progress {
@@ -49,6 +51,7 @@ impl Progress {
             body: AtomicU64::new(0),
             body_is_new: AtomicBool::new(false),
             stuck: AtomicU64::new(0),
+            tunnel: OnceLock::new(),
         }
     }
 
@@ -63,9 +66,18 @@ impl Progress {
         activity.requests.value() == 0 && activity.answered.load(Relaxed) == 0
     }
 
+    /// From now on another protocol is spoken, and these time-outs are those of its tunnel.
+    pub(super) fn goes_over(&self, tunnel: &Arc<TunnelWatch>) {
+        // No connection goes over twice.
+        let _ = self.tunnel.set(Arc::clone(tunnel));
+    }
+
     /// What a client is told whose connection is open since then, and that has taken longer than the
     /// listener allows.
     pub(in super::super) fn late(&self, open: u64, now: u64) -> Option<Stop> {
+        if let Some(tunnel) = self.tunnel.get() {
+            return tunnel.is_late(now).then_some(Stop::Cut);
+        }
         let limits = &self.client().listener.timeout;
         let activity = &self.client().activity;
         let passed = |since: u64, limit: Duration| {

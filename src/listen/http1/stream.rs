@@ -80,6 +80,16 @@ impl ClientStream {
         self.transport.socket().shut()
     }
 
+    /// What was read, and not handed over.
+    pub(super) fn take_held(&mut self) -> Bytes {
+        std::mem::take(&mut self.held)
+    }
+
+    /// What is below, for bytes that are of no request.
+    pub(super) fn transport(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
     /// Whether the client has closed its side while it waits for an answer. hyper would find out
     /// by reading ahead, for which it allocates a buffer with every request.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {

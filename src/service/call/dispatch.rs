@@ -133,6 +133,11 @@ impl RequestCount {
         self.arrived
     }
 
+    /// The counters of the service that it went to last.
+    pub fn stats(&self) -> Option<&Arc<Padded<ServiceStats>>> {
+        self.stats.as_ref()
+    }
+
     fn begin(&mut self, stats: &Arc<Padded<ServiceStats>>) {
         stats.requests.add_one();
         self.stats = Some(Arc::clone(stats));

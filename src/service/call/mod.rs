@@ -170,6 +170,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
                 response: policy.timeout.response,
                 attempt: None,
                 idle: policy.timeout.idle,
+                tunnel: policy.timeout.tunnel,
                 total: chooser.by,
                 head: HeadLimits {
                     fields: answer_limits.headers,

@@ -11,7 +11,7 @@ use super::{
     exchange::Exchange,
     head::{BodyLength, Persistence},
 };
-use crate::upstream::{FailureKind, InFlight, Request, Source, buffers, piece::Piece};
+use crate::upstream::{FailureKind, InFlight, Request, Source, Switched, buffers, piece::Piece};
 
 /// What is left of an answer.
 #[allow(
@@ -22,6 +22,8 @@ pub(in crate::upstream) enum Left<B> {
     /// All of it came with the head; the connection is back already.
     Whole(Bytes, InFlight),
     Reading(Box<Reading<B>>),
+    /// The connection speaks another protocol from here on.
+    Switched(Box<Switched>),
 }
 
 /// An answer's body on its way.
@@ -59,6 +61,7 @@ impl<B: Source> Exchange<B> {
     ) -> Left<B> {
         self.sender.settled();
         match length {
+            BodyLength::Switched => Left::Switched(self.switch()),
             BodyLength::Known(length)
                 if self.read.len() as u64 >= length && self.sender.is_done() =>
             {
@@ -84,11 +87,27 @@ impl<B: Source> Exchange<B> {
                 length: match length {
                     BodyLength::Known(length) => Length::Known(length),
                     BodyLength::Chunked => Length::Chunked(Decoder::Size),
-                    BodyLength::UntilClose => Length::UntilClose,
+                    BodyLength::UntilClose | BodyLength::Switched => Length::UntilClose,
                 },
                 persistence,
             })),
         }
+    }
+
+    /// Gives the connection up to another protocol.
+    #[cold]
+    fn switch(mut self) -> Box<Switched> {
+        let early = self.read.split().freeze();
+        buffers::give_read(self.read);
+        buffers::give_write(self.sender.take_buffer());
+        self.in_flight.pool().tunnels.add_one();
+        Box::new(Switched {
+            stream: self.connection.stream,
+            early,
+            idle: self.limits.tunnel,
+            in_flight: self.in_flight,
+            witness: None,
+        })
     }
 
     /// The answer is over: its buffers go back. Whether nothing is left on either side, and the

@@ -15,12 +15,12 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     connection::Connection,
-    head::{self, Parsed},
+    head::{self, Asked, BodyLength, Parsed, Persistence},
     send::{SendError, Sender},
 };
 use crate::upstream::{
-    Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source, buffers,
-    limits::SILENCE, opening::Opening, tls,
+    Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source,
+    answer_head::AnswerHead, buffers, limits::SILENCE, opening::Opening, tls,
 };
 
 /// A request that is sent, and the answer to it that is read, on one connection.
@@ -31,8 +31,8 @@ pub(crate) struct Exchange<B> {
     pub(super) read: BytesMut,
     /// Of `read`, what is known not to be a whole head.
     looked_at: usize,
-    /// It has no body.
-    to_head_request: bool,
+    /// What the answer is read by.
+    asked: Asked,
     pub(super) limits: Limits,
     pub(in crate::upstream) in_flight: InFlight,
     /// When the endpoint last took a byte of the request.
@@ -62,7 +62,10 @@ impl<B: Source> Exchange<B> {
             sender: Sender::new(request),
             read: BytesMut::new(),
             looked_at: 0,
-            to_head_request: request.is_head,
+            asked: Asked {
+                is_head: request.is_head,
+                upgrade: request.upgrade.clone(),
+            },
             limits,
             in_flight,
             taken: now,
@@ -81,20 +84,13 @@ impl<B: Source> Exchange<B> {
         loop {
             let (limits, before) = (self.limits.head, self.read.len());
             if !self.read.is_empty() && head::may_have_ended(&self.read, self.looked_at, limits) {
-                match head::parse(&mut self.read, recycled, self.to_head_request, limits) {
+                match head::parse(&mut self.read, recycled, &self.asked, limits) {
                     Ok(Parsed::Complete(head, length, persistence)) => {
                         if before - self.read.len() > buffers::LARGEST_KEPT {
                             // What follows is not kept in so large a buffer.
                             self.read = BytesMut::from(&self.read[..]);
                         }
-                        let at = Instant::now();
-                        self.in_flight.note_answer(head.status, at);
-                        return Poll::Ready(Ok(Opening {
-                            head,
-                            at,
-                            length,
-                            persistence,
-                        }));
+                        return Poll::Ready(self.opened(head, length, persistence));
                     }
                     Ok(Parsed::Interim(status)) => {
                         self.looked_at = 0;
@@ -129,6 +125,26 @@ impl<B: Source> Exchange<B> {
                 }
             }
         }
+    }
+
+    fn opened(
+        &mut self,
+        head: AnswerHead,
+        length: BodyLength,
+        persistence: Persistence,
+    ) -> Result<Opening, Failure> {
+        let at = Instant::now();
+        self.in_flight.note_answer(head.status, at);
+        if length == BodyLength::Switched && !self.sender.is_done() {
+            let early = "101 before the request was whole";
+            return Err(self.failed(FailureKind::BadAnswer(early)));
+        }
+        Ok(Opening {
+            head,
+            at,
+            length,
+            persistence,
+        })
     }
 
     /// Ready when the endpoint has not said for long enough that it wants the body. It has half of

@@ -5,9 +5,9 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     chunked::Decoder,
-    head::{self, BodyLength, Parsed, Persistence},
+    head::{self, Asked, BodyLength, Parsed, Persistence},
 };
-use crate::upstream::{limits::HeadLimits, piece::Piece};
+use crate::upstream::{Upgrade, limits::HeadLimits, piece::Piece};
 
 /// Small, so that inputs reach them.
 const LIMITS: HeadLimits = HeadLimits {
@@ -38,21 +38,25 @@ pub(crate) fn heads(bytes: &[u8]) {
     };
     let to_head_request = first & 1 == 1;
     let step = usize::from(first >> 1).max(1);
-    let whole = read_heads(bytes, bytes.len().max(1), to_head_request);
-    let pieces = read_heads(bytes, step, to_head_request);
+    let asked = Asked {
+        is_head: to_head_request,
+        upgrade: Upgrade::of([&b"websocket, tcp"[..]].into_iter(), |_| true),
+    };
+    let whole = read_heads(bytes, bytes.len().max(1), &asked);
+    let pieces = read_heads(bytes, step, &asked);
     // What is refused need not be looked at before its end.
     if (&whole, &pieces) != (&Read::Refused, &Read::Unfinished) {
         assert_eq!(whole, pieces);
     }
 }
 
-fn read_heads(bytes: &[u8], step: usize, to_head_request: bool) -> Read {
+fn read_heads(bytes: &[u8], step: usize, asked: &Asked) -> Read {
     let mut buffer = BytesMut::new();
     let mut pieces = bytes.chunks(step);
     let (mut interim, mut looked_at) = (0, 0);
     loop {
         while !buffer.is_empty() && head::may_have_ended(&buffer, looked_at, LIMITS) {
-            match head::parse(&mut buffer, &mut HeaderMap::new(), to_head_request, LIMITS) {
+            match head::parse(&mut buffer, &mut HeaderMap::new(), asked, LIMITS) {
                 Ok(Parsed::Interim(_)) => (interim, looked_at) = (interim + 1, 0),
                 Ok(Parsed::Partial) => {
                     looked_at = buffer.len();

@@ -12,7 +12,7 @@ use http::{
 use hyper::ext::ReasonPhrase;
 
 use crate::upstream::{
-    FailureKind,
+    FailureKind, Upgrade,
     answer_head::{AnswerHead, is_hop_by_hop},
     limits::{BYTES, FIELDS, HeadLimits},
 };
@@ -24,12 +24,23 @@ const MOST_DIGITS: usize = 20;
 /// A chunked body without a byte.
 const NO_CHUNK: &[u8] = b"0\r\n\r\n";
 
+/// What the request was that is answered, as far as its answer is read by that.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    /// Its answer has no body.
+    pub(super) is_head: bool,
+    /// What it asks the connection to go over to.
+    pub(super) upgrade: Option<Box<Upgrade>>,
+}
+
 /// How the answer's body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum BodyLength {
     Known(u64),
     Chunked,
     UntilClose,
+    /// There is none: what follows is of another protocol.
+    Switched,
 }
 
 /// What a head says of the connection.
@@ -105,6 +116,8 @@ struct Connection<'a> {
     length: Option<&'a [u8]>,
     close: bool,
     keep_alive: bool,
+    upgrades: bool,
+    upgrade: Option<&'a [u8]>,
     timeout: Option<Duration>,
     nominates: bool,
 }
@@ -122,7 +135,7 @@ pub(super) fn may_have_ended(buffer: &[u8], looked_at: usize, limits: HeadLimits
 pub(super) fn parse(
     buffer: &mut BytesMut,
     recycled: &mut HeaderMap,
-    to_head_request: bool,
+    asked: &Asked,
     limits: HeadLimits,
 ) -> Result<Parsed, Refused> {
     let mut fields = [Field::default(); USUAL_FIELDS];
@@ -131,13 +144,13 @@ pub(super) fn parse(
     let read = {
         let mut slots = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
         let fields = &mut fields[..usual];
-        read(buffer, &mut slots[..usual], fields, to_head_request, limits)
+        read(buffer, &mut slots[..usual], fields, asked, limits)
     };
     let (read, fields) = match read {
         Err(Refused::TooLarge(FIELDS)) if limits.fields > usual => {
             let mut slots = vec![MaybeUninit::uninit(); limits.fields];
             many.resize(limits.fields, Field::default());
-            let read = self::read(buffer, &mut slots, &mut many, to_head_request, limits)?;
+            let read = self::read(buffer, &mut slots, &mut many, asked, limits)?;
             (read, &many[..])
         }
         read => (read?, &fields[..]),
@@ -178,7 +191,7 @@ fn read<'b>(
     buffer: &'b [u8],
     slots: &mut [MaybeUninit<httparse::Header<'b>>],
     fields: &mut [Field],
-    to_head_request: bool,
+    asked: &Asked,
     limits: HeadLimits,
 ) -> Result<Read, Refused> {
     let mut response = httparse::Response::new(&mut []);
@@ -187,17 +200,18 @@ fn read<'b>(
     };
     let code = response.code.ok_or("no status")?;
     let status = StatusCode::from_u16(code).map_err(|_| "status out of range")?;
-    if code == 101 {
-        return Err("101 to a request that asked for no upgrade".into());
-    }
-    if status.is_informational() {
+    if status.is_informational() && code != 101 {
         return Ok(Read::Interim(status, length));
     }
     let connection = locate(buffer, response.headers, fields)?;
     let http10 = response.version == Some(0);
-    let bodyless =
-        to_head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-    let body = connection.body(status, http10, bodyless)?;
+    let body = if code == 101 {
+        connection.switches(asked.upgrade.as_deref(), http10)?
+    } else {
+        let bodyless =
+            asked.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        connection.body(status, http10, bodyless)?
+    };
     Ok(Read::Complete(Complete {
         length,
         count: response.headers.len(),
@@ -205,7 +219,7 @@ fn read<'b>(
         reason: reason(status, response.reason.unwrap_or_default()),
         body,
         persistence: Persistence {
-            keep: body != BodyLength::UntilClose
+            keep: !matches!(body, BodyLength::UntilClose | BodyLength::Switched)
                 && !connection.close
                 && (!http10 || connection.keep_alive),
             timeout: connection.timeout,
@@ -272,12 +286,20 @@ fn take(
     let (status, mut persistence) = (read.status, read.persistence);
     let head = buffer.split_to(read.length).freeze();
     let mut headers = collect(&head, &fields[..read.count], read.nominates, recycled)?;
-    if status == StatusCode::NO_CONTENT {
-        // RFC 9110 8.6: a 204 carries no length.
-        headers.remove(header::CONTENT_LENGTH);
-        if read.is_coded {
-            persistence.keep &= takes_no_chunk(buffer)?;
+    match read.body {
+        BodyLength::Switched => {
+            // RFC 9110 8.6: a 1xx carries no length.
+            headers.remove(header::CONTENT_LENGTH);
+            keep_upgrade(&head, fields, &mut headers)?;
         }
+        _ if status == StatusCode::NO_CONTENT => {
+            // Nor does a 204.
+            headers.remove(header::CONTENT_LENGTH);
+            if read.is_coded {
+                persistence.keep &= takes_no_chunk(buffer)?;
+            }
+        }
+        _ => {}
     }
     Ok(Parsed::Complete(
         AnswerHead {
@@ -290,6 +312,24 @@ fn take(
         read.body,
         persistence,
     ))
+}
+
+/// Puts what the connection goes over to back among the fields.
+#[cold]
+fn keep_upgrade(
+    head: &Bytes,
+    fields: &[Field],
+    headers: &mut HeaderMap,
+) -> Result<(), &'static str> {
+    let is_upgrade = |field: &&Field| head[field.name()].eq_ignore_ascii_case(b"upgrade");
+    if let Some(field) = fields.iter().find(is_upgrade) {
+        let protocol = HeaderValue::from_bytes(&head[field.value()]);
+        headers.insert(
+            header::UPGRADE,
+            protocol.map_err(|_| "malformed header value")?,
+        );
+    }
+    Ok(())
 }
 
 /// A phrase that is passed on: the usual is known already, and stands in for none.
@@ -340,10 +380,17 @@ impl<'a> Connection<'a> {
                         self.close = true;
                     } else if token.eq_ignore_ascii_case(b"keep-alive") {
                         self.keep_alive = true;
+                    } else if token.eq_ignore_ascii_case(b"upgrade") {
+                        self.upgrades = true;
                     } else {
                         self.nominates = true;
                     }
                 }
+            }
+            // What an ordinary answer says of it counts for nothing.
+            7 if name.eq_ignore_ascii_case("upgrade") => {
+                let several = self.upgrade.is_some();
+                self.upgrade = Some(if several { b"" } else { value });
             }
             10 if name.eq_ignore_ascii_case("keep-alive") => {
                 self.timeout = tokens(value)
@@ -355,6 +402,21 @@ impl<'a> Connection<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a 101 is what was asked for: a connection that goes over to another protocol unasked
+    /// would leave the two sides to read its bytes differently.
+    fn switches(&self, asked: Option<&Upgrade>, http10: bool) -> Result<BodyLength, &'static str> {
+        let asked = asked.ok_or("101 to a request that asked for no upgrade")?;
+        let named = self.upgrade.filter(|_| self.upgrades && !http10);
+        let named = named.ok_or("101 that does not say what the connection goes over to")?;
+        if !asked.names(named) {
+            return Err("101 to another protocol than was asked for");
+        }
+        if self.transfer_encoding.is_some() || self.length.is_some_and(|length| length != b"0") {
+            return Err("101 with a body");
+        }
+        Ok(BodyLength::Switched)
     }
 
     fn body(
@@ -536,7 +598,12 @@ mod tests {
         limits: HeadLimits,
     ) -> Result<(AnswerHead, BodyLength, Persistence), Refused> {
         let mut buffer = BytesMut::from(text);
-        match parse(&mut buffer, &mut HeaderMap::new(), false, limits)? {
+        match parse(
+            &mut buffer,
+            &mut HeaderMap::new(),
+            &Asked::default(),
+            limits,
+        )? {
             Parsed::Complete(head, body, persistence) => Ok((head, body, persistence)),
             Parsed::Partial => Err("partial".into()),
             Parsed::Interim(_) => Err("interim".into()),
@@ -713,14 +780,76 @@ mod tests {
             BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 No\r\n\r\n");
         let mut map = HeaderMap::new();
         assert!(matches!(
-            parse(&mut buffer, &mut map, false, LIMITS),
+            parse(&mut buffer, &mut map, &Asked::default(), LIMITS),
             Ok(Parsed::Interim(StatusCode::EARLY_HINTS))
         ));
         assert!(matches!(
-            parse(&mut buffer, &mut map, false, LIMITS),
+            parse(&mut buffer, &mut map, &Asked::default(), LIMITS),
             Ok(Parsed::Complete(_, BodyLength::Known(0), _))
         ));
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_101_is_an_answer_only_where_it_goes_over_to_what_was_asked_for() {
+        let parsed = |asked: Option<&str>, fields: &str| {
+            let start = "HTTP/1.1 101 Switching Protocols\r\n";
+            let start = if fields.starts_with("HTTP/") {
+                ""
+            } else {
+                start
+            };
+            let mut buffer = BytesMut::from(&*format!("{start}{fields}\r\n\x01\x00"));
+            let lines = asked.into_iter().map(str::as_bytes);
+            let asked = Asked {
+                is_head: false,
+                upgrade: Upgrade::of(lines, |_| true),
+            };
+            match parse(&mut buffer, &mut HeaderMap::new(), &asked, LIMITS)? {
+                Parsed::Complete(head, body, persistence) => {
+                    assert_eq!(body, BodyLength::Switched);
+                    assert!(!persistence.keep && buffer == [1, 0][..], "{buffer:?}");
+                    Ok(head.headers)
+                }
+                _ => panic!("{fields:?}"),
+            }
+        };
+        let switches = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
+        for fields in [
+            format!("{switches}Sec-WebSocket-Accept: a\r\nContent-Length: 0\r\n"),
+            format!("Connection: x-hop\r\nX-Hop: a\r\nSec-WebSocket-Accept: a\r\n{switches}"),
+        ] {
+            let headers = parsed(Some("tcp, websocket"), &fields).unwrap();
+            assert_eq!(headers.len(), 2, "{headers:?}");
+            assert_eq!(headers["upgrade"], "WebSocket");
+            assert_eq!(headers["sec-websocket-accept"], "a");
+        }
+        let refused =
+            |asked, fields: &str| matches!(parsed(asked, fields), Err(Refused::Unsound(_)));
+        assert!(refused(None, switches));
+        for (asked, fields) in [
+            ("tcp", switches.to_owned()),
+            ("websocket", String::new()),
+            ("websocket", "Upgrade: websocket\r\n".to_owned()),
+            ("websocket", "Connection: upgrade\r\n".to_owned()),
+            (
+                "websocket",
+                "Connection: upgrade\r\nUpgrade: \r\n".to_owned(),
+            ),
+            ("websocket", format!("{switches}Upgrade: websocket\r\n")),
+            (
+                "websocket, tcp",
+                "Connection: upgrade\r\nUpgrade: websocket, tcp\r\n".to_owned(),
+            ),
+            ("websocket", format!("{switches}Content-Length: 2\r\n")),
+            (
+                "websocket",
+                format!("{switches}Transfer-Encoding: chunked\r\n"),
+            ),
+            ("websocket", format!("HTTP/1.0 101 Switching\r\n{switches}")),
+        ] {
+            assert!(refused(Some(asked), &fields), "{asked}: {fields:?}");
+        }
     }
 
     #[test]
@@ -754,7 +883,13 @@ mod tests {
         ] {
             let text = format!("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n{after}");
             let mut buffer = BytesMut::from(&*text);
-            let parsed = parse(&mut buffer, &mut HeaderMap::new(), false, LIMITS).unwrap();
+            let parsed = parse(
+                &mut buffer,
+                &mut HeaderMap::new(),
+                &Asked::default(),
+                LIMITS,
+            )
+            .unwrap();
             let Parsed::Complete(head, body, persistence) = parsed else {
                 panic!("{after:?}");
             };

@@ -15,7 +15,7 @@ use proptest::{
 use super::{
     chunked::Decoder,
     framing::Framing,
-    head::{self, BodyLength, Parsed},
+    head::{self, Asked, BodyLength, Parsed},
     request_head::write_head,
 };
 use crate::{
@@ -279,7 +279,14 @@ fn received(wire: &[u8], cuts: &[Index]) -> Option<(u16, HeaderMap, Vec<u8>)> {
         if buffer.is_empty() {
             continue;
         }
-        match head::parse(&mut buffer, &mut HeaderMap::new(), false, LIMITS).ok()? {
+        match head::parse(
+            &mut buffer,
+            &mut HeaderMap::new(),
+            &Asked::default(),
+            LIMITS,
+        )
+        .ok()?
+        {
             Parsed::Partial => {}
             Parsed::Interim(_) => return None,
             Parsed::Complete(head, length, persistence) => break (head, length, persistence),
@@ -291,7 +298,7 @@ fn received(wire: &[u8], cuts: &[Index]) -> Option<(u16, HeaderMap, Vec<u8>)> {
             pieces.for_each(|piece| buffer.extend_from_slice(piece));
             body.extend_from_slice(buffer.get(..usize::try_from(length).ok()?)?);
         }
-        BodyLength::UntilClose => return None,
+        BodyLength::UntilClose | BodyLength::Switched => return None,
         BodyLength::Chunked => {
             let mut decoder = Decoder::Size;
             loop {
@@ -318,7 +325,7 @@ proptest! {
     ) {
         let endpoint = Address::new("10.0.0.7", 8080).unwrap();
         let mut wire = Vec::new();
-        write_head(&mut wire, &request, framing, expects, &endpoint);
+        write_head(&mut wire, &request, framing, expects, None, &endpoint);
         let (method, target, fields) = read(&wire).expect("it is sound");
         prop_assert_eq!(method, request.method.as_str());
         prop_assert_eq!(target, request.target);

@@ -4,7 +4,10 @@
 use super::{Framing, field};
 use crate::{
     instance::Address,
-    upstream::head::{Fields, Head},
+    upstream::{
+        Upgrade,
+        head::{Fields, Head},
+    },
 };
 
 /// Writes a head with its empty line, for a body that is framed like this.
@@ -13,6 +16,7 @@ pub(in crate::upstream) fn write_head(
     head: &impl Head,
     framing: Framing,
     expects_continue: bool,
+    upgrade: Option<&Upgrade>,
     endpoint: &Address,
 ) {
     out.extend_from_slice(head.method().as_str().as_bytes());
@@ -29,6 +33,10 @@ pub(in crate::upstream) fn write_head(
     framing.write(out, head.method());
     if expects_continue {
         field(out, "expect", b"100-continue");
+    }
+    if let Some(upgrade) = upgrade {
+        field(out, "connection", b"upgrade");
+        field(out, "upgrade", upgrade.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
     head.spell(out);

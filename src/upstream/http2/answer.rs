@@ -42,7 +42,8 @@ impl<B: Source> Exchange<B> {
             // A request of which there is more is given up with its stream.
             BodyLength::Known(0) => return Left::Whole(self.in_flight),
             BodyLength::Known(left) => Some(left),
-            BodyLength::Chunked | BodyLength::UntilClose => None,
+            // A stream goes over to nothing.
+            BodyLength::Chunked | BodyLength::UntilClose | BodyLength::Switched => None,
         };
         Left::Reading(Box::new(Reading {
             late: at + self.limits.idle,

@@ -1,0 +1,45 @@
+//! A connection that has gone over from HTTP/1.1 to another protocol: what its server has read and not
+//! used is the client's first word in it.
+
+use std::{sync::atomic::Ordering::Relaxed, task::Context};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    super::{Connection, Stop, stop::Orders},
+    progress::Progress,
+    stream::ClientStream,
+};
+use crate::proxy::Tunnel;
+
+/// Serves the tunnel to its end. `read` is what was read of the client behind its request.
+pub(super) async fn serve(
+    connection: &Connection,
+    progress: &Progress,
+    mut wire: ClientStream,
+    read: Bytes,
+    tunnel: Box<Tunnel>,
+) {
+    // The server gives up what it has not written: a client that took no answer before this one has
+    // not seen that its connection goes over.
+    if progress.stuck.load(Relaxed) != 0 {
+        return;
+    }
+    progress.goes_over(tunnel.watch());
+    let early = joined(read, wire.take_held());
+    let mut orders = Orders::to(&connection.signal);
+    let is_told = |cx: &mut Context<'_>| orders.last(cx.waker()) == Stop::Cut;
+    let is_abrupt = tunnel.run(wire.transport(), early, is_told).await;
+    if is_abrupt {
+        wire.transport().socket().reset();
+    }
+}
+
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    if second.is_empty() {
+        return first;
+    }
+    let mut both = BytesMut::from(first);
+    both.extend_from_slice(&second);
+    both.freeze()
+}
