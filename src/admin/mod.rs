@@ -1,10 +1,12 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON. Shows, and
-//! changes nothing but whether a service is pinned to a set, and who has the addresses of a proxy
-//! that drains.
+//! changes nothing but whether a service is pinned to a set, what of proxy.toml runs, and who has the
+//! addresses of a proxy that drains.
 
 mod handover;
 mod metrics;
 mod ready;
+mod reload;
+mod reloader;
 mod routes;
 mod selection;
 mod service;
@@ -13,6 +15,7 @@ mod view;
 
 pub use metrics::{Kind, METRICS, Metric};
 pub use ready::DRAINING;
+pub use reloader::{LastReload, Reload, ReloadError, ReloadStatus};
 pub use view::View;
 
 use std::{
@@ -58,6 +61,7 @@ Callboard
 /api/services/{name}   one service of it
     …/journal          what became of its set
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
+/api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
 
@@ -133,6 +137,7 @@ fn router(context: Context) -> Router {
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))
         .route("/api/status", get(status::status))
+        .route("/api/reload", post(reload::reload))
         .route("/api/handover", post(handover::hand_over))
         .route(
             "/api/services/{*name}",
@@ -203,6 +208,7 @@ mod tests {
         let context = Context {
             view: View {
                 shared: Arc::new(proxy::Shared::new(generation, config::Access::Off)),
+                reload: Box::new(reloader::testing::Never),
                 workers: Vec::new(),
                 connections: Box::new(|| 0),
                 listeners: Vec::new(),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     ready::Readiness,
+    reload::ReloadShown,
     routes::RouteStatus,
     selection::Selection,
     view::{Context, Shown},
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     config::RegistryKind,
     discovery::{Directory, Quarantined},
+    proxy::Worker,
     registry::{Watches, watch::WatchSnapshot},
     saved,
     service::{Service, ServiceStats, ServiceStatus},
@@ -44,6 +46,7 @@ struct Status {
     next: Option<Arc<str>>,
     /// Those that stay with a set, whatever their registries say.
     pinned: Vec<Arc<str>>,
+    reload: ReloadShown,
     /// `None` where nothing is kept on disk.
     snapshot: Option<saved::Status>,
     registries: Vec<RegistryStatus>,
@@ -139,14 +142,7 @@ impl Status {
             listeners: view.listeners.clone(),
             tls: view.tls.iter().map(TlsStatus::of).collect(),
             connections: (view.connections)(),
-            workers: view
-                .workers
-                .iter()
-                .map(|worker| WorkerStatus {
-                    unrouted: worker.unrouted.value(),
-                    refused: worker.refused.value(),
-                })
-                .collect(),
+            workers: view.workers.iter().map(WorkerStatus::of).collect(),
             routes: std::iter::zip(0.., &generation.config.routes)
                 .filter(|_| selection.begins())
                 .filter(|(_, route)| selection.names_one_of(&route.goal))
@@ -176,6 +172,7 @@ impl Status {
                 .filter(|service| service.is_pinned())
                 .map(|service| Arc::clone(service.name()))
                 .collect(),
+            reload: view.reload.status().into(),
             snapshot: view.snapshot.as_ref().map(|store| store.status()),
             registries: generation
                 .config
@@ -183,6 +180,15 @@ impl Status {
                 .iter()
                 .map(|(name, registry)| RegistryStatus::of(name, &registry.kind, directory))
                 .collect(),
+        }
+    }
+}
+
+impl WorkerStatus {
+    fn of(worker: &Arc<Worker>) -> Self {
+        Self {
+            unrouted: worker.unrouted.value(),
+            refused: worker.refused.value(),
         }
     }
 }

@@ -10,6 +10,7 @@ use axum::extract::State;
 use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
+use super::reloader::Reload;
 use crate::{
     control::access::Access,
     proxy::{Shared, Worker},
@@ -21,6 +22,8 @@ use crate::{
 pub struct View {
     /// The generation, and whether the proxy is ready or draining.
     pub shared: Arc<Shared>,
+    /// Has the file read again.
+    pub reload: Box<dyn Reload>,
     /// The workers' own counters.
     pub workers: Vec<Arc<Worker>>,
     /// Counts the open client connections.

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod predecessor;
+mod reload;
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin,
+    admin::{self, Reload as _},
     config::{Config, RegistryKind},
     discovery::{self, Directory},
     embedded,
@@ -31,6 +32,8 @@ use crate::{
 };
 use certificates::Certificates;
 use predecessor::Predecessor;
+pub use reload::Source;
+use reload::{Reloader, forget_generations, identities};
 
 /// A proxy that runs.
 pub struct App {
@@ -41,6 +44,7 @@ pub struct App {
     registry: Option<SocketAddr>,
     /// A successor wants the addresses of one that drains.
     handover: CancellationToken,
+    reloader: Reloader,
     tasks: ControlTasks,
 }
 
@@ -77,6 +81,14 @@ impl App {
     /// # Errors
     /// Among others where a port is taken, also by another Callboard.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_of(config, None).await
+    }
+
+    /// The same with a configuration that can be read again, for reloads.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub async fn start_of(config: Config, source: Option<Source>) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let workers = config.workers.get();
         let certificates = Certificates::open(&config)?;
@@ -96,7 +108,7 @@ impl App {
         let saved = snapshot
             .as_ref()
             .map_or_else(Contents::default, |store| store.read());
-        let directory = Directory::start(&config, registries, &saved)?;
+        let directory = Directory::start(&config, registries.clone(), &saved)?;
         drop(saved);
         let generation = Generation::new(Arc::clone(&config), directory);
         let shared = Arc::new(Shared::new(generation, config.log.access));
@@ -106,7 +118,9 @@ impl App {
         let workers = Workers::start(workers, bound).map_err(StartError::Worker)?;
 
         let handover = CancellationToken::new();
+        let reloader = Reloader::new(source, Arc::clone(&shared), snapshot.clone(), registries);
         let view = admin::View {
+            reload: Box::new(reloader.clone()),
             shared: Arc::clone(&shared),
             workers: workers.all().to_vec(),
             connections: Box::new(workers.connection_count()),
@@ -117,7 +131,12 @@ impl App {
         };
         tasks.spawn(|ending| admin.run(view, ending));
         tasks.follow(&shared, snapshot);
+        let following = reloader.clone();
+        tasks.spawn(|ending| following.follow_file(ending));
+        let past = Arc::clone(&shared);
+        tasks.spawn(|ending| forget_generations(past, ending));
         Ok(Self {
+            reloader,
             shared,
             workers,
             listeners,
@@ -141,6 +160,12 @@ impl App {
     /// Where the embedded registry listens, if there is one.
     pub fn registry(&self) -> Option<SocketAddr> {
         self.registry
+    }
+
+    /// Reads its file again, and has what it says take the place of what runs; what came of that is in
+    /// the log.
+    pub async fn reload(&self) {
+        let _ = self.reloader.reload(false).await;
     }
 
     /// Whether it may be sent traffic.
@@ -275,11 +300,8 @@ fn store(config: &Config) -> Option<Arc<Store>> {
     registries
         .any(|registry| registry.kind.is_elsewhere())
         .then(|| {
-            let named = config.registries.iter();
-            let identities =
-                named.map(|(name, registry)| (Arc::clone(name), registry.kind.identity()));
             let (file, max_age) = (settings.file.clone(), settings.max_age);
-            Arc::new(Store::new(file, max_age, identities.collect()))
+            Arc::new(Store::new(file, max_age, identities(config)))
         })
 }
 

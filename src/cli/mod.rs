@@ -14,6 +14,7 @@ mod page;
 mod plain;
 mod register;
 mod registry;
+mod reload;
 mod run;
 mod signals;
 
@@ -44,6 +45,8 @@ enum Command {
     Check(check::Check),
     /// Ask whether a proxy on this machine is alive: the status says so
     Health(health::Health),
+    /// Have a proxy on this machine read its configuration file again
+    Reload(reload::Reload),
     /// Keep a provider registered, and run the command that is the provider
     Register(Box<register::Register>),
     /// Show it all on this machine: the proxy, a registry, five providers and a steady load
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Init(init) => init::init(&init),
         Command::Check(check) => check::check(&check),
         Command::Health(health) => health::health(&health),
+        Command::Reload(reload) => reload::reload(&reload),
         Command::Register(register) => register::register(*register),
         Command::Demo(demo) => demo::demo(demo),
         Command::Provider(provider) => demo::provide(provider),

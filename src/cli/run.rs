@@ -16,7 +16,7 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    app::{App, StartError},
+    app::{App, Source, StartError},
     config::Config,
     control::server::reachable,
     embedded,
@@ -45,7 +45,16 @@ pub(super) fn run(run: Run) -> anyhow::Result<ExitCode> {
     let _flushed_at_exit = logging::start(&config.log, stdout())?;
     introduce(&config, file.as_deref());
     descriptors::fit(&mut config.listeners, descriptors::raise());
-    serve(config, is_unsaid)?;
+    let source = file.map(|path| Source {
+        path,
+        read: Box::new(|path| {
+            Config::load(path).map(|mut config| {
+                descriptors::fit(&mut config.listeners, descriptors::raise());
+                config
+            })
+        }),
+    });
+    serve(config, source, is_unsaid)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -71,7 +80,7 @@ fn introduce(config: &Config, file: Option<&Path>) {
 }
 
 /// Serves until a signal asks to end, then drains; a second one ends it at once.
-fn serve(config: Config, is_unsaid: bool) -> anyhow::Result<()> {
+fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -79,7 +88,7 @@ fn serve(config: Config, is_unsaid: bool) -> anyhow::Result<()> {
         .build()?;
     let served = control.block_on(async {
         let mut signals = Signals::take()?;
-        let app = match App::start(config).await {
+        let app = match App::start_of(config, source).await {
             Ok(app) => app,
             Err(error) => return Err(with_hint(error).await),
         };
@@ -93,7 +102,12 @@ fn serve(config: Config, is_unsaid: bool) -> anyhow::Result<()> {
         if is_unsaid {
             tracing::info!("{NEXT}");
         }
-        let signal = signals.until_end().await;
+        let signal = loop {
+            match signals.until_end_or(Some(Signal::SIGHUP)).await {
+                Signal::SIGHUP => app.reload().await,
+                signal => break signal,
+            }
+        };
         tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
         // A person who presses Ctrl-C has no balancer in front that needs the time.
         let drained = async {

@@ -44,8 +44,18 @@ impl Signals {
     /// Waits for one that asks to end; the others do nothing. Cancel-safe.
     pub(super) async fn until_end(&mut self) -> Signal {
         loop {
-            let signal = self.next().await;
+            let signal = self.until_end_or(None).await;
             if ENDING.contains(&signal) {
+                return signal;
+            }
+        }
+    }
+
+    /// The same, or for one that asks for this. Cancel-safe.
+    pub(super) async fn until_end_or(&mut self, other: Option<Signal>) -> Signal {
+        loop {
+            let signal = self.next().await;
+            if ENDING.contains(&signal) || Some(signal) == other {
                 return signal;
             }
             tracing::info!("{signal} came, which does nothing here");

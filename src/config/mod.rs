@@ -2,6 +2,7 @@
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
 mod addresses;
+mod changes;
 mod document;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -15,6 +16,7 @@ mod snapshot;
 mod testing;
 mod tls;
 
+pub use changes::Changes;
 pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
@@ -43,6 +45,8 @@ use ipnet::IpNet;
 pub struct Config {
     /// Worker threads; by default the cores this process may use (cgroup quota included).
     pub workers: NonZeroUsize,
+    /// Whether the file is read again when it has changed.
+    pub watch_config: bool,
     /// Logging.
     pub log: Log,
     /// How the process ends.
@@ -78,7 +82,7 @@ impl Config {
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// How lines look.
     pub format: LogFormat,
@@ -111,7 +115,7 @@ pub enum LogFormat {
 }
 
 /// `[drain]`: what SIGTERM does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     /// How long the proxy goes on accepting after it has said that it is not ready.
     pub notice: Duration,
@@ -120,7 +124,7 @@ pub struct Drain {
 }
 
 /// One address of a `[[listen]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
@@ -180,7 +184,7 @@ pub enum HeaderCase {
 }
 
 /// `listen.timeout`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenTimeouts {
     /// From a request's first byte (or a connection's start) to the end of its head.
     pub header: Duration,
@@ -195,7 +199,7 @@ pub struct ListenTimeouts {
 }
 
 /// `listen.limits`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenLimits {
     /// Connections at once, over all workers.
     pub connections: usize,
@@ -212,7 +216,7 @@ pub struct ListenLimits {
 }
 
 /// `[admin]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,

@@ -195,10 +195,15 @@ impl ServiceFactory {
         Ok(factory)
     }
 
-    /// Whether there is a registry for each service.
+    /// Whether there is a registry for each service that may be called.
     fn can_make(&self, config: &config::Config) -> Result<(), StartError> {
-        let described = config.services.values().map(AsRef::as_ref);
-        let policies = std::iter::once(&config.defaults).chain(described);
+        let mut routes = config.routes.iter();
+        let any = routes.any(|route| route.goal == config::Goal::Template);
+        let reached = any.then_some(&config.defaults).into_iter();
+        let described = config.services.values().filter(|_| any);
+        let reached = reached.chain(described.map(AsRef::as_ref));
+        let declared = config.declared().map(|name| &**self.policy(name));
+        let policies = declared.chain(reached);
         let mut names = policies.flat_map(|policy| policy.origin.registries());
         names.try_for_each(|name| self.registry(name).map(|_| ()))
     }

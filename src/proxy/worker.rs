@@ -26,6 +26,9 @@ pub struct Shared {
     number: AtomicU64,
     /// Has changes of the generation come one after the other.
     updating: Mutex<()>,
+    /// Those before it, which requests may still use. The control plane lets go of them: no worker
+    /// has the time to.
+    past: Mutex<Vec<Arc<Generation>>>,
     /// Whether the process is on its way out: every answer then ends its connection.
     pub draining: AtomicBool,
     /// Whether the proxy may be sent traffic.
@@ -43,6 +46,7 @@ impl Shared {
             generation: ArcSwap::from_pointee(generation),
             number: AtomicU64::new(0),
             updating: Mutex::default(),
+            past: Mutex::default(),
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             access_log,
@@ -67,9 +71,18 @@ impl Shared {
         let _turn = self.updating.lock();
         let current = self.generation.load_full();
         let next = make(&current)?;
+        self.past.lock().push(current);
         self.generation.store(Arc::new(next));
         self.number.fetch_add(1, Release);
         Ok(())
+    }
+
+    /// Lets go of those before the current generation that no request uses any more.
+    pub fn forget_past(&self) {
+        let is_over = |past: &mut Arc<Generation>| Arc::strong_count(past) == 1;
+        // Dropped outside of the lock: that of many routes takes a while.
+        let over: Vec<_> = self.past.lock().extract_if(.., is_over).collect();
+        drop(over);
     }
 
     /// All services of the current generation.

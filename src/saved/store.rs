@@ -21,7 +21,7 @@ pub struct Store {
     path: PathBuf,
     max_age: Duration,
     /// Which registry has which name.
-    registries: BTreeMap<Arc<str>, String>,
+    registries: Mutex<BTreeMap<Arc<str>, String>>,
     /// Held from the first time that it is written.
     lock: Mutex<Option<fs::File>>,
     known: Mutex<Known>,
@@ -80,10 +80,15 @@ impl Store {
         Self {
             path,
             max_age,
-            registries,
+            registries: Mutex::new(registries),
             lock: Mutex::default(),
             known: Mutex::default(),
         }
+    }
+
+    /// The names have these registries from now on.
+    pub fn follow(&self, registries: BTreeMap<Arc<str>, String>) {
+        *self.registries.lock() = registries;
     }
 
     /// Where it is.
@@ -102,7 +107,7 @@ impl Store {
         };
         match read {
             Ok(mut contents) => {
-                let of_others = contents.drop_others(&self.registries);
+                let of_others = contents.drop_others(&self.registries.lock());
                 let too_old = contents.drop_older(self.max_age, SystemTime::now());
                 let entries = contents.len();
                 tracing::info!(file = %path, entries, too_old, "the last good sets were read from the snapshot");
@@ -129,7 +134,8 @@ impl Store {
     /// # Errors
     /// Why not, in a line; what was there stays.
     pub fn write(&self, contents: &Contents) -> Result<(), String> {
-        let written = self.replace(&contents.write(&self.registries));
+        let registries = self.registries.lock().clone();
+        let written = self.replace(&contents.write(&registries));
         let mut known = self.known();
         known.error = written.as_ref().err().cloned();
         match written {

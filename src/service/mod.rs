@@ -38,6 +38,7 @@ pub use endpoint::state::EndpointState;
 pub use endpoint::{Endpoint, EndpointId, WorkerEndpoint};
 pub use health::prober::Checkup;
 pub use members::combine::Difference;
+pub(crate) use members::history::unix_seconds;
 pub use members::history::{Change, EntryStatus, Why};
 pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, unpin};
 #[cfg(test)]

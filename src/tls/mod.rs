@@ -19,5 +19,6 @@ pub(crate) use certificate::{AlternativeName, Certificate};
 pub(crate) use client::{Client, client_config};
 pub(crate) use pem::TlsError;
 pub(crate) use server::{CertificateStatus, Server, TicketStatus};
+pub(crate) use stamp::{Stamp, stamp};
 #[cfg(test)]
 pub(crate) use testing::Folder;

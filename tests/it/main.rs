@@ -49,6 +49,7 @@ mod rates;
 mod recipes;
 mod register;
 mod register_everywhere;
+mod reload;
 mod routes;
 mod run;
 mod serving;

@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    admin::{ready::Readiness, selection::Selection, view::Context},
+    admin::{ReloadStatus, ready::Readiness, selection::Selection, view::Context},
     config,
     metrics::{BOUNDS, Counter, HistogramSum},
     proxy::{Rate, Worker},
@@ -86,6 +86,7 @@ pub(super) struct Scrape<'a> {
     pub(super) splits: Vec<(RouteLabels, Arc<Split>)>,
     /// Of each registry that holds a limited number.
     pub(super) watches: Vec<(Arc<str>, Watches)>,
+    pub(super) reload: ReloadStatus,
     /// `None` where nothing is kept on disk.
     pub(super) snapshot: Option<saved::Status>,
 }
@@ -113,6 +114,7 @@ impl<'a> Scrape<'a> {
             catalogs: catalogs
                 .map(|(_, watch, listed)| (watch.snapshot(), listed.len()))
                 .collect(),
+            reload: context.view.reload.status(),
             snapshot: context.view.snapshot.as_ref().map(|store| store.status()),
             rates: std::iter::zip(routes, &generation.targets)
                 .filter_map(|(route, target)| Some((labels(route), target.rate.clone()?)))

@@ -555,6 +555,26 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| samples.add(&[], scrape.readiness.draining),
     ),
     metric(
+        "callboard_reloads_total",
+        Counter,
+        &["result"],
+        "Times that proxy.toml was read again.",
+        |scrape, samples| {
+            samples.add(&["applied"], scrape.reload.applied)?;
+            samples.add(&["failed"], scrape.reload.failed)
+        },
+    ),
+    metric(
+        "callboard_last_reload_successful",
+        Gauge,
+        &[],
+        "Whether what proxy.toml says runs, as far as the last reload tells.",
+        |scrape, samples| {
+            let last = scrape.reload.last.as_ref();
+            samples.add(&[], last.is_none_or(|last| last.error.is_none()))
+        },
+    ),
+    metric(
         "callboard_unread",
         Gauge,
         &[],

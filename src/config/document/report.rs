@@ -90,6 +90,21 @@ impl Report {
     }
 }
 
+impl Report {
+    /// On one line: where each error is, and what it is.
+    pub fn in_a_line(&self) -> String {
+        let line = |error: &Diagnostic| {
+            let place = error.place.as_ref();
+            let place = place.map(|place| format!("{}:{}:", place.line, place.column));
+            let key = error.key.as_ref().map(|key| format!("{key}: "));
+            let (place, key) = (place.unwrap_or_default(), key.unwrap_or_default());
+            format!("{}:{place} {key}{}", self.file, error.message)
+        };
+        let errors: Vec<_> = self.diagnostics.iter().map(line).collect();
+        errors.join("; ")
+    }
+}
+
 impl std::error::Error for Report {}
 
 impl Serialize for Report {

@@ -149,6 +149,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let routes = route::read(top, &known, needed);
     let mut config = Config {
         workers: workers(top),
+        watch_config: top.flag("watch_config", false),
         log: top.within("log", log),
         drain: top.within("drain", drain),
         listeners,

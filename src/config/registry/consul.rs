@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(60);
 const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// `[registry.consul]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consul {
     /// The agents' base URLs, without a trailing slash, in the order in which they are asked; at
     /// least one.

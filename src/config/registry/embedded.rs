@@ -12,7 +12,7 @@ use crate::config::{
 };
 
 /// `[registry.embedded]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Embedded {
     /// Where its HTTP API listens.
     pub address: SocketAddr,

@@ -13,7 +13,7 @@ use crate::config::{
 const DEFAULT: &str = "http://127.0.0.1:2379";
 
 /// `[registry.etcd]`, `[registry.etcd2]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Etcd {
     /// The members' base URLs, without a trailing slash; at least one.
     pub addresses: Vec<String>,

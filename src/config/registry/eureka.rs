@@ -15,7 +15,7 @@ const DEFAULT_POLL: Duration = Duration::from_secs(5);
 const SHORTEST_POLL: Duration = Duration::from_millis(100);
 
 /// `[registry.NAME]` with `kind = "eureka"`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eureka {
     /// The servers' base URLs, without a trailing slash; at least one.
     pub addresses: Vec<String>,

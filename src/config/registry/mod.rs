@@ -27,7 +27,7 @@ pub use file::{File, FileFormat};
 pub use zookeeper::{Digest, ZooKeeper};
 
 /// One `[registry.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registry {
     /// What kind it is, and its settings.
     pub kind: RegistryKind,
@@ -48,7 +48,7 @@ pub enum TagRoutes {
 }
 
 /// A registry's kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryKind {
     /// The one built in.
     Embedded(Embedded),

@@ -22,7 +22,7 @@ const SESSION: Duration = Duration::from_secs(10);
 const SESSIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// `[registry.zookeeper]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZooKeeper {
     /// The ensemble's servers; at least one.
     pub addresses: Vec<Address>,

@@ -4,8 +4,8 @@
 use std::{net::SocketAddr, path::Path, thread::JoinHandle};
 
 use callboard::{
-    app::{App, StartError},
-    config::Config,
+    app::{App, Source, StartError},
+    config::{Config, Report},
 };
 use http::{Method, StatusCode, header::SET_COOKIE};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ pub(crate) struct Proxy {
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
     /// Lives as long as the proxy does.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 struct Addresses {
@@ -61,11 +61,16 @@ impl Proxy {
 
     /// The same, in a folder that may hold files already.
     pub(crate) async fn start_in(folder: TempDir, text: &str) -> Self {
-        let config = config(text, folder.path());
+        std::fs::write(folder.path().join(FILE), text).unwrap();
+        let source = Source {
+            path: folder.path().join(FILE),
+            read: Box::new(|path| read(&std::fs::read_to_string(path).unwrap(), path)),
+        };
+        let config = (source.read)(&source.path).unwrap_or_else(|report| panic!("{report}"));
         let stop = CancellationToken::new();
         let (started, starts) = oneshot::channel();
         let stopped = stop.clone();
-        let thread = std::thread::spawn(move || run(config, started, &stopped));
+        let thread = std::thread::spawn(move || run(config, source, started, &stopped));
         let addresses = starts.await.unwrap();
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -75,8 +80,18 @@ impl Proxy {
             http: http.build().unwrap(),
             stop,
             thread: Some(thread),
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes its configuration anew, which a reload then reads.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::write(self.folder().join(FILE), text).unwrap();
     }
 
     /// Where its first listener is.
@@ -261,18 +276,22 @@ pub(crate) fn with_state<'a, 'b>(
     addresses.map(|address| (address, state)).collect()
 }
 
-fn config(text: &str, folder: &Path) -> Config {
+/// Its configuration, as a test writes it.
+const FILE: &str = "callboard.toml";
+
+fn read(text: &str, file: &Path) -> Result<Config, Report> {
     let mut whole = text.to_owned();
     for (table, lines) in TABLES {
         if !text.contains(table) {
             whole += &format!("\n{lines}\n");
         }
     }
-    Config::parse(&whole, folder).unwrap_or_else(|report| panic!("{report}"))
+    Config::parse(&whole, file.parent().unwrap())
 }
 
 fn run(
     config: Config,
+    source: Source,
     started: oneshot::Sender<Result<Addresses, StartError>>,
     stop: &CancellationToken,
 ) {
@@ -282,7 +301,7 @@ fn run(
         .build()
         .unwrap();
     control.block_on(async {
-        let app = match App::start(config).await {
+        let app = match App::start_of(config, Some(source)).await {
             Ok(app) => app,
             Err(error) => return drop(started.send(Err(error))),
         };

@@ -1,0 +1,254 @@
+//! A reload: the file is read again, and what it says takes the place of what runs. All or nothing:
+//! whatever can fail comes first, and a file with an error changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::{task::spawn_blocking, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{LastReload, Reload, ReloadError, ReloadStatus},
+    config::{Changes, Config, Report},
+    discovery::Directory,
+    proxy::{Generation, Shared},
+    registry::{self, Registry},
+    saved::Store,
+    tls::{Stamp, stamp},
+};
+
+/// How often it is looked whether the file has changed, where that is wanted, and whether a generation
+/// of the past is used by no request any more.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Where a configuration comes from, to be read again.
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Reads it.
+    pub read: Box<Read>,
+}
+
+/// Reads a configuration file.
+type Read = dyn Fn(&Path) -> Result<Config, Report> + Send + Sync;
+
+/// Reloads, one at a time.
+#[derive(Clone)]
+pub(super) struct Reloader(Arc<Inner>);
+
+struct Inner {
+    source: Option<Source>,
+    shared: Arc<Shared>,
+    snapshot: Option<Arc<Store>>,
+    /// Those that are open, by name. Held while a reload is under way.
+    registries: Mutex<BTreeMap<Arc<str>, Arc<dyn Registry>>>,
+    status: Mutex<ReloadStatus>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        source: Option<Source>,
+        shared: Arc<Shared>,
+        snapshot: Option<Arc<Store>>,
+        registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            source,
+            shared,
+            snapshot,
+            registries: Mutex::new(registries),
+            status: Mutex::default(),
+        }))
+    }
+
+    /// Reloads whenever the file is another one, while `watch_config` is set.
+    pub(super) async fn follow_file(self, ending: CancellationToken) {
+        let Some(source) = &self.0.source else {
+            return;
+        };
+        let mut tick = interval(PACE);
+        let mut used = stamp(&source.path);
+        let mut seen = used;
+        loop {
+            let ended = ending.run_until_cancelled(tick.tick()).await.is_none();
+            if ended {
+                return;
+            }
+            let now = stamp(&source.path);
+            // One that is being written is waited for.
+            let is_due = is_due(used, seen, now);
+            seen = now;
+            if is_due {
+                used = now;
+                if self.0.shared.generation.load().config.watch_config {
+                    // What came of it is in the log.
+                    let _ = self.reload(false).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a file is another one than the one that was used, and the same as a moment ago.
+fn is_due(used: Option<Stamp>, seen: Option<Stamp>, now: Option<Stamp>) -> bool {
+    now.is_some() && now != used && now == seen
+}
+
+impl Reload for Reloader {
+    fn reload(&self, dry_run: bool) -> BoxFuture<'static, Result<Changes, ReloadError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            // Reading a large file takes its time.
+            let reloading = spawn_blocking(move || inner.reload(dry_run));
+            let failed =
+                |panic: tokio::task::JoinError| Err(ReloadError::Failed(panic.to_string()));
+            reloading.await.unwrap_or_else(failed)
+        })
+    }
+
+    fn status(&self) -> ReloadStatus {
+        self.0.status.lock().clone()
+    }
+}
+
+impl Inner {
+    fn reload(&self, dry_run: bool) -> Result<Changes, ReloadError> {
+        let mut registries = self.registries.lock();
+        let began = Instant::now();
+        let done = self.take_over(&mut registries, dry_run);
+        if !dry_run {
+            self.note(&done, began.elapsed());
+        }
+        done
+    }
+
+    fn take_over(
+        &self,
+        opened: &mut BTreeMap<Arc<str>, Arc<dyn Registry>>,
+        dry_run: bool,
+    ) -> Result<Changes, ReloadError> {
+        if self.shared.draining.load(Relaxed) {
+            return Err(ReloadError::Draining);
+        }
+        let source = self.source.as_ref().ok_or(ReloadError::NoFile)?;
+        let read = (source.read)(&source.path).map_err(ReloadError::File)?;
+        let running = Arc::clone(&self.shared.generation.load().config);
+        if let Some(why) = running.refuses(&read) {
+            return Err(ReloadError::Refused(why));
+        }
+        let changes = Changes::between(&running, &read);
+        let next = Arc::new(read.in_place_of(&running));
+        let registries = open(&running, &next, opened)?;
+        if dry_run {
+            return Ok(changes);
+        }
+        let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());
+        self.shared.try_update(|current| {
+            let directory = Directory::after(&current.directory, &next, registries.clone());
+            Ok(Generation::after(
+                current,
+                Arc::clone(&next),
+                directory.map_err(failed)?,
+            ))
+        })?;
+        *opened = registries;
+        if let Some(store) = &self.snapshot {
+            store.follow(identities(&next));
+        }
+        Ok(changes)
+    }
+
+    fn note(&self, done: &Result<Changes, ReloadError>, took: Duration) {
+        let mut status = self.status.lock();
+        match done {
+            Ok(changes) => {
+                status.applied += 1;
+                tracing::info!(
+                    milliseconds = took.as_millis() as u64,
+                    added = changes.added.len(),
+                    removed = changes.removed.len(),
+                    changed = changes.changed.len(),
+                    "reloaded"
+                );
+                if !changes.at_next_start.is_empty() {
+                    let what = changes.at_next_start.join(", ");
+                    tracing::warn!(
+                        what,
+                        "changed in the file, and takes effect at the next start"
+                    );
+                }
+            }
+            Err(error) => {
+                status.failed += 1;
+                let error = error.in_a_line();
+                tracing::error!(error, "not reloaded: what ran before goes on");
+            }
+        }
+        status.last = Some(LastReload {
+            at: SystemTime::now(),
+            took,
+            error: done.as_ref().err().map(ReloadError::in_a_line),
+            changes: done.as_ref().ok().cloned(),
+        });
+    }
+}
+
+/// The registries of the next config: those with the same settings as they are, and the others anew.
+fn open(
+    running: &Config,
+    next: &Config,
+    opened: &BTreeMap<Arc<str>, Arc<dyn Registry>>,
+) -> Result<BTreeMap<Arc<str>, Arc<dyn Registry>>, ReloadError> {
+    let mut registries = BTreeMap::new();
+    for (name, settings) in &next.registries {
+        let before = running.registries.get(name);
+        let is_same = before.is_some_and(|before| before.kind == settings.kind);
+        let registry = match opened.get(name).filter(|_| is_same) {
+            Some(same) => Arc::clone(same),
+            None => registry::open(name, &settings.kind)
+                .map_err(|error| ReloadError::Failed(format!("registry.{name}: {error}")))?,
+        };
+        registries.insert(Arc::clone(name), registry);
+    }
+    Ok(registries)
+}
+
+/// Which registry has which name.
+pub(super) fn identities(config: &Config) -> BTreeMap<Arc<str>, String> {
+    let named = config.registries.iter();
+    let named = named.map(|(name, registry)| (Arc::clone(name), registry.kind.identity()));
+    named.collect()
+}
+
+/// Lets go of the generations that no request uses any more.
+pub(super) async fn forget_generations(shared: Arc<Shared>, ending: CancellationToken) {
+    let mut tick = interval(PACE);
+    while ending.run_until_cancelled(tick.tick()).await.is_some() {
+        shared.forget_past();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_being_written_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.toml");
+        let write = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            stamp(&path)
+        };
+        let (first, second) = (write("a"), write("ab"));
+        assert!(!is_due(first, first, first) && !is_due(first, first, second));
+        assert!(is_due(first, second, second));
+        assert!(!is_due(second, second, second) && !is_due(first, None, None));
+    }
+}

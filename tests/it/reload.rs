@@ -1,0 +1,350 @@
+//! A reload takes the place of what runs as a whole, or changes nothing; what both files have alike
+//! goes on with all that it has, and no request fails for it.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{
+    backend::{Backend, by},
+    callboard::Callboard,
+    eventually,
+    load::{Ledger, Load},
+    proxy::{Proxy, are, endpoints},
+};
+
+/// Two services with a route each; `lines` stand before them.
+fn file(lines: &str) -> String {
+    format!(
+        "workers = 2\n{lines}\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+         strip_prefix = true\n[[route]]\npath = \"/shop\"\nservice = \"shop\"\n"
+    )
+}
+
+async fn start(text: &str) -> (Proxy, Backend, Backend) {
+    let proxy = Proxy::start(text).await;
+    let (cart, shop) = (Backend::start("cart").await, Backend::start("shop").await);
+    proxy.register("cart", cart.address()).await;
+    proxy.register("shop", shop.address()).await;
+    proxy.until_served("/cart").await;
+    proxy.until_served("/shop").await;
+    (proxy, cart, shop)
+}
+
+/// What a reload with this file answers.
+async fn reload(proxy: &Proxy, text: &str) -> (StatusCode, Value) {
+    proxy.write(text);
+    ask(proxy, json!({})).await
+}
+
+async fn ask(proxy: &Proxy, body: Value) -> (StatusCode, Value) {
+    let request = proxy.http.post(proxy.admin("/api/reload")).json(&body);
+    let answer = request.send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+async fn reloaded(proxy: &Proxy, text: &str) -> Value {
+    let (status, said) = reload(proxy, text).await;
+    assert_eq!(status, 200, "{said}");
+    said["changes"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_and_services_come_and_go_and_the_others_keep_all_they_have() {
+    let (proxy, cart, _shop) = start(&file("")).await;
+    let before = proxy.service("cart").await;
+    let text = format!(
+        "{}[[route]]\npath = \"/v2\"\nservice = \"cart\"\nstrip_prefix = true\n",
+        file("")
+    );
+    let changes = reloaded(&proxy, &text).await;
+    assert_eq!(changes["added"], json!(["route /v2"]));
+    assert_eq!(by(&proxy.get("/v2/x").await), "cart");
+    // The number of connections that were opened is the endpoint's, and goes on.
+    let after = proxy.service("cart").await;
+    for field in ["attempts", "connections_opened"] {
+        let of = |service: &Value| service["endpoints"][0][field].as_u64().unwrap();
+        assert!(
+            of(&after) >= of(&before) && of(&before) > 0,
+            "{field}: {after}"
+        );
+    }
+    assert!(after["requests"].as_u64() > before["requests"].as_u64());
+    let changes = reloaded(
+        &proxy,
+        "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nrate = { requests = 1, per = \"1h\" }\n",
+    )
+    .await;
+    assert_eq!(
+        changes["removed"],
+        json!(["service shop", "route /shop", "route /v2"])
+    );
+    assert_eq!(changes["changed"], json!(["route /cart"]));
+    assert_eq!(proxy.get("/shop").await.status(), 404);
+    let statuses = [
+        proxy.get("/cart").await.status(),
+        proxy.get("/cart").await.status(),
+    ];
+    assert_eq!(statuses, [200, 429], "the limit is there");
+    // And what is used up of it stays so.
+    reloaded(&proxy, "[[route]]\npath = \"/new\"\nservice = \"cart\"\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\nrate = { requests = 1, per = \"1h\" }\n").await;
+    assert_eq!(proxy.get("/cart").await.status(), 429);
+    assert!(cart.requests() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_an_error_changes_nothing_and_is_said_with_line_and_column() {
+    let (proxy, _cart, _shop) = start(&file("")).await;
+    for (text, place) in [
+        (
+            file("[service.cart]\ntimeout.connect = \"no\"\n"),
+            (3, "service.cart.timeout.connect"),
+        ),
+        ("[[route]\n".to_owned(), (1, "")),
+    ] {
+        let (status, said) = reload(&proxy, &text).await;
+        assert_eq!(status, 422, "{said}");
+        let error = &said["errors"][0];
+        let key = error["key"].as_str().unwrap_or_default();
+        assert_eq!(
+            (error["line"].as_u64(), key),
+            (Some(place.0), place.1),
+            "{said}"
+        );
+        assert_eq!(proxy.get("/shop").await.status(), 200);
+    }
+    let metrics = proxy.page("/metrics").await.text().await.unwrap();
+    for line in [
+        "callboard_reloads_total{result=\"failed\"} 2",
+        "callboard_reloads_total{result=\"applied\"} 0",
+        "callboard_last_reload_successful 0",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
+    let status = proxy.status().await;
+    let last = &status["reload"]["last"];
+    assert!(last["error"].as_str().unwrap().contains(":1:"), "{last}");
+    assert_eq!(last["changes"], Value::Null);
+    reloaded(&proxy, &file("")).await;
+    let status = proxy.status().await;
+    let counts = (&status["reload"]["applied"], &status["reload"]["failed"]);
+    assert_eq!(counts, (&json!(1), &json!(2)));
+    assert_eq!(status["reload"]["last"]["error"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_says_what_would_change_and_what_waits_for_a_start_is_named() {
+    let (proxy, _cart, _shop) = start(&file("")).await;
+    let text = file("[service.cart]\nbalance = \"random\"\n").replace("workers = 2", "workers = 1");
+    proxy.write(&text);
+    let (status, said) = ask(&proxy, json!({ "dry_run": true })).await;
+    let changes = json!({
+        "added": [], "removed": [], "changed": ["service cart"], "at_next_start": ["workers"],
+    });
+    assert_eq!((status.as_u16(), &said["changes"]), (200, &changes));
+    assert_eq!(
+        proxy.service("cart").await["balance"]["kind"],
+        "round_robin"
+    );
+    assert_eq!(proxy.status().await["reload"]["applied"], 0);
+    assert_eq!(reloaded(&proxy, &text).await, changes);
+    assert_eq!(proxy.service("cart").await["balance"]["kind"], "random");
+    assert_eq!(proxy.status().await["workers"].as_array().unwrap().len(), 2);
+    let (_, said) = ask(&proxy, json!({ "dry_run": true })).await;
+    assert_eq!(said["changes"]["changed"], json!([]));
+    assert_eq!(said["changes"]["at_next_start"], json!(["workers"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_a_journal_and_an_ejection_outlive_another_policy() {
+    let eject = "[service.cart]\neject = { failures = 1, time = \"5m\" }\nretry.attempts = 1\n";
+    let (proxy, cart, _shop) = start(&file(eject)).await;
+    let bad = Backend::start("bad").await;
+    proxy.register("cart", bad.address()).await;
+    proxy
+        .until_states(
+            "cart",
+            &[(cart.address(), "serving"), (bad.address(), "serving")],
+        )
+        .await;
+    let pin = proxy
+        .http
+        .post(proxy.admin("/api/services/cart/pin"))
+        .json(&json!({}));
+    assert_eq!(pin.send().await.unwrap().status(), 200);
+    let address = bad.address();
+    drop(bad);
+    let states = [(cart.address(), "serving"), (address, "ejected")];
+    eventually(
+        "it is ejected",
+        async || {
+            proxy.get("/cart").await;
+            proxy.service("cart").await
+        },
+        |service| are(endpoints(service), &states),
+    )
+    .await;
+    let journal = async || -> Value {
+        proxy
+            .page("/api/services/cart/journal")
+            .await
+            .json()
+            .await
+            .unwrap()
+    };
+    let before = journal().await;
+    reloaded(&proxy, &file(&format!("{eject}drain = \"2s\"\n"))).await;
+    proxy.until_states("cart", &states).await;
+    assert_eq!(journal().await, before);
+    assert!(proxy.service("cart").await["pin"].is_object());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_registry_takes_over_when_it_has_answered() {
+    let (proxy, cart, _shop) = start(&file("")).await;
+    let other = Backend::start("other").await;
+    let list = proxy.folder().join("list.toml");
+    let text = format!(
+        "{}\n[registry.embedded]\naddress = \"127.0.0.1:0\"\n\
+         [registry.list]\nkind = \"file\"\npath = \"list.toml\"\n\
+         [defaults]\nregistry = \"embedded\"\n[service.cart]\nregistry = \"list\"\n",
+        file("")
+    );
+    // The file is not there yet: what was known serves.
+    reloaded(&proxy, &text).await;
+    for _ in 0..5 {
+        assert_eq!(by(&proxy.get("/cart").await), "cart");
+    }
+    std::fs::write(
+        &list,
+        format!("[cart]\nendpoints = [\"{}\"]\n", other.address()),
+    )
+    .unwrap();
+    let answered = async || by(&proxy.get("/cart").await);
+    eventually("the other registry's endpoint serves", answered, |by| {
+        by == "other"
+    })
+    .await;
+    assert!(cart.requests() > 0);
+}
+
+/// What each reload adds to the file.
+const KINDS: [&str; 10] = [
+    "",
+    "[service.cart]\nbalance = \"p2c\"\n",
+    "[service.cart]\nlimits = { concurrent = 500 }\n",
+    "[service.cart]\nhealth = { kind = \"tcp\" }\neject = false\n",
+    "[defaults]\nslow_start = \"1s\"\npool = { connections = 2 }\n",
+    "[[route]]\npath = \"/cart/v2\"\nservice = \"cart\"\nbalance = \"random\"\n",
+    "[[route]]\npath = \"/{service}/x\"\nservice = \"{service}\"\n",
+    "[service.cart]\nbalance = { kind = \"hash\", by = \"path\" }\nretry = { attempts = 2 }\n",
+    "[service.new]\nendpoints = [\"127.0.0.1:1\"]\n[[route]]\npath = \"/new\"\nservice = \"new\"\n",
+    "[[route]]\npath = \"/cart/split\"\nsplit = [{ service = \"cart\", weight = 1 }, { service = \"shop\", weight = 0 }]\n",
+];
+
+/// Reloads while a load runs, one of seven with a file that has an error; each `pause` after the one
+/// before.
+async fn reloads_under_load(reloads: usize, per_second: u32, pause: Duration) {
+    let ledger = Ledger::default();
+    let mut backends = Vec::new();
+    let proxy = Proxy::start(&file("")).await;
+    for id in ["a", "b", "c"] {
+        let backend = ledger.backend(id).start().await;
+        proxy.register("cart", backend.address()).await;
+        backends.push(backend);
+    }
+    proxy.until_served("/cart").await;
+    let load = Load::start(proxy.address(), "/cart", per_second).await;
+    for n in 0..reloads {
+        let (text, expected) = match n % 7 {
+            6 => ("[[route]\n".to_owned(), 422),
+            _ => (file(KINDS[n % KINDS.len()]), 200),
+        };
+        let (status, said) = reload(&proxy, &text).await;
+        assert_eq!(status.as_u16(), expected, "{said}");
+        tokio::time::sleep(pause).await;
+    }
+    let report = load.stop(&ledger).await;
+    println!("{reloads} reloads: {report}");
+    report.assert_flawless("reloads");
+    let opened = proxy.service("cart").await;
+    assert_eq!(endpoints(&opened).count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_over_reloads_of_every_kind() {
+    reloads_under_load(30, 300, Duration::from_millis(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes two minutes"]
+async fn none_of_a_hundred_thousand_requests_fails_over_fifty_reloads() {
+    reloads_under_load(50, 1_000, Duration::from_secs(2)).await;
+}
+
+/// How long a reload of 20,000 routes takes, and the slowest of the requests that are made meanwhile,
+/// one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "figures"]
+async fn figures_of_a_reload_of_twenty_thousand_routes() {
+    let routes = |last: usize| {
+        let route = |n| {
+            format!("[[route]]\nhost = \"h{n}.example\"\npath = \"/{n}\"\nservice = \"cart\"\n")
+        };
+        file("") + &(0..last).map(route).collect::<String>()
+    };
+    let (proxy, _cart, _shop) = start(&routes(20_000)).await;
+    for last in [20_001, 20_000, 20_002] {
+        let began = tokio::time::Instant::now();
+        let (asked, mut slowest) = (
+            async { reloaded(&proxy, &routes(last)).await },
+            Duration::ZERO,
+        );
+        let mut asked = std::pin::pin!(asked);
+        loop {
+            let sent = tokio::time::Instant::now();
+            tokio::select! {
+                _ = &mut asked => break,
+                answer = proxy.get("/cart") => assert_eq!(answer.status(), 200),
+            }
+            slowest = slowest.max(sent.elapsed());
+        }
+        let seconds = proxy.status().await["reload"]["last"]["seconds"].as_f64();
+        println!(
+            "{last} routes: {seconds:?} s, answered after {:?}, slowest {slowest:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_signal_and_a_file_that_has_changed_reload_and_a_bad_file_is_logged() {
+    let backend = Backend::start("a").await;
+    let folder = TempDir::new().unwrap();
+    let text = |lines: &str| {
+        format!(
+            "{lines}\n[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [service.cart]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"cart\"\n",
+            backend.address()
+        )
+    };
+    let mut callboard = Callboard::run(folder.path(), &text(""));
+    callboard.until_logged("ready").await;
+    let write = |text: &str| std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    write(&text("workers = 0"));
+    callboard.signal(Signal::SIGHUP);
+    let line = callboard
+        .until_logged("not reloaded: what ran before goes on")
+        .await;
+    assert!(line.contains("proxy.toml:1:1: workers: "), "{line}");
+    write(&text("watch_config = true"));
+    callboard.signal(Signal::SIGHUP);
+    callboard.until_logged("\"reloaded\"").await;
+    write(&text("watch_config = true\n[drain]\nnotice = \"1s\""));
+    callboard.until_logged("\"reloaded\"").await;
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+}
