@@ -3,15 +3,16 @@
 
 use std::{
     io::{Write, stdout},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{config_file::ConfigFile, live};
-use crate::config::{Config, Diagnostic, Report};
+use crate::config::{Changes, Config, Diagnostic, Report};
 
 #[derive(Args)]
 pub(super) struct Check {
@@ -25,6 +26,9 @@ pub(super) struct Check {
     /// no connection
     #[arg(long, conflicts_with = "file_only")]
     live: bool,
+    /// Say, too, what a reload would change of a proxy that runs with this other file
+    #[arg(long, value_name = "FILE")]
+    diff: Option<PathBuf>,
     /// Text for people, errors on stderr; or one JSON object on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -43,6 +47,8 @@ struct Verdict<'a> {
     errors: &'a [Diagnostic],
     #[serde(skip_serializing_if = "Option::is_none")]
     live: Option<&'a live::Found>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<&'a Changes>,
 }
 
 pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
@@ -55,6 +61,11 @@ pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
     let config = read.as_ref().ok().filter(|_| check.live);
     let live = config.map(live::look).transpose()?;
     let live = live.as_ref();
+    let changes = match (&check.diff, &read) {
+        (Some(other), Ok(config)) => Some(changes_of(config, other)?),
+        _ => None,
+    };
+    let changes = changes.as_ref();
     let ok = read.is_ok() && live.is_none_or(live::Found::is_well);
     match (check.format, &read) {
         (Format::Text, Ok(config)) => {
@@ -62,11 +73,22 @@ pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
             if let Some(live) = live {
                 say(format!("\n{live}").trim_end())?;
             }
+            match changes {
+                Some(none) if none.is_empty() => say("a reload would change nothing")?,
+                Some(some) => say(some.to_string().trim_end())?,
+                None => {}
+            }
         }
         (Format::Text, Err(report)) => eprintln!("{report}"),
         (Format::Json, read) => {
             let errors = read.as_ref().map_or_else(Report::diagnostics, |_| &[]);
-            say(&serde_json::to_string(&Verdict { ok, errors, live })?)?;
+            let verdict = Verdict {
+                ok,
+                errors,
+                live,
+                changes,
+            };
+            say(&serde_json::to_string(&verdict)?)?;
         }
     }
     Ok(if ok {
@@ -74,6 +96,18 @@ pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What a reload would change of a proxy that runs with another file.
+fn changes_of(config: &Config, other: &Path) -> anyhow::Result<Changes> {
+    let running = match Config::load(other) {
+        Ok(running) => running,
+        Err(report) => bail!("{}", report.in_a_line()),
+    };
+    match running.refuses(config) {
+        Some(why) => bail!("{why}"),
+        None => Ok(Changes::between(&running, config)),
+    }
 }
 
 /// Writes a line to stdout. Unlike `println!`, a reader that went away is an error, no panic.

@@ -388,3 +388,36 @@ async fn a_live_check_says_that_an_instance_is_at_its_other_host_in_eureka() {
     );
     assert!(said.contains(&hint), "{said}");
 }
+
+#[test]
+fn it_says_what_a_reload_would_change() {
+    let one = "[registry.consul]\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n";
+    let folder = Folder::with(one);
+    let check = |format: &str| {
+        let arguments = ["check", "--diff", "old.toml", "--format", format];
+        folder.callboard(&arguments)
+    };
+    std::fs::write(folder.0.path().join("old.toml"), one).unwrap();
+    let same = check("text");
+    assert!(stdout(&same).ends_with("\na reload would change nothing\n"));
+    let old = one.replace("/cart", "/old") + "[service.cart]\ndrain = \"1s\"\n";
+    std::fs::write(
+        folder.0.path().join("old.toml"),
+        format!("workers = 1000\n{old}"),
+    )
+    .unwrap();
+    let text = check("text");
+    let changes =
+        "+ route /cart\n- route /old\n~ service cart\n! workers takes effect at the next start\n";
+    assert!(stdout(&text).ends_with(changes), "{}", stdout(&text));
+    let said: Value = serde_json::from_slice(&check("json").stdout).unwrap();
+    assert_eq!(said["changes"]["removed"], json!(["route /old"]));
+    std::fs::write(folder.0.path().join("old.toml"), "[[route]\n").unwrap();
+    let failed = check("text");
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(
+        stderr(&failed).contains("old.toml:1:"),
+        "{}",
+        stderr(&failed)
+    );
+}
