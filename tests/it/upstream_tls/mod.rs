@@ -2,6 +2,7 @@
 //! are sent anything, and otherwise behave as all others do.
 
 mod connections;
+mod protocols;
 mod trust;
 
 use std::net::SocketAddr;
