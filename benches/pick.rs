@@ -90,7 +90,7 @@ impl RequestInfo for Head {
 /// Requests with a key each, and the cookie of an endpoint.
 fn requests(service: &Service, worker: usize) -> Vec<Head> {
     let now = tokio::time::Instant::now();
-    let (view, tally) = (service.main(), &service.lane(worker).tally);
+    let (view, tally) = (service.main(), &service.stats(worker).tally);
     (0..REQUESTS)
         .map(|n| {
             let mut request = Request::new(());
@@ -126,7 +126,7 @@ fn measure(service: &Service, picks: usize) -> Cost {
         let threads: Vec<_> = (0..THREADS)
             .map(|worker| {
                 scope.spawn(move || {
-                    let (view, tally) = (service.main(), &service.lane(worker).tally);
+                    let (view, tally) = (service.main(), &service.stats(worker).tally);
                     let requests = requests(service, worker);
                     let turns: Vec<_> = requests
                         .iter()
@@ -210,7 +210,7 @@ async fn run(
     for n in 0..2 * ENDPOINTS {
         let worker = n % THREADS;
         let now = tokio::time::Instant::now();
-        let (view, tally) = (service.main(), &service.lane(worker).tally);
+        let (view, tally) = (service.main(), &service.stats(worker).tally);
         let turn = view.turn(None, tally, now);
         let line = view.pick(worker, turn, tally, now);
         let pool = Arc::clone(line.ok_or("there is nobody")?.pool());
@@ -240,7 +240,7 @@ async fn run_full(folder: &Path, balance: &str) -> Result<f64, Box<dyn Error>> {
     let service = cart.service();
     service.wait_until_read(Duration::from_secs(10)).await;
     let now = tokio::time::Instant::now();
-    let (view, tally) = (service.main(), &service.lane(0).tally);
+    let (view, tally) = (service.main(), &service.stats(0).tally);
     let detector = Detector::new(service, view, 0);
     let mut seats = Vec::new();
     for _ in 0..ENDPOINTS {

@@ -216,18 +216,18 @@ impl TlsStatus {
 
 impl ServiceTraffic {
     pub(super) fn of(service: &Service) -> Self {
-        let sum = |of: fn(&ServiceStats) -> u64| service.lanes().map(of).sum();
+        let sum = |of: fn(&ServiceStats) -> u64| service.all_stats().map(of).sum();
         let now = Instant::now();
         Self {
             status: ServiceStatus::of(service),
-            requests: sum(|lane| lane.requests.value()),
-            retries: sum(|lane| lane.retries.value()),
-            retries_refused: sum(|lane| lane.budget_refused.value()),
+            requests: sum(|stats| stats.requests.value()),
+            retries: sum(|stats| stats.retries.value()),
+            retries_refused: sum(|stats| stats.budget_refused.value()),
             retries_left: service.retries_left(now),
-            failed: sum(|lane| lane.failed.value()),
-            fallbacks: sum(|lane| lane.fallbacks.value()),
-            abandoned: sum(|lane| lane.abandoned.value()),
-            tunnels: sum(|lane| lane.tunnels.open.value()),
+            failed: sum(|stats| stats.failed.value()),
+            fallbacks: sum(|stats| stats.fallbacks.value()),
+            abandoned: sum(|stats| stats.abandoned.value()),
+            tunnels: sum(|stats| stats.tunnels.open.value()),
         }
     }
 }

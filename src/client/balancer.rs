@@ -30,7 +30,7 @@ impl Balancer {
     pub async fn endpoint(&self) -> Result<Picked, Error> {
         let now = self.0.until_read(Instant::now()).await?;
         let (service, slot) = (&self.0.service, self.0.slot());
-        let (view, tally) = (service.main(), &service.lane(slot).tally);
+        let (view, tally) = (service.main(), &service.stats(slot).tally);
         let picked = view.pick(slot, view.turn(None, tally, now), tally, now);
         let line = picked.ok_or_else(|| Error::NoEndpoints {
             service: Arc::clone(service.name()),

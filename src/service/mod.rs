@@ -91,7 +91,7 @@ pub struct Service {
     main: Arc<View>,
     /// Those of them that routes select.
     views: Box<[Arc<View>]>,
-    lanes: Arc<Lanes>,
+    stats: Arc<WorkerStats>,
     tls: Arc<Tls>,
     limits: Option<Arc<Limits>>,
     /// One for each of its registries, in their order.
@@ -103,7 +103,7 @@ pub struct Service {
 }
 
 /// Of each worker, from the first request on that it has for this service.
-type Lanes = [OnceLock<Arc<Padded<ServiceStats>>>];
+type WorkerStats = [OnceLock<Arc<Padded<ServiceStats>>>];
 
 /// What of a service goes on under another policy.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Service {
             all().map(Arc::downgrade).collect(),
         );
         Self {
-            lanes: (0..workers).map(|_| OnceLock::new()).collect(),
+            stats: (0..workers).map(|_| OnceLock::new()).collect(),
             main,
             limits: Limits::new(policy.limits, 1 + views.len()),
             views,
@@ -187,29 +187,29 @@ impl Service {
     }
 
     /// One worker's counters and retry budget.
-    pub fn lane(&self, worker: usize) -> &Arc<Padded<ServiceStats>> {
-        self.lanes[worker].get_or_init(|| Arc::new(Padded(self.new_lane())))
+    pub fn stats(&self, worker: usize) -> &Arc<Padded<ServiceStats>> {
+        self.stats[worker].get_or_init(|| Arc::new(Padded(self.new_stats())))
     }
 
-    fn new_lane(&self) -> ServiceStats {
-        ServiceStats::new(&self.policy.retry, self.lanes.len())
+    fn new_stats(&self) -> ServiceStats {
+        ServiceStats::new(&self.policy.retry, self.stats.len())
     }
 
     /// The counters of the workers that had requests for it.
-    pub fn lanes(&self) -> impl Iterator<Item = &ServiceStats> + Clone {
-        let lanes = self.lanes.iter().filter_map(OnceLock::get);
-        lanes.map(|lane| &***lane)
+    pub fn all_stats(&self) -> impl Iterator<Item = &ServiceStats> + Clone {
+        let stats = self.stats.iter().filter_map(OnceLock::get);
+        stats.map(|stats| &***stats)
     }
 
     /// How many retries the budgets of all workers would grant now.
     pub fn retries_left(&self, now: Instant) -> u64 {
-        let left = |lane: &ServiceStats| lane.retries_left(now);
-        let untouched = self.lanes.len() - self.lanes().count();
+        let left = |stats: &ServiceStats| stats.retries_left(now);
+        let untouched = self.stats.len() - self.all_stats().count();
         let of_new = match untouched {
             0 => 0,
-            some => some as u64 * left(&self.new_lane()),
+            some => some as u64 * left(&self.new_stats()),
         };
-        self.lanes().map(left).sum::<u64>() + of_new
+        self.all_stats().map(left).sum::<u64>() + of_new
     }
 
     /// When it was last called: for its registries, and noted by each request.
@@ -259,7 +259,7 @@ impl Service {
     /// How it picks, and what was unusual of it.
     fn balance(&self) -> BalanceStatus {
         self.main
-            .balance_status(self.lanes().map(|lane| &lane.tally))
+            .balance_status(self.all_stats().map(|stats| &stats.tally))
     }
 
     /// All of its endpoints.
@@ -392,7 +392,7 @@ impl Service {
     pub fn sweep(&self, worker: usize, now: Instant) {
         // What this worker never called it has no connections to; and most services of a large
         // registry are never called.
-        if self.lanes[worker].get().is_none() {
+        if self.stats[worker].get().is_none() {
             return;
         }
         let snapshot = self.main.snapshot();

@@ -81,8 +81,8 @@ impl Service {
         let loads = Loads::of_all(balances.map(|view| view.balance()));
         let mut effects = members.follow_policy(&policy, &tls, (new, loads));
         members.carry_out(&mut effects, Members::publish);
-        let budgets = self.lanes().map(|lane| &lane.budget);
-        budgets.for_each(|budget| budget.follow(&policy.retry, self.lanes.len()));
+        let budgets = self.all_stats().map(|stats| &stats.budget);
+        budgets.for_each(|budget| budget.follow(&policy.retry, self.stats.len()));
         let numbers = std::iter::once(&main).chain(&views);
         let numbers = numbers.map(|view| view.number() + 1).max();
         let limits = Limits::after(
@@ -95,7 +95,7 @@ impl Service {
             name: Arc::clone(&self.name),
             main,
             views,
-            lanes: Arc::clone(&self.lanes),
+            stats: Arc::clone(&self.stats),
             tls,
             limits,
             watches: match is_of_others {
@@ -132,7 +132,7 @@ impl Service {
         let mut view = |subset| {
             let number = (0..).find(|number| !taken.contains(number));
             let number = number.unwrap_or_default();
-            let view = View::new(&self.name, number, subset, policy, self.lanes.len());
+            let view = View::new(&self.name, number, subset, policy, self.stats.len());
             let mut known = self.all_views();
             let same = known.find(|known| self.policy.zone == policy.zone && known.is_like(&view));
             if let Some(same) = same {
@@ -229,20 +229,20 @@ mod tests {
         let before = service(NO_GUARD);
         says(&before, &[1, 2]);
         let endpoint = Arc::clone(&before.main().snapshot().endpoints[0]);
-        before.lane(0).requests.add_one();
+        before.stats(0).requests.add_one();
         let now = Instant::now();
-        endpoint.life().connect_failed(now, now);
+        endpoint.health().connect_failed(now, now);
         let after = renewed(
             &before,
             &format!("{NO_GUARD}drain = \"1s\"\npool = {{ connections = 3 }}\n"),
         );
         assert_eq!(after.policy().drain, Duration::from_secs(1));
-        assert!(after.is_read() && after.lane(0).requests.value() == 1);
+        assert!(after.is_read() && after.stats(0).requests.value() == 1);
         assert!(Arc::ptr_eq(
             &after.main().snapshot().endpoints[0],
             &endpoint
         ));
-        assert!(after.main().snapshot().endpoints[0].life().has_refused());
+        assert!(after.main().snapshot().endpoints[0].health().has_refused());
         assert!(Arc::ptr_eq(&after.main, &before.main), "it picks as before");
         says(&after, &[2, 3]);
         assert_eq!(

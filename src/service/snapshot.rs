@@ -17,8 +17,8 @@ pub struct Snapshot {
     pub(super) tables: Tables,
     /// What a pick asks of each of `endpoints`, and each worker's ways to all of them, by their
     /// places: a pick waits for memory, and for less of it here than by way of the endpoint.
-    pub(super) lives: Box<[Arc<Own>]>,
-    lines: Box<[WorkerEndpoints]>,
+    pub(super) healths: Box<[Arc<Own>]>,
+    of_workers: Box<[WorkerEndpoints]>,
 }
 
 /// One worker's ways, from its first pick on, and of each from its own.
@@ -38,8 +38,8 @@ impl Snapshot {
             .unzip();
         let workers = endpoints.first().map_or(0, |one| one.workers());
         Self {
-            lives: endpoints.iter().map(|one| Arc::clone(one.own())).collect(),
-            lines: (0..workers).map(|_| OnceLock::new()).collect(),
+            healths: endpoints.iter().map(|one| Arc::clone(one.own())).collect(),
+            of_workers: (0..workers).map(|_| OnceLock::new()).collect(),
             tables: Tables::new(balance, &endpoints, &weights),
             endpoints: endpoints.into(),
             weights: if balance.heeds_weights() {
@@ -52,10 +52,10 @@ impl Snapshot {
     }
 
     /// One worker's way to the endpoint at this place.
-    pub(super) fn line(&self, worker: usize, place: usize) -> &Arc<WorkerEndpoint> {
+    pub(super) fn of_worker(&self, worker: usize, place: usize) -> &Arc<WorkerEndpoint> {
         let none = || self.endpoints.iter().map(|_| OnceLock::new()).collect();
-        let line = || Arc::clone(self.endpoints[place].line(worker));
-        self.lines[worker].get_or_init(none)[place].get_or_init(line)
+        let line = || Arc::clone(self.endpoints[place].of_worker(worker));
+        self.of_workers[worker].get_or_init(none)[place].get_or_init(line)
     }
 
     /// Whether requests fare alike with either, balanced in the same way.

@@ -180,14 +180,14 @@ impl View {
         now: Instant,
     ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
         let turn = turn.tried(!tried.is_empty());
-        let was_tried = |one: &Endpoint| tried.has(one.life());
+        let was_tried = |one: &Endpoint| tried.has(one.health());
         let choose =
             |wanted: &dyn Fn(&Endpoint) -> bool| self.choose(worker, turn, wanted, tally, now);
         if !room.is_limited() {
             return Ok(choose(&|one| !was_tried(one)));
         }
-        let has_room = |one: &Endpoint| !was_tried(one) && room.is_at(one.life());
-        let trusted = choose(&|one| has_room(one) && !one.life().is_out(now));
+        let has_room = |one: &Endpoint| !was_tried(one) && room.is_at(one.health());
+        let trusted = choose(&|one| has_room(one) && !one.health().is_out(now));
         if trusted.is_some() {
             return Ok(trusted);
         }
@@ -195,7 +195,7 @@ impl View {
             let snapshot = self.snapshot.load();
             snapshot.endpoints.iter().any(|one| wanted(one))
         };
-        if is_there(&|one| !was_tried(one) && !one.life().is_out(now)) {
+        if is_there(&|one| !was_tried(one) && !one.health().is_out(now)) {
             return Err(Shed::PerEndpoint);
         }
         match choose(&has_room) {
@@ -213,7 +213,8 @@ impl View {
         tally: &BalanceStats,
         now: Instant,
     ) -> Option<Arc<WorkerEndpoint>> {
-        let line = |snapshot: &Snapshot, place: usize| Arc::clone(snapshot.line(worker, place));
+        let line =
+            |snapshot: &Snapshot, place: usize| Arc::clone(snapshot.of_worker(worker, place));
         if let Some(zone) = &self.zone {
             let picked = zone.pick(&self.balancer, turn, &wanted, tally, now, line);
             if picked.is_some() {
@@ -238,7 +239,7 @@ impl View {
         if !matches!(self.balancer, Balancer::Sticky(..)) {
             return None;
         }
-        let has_answered = |endpoint: &Endpoint| Arc::ptr_eq(endpoint.line(worker), answered);
+        let has_answered = |endpoint: &Endpoint| Arc::ptr_eq(endpoint.of_worker(worker), answered);
         self.balancer
             .cookie(&self.snapshot.load(), turn, has_answered, tally)
     }
@@ -269,10 +270,11 @@ impl View {
 
     /// Whether there is another endpoint to pick than those that were tried, and this one.
     pub(super) fn has_other(&self, tried: &Tried, this: Option<&Arc<WorkerEndpoint>>) -> bool {
-        let is_this = |one: &Endpoint| this.is_some_and(|this| ptr::eq(this.life(), one.life()));
+        let is_this =
+            |one: &Endpoint| this.is_some_and(|this| ptr::eq(this.health(), one.health()));
         let snapshot = self.snapshot.load();
         let mut endpoints = snapshot.endpoints.iter();
-        endpoints.any(|one| !is_this(one) && !tried.has(one.life()))
+        endpoints.any(|one| !is_this(one) && !tried.has(one.health()))
     }
 
     /// Publishes what there is now, if it differs.
@@ -392,7 +394,7 @@ mod tests {
         let subset = config.routes[2].subset.as_ref();
         let weighted = CallPolicy::of(&service, subset, &Overrides::default());
         let weighted = weighted.unwrap().view;
-        let tally = &service.lane(0).tally;
+        let tally = &service.stats(0).tally;
         let picks_of_the_first = |view: &View| {
             let pick = |_: &i32| {
                 let picked = view.pick(
@@ -489,7 +491,7 @@ mod tests {
                         let mut in_flight = Vec::new();
                         while !over.load(Acquire) {
                             let before = current.load(Acquire);
-                            let (view, tally) = (service.main(), &service.lane(worker).tally);
+                            let (view, tally) = (service.main(), &service.stats(worker).tally);
                             let turn = view.turn(None, tally, Instant::now());
                             let line = view.pick(worker, turn, tally, Instant::now());
                             let after = current.load(Acquire);

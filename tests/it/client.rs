@@ -66,8 +66,8 @@ async fn who_has_nobody_is_stood_in_for_by_its_fallback() {
     proxy.register("cart", cart.address()).await;
     until_there_are(&client, "cart", 1).await;
     assert_eq!(get(&caller).await.unwrap().0, "cart");
-    let lanes = caller.service().lanes();
-    assert_eq!(lanes.map(|lane| lane.fallbacks.value()).sum::<u64>(), 1);
+    let stats = caller.service().all_stats();
+    assert_eq!(stats.map(|stats| stats.fallbacks.value()).sum::<u64>(), 1);
 }
 
 #[tokio::test]

@@ -219,8 +219,8 @@ impl Scrape<'_> {
     /// The services that had a request: of the others there is nothing but zeros to tell.
     pub(super) fn called(&self) -> impl Iterator<Item = &(Arc<Service>, ServiceStatus)> {
         let requests = |service: &Service| -> u64 {
-            let lanes = service.lanes();
-            lanes.map(|lane| lane.requests.value()).sum()
+            let stats = service.all_stats();
+            stats.map(|stats| stats.requests.value()).sum()
         };
         let services = self.services.iter();
         services.filter(move |(service, _)| requests(service) > 0)
@@ -234,7 +234,10 @@ pub(super) fn per_service(
     counter: fn(&ServiceStats) -> &Counter,
 ) -> fmt::Result {
     scrape.called().try_for_each(|(service, _)| {
-        let sum: u64 = service.lanes().map(|lane| counter(lane).value()).sum();
+        let sum: u64 = service
+            .all_stats()
+            .map(|stats| counter(stats).value())
+            .sum();
         samples.add(&[service.name()], sum)
     })
 }

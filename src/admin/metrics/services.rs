@@ -28,8 +28,8 @@ pub(super) fn tallied(
             return Ok(());
         }
         let sum: u64 = service
-            .lanes()
-            .map(|lane| counter(&lane.tally).value())
+            .all_stats()
+            .map(|stats| counter(&stats.tally).value())
             .sum();
         samples.add(&[service.name()], sum)
     })
@@ -65,8 +65,8 @@ pub(super) fn latencies(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::
 pub(super) fn answers(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     for (service, _) in scrape.called() {
         for (class, name) in StatusClass::NAMES.iter().enumerate() {
-            let lanes = service.lanes();
-            let sum: u64 = lanes.map(|lane| lane.answers[class].value()).sum();
+            let stats = service.all_stats();
+            let sum: u64 = stats.map(|stats| stats.answers[class].value()).sum();
             samples.add(&[service.name(), name], sum)?;
         }
     }
@@ -77,8 +77,8 @@ pub(super) fn shed(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Resul
     let services = scrape.services.iter();
     for (service, _) in services.filter(|(_, status)| status.limits.is_some()) {
         for (place, reason) in Shed::ALL.iter().enumerate() {
-            let lanes = service.lanes();
-            let sum: u64 = lanes.map(|lane| lane.shed[place].value()).sum();
+            let stats = service.all_stats();
+            let sum: u64 = stats.map(|stats| stats.shed[place].value()).sum();
             samples.add(&[service.name(), reason.as_str()], sum)?;
         }
     }
@@ -88,8 +88,12 @@ pub(super) fn shed(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Resul
 pub(super) fn zones(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     let services = scrape.services.iter();
     for (service, _) in services.filter(|(_, status)| status.zone.is_some()) {
-        let sum =
-            |of: fn(&BalanceStats) -> u64| service.lanes().map(|lane| of(&lane.tally)).sum::<u64>();
+        let sum = |of: fn(&BalanceStats) -> u64| {
+            service
+                .all_stats()
+                .map(|stats| of(&stats.tally))
+                .sum::<u64>()
+        };
         samples.add(&[service.name(), "local"], sum(|tally| tally.local.value()))?;
         samples.add(&[service.name(), "other"], sum(|tally| tally.other.value()))?;
     }
@@ -99,8 +103,8 @@ pub(super) fn zones(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Resu
 pub(super) fn durations(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     scrape.called().try_for_each(|(service, _)| {
         let mut sum = HistogramSum::default();
-        for lane in service.lanes() {
-            lane.duration.add_to(&mut sum);
+        for stats in service.all_stats() {
+            stats.duration.add_to(&mut sum);
         }
         samples.add_histogram(&[service.name()], &sum)
     })

@@ -33,7 +33,7 @@ pub const METRICS: &[Metric] = &[
         "Requests routed to the service.",
         |scrape, samples| {
             scrape.services.iter().try_for_each(|(service, _)| {
-                let requests = service.lanes().map(|lane| lane.requests.value());
+                let requests = service.all_stats().map(|stats| stats.requests.value());
                 samples.add(&[service.name()], requests.sum::<u64>())
             })
         },
@@ -57,14 +57,14 @@ pub const METRICS: &[Metric] = &[
         Counter,
         SERVICE,
         "Attempts beyond a request's first.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.retries),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.retries),
     ),
     metric(
         "callboard_retries_refused_total",
         Counter,
         SERVICE,
         "Retries that the retry budget refused.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.budget_refused),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.budget_refused),
     ),
     metric(
         "callboard_retries_left",
@@ -83,14 +83,14 @@ pub const METRICS: &[Metric] = &[
         Counter,
         SERVICE,
         "Endpoints that were ejected for failures in a row, for their answers, or by Retry-After.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.ejections),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.ejections),
     ),
     metric(
         "callboard_silences_total",
         Counter,
         SERVICE,
         "Endpoints that were doubted, since they answered nothing while their peers did.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.silences),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.silences),
     ),
     metric(
         "callboard_requests_limited_total",
@@ -124,14 +124,14 @@ pub const METRICS: &[Metric] = &[
         Counter,
         SERVICE,
         "Requests answered by the proxy itself, since no endpoint answered.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.failed),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.failed),
     ),
     metric(
         "callboard_requests_fallback_total",
         Counter,
         SERVICE,
         "Requests that the service's fallback took over, since the service had nobody.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.fallbacks),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.fallbacks),
     ),
     metric(
         "callboard_requests_split_total",
@@ -145,21 +145,21 @@ pub const METRICS: &[Metric] = &[
         Counter,
         SERVICE,
         "Requests whose client was gone before its answer.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.abandoned),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.abandoned),
     ),
     metric(
         "callboard_tunnels_open",
         Gauge,
         SERVICE,
         "Client connections that have gone over to another protocol, such as WebSocket.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.tunnels.open),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.tunnels.open),
     ),
     metric(
         "callboard_tunnels_total",
         Counter,
         SERVICE,
         "Client connections that went over to another protocol.",
-        |scrape, samples| per_service(scrape, samples, |lane| &lane.tunnels.opened),
+        |scrape, samples| per_service(scrape, samples, |stats| &stats.tunnels.opened),
     ),
     metric(
         "callboard_tunnels_ended_total",

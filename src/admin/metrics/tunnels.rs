@@ -15,14 +15,14 @@ fn tunnelled<'s>(scrape: &'s Scrape<'_>) -> impl Iterator<Item = &'s Service> {
 }
 
 fn sum(service: &Service, counter: fn(&TunnelStats) -> &Counter) -> u64 {
-    let lanes = service.lanes();
-    lanes.map(|lane| counter(&lane.tunnels).value()).sum()
+    let stats = service.all_stats();
+    stats.map(|stats| counter(&stats.tunnels).value()).sum()
 }
 
 pub(super) fn ends(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     tunnelled(scrape).try_for_each(|service| {
         TunnelEnd::ALL.into_iter().try_for_each(|end| {
-            let ends = service.lanes().map(|lane| &lane.tunnels.ends);
+            let ends = service.all_stats().map(|stats| &stats.tunnels.ends);
             let sum: u64 = ends.map(|ends| ends[end.index()].value()).sum();
             samples.add(&[service.name(), end.as_str()], sum)
         })

@@ -299,7 +299,7 @@ mod tests {
 
         fn doubt(&self, place: usize) {
             let endpoint = &self.snapshot.endpoints[place];
-            endpoint.life().connect_failed(self.now, self.now);
+            endpoint.health().connect_failed(self.now, self.now);
         }
 
         fn enter(&self, place: usize) -> InFlight {
@@ -674,7 +674,7 @@ mod tests {
             // It is doubted: another answers, and is named from then on.
             board.doubt(place);
             let other = board.pick_at(turn).unwrap();
-            board.snapshot.endpoints[place].life().connected();
+            board.snapshot.endpoints[place].health().connected();
             assert_ne!(other, place);
             let next = set_by(turn, other).unwrap();
             assert_eq!(board.pick_at(turn_of(&next)), Some(other));
@@ -699,7 +699,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             board.now = Instant::now();
             assert_eq!(board.counts(50), [1, 49], "{balance:?}");
-            board.snapshot.endpoints[0].life().connected();
+            board.snapshot.endpoints[0].health().connected();
             assert!(board.counts(50)[0] > 10, "{balance:?}");
         }
     }

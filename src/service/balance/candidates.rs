@@ -45,12 +45,12 @@ impl<'s, W: Fn(&Endpoint) -> bool> Candidates<'s, W> {
     }
 
     fn is_trusted(&self, place: usize) -> bool {
-        !self.snapshot.lives[place].is_passed_over(self.now)
+        !self.snapshot.healths[place].is_passed_over(self.now)
     }
 
     /// The same for one that the request asks for by a key or a cookie: how new it is is no matter.
     pub(super) fn takes_asked(&self, place: usize) -> bool {
-        self.wants(place) && !self.snapshot.lives[place].is_avoided(self.now)
+        self.wants(place) && !self.snapshot.healths[place].is_avoided(self.now)
     }
 
     /// The first in a row of places that may be picked, else the first that is wanted. Each place is

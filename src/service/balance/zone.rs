@@ -137,7 +137,7 @@ impl Zone {
         if turn.is_far {
             sides.reverse();
         }
-        let is_wanted = |one: &Endpoint| wanted(one) && !one.life().is_out(now);
+        let is_wanted = |one: &Endpoint| wanted(one) && !one.health().is_out(now);
         // An endpoint that a cookie names is taken from either side.
         let named = sides.iter().find_map(|side| {
             let place = balancer.named(side, turn, is_wanted, now)?;
@@ -176,9 +176,12 @@ impl Sides {
     fn weigh(&self, now: Instant, epoch: Instant) {
         self.weighed.store(millis(now, epoch), Relaxed);
         let [near, far] = [&self.near, &self.far].map(|side| {
-            let healthy = side.endpoints.iter().filter(|one| !one.life().is_out(now));
+            let healthy = side
+                .endpoints
+                .iter()
+                .filter(|one| !one.health().is_out(now));
             // Who warms up is healthy to that part.
-            let health = healthy.map(|one| one.life().warmth(now).unwrap_or(1.0));
+            let health = healthy.map(|one| one.health().warmth(now).unwrap_or(1.0));
             (health.sum(), side.endpoints.len() + side.resting.len())
         });
         self.percent.store(share(near, far), Relaxed);
@@ -283,7 +286,7 @@ mod tests {
 
         fn doubt(&self, n: usize) {
             let now = Instant::now();
-            self.endpoints[n].life().connect_failed(now, now);
+            self.endpoints[n].health().connect_failed(now, now);
         }
 
         fn pick(
@@ -336,8 +339,8 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         let counts = stage.counts(100);
         assert_eq!((counts[0], counts[1]), (1, 1));
-        stage.endpoints[0].life().connected();
-        stage.endpoints[1].life().connected();
+        stage.endpoints[0].health().connected();
+        stage.endpoints[1].health().connected();
         tokio::time::advance(Duration::from_millis(BELIEVED_MILLIS)).await;
         assert_eq!(stage.counts(100), [50, 50, 0, 0]);
     }

@@ -137,7 +137,7 @@ fn or_again(
 ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
     match (other, again) {
         (Ok(Some(other)), _) => Ok(Some(other)),
-        (_, Some(again)) if room.is_at(again.life()) => Ok(Some(Arc::clone(again))),
+        (_, Some(again)) if room.is_at(again.health()) => Ok(Some(Arc::clone(again))),
         (_, Some(_)) => Err(Shed::PerEndpoint),
         (other, None) => other,
     }
@@ -160,7 +160,7 @@ mod tests {
 
     fn eject(service: &Service, n: usize) {
         let rule = service.policy().eject.clone().unwrap();
-        line(service, n).life().eject(&rule, None, Instant::now());
+        line(service, n).health().eject(&rule, None, Instant::now());
     }
 
     fn chooser(service: &Service) -> Chooser<'_> {
@@ -194,7 +194,7 @@ mod tests {
     async fn of_those_who_waited_one_tries_who_was_ejected() {
         let service = service("per_endpoint = 20, pending = 100, wait = \"2s\"", 1..3);
         eject(&service, 1);
-        let ejection = line(&service, 1).life().ejection(Instant::now()).unwrap();
+        let ejection = line(&service, 1).health().ejection(Instant::now()).unwrap();
         let mut held = seats(&service, 20).await;
         let almost = Duration::from_secs_f64(ejection.seconds_left - 1.0);
         tokio::time::advance(almost).await;
@@ -205,8 +205,8 @@ mod tests {
         for _ in 0..200 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(line(&service, 1).life().seats().load(SeqCst), 1);
-        assert_eq!(line(&service, 0).life().seats().load(SeqCst), 20);
+        assert_eq!(line(&service, 1).health().seats().load(SeqCst), 1);
+        assert_eq!(line(&service, 0).health().seats().load(SeqCst), 20);
         drop(waiting);
     }
 
@@ -267,7 +267,7 @@ mod tests {
         assert!(line.is_some_and(|line| !Arc::ptr_eq(&line, &tried)));
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         leaves.await.unwrap();
-        assert_eq!(tried.life().seats().load(SeqCst), 0);
+        assert_eq!(tried.health().seats().load(SeqCst), 0);
         drop(chooser);
         assert_eq!(service.limits().unwrap().status().in_use, 0);
     }

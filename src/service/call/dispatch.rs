@@ -63,7 +63,7 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
     let mut fallback = Some(to.fallback);
     let mut instead_of = None;
     loop {
-        count.begin(service.lane(worker));
+        count.begin(service.stats(worker));
         head.goes_to(service);
         service.usage().note(now);
         let error = match CallPolicy::of(service, subset, to.overrides) {

@@ -40,7 +40,7 @@ impl<'s> Detector<'s> {
             service,
             view,
             worker,
-            stats: service.lane(worker),
+            stats: service.stats(worker),
         }
     }
 
@@ -75,7 +75,7 @@ impl<'s> Detector<'s> {
             | FailureKind::BadAnswer(_) => self.note_vain(line, began),
             // It answered, with what one of its pages may be.
             FailureKind::TooLarge(_) => {
-                if let Some(was) = line.life().answered(began) {
+                if let Some(was) = line.health().answered(began) {
                     self.note_back(line, was);
                 }
             }
@@ -101,18 +101,18 @@ impl<'s> Detector<'s> {
         let rule = self.service.policy().eject.as_ref();
         let is_fault = rule.is_some_and(|rule| rule.statuses.holds(head.status, head.grpc));
         self.view.heard(self.worker).answers.add_one();
-        let life = line.life();
+        let health = line.health();
         let is_ill = is_ill(head.status) || head.grpc.is_some_and(Code::is_ill);
         let is_ill = is_ill && rule.is_some_and(|rule| rule.answers);
         if is_ill {
             self.note_ill(line, began);
-        } else if let Some(suspicion) = life.suspicion() {
+        } else if let Some(suspicion) = health.suspicion() {
             suspicion.note_well(self.view.number());
         }
         if is_fault {
             self.note_fault(line, began);
-        } else if !(is_ill && life.is_ejected_for_answers())
-            && let Some(was) = life.answered(began)
+        } else if !(is_ill && health.is_ejected_for_answers())
+            && let Some(was) = health.answered(began)
         {
             self.note_back(line, was);
         }
@@ -137,9 +137,9 @@ impl<'s> Detector<'s> {
         let mut of = None;
         if let Some(rule) = self.service.policy().eject.as_ref().filter(|_| !is_fault) {
             if answer.is_whole() {
-                line.life().ended();
+                line.health().ended();
             } else {
-                if line.life().has_broken_off(rule.failures) {
+                if line.health().has_broken_off(rule.failures) {
                     self.eject(line, began, &Cause::BrokenOff);
                 }
                 of = Some(Arc::clone(line));
@@ -169,15 +169,15 @@ impl<'s> Detector<'s> {
     /// fails, though good answers come between.
     #[cold]
     fn note_vain(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
-        let life = line.life();
-        if life.is_ejected_for_answers() {
+        let health = line.health();
+        if health.is_ejected_for_answers() {
             self.eject(line, began, &Cause::StillIll);
             return;
         }
         self.note_fault(line, began);
-        if life.is_ejected() {
+        if health.is_ejected() {
             // That is the end of it: once it is back it begins anew.
-            if let Some(suspicion) = life.suspicion() {
+            if let Some(suspicion) = health.suspicion() {
                 suspicion.forget();
             }
         } else if let Some(rule) = &self.service.policy().eject
@@ -195,8 +195,8 @@ impl<'s> Detector<'s> {
         self.view.heard(self.worker).ill.add_one();
         // Requests that come in the same order again and again may be in step with the endpoints.
         self.view.break_step();
-        let life = line.life();
-        if life.is_ejected_for_answers() {
+        let health = line.health();
+        if health.is_ejected_for_answers() {
             self.eject(line, began, &Cause::StillIll);
             return;
         }
@@ -210,7 +210,7 @@ impl<'s> Detector<'s> {
             keyed: self.view.balance().is_keyed(),
         };
         let views = (self.view.number(), 1 + self.service.last_view());
-        let proof = life.suspect().note_ill(views, &peers, Instant::now());
+        let proof = health.suspect().note_ill(views, &peers, Instant::now());
         if let Some(proof) = proof {
             self.eject(line, began, &Cause::Answers(proof));
         }
@@ -219,7 +219,7 @@ impl<'s> Detector<'s> {
     #[cold]
     fn note_back(&self, line: &WorkerEndpoint, was: Was) {
         if was == Was::Ill {
-            let suspicion = line.life().suspect();
+            let suspicion = line.health().suspect();
             suspicion.expect_relapse(|number| {
                 let view = self.service.view(number);
                 view.map_or_else(Count::default, View::answers)
@@ -239,7 +239,7 @@ impl<'s> Detector<'s> {
     /// Whether that is news: many connects may be under way when an endpoint goes, and are one thing
     /// that happened.
     fn has_refused(&self, line: &WorkerEndpoint, began: Instant) -> bool {
-        let is_news = line.life().connect_failed(began, Instant::now());
+        let is_news = line.health().connect_failed(began, Instant::now());
         if is_news {
             self.service.tell_of_refusal();
         }
@@ -250,7 +250,7 @@ impl<'s> Detector<'s> {
     #[cold]
     fn note_fault(&self, line: &Arc<WorkerEndpoint>, began: Instant) {
         let rule = self.service.policy().eject.as_ref();
-        if rule.is_some_and(|rule| line.life().failed(began, rule.failures)) {
+        if rule.is_some_and(|rule| line.health().failed(began, rule.failures)) {
             self.eject(line, began, &Cause::Failures);
         }
     }
@@ -264,7 +264,7 @@ impl<'s> Detector<'s> {
         let ejections = self.service.ejections();
         if let Some(time) = ejections.eject(all, line, rule, began, pause) {
             let why = cause.to_string();
-            line.life().note_why(&*why, cause.is_answers());
+            line.health().note_why(&*why, cause.is_answers());
             self.stats.ejections.add_one();
             log_lines::ejected(self.service.name(), line.pool().address(), time, why);
         }
@@ -327,8 +327,8 @@ struct Outcome {
 impl Witness for Outcome {
     fn ended(&self, whole: bool) {
         match &self.of {
-            Some(line) if whole => line.life().ended(),
-            Some(line) => line.life().broke_off(self.began, Instant::now()),
+            Some(line) if whole => line.health().ended(),
+            Some(line) => line.health().broke_off(self.began, Instant::now()),
             None => {}
         }
     }
@@ -372,9 +372,9 @@ mod tests {
                     detector.note_failure(line, &failure, false, began);
                 } else {
                     detector.note_head(line, &head, Statuses::default(), began);
-                    line.life().ended();
+                    line.health().ended();
                 }
-                if let Some(ejection) = line.life().ejection(Instant::now()) {
+                if let Some(ejection) = line.health().ejection(Instant::now()) {
                     return Some((round, n, ejection.reason.into()));
                 }
             }
@@ -441,7 +441,7 @@ mod tests {
         let fails = |n: usize| {
             let line = line(&service, n);
             (0..5).for_each(|_| detector.note_fault(&line, Instant::now()));
-            line.life().is_ejected()
+            line.health().is_ejected()
         };
         assert!(fails(2) && fails(3));
         assert!(!fails(0), "half of them are");

@@ -78,10 +78,10 @@ impl Room<'_> {
 
     /// Whether the endpoint of this life has room.
     #[inline]
-    pub(crate) fn is_at(self, life: &EndpointHealth) -> bool {
-        let is_own = || self.own.is_some_and(|own| std::ptr::eq(own, life));
+    pub(crate) fn is_at(self, health: &EndpointHealth) -> bool {
+        let is_own = || self.own.is_some_and(|own| std::ptr::eq(own, health));
         self.most
-            .is_none_or(|most| life.seats().load(Relaxed) < most || is_own())
+            .is_none_or(|most| health.seats().load(Relaxed) < most || is_own())
     }
 }
 
@@ -305,12 +305,12 @@ impl Limits {
         let most = self.rule.per_endpoint;
         let room = Room {
             most,
-            own: own.map(|own| own.life()),
+            own: own.map(|own| own.health()),
         };
         let now = Instant::now();
         while let Some(line) = pick(room, now)? {
             let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &line));
-            if is_own || most.is_none_or(|most| claim(line.life().seats(), most)) {
+            if is_own || most.is_none_or(|most| claim(line.health().seats(), most)) {
                 return Ok(Some(line));
             }
             // Another request has just had the last seat there.
@@ -370,7 +370,7 @@ impl Seat {
 
     fn stand_up(&mut self) {
         if let Some(line) = self.at.take() {
-            line.life().seats().fetch_sub(1, SeqCst);
+            line.health().seats().fetch_sub(1, SeqCst);
         }
     }
 }
@@ -454,7 +454,7 @@ mod tests {
         lines: &[Arc<WorkerEndpoint>],
         room: Room<'_>,
     ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
-        let first = lines.iter().find(|line| room.is_at(line.life()));
+        let first = lines.iter().find(|line| room.is_at(line.health()));
         first.cloned().map(Some).ok_or(Shed::PerEndpoint)
     }
 

@@ -35,7 +35,7 @@ impl Tried {
                 false => &self.lines[self.lines.len() - 1..],
             };
             self.set
-                .extend(new.iter().map(|line| place_of(line.life())));
+                .extend(new.iter().map(|line| place_of(line.health())));
         }
     }
 
@@ -47,20 +47,20 @@ impl Tried {
     }
 
     /// Whether the endpoint that has this life is one of them.
-    pub(crate) fn has(&self, life: &EndpointHealth) -> bool {
+    pub(crate) fn has(&self, health: &EndpointHealth) -> bool {
         if self.set.is_empty() {
             self.lines
                 .iter()
-                .any(|line| std::ptr::eq(line.life(), life))
+                .any(|line| std::ptr::eq(line.health(), health))
         } else {
-            self.set.contains(&place_of(life))
+            self.set.contains(&place_of(health))
         }
     }
 }
 
 /// An endpoint has one life, which stays where it is for as long as a line to it is held.
-fn place_of(life: &EndpointHealth) -> usize {
-    std::ptr::from_ref(life).addr()
+fn place_of(health: &EndpointHealth) -> usize {
+    std::ptr::from_ref(health).addr()
 }
 
 #[cfg(test)]
@@ -74,15 +74,15 @@ mod tests {
         let mut tried = Tried::default();
         for count in 0..endpoints.len() {
             for (n, one) in endpoints.iter().enumerate() {
-                assert_eq!(tried.has(one.life()), n < count, "{n} of {count}");
+                assert_eq!(tried.has(one.health()), n < count, "{n} of {count}");
             }
-            let more = tried.with(endpoints[count].line(0));
-            assert!(more.has(endpoints[count].life()) && !tried.has(endpoints[count].life()));
+            let more = tried.with(endpoints[count].of_worker(0));
+            assert!(more.has(endpoints[count].health()) && !tried.has(endpoints[count].health()));
             tried = more;
         }
         assert!(Arc::ptr_eq(
             tried.last().unwrap(),
-            endpoints.last().unwrap().line(0)
+            endpoints.last().unwrap().of_worker(0)
         ));
     }
 }

@@ -26,27 +26,27 @@ impl Ejections {
         began: Instant,
         pause: Option<Duration>,
     ) -> Option<Duration> {
-        let life = line.life();
-        if life.is_out_since(began) {
+        let health = line.health();
+        if health.is_out_since(began) {
             return None;
         }
         let _turn = self.0.lock();
         let snapshot = all.snapshot();
         let endpoints = &snapshot.endpoints;
-        if life.is_out_since(began) || !endpoints.iter().any(|one| one.is_of(line)) {
+        if health.is_out_since(began) || !endpoints.iter().any(|one| one.is_of(line)) {
             return None;
         }
         let now = Instant::now();
         // Whose time is over waits for a request only, of which there may be none.
-        let ejected = endpoints.iter().filter(|one| one.life().is_kept_out(now));
+        let ejected = endpoints.iter().filter(|one| one.health().is_kept_out(now));
         let others = ejected.filter(|one| !one.is_of(line));
         let (with_it, all) = (others.count() + 1, endpoints.len());
         if with_it == all || with_it * 100 > all * rule.max_percent as usize {
             if pause.is_none() {
-                life.spare();
+                health.spare();
             }
             return None;
         }
-        Some(life.eject(rule, pause, now))
+        Some(health.eject(rule, pause, now))
     }
 }

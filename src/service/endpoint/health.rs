@@ -552,167 +552,167 @@ mod tests {
         }
     }
 
-    fn life() -> EndpointHealth {
+    fn health() -> EndpointHealth {
         EndpointHealth::new(common(None))
     }
 
     /// How many of twenty who ask now try it.
-    fn tries(life: &EndpointHealth) -> usize {
-        let ask = |_: &i32| !life.is_passed_over(Instant::now());
+    fn tries(health: &EndpointHealth) -> usize {
+        let ask = |_: &i32| !health.is_passed_over(Instant::now());
         (0..20).filter(ask).count()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_doubted_endpoint_waits_and_is_then_tried_by_one() {
-        let life = life();
-        life.connect_failed(Instant::now(), Instant::now());
-        assert_eq!(tries(&life), 0);
+        let health = health();
+        health.connect_failed(Instant::now(), Instant::now());
+        assert_eq!(tries(&health), 0);
         advance(SECOND).await;
-        assert_eq!(tries(&life), 1);
-        life.connected();
-        assert_eq!(tries(&life), 20);
+        assert_eq!(tries(&health), 1);
+        health.connected();
+        assert_eq!(tries(&health), 20);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_answers_over_a_kept_connection_is_doubted_no_more() {
-        let life = life();
+        let health = health();
         let early = Instant::now();
         advance(SECOND).await;
-        life.connect_failed(Instant::now(), Instant::now());
-        life.answered(early);
-        assert_eq!(tries(&life), 0, "what was under way says nothing");
+        health.connect_failed(Instant::now(), Instant::now());
+        health.answered(early);
+        assert_eq!(tries(&health), 0, "what was under way says nothing");
         advance(SECOND).await;
-        assert_eq!(tries(&life), 1);
-        life.answered(Instant::now());
-        assert_eq!(tries(&life), 20);
+        assert_eq!(tries(&health), 1);
+        health.answered(Instant::now());
+        assert_eq!(tries(&health), 20);
     }
 
     #[tokio::test(start_paused = true)]
     async fn connects_that_fail_together_count_once() {
-        let life = life();
+        let health = health();
         let began = Instant::now();
         advance(SECOND / 2).await;
-        let news = (0..20).filter(|_| life.connect_failed(began, Instant::now()));
+        let news = (0..20).filter(|_| health.connect_failed(began, Instant::now()));
         assert_eq!(news.count(), 1);
         advance(SECOND + Duration::from_millis(1)).await;
-        assert_eq!(tries(&life), 1, "tried after a second");
-        assert!(life.connect_failed(Instant::now(), Instant::now()));
+        assert_eq!(tries(&health), 1, "tried after a second");
+        assert!(health.connect_failed(Instant::now(), Instant::now()));
         advance(SECOND).await;
-        assert_eq!(tries(&life), 0, "and then after two");
+        assert_eq!(tries(&health), 0, "and then after two");
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_failures_in_a_row_eject() {
-        let life = life();
+        let health = health();
         let now = Instant::now;
         for _ in 0..3 {
-            assert!((0..4).all(|_| !life.failed(now(), 5)));
-            life.answered(now());
+            assert!((0..4).all(|_| !health.failed(now(), 5)));
+            health.answered(now());
         }
-        assert!((0..4).all(|_| !life.failed(now(), 5)));
-        assert!(life.failed(now(), 5));
-        life.spare();
-        assert!((0..4).all(|_| !life.failed(now(), 5)));
-        assert!(life.failed(now(), 5));
+        assert!((0..4).all(|_| !health.failed(now(), 5)));
+        assert!(health.failed(now(), 5));
+        health.spare();
+        assert!((0..4).all(|_| !health.failed(now(), 5)));
+        assert!(health.failed(now(), 5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn answers_that_break_off_one_after_another_count_and_a_head_does_not_excuse_them() {
-        let life = life();
+        let health = health();
         let cut = async |apart: Duration| {
             advance(apart).await;
             let began = Instant::now();
-            life.answered(began);
+            health.answered(began);
             advance(Duration::from_millis(5)).await;
-            life.broke_off(began, Instant::now());
+            health.broke_off(began, Instant::now());
         };
         for _ in 0..4 {
             cut(SECOND).await;
         }
-        assert!(!life.has_broken_off(5));
+        assert!(!health.has_broken_off(5));
         cut(SECOND).await;
-        assert!(life.has_broken_off(5));
-        life.ended();
-        assert!(!life.has_broken_off(1));
+        assert!(health.has_broken_off(5));
+        health.ended();
+        assert!(!health.has_broken_off(1));
         // Those that end together are one, and those that end now and then are never more.
         let began = Instant::now();
         advance(SECOND).await;
-        (0..20).for_each(|_| life.broke_off(began, Instant::now()));
-        assert!(!life.has_broken_off(2));
+        (0..20).for_each(|_| health.broke_off(began, Instant::now()));
+        assert!(!health.has_broken_off(2));
         for _ in 0..9 {
             cut(CUT_IN_A_ROW * 2).await;
         }
-        assert!(!life.has_broken_off(2));
+        assert!(!health.has_broken_off(2));
         // And who refuses a connection then is not ejected for them.
-        assert!(!life.failed(Instant::now(), 2));
+        assert!(!health.failed(Instant::now(), 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_ejected_is_tried_by_one_and_comes_back_or_goes_for_longer() {
-        let life = life();
+        let health = health();
         let early = Instant::now();
         advance(SECOND).await;
-        let length = life.eject(&rule(), None, Instant::now());
+        let length = health.eject(&rule(), None, Instant::now());
         assert!((30.0..33.0).contains(&length.as_secs_f64()), "{length:?}");
-        assert_eq!(tries(&life), 0);
+        assert_eq!(tries(&health), 0);
         // What was under way says nothing of it now.
-        life.answered(early);
-        assert!(!life.failed(early, 5));
-        assert!(life.is_ejected());
+        health.answered(early);
+        assert!(!health.failed(early, 5));
+        assert!(health.is_ejected());
         advance(THIRTY).await;
-        assert_eq!(tries(&life), 1);
-        assert!(life.failed(Instant::now(), 5), "one failure is enough");
-        let length = life.eject(&rule(), None, Instant::now());
+        assert_eq!(tries(&health), 1);
+        assert!(health.failed(Instant::now(), 5), "one failure is enough");
+        let length = health.eject(&rule(), None, Instant::now());
         assert!((60.0..66.0).contains(&length.as_secs_f64()), "{length:?}");
-        assert_eq!(life.ejection(Instant::now()).unwrap().times, 2);
+        assert_eq!(health.ejection(Instant::now()).unwrap().times, 2);
         advance(THIRTY * 2).await;
-        assert_eq!(tries(&life), 1);
+        assert_eq!(tries(&health), 1);
         // The trial came to nothing.
         advance(TRIAL).await;
-        assert_eq!(tries(&life), 1);
-        life.answered(Instant::now());
-        assert_eq!(tries(&life), 20);
-        assert_eq!(life.ejection(Instant::now()), None);
+        assert_eq!(tries(&health), 1);
+        health.answered(Instant::now());
+        assert_eq!(tries(&health), 20);
+        assert_eq!(health.ejection(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn ejections_grow_up_to_a_limit_and_are_forgotten_in_service() {
-        let life = life();
+        let health = health();
         advance(SECOND).await;
         for _ in 0..9 {
-            life.eject(&rule(), None, Instant::now());
+            health.eject(&rule(), None, Instant::now());
         }
-        let length = life.eject(&rule(), None, Instant::now());
+        let length = health.eject(&rule(), None, Instant::now());
         assert!((100.0..110.0).contains(&length.as_secs_f64()), "{length:?}");
         advance(SECOND).await;
-        life.answered(Instant::now());
+        health.answered(Instant::now());
         // No more of them count than make up the longest.
         advance(rule().time * 3).await;
-        life.eject(&rule(), None, Instant::now());
-        assert_eq!(life.ejection(Instant::now()).unwrap().times, 2);
+        health.eject(&rule(), None, Instant::now());
+        assert_eq!(health.ejection(Instant::now()).unwrap().times, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connect_that_fails_does_not_shorten_an_ejection_nor_does_one_that_works() {
-        let life = life();
+        let health = health();
         advance(SECOND).await;
-        life.eject(&rule(), None, Instant::now());
-        life.connect_failed(Instant::now(), Instant::now());
-        life.connected();
+        health.eject(&rule(), None, Instant::now());
+        health.connect_failed(Instant::now(), Instant::now());
+        health.connected();
         advance(SECOND * 20).await;
-        assert_eq!(tries(&life), 0);
+        assert_eq!(tries(&health), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_warms_up_has_a_growing_part_and_then_all() {
-        let life = EndpointHealth::new(common(Some(SECOND * 10)));
+        let health = EndpointHealth::new(common(Some(SECOND * 10)));
         let part = || {
-            let ask = |_: &i32| !life.is_passed_over(Instant::now());
+            let ask = |_: &i32| !health.is_passed_over(Instant::now());
             (0..10_000).filter(ask).count() as f64 / 1e4
         };
         assert_eq!(part(), 1.0, "nobody warms up by himself");
-        life.warm_up(Instant::now());
-        assert!(life.is_warming(Instant::now()));
+        health.warm_up(Instant::now());
+        assert!(health.is_warming(Instant::now()));
         for (after, expected) in [(0, 0.1), (2, 0.2), (3, 0.5), (4, 0.9)] {
             advance(SECOND * after).await;
             let part = part();
@@ -720,17 +720,17 @@ mod tests {
         }
         advance(SECOND).await;
         assert_eq!(part(), 1.0);
-        assert!(!life.is_warming(Instant::now()));
+        assert!(!health.is_warming(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn checks_that_pass_again_end_an_ejection() {
-        let life = EndpointHealth::new(common(Some(SECOND * 10)));
+        let health = EndpointHealth::new(common(Some(SECOND * 10)));
         advance(SECOND).await;
-        life.eject(&rule(), None, Instant::now());
-        life.recovered();
-        assert!(!life.is_ejected() && life.is_warming(Instant::now()));
-        life.eject(&rule(), None, Instant::now());
-        assert_eq!(life.ejection(Instant::now()).unwrap().times, 1);
+        health.eject(&rule(), None, Instant::now());
+        health.recovered();
+        assert!(!health.is_ejected() && health.is_warming(Instant::now()));
+        health.eject(&rule(), None, Instant::now());
+        assert_eq!(health.ejection(Instant::now()).unwrap().times, 1);
     }
 }

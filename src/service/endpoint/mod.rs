@@ -41,13 +41,13 @@ pub struct EndpointId {
 pub struct Endpoint {
     own: Arc<Own>,
     /// Most endpoints of a large registry are never called, and have none.
-    lines: OnceLock<Box<Lines>>,
+    called: OnceLock<Box<Called>>,
 }
 
 /// What is made of an endpoint from the first call on, and of each worker from its own: most workers
 /// never call most endpoints of a large registry.
 #[derive(Debug)]
-struct Lines {
+struct Called {
     target: Arc<Target>,
     of_workers: Box<[OnceLock<Arc<WorkerEndpoint>>]>,
 }
@@ -55,7 +55,7 @@ struct Lines {
 /// What all workers share of an endpoint.
 #[derive(Debug)]
 pub(super) struct Own {
-    life: EndpointHealth,
+    health: EndpointHealth,
     id: EndpointId,
     /// Where a balancer asks for it.
     load: Option<Arc<Load>>,
@@ -67,7 +67,7 @@ impl Deref for Own {
     type Target = EndpointHealth;
 
     fn deref(&self) -> &EndpointHealth {
-        &self.life
+        &self.health
     }
 }
 
@@ -85,8 +85,8 @@ impl WorkerEndpoint {
         &self.pool
     }
 
-    pub(super) fn life(&self) -> &EndpointHealth {
-        &self.own.life
+    pub(super) fn health(&self) -> &EndpointHealth {
+        &self.own.health
     }
 
     /// Whether the endpoint is in the proxy's own zone, where that comes first.
@@ -96,14 +96,14 @@ impl WorkerEndpoint {
 
     /// Notes that the endpoint took a connection: it is not doubted any more.
     pub fn connected(&self) {
-        self.life().connected();
+        self.health().connected();
     }
 
     /// Notes that the endpoint took a connection in an attempt that began then. Nothing more is heard
     /// of that attempt, as the program itself speaks with the endpoint.
     pub fn has_served(&self, began: Instant) {
-        self.life().connected();
-        self.life().answered(began);
+        self.health().connected();
+        self.health().answered(began);
     }
 }
 
@@ -117,13 +117,13 @@ impl Endpoint {
     ) -> Self {
         Self {
             own: Arc::new(Own {
-                life: EndpointHealth::new(common),
+                health: EndpointHealth::new(common),
                 id,
                 load,
                 transport,
                 is_near: AtomicBool::new(false),
             }),
-            lines: OnceLock::new(),
+            called: OnceLock::new(),
         }
     }
 
@@ -132,8 +132,8 @@ impl Endpoint {
         &self.own.id
     }
 
-    pub(super) fn life(&self) -> &EndpointHealth {
-        &self.own.life
+    pub(super) fn health(&self) -> &EndpointHealth {
+        &self.own.health
     }
 
     /// How it is spoken to.
@@ -141,34 +141,36 @@ impl Endpoint {
         self.own.transport
     }
 
-    /// Its life, as a snapshot keeps it.
+    /// What a snapshot keeps of it.
     pub(super) fn own(&self) -> &Arc<Own> {
         &self.own
     }
 
     pub(super) fn workers(&self) -> usize {
-        self.own.life.common().workers
+        self.own.health.common().workers
     }
 
     /// One worker's way to it.
-    pub fn line(&self, worker: usize) -> &Arc<WorkerEndpoint> {
-        let lines = self.lines();
-        lines.of_workers[worker].get_or_init(|| {
+    pub fn of_worker(&self, worker: usize) -> &Arc<WorkerEndpoint> {
+        let called = self.called();
+        called.of_workers[worker].get_or_init(|| {
             let own = Arc::clone(&self.own);
-            let pool = Arc::new(Pool::new(Arc::clone(&lines.target)));
+            let pool = Arc::new(Pool::new(Arc::clone(&called.target)));
             Arc::new(WorkerEndpoint { pool, own })
         })
     }
 
-    fn lines(&self) -> &Lines {
-        let Own { id, load, life, .. } = &*self.own;
-        self.lines.get_or_init(|| {
-            let common = life.common();
+    fn called(&self) -> &Called {
+        let Own {
+            id, load, health, ..
+        } = &*self.own;
+        self.called.get_or_init(|| {
+            let common = health.common();
             let Transport { tls, protocol } = self.own.transport;
             let tls = tls.then(|| common.tls());
             let limits = Arc::clone(&common.idle_limits);
             let target = Target::new(id.address.clone(), tls, protocol, limits, load.clone());
-            Box::new(Lines {
+            Box::new(Called {
                 target: Arc::new(target),
                 of_workers: (0..common.workers).map(|_| OnceLock::new()).collect(),
             })
@@ -182,20 +184,20 @@ impl Endpoint {
 
     /// One worker's connections to it.
     pub fn pool(&self, worker: usize) -> &Arc<Pool> {
-        &self.line(worker).pool
+        &self.of_worker(worker).pool
     }
 
     /// The connections to it of the workers that have called it.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let lines = self.lines.get().into_iter();
-        let lines = lines.flat_map(|lines| lines.of_workers.iter().filter_map(OnceLock::get));
-        lines.map(|line| &*line.pool)
+        let called = self.called.get().into_iter();
+        let called = called.flat_map(|called| called.of_workers.iter().filter_map(OnceLock::get));
+        called.map(|line| &*line.pool)
     }
 
     /// Closes one worker's idle connections that are too old or were closed by their endpoint.
     pub(super) fn sweep(&self, worker: usize, now: Instant) {
-        let lines = self.lines.get();
-        if let Some(line) = lines.and_then(|lines| lines.of_workers[worker].get()) {
+        let called = self.called.get();
+        if let Some(line) = called.and_then(|called| called.of_workers[worker].get()) {
             line.pool.sweep(now);
         }
     }
@@ -219,13 +221,13 @@ impl Endpoint {
     /// and exchanges that still run are cut at `cut_at`. What a call needs is made for that even
     /// where there was none: a request may have picked it, and must find this.
     pub(super) fn retire(&self, cut_at: Instant) {
-        self.lines().target.retire(cut_at);
+        self.called().target.retire(cut_at);
         self.pools().for_each(Pool::close_idle);
     }
 
     /// It is back before it was gone: see [`Target::restore`].
     pub(super) fn restore(&self) {
-        self.lines().target.restore();
+        self.called().target.restore();
     }
 }
 
@@ -243,7 +245,7 @@ pub(super) mod testing {
     /// The same, which is new and warms up for so long.
     pub(in crate::service) fn warming(number: usize, time: Duration) -> Arc<Endpoint> {
         let endpoint = of(number, Some(time), None);
-        endpoint.life().warm_up(Instant::now());
+        endpoint.health().warm_up(Instant::now());
         endpoint
     }
 
@@ -262,7 +264,7 @@ pub(super) mod testing {
 
     /// A way to one.
     pub(in crate::service) fn line() -> Arc<WorkerEndpoint> {
-        Arc::clone(endpoint(0, None).line(0))
+        Arc::clone(endpoint(0, None).of_worker(0))
     }
 }
 

@@ -57,11 +57,11 @@ fn look(
     let rule = service.policy().eject.as_ref();
     let is_silent = rule.is_some_and(|rule| rule.silence)
         && own.for_at_least >= LEAST
-        && !line.life().is_avoided_already()
+        && !line.health().is_avoided_already()
         && Scene::of(view, line, now).is_some_and(|scene| scene.is_proof());
     line.pool().note_look(now);
-    if is_silent && line.life().fall_silent(now) {
-        service.lane(worker).silences.add_one();
+    if is_silent && line.health().fall_silent(now) {
+        service.stats(worker).silences.add_one();
         log_lines::silent(service.name(), line.pool().address());
     }
     is_silent

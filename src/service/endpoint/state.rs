@@ -74,17 +74,17 @@ impl EndpointState {
     pub(crate) fn of(
         standing: Standing,
         fails_checks: bool,
-        life: &EndpointHealth,
+        health: &EndpointHealth,
         now: Instant,
     ) -> Self {
         match standing {
             Standing::Removed => Self::Draining,
             Standing::Critical => Self::Unhealthy,
             _ if fails_checks => Self::Failing,
-            _ if life.is_ejected() => Self::Ejected,
-            _ if life.is_doubted() => Self::Doubted,
+            _ if health.is_ejected() => Self::Ejected,
+            _ if health.is_doubted() => Self::Doubted,
             Standing::Held(_) => Self::Held,
-            Standing::Passing if life.is_warming(now) => Self::Warming,
+            Standing::Passing if health.is_warming(now) => Self::Warming,
             Standing::Passing => Self::Serving,
         }
     }

@@ -72,7 +72,7 @@ fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
         let address = &member.instance.address;
         let name = member.instance.meta.get(other.meta)?;
         let is_other = !name.eq_ignore_ascii_case(&address.host());
-        (is_other && member.endpoint.life().has_refused())
+        (is_other && member.endpoint.health().has_refused())
             .then(|| (address.host().into_owned(), address.port(), name.clone()))
     });
     refused.take(AT_ONCE).collect()
@@ -100,7 +100,7 @@ mod tests {
         };
         service.apply(MemberEvent::Fixed(vec![Arc::new(named)]));
         let now = Instant::now();
-        line(&service, 0).life().connect_failed(now, now);
+        line(&service, 0).health().connect_failed(now, now);
         let other = OtherHost {
             meta: "host",
             setting: "host = \"name\"",

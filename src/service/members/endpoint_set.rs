@@ -70,7 +70,7 @@ impl EndpointSet {
             if policy.health.is_none() {
                 member.checkup = None;
             }
-            if let Some(suspicion) = member.endpoint.life().suspicion() {
+            if let Some(suspicion) = member.endpoint.health().suspicion() {
                 suspicion.begin_anew();
             }
             let transport = Transport::of(&member.instance, policy.protocol);
@@ -179,7 +179,7 @@ impl EndpointSet {
             }
             member.stand(said.after(Some(before)));
             if (before, member.standing()) == (Standing::Critical, Standing::Passing) {
-                member.endpoint.life().recovered();
+                member.endpoint.health().recovered();
             }
             member.instance = Arc::clone(instance);
             return None;
@@ -204,7 +204,7 @@ impl EndpointSet {
         let transport = Transport::of(instance, self.common.policy().protocol);
         let endpoint = Endpoint::new(Arc::clone(&self.common), id.clone(), transport, load);
         if is_new {
-            endpoint.life().warm_up(Instant::now());
+            endpoint.health().warm_up(Instant::now());
         }
         Member::new(Arc::new(endpoint), Arc::clone(instance), standing)
     }
@@ -383,8 +383,8 @@ impl EndpointSet {
     pub(crate) fn states(&self) -> impl Iterator<Item = (&Member, EndpointState)> {
         let now = Instant::now();
         self.members.iter().map(move |member| {
-            let life = member.endpoint.life();
-            let state = EndpointState::of(member.standing(), member.fails_checks(), life, now);
+            let health = member.endpoint.health();
+            let state = EndpointState::of(member.standing(), member.fails_checks(), health, now);
             (member, state)
         })
     }
@@ -399,7 +399,7 @@ impl EndpointSet {
         let failed = member.fails_checks();
         member.checkup = Some(Box::new(checkup));
         if failed && !member.fails_checks() {
-            endpoint.life().recovered();
+            endpoint.health().recovered();
         }
         let has_changed = failed != member.fails_checks();
         if has_changed {

@@ -40,5 +40,5 @@ pub(in crate::service) fn instance(port: u16, healthy: bool) -> Instance {
 
 /// The way to one of those that may be picked.
 pub(in crate::service) fn line(service: &Service, n: usize) -> Arc<WorkerEndpoint> {
-    Arc::clone(service.main().snapshot().endpoints[n].line(0))
+    Arc::clone(service.main().snapshot().endpoints[n].of_worker(0))
 }
