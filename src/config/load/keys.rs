@@ -31,7 +31,7 @@ fn of_all_tables() -> Vec<Keys> {
     const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzz";
     let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
         listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1},\
-        tls={?=1,certificates=[{?=1}],client={?=1},hsts={?=1}}}]\n\
+        tls={?=1,certificates=[{?=1}],client={?=1},tickets={?=1},hsts={?=1}}}]\n\
         registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
         registry.embedded={?=1}\n\
         registry.zookeeper={?=1}\n\
@@ -62,7 +62,7 @@ fn of_all_tables() -> Vec<Keys> {
             })
         })
         .collect();
-    assert_eq!(tables.len(), 50);
+    assert_eq!(tables.len(), 51);
     tables
 }
 
