@@ -16,7 +16,8 @@ use super::{
 use crate::{
     config::RegistryKind,
     discovery::{Directory, Quarantined},
-    proxy::Worker,
+    metrics::Counter,
+    proxy::{Http2Counts, Worker},
     registry::{Watches, watch::WatchSnapshot},
     saved,
     service::{Service, ServiceStats, ServiceStatus},
@@ -36,6 +37,8 @@ struct Status {
     tls: Vec<TlsStatus>,
     /// Open client connections.
     connections: usize,
+    /// Those of them that speak HTTP/2.
+    http2: Http2Status,
     workers: Vec<WorkerStatus>,
     routes: Vec<RouteStatus>,
     /// Tags that make no route.
@@ -50,6 +53,14 @@ struct Status {
     /// `None` where nothing is kept on disk.
     snapshot: Option<saved::Status>,
     registries: Vec<RegistryStatus>,
+}
+
+/// What is open of HTTP/2.
+#[derive(Serialize)]
+struct Http2Status {
+    connections: u64,
+    /// Requests whose streams are open.
+    streams: u64,
 }
 
 #[derive(Serialize)]
@@ -142,6 +153,7 @@ impl Status {
             listeners: view.listeners.clone(),
             tls: view.tls.iter().map(TlsStatus::of).collect(),
             connections: (view.connections)(),
+            http2: Http2Status::of(&view.workers),
             workers: view.workers.iter().map(WorkerStatus::of).collect(),
             routes: std::iter::zip(0.., &generation.config.routes)
                 .filter(|_| selection.begins())
@@ -189,6 +201,19 @@ impl WorkerStatus {
         Self {
             unrouted: worker.unrouted.value(),
             refused: worker.refused.value(),
+        }
+    }
+}
+
+impl Http2Status {
+    fn of(workers: &[Arc<Worker>]) -> Self {
+        let sum = |of: fn(&Http2Counts) -> &Counter| {
+            let counts = workers.iter().map(|worker| of(&worker.http2).value());
+            counts.sum()
+        };
+        Self {
+            connections: sum(|counts| &counts.connections),
+            streams: sum(|counts| &counts.streams),
         }
     }
 }

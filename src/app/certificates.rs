@@ -28,7 +28,7 @@ impl Certificates {
             if let Some(settings) = &listener.tls
                 && opened.find(listener).is_none()
             {
-                let server = Arc::new(Server::open(settings)?);
+                let server = Arc::new(Server::open(settings, listener.protocol)?);
                 server.follow();
                 let most = listener.limits.handshakes;
                 opened.0.push(Opened {

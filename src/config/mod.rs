@@ -146,10 +146,21 @@ pub struct Listener {
     pub header_case: HeaderCase,
     /// How often a request may pass through this proxy; at least once.
     pub max_passes: usize,
+    /// What its clients may speak.
+    pub protocol: ListenProtocol,
     /// How TLS is spoken; `None` where it is not.
     pub tls: Option<Arc<ListenTls>>,
     /// The port at which clients are to come again by TLS; `None` where they are served as they come.
     pub redirect_to_https: Option<u16>,
+}
+
+/// `listen.protocol`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenProtocol {
+    /// HTTP/2 where the client speaks it, else HTTP/1.1 (the default).
+    Auto,
+    /// HTTP/1.1 alone.
+    Http1,
 }
 
 /// `listen.paths`
@@ -196,6 +207,8 @@ pub struct ListenTimeouts {
     pub idle: Duration,
     /// From a connection's start to the end of its TLS handshake.
     pub handshake: Duration,
+    /// For how long a client of HTTP/2 may be silent before it is asked whether it is there.
+    pub ping: Duration,
 }
 
 /// `listen.limits`
@@ -213,6 +226,10 @@ pub struct ListenLimits {
     pub target_bytes: usize,
     /// TLS handshakes under way at once, over all workers and all addresses of the table.
     pub handshakes: usize,
+    /// Requests at once on a connection of HTTP/2.
+    pub streams: usize,
+    /// Requests on a connection of HTTP/2, after which its client is to open another.
+    pub requests_per_connection: usize,
 }
 
 /// `[admin]`

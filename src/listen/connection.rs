@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     http1::progress::Progress,
+    http2::progress::Progress as Http2Progress,
     stop::{Stop, StopSignal},
 };
 use crate::{config, proxy::Worker};
@@ -30,6 +31,8 @@ pub(crate) struct Connection {
     pub(super) signal: StopSignal,
     /// Known after the prelude.
     protocol: OnceLock<Protocol>,
+    /// Of a client that turned out to speak another one.
+    instead: OnceLock<Protocol>,
 }
 
 /// That a connection is at a handshake, which a request would follow.
@@ -38,6 +41,7 @@ const BUSY: u64 = u64::MAX;
 /// What is spoken on a connection, and how far that has come.
 pub(super) enum Protocol {
     Http1(Arc<Progress>),
+    Http2(Arc<Http2Progress>),
 }
 
 impl Connection {
@@ -56,6 +60,7 @@ impl Connection {
             address,
             signal: StopSignal::new(),
             protocol: OnceLock::new(),
+            instead: OnceLock::new(),
         }
     }
 
@@ -64,11 +69,17 @@ impl Connection {
         self.open.store(BUSY, Relaxed);
     }
 
-    /// The prelude is over, and this is spoken from now on.
+    /// This is spoken from now on.
     pub(super) fn speaks(&self, protocol: Protocol) {
         self.open.store(self.worker.now(), Relaxed);
-        // Of two that call this, which there are not, the first would be right.
-        let _ = self.protocol.set(protocol);
+        if let Err(instead) = self.protocol.set(protocol) {
+            // No client changes it twice.
+            let _ = self.instead.set(instead);
+        }
+    }
+
+    fn protocol(&self) -> Option<&Protocol> {
+        self.instead.get().or_else(|| self.protocol.get())
     }
 
     /// Tells it so, unless it was told more already.
@@ -78,9 +89,10 @@ impl Connection {
 
     /// Whether it has never had a request: one may be on its way.
     pub(crate) fn is_new(&self) -> bool {
-        match self.protocol.get() {
+        match self.protocol() {
             None => true,
             Some(Protocol::Http1(progress)) => progress.is_new(),
+            Some(Protocol::Http2(progress)) => progress.is_new(),
         }
     }
 
@@ -92,13 +104,14 @@ impl Connection {
     /// What a client is told that has taken longer than the listener allows, at this moment of the
     /// worker's clock. A request of an idle client may have come just now, and is answered.
     pub(crate) fn late(&self, now: u64) -> Option<Stop> {
-        match self.protocol.get() {
+        match self.protocol() {
             None => {
                 let passed = u128::from(now.saturating_sub(self.accepted));
                 let limit = self.listener.timeout.handshake.as_millis();
                 (passed > limit).then_some(Stop::Cut)
             }
             Some(Protocol::Http1(progress)) => progress.late(self.open.load(Relaxed), now),
+            Some(Protocol::Http2(progress)) => progress.late(self.open.load(Relaxed), now),
         }
     }
 }
@@ -112,8 +125,8 @@ impl Connection {
 
     /// How far it has come, after its prelude.
     pub(super) fn progress(&self) -> &Progress {
-        let Some(Protocol::Http1(progress)) = self.protocol.get() else {
-            panic!("it speaks nothing yet");
+        let Some(Protocol::Http1(progress)) = self.protocol() else {
+            panic!("it does not speak HTTP/1.1");
         };
         progress
     }

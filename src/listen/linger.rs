@@ -36,7 +36,7 @@ pub(super) async fn leave(signal: &StopSignal, stream: &mut TcpStream, may_come:
 }
 
 /// Waiting for a client's end of a connection whose sending side is shut.
-struct Leave {
+pub(super) struct Leave {
     /// Whether the client is expected to send more. Else it is looked for once.
     may_come: bool,
     /// Whether anything came since the timer was set.
@@ -46,7 +46,7 @@ struct Leave {
 }
 
 impl Leave {
-    fn new(may_come: bool) -> Self {
+    pub(super) fn new(may_come: bool) -> Self {
         Self {
             may_come,
             came: false,
@@ -56,7 +56,7 @@ impl Leave {
     }
 
     /// Ready when the socket may be closed.
-    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<()> {
         let mut space = [MaybeUninit::uninit(); 8192];
         loop {
             let mut buffer = ReadBuf::uninit(&mut space);

@@ -13,10 +13,13 @@ mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod http1;
+mod http2;
 mod linger;
+mod preface;
 mod prelude;
 mod records;
 mod socket;
+mod stall;
 mod stop;
 #[cfg(test)]
 mod testing;

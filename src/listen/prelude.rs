@@ -1,28 +1,57 @@
 //! What stands before a connection's first request: the handshake of TLS, who the client is, and what it
-//! speaks.
+//! speaks. In the clear, a client that speaks HTTP/2 is known by its first bytes, which `http1` reads.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Version;
 use tokio::net::TcpStream;
 
-use super::{Connection, Tls, http1, socket::Socket, transport::Transport};
+use super::{Connection, Tls, http1, http2, preface::Begun, socket::Socket, transport::Transport};
 use crate::proxy::{Client, Scheme};
 
 /// Serves a connection until either side ends it; by TLS where its listener speaks it.
 pub(crate) async fn serve(connection: Arc<Connection>, stream: TcpStream, tls: Option<Arc<Tls>>) {
     let socket = Socket::new(stream);
-    let (transport, scheme, certificate) = match tls {
-        None => (Transport::Clear(socket), Scheme::Http, None),
+    let (transport, scheme, version, certificate) = match tls {
+        None => {
+            let transport = Transport::Clear(socket);
+            (transport, Scheme::Http, Version::HTTP_11, None)
+        }
         Some(tls) => {
             // Boxed, since a handshake needs more than a connection does after it.
             let secured = Box::pin(tls.secure(&connection, socket)).await;
             let Some(secured) = secured else { return };
-            let stream = Box::new(secured.stream);
-            (Transport::Tls(stream), Scheme::Https, secured.certificate)
+            let transport = Transport::Tls(Box::new(secured.stream));
+            (
+                transport,
+                Scheme::Https,
+                secured.version,
+                secured.certificate,
+            )
         }
     };
-    let (worker, listener) = (&connection.worker, &connection.listener);
-    let certificate = certificate.as_ref();
-    let client = Client::new(worker, listener, connection.address, scheme, certificate);
-    http1::serve(connection, client, transport).await;
+    let client = |version| {
+        let (worker, listener) = (&connection.worker, &connection.listener);
+        let certificate = certificate.as_ref();
+        Client::new(
+            worker,
+            listener,
+            connection.address,
+            scheme,
+            version,
+            certificate,
+        )
+    };
+    let begun = if version == Version::HTTP_2 {
+        let read = Bytes::new();
+        Some(Begun { transport, read })
+    } else {
+        http1::serve(&connection, client(version), transport).await
+    };
+    if let Some(begun) = begun {
+        let client = client(Version::HTTP_2);
+        // Boxed, so that a connection of HTTP/1.1 is no larger for it.
+        Box::pin(http2::serve(Arc::clone(&connection), client, begun)).await;
+    }
 }

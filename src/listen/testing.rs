@@ -10,7 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::{Connection, socket::Socket};
 use crate::{
-    config::{self, ListenTls, TlsVersion, UnknownName},
+    config::{self, ListenProtocol, ListenTls, TlsVersion, UnknownName},
     proxy::Worker,
     tls::{Folder, Server},
 };
@@ -44,7 +44,7 @@ fn opened(folder: &Folder) -> Arc<Server> {
         tickets: None,
         hsts: None,
     };
-    Arc::new(Server::open(&Arc::new(settings)).unwrap())
+    Arc::new(Server::open(&Arc::new(settings), ListenProtocol::Auto).unwrap())
 }
 
 /// A client whose handshake is done, and its connection.

@@ -10,6 +10,7 @@ use std::{
     task::Poll,
 };
 
+use http::Version;
 use parking_lot::{Mutex, MutexGuard};
 use rustls::HandshakeKind;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -20,7 +21,7 @@ use super::{
     socket::Socket,
     stop::{Orders, Stop},
 };
-use crate::tls::{Certificate, Server};
+use crate::tls::{Certificate, HTTP2, Server};
 
 /// What a client hears that speaks HTTP where TLS is spoken.
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -80,6 +81,8 @@ struct UnderWay {
 /// A handshake that is done.
 pub(super) struct Secured {
     pub(super) stream: TlsStream<Socket>,
+    /// What is spoken within.
+    pub(super) version: Version,
     /// What the client has shown.
     pub(super) certificate: Option<Certificate>,
 }
@@ -159,12 +162,17 @@ impl Tls {
                 return None;
             }
         };
+        let version = match session.alpn_protocol() {
+            Some(HTTP2) => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        };
         match session.handshake_kind() {
             Some(HandshakeKind::Resumed) => counts.resumed.add_one(),
             _ => counts.full.add_one(),
         }
         Some(Secured {
             stream,
+            version,
             certificate,
         })
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -131,8 +131,9 @@ impl Drop for ClientBody {
             return;
         };
         stream.body_awaited.store(0, Relaxed);
-        // The client may be sending it still, and does not know that it is not read.
-        if stream.rest.may_come() {
+        // The client may be sending it still, and does not know that it is not read. In HTTP/2 it is told, and
+        // what it has sent must not fill the window of others.
+        if stream.rest.may_come() && stream.client.version != Version::HTTP_2 {
             stream.rest.abandon(incoming);
         }
     }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use parking_lot::Mutex;
 
 use super::{Rest, Tunnel, Worker, client_certificate};
@@ -25,6 +25,8 @@ pub(crate) struct Client {
     pub peer: Peer,
     /// What its requests are made by.
     pub scheme: Scheme,
+    /// What is spoken on it: HTTP/2, or HTTP/1.1 where a request may be of 1.0 as well.
+    pub version: Version,
     /// What happens on it.
     pub activity: Activity,
 }
@@ -91,6 +93,9 @@ pub(crate) struct RequestStream {
     pub unwritten: AtomicBool,
     /// Where the answer says that the connection goes over to another protocol: what it goes over to.
     tunnel: Mutex<Option<Box<Tunnel>>>,
+    /// Since when a piece of the answer is not taken, in HTTP/2: there a stream may stand still while its
+    /// connection goes on.
+    pub untaken: AtomicU64,
 }
 
 impl RequestStream {
@@ -105,6 +110,7 @@ impl RequestStream {
             cut_short: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
             tunnel: Mutex::default(),
+            untaken: AtomicU64::new(0),
         }
     }
 
@@ -120,18 +126,19 @@ impl RequestStream {
 }
 
 impl Client {
-    /// A client of this listener, whose connection a worker serves, and who has shown a certificate or
-    /// not.
+    /// A client of this listener, whose connection a worker serves, who speaks this version, and who has
+    /// shown a certificate or not.
     pub(crate) fn new(
         worker: &Arc<Worker>,
         listener: &Arc<config::Listener>,
         address: SocketAddr,
         scheme: Scheme,
+        version: Version,
         certificate: Option<&Certificate>,
     ) -> Self {
         let ip = address.ip();
         let text = ip.to_string();
-        let via = format!("1.1 {}", worker.shared.pseudonym);
+        let via = format!("{} {}", received_by(version), worker.shared.pseudonym);
         let certificate = certificate.map(client_certificate::element);
         let certificate = certificate.as_deref().map(str::as_bytes);
         let certificate = certificate.map(|element| (client_certificate::NAME, element));
@@ -152,6 +159,7 @@ impl Client {
                 trusted: trusted.any(|network| network.contains(&ip)),
             },
             scheme,
+            version,
             activity: Activity::default(),
         }
     }
@@ -182,9 +190,21 @@ impl Client {
         asker
     }
 
+    /// What its requests were received by, as `Via` has it.
+    pub(super) fn received_by(&self) -> &'static str {
+        received_by(self.version)
+    }
+
     /// The worker's time, for [`Activity`].
     pub(crate) fn now(&self) -> u64 {
         self.worker.now()
+    }
+}
+
+fn received_by(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
     }
 }
 

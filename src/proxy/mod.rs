@@ -41,7 +41,7 @@ pub(crate) use response::Response;
 pub(crate) use spelling::HeadText;
 pub(crate) use tunnel::{Tunnel, TunnelWatch};
 pub(crate) use unread_body::Rest;
-pub(crate) use worker::{Shared, Worker};
+pub(crate) use worker::{Http2Counts, Shared, Worker};
 
 use crate::{
     discovery::Lookup,

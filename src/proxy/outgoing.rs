@@ -276,5 +276,6 @@ fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head, strippe
     // Not theirs: a proxy that knows nothing of the field passes a stranger's word for it on.
     out.push_block(&client.peer.certificate);
     let pseudonym = client.worker.shared.pseudonym.as_bytes();
-    out.push_pieces("via", &[b"1.1 ", pseudonym]);
+    let version = client.received_by().as_bytes();
+    out.push_pieces("via", &[version, b" ", pseudonym]);
 }

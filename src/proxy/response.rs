@@ -262,6 +262,9 @@ pub(super) fn hsts_of(client: &Client) -> Option<&HeaderValue> {
 /// way when that happens.
 fn close_where_it_ends(response: &mut Response) {
     let body = response.body();
+    if body.ending.version == Version::HTTP_2 {
+        return;
+    }
     let stream = &body.ending.stream;
     let ends = stream.client.worker.shared.draining.load(Relaxed)
         || !stream.rest.is_small()
@@ -274,8 +277,11 @@ fn close_where_it_ends(response: &mut Response) {
     }
 }
 
-/// Ends the connection with this answer.
+/// Ends the connection with this answer; not one of HTTP/2, whose streams end alone.
 pub(super) fn say_close(response: &mut Response) {
+    if response.body().ending.version == Version::HTTP_2 {
+        return;
+    }
     if response.body().ending.version == Version::HTTP_10 {
         // hyper says `keep-alive` with an answer of a later version.
         *response.version_mut() = Version::HTTP_10;
@@ -290,7 +296,7 @@ impl Drop for Ending {
         client.activity.requests.sub_one();
         client.activity.answered.store(client.now(), Relaxed);
         if let Some(access) = self.access.take() {
-            access.log(client);
+            access.log(client, self.version);
         }
     }
 }
@@ -324,13 +330,14 @@ impl Access {
         self.service = Some(Arc::clone(service.name()));
     }
 
-    fn log(&self, client: &Client) {
+    fn log(&self, client: &Client, version: Version) {
         tracing::info!(
             target: "callboard::access",
             client = %client.peer.ip,
             method = %self.method,
             host = self.host.as_deref(),
             path = %self.target,
+            protocol = ?version,
             // As nginx has it, for a client that did not wait.
             status = self
                 .status
@@ -356,6 +363,10 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
+        let is_http2 = this.ending.version == Version::HTTP_2;
+        if is_http2 {
+            this.ending.stream.untaken.store(0, Relaxed);
+        }
         let frame = match &mut this.kind {
             Kind::Own(text) => {
                 let text = std::mem::take(text);
@@ -379,6 +390,10 @@ impl Body for AnswerBody {
             let data = frame.as_ref().and_then(Frame::data_ref);
             access.bytes += data.map_or(0, Bytes::len) as u64;
             access.whole |= frame.is_none() || this.kind.is_at_its_end();
+        }
+        if is_http2 && frame.is_some() {
+            let stream = &this.ending.stream;
+            stream.untaken.store(stream.client.now(), Relaxed);
         }
         Poll::Ready(frame.map(Ok))
     }
@@ -421,7 +436,9 @@ impl Ending {
     /// is cut, so that it sees that the answer is not whole.
     fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
         self.stream.cut_short.store(true, Relaxed);
-        self.stream.unwritten.store(true, Relaxed);
+        // In HTTP/2 a stream that ends so is reset, and what was written before goes first by itself.
+        let is_http1 = self.version != Version::HTTP_2;
+        self.stream.unwritten.store(is_http1, Relaxed);
         failure_log::cut_short(&self.stream.client, &failure);
         failure.into()
     }

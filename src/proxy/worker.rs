@@ -106,7 +106,25 @@ pub struct Worker {
     pub refused: Counter,
     /// Connections that were not let in, since their address had too many.
     pub turned_away: Counter,
+    /// What is spoken of HTTP/2.
+    pub http2: Http2Counts,
     pinned: Mutex<Arc<Pinned>>,
+}
+
+/// Clients of HTTP/2, and what becomes of them.
+#[derive(Debug, Default)]
+pub struct Http2Counts {
+    /// Connections that are open.
+    pub connections: Counter,
+    /// Requests whose streams are open.
+    pub streams: Counter,
+    /// Requests in all.
+    pub requests: Counter,
+    /// Streams that were ended, since their clients were late with a request's body, or did not take their
+    /// answers.
+    pub late: Counter,
+    /// Connections that were ended for a flood of frames that ask for nothing.
+    pub floods: Counter,
 }
 
 /// A generation, counted by references of one worker's own: the shared count would be fought
@@ -146,6 +164,7 @@ impl Worker {
             unrouted: Counter::default(),
             refused: Counter::default(),
             turned_away: Counter::default(),
+            http2: Http2Counts::default(),
         }
     }
 

@@ -18,7 +18,7 @@ mod trust;
 pub(crate) use certificate::{AlternativeName, Certificate};
 pub(crate) use client::{Client, client_config};
 pub(crate) use pem::TlsError;
-pub(crate) use server::{CertificateStatus, Server, TicketStatus};
+pub(crate) use server::{CertificateStatus, HTTP2, Server, TicketStatus};
 pub(crate) use stamp::{Stamp, stamp};
 #[cfg(test)]
 pub(crate) use testing::Folder;

@@ -28,12 +28,14 @@ use super::{
     tickets::TicketFile,
 };
 use crate::{
-    config::{ListenTls, TlsVersion},
+    config::{ListenProtocol, ListenTls, TlsVersion},
     metrics::Counter,
 };
 
-/// What is spoken within, as the handshake names it.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+/// What may be spoken within, as the handshake names it (RFC 7301), the first choice first.
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+/// HTTP/2 (RFC 9113 3.1).
+pub(crate) const HTTP2: &[u8] = b"h2";
 
 /// A file system that has not answered for so long is said to be at fault.
 const STALLED: Duration = Duration::from_secs(10);
@@ -41,6 +43,8 @@ const STALLED: Duration = Duration::from_secs(10);
 /// TLS of a listener.
 pub struct Server {
     settings: Arc<ListenTls>,
+    /// What clients may speak within.
+    protocols: &'static [&'static [u8]],
     provider: Arc<CryptoProvider>,
     /// What new connections are served with.
     current: ArcSwap<ServerConfig>,
@@ -151,7 +155,11 @@ impl Server {
     ///
     /// # Errors
     /// Where one cannot be used.
-    pub fn open(settings: &Arc<ListenTls>) -> Result<Self, TlsError> {
+    pub fn open(settings: &Arc<ListenTls>, protocol: ListenProtocol) -> Result<Self, TlsError> {
+        let protocols = match protocol {
+            ListenProtocol::Auto => &PROTOCOLS[..],
+            ListenProtocol::Http1 => &PROTOCOLS[1..],
+        };
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificates = settings.certificates.iter();
         let certificates = certificates.map(|files| Identity::read(files, &provider));
@@ -163,9 +171,10 @@ impl Server {
             tickets: Tickets::open(settings)?,
         };
         Ok(Self {
-            current: ArcSwap::new(config(settings, &provider, &files)),
+            current: ArcSwap::new(config(settings, protocols, &provider, &files)),
             status: ArcSwap::from_pointee(files.status()),
             settings: Arc::clone(settings),
+            protocols,
             provider,
             files: Mutex::new(files),
             looking: Mutex::default(),
@@ -212,7 +221,7 @@ impl Server {
     fn publish(&self, files: &Files, change: Change) {
         self.reloads.count(change);
         if change == Change::Taken {
-            let config = config(&self.settings, &self.provider, files);
+            let config = config(&self.settings, self.protocols, &self.provider, files);
             self.current.store(config);
         }
         if change != Change::None {
@@ -306,6 +315,7 @@ fn status(shown: &Identity) -> CertificateStatus {
 
 fn config(
     settings: &ListenTls,
+    protocols: &[&[u8]],
     provider: &Arc<CryptoProvider>,
     files: &Files,
 ) -> Arc<ServerConfig> {
@@ -323,7 +333,7 @@ fn config(
     };
     let by_name = ByName::new(&files.certificates, settings.unknown_name);
     let mut config = config.with_cert_resolver(Arc::new(by_name));
-    config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     // What a session needs is in its ticket: strangers have nothing kept here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     let tickets = files.tickets.producer();
@@ -350,7 +360,7 @@ mod tests {
             tickets: None,
             hsts: None,
         };
-        Server::open(&Arc::new(settings)).unwrap()
+        Server::open(&Arc::new(settings), ListenProtocol::Auto).unwrap()
     }
 
     fn now() -> SystemTime {

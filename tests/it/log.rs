@@ -146,6 +146,7 @@ async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere(
             ("path", path.into()),
             ("status", 200.into()),
             ("bytes", 4.into()),
+            ("protocol", "HTTP/1.1".into()),
             ("whole", true.into()),
             ("service", "cart".into()),
             ("endpoint", Value::from(backend.address().to_string())),

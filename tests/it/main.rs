@@ -35,6 +35,7 @@ mod file;
 mod good_order;
 mod health;
 mod http;
+mod http2;
 mod http2_upstream;
 mod https;
 mod limits;

@@ -197,6 +197,46 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.turned_away)),
     ),
     metric(
+        "callboard_http2_connections",
+        Gauge,
+        &[],
+        "Client connections that speak HTTP/2.",
+        |scrape, samples| {
+            samples.add(
+                &[],
+                over_workers(scrape, |worker| &worker.http2.connections),
+            )
+        },
+    ),
+    metric(
+        "callboard_http2_streams",
+        Gauge,
+        &[],
+        "Requests of HTTP/2 whose streams are open.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.http2.streams)),
+    ),
+    metric(
+        "callboard_http2_requests_total",
+        Counter,
+        &[],
+        "Requests that came by HTTP/2.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.http2.requests)),
+    ),
+    metric(
+        "callboard_http2_streams_late_total",
+        Counter,
+        &[],
+        "Streams that were reset, since a request's body did not come or an answer was not taken.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.http2.late)),
+    ),
+    metric(
+        "callboard_http2_floods_total",
+        Counter,
+        &[],
+        "Client connections that were ended for a flood of frames that ask for nothing.",
+        |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.http2.floods)),
+    ),
+    metric(
         "callboard_tls_certificate_expiry_timestamp_seconds",
         Gauge,
         &["listener", "certificate"],

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    HeaderCase, ListenLimits, ListenTimeouts, Listener, Paths, Underscores,
+    HeaderCase, ListenLimits, ListenProtocol, ListenTimeouts, Listener, Paths, Underscores,
     addresses::Claims,
     document::{report::Wrong, table::Table, value},
     route::pattern,
@@ -105,6 +105,7 @@ fn settings(table: &mut Table<'_>) -> Listener {
             write: table.duration("write", default.timeout.write),
             idle: table.duration("idle", default.timeout.idle),
             handshake: table.duration("handshake", default.timeout.handshake),
+            ping: table.duration("ping", default.timeout.ping),
         }),
         limits: table.within("limits", |table| limits(table, default.limits)),
         half_close: table.flag("half_close", default.half_close),
@@ -135,6 +136,14 @@ fn settings(table: &mut Table<'_>) -> Listener {
             default.header_case,
         ),
         max_passes: table.size("max_passes", 1..=100, default.max_passes),
+        protocol: table.choice(
+            "protocol",
+            &[
+                ("auto", ListenProtocol::Auto),
+                ("http1", ListenProtocol::Http1),
+            ],
+            default.protocol,
+        ),
         ..default
     }
 }
@@ -153,6 +162,12 @@ fn limits(table: &mut Table<'_>, default: ListenLimits) -> ListenLimits {
         // A request's target cannot be longer than this in the `http` crate.
         target_bytes: table.size("target_bytes", 1..=65_534, default.target_bytes),
         handshakes: table.size("handshakes", 1..=1_000_000, default.handshakes),
+        streams: table.size("streams", 1..=10_000, default.streams),
+        requests_per_connection: table.size(
+            "requests_per_connection",
+            1..=1_000_000_000,
+            default.requests_per_connection,
+        ),
     }
 }
 
@@ -168,6 +183,7 @@ impl Default for Listener {
                 write: Duration::from_secs(30),
                 idle: Duration::from_secs(75),
                 handshake: Duration::from_secs(10),
+                ping: Duration::from_secs(30),
             },
             limits: ListenLimits {
                 connections: 20_000,
@@ -176,6 +192,8 @@ impl Default for Listener {
                 headers: 100,
                 target_bytes: 8192,
                 handshakes: 2000,
+                streams: 100,
+                requests_per_connection: 10_000,
             },
             half_close: false,
             health_path: None,
@@ -183,6 +201,7 @@ impl Default for Listener {
             paths: Paths::Forward,
             header_case: HeaderCase::Lower,
             max_passes: 3,
+            protocol: ListenProtocol::Auto,
             tls: None,
             redirect_to_https: None,
         }
@@ -209,14 +228,21 @@ mod tests {
             [[listen]]
             address = ["127.0.0.1:80", "[::1]:80"]
             trusted_proxies = ["10.0.0.0/8", "::1"]
-            timeout = { header = "1s" }
-            limits = { connections = 7, connections_per_address = 3, headers = 9, handshakes = 5 }
+            timeout = { header = "1s", ping = "2s" }
+            protocol = "http1"
             half_close = true
             health_path = "/up"
             underscore_headers = "reject"
             paths = "strict"
             header_case = "title"
             max_passes = 1
+            [listen.limits]
+            connections = 7
+            connections_per_address = 3
+            headers = 9
+            handshakes = 5
+            streams = 8
+            requests_per_connection = 6
             [[listen]]
             address = "127.0.0.1:81"
         "#;
@@ -245,11 +271,19 @@ mod tests {
             assert_eq!(listener.underscores, Underscores::Reject);
             assert_eq!((listener.paths, listener.max_passes), (Paths::Strict, 1));
             assert_eq!(listener.header_case, HeaderCase::Title);
+            assert_eq!(listener.protocol, ListenProtocol::Http1);
+            assert_eq!(listener.timeout.ping, Duration::from_secs(2));
+            let of_http2 = [
+                listener.limits.streams,
+                listener.limits.requests_per_connection,
+            ];
+            assert_eq!(of_http2, [8, 6]);
         }
         assert!(!listeners[2].half_close);
         let plain = &listeners[2];
         assert_eq!((plain.paths, plain.max_passes), (Paths::Forward, 3));
         assert_eq!(plain.header_case, HeaderCase::Lower);
+        assert_eq!(plain.protocol, ListenProtocol::Auto);
     }
 
     #[test]
@@ -263,7 +297,8 @@ mod tests {
             underscore_headers = \"dorp\"\n\
             paths = \"strikt\"\n\
             max_passes = 0\n\
-            header_case = \"titel\"\n";
+            header_case = \"titel\"\n\
+            protocol = \"http3\"\n";
         assert_eq!(
             errors(&format!("{text}{ROUTE}")),
             [
@@ -271,7 +306,7 @@ mod tests {
                 "2:34 listen.trusted_proxies: `friend` is not an IP address or a network; write it like \"10.0.0.0/8\" or \"192.168.1.7\"",
                 "2:44 listen.trusted_proxies: expected a network, found the number 7; write `\"10.0.0.0/8\"`",
                 "3:13 listen.timeout.header: this duration must be more than nothing",
-                "3:28 listen.timeout.tunnel: unknown key `tunnel`; it may be `header`, `body`, `write`, `idle` or `handshake`",
+                "3:28 listen.timeout.tunnel: unknown key `tunnel`; it may be `header`, `body`, `write`, `idle`, `handshake` or `ping`",
                 "4:12 listen.limits.headers: 101 is out of range; write a number from 1 to 100",
                 "4:27 listen.limits.header_bytes: 100 is out of range; write a number from 8192 to 1048576",
                 "4:47 listen.limits.connections: expected a whole number, found the text \"many\"; write `connections = 20000`",
@@ -281,6 +316,7 @@ mod tests {
                 "8:1 listen.paths: `strikt` is not known here; did you mean \"strict\"?",
                 "9:1 listen.max_passes: 0 is out of range; write a number from 1 to 100",
                 "10:1 listen.header_case: `titel` is not known here; did you mean \"title\"?",
+                "11:1 listen.protocol: `http3` is not known here; did you mean \"http1\"?",
             ]
         );
     }

@@ -24,7 +24,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Connection, Stop, connection::Protocol, linger::leave, stop::Orders, transport::Transport,
+    Connection, Stop, connection::Protocol, linger::leave, preface::Begun, stop::Orders,
+    transport::Transport,
 };
 use crate::{
     config::{self, HeaderCase},
@@ -41,8 +42,12 @@ enum Ended {
     Cut,
 }
 
-/// Serves a connection until either side ends it.
-pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport: Transport) {
+/// Serves a connection until either side ends it; or until it turns out that the client speaks HTTP/2.
+pub(super) async fn serve(
+    connection: &Arc<Connection>,
+    client: Client,
+    transport: Transport,
+) -> Option<Begun> {
     let progress = Arc::new(Progress::new(client));
     connection.speaks(Protocol::Http1(Arc::clone(&progress)));
     let requests = &progress.requests;
@@ -54,9 +59,9 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
         }
         proxy::handle(requests, request)
     });
-    let wire = ClientStream::new(transport, Arc::clone(&connection), Arc::clone(&progress));
+    let wire = ClientStream::new(transport, Arc::clone(connection), Arc::clone(&progress));
     let mut serving = builder(&connection.listener).serve_connection(TokioIo::new(wire), service);
-    let (mut finishing, mut first) = (false, FirstRequest::of(&connection));
+    let (mut finishing, mut first) = (false, FirstRequest::of(connection));
     let mut orders = Orders::to(&connection.signal);
     let served = poll_fn(|cx| {
         match orders.last(cx.waker()) {
@@ -87,14 +92,16 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, transport
     let parts = serving.into_parts();
     let wire = parts.io.into_inner();
     match (requests.take_tunnel(), served) {
-        (None, served) => end(&connection, &progress, wire, served).await,
+        _ if wire.speaks_http2() => return Some(wire.into_http2()),
+        (None, served) => end(connection, &progress, wire, served).await,
         (Some(tunnel), Ok(Ended::Done)) => {
             let read = parts.read_buf;
-            Box::pin(tunnel::serve(&connection, &progress, wire, read, tunnel)).await;
+            Box::pin(tunnel::serve(connection, &progress, wire, read, tunnel)).await;
         }
         // The client has not had the answer.
         (Some(_), _) => {}
     }
+    None
 }
 
 /// Ends a connection whose server is done with it.
@@ -112,8 +119,9 @@ async fn end(
     // An answer that says its end is seen to break off without a reset, which would take from a slow
     // client what it has not read of the answers before.
     let cut_short = requests.cut_short.load(Relaxed);
-    let resets = cut_short && requests.http10.load(Relaxed);
-    if !resets && !matches!(served, Ok(Ended::Cut)) {
+    if cut_short && requests.http10.load(Relaxed) {
+        wire.reset();
+    } else if !matches!(served, Ok(Ended::Cut)) {
         let may_come = requests.rest.may_come() || cut_short;
         leave(&connection.signal, wire.shut(), may_come).await;
     }
@@ -154,6 +162,7 @@ fn builder(listener: &config::Listener) -> http1::Builder {
 mod tests {
     use std::io::{ErrorKind, Write as _};
 
+    use http::Version;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
@@ -238,6 +247,7 @@ mod tests {
             &connection.listener,
             connection.address,
             Scheme::Https,
+            Version::HTTP_11,
             None,
         );
         // Nothing that is written from here on is taken, once what was is where it can be.
@@ -246,7 +256,9 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let transport = Transport::Tls(Box::new(stream));
-        let serving = tokio::spawn(super::serve(Arc::clone(&connection), of, transport));
+        let served = Arc::clone(&connection);
+        let serving =
+            tokio::spawn(async move { super::serve(&served, of, transport).await.is_none() });
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
         client.flush().await.unwrap();
         while connection.is_in_its_prelude() || connection.progress().stuck.load(Relaxed) == 0 {
@@ -254,7 +266,7 @@ mod tests {
         }
         assert!(connection.progress().is_at_rest());
         connection.order(Stop::Cut);
-        serving.await.unwrap();
+        assert!(serving.await.unwrap());
         drop(socket);
         let (mut client, _) = client.into_inner();
         let end = loop {

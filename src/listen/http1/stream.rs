@@ -16,12 +16,20 @@ use tokio::{
 };
 
 use super::{
-    super::{Connection, Stop, transport::Transport},
+    super::{
+        Connection, Stop,
+        preface::{self, Begun, Preface},
+        stall::Stall,
+        transport::Transport,
+    },
     framing::Framing,
     progress::Progress,
     target::mended,
 };
-use crate::proxy::{RequestStream, refusal_of_head};
+use crate::{
+    config::ListenProtocol,
+    proxy::{RequestStream, refusal_of_head},
+};
 
 /// Up to so many bytes, copying pieces together costs less than what the kernel does for a list.
 const FLATTENED: usize = 2048;
@@ -44,10 +52,12 @@ pub(super) struct ClientStream {
     progress: Arc<Progress>,
     /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.
     has_looked: bool,
-    /// What the kernel had taken when that was looked at last.
-    taken: u64,
     /// The head that has begun is a record of TLS of which some has come, and perhaps none.
     in_record: bool,
+    stall: Stall,
+    /// What was read of what may be the start of HTTP/2; `None` once it is known that it is not.
+    preface: Option<Vec<u8>>,
+    speaks_http2: bool,
     /// Where in the client's requests the bytes stand that are handed to hyper.
     framing: Framing,
     /// Read already, and not handed over.
@@ -62,13 +72,18 @@ impl ClientStream {
         connection: Arc<Connection>,
         progress: Arc<Progress>,
     ) -> Self {
+        // Over TLS the handshake has said what is spoken.
+        let may_be_http2 = connection.listener.protocol == ListenProtocol::Auto
+            && matches!(transport, Transport::Clear(_));
         Self {
             transport,
             connection,
             progress,
             has_looked: false,
-            taken: 0,
             in_record: false,
+            stall: Stall::default(),
+            preface: may_be_http2.then(Vec::new),
+            speaks_http2: false,
             framing: Framing::default(),
             held: Bytes::new(),
             refusal: None,
@@ -88,6 +103,25 @@ impl ClientStream {
     /// What is below, for bytes that are of no request.
     pub(super) fn transport(&mut self) -> &mut Transport {
         &mut self.transport
+    }
+
+    /// Whether the client has begun with HTTP/2, so that nothing was handed over.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.speaks_http2
+    }
+
+    /// The connection, to be served by HTTP/2.
+    pub(super) fn into_http2(self) -> Begun {
+        Begun {
+            transport: self.transport,
+            read: self.preface.unwrap_or_default().into(),
+        }
+    }
+
+    /// Has the connection's end be a reset, so that an answer which ends with its connection is not taken for
+    /// whole.
+    pub(super) fn reset(&mut self) {
+        self.transport.socket().reset();
     }
 
     /// Whether the client has closed its side while it waits for an answer. hyper would find out
@@ -174,6 +208,43 @@ impl ClientStream {
         }
     }
 
+    /// The same, of bytes that may be the first of the connection: the start of HTTP/2 is not handed over.
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            ready!(self.poll_transport(cx, buffer))?;
+            let Some(begun) = &mut self.preface else {
+                return Poll::Ready(Ok(()));
+            };
+            let read = &buffer.filled()[before..];
+            let preface = preface::of(begun, read);
+            if preface == Preface::Other {
+                if !begun.is_empty() {
+                    begun.extend_from_slice(read);
+                    self.held = std::mem::take(begun).into();
+                    buffer.set_filled(before);
+                }
+                self.preface = None;
+                return Poll::Ready(Ok(()));
+            }
+            begun.extend_from_slice(read);
+            buffer.set_filled(before);
+            if preface == Preface::Whole {
+                self.speaks_http2 = true;
+                // hyper ends, and writes nothing.
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            let began = &self.progress.head_began;
+            if began.load(Relaxed) == 0 {
+                began.store(self.progress.client().now(), Relaxed);
+            }
+        }
+    }
+
     /// Writes an answer to a head that hyper does not understand, instead of hyper's own.
     #[cold]
     fn poll_refuse(&mut self, cx: &mut Context<'_>, answer: &[u8]) -> Poll<io::Result<usize>> {
@@ -203,18 +274,11 @@ impl ClientStream {
         !self.progress.requests.asked.load(Relaxed)
     }
 
-    /// Notes since when the client has taken nothing of what waits for it. TLS takes some for it, which
-    /// the client has not.
+    /// Notes since when the client has taken nothing of what waits for it.
     fn note_write<T>(&mut self, polled: Poll<T>) -> Poll<T> {
-        let taken = self.transport.socket().taken();
-        let has_taken = std::mem::replace(&mut self.taken, taken) != taken;
-        let stuck = &self.progress.stuck;
-        let since = stuck.load(Relaxed);
-        if polled.is_pending() && (since == 0 || has_taken) {
-            stuck.store(self.progress.client().now(), Relaxed);
-        } else if polled.is_ready() && since != 0 && has_taken {
-            stuck.store(0, Relaxed);
-        }
+        let (taken, progress) = (self.transport.socket().taken(), &*self.progress);
+        let now = || progress.client().now();
+        self.stall.note(&polled, taken, &progress.stuck, now);
         polled
     }
 }
@@ -228,9 +292,11 @@ impl AsyncRead for ClientStream {
         if let Some(body) = self.progress.take_body() {
             self.framing.begin_body(body);
         }
+        let before = buffer.filled().len();
         if self.held.is_empty() {
-            let before = buffer.filled().len();
-            ready!(self.poll_transport(cx, buffer))?;
+            ready!(self.poll_more(cx, buffer))?;
+        }
+        if self.held.is_empty() {
             let read = &buffer.filled()[before..];
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -317,18 +383,11 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.speaks_http2 {
+            return Poll::Ready(Ok(()));
+        }
         let shut = Pin::new(&mut self.transport).poll_shutdown(cx);
         self.note_write(shut)
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        // A reset, so that an answer which ends with its connection is not taken for whole.
-        let requests = &self.progress.requests;
-        if requests.cut_short.load(Relaxed) && requests.http10.load(Relaxed) {
-            self.transport.socket().reset();
-        }
     }
 }
 
@@ -336,6 +395,7 @@ impl Drop for ClientStream {
 mod tests {
     use std::{future::poll_fn, task::Waker};
 
+    use http::Version;
     use tokio::io::AsyncWriteExt as _;
 
     use super::super::{
@@ -362,6 +422,7 @@ mod tests {
             &connection.listener,
             connection.address,
             Scheme::Https,
+            Version::HTTP_11,
             None,
         );
         let progress = Arc::new(Progress::new(of));
@@ -394,6 +455,7 @@ mod tests {
             &connection.listener,
             connection.address,
             Scheme::Https,
+            Version::HTTP_11,
             None,
         );
         let progress = Arc::new(Progress::new(of));
@@ -450,7 +512,14 @@ mod tests {
                 address,
                 ..
             } = &*connection;
-            let of = Client::new(worker, listener, *address, Scheme::Http, None);
+            let of = Client::new(
+                worker,
+                listener,
+                *address,
+                Scheme::Http,
+                Version::HTTP_11,
+                None,
+            );
             let progress = Arc::new(Progress::new(of));
             progress.begin_request(Body::Length(length as u64));
             let transport = Transport::Clear(Socket::new(stream));

@@ -8,6 +8,7 @@ pub(crate) mod dns;
 pub(crate) mod etcd;
 pub(crate) mod eureka;
 pub(crate) mod fake_consul;
+pub(crate) mod frames;
 pub(crate) mod gokit;
 pub(crate) mod load;
 pub(crate) mod process;

@@ -1,0 +1,198 @@
+//! The frames that a client sends (RFC 9113 4.1), followed beside the HTTP library that reads them: of which
+//! kind each is, and whether a head has begun that is not whole. The library says what is sound; what is
+//! not, ends the connection there, whatever is made of it here.
+
+use super::super::preface;
+
+/// Bytes of what stands before each frame's payload.
+const HEADER: usize = 9;
+
+/// A frame's kind, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Data,
+    Headers,
+    Reset,
+    /// It costs the server something, and asks for nothing: `SETTINGS`, `PING`, `WINDOW_UPDATE`,
+    /// `PRIORITY`, `CONTINUATION`, and those that are not known.
+    Other,
+}
+
+/// A flag of `HEADERS` and `CONTINUATION`: the head is whole with this frame.
+const END_HEADERS: u8 = 4;
+
+/// Where in a client's frames the next byte stands.
+pub(super) struct Frames {
+    /// Bytes of the preface that are still to come.
+    preface: usize,
+    /// What was read of a frame's header.
+    header: [u8; HEADER],
+    filled: usize,
+    /// Bytes of the payload that are still to come.
+    left: usize,
+    block: Block,
+    heads: u64,
+}
+
+/// A head that comes in one frame or more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    None,
+    /// It ends with the frame that is being read.
+    Ends,
+    /// Another frame follows.
+    GoesOn,
+}
+
+impl Frames {
+    /// Of a connection of which nothing was read.
+    pub(super) fn new() -> Self {
+        Self {
+            preface: preface::LENGTH,
+            header: [0; HEADER],
+            filled: 0,
+            left: 0,
+            block: Block::None,
+            heads: 0,
+        }
+    }
+
+    /// Follows these bytes, and tells of each frame that begins in them.
+    pub(super) fn follow(&mut self, mut bytes: &[u8], mut begins: impl FnMut(Kind)) {
+        pass(&mut self.preface, &mut bytes);
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                pass(&mut self.left, &mut bytes);
+                self.end_payload();
+                continue;
+            }
+            let count = bytes.len().min(HEADER - self.filled);
+            let (header, rest) = bytes.split_at(count);
+            self.header[self.filled..self.filled + count].copy_from_slice(header);
+            self.filled += count;
+            bytes = rest;
+            if self.filled == HEADER {
+                begins(self.begin());
+                self.end_payload();
+            }
+        }
+    }
+
+    /// Whether a head has begun, and is not whole.
+    pub(super) fn is_amid_a_head(&self) -> bool {
+        self.block != Block::None
+    }
+
+    /// How many heads were whole, of requests and of trailers.
+    pub(super) fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Whether the preface has not come.
+    pub(super) fn is_before_all(&self) -> bool {
+        self.preface > 0
+    }
+
+    /// A frame's header is whole.
+    fn begin(&mut self) -> Kind {
+        let [high, middle, low, kind, flags, ..] = self.header;
+        self.filled = 0;
+        self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        let block = match flags & END_HEADERS {
+            0 => Block::GoesOn,
+            _ => Block::Ends,
+        };
+        match kind {
+            0 => Kind::Data,
+            1 => {
+                self.block = block;
+                Kind::Headers
+            }
+            3 => Kind::Reset,
+            9 if self.block != Block::None => {
+                self.block = block;
+                Kind::Other
+            }
+            _ => Kind::Other,
+        }
+    }
+
+    fn end_payload(&mut self) {
+        if self.left == 0 && self.block == Block::Ends {
+            self.block = Block::None;
+            self.heads += 1;
+        }
+    }
+}
+
+/// Passes over bytes of which so many are still to come.
+fn pass(left: &mut usize, bytes: &mut &[u8]) {
+    let passed = bytes.len().min(*left);
+    *left -= passed;
+    *bytes = &bytes[passed..];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn frames_are_told_once_each_however_their_bytes_come() {
+        let wire = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, b""),
+            frame(1, 0, b"abc"),
+            frame(9, 0, b""),
+            frame(9, END_HEADERS, b"def"),
+            frame(0, 1, &[0; 300]),
+            frame(6, 0, &[0; 8]),
+            frame(3, 0, &[0; 4]),
+            frame(77, 0, b"x"),
+        ]
+        .concat();
+        let expected = [
+            Kind::Other,
+            Kind::Headers,
+            Kind::Other,
+            Kind::Other,
+            Kind::Data,
+            Kind::Other,
+            Kind::Reset,
+            Kind::Other,
+        ];
+        for step in 1..wire.len() {
+            let (mut frames, mut told) = (Frames::new(), Vec::new());
+            assert!(frames.is_before_all());
+            for piece in wire.chunks(step) {
+                frames.follow(piece, |kind| told.push(kind));
+            }
+            assert_eq!(told, expected, "in pieces of {step}");
+            assert!(!frames.is_amid_a_head() && !frames.is_before_all());
+            assert_eq!(frames.heads(), 1);
+        }
+    }
+
+    #[test]
+    fn a_head_is_whole_with_the_last_byte_of_its_last_frame() {
+        let mut frames = Frames::new();
+        frames.follow(&[b' '; preface::LENGTH], |_| {});
+        for (bytes, is_amid) in [
+            (frame(1, END_HEADERS, b"abc"), false),
+            (frame(1, END_HEADERS, b"abc")[..11].to_vec(), true),
+            (b"c".to_vec(), false),
+            (frame(1, 0, b"abc"), true),
+            (frame(9, 0, b""), true),
+            (frame(9, END_HEADERS, b""), false),
+            (frame(9, 0, b""), false),
+            (frame(1, END_HEADERS, b""), false),
+        ] {
+            frames.follow(&bytes, |_| {});
+            assert_eq!(frames.is_amid_a_head(), is_amid, "{bytes:?}");
+        }
+    }
+}

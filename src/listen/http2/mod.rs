@@ -1,0 +1,120 @@
+//! HTTP/2 on a client's connection: hyper's server over a socket whose frames are watched. A request of a
+//! stream is made one of HTTP/1.1 in all but its version (`request`), and goes the way of all others.
+
+mod budget;
+mod frames;
+pub(super) mod progress;
+mod request;
+mod stream;
+mod streams;
+mod tasks;
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::{Connection, Stop, connection::Protocol, preface::Begun, stop::Orders};
+use crate::{
+    config,
+    metrics::Counter,
+    proxy::{self, Client},
+};
+use progress::Progress;
+use stream::FrameStream;
+use tasks::StreamTasks;
+
+/// What is held of the bodies of one request, and of all requests of a connection, that is not passed on yet.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// What is held of one answer that its client would take, and the socket does not.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How long a client may take to say that it is there.
+const PONG: Duration = Duration::from_secs(20);
+
+/// Serves a connection until either side ends it.
+pub(super) async fn serve(connection: Arc<Connection>, client: Client, begun: Begun) {
+    let worker = Arc::clone(&connection.worker);
+    let _open = Open::new(&worker.http2.connections);
+    let progress = Arc::new(Progress::new(Arc::new(client)));
+    connection.speaks(Protocol::Http2(Arc::clone(&progress)));
+    let tasks = StreamTasks::new(Arc::clone(&progress));
+    let most = connection.listener.limits.requests_per_connection as u64;
+    let service = service_fn(|request: Request<Incoming>| {
+        worker.http2.requests.add_one();
+        if progress.begin_request() == most {
+            connection.order(Stop::Finish);
+        }
+        let stream = tasks.begin();
+        async move { proxy::handle(&stream, request::as_http1(request)).await }
+    });
+    let wire = FrameStream::new(begun, Arc::clone(&connection), Arc::clone(&progress));
+    let served = {
+        let builder = builder(&connection.listener, tasks.clone());
+        let mut serving = pin!(builder.serve_connection(TokioIo::new(wire), service));
+        let mut finishing = false;
+        let mut orders = Orders::to(&connection.signal);
+        poll_fn(|cx| {
+            match orders.last(cx.waker()) {
+                Stop::Finish if !finishing => {
+                    finishing = true;
+                    progress.finish();
+                    // Requests that are on their way are served: the last word follows when the client
+                    // has answered the first (RFC 9113 6.8).
+                    serving.as_mut().graceful_shutdown();
+                }
+                Stop::Serve | Stop::Finish => {}
+                Stop::Cut => return Poll::Ready(Ok(())),
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await
+    };
+    if let Err(error) = served {
+        let client = connection.address.ip();
+        tracing::debug!(%client, %error, "a connection ended with an error");
+    }
+    // The streams that were open hear of its end, and end with it.
+    tasks.ended().await;
+}
+
+fn builder(listener: &config::Listener, tasks: StreamTasks) -> http2::Builder<StreamTasks> {
+    let limits = &listener.limits;
+    let fits = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(fits(limits.streams))
+        .max_header_list_size(fits(limits.header_bytes))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(listener.timeout.ping)
+        .keep_alive_timeout(PONG);
+    builder
+}
+
+/// One more of what is open.
+struct Open<'c>(&'c Counter);
+
+impl<'c> Open<'c> {
+    fn new(count: &'c Counter) -> Self {
+        count.add_one();
+        Self(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.sub_one();
+    }
+}

@@ -1,0 +1,93 @@
+//! How far an HTTP/2 connection has come, noted in passing by its socket and its streams, and read by its
+//! worker's tick.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{super::stop::Stop, streams::Streams};
+use crate::proxy::Client;
+
+/// How long a client may take to leave that was told to, and has nothing to wait for.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How far a connection has come. Times are of the worker's clock, plus 1; 0 is "not".
+pub(in super::super) struct Progress {
+    pub(super) client: Arc<Client>,
+    pub(super) streams: Streams,
+    /// The client's preface has come.
+    pub(super) is_begun: AtomicBool,
+    /// When the head that is being read began.
+    pub(super) head_began: AtomicU64,
+    /// Since when the client takes nothing.
+    pub(super) stuck: AtomicU64,
+    /// When it took something last.
+    pub(super) taken: AtomicU64,
+    /// Since when it is to leave.
+    finishing: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl Progress {
+    /// Of a connection without a request yet.
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        Self {
+            client,
+            streams: Streams::default(),
+            is_begun: AtomicBool::new(false),
+            head_began: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            finishing: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether there was never a request.
+    pub(in super::super) fn is_new(&self) -> bool {
+        self.requests.load(Relaxed) == 0
+    }
+
+    /// Counts a request, and returns which it is.
+    pub(super) fn begin_request(&self) -> u64 {
+        self.requests.fetch_add(1, Relaxed) + 1
+    }
+
+    /// The client is told to leave.
+    pub(super) fn finish(&self) {
+        self.finishing.store(self.client.now(), Relaxed);
+    }
+
+    /// What a client is told whose connection is open since then, and that has taken longer than the
+    /// listener allows. Ends the streams that have.
+    pub(in super::super) fn late(&self, open: u64, now: u64) -> Option<Stop> {
+        let limits = &self.client.listener.timeout;
+        let passed = |since: u64, limit: Duration| {
+            since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis()
+        };
+        let stuck = self.stuck.load(Relaxed);
+        if passed(stuck, limits.write)
+            || passed(self.head_began.load(Relaxed), limits.header)
+            || !self.is_begun.load(Relaxed) && passed(open, limits.header)
+        {
+            return Some(Stop::Cut);
+        }
+        let late = self.streams.cut_the_late(limits, now, stuck != 0);
+        self.client.worker.http2.late.add(late);
+        let activity = &self.client.activity;
+        if activity.requests.value() > 0 {
+            return None;
+        }
+        let rests = activity.answered.load(Relaxed).max(open);
+        let finishing = self.finishing.load(Relaxed);
+        if finishing != 0 {
+            let since = finishing.max(rests).max(self.taken.load(Relaxed));
+            return passed(since, FAREWELL).then_some(Stop::Cut);
+        }
+        passed(rests, limits.idle).then_some(Stop::Finish)
+    }
+}
