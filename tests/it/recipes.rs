@@ -138,7 +138,7 @@ fn every_file_of_the_page_is_checked_and_run_by_a_test_of_its_heading() {
         .skip(1)
         .map(|section| section.lines().next().unwrap())
         .collect();
-    assert_eq!(headings.len(), 13);
+    assert_eq!(headings.len(), 14);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("consul-token"), "a-token").unwrap();
     for heading in headings {
