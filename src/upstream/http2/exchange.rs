@@ -69,7 +69,8 @@ impl<B: Source> Exchange<B> {
             Ok(request) => lease
                 .sender
                 .send_request(request, !framing.has_body())
-                .map_err(|error| fault::failure(error, &lease.link, written, false)),
+                // There is no stream that it could go out on.
+                .map_err(|error| fault::failure(error, &lease.link, Processed::Never)),
             // The proxy has admitted what HTTP/2 cannot say, which is no fault of the endpoint's.
             Err(error) => Err(Failure {
                 kind: FailureKind::Client(error.into()),
@@ -278,19 +279,23 @@ impl<B: Source> Exchange<B> {
     /// The stream, or all of the connection, has failed where the answer was due.
     #[cold]
     fn broken(&self, error: h2::Error) -> Failure {
-        fault::failure(error, &self.lease.link, self.written, false)
+        fault::failure(error, &self.lease.link, self.processed())
     }
 
     fn failed(&self, kind: FailureKind) -> Failure {
-        let has_begun = matches!(self.state, State::Opened(_));
-        let processed = if has_begun {
+        let processed = self.processed();
+        Failure { kind, processed }
+    }
+
+    /// What the endpoint may have done with the request, as far as the connection knows.
+    fn processed(&self) -> Processed {
+        if matches!(self.state, State::Opened(_)) {
             Processed::Begun
-        } else if self.lease.link.written.load(Relaxed) == self.written {
+        } else if self.lease.link.has_kept_back_since(self.written) {
             Processed::Never
         } else {
             Processed::Perhaps
-        };
-        Failure { kind, processed }
+        }
     }
 }
 

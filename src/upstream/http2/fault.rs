@@ -1,33 +1,24 @@
 //! What an error of a connection or a stream says of the request. Oracle: RFC 9113 8.7: what a GOAWAY
 //! leaves out, and what was refused, was not processed.
 
-use std::{io, sync::atomic::Ordering::Relaxed};
+use std::io;
 
 use h2::Reason;
 
 use super::link::{End, Link};
 use crate::upstream::{Failure, FailureKind, Processed};
 
-/// The failure of a request that was handed over when the connection had written so much.
-pub(super) fn failure(error: h2::Error, link: &Link, written: u64, has_begun: bool) -> Failure {
-    let processed = match has_begun {
-        true => Processed::Begun,
-        // It would have been written behind what was.
-        false if link.written.load(Relaxed) == written => Processed::Never,
-        false => Processed::Perhaps,
-    };
+/// The failure of a request to which no answer came, and with which the endpoint has done so much as far
+/// as the connection knows. The error may know better.
+pub(super) fn failure(error: h2::Error, link: &Link, processed: Processed) -> Failure {
     if error.is_remote() && error.is_go_away() {
         // A stream hears of it only where it is none of those that the endpoint goes on with.
         return Failure {
             kind: FailureKind::GoAway,
-            processed: if has_begun {
-                processed
-            } else {
-                Processed::Never
-            },
+            processed: Processed::Never,
         };
     }
-    if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) && !has_begun {
+    if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
         return Failure {
             kind: FailureKind::Refused,
             processed: Processed::Never,

@@ -83,6 +83,13 @@ impl Link {
         self.end.load(Acquire) == end as u8
     }
 
+    /// Whether nothing went out since it had written so much, and nothing will. A request waits behind
+    /// what was written; while the connection is driven it may go out yet, whether its stream was given
+    /// up or not.
+    pub(super) fn has_kept_back_since(&self, written: u64) -> bool {
+        !self.has_ended(End::None) && self.written.load(Relaxed) == written
+    }
+
     /// Whether it has had no stream for so long.
     fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
         let since = self.opened + Duration::from_millis(self.idle_since.load(Relaxed));
@@ -214,5 +221,31 @@ impl Links {
         let open = self.open.lock();
         let idle = open.iter().filter(|shared| shared.link.streams() == 0);
         idle.count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_connection_that_is_over_keeps_a_request_back() {
+        for (end, written, has_kept_back) in [
+            (End::None, 100, false),
+            (End::None, 101, false),
+            (End::Over, 100, true),
+            (End::Over, 101, false),
+            (End::Silent, 100, true),
+            (End::Silent, 101, false),
+        ] {
+            let link = Link::new();
+            link.written.store(written, Relaxed);
+            link.note_end(end);
+            assert_eq!(
+                link.has_kept_back_since(100),
+                has_kept_back,
+                "{end:?} {written}"
+            );
+        }
     }
 }

@@ -8,6 +8,7 @@ pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const ACK: u8 = 1;
@@ -36,11 +37,16 @@ pub(super) struct Frames(Wire);
 
 impl Frames {
     /// Takes a connection, and allows any number of streams.
-    pub(super) async fn accept(mut wire: Wire) -> Self {
-        wire.bytes(PREFACE).await;
-        let mut frames = Self(wire);
+    pub(super) async fn accept(wire: Wire) -> Self {
+        let mut frames = Self::begin(wire).await;
         frames.send(SETTINGS, 0, 0, &[]).await;
         frames
+    }
+
+    /// Takes a connection, and says nothing yet.
+    pub(super) async fn begin(mut wire: Wire) -> Self {
+        wire.bytes(PREFACE).await;
+        Self(wire)
     }
 
     pub(super) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

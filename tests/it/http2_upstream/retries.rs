@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use http::Method;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     before,
-    frames::{DATA, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM},
+    frames::{DATA, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, SETTINGS, WINDOW_UPDATE},
 };
 use crate::support::{
     backend::Backend,
@@ -123,6 +123,37 @@ async fn a_kept_connection_that_was_closed_fails_no_request() {
         assert_eq!(statuses(&proxy, &method, "").await, [200; 2], "{method}");
         assert_eq!(again.connections(), 1);
     }
+}
+
+/// It waits in the connection, and goes out as soon as the endpoint reads again.
+#[tokio::test]
+async fn a_request_that_waits_behind_a_full_socket_may_have_been_sent() {
+    let full = RawBackend::serving(|wire| async move {
+        let mut frames = Frames::begin(wire).await;
+        let window = i32::MAX as u32;
+        let initial_window = [&[0, 4], &window.to_be_bytes()[..]].concat();
+        frames.send(SETTINGS, 0, 0, &initial_window).await;
+        let more = (window - 65_535).to_be_bytes();
+        frames.send(WINDOW_UPDATE, 0, 0, &more).await;
+        std::future::pending::<()>().await;
+    });
+    let full = full.await;
+    let well = Backend::named("well").http2(100).start().await;
+    let more = "balance = \"round_robin\"\ntimeout = { response = \"1s\" }";
+    let proxy = before(&[full.address()], more).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client
+        .send("POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+        .await;
+    let piece = vec![b'a'; 1024 * 1024];
+    while timeout(Duration::from_millis(200), client.send(&piece))
+        .await
+        .is_ok()
+    {}
+    proxy.register("cart", well.address()).await;
+    let both = [&full.address(), &well.address()].map(|address| (*address, "serving"));
+    proxy.until_states("cart", &both).await;
+    assert_eq!(statuses(&proxy, &Method::POST, "").await, [200, 504]);
 }
 
 #[tokio::test]
