@@ -10,7 +10,7 @@ use crate::{
     instance::InstanceSet,
     registry::{
         Registry, RegistryError, ServiceQuery, Source, Usage,
-        watch::{Event, WatchSnapshot, WatchStatus, watch},
+        watch::{Event, Staleness, WatchSnapshot, WatchStatus, watch},
     },
 };
 
@@ -51,7 +51,11 @@ impl Instancer {
             tell: tell.clone(),
         });
         let heard = Arc::clone(&status);
-        let watching = watch(source, Arc::clone(&status), max_staleness, move |event| {
+        let staleness = Staleness {
+            max: max_staleness,
+            ..Staleness::default()
+        };
+        let watching = watch(source, Arc::clone(&status), staleness, move |event| {
             match event {
                 // Told already; the same again after an error is no event.
                 Event::State(set) => heard.note_state(set.instances.len(), set.skipped.clone()),

@@ -27,7 +27,7 @@ use crate::{
         Catalog, Registry, ServiceQuery, Source, Watches,
         consul::in_one_spelling,
         merged::{Merged, Part},
-        watch::{self, Event, WatchStatus},
+        watch::{self, Event, Staleness, WatchStatus},
     },
     saved,
     service::{
@@ -242,18 +242,17 @@ impl ServiceFactory {
         let status = Arc::clone(&service.watches()[place]);
         let (follows, known) = (service.reference(), Arc::clone(&status));
         let heard = Arc::clone(&self.heard);
-        let watching = watch::watch(source, status, settings.max_staleness, move |event| {
+        let (round, has_earlier_word) = restore::watched_again(service, place);
+        let staleness = Staleness {
+            max: settings.max_staleness,
+            has_earlier_word,
+        };
+        let watching = watch::watch(source, status, staleness, move |event| {
             if let Event::State(set) = &event {
                 known.note_state(set.instances.len(), set.skipped.clone());
             }
-            let service = follows.upgrade();
-            // One that has come to another origin since has other watchers.
-            let is_of = |service: &Arc<Service>| {
-                let current = service.watches().get(place);
-                current.is_some_and(|current| Arc::ptr_eq(current, &known))
-            };
-            if let Some(service) = service.filter(is_of) {
-                shrink_guard::apply(&service, MemberEvent::Registry(place, event));
+            if let Some(service) = follows.upgrade() {
+                shrink_guard::hear(&service, round, MemberEvent::Registry(place, event));
             }
             heard.send_replace(());
         });
@@ -430,7 +429,7 @@ impl ServiceFactory {
         // endpoint, says more than a 404.
         let status = Arc::clone(&view.status);
         let (changes, heard) = (Arc::clone(&self.changes), Arc::clone(&self.heard));
-        let watching = watch::watch(catalog, status, None, move |event| {
+        let watching = watch::watch(catalog, status, Staleness::default(), move |event| {
             if let Event::State(names) = event {
                 read.status.note_state(names.len(), Vec::new());
                 read.names.store(names);

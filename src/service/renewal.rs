@@ -79,7 +79,7 @@ impl Service {
         let PolicyViews { main, views, new } = self.views_by(&policy, members.views(), subsets);
         let balances = std::iter::once(&main).chain(&views);
         let loads = Loads::of_all(balances.map(|view| view.balance()));
-        let mut effects = members.follow_policy(&policy, &tls, (new, loads));
+        let mut effects = members.follow_policy(&policy, &tls, (new, loads), is_watched_anew);
         members.carry_out(&mut effects, Members::publish);
         let budgets = self.all_stats().map(|stats| &stats.budget);
         budgets.for_each(|budget| budget.follow(&policy.retry, self.stats.len()));
@@ -323,6 +323,29 @@ mod tests {
             [7],
             "the guard doubts no set of another registry"
         );
+    }
+
+    #[tokio::test]
+    async fn the_late_word_of_a_watcher_of_before_is_not_taken_for_the_new_ones() {
+        let before = service(NO_GUARD);
+        says(&before, &[1, 2]);
+        let hear = |service: &Arc<Service>, round, port| {
+            let set = InstanceSet::of([Ok(instance(port, true))]);
+            let event = MemberEvent::Registry(0, Event::State(set.into()));
+            shrink_guard::hear(service, round, event);
+            ports(service.main())
+        };
+        let old = before.members().watch_round();
+        let (policy, tls, subsets) = policy(NO_GUARD);
+        let after = before.renewed(policy, tls, subsets, true);
+        assert_eq!(hear(&after, old, 3), [1, 2]);
+        let new = after.members().watch_round();
+        assert_eq!(hear(&after, new, 4), [4]);
+        // Another policy alone ends no watcher.
+        let last = renewed(&after, &format!("{NO_GUARD}drain = \"1s\"\n"));
+        assert_eq!(hear(&last, new, 5), [5]);
+        let other = renewed(&last, "[service.cart]\nguard = false\nregistry = \"b\"\n");
+        assert_eq!(hear(&other, new, 6), [5]);
     }
 
     #[tokio::test]

@@ -40,17 +40,25 @@ pub enum Event<T> {
     Stale,
 }
 
+/// When a registry's last word is given up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Staleness {
+    /// Once attempts have failed for so long, counted from the first of them; `None` is never.
+    pub max: Option<Duration>,
+    /// An earlier watcher's word counts still, and is given up as this one's own is.
+    pub has_earlier_word: bool,
+}
+
 /// Runs until it is dropped: publishes the source's first state, later ones where they differ
 /// from the last, and that it has failed; neither errors nor panics of the source end it. Where
-/// attempts have failed for `max_staleness`, counted from the first of them, the last state is
-/// given up (go-kit's `InvalidateOnError`).
+/// attempts have failed for too long, the last state is given up (go-kit's `InvalidateOnError`).
 pub fn watch<T: State>(
     source: Box<dyn Source<T>>,
     status: Arc<WatchStatus>,
-    max_staleness: Option<Duration>,
+    staleness: Staleness,
     publish: impl FnMut(Event<T>) + Send,
 ) -> impl Future<Output = ()> + Send {
-    supervise(source, status, max_staleness, publish, backoff)
+    supervise(source, status, staleness, publish, backoff)
 }
 
 /// The pace at which what failed is tried again; for a source of several parts too, one of which
@@ -64,7 +72,7 @@ pub(super) fn backoff() -> Backoff {
 fn supervise<T: State>(
     mut source: Box<dyn Source<T>>,
     status: Arc<WatchStatus>,
-    max_staleness: Option<Duration>,
+    mut staleness: Staleness,
     mut publish: impl FnMut(Event<T>) + Send,
     backoff: impl Fn() -> Backoff + Send,
 ) -> impl Future<Output = ()> + Send {
@@ -81,7 +89,8 @@ fn supervise<T: State>(
                         if let Some(trouble) = &mut trouble {
                             trouble.stale_at = None;
                         }
-                        if published.take().is_some() {
+                        let has_earlier_word = std::mem::take(&mut staleness.has_earlier_word);
+                        if published.take().is_some() || has_earlier_word {
                             publish(Event::Stale);
                             status.gave_up();
                         }
@@ -95,6 +104,7 @@ fn supervise<T: State>(
                     if let Some(trouble) = trouble.take() {
                         trouble.log_end(&status);
                     }
+                    staleness.has_earlier_word = false;
                     let changed = take_over(&mut published, state, &mut publish);
                     // After publishing: a reader that sees `read` finds the state in its place.
                     status.succeeded(changed);
@@ -104,7 +114,7 @@ fn supervise<T: State>(
                 Err(panic) => panicked(&*panic),
             };
             let trouble =
-                trouble.get_or_insert_with(|| Box::new(Trouble::new(max_staleness, backoff())));
+                trouble.get_or_insert_with(|| Box::new(Trouble::new(staleness.max, backoff())));
             trouble.note(&status, &error);
             status.failed(error);
             publish(Event::Failed);
@@ -299,10 +309,15 @@ mod tests {
             Self::start_with(steps, None)
         }
 
-        fn start_with(
-            steps: impl IntoIterator<Item = Step>,
-            max_staleness: Option<Duration>,
-        ) -> Self {
+        fn start_with(steps: impl IntoIterator<Item = Step>, max: Option<Duration>) -> Self {
+            let staleness = Staleness {
+                max,
+                ..Staleness::default()
+            };
+            Self::start_after(steps, staleness)
+        }
+
+        fn start_after(steps: impl IntoIterator<Item = Step>, staleness: Staleness) -> Self {
             let status = Arc::new(WatchStatus::new("main", Some("cart".into())));
             let published = Arc::<Mutex<Vec<_>>>::default();
             let asked = Arc::<Mutex<Vec<_>>>::default();
@@ -321,7 +336,7 @@ mod tests {
             let start = Instant::now();
             let rng = fastrand::Rng::with_seed(4);
             let backoff = move || Backoff::new(BACKOFF_BASE, BACKOFF_CAP, rng.clone());
-            let watching = supervise(source, status.clone(), max_staleness, publish, backoff);
+            let watching = supervise(source, status.clone(), staleness, publish, backoff);
             let task = tokio::spawn(watching);
             Self {
                 status,
@@ -359,7 +374,7 @@ mod tests {
             asked: Arc::default(),
         });
         let status = Arc::new(WatchStatus::new("main", None));
-        let watching = watch(source, status, None, |_| {});
+        let watching = watch(source, status, Staleness::default(), |_| {});
         assert!(size_of_val(&watching) <= 256, "{}", size_of_val(&watching));
     }
 
@@ -400,6 +415,22 @@ mod tests {
         assert_eq!(run.published(), ["a"], "what came back is what was there");
         run.after(HOUR).await;
         assert_eq!(run.published(), ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_word_of_a_watcher_before_is_given_up_by_one_that_reads_nothing() {
+        let staleness = Staleness {
+            max: Some(Duration::from_secs(60)),
+            has_earlier_word: true,
+        };
+        let run = Run::start_after([Error(None), Error(None), Pause(HOUR)], staleness);
+        run.after(Duration::from_secs(59)).await;
+        assert_eq!(run.published(), [""; 0]);
+        run.after(HOUR * 2).await;
+        assert_eq!(run.published(), ["stale"]);
+        let run = Run::start_after([State("a"), Error(None), Pause(HOUR)], staleness);
+        run.after(HOUR * 2).await;
+        assert_eq!(run.published(), ["a", "stale"], "it comes once");
     }
 
     #[tokio::test(start_paused = true)]

@@ -52,7 +52,13 @@ pub(crate) struct Members {
     checks: (u64, u64),
     /// Who reads what they are: the views of each policy that requests still go by.
     views: Vec<Weak<View>>,
+    watch_round: WatchRound,
 }
+
+/// How often a service's registries have begun to be watched: tells the watchers of now from those
+/// before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WatchRound(u64);
 
 /// What happens to a service's members.
 #[derive(Debug)]
@@ -109,6 +115,7 @@ impl Members {
             is_guard_running: false,
             checks: (0, 0),
             views,
+            watch_round: WatchRound::default(),
         }
     }
 
@@ -124,15 +131,21 @@ impl Members {
     }
 
     /// Another policy holds from now on, with these views. Of another origin nothing is known yet: the
-    /// endpoints stay until one of its registries has said who they are.
+    /// endpoints stay until one of its registries has said who they are. Where they are watched anew
+    /// the watchers before are not heard any more.
     pub(in crate::service) fn follow_policy(
         &mut self,
         policy: &Arc<config::Service>,
         tls: &Arc<Tls>,
         (views, loads): (Vec<Weak<View>>, Loads),
+        is_watched_anew: bool,
     ) -> Effects {
         let before = std::mem::replace(&mut self.policy, Arc::clone(policy));
-        if is_of_other_instances(&before, policy) {
+        let is_of_others = is_of_other_instances(&before, policy);
+        if is_of_others || is_watched_anew {
+            self.watch_round.0 += 1;
+        }
+        if is_of_others {
             self.combiner = self.combiner.after_a_change(&policy.origin);
         }
         self.views.retain(|view| view.strong_count() > 0);
@@ -310,6 +323,11 @@ impl Members {
         let held = self.endpoints.held();
         self.is_guard_running = !held.is_empty();
         held
+    }
+
+    /// Which watchers are heard.
+    pub(crate) fn watch_round(&self) -> WatchRound {
+        self.watch_round
     }
 
     /// What the registries say.

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{MemberEvent, standing::HoldReason};
+use super::{MemberEvent, WatchRound, standing::HoldReason};
 use crate::{
     evidence::Evidence,
     instance::{Instance, InstanceSet},
@@ -40,6 +40,13 @@ pub(crate) fn remembered(
         ..InstanceSet::of(set.instances.iter().cloned().map(Ok))
     };
     Some(MemberEvent::Remembered(from, instances, set.confirmed))
+}
+
+/// In which round the service is watched now, and whether the set of that registry is the word of a
+/// watcher of an earlier round.
+pub(crate) fn watched_again(service: &Service, of: usize) -> (WatchRound, bool) {
+    let members = service.members();
+    (members.watch_round(), members.combiner().has_answered(of))
 }
 
 /// How much longer a remembered set counts, where there is one and a limit.

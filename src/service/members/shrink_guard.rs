@@ -18,7 +18,7 @@ use parking_lot::MutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    MemberEvent, Members,
+    MemberEvent, Members, WatchRound,
     inquiry::SecondAnswer,
     standing::{Held, HoldReason},
 };
@@ -39,6 +39,15 @@ const AT_ONCE: usize = 64;
 /// registry has confirmed that it is gone, or at the guard's deadline.
 pub(crate) fn apply(service: &Arc<Service>, event: MemberEvent) {
     apply_to(service.members(), service, event);
+}
+
+/// Like [`apply`], of what a watcher says that began in that round: the late word of one of a round
+/// before says nothing of what is asked for now.
+pub(crate) fn hear(service: &Arc<Service>, round: WatchRound, event: MemberEvent) {
+    let members = service.members();
+    if members.watch_round() == round {
+        apply_to(members, service, event);
+    }
 }
 
 /// Like [`apply`], where the service's members are locked already.

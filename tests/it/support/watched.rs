@@ -11,7 +11,7 @@ use callboard::{
     registry::{
         Registry, ServiceQuery, Source, State,
         consul::Consul,
-        watch::{Event, WatchSnapshot, WatchStatus, watch},
+        watch::{Event, Staleness, WatchSnapshot, WatchStatus, watch},
     },
 };
 use tokio::task::JoinHandle;
@@ -74,7 +74,7 @@ impl<T: State + Clone + Debug> Watched<T> {
                 }
             }
         };
-        let task = tokio::spawn(watch(source, status.clone(), None, publish));
+        let task = tokio::spawn(watch(source, status.clone(), Staleness::default(), publish));
         Self {
             status,
             published,
