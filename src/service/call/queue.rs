@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::{
     sync::Notify,
@@ -28,18 +29,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// an overload the requests that are turned away cost no search each.
 const FULL_MILLIS: u32 = 10;
 
-/// A service's limits, and what they are used up by.
+/// A service's limits, and what they are used up by. They stay when the rule changes: requests that
+/// work are counted still, and those that wait keep their turn.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    rule: config::Limits,
-    /// Those before a change of the rule are among them.
-    in_use: Arc<AtomicU32>,
+    regime: ArcSwap<Regime>,
+    in_use: AtomicU32,
     waiting: AtomicU32,
-    /// One for each view of the service, in their order.
-    rows: Box<[Queue]>,
     /// How often a request left, or who may be picked changed.
     changes: AtomicU64,
     epoch: Instant,
+}
+
+/// By what they go.
+#[derive(Debug)]
+struct Regime {
+    rule: config::Limits,
+    /// By the numbers of the service's views.
+    rows: Box<[Arc<Queue>]>,
 }
 
 /// Those who wait for the endpoints of one view: where these are full, others may have room.
@@ -143,35 +150,15 @@ type Entered = Result<Option<(Seat, Arc<WorkerEndpoint>)>, Shed>;
 impl Limits {
     /// Those of a service with so many views; `None` where the rule sets none.
     pub(crate) fn new(rule: config::Limits, views: usize) -> Option<Arc<Self>> {
-        Self::with(rule, views, Arc::default())
-    }
-
-    /// Those of the same service when it has this rule and so many views. What works stays counted; a
-    /// request that waits goes on by the rule that it came under.
-    pub(crate) fn after(
-        before: Option<&Arc<Self>>,
-        rule: config::Limits,
-        views: usize,
-    ) -> Option<Arc<Self>> {
-        match before {
-            Some(same) if same.rule == rule && same.rows.len() >= views => Some(Arc::clone(same)),
-            Some(other) => Self::with(rule, views, Arc::clone(&other.in_use)),
-            None => Self::new(rule, views),
-        }
-    }
-
-    fn with(rule: config::Limits, views: usize, in_use: Arc<AtomicU32>) -> Option<Arc<Self>> {
-        let config::Limits {
-            concurrent,
-            per_endpoint,
-            ..
-        } = rule;
-        (concurrent.is_some() || per_endpoint.is_some()).then(|| {
-            Arc::new(Self {
+        is_limit(rule).then(|| {
+            let regime = Regime {
                 rule,
-                in_use,
+                rows: (0..views).map(|_| Arc::default()).collect(),
+            };
+            Arc::new(Self {
+                regime: ArcSwap::from_pointee(regime),
+                in_use: AtomicU32::new(0),
                 waiting: AtomicU32::new(0),
-                rows: (0..views).map(|_| Queue::default()).collect(),
                 // Not 0, which a row says of no search at all.
                 changes: AtomicU64::new(1),
                 epoch: Instant::now(),
@@ -179,10 +166,47 @@ impl Limits {
         })
     }
 
+    /// Those of the same service when it has this rule and so many views. The rule holds at once, for
+    /// requests that wait, too.
+    pub(crate) fn after(
+        before: Option<&Arc<Self>>,
+        rule: config::Limits,
+        views: usize,
+    ) -> Option<Arc<Self>> {
+        let Some(same) = before else {
+            return Self::new(rule, views);
+        };
+        same.follow(rule, views);
+        is_limit(rule).then(|| Arc::clone(same))
+    }
+
+    fn follow(&self, rule: config::Limits, views: usize) {
+        let regime = self.regime.load();
+        if regime.rule == rule && regime.rows.len() >= views {
+            return;
+        }
+        let rows = regime.rows.iter().cloned();
+        let new = (regime.rows.len()..views).map(|_| Arc::default());
+        let rows = rows.chain(new).collect();
+        self.regime.store(Arc::new(Regime { rule, rows }));
+        // Those that wait may have room now.
+        self.tell_of_room();
+    }
+
+    fn rule(&self) -> config::Limits {
+        self.regime.load().rule
+    }
+
+    /// The queue of the view with that number.
+    fn row(&self, view: usize) -> Arc<Queue> {
+        Arc::clone(&self.regime.load().rows[view])
+    }
+
     pub(crate) fn status(&self) -> LimitsStatus {
+        let rule = self.rule();
         LimitsStatus {
-            concurrent: self.rule.concurrent,
-            per_endpoint: self.rule.per_endpoint,
+            concurrent: rule.concurrent,
+            per_endpoint: rule.per_endpoint,
             in_use: self.in_use.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
         }
@@ -199,10 +223,14 @@ impl Limits {
         pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
         by: Option<Instant>,
     ) -> Entered {
-        let row = &self.rows[view];
-        match self.enter_at_once(row, || self.try_unless_full(row, &pick)) {
+        let entered = {
+            let regime = self.regime.load();
+            let row = &regime.rows[view];
+            self.enter_at_once(row, || self.try_unless_full(row, &pick))
+        };
+        match entered {
             // Apart, so that a request which need not wait has no room for it.
-            Err(why) => Box::pin(self.wait(row, why, pick, by)).await,
+            Err(why) => Box::pin(self.wait(view, why, pick, by)).await,
             entered => entered,
         }
     }
@@ -212,7 +240,7 @@ impl Limits {
         if row.waiting.load(SeqCst) == 0 {
             return first();
         }
-        Err(match self.rule.concurrent {
+        Err(match self.rule().concurrent {
             Some(_) => Shed::Concurrent,
             None => Shed::PerEndpoint,
         })
@@ -221,15 +249,16 @@ impl Limits {
     /// A seat by waiting for one; where too many wait, it is said `why` there is none.
     async fn wait(
         self: &Arc<Self>,
-        row: &Queue,
+        view: usize,
         why: Shed,
         pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
         by: Option<Instant>,
     ) -> Entered {
-        let Some(_place) = Waiter::take(self, row) else {
+        let (rule, row) = (self.rule(), self.row(view));
+        let Some(_place) = Waiter::take(self, &row, rule.pending) else {
             return Err(why);
         };
-        let limit = Instant::now() + self.rule.wait;
+        let limit = Instant::now() + rule.wait;
         let limit = by.map_or(limit, |by| by.min(limit));
         let in_front = timeout_at(limit, row.front.lock()).await;
         let _front = in_front.map_err(|_| Shed::Pending)?;
@@ -276,16 +305,17 @@ impl Limits {
         self: &Arc<Self>,
         pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
     ) -> Entered {
-        let most = self.rule.concurrent.unwrap_or(u32::MAX);
+        let rule = self.rule();
+        let most = rule.concurrent.unwrap_or(u32::MAX);
         if self.in_use.load(SeqCst) >= most {
             return Err(Shed::Concurrent);
         }
-        let Some(line) = self.claim_line(None, pick)? else {
+        let Some(line) = claim_line(rule, None, pick)? else {
             return Ok(None);
         };
         let mut seat = Seat {
             limits: Arc::clone(self),
-            at: self.rule.per_endpoint.map(|_| Arc::clone(&line)),
+            at: rule.per_endpoint.map(|_| Arc::clone(&line)),
             is_counted: false,
         };
         if !claim(&self.in_use, most) {
@@ -295,33 +325,11 @@ impl Limits {
         Ok(Some((seat, line)))
     }
 
-    /// The endpoint that `pick` names of those with room, one seat of which is taken then; at `own`
-    /// there is one already.
-    fn claim_line(
-        &self,
-        own: Option<&Arc<WorkerEndpoint>>,
-        pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
-    ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
-        let most = self.rule.per_endpoint;
-        let room = Room {
-            most,
-            own: own.map(|own| own.health()),
-        };
-        let now = Instant::now();
-        while let Some(line) = pick(room, now)? {
-            let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &line));
-            if is_own || most.is_none_or(|most| claim(line.health().seats(), most)) {
-                return Ok(Some(line));
-            }
-            // Another request has just had the last seat there.
-        }
-        Ok(None)
-    }
-
     /// A request has left, or which endpoints may be picked has changed.
     pub(crate) fn tell_of_room(&self) {
         self.changes.fetch_add(1, SeqCst);
-        let rows = self.rows.iter();
+        let regime = self.regime.load();
+        let rows = regime.rows.iter();
         rows.filter(|row| row.waiting.load(SeqCst) > 0)
             .for_each(|row| row.room.notify_one());
     }
@@ -336,9 +344,10 @@ impl Seat {
         &mut self,
         pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
     ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
-        let line = self.limits.claim_line(self.at.as_ref(), pick)?;
+        let rule = self.limits.rule();
+        let line = claim_line(rule, self.at.as_ref(), pick)?;
         if let Some(line) = &line
-            && self.limits.rule.per_endpoint.is_some()
+            && rule.per_endpoint.is_some()
             && !self.at.as_ref().is_some_and(|own| Arc::ptr_eq(own, line))
         {
             self.stand_up();
@@ -361,9 +370,8 @@ impl Seat {
     ) -> Entered {
         let limits = Arc::clone(&self.limits);
         drop(self);
-        let row = &limits.rows[view];
-        match limits.enter_at_once(row, || limits.try_enter(&pick)) {
-            Err(why) => limits.wait(row, why, pick, by).await,
+        match limits.enter_at_once(&limits.row(view), || limits.try_enter(&pick)) {
+            Err(why) => limits.wait(view, why, pick, by).await,
             entered => entered,
         }
     }
@@ -392,8 +400,8 @@ struct Waiter<'l> {
 }
 
 impl<'l> Waiter<'l> {
-    fn take(limits: &'l Limits, row: &'l Queue) -> Option<Self> {
-        claim(&limits.waiting, limits.rule.pending).then(|| {
+    fn take(limits: &'l Limits, row: &'l Queue, most: u32) -> Option<Self> {
+        claim(&limits.waiting, most).then(|| {
             row.waiting.fetch_add(1, SeqCst);
             Self { limits, row }
         })
@@ -407,6 +415,33 @@ impl Drop for Waiter<'_> {
         // It may have been told of room that it does not take.
         self.limits.tell_of_room();
     }
+}
+
+/// The endpoint that `pick` names of those with room, one seat of which is taken then; at `own`
+/// there is one already.
+fn claim_line(
+    rule: config::Limits,
+    own: Option<&Arc<WorkerEndpoint>>,
+    pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
+) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
+    let most = rule.per_endpoint;
+    let room = Room {
+        most,
+        own: own.map(|own| own.health()),
+    };
+    let now = Instant::now();
+    while let Some(line) = pick(room, now)? {
+        let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &line));
+        if is_own || most.is_none_or(|most| claim(line.health().seats(), most)) {
+            return Ok(Some(line));
+        }
+        // Another request has just had the last seat there.
+    }
+    Ok(None)
+}
+
+fn is_limit(rule: config::Limits) -> bool {
+    rule.concurrent.is_some() || rule.per_endpoint.is_some()
 }
 
 fn claim(count: &AtomicU32, most: u32) -> bool {
@@ -497,6 +532,52 @@ mod tests {
         assert_eq!(limits.status().waiting, 0);
         drop(seat);
         assert!(enter(&limits).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_keeps_its_turn_under_another_rule_which_holds_for_it_at_once() {
+        let limits = limits(1, 5);
+        let seat = enter(&limits).await.unwrap();
+        let began = Instant::now();
+        let (enters, mut entered) = tokio::sync::mpsc::unbounded_channel();
+        let wait = |number: usize, limits: &Arc<Limits>| {
+            let (limits, enters) = (Arc::clone(limits), enters.clone());
+            tokio::spawn(async move { enters.send((number, enter(&limits).await)).unwrap() });
+            tokio::task::yield_now()
+        };
+        wait(1, &limits).await;
+        // A route more has a view of its own.
+        let rule = limits.rule();
+        let after = Limits::after(Some(&limits), rule, 2).unwrap();
+        wait(2, &after).await;
+        drop(seat);
+        let mut seats = Vec::new();
+        for number in [1, 2] {
+            let (turn, seat) = entered.recv().await.unwrap();
+            assert_eq!(turn, number);
+            assert_eq!(after.status().in_use, 1);
+            seats.push(seat.unwrap());
+            if number == 1 {
+                seats.clear();
+            }
+        }
+        wait(3, &after).await;
+        assert_eq!((after.status().in_use, after.status().waiting), (1, 1));
+        let more = config::Limits {
+            concurrent: Some(2),
+            ..rule
+        };
+        let after = Limits::after(Some(&after), more, 2).unwrap();
+        seats.push(entered.recv().await.unwrap().1.unwrap());
+        assert_eq!((after.status().in_use, after.status().waiting), (2, 0));
+        wait(4, &after).await;
+        let none = config::Limits {
+            concurrent: None,
+            ..rule
+        };
+        assert!(Limits::after(Some(&after), none, 2).is_none());
+        assert!(entered.recv().await.unwrap().1.is_ok());
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
