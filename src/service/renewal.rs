@@ -326,6 +326,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pin_that_ends_before_another_origin_has_answered_leaves_the_endpoints() {
+        let before = service(NO_GUARD);
+        says(&before, &[1, 2]);
+        let pinned = |service: &Arc<Service>| {
+            crate::service::pin(service, None, Duration::from_secs(60)).unwrap();
+        };
+        pinned(&before);
+        let after = renewed(&before, "[service.cart]\nguard = false\nregistry = \"b\"\n");
+        assert!(crate::service::unpin(&after));
+        assert_eq!(ports(after.main()), [1, 2]);
+        says(&after, &[3]);
+        assert_eq!(ports(after.main()), [3]);
+        pinned(&after);
+        let fixed = "[service.cart]\nendpoints = [\"10.0.0.1:7\"]\n";
+        let after = renewed(&after, fixed);
+        let (policy, ..) = policy(fixed);
+        let config::Origin::Inline(instances) = &policy.origin else {
+            panic!("it stands in the file");
+        };
+        shrink_guard::apply(&after, MemberEvent::Fixed(instances.clone()));
+        assert_eq!(ports(after.main()), [3]);
+        assert!(crate::service::unpin(&after));
+        assert_eq!(ports(after.main()), [7]);
+    }
+
+    #[tokio::test]
     async fn the_late_word_of_a_watcher_of_before_is_not_taken_for_the_new_ones() {
         let before = service(NO_GUARD);
         says(&before, &[1, 2]);

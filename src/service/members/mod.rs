@@ -17,13 +17,13 @@ pub(super) mod testing;
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
 
 use crate::{
-    config,
+    config::{self, Origin},
     instance::{Instance, InstanceSet},
     registry::watch::Event,
     service::{
@@ -193,7 +193,7 @@ impl Members {
             MemberEvent::Asked(held, again) => self.settle(held, &again),
             MemberEvent::Pinned(pin, set) => {
                 let why = Why::Pinned { set: pin.of };
-                let told = self.combiner.now(pin.time).map(|update| update.instances);
+                let told = self.now(pin.time).map(|update| update.instances);
                 self.journal.pin(pin, &told.unwrap_or_default());
                 // Our own decision, which the guard does not doubt.
                 let set = Update::ours(set.iter().map(ListedInstance::instance).collect());
@@ -204,10 +204,11 @@ impl Members {
                     return Effects::default();
                 };
                 // A set that was given up meanwhile leaves no endpoint, as it would have without the
-                // pin.
-                let update = self.combiner.now(pin.began.elapsed());
-                let update = update.unwrap_or_else(|| Update::ours(Vec::new()));
-                self.take_over(&update, why, self.combiner.is_settled())
+                // pin; another origin that has said nothing yet leaves those that there are.
+                match self.now(pin.began.elapsed()) {
+                    Some(update) => self.take_over(&update, why, self.combiner.is_settled()),
+                    None => self.change(why),
+                }
             }
         }
     }
@@ -227,6 +228,15 @@ impl Members {
         }
         for line in effects.log.drain(..) {
             line.write(&self.service);
+        }
+    }
+
+    /// What the set is by what the file or the registries say, whatever was said last; `None` where
+    /// these have not said anything that counts.
+    fn now(&self, span: Duration) -> Option<Update> {
+        match &self.policy.origin {
+            Origin::Inline(instances) => Some(Update::ours(instances.clone())),
+            Origin::Registries { .. } => self.combiner.now(span),
         }
     }
 
@@ -368,7 +378,7 @@ pub(in crate::service) fn is_of_other_instances(a: &config::Service, b: &config:
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use super::*;
     use crate::{
