@@ -122,6 +122,13 @@ async fn shows_path(id: &str) -> Backend {
     setup.start().await
 }
 
+/// Puts a certificate for this host where the recipes have it, in the authority's own folder.
+fn issue_for(authority: &Authority, folder: &Path, host: &str) {
+    let (certificate, key) = authority.issue_for("new", &[host], |_| {});
+    std::fs::rename(key, folder.join("shop-key.pem")).unwrap();
+    std::fs::rename(certificate, folder.join("shop.pem")).unwrap();
+}
+
 fn registration(name: &str, backend: &Backend, tags: &[&str]) -> Value {
     let address = backend.address();
     json!({
@@ -141,6 +148,8 @@ fn every_file_of_the_page_is_checked_and_run_by_a_test_of_its_heading() {
     assert_eq!(headings.len(), 14);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("consul-token"), "a-token").unwrap();
+    let authority = Authority::new(folder.path());
+    issue_for(&authority, folder.path(), "shop.example.com");
     for heading in headings {
         assert!(
             tests.contains(&format!("Recipe::of(\"{heading}\")")),
@@ -512,11 +521,7 @@ async fn tls_for_clients() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     let authority = Authority::new(&path);
-    let issue = || {
-        let (certificate, key) = authority.issue_for("new", &["shop.example.com"], |_| {});
-        std::fs::rename(key, path.join("shop-key.pem")).unwrap();
-        std::fs::rename(certificate, path.join("shop.pem")).unwrap();
-    };
+    let issue = || issue_for(&authority, &path, "shop.example.com");
     issue();
     let recipe = Recipe::of("TLS for clients")
         .with("\"0.0.0.0:8443\"", "\"127.0.0.1:0\"")
