@@ -33,6 +33,7 @@ mod exit;
 mod faults;
 mod file;
 mod good_order;
+mod grpc;
 mod health;
 mod http;
 mod http2;

@@ -10,6 +10,7 @@ pub(crate) mod eureka;
 pub(crate) mod fake_consul;
 pub(crate) mod frames;
 pub(crate) mod gokit;
+pub(crate) mod grpc;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod proxy;
