@@ -1,15 +1,16 @@
-//! Calls of gRPC: the proxy's own answers have gRPC's status, and an answer that failed by its status may
-//! be another endpoint's to give.
+//! Calls of gRPC: messages pass both ways as they come; the proxy's own answers have gRPC's status, and an
+//! answer that failed by its status may be another endpoint's to give.
 
 use std::net::SocketAddr;
 
 use http::StatusCode;
+use tokio::sync::mpsc;
 
 use super::{
     before,
-    frames::{END_HEADERS, END_STREAM, Frames, HEADERS, OK},
+    frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, OK, RST_STREAM},
 };
-use crate::support::{backend::Backend, proxy::Proxy, raw::RawBackend};
+use crate::support::{backend::Backend, frames as client, proxy::Proxy, raw::RawBackend};
 
 const UNAVAILABLE: &str = "14";
 
@@ -143,4 +144,52 @@ async fn an_answer_that_failed_by_its_status_counts_against_its_endpoint() {
     assert_eq!(failed, 3);
     let states = [(fails.address(), "ejected"), (well.address(), "serving")];
     proxy.until_states("cart", &states).await;
+}
+
+#[tokio::test]
+async fn messages_pass_both_ways_as_they_come_and_a_clients_reset_is_its_endpoints() {
+    let (say, mut said) = mpsc::unbounded_channel();
+    let endpoint = RawBackend::serving(move |wire| {
+        let say = say.clone();
+        async move {
+            let mut frames = Frames::accept(wire).await;
+            let stream = frames.request().await;
+            for at in 0..3 {
+                let message = frames.until(DATA).await;
+                assert_eq!(message.stream, stream);
+                if at == 0 {
+                    frames.send(HEADERS, END_HEADERS, stream, OK).await;
+                }
+                frames.send(DATA, 0, stream, &message.payload).await;
+            }
+            let end = frames.until(RST_STREAM).await;
+            let code = u32::from_be_bytes(end.payload.try_into().unwrap());
+            let _ = say.send((end.stream == stream, code));
+            frames.closed().await;
+        }
+    });
+    let endpoint = endpoint.await;
+    let proxy = before(&[endpoint.address()], "").await;
+    let mut client = client::Frames::connect(proxy.address()).await;
+    let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+    let fields = client::request("POST", "/cart", &fields);
+    client.send(client::head(1, 0, &fields)).await;
+    for at in 0..3 {
+        let message = format!("message {at}");
+        client
+            .send(client::frame(DATA, 0, 1, message.as_bytes()))
+            .await;
+        if at == 0 {
+            assert_eq!(client.next().await.unwrap().status(), 200);
+        }
+        let echo = client.next().await.unwrap();
+        assert_eq!((echo.kind, echo.payload), (DATA, message.into_bytes()));
+    }
+    client.send(client::reset(1)).await;
+    assert_eq!(said.recv().await, Some((true, client::CANCEL)));
+    proxy
+        .until_service("cart", "nothing runs", |cart| {
+            cart["endpoints"][0]["in_flight"] == 0
+        })
+        .await;
 }
