@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// As the table has them, in its order.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 13] = [
     "retry",
     "limits",
     "fallback",
@@ -27,6 +27,7 @@ const FEATURES: [&str; 12] = [
     "panic",
     "slow start",
     "tunnel",
+    "gRPC",
 ];
 
 #[test]

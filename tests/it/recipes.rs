@@ -24,6 +24,7 @@ use crate::support::{
     consul::Consul,
     eureka::Eureka,
     eventually,
+    grpc::{self, GrpcServer},
     proxy::{Proxy, endpoints, set_cookie},
     raw::Wire,
 };
@@ -145,7 +146,7 @@ fn every_file_of_the_page_is_checked_and_run_by_a_test_of_its_heading() {
         .skip(1)
         .map(|section| section.lines().next().unwrap())
         .collect();
-    assert_eq!(headings.len(), 14);
+    assert_eq!(headings.len(), 15);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("consul-token"), "a-token").unwrap();
     let authority = Authority::new(folder.path());
@@ -572,6 +573,40 @@ async fn tls_for_clients() {
     eventually("the new certificate is taken over", metrics, is_taken).await;
     for client in [client, https()] {
         assert_eq!(by(&client.get(&url).send().await.unwrap()), "shop");
+    }
+}
+
+#[tokio::test]
+async fn calls_of_grpc_reach_their_service_over_tls_and_in_the_clear() {
+    let Some(server) = GrpcServer::start() else {
+        return;
+    };
+    let consul = Proxy::start("").await;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    issue_for(&authority, folder.path(), "127.0.0.1");
+    let recipe = Recipe::of("gRPC")
+        .with("\"0.0.0.0:8443\"", "\"127.0.0.1:0\"")
+        .with("http://127.0.0.1:8500", &consul.registry(""))
+        .with("/helloworld.Greeter", "/grpc.testing.TestService");
+    let proxy = Proxy::start_in(folder, &recipe.0).await;
+    let call = async |place: usize, case: &str| {
+        let ca = (place == 0).then(|| authority.ca());
+        let mut call = grpc::client(proxy.address_of(place), ca.as_deref(), case);
+        let output = call.output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), said)
+    };
+    let (is_well, said) = call(0, "empty_unary").await;
+    assert!(!is_well && said.contains("Unavailable"), "{said}");
+    consul.register("greeter", server.address()).await;
+    until_serving(&proxy, "greeter", 1).await;
+    for place in [0, 1] {
+        // The last one calls what no route takes, too.
+        for case in ["large_unary", "ping_pong", "unimplemented_service"] {
+            let (is_well, said) = call(place, case).await;
+            assert!(is_well, "{case}: {said}");
+        }
     }
 }
 
