@@ -23,6 +23,18 @@ pub(crate) struct ClientBody {
     coming: Option<(Incoming, Arc<RequestStream>)>,
 }
 
+/// A request's body that does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The HTTP library says why.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The stream ended, and the request had not: it was reset with `NO_ERROR`, by the client or with its
+    /// connection. To the library that is an end like any other.
+    #[error("the stream was reset before the request's end")]
+    Reset,
+}
+
 /// The body of a client's request.
 pub(super) fn of_client(incoming: Incoming, stream: &Arc<RequestStream>) -> RequestBody {
     stream.rest.begin(&incoming);
@@ -32,12 +44,12 @@ pub(super) fn of_client(incoming: Incoming, stream: &Arc<RequestStream>) -> Requ
 
 impl Body for ClientBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some((incoming, stream)) = &mut self.coming else {
             return Poll::Ready(None);
         };
@@ -49,7 +61,12 @@ impl Body for ClientBody {
         } = &**stream;
         rest.ask();
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let polled = polled.map_err(BodyError::from);
         match &polled {
+            Poll::Ready(None) if client.version == Version::HTTP_2 && !incoming.is_end_stream() => {
+                body_awaited.store(0, Relaxed);
+                return Poll::Ready(Some(Err(BodyError::Reset)));
+            }
             Poll::Pending if body_awaited.load(Relaxed) == 0 => {
                 body_awaited.store(client.now(), Relaxed)
             }

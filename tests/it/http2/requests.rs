@@ -5,13 +5,14 @@ use http::{Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use super::{before, before_with, client, count, get, until_count};
 use crate::support::{
     backend::Backend,
     frames::{
-        DATA, END_HEADERS, END_STREAM, Frames, HEADERS, NO_ERROR, PROTOCOL_ERROR, RST_STREAM,
-        block, frame, head, request, reset,
+        CANCEL, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, NO_ERROR, PROTOCOL_ERROR,
+        RST_STREAM, block, frame, head, request, reset,
     },
     raw::{RawBackend, Then, Wire, ok},
 };
@@ -194,6 +195,38 @@ async fn a_body_that_is_not_as_long_as_it_says_is_never_a_whole_request() {
     let seen = backend.requests();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(seen[0].start().starts_with("GET "), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_that_breaks_off_is_never_a_whole_request() {
+    let (seen, mut requests) = mpsc::unbounded_channel();
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let seen = seen.clone();
+        async move {
+            let is_whole = match wire.try_message().await {
+                Ok(None) => return,
+                request => request.is_ok(),
+            };
+            seen.send(is_whole).unwrap();
+            wire.send(ok("ok")).await;
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let body = [
+        head(1, 0, &request("POST", "/cart", &[])),
+        frame(DATA, 0, 1, b"hell"),
+    ]
+    .concat();
+    for code in [NO_ERROR, CANCEL] {
+        let mut client = Frames::connect(proxy.address()).await;
+        client.send(&body).await;
+        until_count(&proxy, "callboard_http2_streams", 1).await;
+        let reset = frame(RST_STREAM, 0, 1, &code.to_be_bytes());
+        client.send(reset).await;
+        assert_eq!(requests.recv().await, Some(false), "{code}");
+        until_count(&proxy, "callboard_http2_streams", 0).await;
+    }
 }
 
 #[tokio::test]
