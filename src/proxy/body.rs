@@ -57,6 +57,7 @@ impl Body for ClientBody {
             client,
             rest,
             body_awaited,
+            is_answered,
             ..
         } = &**stream;
         rest.ask();
@@ -67,6 +68,7 @@ impl Body for ClientBody {
                 body_awaited.store(0, Relaxed);
                 return Poll::Ready(Some(Err(BodyError::Reset)));
             }
+            Poll::Pending if is_answered.load(Relaxed) => {}
             Poll::Pending if body_awaited.load(Relaxed) == 0 => {
                 body_awaited.store(client.now(), Relaxed)
             }

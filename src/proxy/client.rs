@@ -93,6 +93,9 @@ pub(crate) struct RequestStream {
     pub unwritten: AtomicBool,
     /// Where the answer says that the connection goes over to another protocol: what it goes over to.
     tunnel: Mutex<Option<Box<Tunnel>>>,
+    /// The answer's head was handed over, in HTTP/2: there both directions go on side by side, and the rest
+    /// of the request may wait for what is answered.
+    pub is_answered: AtomicBool,
     /// Since when a piece of the answer is not taken, in HTTP/2: there a stream may stand still while its
     /// connection goes on.
     pub untaken: AtomicU64,
@@ -110,6 +113,7 @@ impl RequestStream {
             cut_short: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
             tunnel: Mutex::default(),
+            is_answered: AtomicBool::new(false),
             untaken: AtomicU64::new(0),
         }
     }

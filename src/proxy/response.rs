@@ -200,6 +200,10 @@ impl RequestLog {
             .ending
             .take()
             .expect("only this takes it, and it takes the record");
+        if ending.version == Version::HTTP_2 {
+            ending.stream.is_answered.store(true, Relaxed);
+            ending.stream.body_awaited.store(0, Relaxed);
+        }
         let mut response = Response::new(AnswerBody { kind, ending });
         *response.status_mut() = status;
         response

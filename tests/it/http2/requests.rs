@@ -1,6 +1,8 @@
 //! A request of HTTP/2 is to an endpoint what the same request of HTTP/1.1 is; one that could be read in two
 //! ways is refused, and one that is not whole never looks so.
 
+use std::time::Duration;
+
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
@@ -227,6 +229,28 @@ async fn a_body_without_a_length_that_breaks_off_is_never_a_whole_request() {
         assert_eq!(requests.recv().await, Some(false), "{code}");
         until_count(&proxy, "callboard_http2_streams", 0).await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_goes_on_while_the_request_is_silent() {
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        for _ in 0..10 {
+            wire.send("1\r\na\r\n").await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        wire.send("0\r\n\r\n").await;
+        let _ = wire.rest().await;
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "timeout = { body = \"1s\" }").await;
+    let mut client = Frames::connect(proxy.address()).await;
+    let fields = request("POST", "/cart", &[]);
+    client.send(head(1, 0, &fields)).await;
+    client.send(frame(DATA, 0, 1, b"a")).await;
+    assert_eq!(client.answer(1).await, (200, b"a".repeat(10)));
 }
 
 #[tokio::test]
