@@ -3,13 +3,15 @@
 //! was found, or is worth to be tried first, stands in `fuzz/corpus` and is replayed here. Compiled
 //! for tests and fuzzers only.
 
-use crate::{config, embedded, grpc, listen, proxy, registry, saved, service, upstream};
+use crate::{
+    config, embedded, grpc, listen, proxy, proxy_protocol, registry, saved, service, upstream,
+};
 
 /// Takes any bytes, and panics where what must hold does not.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("answer-chunks", upstream::fuzzing::chunks),
     ("answer-heads", upstream::fuzzing::heads),
     ("consul", registry::consul::fuzzing::answers),
@@ -23,6 +25,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("greetings", listen::fuzzing::greetings),
     ("grpc-status", grpc::fuzzing),
     ("journal", embedded::fuzzing::journal),
+    ("proxy-header", proxy_protocol::fuzzing::headers),
     ("proxy-toml", config::fuzzing::proxy_toml),
     ("registrations", embedded::fuzzing::registrations),
     ("request-chunks", listen::fuzzing::chunks),

@@ -17,7 +17,7 @@
 //! saved, tls: what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, door, error, evidence, grpc, metrics, scan: the ground
+//! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan: the ground
 //! ```
 
 pub mod admin;
@@ -40,6 +40,7 @@ pub mod instance;
 pub(crate) mod listen;
 pub(crate) mod metrics;
 pub(crate) mod proxy;
+pub(crate) mod proxy_protocol;
 pub mod register;
 pub mod registry;
 pub mod route;

@@ -77,7 +77,7 @@ struct WorkerLoad {
 }
 
 /// A connection on its way from one worker's runtime to another's.
-type HandedOver = (std::net::TcpStream, Accepted);
+type HandedOver = (std::net::TcpStream, Box<Accepted>);
 
 impl Workers {
     /// Starts a thread for each worker, which takes its socket of each listener.
@@ -334,7 +334,7 @@ impl WorkerTasks {
                 least.connections.fetch_add(1, Relaxed);
                 let handed = stream
                     .into_std()
-                    .map(|stream| least.handover.send((stream, arrival)));
+                    .map(|stream| least.handover.send((stream, Box::new(arrival))));
                 if !matches!(handed, Ok(Ok(()))) {
                     least.connections.fetch_sub(1, Relaxed);
                 }
@@ -359,7 +359,7 @@ impl WorkerTasks {
 
     fn take_over(self: &Arc<Self>, (stream, arrival): HandedOver) {
         match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(stream, arrival),
+            Ok(stream) => self.serve(stream, *arrival),
             Err(error) => {
                 tracing::warn!(%error, "a connection was lost on its way to another worker");
                 self.leave();
@@ -373,6 +373,7 @@ impl WorkerTasks {
             peer,
             listener,
             tls,
+            addresses,
             permit,
             place,
         } = arrival;
@@ -384,7 +385,7 @@ impl WorkerTasks {
         self.tracker.spawn(async move {
             let _permit = (permit, place);
             let _open = OpenConnection { tasks, id };
-            serve(connection, stream, tls).await;
+            serve(connection, stream, tls, addresses).await;
         });
     }
 
@@ -506,6 +507,7 @@ mod tests {
             peer,
             listener: Arc::new(config::Listener::default()),
             tls: None,
+            addresses: None,
             permit,
             place: None,
         };
@@ -529,7 +531,9 @@ mod tests {
             phase.send_replace(Phase::Close);
             let load = &tasks.loads[0];
             load.connections.fetch_add(1, Relaxed);
-            let sent = load.handover.send((stream.into_std().unwrap(), arrival));
+            let sent = load
+                .handover
+                .send((stream.into_std().unwrap(), Box::new(arrival)));
             assert!(sent.is_ok());
             let running = tokio::spawn(Arc::clone(&tasks).run(Vec::new(), handed_over, phases));
             assert_answered(client).await;

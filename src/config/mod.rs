@@ -35,7 +35,13 @@ pub use service::upgrades::Upgrades;
 pub use snapshot::SavedSets;
 pub use tls::{ClientTls, EndpointTls, Pin};
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
@@ -130,6 +136,9 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Peers whose forwarded headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether a connection begins with a header of the PROXY protocol. Then at least one peer is
+    /// trusted, and no other may connect.
+    pub proxy_protocol: bool,
     /// How long a client may take.
     pub timeout: ListenTimeouts,
     /// How much a client may ask for.
@@ -152,6 +161,14 @@ pub struct Listener {
     pub tls: Option<Arc<ListenTls>>,
     /// The port at which clients are to come again by TLS; `None` where they are served as they come.
     pub redirect_to_https: Option<u16>,
+}
+
+impl Listener {
+    /// Whether what comes from this address is from a proxy that is believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let mut networks = self.trusted_proxies.iter();
+        networks.any(|network| network.contains(&address))
+    }
 }
 
 /// `listen.protocol`

@@ -20,7 +20,7 @@ use super::{Addresses, Tls, addresses::Counted};
 use crate::{backoff::Repeated, config, door};
 
 /// What a client hears that has as many connections as it may.
-const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+pub(super) const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     content-type: text/plain; charset=utf-8\r\ncontent-length: 62\r\n\
     retry-after: 1\r\nconnection: close\r\n\r\n\
     429 Too Many Requests: too many connections from this address\n";
@@ -44,8 +44,7 @@ impl Entrance {
     /// The place of a client among those of its address. A trusted proxy needs none: its clients are
     /// many.
     fn place(&self, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
-        let mut trusted = self.settings.trusted_proxies.iter();
-        if trusted.any(|network| network.contains(&peer)) {
+        if self.settings.trusts(peer) {
             return Ok(None);
         }
         self.addresses.take(peer).map(Some).ok_or(TooMany)
@@ -75,6 +74,8 @@ pub(crate) struct Accepted {
     pub listener: Arc<config::Listener>,
     /// Where it speaks TLS.
     pub tls: Option<Arc<Tls>>,
+    /// Where a proxy says first whose connection it is: the connections of clients, by their address.
+    pub addresses: Option<Arc<Addresses>>,
     /// Given back when the connection ends.
     pub permit: OwnedSemaphorePermit,
     /// The same for its address, where that is counted.
@@ -177,10 +178,17 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
         // Without it small answers wait for acknowledgements; it fails only on a connection that
         // is gone, which serving it will find out.
         let _ = stream.set_nodelay(true);
+        let Entrance {
+            settings,
+            addresses,
+            tls,
+            ..
+        } = &self.entrance;
         let accepted = Accepted {
             peer,
-            listener: Arc::clone(&self.entrance.settings),
-            tls: self.entrance.tls.clone(),
+            listener: Arc::clone(settings),
+            tls: tls.clone(),
+            addresses: settings.proxy_protocol.then(|| Arc::clone(addresses)),
             permit,
             place,
         };

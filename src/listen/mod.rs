@@ -17,6 +17,7 @@ mod http2;
 mod linger;
 mod preface;
 mod prelude;
+mod proxied;
 mod records;
 mod socket;
 mod stall;

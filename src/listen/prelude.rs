@@ -1,5 +1,6 @@
-//! What stands before a connection's first request: the handshake of TLS, who the client is, and what it
-//! speaks. In the clear, a client that speaks HTTP/2 is known by its first bytes, which `http1` reads.
+//! What stands before a connection's first request: the PROXY header and the handshake of TLS, who the
+//! client is, and what it speaks. In the clear, a client that speaks HTTP/2 is known by its first bytes,
+//! which `http1` reads.
 
 use std::sync::Arc;
 
@@ -7,16 +8,38 @@ use bytes::Bytes;
 use http::Version;
 use tokio::net::TcpStream;
 
-use super::{Connection, Tls, http1, http2, preface::Begun, socket::Socket, transport::Transport};
+use super::{
+    Addresses, Connection, Tls, http1, http2, preface::Begun, proxied, socket::Socket,
+    transport::Transport,
+};
 use crate::proxy::{Client, Scheme};
 
-/// Serves a connection until either side ends it; by TLS where its listener speaks it.
-pub(crate) async fn serve(connection: Arc<Connection>, stream: TcpStream, tls: Option<Arc<Tls>>) {
-    let socket = Socket::new(stream);
+/// Serves a connection until either side ends it; by TLS where its listener speaks it. Where a proxy says
+/// first whose connection it is, the client counts in `addresses`.
+pub(crate) async fn serve(
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    addresses: Option<Arc<Addresses>>,
+) {
+    let mut socket = Socket::new(stream);
+    let mut proxied = None;
+    if let Some(addresses) = &addresses {
+        // Boxed, since few listeners need it.
+        let received = proxied::receive(&connection, &mut socket, addresses, tls.is_none());
+        proxied = Box::pin(received).await;
+        if proxied.is_none() {
+            return;
+        }
+    }
     let (transport, scheme, version, certificate) = match tls {
         None => {
-            let transport = Transport::Clear(socket);
-            (transport, Scheme::Http, Version::HTTP_11, None)
+            let ended_before = proxied.as_ref().is_some_and(|proxied| proxied.tls);
+            let scheme = match ended_before {
+                true => Scheme::Https,
+                false => Scheme::Http,
+            };
+            (Transport::Clear(socket), scheme, Version::HTTP_11, None)
         }
         Some(tls) => {
             // Boxed, since a handshake needs more than a connection does after it.
@@ -31,17 +54,12 @@ pub(crate) async fn serve(connection: Arc<Connection>, stream: TcpStream, tls: O
             )
         }
     };
+    let address = proxied.as_ref().map(|proxied| proxied.client);
+    let address = address.unwrap_or(connection.address);
     let client = |version| {
         let (worker, listener) = (&connection.worker, &connection.listener);
         let certificate = certificate.as_ref();
-        Client::new(
-            worker,
-            listener,
-            connection.address,
-            scheme,
-            version,
-            certificate,
-        )
+        Client::new(worker, listener, address, scheme, version, certificate)
     };
     let begun = if version == Version::HTTP_2 {
         let read = Bytes::new();

@@ -56,6 +56,15 @@ impl Socket {
         Poll::Ready(peeked.map(|_| byte.filled().first().copied()))
     }
 
+    /// Looks at what the client has sent, and leaves it there; nothing, where it has closed its side.
+    pub(super) fn poll_peek(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream.poll_peek(cx, buffer).map_ok(|_| ())
+    }
+
     /// Whether something has come that is not read, by what the kernel knows now.
     pub(super) fn has_come(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];

@@ -21,7 +21,7 @@ pub(crate) struct Client {
     pub worker: Arc<Worker>,
     /// The listener's settings.
     pub listener: Arc<config::Listener>,
-    /// Who is at the other end.
+    /// Who is at the other end, or at that of a connection that is passed on to us.
     pub peer: Peer,
     /// What its requests are made by.
     pub scheme: Scheme,
@@ -131,7 +131,8 @@ impl RequestStream {
 
 impl Client {
     /// A client of this listener, whose connection a worker serves, who speaks this version, and who has
-    /// shown a certificate or not.
+    /// shown a certificate or not. `address` is its own also where a proxy in front has passed its connection
+    /// on.
     pub(crate) fn new(
         worker: &Arc<Worker>,
         listener: &Arc<config::Listener>,
@@ -151,7 +152,6 @@ impl Client {
             ("x-forwarded-proto", scheme.as_str().as_bytes()),
             ("via", via.as_bytes()),
         ];
-        let mut trusted = listener.trusted_proxies.iter();
         Self {
             worker: Arc::clone(worker),
             listener: Arc::clone(listener),
@@ -160,7 +160,7 @@ impl Client {
                 introduction: FieldBlock::new(fields.into_iter().chain(certificate)),
                 certificate: FieldBlock::new(certificate),
                 ip: text,
-                trusted: trusted.any(|network| network.contains(&ip)),
+                trusted: listener.trusts(ip),
             },
             scheme,
             version,
@@ -175,10 +175,6 @@ impl Client {
         if !self.peer.trusted {
             return asker;
         }
-        let is_trusted = |ip: &IpAddr| {
-            let mut networks = self.listener.trusted_proxies.iter();
-            networks.any(|network| network.contains(ip))
-        };
         let lines = headers.get_all("x-forwarded-for").iter().rev();
         let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         for hop in hops {
@@ -187,7 +183,7 @@ impl Client {
                 break;
             };
             asker = ip;
-            if !is_trusted(&ip) {
+            if !self.listener.trusts(ip) {
                 break;
             }
         }

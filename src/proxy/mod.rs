@@ -11,6 +11,7 @@ mod failure_log;
 pub(crate) mod fuzzing;
 mod generation;
 mod grpc_timeout;
+mod header_counts;
 mod local_reply;
 mod outgoing;
 mod rate;

@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, uri::PathAndQuery};
 
-use super::{Client, admit::Head, local_reply::LocalReply};
+use super::{Client, Scheme, admit::Head, local_reply::LocalReply};
 
 /// The port that a URL of `https` need not name.
 const DEFAULT_PORT: u16 = 443;
@@ -15,8 +15,9 @@ pub(super) fn location(client: &Client, head: &Head) -> Result<Option<String>, L
     let Some(port) = client.listener.redirect_to_https else {
         return Ok(None);
     };
-    if client.peer.trusted && says_https(head) {
-        // A proxy in front has ended its TLS.
+    // A proxy in front has ended its TLS, and says so in its PROXY header or in each request.
+    let has_come_by_tls = client.scheme == Scheme::Https;
+    if has_come_by_tls || client.peer.trusted && says_https(head) {
         return Ok(None);
     }
     let host = head.host().unwrap_or_default();

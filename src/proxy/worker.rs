@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::Generation;
+use super::{Generation, header_counts::HeaderCounts};
 use crate::{config, discovery::Directory, metrics::Counter};
 
 /// What all workers share.
@@ -108,6 +108,8 @@ pub struct Worker {
     pub turned_away: Counter,
     /// What is spoken of HTTP/2.
     pub http2: Http2Counts,
+    /// What became of the PROXY headers of its connections.
+    pub proxy_headers: HeaderCounts,
     pinned: Mutex<Arc<Pinned>>,
 }
 
@@ -165,6 +167,7 @@ impl Worker {
             refused: Counter::default(),
             turned_away: Counter::default(),
             http2: Http2Counts::default(),
+            proxy_headers: HeaderCounts::default(),
         }
     }
 

@@ -421,7 +421,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         .collect();
     assert_eq!(table.len(), METRICS.len(), "a name is there twice");
     // What has nothing to tell is not sent: here, of services without limits, checks, keys and pins, and of
-    // listeners without TLS.
+    // listeners without TLS and PROXY headers.
     let silent: Vec<_> = table
         .keys()
         .filter(|name| !told.contains_key(*name))
@@ -433,6 +433,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         "callboard_endpoint_failures_by_cause_total",
         "callboard_health_checks_total",
         "callboard_panic",
+        "callboard_proxy_headers_total",
         "callboard_requests_pending",
         "callboard_requests_shed_total",
         "callboard_service_pinned",

@@ -47,6 +47,7 @@ mod pairs;
 mod pin;
 mod production;
 mod provider;
+mod proxy_protocol;
 mod rates;
 mod recipes;
 mod register;

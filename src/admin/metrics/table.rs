@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use super::{
-    process,
+    process, proxy_headers,
     scrape::{
         Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
         per_service, per_shadow, per_watch,
@@ -235,6 +235,13 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Client connections that were ended for a flood of frames that ask for nothing.",
         |scrape, samples| samples.add(&[], over_workers(scrape, |worker| &worker.http2.floods)),
+    ),
+    metric(
+        "callboard_proxy_headers_total",
+        Counter,
+        &["result"],
+        "PROXY headers that were waited for, by what became of them.",
+        proxy_headers::results,
     ),
     metric(
         "callboard_tls_certificate_expiry_timestamp_seconds",

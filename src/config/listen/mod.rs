@@ -11,7 +11,7 @@ use std::{
 use super::{
     HeaderCase, ListenLimits, ListenProtocol, ListenTimeouts, Listener, Paths, Underscores,
     addresses::Claims,
-    document::{report::Wrong, table::Table, value},
+    document::{field::Field, report::Wrong, table::Table, value},
     route::pattern,
 };
 
@@ -91,14 +91,13 @@ fn addresses<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<SocketAd
 /// What the listeners of one table have in common, which is all but their addresses.
 fn settings(table: &mut Table<'_>) -> Listener {
     let default = Listener::default();
+    let trusted = table.take("trusted_proxies");
+    let trusted = trusted.map(|field| field.elements("\"10.0.0.0/8\""));
+    let trusted = trusted.unwrap_or_default();
+    let network = |field: &Field<'_>| field.parse("a network", "\"10.0.0.0/8\"", value::network);
     Listener {
-        trusted_proxies: table
-            .take("trusted_proxies")
-            .map(|field| field.elements("\"10.0.0.0/8\""))
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|field| field.parse("a network", "\"10.0.0.0/8\"", value::network))
-            .collect(),
+        trusted_proxies: trusted.iter().filter_map(network).collect(),
+        proxy_protocol: proxy_protocol(table, !trusted.is_empty()),
         timeout: table.within("timeout", |table| ListenTimeouts {
             header: table.duration("header", default.timeout.header),
             body: table.duration("body", default.timeout.body),
@@ -148,6 +147,19 @@ fn settings(table: &mut Table<'_>) -> Listener {
     }
 }
 
+/// Whether connections begin with a PROXY header, which is believed of trusted proxies alone.
+fn proxy_protocol(table: &mut Table<'_>, trusts: bool) -> bool {
+    let Some(field) = table.take("proxy_protocol") else {
+        return false;
+    };
+    let expects = field.flag().unwrap_or_default();
+    if expects && !trusts {
+        let wrong = Wrong::new("no proxy may connect, since `trusted_proxies` names none");
+        field.wrong(wrong.suggest("add `trusted_proxies = [\"10.0.0.0/8\"]`, with its address"));
+    }
+    expects
+}
+
 fn limits(table: &mut Table<'_>, default: ListenLimits) -> ListenLimits {
     ListenLimits {
         connections: table.size("connections", 1..=10_000_000, default.connections),
@@ -177,6 +189,7 @@ impl Default for Listener {
         Self {
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             timeout: ListenTimeouts {
                 header: Duration::from_secs(10),
                 body: Duration::from_secs(30),
@@ -339,6 +352,23 @@ mod tests {
             let text = format!("address = \"127.0.0.1:80\"\nredirect_to_https = {text}\n");
             let said = error(&format!("[[listen]]\n{text}{ROUTE}"));
             assert!(said.contains(says), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_header_is_believed_of_proxies_that_the_file_names() {
+        let listener = "[[listen]]\naddress = \"127.0.0.1:80\"\nproxy_protocol = ";
+        let trusted = "trusted_proxies = [\"10.0.0.0/8\"]";
+        let text = format!("{listener}true\n{trusted}\n{ROUTE}");
+        assert!(config(&text).listeners[0].proxy_protocol);
+        let text = format!("{listener}false\n{ROUTE}");
+        assert!(!config(&text).listeners[0].proxy_protocol);
+        for trusted in ["", "trusted_proxies = []\n"] {
+            assert_eq!(
+                error(&format!("{listener}true\n{trusted}{ROUTE}")),
+                "3:1 listen.proxy_protocol: no proxy may connect, since `trusted_proxies` names none; \
+                 add `trusted_proxies = [\"10.0.0.0/8\"]`, with its address"
+            );
         }
     }
 

@@ -181,7 +181,7 @@ mod tests {
     /// A client that has had an answer.
     async fn idle() -> (TcpStream, Arc<Connection>, JoinHandle<()>) {
         let (mut client, connection, stream) = connected().await;
-        let serving = tokio::spawn(serve(Arc::clone(&connection), stream, None));
+        let serving = tokio::spawn(serve(Arc::clone(&connection), stream, None, None));
         client.write_all(GET.as_bytes()).await.unwrap();
         let mut read = Vec::new();
         while !read.ends_with(b"\n") || !connection.progress().is_at_rest() {
@@ -221,7 +221,7 @@ mod tests {
         let (mut client, connection, stream) = connected().await;
         connection.worker.shared.draining.store(true, Relaxed);
         connection.order(Stop::Finish);
-        let serving = tokio::spawn(serve(Arc::clone(&connection), stream, None));
+        let serving = tokio::spawn(serve(Arc::clone(&connection), stream, None, None));
         while connection.is_in_its_prelude() {
             yield_now().await;
         }
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(connection.late(u64::MAX), Some(Stop::Cut));
         serving.abort();
         let (_client, new, stream) = connected().await;
-        let serving = tokio::spawn(serve(Arc::clone(&new), stream, None));
+        let serving = tokio::spawn(serve(Arc::clone(&new), stream, None, None));
         yield_now().await;
         assert_eq!(new.late(u64::MAX), Some(Stop::Finish));
         serving.abort();

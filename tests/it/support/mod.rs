@@ -11,6 +11,7 @@ pub(crate) mod fake_consul;
 pub(crate) mod frames;
 pub(crate) mod gokit;
 pub(crate) mod grpc;
+pub(crate) mod haproxy;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod proxy;

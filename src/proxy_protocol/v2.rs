@@ -1,0 +1,274 @@
+//! Version 2: binary, with fields of type, length and value behind the addresses.
+
+use std::net::SocketAddr;
+
+use super::header::{Header, HeaderError, LONGEST, Parsed};
+
+pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The signature, what is passed on and how, and the length of what follows.
+const FIXED: usize = 16;
+
+/// `PP2_TYPE_CRC32C`
+const CHECKSUM: u8 = 0x03;
+/// `PP2_TYPE_SSL`
+const TLS: u8 = 0x20;
+/// `PP2_CLIENT_SSL`
+const CLIENT_SPEAKS_TLS: u8 = 0x01;
+
+/// Reads a header that begins with the signature, or with a part of it that is all there is.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Parsed>, HeaderError> {
+    let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED>() else {
+        return Ok(None);
+    };
+    let is_local = match fixed[12] {
+        0x20 => true,
+        0x21 => false,
+        _ => return Err(HeaderError::Malformed),
+    };
+    let carried = Carried::of(fixed[13]);
+    if !is_local && carried.is_none() {
+        return Err(HeaderError::Malformed);
+    }
+    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    if FIXED + length > LONGEST {
+        return Err(HeaderError::TooLarge);
+    }
+    let Some(rest) = rest.get(..length) else {
+        return Ok(None);
+    };
+    let length = FIXED + length;
+    let header = match carried {
+        // What it says is to be ignored, of whatever family.
+        _ if is_local => Header::LOCAL,
+        Some(carried) => said(&bytes[..length], rest, carried).ok_or(HeaderError::Malformed)?,
+        None => return Err(HeaderError::Malformed),
+    };
+    Ok(Some(Parsed { header, length }))
+}
+
+/// What is passed on.
+#[derive(Clone, Copy)]
+enum Carried {
+    /// The sender does not know, or says no more than that.
+    Unspecified,
+    Tcp4,
+    Tcp6,
+    /// Datagrams, and sockets of one machine, with so many bytes of addresses.
+    Other(usize),
+}
+
+impl Carried {
+    /// By the byte of the address family and the transport protocol.
+    fn of(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x11 => Self::Tcp4,
+            0x21 => Self::Tcp6,
+            0x12 => Self::Other(12),
+            0x22 => Self::Other(36),
+            0x31 | 0x32 => Self::Other(216),
+            _ if byte >> 4 <= 3 && byte & 0x0f <= 2 => Self::Unspecified,
+            _ => return None,
+        })
+    }
+}
+
+/// What a whole header says whose addresses and fields are `rest`; `None` where it is malformed.
+fn said(whole: &[u8], rest: &[u8], carried: Carried) -> Option<Header> {
+    let (client, fields) = match carried {
+        Carried::Unspecified => return Some(Header::LOCAL),
+        Carried::Tcp4 => {
+            let (addresses, fields) = rest.split_first_chunk::<12>()?;
+            let [a, b, c, d, .., high, low, _, _] = *addresses;
+            let port = u16::from_be_bytes([high, low]);
+            (Some(SocketAddr::from(([a, b, c, d], port))), fields)
+        }
+        Carried::Tcp6 => {
+            let (ip, rest) = rest.split_first_chunk::<16>()?;
+            let (_, rest) = rest.split_first_chunk::<16>()?;
+            let (ports, fields) = rest.split_first_chunk::<4>()?;
+            let port = u16::from_be_bytes([ports[0], ports[1]]);
+            (Some(SocketAddr::from((*ip, port))), fields)
+        }
+        Carried::Other(addresses) => (None, rest.get(addresses..)?),
+    };
+    let tls = read_fields(whole, fields)?;
+    Some(client.map_or(Header::LOCAL, |client| Header::of(client, tls)))
+}
+
+/// Whether the fields say that the client speaks TLS; `None` where they are malformed, or their
+/// checksum is that of another header.
+fn read_fields(whole: &[u8], mut fields: &[u8]) -> Option<bool> {
+    let mut tls = false;
+    while let Some((head, rest)) = fields.split_first_chunk::<3>() {
+        let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
+        let (value, behind) = rest.split_at_checked(length)?;
+        match head[0] {
+            CHECKSUM => {
+                let expected = u32::from_be_bytes(value.try_into().ok()?);
+                let at = whole.len() - rest.len();
+                let covered = whole.iter().enumerate();
+                let covered = covered.map(|(index, byte)| match (at..at + 4).contains(&index) {
+                    true => 0,
+                    false => *byte,
+                });
+                (crc32c(covered) == expected).then_some(())?;
+            }
+            // A byte of flags, and what has become of the client's certificate.
+            TLS => tls = value.get(..5)?[0] & CLIENT_SPEAKS_TLS != 0,
+            _ => {}
+        }
+        fields = behind;
+    }
+    fields.is_empty().then_some(tls)
+}
+
+/// CRC-32C (RFC 3720 B.4), bit by bit: a header is short.
+fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let bit = |crc: u32| (crc >> 1) ^ (POLYNOMIAL & (crc & 1).wrapping_neg());
+    !bytes.fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| bit(crc))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP4: &[u8] = &[203, 0, 113, 9, 10, 0, 0, 1, 0x0f, 0xa0, 0, 80];
+
+    fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = (rest.len() as u16).to_be_bytes();
+        [SIGNATURE, &[command, family], &length, rest].concat()
+    }
+
+    fn field(kind: u8, value: &[u8]) -> Vec<u8> {
+        [&[kind], &(value.len() as u16).to_be_bytes()[..], value].concat()
+    }
+
+    fn said(bytes: &[u8]) -> Result<(Option<String>, bool), HeaderError> {
+        let parsed = parse(bytes)?.expect("it is whole");
+        assert_eq!(parsed.length, bytes.len());
+        let Header { client, tls } = parsed.header;
+        Ok((client.map(|client| client.to_string()), tls))
+    }
+
+    #[test]
+    fn a_header_names_the_client() {
+        let v4 = Some("203.0.113.9:4000".to_owned());
+        assert_eq!(said(&header(0x21, 0x11, TCP4)), Ok((v4.clone(), false)));
+        let mut tcp6 = [0; 36];
+        tcp6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+        tcp6[15] = 9;
+        tcp6[32..34].copy_from_slice(&4000u16.to_be_bytes());
+        let v6 = Some("[2001:db8::9]:4000".to_owned());
+        assert_eq!(said(&header(0x21, 0x21, &tcp6)), Ok((v6, false)));
+        let mut mapped = [0; 36];
+        mapped[10..16].copy_from_slice(&[0xff, 0xff, 203, 0, 113, 9]);
+        mapped[32..34].copy_from_slice(&4000u16.to_be_bytes());
+        assert_eq!(said(&header(0x21, 0x21, &mapped)), Ok((v4, false)));
+    }
+
+    #[test]
+    fn what_is_local_or_of_no_ip_address_names_none() {
+        let none = Ok((None, false));
+        for bytes in [
+            header(0x20, 0x00, &[]),
+            header(0x20, 0x11, TCP4),
+            // Ignored are even a family that there is not, and what is cut off.
+            header(0x20, 0xff, &[1, 2, 3]),
+            header(0x21, 0x00, &[]),
+            header(0x21, 0x00, &[1, 2, 3]),
+            header(0x21, 0x01, TCP4),
+            header(0x21, 0x12, TCP4),
+            header(0x21, 0x31, &[b'/'; 216]),
+        ] {
+            assert_eq!(said(&bytes), none, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn fields_say_whether_the_client_speaks_tls_and_the_rest_is_passed_over() {
+        let with =
+            |fields: &[Vec<u8>]| said(&header(0x21, 0x11, &[TCP4, &fields.concat()].concat()));
+        let tls = |flags: u8| {
+            field(
+                TLS,
+                &[
+                    flags, 0, 0, 0, 0, 0x21, 0, 7, b'T', b'L', b'S', b'v', b'1', b'.', b'3',
+                ],
+            )
+        };
+        let authority = field(0x02, b"shop.example.com");
+        let unknown = field(0xe0, &[0; 300]);
+        for (fields, expected) in [
+            (vec![authority.clone(), tls(1)], true),
+            (vec![tls(7), unknown], true),
+            (vec![tls(0), field(0x04, &[])], false),
+            (vec![authority], false),
+        ] {
+            assert_eq!(
+                with(&fields).map(|(_, tls)| tls),
+                Ok(expected),
+                "{fields:?}"
+            );
+        }
+        for fields in [
+            vec![1],
+            vec![1, 0],
+            vec![1, 0, 1],
+            field(TLS, &[1, 0, 0, 0]),
+        ] {
+            let result = with(std::slice::from_ref(&fields));
+            assert_eq!(result, Err(HeaderError::Malformed), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_that_of_its_header() {
+        // RFC 3720 B.4
+        assert_eq!(crc32c([0; 32].into_iter()), 0x8a91_36aa);
+        assert_eq!(crc32c(0..32), 0x46dd_794e);
+        let unknown = field(0xe0, b"more");
+        let with = |sum: [u8; 4]| {
+            header(
+                0x21,
+                0x11,
+                &[TCP4, &field(CHECKSUM, &sum), &unknown].concat(),
+            )
+        };
+        let sum = crc32c(with([0; 4]).into_iter());
+        assert!(said(&with(sum.to_be_bytes())).is_ok());
+        let wrong = said(&with((sum ^ 1).to_be_bytes()));
+        assert_eq!(wrong, Err(HeaderError::Malformed));
+        let short = header(0x21, 0x11, &[TCP4, &field(CHECKSUM, &[0; 3])].concat());
+        assert_eq!(said(&short), Err(HeaderError::Malformed));
+    }
+
+    #[test]
+    fn what_is_of_another_version_or_shorter_than_its_addresses_is_malformed() {
+        for bytes in [
+            header(0x11, 0x11, TCP4),
+            header(0x31, 0x11, TCP4),
+            header(0x22, 0x11, TCP4),
+            header(0x21, 0x41, TCP4),
+            header(0x21, 0x13, TCP4),
+            header(0x21, 0x11, &TCP4[..11]),
+            header(0x21, 0x21, &[0; 35]),
+            header(0x21, 0x31, &[0; 215]),
+        ] {
+            assert_eq!(said(&bytes), Err(HeaderError::Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_has_a_largest_length_which_it_says_before_it_has_come() {
+        let most = LONGEST - FIXED;
+        assert!(said(&header(0x20, 0, &vec![0; most])).is_ok());
+        let more = header(0x20, 0, &vec![0; most + 1]);
+        assert_eq!(parse(&more[..FIXED]), Err(HeaderError::TooLarge));
+        assert_eq!(parse(&more[..FIXED - 1]), Ok(None));
+        assert_eq!(parse(&header(0x21, 0x11, TCP4)[..27]), Ok(None));
+    }
+}

@@ -1,0 +1,103 @@
+//! What is no header, or comes from a stranger, is let in by no way, and is counted by why.
+
+use super::{GET, Site, V1, v2};
+use crate::support::{eventually, raw::Wire};
+
+/// Waits until so many headers came to this.
+async fn until_counted(site: &Site, result: &str, count: u64) {
+    let ask = async || site.count(result).await;
+    eventually(result, ask, |found| *found == count).await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_closed_whatever_it_says() {
+    let site = Site::start("trusted_proxies = [\"10.0.0.0/8\"]", "").await;
+    for (count, said) in [(1, V1), (2, GET.as_bytes()), (3, b"")] {
+        let mut wire = site.connect().await;
+        // It may be closed already.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut wire.stream, said).await;
+        wire.until_closed().await;
+        until_counted(&site, "untrusted", count).await;
+    }
+    assert_eq!(site.backend.requests(), 0);
+}
+
+#[tokio::test]
+async fn what_is_no_header_is_refused_and_counted_by_why() {
+    let site = Site::trusting("", "").await;
+    let mut refused = [0; 3];
+    let cases: [(usize, Vec<u8>); 11] = [
+        (0, GET.into()),
+        (0, b"\x16\x03\x01\x02\0\x01\0".to_vec()),
+        (0, b"\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec()),
+        (1, b"PROXY TCP4 203.0.113.9 10.0.0.1 4000 80\n".to_vec()),
+        (1, b"PROXY TCP4 203.0.113.9 ::1 4000 80\r\n".to_vec()),
+        (1, b"PROXY HTTP/1.1\r\n".to_vec()),
+        (1, v2(0x21, 0x11, &[0; 11])),
+        (1, v2(0x23, 0x11, &[0; 12])),
+        (
+            1,
+            v2(0x21, 0x11, &[&[0; 12][..], &[2, 0, 9, b'x']].concat()),
+        ),
+        (2, [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat()),
+        (2, v2(0x20, 0, &vec![0; 4081])),
+    ];
+    for (why, said) in cases {
+        let mut wire = site.passing_on(&said).await;
+        let answer = wire.rest().await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        match said == GET.as_bytes() {
+            true => {
+                assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+                assert!(answer.contains("begin with a PROXY header"), "{answer}");
+            }
+            false => assert_eq!(answer, "", "{said:?}"),
+        }
+        refused[why] += 1;
+        let reasons = ["missing", "malformed", "too_large"];
+        until_counted(&site, reasons[why], refused[why]).await;
+    }
+    assert_eq!(site.backend.requests(), 0);
+}
+
+/// The first bytes of each are sent, and the rest is waited for.
+#[tokio::test]
+async fn a_header_is_whole_in_time_or_its_connection_ends() {
+    let site = Site::trusting("timeout = { handshake = \"300ms\" }", "").await;
+    let v2 = v2(0x20, 0, &[0; 100]);
+    let mut late = 0;
+    for begun in [
+        &b""[..],
+        &V1[..3],
+        &V1[..V1.len() - 1],
+        &v2[..13],
+        &v2[..v2.len() - 1],
+    ] {
+        let mut wire = site.passing_on(begun).await;
+        wire.until_closed().await;
+        late += 1;
+        until_counted(&site, "late", late).await;
+    }
+    // An end in the midst of one is counted, and one before it is of no interest.
+    drop(site.passing_on(&V1[..7]).await);
+    until_counted(&site, "closed", 1).await;
+    drop(site.connect().await);
+    let answer = site.passing_on(V1).await.ask(GET).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(site.count("closed").await, 1);
+    assert_eq!(site.count("malformed").await, 0);
+}
+
+/// A connection whose header has come is served to its end, and one without waits for nothing.
+#[tokio::test]
+async fn a_proxy_that_drains_serves_whose_header_has_come() {
+    let site = Site::trusting("", "").await;
+    let mut begun = site.passing_on(V1).await;
+    until_counted(&site, "proxied", 1).await;
+    let mut silent = Wire::connect(site.address()).await;
+    let draining = tokio::spawn(site.proxy.drain());
+    let answer = begun.ask(GET).await;
+    assert_eq!(answer.status(), 200);
+    silent.until_closed().await;
+    draining.await.unwrap();
+}
