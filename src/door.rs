@@ -6,7 +6,12 @@
 //! whose first packet was dropped sends it again after a second, and finds another socket, or none.
 //! Its second is the price, and so the moment is short.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::AsFd,
+    time::Duration,
+};
 
 use socket2::{SockFilter, SockRef};
 use tokio::{net::TcpStream, time::sleep};
@@ -36,23 +41,13 @@ pub(crate) const REST: Duration = Duration::from_millis(50);
 /// connections end meanwhile, and leave what the process has run out of.
 const RESTS: u32 = 20;
 
-/// Takes what is in the socket's queue, and closes it. The kernel is asked, and not the runtime, which
-/// may not have heard of the last ones.
-pub(crate) async fn queued(
-    socket: std::net::TcpListener,
-    mut enter: impl FnMut(TcpStream, SocketAddr),
-) {
+/// Takes what is in the queue of a socket, which ends with `accept`. The kernel is asked, and not the
+/// runtime, which may not have heard of the last ones.
+pub(crate) async fn queued<T>(accept: impl Fn() -> io::Result<T>, mut enter: impl FnMut(T)) {
     let mut rests = 0;
     while rests < RESTS {
-        match socket.accept() {
-            Ok((stream, peer)) => {
-                let stream = stream
-                    .set_nonblocking(true)
-                    .and_then(|()| TcpStream::from_std(stream));
-                if let Ok(stream) = stream {
-                    enter(stream, peer);
-                }
-            }
+        match accept() {
+            Ok(client) => enter(client),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if is_of_one_connection(&error) => {}
             Err(_) => {
@@ -61,6 +56,16 @@ pub(crate) async fn queued(
             }
         }
     }
+}
+
+/// A client that such a socket has, to be watched by the runtime.
+///
+/// # Errors
+/// Where the queue is empty, or the process has run out of something.
+pub(crate) fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (client, peer) = socket.accept()?;
+    client.set_nonblocking(true)?;
+    Ok((TcpStream::from_std(client)?, peer))
 }
 
 /// Whether the error is of the connection that would have been accepted, not of the process.

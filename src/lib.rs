@@ -17,7 +17,7 @@
 //! saved, tls: what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan: the ground
+//! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan, unix: the ground
 //! ```
 
 pub mod admin;
@@ -48,6 +48,7 @@ pub(crate) mod saved;
 pub(crate) mod scan;
 pub mod service;
 pub(crate) mod tls;
+pub(crate) mod unix;
 pub(crate) mod upstream;
 pub(crate) mod worker;
 

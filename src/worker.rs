@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io, mem,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    listen::{Accepted, Bound, Connection, Entrance, Stop, accept, serve},
+    listen::{Accepted, Bound, Connection, Entrance, Stop, Unwatched, accept, serve},
     metrics::Padded,
     proxy::Worker,
 };
@@ -191,7 +191,7 @@ impl Workers {
 
 /// A listener's socket for one worker.
 struct Socket {
-    socket: TcpListener,
+    socket: Unwatched,
     entrance: Entrance,
 }
 
@@ -290,7 +290,7 @@ impl WorkerTasks {
 
     /// Accepts what comes to a socket, until the end.
     fn accept_from(self: &Arc<Self>, socket: Socket, end: &End) {
-        let listener = match tokio::net::TcpListener::from_std(socket.socket) {
+        let listener = match socket.socket.watch() {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::error!(%error, "a worker cannot use its socket");

@@ -1,6 +1,6 @@
 //! How everything stands, as one JSON object for people and programs.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::{
     view::{Context, Shown},
 };
 use crate::{
-    config::RegistryKind,
+    config::{ListenAddress, RegistryKind},
     discovery::{Directory, Quarantined},
     metrics::Counter,
     proxy::{Http2Counts, Worker},
@@ -32,7 +32,7 @@ struct Status {
     uptime_seconds: f64,
     #[serde(flatten)]
     readiness: Readiness,
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<ListenAddress>,
     /// Of the listeners that speak TLS.
     tls: Vec<TlsStatus>,
     /// Open client connections.
@@ -66,7 +66,7 @@ struct Http2Status {
 #[derive(Serialize)]
 struct TlsStatus {
     /// The first address of its table.
-    listener: SocketAddr,
+    listener: ListenAddress,
     certificates: Vec<CertificateStatus>,
     /// Why new authorities of clients are not used, where they are not.
     client_error: Option<String>,
@@ -219,10 +219,10 @@ impl Http2Status {
 }
 
 impl TlsStatus {
-    fn of((listener, server): &(SocketAddr, Arc<Server>)) -> Self {
+    fn of((listener, server): &(ListenAddress, Arc<Server>)) -> Self {
         let counts = &server.handshakes;
         Self {
-            listener: *listener,
+            listener: listener.clone(),
             certificates: server.certificates(),
             client_error: server.error_of_clients(),
             tickets: server.tickets(),

@@ -1,7 +1,6 @@
 //! What the pages are made of.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reloader::Reload;
 use crate::{
+    config::ListenAddress,
     control::access::Access,
     proxy::{Shared, Worker},
     saved::Store,
@@ -29,9 +29,9 @@ pub struct View {
     /// Counts the open client connections.
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where the proxy listens.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenAddress>,
     /// The certificates of the listeners that speak TLS, each by its first address.
-    pub tls: Vec<(SocketAddr, Arc<Server>)>,
+    pub tls: Vec<(ListenAddress, Arc<Server>)>,
     /// Where the last good sets are kept, if they are.
     pub snapshot: Option<Arc<Store>>,
     /// A successor wants the addresses.

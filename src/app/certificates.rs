@@ -1,9 +1,9 @@
 //! The certificates of the listeners that speak TLS: opened once for each table, and followed from then on.
 
-use std::{iter::zip, net::SocketAddr, sync::Arc};
+use std::{iter::zip, sync::Arc};
 
 use crate::{
-    config::{Config, ListenTls, Listener},
+    config::{Config, ListenAddress, ListenTls, Listener},
     listen::Tls,
     tls::{Server, TlsError},
 };
@@ -50,12 +50,12 @@ impl Certificates {
     pub(super) fn shown(
         self,
         config: &Config,
-        addresses: &[SocketAddr],
-    ) -> Vec<(SocketAddr, Arc<Server>)> {
+        addresses: &[ListenAddress],
+    ) -> Vec<(ListenAddress, Arc<Server>)> {
         let first = |opened: Opened| {
             let mut listeners = zip(&config.listeners, addresses);
             let (_, address) = listeners.find(|(listener, _)| opened.is_of(listener))?;
-            Some((*address, opened.server))
+            Some((address.clone(), opened.server))
         };
         self.0.into_iter().filter_map(first).collect()
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Reload as _},
-    config::{Config, RegistryKind},
+    config::{Config, ListenAddress, RegistryKind},
     discovery::{self, Directory},
     embedded,
     listen::{BindError, Bound},
@@ -39,7 +39,7 @@ use reload::{Reloader, forget_generations, identities};
 pub struct App {
     shared: Arc<Shared>,
     workers: Workers,
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<ListenAddress>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
     /// A successor wants the addresses of one that drains.
@@ -94,7 +94,7 @@ impl App {
         let certificates = Certificates::open(&config)?;
         let mut predecessor = Predecessor::new(&config.admin);
         let bound = bind(&config, &mut predecessor, &certificates).await?;
-        let listeners: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+        let listeners: Vec<_> = bound.iter().map(|bound| bound.address.clone()).collect();
         let certificates = certificates.shown(&config, &listeners);
         let admin = predecessor
             .after(async || admin::Server::bind(&config.admin).await)
@@ -148,7 +148,7 @@ impl App {
     }
 
     /// Where it listens, in the order of the file.
-    pub fn listeners(&self) -> &[SocketAddr] {
+    pub fn listeners(&self) -> &[ListenAddress] {
         &self.listeners
     }
 

@@ -211,7 +211,7 @@ mod tests {
             let kinds: Vec<_> = config.registries.values().collect();
             assert_eq!(kinds[0].kind.as_str(), kind);
             assert!(config.routes[0].strip_prefix);
-            assert_eq!(config.listeners[0].address, listen[0]);
+            assert_eq!(config.listeners[0].address.tcp(), Some(listen[0]));
             assert_eq!(config.admin.address.port(), 9900);
         }
         let wrong = |url| all_services(url, &listen, Some("0.0.0.0:1".parse().unwrap()));

@@ -19,6 +19,7 @@ mod tls;
 pub use changes::Changes;
 pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
+pub use listen::address::ListenAddress;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
 pub use registry::{
     CalledAt, Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat,
@@ -132,8 +133,10 @@ pub struct Drain {
 /// One address of a `[[listen]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where it listens; port 0 takes a free one.
-    pub address: SocketAddr,
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// The permissions of the file of a unix socket.
+    pub mode: u32,
     /// Peers whose forwarded headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether a connection begins with a header of the PROXY protocol. Then at least one peer is

@@ -92,7 +92,8 @@ pub(crate) async fn serve(
         }
     }
     if let Ok(socket) = listener.into_std() {
-        door::queued(socket, |stream, _| waiting.push_back(stream)).await;
+        let accept = || door::accept(&socket);
+        door::queued(accept, |(stream, _)| waiting.push_back(stream)).await;
     }
     let seating = async {
         for stream in waiting {

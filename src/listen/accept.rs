@@ -10,13 +10,13 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, Tls, addresses::Counted};
+use super::{Addresses, Tls, addresses::Counted, listening::Listening};
 use crate::{backoff::Repeated, config, door};
 
 /// What a client hears that has as many connections as it may.
@@ -85,7 +85,7 @@ pub(crate) struct Accepted {
 /// Accepts until `stop`, then the clients whose handshakes have begun, and then those in the socket's
 /// queue: a socket that closes resets them all. Those that find no place wait for one until `cut`.
 pub(crate) async fn accept(
-    socket: TcpListener,
+    socket: Listening,
     entrance: Entrance,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -101,15 +101,12 @@ pub(crate) async fn accept(
     {
         let mut accepting = pin!(acceptor.accept_all(&socket));
         stop.run_until_cancelled(&mut accepting).await;
-        if door::close(&socket).is_ok() {
+        if socket.close_door() {
             let beginning = timeout(door::THRESHOLD, accepting);
             let _ = cut.run_until_cancelled(beginning).await;
         }
     }
-    let Ok(socket) = socket.into_std() else {
-        return;
-    };
-    let queued = door::queued(socket, |stream, peer| acceptor.enter(stream, peer));
+    let queued = socket.take_queued(|(stream, peer)| acceptor.enter(stream, peer));
     cut.run_until_cancelled(queued).await;
     while !acceptor.waiting.is_empty() {
         if cut
@@ -134,7 +131,7 @@ struct Acceptor<S, T> {
 impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
     /// Accepts one connection after the other. At the limit one waits, and those behind it stay in
     /// the socket's queue.
-    async fn accept_all(&mut self, socket: &TcpListener) {
+    async fn accept_all(&mut self, socket: &Listening) {
         loop {
             match socket.accept().await {
                 Ok((stream, peer)) => {
@@ -146,7 +143,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
                 Err(error) if door::is_of_one_connection(&error) => {}
                 Err(error) => {
                     if let Some(times) = self.entrance.troubles.note() {
-                        let address = self.entrance.settings.address;
+                        let address = &self.entrance.settings.address;
                         tracing::error!(%error, times, %address, "cannot accept");
                     }
                     sleep(door::REST).await;
@@ -211,7 +208,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_socket_that_closes_accepts_whose_handshake_has_begun_and_begins_none() {
         let settings = config::Listener {
-            address: "127.0.0.1:0".parse().unwrap(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
             ..config::Listener::default()
         };
         let Bound {
@@ -219,8 +216,8 @@ mod tests {
             sockets,
             entrance,
         } = bind(settings, 1).unwrap();
-        let socket = sockets.into_iter().next().unwrap();
-        let socket = TcpListener::from_std(socket).unwrap();
+        let address = address.tcp().unwrap();
+        let socket = sockets.into_iter().next().unwrap().watch().unwrap();
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let (assigned, counted) = (Arc::new(AtomicUsize::new(0)), stop.clone());
         let count = Arc::clone(&assigned);

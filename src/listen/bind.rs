@@ -1,16 +1,18 @@
-//! Binding: one socket per worker on one address, and never beside another process.
+//! Binding: one socket for each worker on an address, or one for all of them at a path; and never beside
+//! another process.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
     sync::Arc,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 
-use super::{Addresses, Entrance};
-use crate::config;
+use super::{Addresses, Entrance, Unwatched, socket_file::SocketFile};
+use crate::config::{self, ListenAddress};
 
 /// Connections that the kernel keeps for us before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -18,9 +20,9 @@ const BACKLOG: i32 = 4096;
 /// A listener's sockets.
 pub(crate) struct Bound {
     /// Where it listens, with the port that was taken for 0.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// One per worker.
-    pub sockets: Vec<TcpListener>,
+    pub sockets: Vec<Unwatched>,
     /// Who comes in.
     pub entrance: Entrance,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Bound {
 #[error("cannot listen on {address}")]
 pub struct BindError {
     /// The address.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// Why, and what to do where that is known.
     pub source: io::Error,
 }
@@ -53,24 +55,18 @@ pub(crate) fn bind_beside(settings: config::Listener, workers: usize) -> Result<
 }
 
 fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound, BindError> {
-    let wanted = settings.address;
-    let failed = |source| BindError {
-        address: wanted,
-        source: with_hint(source, wanted),
+    let bound = match &settings.address {
+        ListenAddress::Tcp(wanted) => each_its_own(*wanted, workers, alone),
+        ListenAddress::Unix(path) => {
+            let file = SocketFile::listen(path, settings.mode, BACKLOG, alone);
+            file.and_then(|(file, socket)| shared(file, &socket, workers))
+                .map(|sockets| (settings.address.clone(), sockets))
+        }
     };
-    // With SO_REUSEPORT a second proxy would share the address without a word, and take half of the
-    // connections. A socket without it can bind only where no other process listens.
-    let address = match alone {
-        false => wanted,
-        true => socket(wanted, false)
-            .and_then(|socket| socket.local_addr())
-            .map_err(failed)?,
-    };
-    // A single one, too, so that a successor can bind before it is closed.
-    let sockets = (0..workers)
-        .map(|_| socket(address, true))
-        .collect::<Result<_, _>>()
-        .map_err(failed)?;
+    let (address, sockets) = bound.map_err(|source| BindError {
+        source: with_hint(source, &settings.address),
+        address: settings.address.clone(),
+    })?;
     Ok(Bound {
         address,
         sockets,
@@ -84,10 +80,37 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
     })
 }
 
+/// A socket for each worker at an address, among which the kernel shares the clients out.
+fn each_its_own(
+    wanted: SocketAddr,
+    workers: usize,
+    alone: bool,
+) -> io::Result<(ListenAddress, Vec<Unwatched>)> {
+    // With SO_REUSEPORT a second proxy would share the address without a word, and take half of the
+    // connections. A socket without it can bind only where no other process listens.
+    let address = match alone {
+        false => wanted,
+        true => socket(wanted, false).and_then(|socket| socket.local_addr())?,
+    };
+    // A single one, too, so that a successor can bind before it is closed.
+    let sockets = (0..workers)
+        .map(|_| socket(address, true).map(Unwatched::Tcp))
+        .collect::<Result<_, _>>()?;
+    Ok((address.into(), sockets))
+}
+
+/// The socket of a path, by a descriptor for each worker.
+fn shared(file: SocketFile, socket: &UnixListener, workers: usize) -> io::Result<Vec<Unwatched>> {
+    let file = Arc::new(file);
+    let each = (0..workers).map(|_| Ok(Unwatched::Unix(socket.try_clone()?, Arc::clone(&file))));
+    each.collect()
+}
+
 /// The same error, and what to do about it.
-fn with_hint(error: io::Error, address: SocketAddr) -> io::Error {
+fn with_hint(error: io::Error, address: &ListenAddress) -> io::Error {
+    let port = address.tcp().map(|address| address.port());
     let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+        io::ErrorKind::PermissionDenied if port.is_some_and(|port| port < 1024) => {
             "a port below 1024 needs the capability CAP_NET_BIND_SERVICE (systemd's \
              AmbientCapabilities, or `setcap cap_net_bind_service=+ep` on the binary), or a lower \
              net.ipv4.ip_unprivileged_port_start"
@@ -95,6 +118,7 @@ fn with_hint(error: io::Error, address: SocketAddr) -> io::Error {
         io::ErrorKind::AddrNotAvailable => {
             "no interface of this machine has the address; 0.0.0.0 or [::] is all of them"
         }
+        io::ErrorKind::NotFound => "the folder of the socket must be there",
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{error}; {hint}"))
@@ -125,7 +149,7 @@ mod tests {
 
     fn settings(address: SocketAddr) -> config::Listener {
         config::Listener {
-            address,
+            address: address.into(),
             ..config::Listener::default()
         }
     }
@@ -135,7 +159,7 @@ mod tests {
         let free = "127.0.0.1:0".parse().unwrap();
         let first = bind(settings(free), 2).unwrap();
         assert_eq!(first.sockets.len(), 2);
-        let second = bind(settings(first.address), 2);
+        let second = bind(settings(first.address.tcp().unwrap()), 2);
         assert_eq!(
             second.err().map(|error| error.source.kind()),
             Some(io::ErrorKind::AddrInUse)
@@ -145,7 +169,7 @@ mod tests {
     #[test]
     fn who_may_not_listen_is_told_what_is_needed() {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
-        let hint = with_hint(denied, "0.0.0.0:80".parse().unwrap());
+        let hint = with_hint(denied, &SocketAddr::from(([0; 4], 80)).into());
         assert_eq!(hint.kind(), io::ErrorKind::PermissionDenied);
         assert!(hint.to_string().contains("CAP_NET_BIND_SERVICE"), "{hint}");
         // TEST-NET-1: no machine has it.
@@ -159,7 +183,7 @@ mod tests {
         let free = "127.0.0.1:0".parse().unwrap();
         for workers in [1, 2] {
             let first = bind(settings(free), workers).unwrap();
-            let second = bind_beside(settings(first.address), 1).unwrap();
+            let second = bind_beside(settings(first.address.tcp().unwrap()), 1).unwrap();
             assert_eq!(second.address, first.address);
         }
     }

@@ -61,6 +61,7 @@ mod storm;
 mod structure;
 mod support;
 mod troubleshooting;
+mod unix_sockets;
 mod upgrades;
 mod upstream_tls;
 mod urlprefix;

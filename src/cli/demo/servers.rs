@@ -10,7 +10,10 @@ use anyhow::Context;
 use tempfile::TempDir;
 
 use super::registry::RegistryProcess;
-use crate::{app::App, config::Config};
+use crate::{
+    app::App,
+    config::{Config, ListenAddress},
+};
 
 /// What runs beside the providers.
 pub(super) struct Servers {
@@ -45,7 +48,8 @@ impl Servers {
             Ok(app) => app,
             Err(_) => start([0; 2], registry.address, data.path()).await?,
         };
-        let proxy = *app.listeners().first().context("no listener was started")?;
+        let first = app.listeners().first().and_then(ListenAddress::tcp);
+        let proxy = first.context("no listener was started")?;
         let admin = app.admin();
         let moved = ["proxy", "registry", "admin server"]
             .iter()

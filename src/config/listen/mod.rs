@@ -1,5 +1,6 @@
 //! `[[listen]]`: where clients come in, and what they may do. Knows nothing of sockets.
 
+pub(super) mod address;
 pub(super) mod tls;
 
 use std::{
@@ -9,7 +10,8 @@ use std::{
 };
 
 use super::{
-    HeaderCase, ListenLimits, ListenProtocol, ListenTimeouts, Listener, Paths, Underscores,
+    HeaderCase, ListenAddress, ListenLimits, ListenProtocol, ListenTimeouts, Listener, Paths,
+    Underscores,
     addresses::Claims,
     document::{field::Field, report::Wrong, table::Table, value},
     route::pattern,
@@ -23,7 +25,7 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
         .concat();
     if !written {
         let listener = Listener::default();
-        claims.add(listener.address, OWNER, None);
+        claims.add(listener.address.clone(), OWNER, None);
         listeners.push(listener);
     }
     listeners
@@ -39,7 +41,9 @@ fn one<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Vec<L
         table.refuse(key, wrong.suggest(format!("write `{example}`")));
     }
     let addresses = addresses(table, claims);
+    let has_path = addresses.iter().any(|address| address.tcp().is_none());
     let listener = Listener {
+        mode: mode(table, has_path),
         tls: tls::read(table, base),
         redirect_to_https: redirect_to_https(table),
         ..settings(table)
@@ -74,18 +78,41 @@ fn redirect_to_https(table: &mut Table<'_>) -> Option<u16> {
 const HTTPS: u32 = 443;
 
 /// The addresses of one table.
-fn addresses<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<SocketAddr> {
+fn addresses<'a>(table: &mut Table<'a>, claims: &mut Claims<'a>) -> Vec<ListenAddress> {
     let example = format!("\"{}\"", Listener::default().address);
     let mut addresses = Vec::new();
     if let Some(field) = table.required("address", &example) {
         for field in field.one_or_more(&example) {
-            if let Some(address) = field.parse("an address", &example, value::listen_address) {
-                claims.add(address, OWNER, Some(field));
+            if let Some(address) = field.parse("an address", &example, address::read) {
+                claims.add(address.clone(), OWNER, Some(field));
                 addresses.push(address);
             }
         }
     }
     addresses
+}
+
+/// The permissions of the sockets that have a path.
+fn mode(table: &mut Table<'_>, has_path: bool) -> u32 {
+    let default = Listener::default().mode;
+    let Some(field) = table.take("mode") else {
+        return default;
+    };
+    let example = format!("\"{default:04o}\"");
+    let mode = field.parse("the permissions of a file", &example, |text| {
+        let digits = text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = u32::from_str_radix(text, 8).ok();
+        let mode = mode.filter(|mode| digits && (3..=4).contains(&text.len()) && *mode <= 0o777);
+        let wrong = || Wrong::new(format!("`{text}` is not the permissions of a file"));
+        mode.ok_or_else(|| wrong().suggest(format!("write them in octal, like {example}")))
+    });
+    let mode = mode.unwrap_or(default);
+    if !has_path && mode != default {
+        let wrong =
+            Wrong::new("`mode` is of the file of a unix socket, and no address here is one");
+        field.wrong(wrong.suggest("leave it out"));
+    }
+    mode
 }
 
 /// What the listeners of one table have in common, which is all but their addresses.
@@ -187,7 +214,8 @@ impl Default for Listener {
     /// What a `[[listen]]` has where it says nothing: port 8080 of every IPv4 address.
     fn default() -> Self {
         Self {
-            address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)),
+            address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)).into(),
+            mode: 0o660,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             timeout: ListenTimeouts {
@@ -351,6 +379,50 @@ mod tests {
         ] {
             let text = format!("address = \"127.0.0.1:80\"\nredirect_to_https = {text}\n");
             let said = error(&format!("[[listen]]\n{text}{ROUTE}"));
+            assert!(said.contains(says), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_listener_may_have_the_path_of_a_unix_socket() {
+        let listen = |lines: &str| format!("[[listen]]\n{lines}\n{ROUTE}");
+        let both = "address = [\"unix:/run/c.sock\", \"127.0.0.1:80\"]";
+        let listeners = config(&listen(both)).listeners;
+        let path = ListenAddress::Unix("/run/c.sock".into());
+        assert_eq!((&listeners[0].address, listeners[0].mode), (&path, 0o660));
+        let listeners = config(&listen(&format!("{both}\nmode = \"0666\""))).listeners;
+        assert_eq!(listeners[0].mode, 0o666);
+        for (lines, says) in [
+            (
+                "address = \"unix:c.sock\"",
+                "`c.sock` is not the whole path",
+            ),
+            (
+                "address = \"/run/c.sock\"",
+                "did you mean \"unix:/run/c.sock\"?",
+            ),
+            (
+                "address = [\"unix:/a\", \"unix:/a\"]",
+                "give one of them another path",
+            ),
+            (
+                "address = \"unix:/a\"\nmode = \"rw\"",
+                "write them in octal, like \"0660\"",
+            ),
+            (
+                "address = \"unix:/a\"\nmode = \"1777\"",
+                "is not the permissions",
+            ),
+            (
+                "address = \"unix:/a\"\nmode = 660",
+                "expected the permissions",
+            ),
+            (
+                "address = \"127.0.0.1:1\"\nmode = \"0600\"",
+                "no address here is one",
+            ),
+        ] {
+            let said = error(&listen(lines));
             assert!(said.contains(says), "{said}");
         }
     }

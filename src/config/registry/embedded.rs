@@ -41,7 +41,7 @@ impl Embedded {
 
 /// Takes the address that it has by default.
 pub(super) fn claim(claims: &mut Claims<'_>) {
-    claims.add(ADDRESS, OWNER, None);
+    claims.add(ADDRESS.into(), OWNER, None);
 }
 
 pub(super) fn read<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Embedded {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, thread::JoinHandle};
 
 use callboard::{
     app::{App, Source, StartError},
-    config::{Config, Report},
+    config::{Config, ListenAddress, Report},
 };
 use http::{Method, StatusCode, header::SET_COOKIE};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ pub(crate) struct Proxy {
 }
 
 struct Addresses {
-    listeners: Vec<SocketAddr>,
+    listeners: Vec<ListenAddress>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
 }
@@ -101,7 +101,7 @@ impl Proxy {
 
     /// Where a listener is, by its place among the addresses of the file.
     pub(crate) fn address_of(&self, place: usize) -> SocketAddr {
-        self.addresses.listeners[place]
+        self.addresses.listeners[place].tcp().unwrap()
     }
 
     /// A URL of its first listener.

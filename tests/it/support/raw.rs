@@ -74,6 +74,11 @@ impl Message {
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// Over a socket of any kind.
+    pub(crate) fn over(stream: TcpStream) -> Self {
         Self {
             stream,
             read: Vec::new(),

@@ -1,0 +1,87 @@
+//! A socket that is listened on: one of an IP address, of which each worker has its own, or one of a path,
+//! which they share.
+
+use std::{
+    io,
+    net::{self, Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::unix,
+    sync::Arc,
+};
+
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::socket_file::SocketFile;
+use crate::{door, unix::stream};
+
+/// A client of a unix socket has no address: it is on this machine, as one of loopback is.
+const LOCAL: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
+/// A socket on its way to its worker.
+pub(crate) enum Unwatched {
+    Tcp(net::TcpListener),
+    Unix(unix::net::UnixListener, Arc<SocketFile>),
+}
+
+/// A socket that a worker listens on.
+pub(crate) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, Arc<SocketFile>),
+}
+
+impl Unwatched {
+    /// Has this thread's runtime watch it.
+    ///
+    /// # Errors
+    /// Where the runtime cannot.
+    pub(crate) fn watch(self) -> io::Result<Listening> {
+        Ok(match self {
+            Self::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
+            Self::Unix(socket, file) => Listening::Unix(UnixListener::from_std(socket)?, file),
+        })
+    }
+}
+
+impl Listening {
+    /// The next client, and its address.
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => socket.accept().await,
+            Self::Unix(socket, _) => {
+                let (client, _) = socket.accept().await?;
+                Ok((stream(client.into_std()?)?, LOCAL))
+            }
+        }
+    }
+
+    /// From here on no client begins to connect to it. Whether the handshakes of some may have begun.
+    pub(super) fn close_door(&self) -> bool {
+        match self {
+            Self::Tcp(socket) => door::close(socket).is_ok(),
+            Self::Unix(_, file) => {
+                file.remove();
+                false
+            }
+        }
+    }
+
+    /// Takes what is in its queue, and closes it.
+    pub(super) async fn take_queued(self, enter: impl FnMut((TcpStream, SocketAddr))) {
+        match self {
+            Self::Tcp(socket) => {
+                if let Ok(socket) = socket.into_std() {
+                    door::queued(|| door::accept(&socket), enter).await;
+                }
+            }
+            Self::Unix(socket, _file) => {
+                if let Ok(socket) = socket.into_std() {
+                    let accept = || {
+                        let (client, _) = socket.accept()?;
+                        client.set_nonblocking(true)?;
+                        Ok((stream(client)?, LOCAL))
+                    };
+                    door::queued(accept, enter).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The file of a unix socket that is listened on. It has its name only when it takes connections and has
+//! its permissions, so that no client finds it half made. A process that listens there keeps it, a file
+//! that one has left behind is taken away, and each process removes its own and no other.
+
+use std::{
+    fs::{self, Permissions},
+    io::{self, ErrorKind},
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::errno::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// How often a file that was left behind is taken away, and another one is found in its place.
+const TRIES: usize = 3;
+
+/// What tells a file from one that had its name before, or has it since.
+type Id = (u64, u64);
+
+/// The file of a socket of ours, which is removed with this.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    id: Id,
+}
+
+impl SocketFile {
+    /// Listens at this path, with these permissions. `alone`: only where no process listens there;
+    /// else that process has the path no more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AddrInUse`] where another process listens there.
+    pub(super) fn listen(
+        path: &Path,
+        mode: u32,
+        backlog: i32,
+        alone: bool,
+    ) -> io::Result<(Self, UnixListener)> {
+        let temporary = Temporary::beside(path);
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        socket.bind(&SockAddr::unix(&temporary.0)?)?;
+        fs::set_permissions(&temporary.0, Permissions::from_mode(mode))?;
+        socket.listen(backlog)?;
+        let id = id(&temporary.0)?;
+        if alone {
+            temporary.link_to(path)?;
+        } else {
+            fs::rename(&temporary.0, path)?;
+        }
+        let path = path.to_owned();
+        Ok((Self { path, id }, socket.into()))
+    }
+
+    /// Removes the file, unless it is another's by now.
+    pub(super) fn remove(&self) {
+        remove(&self.path, self.id);
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// A name of this process's own, which is removed with this.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(path: &Path) -> Self {
+        // By chance: processes of two containers may have one number, and share the folder.
+        Self(path.with_file_name(format!(".{:08x}", fastrand::u32(..))))
+    }
+
+    /// Gives the file this name too, in place of one that a process has left behind.
+    fn link_to(&self, path: &Path) -> io::Result<()> {
+        for _ in 0..TRIES {
+            match fs::hard_link(&self.0, path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                done => return done,
+            }
+            match left_behind(path) {
+                Ok(id) => remove(path, id),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::EADDRINUSE.into())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Renamed, or never made, it is not there.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The socket file at this path, where no process listens at it.
+fn left_behind(path: &Path) -> io::Result<Id> {
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.file_type().is_socket() {
+        let reason = "the file is there, and is no socket";
+        return Err(io::Error::new(ErrorKind::AlreadyExists, reason));
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(id_of(&metadata)),
+        // It would block where the queue of a process is full.
+        Ok(()) => Err(Errno::EADDRINUSE.into()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Errno::EADDRINUSE.into()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes this file. One that has its name is put back.
+fn remove(path: &Path, file: Id) {
+    if id(path).ok() != Some(file) {
+        return;
+    }
+    // Between a look and a removal another one might take the name.
+    let aside = Temporary::beside(path);
+    if fs::rename(path, &aside.0).is_ok() && id(&aside.0).ok() != Some(file) {
+        let _ = fs::hard_link(&aside.0, path);
+    }
+}
+
+fn id(path: &Path) -> io::Result<Id> {
+    fs::symlink_metadata(path).map(|metadata| id_of(&metadata))
+}
+
+fn id_of(metadata: &fs::Metadata) -> Id {
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsString, os::unix::net::UnixStream};
+
+    use super::*;
+
+    fn listen(path: &Path, alone: bool) -> io::Result<(SocketFile, UnixListener)> {
+        SocketFile::listen(path, 0o600, 16, alone)
+    }
+
+    fn names(folder: &Path) -> Vec<OsString> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn a_socket_has_its_permissions_and_is_gone_with_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let (file, _listener) = listen(&path, true).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(names(folder.path()), ["http.sock"]);
+        drop(file);
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_path_at_which_a_process_listens_is_its_own_and_one_that_was_left_behind_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let (file, listener) = listen(&path, true).unwrap();
+        let second = listen(&path, true).err().map(|error| error.kind());
+        assert_eq!(second, Some(ErrorKind::AddrInUse));
+        UnixStream::connect(&path).unwrap();
+        // As after kill -9.
+        std::mem::forget(file);
+        drop(listener);
+        assert!(UnixStream::connect(&path).is_err());
+        let (_file, _listener) = listen(&path, true).unwrap();
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(names(folder.path()), ["http.sock"]);
+    }
+
+    #[test]
+    fn a_successor_takes_the_path_at_once_and_the_one_before_leaves_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let (file, listener) = listen(&path, true).unwrap();
+        let _queued = UnixStream::connect(&path).unwrap();
+        let (_successor, next) = listen(&path, false).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        file.remove();
+        drop(file);
+        assert!(listener.accept().is_ok() && next.accept().is_ok());
+        assert!(listener.accept().is_err());
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes");
+        fs::write(&path, "mine").unwrap();
+        let error = listen(&path, true).unwrap_err();
+        assert!(error.to_string().contains("is no socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        let missing = listen(&folder.path().join("none/a"), true).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+    }
+}

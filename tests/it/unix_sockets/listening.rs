@@ -1,0 +1,252 @@
+//! A listener at a path serves as one at an address does, and the path is its own for as long as it runs.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::{process::Command, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{GET, connect, text_of};
+use crate::support::{
+    PATIENCE,
+    backend::Backend,
+    callboard::{Callboard, command},
+    eventually,
+    haproxy::HaProxy,
+    proxy::Proxy,
+    raw::Wire,
+    server::free_ports,
+};
+
+/// A path in a folder that goes with the proxy.
+fn socket(folder: &TempDir) -> PathBuf {
+    folder.path().join("http.sock")
+}
+
+/// A proxy that listens at the path in its folder, too, with these lines of that listener.
+async fn listening(lines: &str) -> (Proxy, PathBuf, Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = socket(&folder);
+    let backend = super::echoing().await;
+    let proxy = Proxy::start_in(
+        folder,
+        &format!(
+            "workers = 2\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+             [[listen]]\naddress = \"unix:{}\"\n{lines}\n{}",
+            path.display(),
+            text_of(&backend.address().to_string())
+        ),
+    )
+    .await;
+    (proxy, path, backend)
+}
+
+#[tokio::test]
+async fn a_client_of_a_path_is_one_of_this_machine() {
+    let (proxy, path, _backend) = listening("").await;
+    let mut wire = connect(&path).await;
+    for _ in 0..3 {
+        let answer = wire.ask(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"));
+        let answer = answer.await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.text().contains("x-forwarded-for: 127.0.0.1\n"));
+    }
+    let body = "x".repeat(300_000);
+    let length = body.len();
+    let post = format!("POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+    assert_eq!(wire.ask(post).await.status(), 200);
+    let status = proxy.status().await;
+    let expected = format!("unix:{}", path.display());
+    assert_eq!(status["listeners"][1], expected);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    // Many connections are served at once, whichever worker has them.
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(connect(&path).await);
+    }
+    for client in &mut clients {
+        assert_eq!(client.ask(GET).await.status(), 200);
+    }
+    drop((wire, clients));
+    proxy.drain().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_client_of_a_path_is_trusted_and_counted_as_127_0_0_1() {
+    let lines = "trusted_proxies = [\"127.0.0.1\"]\nmode = \"0600\"\nhealth_path = \"/up\"";
+    let (_proxy, path, _backend) = listening(lines).await;
+    let mut wire = connect(&path).await;
+    let answer = wire.ask(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"));
+    let answer = answer.await;
+    assert!(
+        answer
+            .text()
+            .contains("x-forwarded-for: 192.0.2.1, 127.0.0.1\n")
+    );
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let (proxy, path, _backend) = listening("limits = { connections_per_address = 1 }").await;
+    let mut first = connect(&path).await;
+    assert_eq!(first.ask(GET).await.status(), 200);
+    let mut second = connect(&path).await;
+    assert_eq!(second.message().await.unwrap().status(), 429);
+    drop(proxy);
+}
+
+#[tokio::test]
+async fn curl_asks_at_a_path() {
+    let (_proxy, path, _backend) = listening("").await;
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "20", "--unix-socket"])
+        .arg(&path)
+        .args([
+            "http://shop.example.com/cart",
+            "http://shop.example.com/cart",
+        ])
+        .kill_on_drop(true);
+    let Ok(output) = timeout(PATIENCE, curl.output()).await.unwrap() else {
+        println!("left out: this machine has no curl");
+        return;
+    };
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(
+        said.matches("x-forwarded-for: 127.0.0.1\n").count(),
+        2,
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn haproxy_sends_proxy_headers_to_a_path() {
+    let lines = "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]";
+    let (_proxy, path, _backend) = listening(lines).await;
+    let [port] = free_ports();
+    let sections = format!(
+        "listen p\n bind 127.0.0.1:{port}\n server s unix@{} send-proxy-v2\n",
+        path.display()
+    );
+    let address = ([127, 0, 0, 1], port).into();
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_haproxy) = HaProxy::start(folder, &sections, address).await else {
+        return;
+    };
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 7], 0).into()).unwrap();
+    let mut wire = Wire::new(socket.connect(address).await.unwrap());
+    let answer = wire.ask(GET).await;
+    assert!(answer.text().contains("x-forwarded-for: 127.0.0.7\n"));
+}
+
+/// The configuration of a process that listens at the path alone.
+fn config(path: &Path, admin: u16, backend: &Backend) -> String {
+    format!(
+        "workers = 2\n[log]\nformat = \"text\"\n[drain]\nnotice = \"1h\"\ndeadline = \"1h\"\n\
+         [[listen]]\naddress = \"unix:{}\"\n[admin]\naddress = \"127.0.0.1:{admin}\"\n{}",
+        path.display(),
+        text_of(&backend.address().to_string())
+    )
+}
+
+#[tokio::test]
+async fn a_path_has_one_proxy_and_what_a_dead_one_left_is_in_no_ones_way() {
+    let folder = TempDir::new().unwrap();
+    let path = socket(&folder);
+    let backend = super::echoing().await;
+    let [admin, other] = free_ports();
+    let text = config(&path, admin, &backend);
+    let mut first = Callboard::run(folder.path(), &text);
+    first.until_logged("ready").await;
+    let elsewhere = TempDir::new().unwrap();
+    fs::write(
+        elsewhere.path().join("proxy.toml"),
+        config(&path, other, &backend),
+    )
+    .unwrap();
+    let second = command(elsewhere.path()).kill_on_drop(true).output();
+    let second = timeout(PATIENCE, second).await.unwrap().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    let expected = format!("cannot listen on unix:{}", path.display());
+    assert!(
+        said.contains(&expected) && said.contains("in use"),
+        "{said}"
+    );
+    assert_eq!(connect(&path).await.ask(GET).await.status(), 200);
+    first.kill().await;
+    assert!(path.exists());
+    let mut third = Callboard::run(folder.path(), &text);
+    third.until_logged("ready").await;
+    assert_eq!(connect(&path).await.ask(GET).await.status(), 200);
+    third.signal(Signal::SIGTERM);
+    third.until_logged("draining").await;
+    third.signal(Signal::SIGTERM);
+    third.ended().await;
+}
+
+/// Asks on one new connection after the other until it is told to stop: how often, and what failed.
+async fn ask_on_and_on(path: PathBuf, stop: CancellationToken) -> (usize, Vec<String>) {
+    let (mut asked, mut failed) = (0, Vec::new());
+    while !stop.is_cancelled() {
+        asked += 1;
+        match tokio::net::UnixStream::connect(&path).await {
+            Err(error) => failed.push(error.to_string()),
+            Ok(stream) => {
+                let mut client = super::wire(stream);
+                client
+                    .send(GET.replace("Host", "Connection: close\r\nHost"))
+                    .await;
+                match client.message().await {
+                    Some(got) if got.status() == 200 => {}
+                    Some(got) => failed.push(got.text().to_owned()),
+                    None => failed.push("no answer".to_owned()),
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    (asked, failed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_has_the_path_without_a_gap() {
+    let folder = TempDir::new().unwrap();
+    let path = socket(&folder);
+    let backend = super::echoing().await;
+    let [admin] = free_ports();
+    let text = config(&path, admin, &backend);
+    let mut old = Callboard::run(folder.path(), &text);
+    old.until_logged("ready").await;
+    let stop = CancellationToken::new();
+    let asking = tokio::spawn(ask_on_and_on(path.clone(), stop.clone()));
+    for _ in 0..3 {
+        old.signal(Signal::SIGTERM);
+        old.until_logged("draining").await;
+        let mut new = Callboard::run(folder.path(), &text);
+        new.until_logged("hands its addresses over").await;
+        new.until_logged("ready").await;
+        assert_eq!(old.ended().await.0, Some(0));
+        let served = async || connect(&path).await.ask(GET).await;
+        eventually("the new one serves", served, |got| {
+            got.field("connection").is_none()
+        })
+        .await;
+        old = new;
+    }
+    stop.cancel();
+    let (asked, failed) = asking.await.unwrap();
+    println!(
+        "{asked} requests over three restarts, {} failed",
+        failed.len()
+    );
+    assert!(failed.is_empty(), "{} of {asked}: {failed:?}", failed.len());
+    assert!(asked > 0);
+}
