@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{Evidence, Mark};
 
-/// Where an instance is called: a host (an IP address or a name) and a port that is never 0. In
-/// JSON, as it is shown.
+/// Where an instance is called: a host (an IP address or a name) and a port that is never 0; or the
+/// path of a unix socket. In JSON, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Address(Place);
@@ -31,6 +32,8 @@ enum Place {
 enum Host {
     V6(Ipv6Addr),
     Named(Box<str>),
+    /// A unix socket, whose port is 0.
+    Path(Box<Path>),
 }
 
 /// Why a host and port make no [`Address`].
@@ -42,6 +45,9 @@ pub enum AddressError {
     /// The host is empty, or not an IP address or a name.
     #[error("`{0}` is neither an IP address nor a host name")]
     Host(String),
+    /// The path is not absolute, or longer than the kernel takes.
+    #[error("`{0}` is not the whole path of a unix socket")]
+    Path(String),
 }
 
 impl Address {
@@ -67,6 +73,34 @@ impl Address {
             Err(_) => Host::Named(bare.to_ascii_lowercase().into()),
         };
         Ok(Self(Place::Other(Arc::new(other), port)))
+    }
+
+    /// Takes the absolute path of a unix socket.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn of_path(path: &str) -> Result<Self, AddressError> {
+        let is_name = |name: &str| !name.is_empty() && !name.contains(char::is_control);
+        let is_sound = path.starts_with('/') && path.len() <= LONGEST_PATH;
+        if !is_sound || !path.rsplit('/').next().is_some_and(is_name) || path.contains('\0') {
+            return Err(AddressError::Path(path.to_owned()));
+        }
+        let host = Host::Path(Path::new(path).into());
+        Ok(Self(Place::Other(Arc::new(host), 0)))
+    }
+
+    /// Reads `unix:/PATH`, or what [`Address::of_text`] reads. For texts that are written by those who
+    /// run this machine: whose word this is chooses among all sockets of it.
+    ///
+    /// # Errors
+    /// Why the text cannot be called, as it stands in a sentence.
+    pub fn of_local_text(text: &str) -> Result<(Self, bool), String> {
+        match text.strip_prefix(UNIX) {
+            Some(path) => Self::of_path(path)
+                .map(|address| (address, false))
+                .map_err(|error| error.to_string()),
+            None => Self::of_text(text),
+        }
     }
 
     /// Reads `host:port`, or an `http://` or `https://` URL without a path; and whether it says
@@ -105,31 +139,53 @@ impl Address {
         Ok((address, tls))
     }
 
-    /// The IP address (without brackets) or name.
+    /// The IP address (without brackets) or name; `localhost` of a unix socket.
     pub fn host(&self) -> Cow<'_, str> {
         match &self.0 {
             Place::V4(ip, _) => ip.to_string().into(),
             Place::Other(host, _) => match &**host {
                 Host::V6(ip) => ip.to_string().into(),
                 Host::Named(name) => Cow::Borrowed(name),
+                Host::Path(_) => Cow::Borrowed(LOCALHOST),
             },
         }
     }
 
-    /// The port, never 0.
+    /// What a request has as `Host` that names this address: `host:port`, with IPv6 in brackets, and
+    /// `localhost` of a unix socket.
+    pub fn authority(&self) -> Cow<'_, str> {
+        match self.path() {
+            Some(_) => Cow::Borrowed(LOCALHOST),
+            None => Cow::Owned(self.to_string()),
+        }
+    }
+
+    /// The path of a unix socket.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Other(host, _) => match &**host {
+                Host::Path(path) => Some(path),
+                _ => None,
+            },
+            Place::V4(..) => None,
+        }
+    }
+
+    /// The port, 0 only of a unix socket.
     pub fn port(&self) -> u16 {
         match self.0 {
             Place::V4(_, port) | Place::Other(_, port) => port,
         }
     }
 
-    /// The socket address, where the host is an IP address; `None` where a name must be resolved.
+    /// The socket address, where the host is an IP address; `None` where a name must be resolved, and
+    /// of a unix socket.
     pub fn socket(&self) -> Option<SocketAddr> {
         match &self.0 {
             Place::V4(ip, port) => Some((*ip, *port).into()),
             Place::Other(host, port) => match **host {
                 Host::V6(ip) => Some((ip, *port).into()),
-                Host::Named(_) => None,
+                Host::Named(_) | Host::Path(_) => None,
             },
         }
     }
@@ -146,6 +202,15 @@ pub fn in_any_case(name: &str) -> String {
         })
         .collect()
 }
+
+/// Before the path of a unix socket.
+const UNIX: &str = "unix:";
+
+/// The host of every unix socket.
+const LOCALHOST: &str = "localhost";
+
+/// The kernel takes paths of unix sockets of so many bytes.
+const LONGEST_PATH: usize = 107;
 
 fn is_host_name(name: &str) -> bool {
     !name.is_empty()
@@ -165,7 +230,7 @@ impl TryFrom<String> for Address {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match Self::of_text(&text)? {
+        match Self::of_local_text(&text)? {
             (address, _) if !text.contains("://") => Ok(address),
             _ => Err(format!("`{text}` is not host:port")),
         }
@@ -173,13 +238,14 @@ impl TryFrom<String> for Address {
 }
 
 impl fmt::Display for Address {
-    /// `host:port`, with IPv6 in brackets.
+    /// `host:port`, with IPv6 in brackets; or `unix:/PATH`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::V4(ip, port) => write!(f, "{ip}:{port}"),
             Place::Other(host, port) => match &**host {
                 Host::V6(ip) => write!(f, "[{ip}]:{port}"),
                 Host::Named(name) => write!(f, "{name}:{port}"),
+                Host::Path(path) => write!(f, "{UNIX}{}", path.display()),
             },
         }
     }
@@ -437,6 +503,29 @@ mod tests {
             ("a b\tC", "a b\tc"),
         ] {
             assert_eq!(in_any_case(name), folded);
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_path_that_only_who_runs_this_machine_can_say() {
+        let (address, tls) = Address::of_local_text("unix:/run/cart.sock").unwrap();
+        assert_eq!(address.to_string(), "unix:/run/cart.sock");
+        assert_eq!((&*address.host(), address.port()), ("localhost", 0));
+        assert_eq!((&*address.authority(), tls), ("localhost", false));
+        assert_eq!(address.path(), Some(Path::new("/run/cart.sock")));
+        assert_eq!(address.socket(), None);
+        assert_eq!(Address::try_from(address.to_string()), Ok(address));
+        let (address, _) = Address::of_local_text("[::1]:80").unwrap();
+        assert_eq!((&*address.authority(), address.path()), ("[::1]:80", None));
+        let long = format!("/{}", "x".repeat(LONGEST_PATH));
+        for path in [
+            "", "/", "a.sock", "@a", "/run/", "/run/\0a", "/run/a\n", &long,
+        ] {
+            assert!(Address::of_path(path).is_err(), "{path:?}");
+        }
+        assert!(Address::of_path(&long[..LONGEST_PATH]).is_ok());
+        for text in ["unix:/run/cart.sock", "unix:///run/cart.sock"] {
+            assert!(Address::of_text(text).is_err(), "{text}");
         }
     }
 

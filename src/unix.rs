@@ -5,6 +5,7 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
 };
 
 use tokio::net::TcpStream;
@@ -15,4 +16,13 @@ use tokio::net::TcpStream;
 /// Where the runtime cannot watch it.
 pub(crate) fn stream(socket: UnixStream) -> io::Result<TcpStream> {
     TcpStream::from_std(OwnedFd::from(socket).into())
+}
+
+/// Connects to the socket of this path.
+///
+/// # Errors
+/// Where no process listens there, or this one may not.
+pub(crate) async fn connect(path: &Path) -> io::Result<TcpStream> {
+    let socket = tokio::net::UnixStream::connect(path).await?;
+    stream(socket.into_std()?)
 }

@@ -6,9 +6,21 @@ use std::collections::BTreeMap;
 use super::formats::{self, Read};
 use crate::instance::{Address, Instance, MAX_WEIGHT, Skipped};
 
-/// Reads the entry with this id.
+/// Reads the entry with this id of a registry that others write to.
 pub(super) fn instance(id: &str, text: &[u8]) -> Result<Instance, Skipped> {
-    let read = read(text.trim_ascii()).map_err(|reason| Skipped {
+    read_by(id, text, Address::of_text)
+}
+
+/// The same of a file of this machine, which may name unix sockets.
+pub(super) fn local_instance(id: &str, text: &[u8]) -> Result<Instance, Skipped> {
+    read_by(id, text, Address::of_local_text)
+}
+
+/// Reads what is an address: whether it says https, or why it is none.
+type ReadAddress = fn(&str) -> Result<(Address, bool), String>;
+
+fn read_by(id: &str, text: &[u8], address: ReadAddress) -> Result<Instance, Skipped> {
+    let read = read(text.trim_ascii(), address).map_err(|reason| Skipped {
         id: id.to_owned(),
         reason,
     })?;
@@ -25,12 +37,12 @@ pub(super) fn instance(id: &str, text: &[u8]) -> Result<Instance, Skipped> {
     .heed_meta())
 }
 
-fn read(text: &[u8]) -> Result<Read, String> {
+fn read(text: &[u8], address: ReadAddress) -> Result<Read, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is no text".to_owned())?;
     if text.starts_with('{') {
         return formats::read(text);
     }
-    let (address, tls) = Address::of_text(text)?;
+    let (address, tls) = address(text)?;
     Ok(Read {
         address,
         tls,
@@ -100,6 +112,8 @@ mod tests {
             ("http://1.2.3.4:80/api", "more than a host"),
             ("http://u:p@h:1", "more than a host"),
             ("{\"Addr\":1}", "is no text"),
+            ("unix:/run/docker.sock", "more than a host"),
+            (r#"{"Addr":"unix:/run/docker.sock"}"#, "more than a host"),
         ] {
             let skipped = instance("k", text.as_bytes()).unwrap_err();
             assert!(

@@ -2,10 +2,10 @@
 
 use std::{io, time::Duration};
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use super::{
-    Connection, Failure, FailureKind, Pool, Processed, Protocol, connect_to, http1, http2,
+    Connection, Failure, FailureKind, Pool, Processed, Protocol, dial::dial, http1, http2,
     stream::Stream,
 };
 
@@ -37,13 +37,7 @@ fn http1(stream: Stream) -> Connection {
 }
 
 async fn open(pool: &Pool) -> Result<Stream, FailureKind> {
-    let address = pool.address();
-    let socket = match address.socket() {
-        Some(socket) => TcpStream::connect(socket).await,
-        None => connect_to(&address.host(), address.port()).await,
-    };
-    let socket = socket.map_err(FailureKind::Connect)?;
-    socket.set_nodelay(true).map_err(FailureKind::Connect)?;
+    let socket = dial(pool.address()).await.map_err(FailureKind::Connect)?;
     let stream = match pool.handshake() {
         None => Stream::Plain(socket),
         Some(handshake) => {

@@ -7,6 +7,7 @@ mod answer;
 mod answer_head;
 mod buffers;
 mod connect;
+mod dial;
 mod exchange;
 mod failure;
 mod head;

@@ -15,7 +15,8 @@ use prost::Message;
 use tokio::net::TcpStream;
 
 use super::{
-    connect_to, is_for_want_of_descriptors,
+    dial::dial,
+    is_for_want_of_descriptors,
     stream::Stream,
     tls::{Handshake, Protocol},
 };
@@ -65,8 +66,7 @@ pub(crate) async fn probe(
     limit: Duration,
 ) -> Result<(), NotPassed> {
     let asking = async {
-        let address = &whom.address;
-        let socket = connect_to(&address.host(), address.port()).await;
+        let socket = dial(&whom.address).await;
         let stream = secure(whom, socket.map_err(NotPassed::of_connect)?).await?;
         match ask {
             HealthAsk::Tcp => Ok(()),
@@ -91,9 +91,6 @@ impl NotPassed {
 }
 
 async fn secure(whom: &Checked, socket: TcpStream) -> Result<Stream, String> {
-    socket
-        .set_nodelay(true)
-        .map_err(|error| error.to_string())?;
     match &whom.handshake {
         None => Ok(Stream::Plain(socket)),
         Some(handshake) => {
@@ -122,7 +119,7 @@ async fn ask_http2(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Resul
     let (mut sender, connection) = shaking.await.map_err(|error| with_causes(&error))?;
     let scheme = whom.handshake.as_ref().map_or("http", |_| "https");
     let host = wanted.host.clone();
-    let host = host.unwrap_or_else(|| whom.address.to_string());
+    let host = host.unwrap_or_else(|| whom.address.authority().into_owned());
     let request = Request::get(format!("{scheme}://{host}{}", wanted.path))
         .header(header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())
@@ -142,7 +139,7 @@ async fn ask_http1(stream: Stream, whom: &Checked, wanted: &HttpHealth) -> Resul
     let request = Request::get(&*wanted.path)
         .header(
             header::HOST,
-            host.unwrap_or_else(|| whom.address.to_string()),
+            host.unwrap_or_else(|| whom.address.authority().into_owned()),
         )
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
@@ -214,7 +211,10 @@ async fn grpc(stream: Stream, whom: &Checked, service: &str) -> Result<(), Strin
     body.extend_from_slice(&(message.len() as u32).to_be_bytes());
     body.extend_from_slice(&message);
     let scheme = whom.handshake.as_ref().map_or("http", |_| "https");
-    let uri = format!("{scheme}://{}/grpc.health.v1.Health/Check", whom.address);
+    let uri = format!(
+        "{scheme}://{}/grpc.health.v1.Health/Check",
+        whom.address.authority()
+    );
     let request = Request::post(uri)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")

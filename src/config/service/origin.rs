@@ -129,7 +129,7 @@ pub(crate) fn of_service(
     let mut instances: Vec<Arc<Instance>> = Vec::new();
     for element in field.elements("\"10.0.0.7:8080\"") {
         let read = element.parse("an endpoint", "\"10.0.0.7:8080\"", |text| {
-            Address::of_text(text).map_err(Wrong::new)
+            Address::of_local_text(text).map_err(Wrong::new)
         });
         let Some((address, tls)) = read else { continue };
         if instances.iter().any(|known| known.address == address) {

@@ -196,7 +196,7 @@ fn instance(index: usize, entry: Value) -> Result<Instance, Skipped> {
         tls,
     } = endpoint;
     let shown = id.as_ref().unwrap_or(&address);
-    let mut instance = text::instance(shown, address.as_bytes())?;
+    let mut instance = text::local_instance(shown, address.as_bytes())?;
     if let Some(weight) = weight.filter(|weight| !(1..=MAX_WEIGHT).contains(weight)) {
         let reason = format!("its weight {weight} is not from 1 to {MAX_WEIGHT}");
         return Err(Skipped {
@@ -250,6 +250,17 @@ mod tests {
         ]},
         "shop": {"endpoints": []}
     }"#;
+
+    #[test]
+    fn a_file_may_name_unix_sockets() {
+        let text = "[cart]\nendpoints = [\"unix:/run/a.sock\",\n\
+            { address = \"unix:/run/b.sock\", weight = 2 }, \"unix:b.sock\"]\n";
+        let set = all(&toml(text).unwrap(), "cart");
+        let named = set.instances.iter().map(|one| (&*one.id, one.weight));
+        let expected = [("unix:/run/a.sock", 1), ("unix:/run/b.sock", 2)];
+        assert_eq!(named.collect::<Vec<_>>(), expected);
+        assert!(set.skipped[0].reason.contains("is not the whole path"));
+    }
 
     #[test]
     fn a_file_of_any_depth_is_an_error_and_ends_nothing() {

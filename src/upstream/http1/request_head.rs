@@ -27,7 +27,7 @@ pub(in crate::upstream) fn write_head(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     match head.host() {
         Some(host) => field(out, "host", host),
-        None => field(out, "host", endpoint.to_string().as_bytes()),
+        None => field(out, "host", endpoint.authority().as_bytes()),
     }
     head.fields(&mut Fields(out));
     framing.write(out, head.method());

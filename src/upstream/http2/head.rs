@@ -28,7 +28,7 @@ pub(super) fn request(
 ) -> Result<Request<()>, http::Error> {
     let authority = match head.host() {
         Some(host) => Bytes::copy_from_slice(host),
-        None => endpoint.to_string().into(),
+        None => endpoint.authority().into_owned().into(),
     };
     let uri = Uri::builder()
         .scheme(if is_secured { "https" } else { "http" })

@@ -1,6 +1,7 @@
 //! Unix sockets, on both sides of the proxy, and several addresses of one listener.
 
 mod addresses;
+mod endpoints;
 mod listening;
 
 use std::{os::fd::OwnedFd, path::Path};

@@ -1,0 +1,174 @@
+//! An endpoint at a path is called as one at an address is: over connections that are kept, checked, and
+//! given up where it is gone.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use serde_json::Value;
+use tokio::{
+    net::UnixListener,
+    task::{JoinHandle, JoinSet},
+};
+
+use super::wire;
+use crate::support::{
+    eventually,
+    proxy::{Proxy, endpoints},
+    raw::ok,
+};
+
+/// A backend at a path, which answers with its own name and the head of the request. Gone, with its file,
+/// when it is dropped.
+struct LocalBackend {
+    path: PathBuf,
+    connections: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl LocalBackend {
+    fn start(folder: &Path, name: &'static str) -> Self {
+        let path = folder.join(format!("{name}.sock"));
+        let listener = UnixListener::bind(&path).unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            // Ended with this task.
+            let mut serving = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Relaxed);
+                serving.spawn(async move {
+                    let mut wire = wire(stream);
+                    while let Ok(Some(request)) = wire.try_message().await {
+                        let said = ok(format!("{name}\n{}", request.head));
+                        wire.send(said).await;
+                    }
+                });
+            }
+        });
+        Self {
+            path,
+            connections,
+            accepting,
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("unix:{}", self.path.display())
+    }
+}
+
+impl Drop for LocalBackend {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn states(service: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let shown = endpoints(service).map(|one| (text(&one["address"]), text(&one["state"])));
+    shown.collect()
+}
+
+#[tokio::test]
+async fn an_endpoint_at_a_path_is_called_over_connections_that_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::start(folder.path(), "a");
+    let proxy = Proxy::start(&format!(
+        "workers = 1\n{}[[route]]\npath = \"/own\"\nservice = \"cart\"\n\
+         host_header = \"endpoint\"\n",
+        super::text_of(&backend.address())
+    ))
+    .await;
+    for (path, host) in [
+        ("/cart", format!("host: {}", proxy.address())),
+        ("/own", "host: localhost".to_owned()),
+    ] {
+        for _ in 0..10 {
+            let answer = proxy.get(path).await;
+            assert_eq!(answer.status(), 200);
+            let said = answer.text().await.unwrap();
+            assert!(said.contains(&format!("\r\n{host}\r\n")), "{said}");
+        }
+    }
+    assert_eq!(backend.connections.load(Relaxed), 1);
+    let body = vec![b'x'; 1_000_000];
+    let post = proxy.http.post(proxy.url("/cart")).body(body).send().await;
+    assert_eq!(post.unwrap().status(), 200);
+    let expected = [(backend.address(), "serving".to_owned())];
+    assert_eq!(states(&proxy.service("cart").await), expected);
+    let metrics = proxy.page("/metrics").await.text().await.unwrap();
+    let line = format!("endpoint=\"{}\"}} 21\n", backend.address());
+    assert!(metrics.contains(&line), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_file_names_paths_and_one_that_is_gone_costs_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let (one, other) = (
+        LocalBackend::start(&path, "a"),
+        LocalBackend::start(&path, "b"),
+    );
+    let list = |backends: &[&LocalBackend]| {
+        let entries = backends
+            .iter()
+            .map(|backend| format!("\"{}\"", backend.address()));
+        let entries = entries.collect::<Vec<_>>().join(", ");
+        fs::write(
+            path.join("services.toml"),
+            format!("[cart]\nendpoints = [{entries}]\n"),
+        )
+        .unwrap();
+    };
+    list(&[&one, &other]);
+    let proxy = Proxy::start_in(
+        folder,
+        "[registry.file]\npath = \"services.toml\"\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+         [defaults]\nhealth = { kind = \"http\", path = \"/up\", interval = \"100ms\", timeout = \"1s\" }\n",
+    )
+    .await;
+    let serving = |backends: &[&LocalBackend], state: &str| {
+        let all = backends
+            .iter()
+            .map(|backend| (backend.address(), state.to_owned()));
+        all.collect::<Vec<_>>()
+    };
+    let both = serving(&[&one, &other], "serving");
+    proxy
+        .until_service("cart", "both serve", |service| states(service) == both)
+        .await;
+    let ask = async || {
+        let answer = proxy.get("/cart").await;
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap().chars().next().unwrap()
+    };
+    for wanted in ['a', 'b'] {
+        eventually("each is called", ask, |by| *by == wanted).await;
+    }
+    // One ends, and its file with it.
+    let gone = other.address();
+    drop(other);
+    for _ in 0..50 {
+        assert_eq!(ask().await, 'a');
+    }
+    proxy
+        .until_service("cart", "its check fails", |service| {
+            states(service).contains(&(gone.clone(), "failing".to_owned()))
+        })
+        .await;
+    list(&[&one]);
+    let alone = serving(&[&one], "serving");
+    proxy
+        .until_service("cart", "it is gone", |service| states(service) == alone)
+        .await;
+    assert_eq!(ask().await, 'a');
+}
