@@ -16,6 +16,7 @@ mod snapshot;
 mod testing;
 mod tls;
 
+pub use crate::proxy_protocol::Version as ProxyVersion;
 pub use changes::Changes;
 pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
@@ -521,6 +522,17 @@ pub struct Service {
     pub fallback: Option<Arc<str>>,
 }
 
+impl Service {
+    /// In which version of HTTP its endpoints are called; `None` where each says so itself. A connection
+    /// that is one client's is of HTTP/1.1.
+    pub fn version_of_http(&self) -> Option<Protocol> {
+        match self.pool.send_proxy {
+            Some(_) => Some(Protocol::Http1),
+            None => self.protocol,
+        }
+    }
+}
+
 /// `protocol`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -620,6 +632,9 @@ pub struct Pool {
     /// How old a connection to an endpoint that is called by a name may be used again: the name may
     /// lead elsewhere by then.
     pub max_age: Option<Duration>,
+    /// `send_proxy`: in which version an endpoint is told whose connection it has; `None` where it is
+    /// not told. A connection then carries one client's requests.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// `guard`: an update that takes away too much at once is checked before it is believed.

@@ -245,7 +245,7 @@ impl ServiceFactory {
             return Watched { service, watchers };
         }
         let is_asked_otherwise = is_other || service.is_of_other_instances(&policy);
-        let has_other_checks = service.policy().health != policy.health;
+        let has_other_checks = !are_checked_alike(service.policy(), &policy);
         let tls = self.tls_of(&policy);
         let renewed = service.renewed(policy, tls, subsets, is_asked_otherwise);
         if is_asked_otherwise {
@@ -274,7 +274,7 @@ impl ServiceFactory {
         if !is_other && run.service.is_as(&policy, &[]) {
             return Some(run);
         }
-        let has_other_checks = run.service.policy().health != policy.health;
+        let has_other_checks = !are_checked_alike(run.service.policy(), &policy);
         let tls = self.tls_of(&policy);
         run.service = run.service.renewed(policy, tls, [], is_other);
         if is_other {
@@ -290,6 +290,12 @@ impl ServiceFactory {
         }
         Some(run)
     }
+}
+
+/// Whether the proxy's own checks of an endpoint are the same by both.
+fn are_checked_alike(one: &config::Service, other: &config::Service) -> bool {
+    let by = |policy: &config::Service| (policy.health.clone(), policy.pool.send_proxy);
+    by(one) == by(other) && one.tls == other.tls
 }
 
 impl CatalogView {

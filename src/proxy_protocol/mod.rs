@@ -1,5 +1,5 @@
 //! The PROXY protocol, by which a proxy tells the next one whose connection it passes on: what the header
-//! of a connection says. Knows no sockets.
+//! of a connection says, read and written. Knows no sockets.
 //!
 //! Source: <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
 
@@ -8,8 +8,11 @@ pub(crate) mod fuzzing;
 mod header;
 mod v1;
 mod v2;
+mod write;
 
 pub(crate) use header::{Header, HeaderError, LONGEST, Parsed};
+pub use write::Version;
+pub(crate) use write::write;
 
 /// Reads the header that these bytes begin with; `None` where it goes on behind them.
 ///

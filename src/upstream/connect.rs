@@ -1,6 +1,6 @@
 //! Opening a connection.
 
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
@@ -9,15 +9,22 @@ use super::{
     stream::Stream,
 };
 
-/// Opens a connection to the pool's endpoint; `limit` covers the resolving of a name, the handshake of
+/// Opens a connection to the pool's endpoint, for this client where the endpoint is told of clients; `limit` covers the resolving of a name, the handshake of
 /// TLS and that of HTTP/2. Where requests share a connection, it is one that has been opened meanwhile.
 ///
 /// # Errors
 /// Always [`Processed::Never`].
-pub(crate) async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, Failure> {
+pub(crate) async fn connect(
+    pool: &Pool,
+    limit: Duration,
+    client: Option<IpAddr>,
+) -> Result<Connection, Failure> {
     let opening = async {
         match pool.protocol() {
-            Protocol::Http1 => open(pool).await.map(http1),
+            Protocol::Http1 => {
+                let stream = open(pool, client).await?;
+                Ok(Connection::Http1(http1::Connection::new(stream, client)))
+            }
             Protocol::Http2 | Protocol::Either => Box::pin(share(pool)).await,
         }
     };
@@ -32,12 +39,9 @@ pub(crate) async fn connect(pool: &Pool, limit: Duration) -> Result<Connection, 
     })
 }
 
-fn http1(stream: Stream) -> Connection {
-    Connection::Http1(http1::Connection::new(stream))
-}
-
-async fn open(pool: &Pool) -> Result<Stream, FailureKind> {
-    let socket = dial(pool.address()).await.map_err(FailureKind::Connect)?;
+async fn open(pool: &Pool, client: Option<IpAddr>) -> Result<Stream, FailureKind> {
+    let socket = dial(pool.address(), pool.send_proxy(), client).await;
+    let socket = socket.map_err(FailureKind::Connect)?;
     let stream = match pool.handshake() {
         None => Stream::Plain(socket),
         Some(handshake) => {
@@ -65,7 +69,7 @@ async fn share(pool: &Pool) -> Result<Connection, FailureKind> {
             turn = None;
         }
     }
-    let stream = open(pool).await?;
+    let stream = open(pool, None).await?;
     let is_http2 = match pool.protocol() {
         Protocol::Either => stream.has_chosen_http2(),
         _ if stream.has_chosen_another() => {
@@ -76,7 +80,7 @@ async fn share(pool: &Pool) -> Result<Connection, FailureKind> {
     };
     links.note_http1(!is_http2);
     if !is_http2 {
-        return Ok(http1(stream));
+        return Ok(Connection::Http1(http1::Connection::new(stream, None)));
     }
     let keep = pool.keep();
     let lease = links.add(http2::establish(stream, &keep).await?, || pool.is_retired());

@@ -1,17 +1,40 @@
-//! The socket of a connection to an endpoint, before anything is said on it.
+//! The socket of a connection to an endpoint, before anything is said on it but the PROXY header.
 
-use std::io;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::names::connect_to;
-use crate::{instance::Address, unix};
+use crate::{instance::Address, proxy_protocol, unix};
 
-/// Connects to an address.
+/// In which version an endpoint is told whose connection it has.
+pub(crate) type SendProxy = Option<proxy_protocol::Version>;
+
+/// Connects to an address. Where its endpoint is to be told whose connection it has, that is this
+/// client's, or the proxy's own.
 ///
 /// # Errors
 /// Where its name leads nowhere, or no connection is taken.
-pub(super) async fn dial(address: &Address) -> io::Result<TcpStream> {
+pub(super) async fn dial(
+    address: &Address,
+    send_proxy: SendProxy,
+    client: Option<IpAddr>,
+) -> io::Result<TcpStream> {
+    let mut socket = connect(address).await?;
+    if let Some(version) = send_proxy {
+        // A unix socket has no address.
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let server = socket.peer_addr().unwrap_or(unknown);
+        let header = proxy_protocol::write(version, client, server);
+        socket.write_all(&header).await?;
+    }
+    Ok(socket)
+}
+
+async fn connect(address: &Address) -> io::Result<TcpStream> {
     if let Some(path) = address.path() {
         return unix::connect(path).await;
     }

@@ -1,13 +1,13 @@
-//! How many idle connections to an endpoint are kept, for how long, and how much is asked of one that
-//! requests share: in atomics, for it may change
-//! while requests go on. Knows nothing of connections.
+//! How many idle connections to an endpoint are kept, for how long and for whom, and how much is asked of
+//! one that requests share: in atomics, for it may change while requests go on. Knows nothing of
+//! connections.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-use crate::config;
+use crate::{config, proxy_protocol::Version};
 
 /// `pool`, for all endpoints of a service.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct IdleLimits {
     streams: AtomicUsize,
     /// In nanoseconds; [`NEVER`] is no question.
     ping: AtomicU64,
+    /// The version, or 0.
+    send_proxy: AtomicU8,
 }
 
 /// Longer than any process lives.
@@ -34,6 +36,7 @@ impl IdleLimits {
             max_age: AtomicU64::new(NEVER),
             streams: AtomicUsize::new(1),
             ping: AtomicU64::new(NEVER),
+            send_proxy: AtomicU8::new(0),
         };
         limits.set(settings);
         limits
@@ -48,6 +51,12 @@ impl IdleLimits {
         self.streams.store(settings.streams, Relaxed);
         let ping = settings.ping.map_or(NEVER, nanos);
         self.ping.store(ping, Relaxed);
+        let version = match settings.send_proxy {
+            None => 0,
+            Some(Version::V1) => 1,
+            Some(Version::V2) => 2,
+        };
+        self.send_proxy.store(version, Relaxed);
     }
 
     /// How long an idle connection is kept.
@@ -75,6 +84,15 @@ impl IdleLimits {
     pub(super) fn ping(&self) -> Option<Duration> {
         time(&self.ping)
     }
+
+    /// In which version an endpoint is told whose connection it has, where it is.
+    pub(super) fn send_proxy(&self) -> Option<Version> {
+        match self.send_proxy.load(Relaxed) {
+            0 => None,
+            1 => Some(Version::V1),
+            _ => Some(Version::V2),
+        }
+    }
 }
 
 fn time(nanos: &AtomicU64) -> Option<Duration> {
@@ -98,6 +116,7 @@ mod tests {
             max_age: Some(Duration::from_millis(1500)),
             streams: 100,
             ping: None,
+            send_proxy: Some(Version::V2),
         };
         let limits = IdleLimits::new(&first);
         let then = config::Pool {
@@ -106,11 +125,14 @@ mod tests {
             max_age: None,
             streams: 7,
             ping: Some(Duration::from_secs(10)),
+            send_proxy: None,
         };
         let read = || (limits.idle(), limits.connections(), limits.max_age());
         assert_eq!(read(), (first.idle, 8, first.max_age));
+        assert_eq!(limits.send_proxy(), first.send_proxy);
         limits.set(&then);
         assert_eq!(read(), (Duration::from_nanos(NEVER - 1), 0, None));
         assert_eq!((limits.streams(), limits.ping()), (7, then.ping));
+        assert_eq!(limits.send_proxy(), None);
     }
 }

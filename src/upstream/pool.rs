@@ -2,6 +2,7 @@
 //! endpoint is removed, or the status is read.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,7 +15,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::{
-    FailureKind, http1,
+    FailureKind,
+    dial::SendProxy,
+    http1,
     http2::{Keep, Lease, Links},
     idle_limits::IdleLimits,
     load::Load,
@@ -192,13 +195,19 @@ impl Pool {
 
     /// A connection that is open and has room: the idle one used last that is still good, or a place on
     /// one that requests share.
-    pub fn checkout(&self, now: Instant, reuse: Reuse) -> Option<Connection> {
+    pub fn checkout(
+        &self,
+        now: Instant,
+        reuse: Reuse,
+        client: Option<IpAddr>,
+    ) -> Option<Connection> {
         if self.target.protocol != Protocol::Http1
             && let Some(lease) = self.lease(now)
         {
             return Some(Connection::Http2(lease));
         }
-        self.checkout_idle(now, reuse).map(Connection::Http1)
+        self.checkout_idle(now, reuse, client)
+            .map(Connection::Http1)
     }
 
     /// A place on a connection of HTTP/2 that is open.
@@ -231,15 +240,23 @@ impl Pool {
         limits.max_age().filter(|_| address.socket().is_none())
     }
 
-    fn checkout_idle(&self, now: Instant, reuse: Reuse) -> Option<http1::Connection> {
+    fn checkout_idle(
+        &self,
+        now: Instant,
+        reuse: Reuse,
+        client: Option<IpAddr>,
+    ) -> Option<http1::Connection> {
         let mut pooled = self.lock();
         loop {
-            let since = pooled.last()?.since;
+            // Where no endpoint is told of clients all are alike, and this is the last.
+            let mut there = pooled.iter();
+            let at = there.rposition(|idle| idle.connection.origin.client == client)?;
+            let since = pooled[at].since;
             if reuse == Reuse::Fresh && now.saturating_duration_since(since) > FRESH {
                 // It may still serve a request that can be repeated.
                 return None;
             }
-            let mut idle = pooled.pop()?;
+            let mut idle = pooled.remove(at);
             let ask = match reuse {
                 Reuse::Any => Ask::Runtime,
                 Reuse::Fresh => Ask::Kernel,
@@ -265,12 +282,19 @@ impl Pool {
             limits.idle().min(theirs)
         });
         let keep = self.max_age().map_or(keep, |most| {
-            keep.min(most.saturating_sub(now.saturating_duration_since(connection.opened)))
+            keep.min(most.saturating_sub(now.saturating_duration_since(connection.origin.opened)))
         });
         let mut idle = self.lock();
         // Looked at under the lock: who retires the target does so before it empties the pool.
-        if keep.is_zero() || idle.len() >= limits.connections() || self.is_retired() {
+        if keep.is_zero() || limits.connections() == 0 || self.is_retired() {
             return;
+        }
+        if idle.len() >= limits.connections() {
+            // The others may be of clients that ask no more.
+            if limits.send_proxy().is_none() {
+                return;
+            }
+            idle.remove(0);
         }
         idle.push(Idle {
             connection,
@@ -296,6 +320,11 @@ impl Pool {
         }
         let closed = std::mem::take(&mut *self.lock());
         drop(closed);
+    }
+
+    /// In which version the endpoint is told whose connection it has, where it is.
+    pub fn send_proxy(&self) -> SendProxy {
+        self.target.limits.send_proxy()
     }
 
     /// Whether the endpoint was removed.

@@ -15,7 +15,7 @@ use prost::Message;
 use tokio::net::TcpStream;
 
 use super::{
-    dial::dial,
+    dial::{SendProxy, dial},
     is_for_want_of_descriptors,
     stream::Stream,
     tls::{Handshake, Protocol},
@@ -37,6 +37,8 @@ pub(crate) struct Checked {
     pub handshake: Option<Arc<Handshake>>,
     /// What it is asked in.
     pub protocol: Protocol,
+    /// Where it is told whose connection it has, which is the proxy's own.
+    pub send_proxy: SendProxy,
 }
 
 /// Why a check did not pass.
@@ -66,7 +68,7 @@ pub(crate) async fn probe(
     limit: Duration,
 ) -> Result<(), NotPassed> {
     let asking = async {
-        let socket = dial(&whom.address).await;
+        let socket = dial(&whom.address, whom.send_proxy, None).await;
         let stream = secure(whom, socket.map_err(NotPassed::of_connect)?).await?;
         match ask {
             HealthAsk::Tcp => Ok(()),

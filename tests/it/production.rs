@@ -83,7 +83,7 @@ fn ports_paths_and_descriptors_are_those_of_the_file() {
     let [listener] = &file.listeners[..] else {
         panic!("one listener: {:?}", file.listeners);
     };
-    let port = listener.address.port().to_string();
+    let port = listener.address.tcp().unwrap().port().to_string();
     let manifest = deployment();
     assert_eq!(value(manifest, "containerPort"), port);
     assert_eq!(value(manifest, "targetPort"), port);

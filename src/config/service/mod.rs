@@ -14,8 +14,8 @@ pub(super) mod zone;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Protocol, Retry,
-    Service, Timeouts, Upgrades,
+    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Protocol,
+    ProxyVersion, Retry, Service, Timeouts, Upgrades,
     document::{report::Wrong, table::Table},
     load::strict::Placed,
     registry::Registries,
@@ -78,6 +78,7 @@ fn built_in(origin: Origin) -> Service {
             streams: 100,
             ping: Some(Duration::from_secs(10)),
             max_age: Some(Duration::from_secs(15)),
+            send_proxy: None,
         }),
         tls: EndpointTls::default(),
         limits: Limits {
@@ -209,20 +210,24 @@ fn policy(
         let limits = limits(table, base.limits, before);
         (limits, answer_limits(table, base.answer_limits))
     });
+    let protocol = protocol(table, base.protocol);
+    let send_proxy = send_proxy(table, base.pool.send_proxy, protocol);
     Service {
         balance,
         zone,
         retry,
         timeout,
-        protocol: protocol(table, base.protocol),
+        protocol,
         upgrades: upgrades::read(table).unwrap_or_else(|| base.upgrades.clone()),
-        pool: table.within("pool", |table| {
-            Arc::new(Pool {
+        pool: Arc::new(Pool {
+            send_proxy,
+            ..table.within("pool", |table| Pool {
                 idle: table.wait("idle", base.pool.idle),
                 connections: table.size("connections", 0..=65_536, base.pool.connections),
                 streams: table.size("streams", 1..=10_000, base.pool.streams),
                 ping: table.optional("ping", base.pool.ping),
                 max_age: table.optional("max_age", base.pool.max_age),
+                send_proxy: None,
             })
         }),
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
@@ -251,6 +256,29 @@ fn protocol(table: &mut Table<'_>, base: Option<Protocol>) -> Option<Protocol> {
         Some(field) if field.is_false() => None,
         Some(field) => field.choice(&words),
     }
+}
+
+/// `false` takes back what stands before. A connection that is one client's is none of HTTP/2.
+fn send_proxy(
+    table: &mut Table<'_>,
+    base: Option<ProxyVersion>,
+    protocol: Option<Protocol>,
+) -> Option<ProxyVersion> {
+    let field = table.take("send_proxy");
+    let version = match &field {
+        None => base,
+        Some(field) if field.is_false() => None,
+        Some(field) => field.choice(&[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)]),
+    };
+    if version.is_some() && protocol == Some(Protocol::Http2) {
+        let wrong = Wrong::new("clients share the connections of HTTP/2, and a header names one");
+        let wrong = wrong.suggest("write `protocol = \"http1\"`, or `send_proxy = false`");
+        match field {
+            Some(field) => field.wrong(wrong),
+            None => table.absent("send_proxy", wrong),
+        }
+    }
+    version
 }
 
 fn limits(table: &mut Table<'_>, base: Limits, before: &Before) -> Limits {
@@ -438,6 +466,34 @@ mod tests {
         assert_eq!(config.services["own"].protocol, None);
         let found = errors(&format!("[service.cart]\nprotocol = \"http3\"\n{CART}"));
         assert!(found[0].ends_with("did you mean \"http1\"?"), "{found:?}");
+    }
+
+    #[test]
+    fn endpoints_may_be_told_whose_connection_they_have() {
+        let config = config(&format!(
+            "[defaults]\nsend_proxy = \"v2\"\n[service.cart]\npool = {{ connections = 7 }}\n\
+             [service.old]\nsend_proxy = \"v1\"\n[service.plain]\nsend_proxy = false\n{CART}"
+        ));
+        let of = |name: &str| config.services[name].pool.send_proxy;
+        assert_eq!(of("cart"), Some(ProxyVersion::V2));
+        assert_eq!(config.services["cart"].pool.connections, 7);
+        assert_eq!((of("old"), of("plain")), (Some(ProxyVersion::V1), None));
+        let found = errors(&format!("[service.cart]\nsend_proxy = true\n{CART}"));
+        assert!(
+            found[0].starts_with("2:1 service.cart.send_proxy: "),
+            "{found:?}"
+        );
+        for text in [
+            "send_proxy = \"v2\"\nprotocol = \"h2\"",
+            "protocol = \"h2c\"",
+        ] {
+            let before = "[defaults]\nsend_proxy = \"v1\"\n";
+            let found = errors(&format!("{before}[service.cart]\n{text}\n{CART}"));
+            assert!(
+                found[0].contains("share the connections of HTTP/2"),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

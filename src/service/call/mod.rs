@@ -14,7 +14,7 @@ pub(super) mod queue;
 pub(super) mod replay;
 pub(super) mod tried;
 
-use std::{error::Error as StdError, sync::Arc};
+use std::{error::Error as StdError, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, header};
 use tokio::time::Instant;
@@ -229,18 +229,24 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             false => Reuse::Fresh,
         };
         let kept = match self.may_reuse {
-            true => pool.checkout(self.now, reuse),
+            true => pool.checkout(self.now, reuse, self.client()),
             false => None,
         };
         self.was_kept = kept.is_some();
         (in_flight, kept)
     }
 
+    /// Whose connection it must be, where the endpoint is told that.
+    fn client(&self) -> Option<IpAddr> {
+        self.endpoint.pool().send_proxy()?;
+        self.head.client()
+    }
+
     /// A new connection.
     async fn open(&mut self) -> Result<Connection, Failure> {
         let limit = within(self.policy.timeout.connect, self.limits.total, self.now);
         let pool = self.endpoint.pool();
-        let opened = connect(pool, limit).await;
+        let opened = connect(pool, limit, self.client()).await;
         self.now = Instant::now();
         if opened.is_ok() {
             self.endpoint.connected();

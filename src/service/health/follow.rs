@@ -80,6 +80,7 @@ fn follow(
             address,
             handshake: handshake.map(Arc::new),
             protocol,
+            send_proxy: service.policy().pool.send_proxy,
         };
         let settings = tls.then_some(&service.policy().tls);
         let check = prober.check(whom, settings, health);

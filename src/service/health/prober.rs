@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     backoff::Repeated,
     config::{EndpointTls, Health},
-    upstream::{Checked, NotPassed, Protocol, probe},
+    upstream::{Checked, NotPassed, Protocol, SendProxy, probe},
 };
 
 /// A new endpoint's first check runs within this time, however long the interval.
@@ -55,6 +55,7 @@ pub(crate) struct Prober(Mutex<HashMap<Key, Weak<RunningCheck>>>);
 struct Key {
     address: String,
     protocol: Protocol,
+    send_proxy: SendProxy,
     tls: Option<EndpointTls>,
     health: Health,
 }
@@ -87,6 +88,7 @@ impl Prober {
         let key = Key {
             address: whom.address.to_string(),
             protocol: whom.protocol,
+            send_proxy: whom.send_proxy,
             tls: tls.cloned(),
             health: health.clone(),
         };
@@ -243,6 +245,7 @@ mod tests {
                 address: Address::new("127.0.0.1", port).unwrap(),
                 handshake: None,
                 protocol: Protocol::Http1,
+                send_proxy: None,
             };
             prober.check(whom, tls, &health())
         };

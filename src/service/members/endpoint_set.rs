@@ -73,7 +73,7 @@ impl EndpointSet {
             if let Some(suspicion) = member.endpoint.health().suspicion() {
                 suspicion.begin_anew();
             }
-            let transport = Transport::of(&member.instance, policy.protocol);
+            let transport = Transport::of(&member.instance, policy.version_of_http());
             let is_called_otherwise = transport != member.endpoint.transport()
                 || (secured_otherwise && member.instance.tls);
             let is_new = !has_loads || is_called_otherwise;
@@ -164,7 +164,7 @@ impl EndpointSet {
                 doubted: order != Order::Replaced,
             },
         };
-        let transport = Transport::of(instance, self.common.policy().protocol);
+        let transport = Transport::of(instance, self.common.policy().version_of_http());
         let known = self
             .members
             .get_mut(id)
@@ -201,7 +201,7 @@ impl EndpointSet {
         is_new: bool,
     ) -> Member {
         let load = self.loads.load();
-        let transport = Transport::of(instance, self.common.policy().protocol);
+        let transport = Transport::of(instance, self.common.policy().version_of_http());
         let endpoint = Endpoint::new(Arc::clone(&self.common), id.clone(), transport, load);
         if is_new {
             endpoint.health().warm_up(Instant::now());

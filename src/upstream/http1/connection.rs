@@ -1,5 +1,7 @@
 //! A connection of HTTP/1.1, between two requests or in one.
 
+use std::net::IpAddr;
+
 use tokio::time::Instant;
 
 use crate::upstream::{stream::Stream, timer::Timer};
@@ -9,15 +11,27 @@ use crate::upstream::{stream::Stream, timer::Timer};
 pub struct Connection {
     pub(in crate::upstream) stream: Stream,
     pub(super) timer: Timer,
+    /// Boxed, since each request's future holds a connection, and none of them asks for this.
+    pub(in crate::upstream) origin: Box<Origin>,
+}
+
+/// Where a connection comes from.
+#[derive(Debug)]
+pub(in crate::upstream) struct Origin {
+    /// Whose it is, where the endpoint was told.
+    pub(in crate::upstream) client: Option<IpAddr>,
     pub(in crate::upstream) opened: Instant,
 }
 
 impl Connection {
-    pub(in crate::upstream) fn new(stream: Stream) -> Self {
+    pub(in crate::upstream) fn new(stream: Stream, client: Option<IpAddr>) -> Self {
         Self {
             stream,
             timer: Timer::default(),
-            opened: Instant::now(),
+            origin: Box::new(Origin {
+                client,
+                opened: Instant::now(),
+            }),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! all that counts; only proxies that are trusted may say so, and none may say it at leisure.
 
 mod clients;
+mod endpoints;
 mod faults;
 
 use std::net::SocketAddr;

@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -11,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::{
     eventually,
-    server::{Process, log},
+    server::{Process, has_program, log},
 };
 
 const SETTINGS: &str = "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n \
@@ -32,7 +31,7 @@ impl HaProxy {
         address: SocketAddr,
     ) -> Option<Self> {
         let mut version = Command::new("haproxy");
-        if !is_there(version.arg("-v").stdout(Stdio::null())) {
+        if !has_program(version.arg("-v").stdout(Stdio::null())) {
             return None;
         }
         let path = folder.path().join("haproxy.cfg");
@@ -52,14 +51,4 @@ impl HaProxy {
         .await;
         Some(started)
     }
-}
-
-/// Whether the machine has the program of this command, which ends at once.
-fn is_there(command: &mut Command) -> bool {
-    let is_there = command.stderr(Stdio::null()).status().is_ok();
-    if !is_there {
-        let program = Path::new(command.get_program());
-        println!("left out: this machine has no {}", program.display());
-    }
-    is_there
 }

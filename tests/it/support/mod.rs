@@ -13,6 +13,7 @@ pub(crate) mod gokit;
 pub(crate) mod grpc;
 pub(crate) mod haproxy;
 pub(crate) mod load;
+pub(crate) mod nginx;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;

@@ -35,6 +35,16 @@ pub(crate) fn binary(name: &str) -> Option<PathBuf> {
     Some(String::from_utf8(found.stdout).unwrap().trim_end().into())
 }
 
+/// Whether the machine has the program of this command, which ends at once.
+pub(crate) fn has_program(command: &mut Command) -> bool {
+    let is_there = command.stderr(Stdio::null()).status().is_ok();
+    if !is_there {
+        let program = Path::new(command.get_program());
+        println!("left out: this machine has no {}", program.display());
+    }
+    is_there
+}
+
 /// A process that ends, by kill -9, when it is dropped.
 pub(crate) struct Process(Child);
 

@@ -1,0 +1,254 @@
+//! An endpoint that is told whose connection it has is told the truth of every request on it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+
+use crate::support::{
+    authority::Authority,
+    eventually,
+    haproxy::HaProxy,
+    nginx::Nginx,
+    proxy::Proxy,
+    raw::{RawBackend, Wire, ok},
+    server::free_ports,
+};
+
+/// What a backend has noted: of each connection the header's client, `None` for the proxy's own, and the
+/// clients of its requests.
+type Notes = Arc<Mutex<Vec<(Option<String>, Vec<String>)>>>;
+
+/// The client of a header, as the wire has it.
+async fn header(wire: &mut Wire) -> Option<String> {
+    let mut begun = wire.bytes(12).await;
+    if begun.starts_with(b"PROXY ") {
+        while !begun.ends_with(b"\r\n") {
+            begun.extend(wire.bytes(1).await);
+        }
+        let line = String::from_utf8(begun).unwrap();
+        let words: Vec<_> = line.trim_end().split(' ').collect();
+        return match words[1] {
+            "UNKNOWN" => None,
+            "TCP4" => {
+                assert_eq!(words.len(), 6, "{line}");
+                Some(words[2].to_owned())
+            }
+            other => panic!("{other}"),
+        };
+    }
+    assert_eq!(begun, b"\r\n\r\n\0\r\nQUIT\n");
+    let fixed = wire.bytes(4).await;
+    let rest = wire
+        .bytes(usize::from(u16::from_be_bytes([fixed[2], fixed[3]])))
+        .await;
+    match (fixed[0], fixed[1]) {
+        (0x20, _) => None,
+        (0x21, 0x11) => Some(IpAddr::from([rest[0], rest[1], rest[2], rest[3]]).to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A backend that reads headers, and ends each connection after so many requests.
+async fn noting(notes: &Notes, requests: usize) -> RawBackend {
+    let notes = Arc::clone(notes);
+    RawBackend::serving(move |mut wire: Wire| {
+        let notes = Arc::clone(&notes);
+        async move {
+            let client = header(&mut wire).await;
+            let place = {
+                let mut notes = notes.lock().unwrap();
+                notes.push((client, Vec::new()));
+                notes.len() - 1
+            };
+            for _ in 0..requests {
+                let Ok(Some(request)) = wire.try_message().await else {
+                    return;
+                };
+                let told = request.field("x-forwarded-for").unwrap_or_default();
+                let told = told.split(',').next().unwrap().to_owned();
+                notes.lock().unwrap()[place].1.push(told);
+                wire.send(ok("well")).await;
+            }
+        }
+    })
+    .await
+}
+
+/// A proxy that believes us who asks, in front of these endpoints.
+async fn proxy(endpoints: &[SocketAddr], service: &str) -> Proxy {
+    let endpoints: Vec<_> = endpoints.iter().map(|one| format!("\"{one}\"")).collect();
+    Proxy::start(&format!(
+        "workers = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+         [service.cart]\nendpoints = [{}]\n{service}\n",
+        endpoints.join(", ")
+    ))
+    .await
+}
+
+async fn ask(proxy: &Proxy, client: &str) -> (u16, String) {
+    let request = proxy.http.get(proxy.url("/cart"));
+    let answer = request
+        .header("x-forwarded-for", client)
+        .send()
+        .await
+        .unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_carries_the_requests_of_the_client_that_its_header_names() {
+    for version in ["v1", "v2"] {
+        let notes = Notes::default();
+        let backend = noting(&notes, usize::MAX).await;
+        let service = format!("send_proxy = \"{version}\"\npool = {{ idle = \"1m\" }}");
+        let proxy = Arc::new(proxy(&[backend.address()], &service).await);
+        let clients = ["203.0.113.1", "203.0.113.2", "203.0.113.3"];
+        for _ in 0..10 {
+            for client in clients {
+                assert_eq!(ask(&proxy, client).await.0, 200);
+            }
+        }
+        // One after the other they share one connection each.
+        assert_eq!(backend.connections(), 3, "{version}");
+        let mut asking = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let proxy = Arc::clone(&proxy);
+            asking.spawn(async move {
+                for _ in 0..20 {
+                    let client = format!("203.0.113.{}", number % 5 + 1);
+                    assert_eq!(ask(&proxy, &client).await.0, 200);
+                }
+            });
+        }
+        while let Some(asked) = asking.join_next().await {
+            asked.unwrap();
+        }
+        let mut asked = BTreeMap::<_, usize>::new();
+        for (client, requests) in notes.lock().unwrap().iter() {
+            let client = client.clone().unwrap();
+            assert!(
+                requests.iter().all(|told| *told == client),
+                "{client}: {requests:?}"
+            );
+            *asked.entry(client).or_default() += requests.len();
+        }
+        assert_eq!(asked.values().sum::<usize>(), 430);
+        println!(
+            "{version}: 430 requests of 5 clients, {} connections",
+            backend.connections()
+        );
+    }
+}
+
+#[tokio::test]
+async fn where_connections_of_others_fill_the_pool_the_oldest_gives_way() {
+    let notes = Notes::default();
+    let backend = noting(&notes, usize::MAX).await;
+    let service = "send_proxy = \"v2\"\npool = { connections = 2, idle = \"1m\" }";
+    let proxy = proxy(&[backend.address()], service).await;
+    for client in 1..=10 {
+        for _ in 0..3 {
+            let (status, _) = ask(&proxy, &format!("203.0.113.{client}")).await;
+            assert_eq!(status, 200);
+        }
+    }
+    assert_eq!(backend.connections(), 10);
+    // The last two are there.
+    for client in [10, 9] {
+        ask(&proxy, &format!("203.0.113.{client}")).await;
+    }
+    assert_eq!(backend.connections(), 10);
+}
+
+#[tokio::test]
+async fn a_request_that_goes_elsewhere_and_one_whose_connection_has_died_begin_with_a_header() {
+    let notes = Notes::default();
+    // This one takes a header and ends.
+    let (dies, lives) = (noting(&notes, 0).await, noting(&notes, 1).await);
+    let proxy = proxy(&[dies.address(), lives.address()], "send_proxy = \"v1\"").await;
+    for _ in 0..20 {
+        assert_eq!(ask(&proxy, "203.0.113.1").await.0, 200);
+    }
+    let notes = notes.lock().unwrap();
+    let expected = Some("203.0.113.1".to_owned());
+    assert!(notes.iter().all(|(client, _)| *client == expected));
+    let answered: usize = notes.iter().map(|(_, requests)| requests.len()).sum();
+    assert_eq!(answered, 20);
+}
+
+#[tokio::test]
+async fn the_proxys_own_checks_name_no_client() {
+    for version in ["v1", "v2"] {
+        let notes = Notes::default();
+        let backend = noting(&notes, 1).await;
+        let service = format!(
+            "send_proxy = \"{version}\"\n\
+             health = {{ kind = \"http\", path = \"/up\", interval = \"50ms\", timeout = \"5s\" }}"
+        );
+        let proxy = proxy(&[backend.address()], &service).await;
+        let checks = async || {
+            let notes = notes.lock().unwrap();
+            notes
+                .iter()
+                .filter(|(client, asked)| client.is_none() && asked.len() == 1)
+                .count()
+        };
+        eventually("it is checked", checks, |count| *count >= 2).await;
+        assert_eq!(ask(&proxy, "203.0.113.1").await.0, 200);
+        let serves = |service: &serde_json::Value| service["endpoints"][0]["state"] == "serving";
+        proxy.until_service("cart", "it serves", serves).await;
+    }
+}
+
+#[tokio::test]
+async fn nginx_and_haproxy_are_told_who_the_client_is() {
+    let [plain, secured, haproxy] = free_ports();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    authority.issue_for("site", &["127.0.0.1"], |_| {});
+    let ca = fs::read_to_string(authority.ca()).unwrap();
+    let says = "location / { return 200 \"$proxy_protocol_addr\"; }";
+    let servers = format!(
+        "server {{ listen 127.0.0.1:{plain} proxy_protocol; {says} }}\n\
+         server {{ listen 127.0.0.1:{secured} ssl proxy_protocol; {says}\n\
+         ssl_certificate site-certificate.pem; ssl_certificate_key site-key.pem; }}\n"
+    );
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let nginx = Nginx::start(folder, &servers, at(secured)).await;
+    let sections = format!(
+        "listen l\n mode http\n bind 127.0.0.1:{haproxy} accept-proxy\n\
+         http-request return status 200 content-type text/plain lf-string \"%[src]\"\n"
+    );
+    let haproxy_runs = HaProxy::start(tempfile::tempdir().unwrap(), &sections, at(haproxy)).await;
+    let trust = tempfile::tempdir().unwrap();
+    let ca_file = trust.path().join("ca.pem");
+    fs::write(&ca_file, ca).unwrap();
+    for version in ["v1", "v2"] {
+        let send = format!("send_proxy = \"{version}\"");
+        let tls = format!("{send}\ntls = {{ ca = \"{}\" }}", ca_file.display());
+        let mut cases = Vec::new();
+        if nginx.is_some() {
+            cases.push((at(plain).to_string(), &send));
+            cases.push((format!("https://{}", at(secured)), &tls));
+        }
+        if haproxy_runs.is_some() {
+            cases.push((at(haproxy).to_string(), &send));
+        }
+        for (endpoint, service) in cases {
+            let proxy = Proxy::start(&format!(
+                "[[listen]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+                 [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+                 [service.cart]\nendpoints = [\"{endpoint}\"]\n{service}\n"
+            ))
+            .await;
+            for client in ["203.0.113.1", "203.0.113.2", "203.0.113.1", "2001:db8::9"] {
+                let expected = (200, client.to_owned());
+                assert_eq!(ask(&proxy, client).await, expected, "{endpoint} {version}");
+            }
+        }
+    }
+}
