@@ -31,9 +31,9 @@ use progress::Progress;
 use stream::FrameStream;
 use tasks::StreamTasks;
 
-/// What is held of the bodies of one request, and of all requests of a connection, that is not passed on yet.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// What is held of the body of one request that is not passed on yet. A connection has room for that of all its
+/// requests: those whose endpoints do not take them hold up no other.
+const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// What is held of one answer that its client would take, and the socket does not.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -96,7 +96,7 @@ fn builder(listener: &config::Listener, tasks: StreamTasks) -> http2::Builder<St
         .max_concurrent_streams(fits(limits.streams))
         .max_header_list_size(fits(limits.header_bytes))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(fits(limits.streams).saturating_mul(STREAM_WINDOW))
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(listener.timeout.ping)
         .keep_alive_timeout(PONG);
