@@ -55,6 +55,14 @@ impl Leave {
         }
     }
 
+    /// For one silence at the most: of a client that is to be rid of.
+    pub(super) fn briefly() -> Self {
+        Self {
+            times: LONGEST - 1,
+            ..Self::new(true)
+        }
+    }
+
     /// Ready when the socket may be closed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<()> {
         let mut space = [MaybeUninit::uninit(); 8192];

@@ -70,6 +70,8 @@ pub(crate) struct Peer {
 pub(crate) struct Activity {
     /// Requests whose answers are not over.
     pub requests: Counter,
+    /// Pieces of answers that were taken, in HTTP/2.
+    pub pieces: Counter,
     /// When the last answer was over.
     pub answered: AtomicU64,
 }

@@ -368,8 +368,8 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         let is_http2 = this.ending.version == Version::HTTP_2;
-        if is_http2 {
-            this.ending.stream.untaken.store(0, Relaxed);
+        if is_http2 && this.ending.stream.untaken.swap(0, Relaxed) != 0 {
+            this.ending.stream.client.activity.pieces.add_one();
         }
         let frame = match &mut this.kind {
             Kind::Own(text) => {

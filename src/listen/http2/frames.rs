@@ -12,11 +12,19 @@ const HEADER: usize = 9;
 pub(super) enum Kind {
     Data,
     Headers,
-    Reset,
+    Reset {
+        /// The stream began within the last second.
+        is_young: bool,
+    },
+    /// Of `SETTINGS` or of a `PING`, which were ours.
+    Acknowledgement,
     /// It costs the server something, and asks for nothing: `SETTINGS`, `PING`, `WINDOW_UPDATE`,
     /// `PRIORITY`, `CONTINUATION`, and those that are not known.
     Other,
 }
+
+/// A flag of `SETTINGS` and `PING`: it answers one of ours.
+const ACK: u8 = 1;
 
 /// A flag of `HEADERS` and `CONTINUATION`: the head is whole with this frame.
 const END_HEADERS: u8 = 4;
@@ -32,6 +40,27 @@ pub(super) struct Frames {
     left: usize,
     block: Block,
     heads: u64,
+    ages: Ages,
+}
+
+/// Which streams are old: their numbers rise (RFC 9113 5.1.1), so one number in a second is enough.
+#[derive(Default)]
+struct Ages {
+    /// Streams up to this one have been there for a second or more.
+    old: u32,
+    /// The last one when that was looked at.
+    next: u32,
+    /// When that was, in milliseconds.
+    at: u64,
+    last: u32,
+}
+
+impl Ages {
+    fn look(&mut self, now: u64) {
+        if now.saturating_sub(self.at) >= 1000 {
+            (self.old, self.next, self.at) = (self.next, self.last, now);
+        }
+    }
 }
 
 /// A head that comes in one frame or more.
@@ -54,11 +83,14 @@ impl Frames {
             left: 0,
             block: Block::None,
             heads: 0,
+            ages: Ages::default(),
         }
     }
 
-    /// Follows these bytes, and tells of each frame that begins in them.
-    pub(super) fn follow(&mut self, mut bytes: &[u8], mut begins: impl FnMut(Kind)) {
+    /// Follows these bytes, which have come at this moment in milliseconds, and tells of each frame that begins
+    /// in them.
+    pub(super) fn follow(&mut self, mut bytes: &[u8], now: u64, mut begins: impl FnMut(Kind)) {
+        self.ages.look(now);
         pass(&mut self.preface, &mut bytes);
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -88,6 +120,11 @@ impl Frames {
         self.heads
     }
 
+    /// The last stream that the client has opened.
+    pub(super) fn last_stream(&self) -> u32 {
+        self.ages.last
+    }
+
     /// Whether the preface has not come.
     pub(super) fn is_before_all(&self) -> bool {
         self.preface > 0
@@ -95,7 +132,8 @@ impl Frames {
 
     /// A frame's header is whole.
     fn begin(&mut self) -> Kind {
-        let [high, middle, low, kind, flags, ..] = self.header;
+        let [high, middle, low, kind, flags, stream @ ..] = self.header;
+        let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
         self.filled = 0;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let block = match flags & END_HEADERS {
@@ -106,9 +144,13 @@ impl Frames {
             0 => Kind::Data,
             1 => {
                 self.block = block;
+                self.ages.last = self.ages.last.max(stream);
                 Kind::Headers
             }
-            3 => Kind::Reset,
+            3 => Kind::Reset {
+                is_young: stream > self.ages.old,
+            },
+            4 | 6 if flags & ACK != 0 => Kind::Acknowledgement,
             9 if self.block != Block::None => {
                 self.block = block;
                 Kind::Other
@@ -151,6 +193,8 @@ mod tests {
             frame(9, END_HEADERS, b"def"),
             frame(0, 1, &[0; 300]),
             frame(6, 0, &[0; 8]),
+            frame(6, ACK, &[0; 8]),
+            frame(4, ACK, b""),
             frame(3, 0, &[0; 4]),
             frame(77, 0, b"x"),
         ]
@@ -162,14 +206,16 @@ mod tests {
             Kind::Other,
             Kind::Data,
             Kind::Other,
-            Kind::Reset,
+            Kind::Acknowledgement,
+            Kind::Acknowledgement,
+            Kind::Reset { is_young: true },
             Kind::Other,
         ];
         for step in 1..wire.len() {
             let (mut frames, mut told) = (Frames::new(), Vec::new());
             assert!(frames.is_before_all());
             for piece in wire.chunks(step) {
-                frames.follow(piece, |kind| told.push(kind));
+                frames.follow(piece, 0, |kind| told.push(kind));
             }
             assert_eq!(told, expected, "in pieces of {step}");
             assert!(!frames.is_amid_a_head() && !frames.is_before_all());
@@ -178,9 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_old_a_second_after_it_began() {
+        let mut frames = Frames::new();
+        frames.follow(&[b' '; preface::LENGTH], 0, |_| {});
+        frames.follow(&frame(1, END_HEADERS, b""), 10, |_| {});
+        // Between one look and the next it may be taken for young for a second longer.
+        for (now, is_young) in [(900, true), (1010, true), (2009, true), (2010, false)] {
+            let expected = Kind::Reset { is_young };
+            let told = |kind| assert_eq!(kind, expected, "{now}");
+            frames.follow(&frame(3, 0, &[0; 4]), now, told);
+        }
+    }
+
+    #[test]
     fn a_head_is_whole_with_the_last_byte_of_its_last_frame() {
         let mut frames = Frames::new();
-        frames.follow(&[b' '; preface::LENGTH], |_| {});
+        frames.follow(&[b' '; preface::LENGTH], 0, |_| {});
         for (bytes, is_amid) in [
             (frame(1, END_HEADERS, b"abc"), false),
             (frame(1, END_HEADERS, b"abc")[..11].to_vec(), true),
@@ -191,7 +250,7 @@ mod tests {
             (frame(9, 0, b""), false),
             (frame(1, END_HEADERS, b""), false),
         ] {
-            frames.follow(&bytes, |_| {});
+            frames.follow(&bytes, 0, |_| {});
             assert_eq!(frames.is_amid_a_head(), is_amid, "{bytes:?}");
         }
     }

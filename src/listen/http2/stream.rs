@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     super::{Connection, Stop, linger::Leave, preface::Begun, stall::Stall, transport::Transport},
-    budget::{self, Budget, Flood},
-    frames::{Frames, Kind},
+    budget::{Budget, Flood},
+    frames::Frames,
     progress::Progress,
 };
 
@@ -28,6 +28,8 @@ pub(super) struct FrameStream {
     frames: Frames,
     budget: Budget,
     stall: Stall,
+    /// There was a flood. Nothing more is read, and the client is told why.
+    flood: Option<Farewell>,
     /// The end, when nothing more is written.
     leave: Option<Leave>,
     /// The kernel was asked, when the connection was to end, for what the runtime had not heard of.
@@ -44,6 +46,7 @@ impl FrameStream {
             progress,
             frames: Frames::new(),
             stall: Stall::default(),
+            flood: None,
             leave: None,
             has_looked: false,
         }
@@ -68,6 +71,11 @@ impl FrameStream {
         Pin::new(&mut self.transport).poll_read(cx, buffer)
     }
 
+    /// The last word is said. What the library writes after it goes nowhere.
+    fn has_left(&self) -> bool {
+        self.flood.as_ref().is_some_and(|farewell| farewell.is_said)
+    }
+
     /// Notes what was read. A flood ends the connection.
     fn note_read(&mut self, read: &[u8]) -> Result<(), Flood> {
         let Progress {
@@ -77,17 +85,13 @@ impl FrameStream {
             ..
         } = &*self.progress;
         let now = client.now();
+        let pieces = client.activity.pieces.value();
         let (budget, mut flood) = (&mut self.budget, Ok(()));
         let heads = self.frames.heads();
-        budget.refill(now, self.transport.socket().taken());
-        self.frames.follow(read, |kind| {
-            let cost = match kind {
-                Kind::Data | Kind::Headers => 0,
-                Kind::Reset => budget::RESET,
-                Kind::Other => budget::FRAME,
-            };
+        budget.refill(now, self.transport.socket().taken(), pieces);
+        self.frames.follow(read, now, |kind| {
             if flood.is_ok() {
-                flood = budget.spend(cost);
+                flood = budget.frame(kind);
             }
         });
         is_begun.store(!self.frames.is_before_all(), Relaxed);
@@ -122,13 +126,21 @@ impl AsyncRead for FrameStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(farewell) = &mut this.flood {
+            return farewell.poll_end(cx, &mut this.transport).map(Err);
+        }
         let before = buffer.filled().len();
-        ready!(self.poll_more(cx, buffer))?;
-        let noted = self.note_read(&buffer.filled()[before..]);
-        Poll::Ready(noted.map_err(|flood| {
-            self.progress.client.worker.http2.floods.add_one();
-            io::Error::new(io::ErrorKind::InvalidData, flood)
-        }))
+        ready!(this.poll_more(cx, buffer))?;
+        if this.note_read(&buffer.filled()[before..]).is_err() {
+            this.progress.client.worker.http2.floods.add_one();
+            // An error would have the socket closed at once, and a reset take the answers that are not read
+            // yet. The library writes what it has, and comes back.
+            buffer.set_filled(before);
+            this.flood = Some(Farewell::new(this.frames.last_stream()));
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -138,6 +150,9 @@ impl AsyncWrite for FrameStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.has_left() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let polled = Pin::new(&mut self.transport).poll_write(cx, bytes);
         self.note_write(polled)
     }
@@ -147,6 +162,9 @@ impl AsyncWrite for FrameStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.has_left() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let polled = Pin::new(&mut self.transport).poll_write_vectored(cx, slices);
         self.note_write(polled)
     }
@@ -156,8 +174,12 @@ impl AsyncWrite for FrameStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.transport).poll_flush(cx);
-        self.note_write(flushed)
+        let this = &mut *self;
+        let flushed = match &mut this.flood {
+            Some(farewell) => farewell.poll_say(cx, &mut this.transport),
+            None => Pin::new(&mut this.transport).poll_flush(cx),
+        };
+        this.note_write(flushed)
     }
 
     /// Ends the connection in good order: the client may be sending still.
@@ -169,5 +191,59 @@ impl AsyncWrite for FrameStream {
         }
         let leave = this.leave.get_or_insert_with(|| Leave::new(true));
         leave.poll(cx, this.transport.socket().shut()).map(Ok)
+    }
+}
+
+/// The end of a connection whose client floods it: `GOAWAY` with `ENHANCE_YOUR_CALM` (RFC 9113 6.8) after
+/// whatever is written before, and a moment in which the client can read it.
+struct Farewell {
+    frame: [u8; 17],
+    written: usize,
+    is_said: bool,
+    leave: Leave,
+}
+
+impl Farewell {
+    /// Of a client that has opened streams up to this one.
+    fn new(last_stream: u32) -> Self {
+        let mut frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+        frame[9..13].copy_from_slice(&last_stream.to_be_bytes());
+        Self {
+            frame,
+            written: 0,
+            is_said: false,
+            leave: Leave::briefly(),
+        }
+    }
+
+    /// Writes it where all of the frames before are written.
+    fn poll_say(
+        &mut self,
+        cx: &mut Context<'_>,
+        transport: &mut Transport,
+    ) -> Poll<io::Result<()>> {
+        if self.is_said {
+            return Poll::Ready(Ok(()));
+        }
+        while self.written < self.frame.len() {
+            let rest = &self.frame[self.written..];
+            match ready!(Pin::new(&mut *transport).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+        }
+        ready!(Pin::new(transport).poll_flush(cx))?;
+        self.is_said = true;
+        // The end is waited for where the library reads.
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>, transport: &mut Transport) -> Poll<io::Error> {
+        if !self.is_said {
+            return Poll::Pending;
+        }
+        ready!(self.leave.poll(cx, transport.socket().shut()));
+        Poll::Ready(io::Error::new(io::ErrorKind::InvalidData, Flood))
     }
 }

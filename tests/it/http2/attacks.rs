@@ -10,9 +10,9 @@ use super::{before, client, count, get, text, until_count};
 use crate::support::{
     backend::Backend,
     frames::{
-        CANCEL, CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frames, HEADERS, PING, PREFACE,
-        REFUSED_STREAM, WINDOW_UPDATE, block, frame, get as get_frame, head, request, reset,
-        settings,
+        CANCEL, CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY, HEADERS, PING,
+        PREFACE, REFUSED_STREAM, WINDOW_UPDATE, block, frame, get as get_frame, head, request,
+        reset, settings,
     },
     proxy::Proxy,
     raw::{RawBackend, Wire},
@@ -40,18 +40,9 @@ async fn backend() -> Backend {
     Backend::start("a").await
 }
 
-/// Sends the same again and again until the connection ends, and reads what comes meanwhile; with what is to
-/// come first in each round.
-async fn flood(mut client: Frames, mut bytes: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
-    for round in 0..100_000 {
-        if !client.try_send(bytes(round)).await {
-            break;
-        }
-        if round % 8 == 0 {
-            tokio::task::yield_now().await;
-        }
-    }
-    client.goaway().await
+/// Sends the same again and again until the connection ends, and reads meanwhile. Returns why it ended.
+async fn flood(client: Frames, bytes: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
+    client.flood(bytes).await
 }
 
 #[tokio::test]
@@ -67,7 +58,8 @@ async fn floods_of_frames_that_ask_for_nothing_end_their_connection() {
         let attack = async {
             let client = Frames::connect(proxy.address()).await;
             let many = bytes.repeat(50);
-            flood(client, |_| many.clone()).await;
+            let code = flood(client, |_| many.clone()).await;
+            assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{number}");
         };
         while_others_are_served(&proxy, attack).await;
         assert_eq!(count(&proxy, "callboard_http2_floods_total").await, number);
@@ -86,6 +78,43 @@ async fn a_client_that_reads_no_answers_to_its_pings_has_none_pile_up() {
     };
     while_others_are_served(&proxy, attack).await;
     until_count(&proxy, "callboard_http2_connections", 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_pings_for_each_message_that_it_reads_is_served_to_the_end() {
+    const MESSAGES: usize = 20_000;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await;
+        for _ in 0..MESSAGES / 100 {
+            wire.send("1\r\na\r\n").await;
+            wire.send("1\r\na\r\n".repeat(99)).await;
+        }
+        wire.send("0\r\n\r\n").await;
+        let _ = wire.rest().await;
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Frames::connect(proxy.address()).await;
+    client.send(get_frame(1, "/cart")).await;
+    let mut read = 0;
+    loop {
+        let frame = client.next().await.expect("it goes on");
+        assert_ne!(frame.kind, GOAWAY, "after {read}");
+        if (frame.kind, frame.stream) != (DATA, 1) {
+            continue;
+        }
+        read += frame.payload.len();
+        if frame.ends() {
+            break;
+        }
+        let size = u32::try_from(frame.payload.len()).unwrap().max(1);
+        let update = self::frame(WINDOW_UPDATE, 0, 0, &size.to_be_bytes());
+        let ping = self::frame(PING, 0, 0, &[7; 8]);
+        client.send([update, ping].concat()).await;
+    }
+    assert_eq!(read, MESSAGES);
 }
 
 #[tokio::test]

@@ -276,6 +276,41 @@ impl Frames {
         last.code()
     }
 
+    /// Sends something again and again until the connection ends, reads meanwhile, and returns the code of its
+    /// last `GOAWAY`.
+    pub(crate) async fn flood(mut self, mut bytes: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
+        let (mut reader, mut writer) = self.stream.split();
+        let reading = reader.read_to_end(&mut self.read);
+        let writing = async {
+            for round in 0..100_000 {
+                if writer.write_all(&bytes(round)).await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let flooding = async {
+            tokio::select! {
+                // What came before a reset is there all the same.
+                read = reading => drop(read),
+                () = writing => {}
+            }
+        };
+        timeout(PATIENCE, flooding).await.expect("it ends");
+        let (mut code, mut rest) = (None, &self.read[..]);
+        while let [high, middle, low, kind, _, _, _, _, _, more @ ..] = rest {
+            let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
+            let Some((payload, after)) = more.split_at_checked(length) else {
+                break;
+            };
+            if *kind == GOAWAY {
+                code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+            rest = after;
+        }
+        code
+    }
+
     /// Reads to the connection's end, and returns the code of its last `GOAWAY`.
     pub(crate) async fn goaway(&mut self) -> Option<u32> {
         let mut code = None;
