@@ -21,9 +21,19 @@ pub(super) struct Watched {
 
 impl Watched {
     fn note_written(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(count)) = written {
-            self.link.written.fetch_add(*count as u64, Relaxed);
-        }
+        let is_secured = matches!(self.stream, Stream::Tls(_));
+        let count = counted(written, is_secured);
+        self.link.written.fetch_add(count, Relaxed);
+    }
+}
+
+/// As how many bytes this counts. TLS takes the bytes before it writes: where it fails then, some of them
+/// may be on their way.
+fn counted(written: &Poll<io::Result<usize>>, is_secured: bool) -> u64 {
+    match written {
+        Poll::Ready(Ok(count)) => *count as u64,
+        Poll::Ready(Err(_)) => u64::from(is_secured),
+        Poll::Pending => 0,
     }
 }
 
@@ -74,5 +84,21 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_over_tls_may_have_sent_something() {
+        let failed = || Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        assert_eq!(counted(&failed(), true), 1);
+        assert_eq!(counted(&failed(), false), 0);
+        for is_secured in [true, false] {
+            assert_eq!(counted(&Poll::Ready(Ok(7)), is_secured), 7);
+            assert_eq!(counted(&Poll::Pending, is_secured), 0);
+        }
     }
 }
