@@ -4,6 +4,7 @@
 use std::{
     future::{pending, poll_fn},
     sync::atomic::Ordering::Relaxed,
+    task::Poll,
     time::Duration,
 };
 
@@ -24,6 +25,8 @@ pub(super) async fn dead(link: &Link, pings: Option<PingPong>, interval: Option<
     };
     let mut read = link.read.load(Relaxed);
     let mut explained: Option<Instant> = None;
+    // The answer to the last question is still to come.
+    let mut is_asked = false;
     loop {
         sleep(interval).await;
         let now = link.read.load(Relaxed);
@@ -35,13 +38,18 @@ pub(super) async fn dead(link: &Link, pings: Option<PingPong>, interval: Option<
         if link.streams() == 0 || is_explained {
             continue;
         }
-        if pings.send_ping(Ping::opaque()).is_err() {
+        // An answer that came late is no answer to the next question. One question waits at a time.
+        is_asked = is_asked && poll_fn(|cx| Poll::Ready(pings.poll_pong(cx).is_pending())).await;
+        if !is_asked && pings.send_ping(Ping::opaque()).is_err() {
+            // The connection is over.
             return pending().await;
         }
         let answered = timeout(interval, poll_fn(|cx| pings.poll_pong(cx))).await;
-        if answered.is_err() && link.read.load(Relaxed) == read {
+        is_asked = answered.is_err();
+        if is_asked && link.read.load(Relaxed) == read {
             return;
         }
-        (read, explained) = (link.read.load(Relaxed), Some(Instant::now()));
+        read = link.read.load(Relaxed);
+        explained = answered.is_ok().then(Instant::now);
     }
 }

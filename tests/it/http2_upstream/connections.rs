@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     before,
-    frames::{Frames, GOAWAY, PING},
+    frames::{Frames, GOAWAY, PING, PRIORITY},
 };
 use crate::support::{
     backend::Backend,
@@ -144,6 +144,36 @@ async fn a_connection_from_which_nothing_comes_is_found_and_replaced() {
     tells.recv().await.unwrap();
     assert_eq!(proxy.get("/cart").await.status(), 200);
     assert_eq!(endpoint.connections(), 2);
+}
+
+/// Something else comes meanwhile, and then nothing.
+#[tokio::test]
+async fn a_late_answer_to_a_ping_does_not_end_the_watch() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let endpoint = RawBackend::serving(move |wire| {
+        let told = told.clone();
+        async move {
+            let mut frames = Frames::accept(wire).await;
+            frames.request().await;
+            let ping = frames.until(PING).await;
+            // More often than the silence is long: alive, but this is no answer.
+            for _ in 0..20 {
+                frames.send(PRIORITY, 0, 1, &[0, 0, 0, 0, 0]).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            frames
+                .send(PING, super::frames::ACK, 0, &ping.payload)
+                .await;
+            frames.until(PING).await;
+            told.send(()).unwrap();
+            frames.closed().await;
+        }
+    });
+    let endpoint = endpoint.await;
+    let more = "pool = { ping = \"200ms\" }\nretry = { attempts = 1 }";
+    let proxy = before(&[endpoint.address()], more).await;
+    assert_eq!(proxy.get("/cart").await.status(), 502);
+    tells.recv().await.unwrap();
 }
 
 /// Servers of gRPC take it for an attack.
