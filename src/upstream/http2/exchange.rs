@@ -32,6 +32,8 @@ pub(crate) struct Exchange<B> {
     pub(super) sender: Sender<B>,
     /// How much the connection had written when the request was handed to it.
     written: u64,
+    /// How much had come over it then.
+    read: u64,
     to_head_request: bool,
     pub(super) limits: Limits,
     pub(super) timer: Timer,
@@ -60,7 +62,11 @@ impl<B: Source> Exchange<B> {
     ) -> Box<Self> {
         let body = request.body.take();
         let body = body.expect("no exchange sends it, and none has brought its answer");
-        let (framing, written) = (request.framing, lease.link.written.load(Relaxed));
+        let framing = request.framing;
+        let (written, read) = (
+            lease.link.written.load(Relaxed),
+            lease.link.read.load(Relaxed),
+        );
         let withheld = request.expects_continue && framing.has_body();
         let pool = in_flight.pool();
         let is_secured = pool.handshake().is_some();
@@ -86,6 +92,7 @@ impl<B: Source> Exchange<B> {
             sending,
             sender: Sender::new(body, framing, withheld),
             written,
+            read,
             to_head_request: request.is_head,
             limits,
             timer: Timer::default(),
@@ -222,7 +229,10 @@ impl<B: Source> Exchange<B> {
     #[cold]
     fn late(&self, kind: FailureKind) -> Failure {
         match kind {
-            FailureKind::Timeout => self.failed(self.limits.lateness()),
+            FailureKind::Timeout => {
+                self.lease.link.note_late(self.read);
+                self.failed(self.limits.lateness())
+            }
             kind => self.failed(kind),
         }
     }

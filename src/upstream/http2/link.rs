@@ -45,6 +45,8 @@ pub(super) struct Link {
     /// Bytes that the socket took.
     pub(super) written: AtomicU64,
     end: AtomicU8,
+    /// A request waited in vain, and nothing came meanwhile: not for other requests either.
+    is_mute: AtomicBool,
 }
 
 /// How a connection has ended.
@@ -68,6 +70,7 @@ impl Link {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             end: AtomicU8::new(End::None as u8),
+            is_mute: AtomicBool::new(false),
         }
     }
 
@@ -81,6 +84,15 @@ impl Link {
 
     pub(super) fn has_ended(&self, end: End) -> bool {
         self.end.load(Acquire) == end as u8
+    }
+
+    /// Notes that a request was not answered in time which was handed over when so much had come. The
+    /// connection takes no more streams where nothing came since: its endpoint may be gone, and a question
+    /// (PING) takes its time or is not asked. Its other streams go on.
+    pub(super) fn note_late(&self, read: u64) {
+        if self.read.load(Relaxed) == read {
+            self.is_mute.store(true, Relaxed);
+        }
     }
 
     /// Whether nothing went out since it had written so much, and nothing will. A request waits behind
@@ -105,7 +117,7 @@ pub(in crate::upstream) struct Shared {
 }
 
 impl Shared {
-    /// Whether it takes streams still: its endpoint may have said that it does not, or be gone.
+    /// Whether it takes streams still: its endpoint may have said that it does not, be gone, or seem so.
     fn is_open(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         // Not ready is: the crate asks only whether a stream waits, of which this handle has none.
@@ -113,7 +125,7 @@ impl Shared {
             self.sender.poll_ready(&mut cx),
             std::task::Poll::Ready(Err(_))
         );
-        !is_refused && self.link.has_ended(End::None)
+        !is_refused && self.link.has_ended(End::None) && !self.link.is_mute.load(Relaxed)
     }
 
     fn is_good(&mut self, keep: &Keep, now: Instant) -> bool {

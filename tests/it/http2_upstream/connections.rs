@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     before,
-    frames::{Frames, GOAWAY, PING, PRIORITY},
+    frames::{Frames, GOAWAY, HEADERS, PING, PRIORITY, SETTINGS},
 };
 use crate::support::{
     backend::Backend,
@@ -142,6 +142,34 @@ async fn a_connection_from_which_nothing_comes_is_found_and_replaced() {
     let answer = proxy.get("/cart").await;
     assert_eq!(answer.status(), 502, "{}", answer.text().await.unwrap());
     tells.recv().await.unwrap();
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+    assert_eq!(endpoint.connections(), 2);
+}
+
+/// Its endpoint may be gone, and a PING is not sent so soon.
+#[tokio::test]
+async fn a_connection_from_which_nothing_came_in_time_takes_no_more_requests() {
+    let number = AtomicUsize::new(0);
+    let endpoint = RawBackend::serving(move |wire| {
+        let is_first = number.fetch_add(1, SeqCst) == 0;
+        async move {
+            let mut frames = Frames::begin(wire).await;
+            // Before the endpoint's own settings, for which the first request waits.
+            frames.until(SETTINGS).await;
+            frames.send(SETTINGS, super::frames::ACK, 0, &[]).await;
+            frames.send(SETTINGS, 0, 0, &[]).await;
+            loop {
+                let stream = frames.until(HEADERS).await.stream;
+                if !is_first {
+                    frames.answer(stream).await;
+                }
+            }
+        }
+    });
+    let endpoint = endpoint.await;
+    let more = "timeout = { response = \"200ms\" }\nretry = { attempts = 1 }";
+    let proxy = before(&[endpoint.address()], more).await;
+    assert_eq!(proxy.get("/cart").await.status(), 504);
     assert_eq!(proxy.get("/cart").await.status(), 200);
     assert_eq!(endpoint.connections(), 2);
 }
