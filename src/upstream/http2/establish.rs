@@ -38,7 +38,7 @@ pub(in crate::upstream) async fn establish(
     stream: Stream,
     keep: &Keep,
 ) -> Result<Shared, FailureKind> {
-    let link = Arc::new(Link::new());
+    let link = Arc::new(Link::new(keep.streams));
     let watched = Watched {
         stream,
         link: Arc::clone(&link),

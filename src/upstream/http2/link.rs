@@ -37,6 +37,8 @@ pub(in crate::upstream) struct Keep {
 #[derive(Debug)]
 pub(super) struct Link {
     opened: Instant,
+    /// For how many streams at once its window has room.
+    room: usize,
     streams: AtomicUsize,
     /// When the last stream was over, in milliseconds after `opened`.
     idle_since: AtomicU64,
@@ -62,9 +64,11 @@ pub(super) enum End {
 }
 
 impl Link {
-    pub(super) fn new() -> Self {
+    /// One whose window has room for so many streams at once.
+    pub(super) fn new(room: usize) -> Self {
         Self {
             opened: Instant::now(),
+            room,
             streams: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -134,8 +138,10 @@ impl Shared {
     }
 
     fn has_room(&self, keep: &Keep) -> bool {
-        let most = self.sender.current_max_send_streams().min(keep.streams);
-        self.link.streams() < most
+        let theirs = self.sender.current_max_send_streams();
+        // The configuration may allow more by now than when the window was sized.
+        let ours = keep.streams.min(self.link.room);
+        self.link.streams() < theirs.min(ours)
     }
 
     fn lease(&self) -> Lease {
@@ -250,7 +256,7 @@ mod tests {
             (End::Silent, 100, true),
             (End::Silent, 101, false),
         ] {
-            let link = Link::new();
+            let link = Link::new(10);
             link.written.store(written, Relaxed);
             link.note_end(end);
             assert_eq!(
