@@ -251,10 +251,21 @@ async fn each_instance_may_say_that_it_speaks_http2() {
 
     // It is another endpoint from then on.
     let meta = json!({"Meta": {"protocol": "http1"}});
-    proxy.register_with("cart", by_tag.address(), meta).await;
-    drop(by_tag);
+    let address = by_tag.address();
+    by_tag.kill().await;
+    let again = Backend::named("again")
+        .at(address)
+        .answering(|request| async move { format!("again {:?}", request.version()) });
+    let _again = again.start().await;
+    proxy.register_with("cart", address, meta).await;
     proxy.deregister("cart", by_meta.address()).await;
     proxy.deregister("cart", one.address()).await;
+    eventually(
+        "it is called by its new protocol",
+        async || proxy.get("/cart").await.text().await.unwrap(),
+        |answer| answer == "again HTTP/1.1",
+    )
+    .await;
 }
 
 #[tokio::test]
