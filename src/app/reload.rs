@@ -145,18 +145,20 @@ impl Inner {
         let changes = Changes::between(&running, &read);
         let next = Arc::new(read.in_place_of(&running));
         let registries = open(&running, &next, opened)?;
+        let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());
+        let directory = self.shared.directory();
+        let prepared = Directory::prepare(&directory, &next, registries.clone()).map_err(failed)?;
         if dry_run {
             return Ok(changes);
         }
-        let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());
-        self.shared.try_update(|current| {
-            let directory = Directory::after(&current.directory, &next, registries.clone());
-            Ok(Generation::after(
-                current,
-                Arc::clone(&next),
-                directory.map_err(failed)?,
-            ))
+        let succession = self.shared.try_update(|current| {
+            let succession = Directory::after(&current.directory, &next, prepared);
+            let succession = succession.map_err(failed)?;
+            let directory = succession.directory();
+            let generation = Generation::after(current, Arc::clone(&next), directory);
+            Ok((generation, succession))
         })?;
+        succession.begin();
         *opened = registries;
         if let Some(store) = &self.snapshot {
             store.follow(identities(&next));

@@ -84,7 +84,8 @@ impl Directory {
         }
         directory.splits = directory.split_routes(config, None);
         directory.follow_catalogs(config, saved, None)?;
-        let directory = Self::begin(directory);
+        let directory = Arc::new(directory);
+        directory.look_after_itself();
         directory.make_remembered(saved)?;
         Ok(directory)
     }
@@ -157,19 +158,17 @@ impl Directory {
         Ok(())
     }
 
-    /// Has a directory look after itself from now on.
-    pub(super) fn begin(directory: Self) -> Arc<Self> {
-        let directory = Arc::new(directory);
+    /// Begins the tasks that make and forget services.
+    pub(super) fn look_after_itself(self: &Arc<Self>) {
         let mut tasks = Vec::new();
-        if !directory.catalogs.is_empty() {
-            tasks.push(tokio::spawn(forget_unlisted(Arc::downgrade(&directory))));
+        if !self.catalogs.is_empty() {
+            tasks.push(tokio::spawn(forget_unlisted(Arc::downgrade(self))));
         }
-        for view in directory.catalogs.values().filter(|view| view.for_tags) {
-            let follow = follow_tags(Arc::downgrade(&directory), view.read.subscribe());
+        for view in self.catalogs.values().filter(|view| view.for_tags) {
+            let follow = follow_tags(Arc::downgrade(self), view.read.subscribe());
             tasks.push(tokio::spawn(follow));
         }
-        *lock(&directory.tasks) = tasks;
-        directory
+        *lock(&self.tasks) = tasks;
     }
 
     /// Makes what template routes had reached before the start, and what tags had made, as far as
@@ -215,7 +214,7 @@ impl Directory {
         }
     }
 
-    fn abort(&self) -> Vec<JoinHandle<()>> {
+    pub(super) fn abort(&self) -> Vec<JoinHandle<()>> {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         tasks.extend(std::mem::take(&mut *lock(&self.catalog_watchers)).into_values());
         let declared = std::mem::take(&mut *lock(&self.watchers));
@@ -504,9 +503,7 @@ impl Directory {
         for name in gone {
             left.remove(&name);
             founding.unlisted.remove(&name);
-            if let Some(watchers) = founding.watchers.remove(&name) {
-                watchers.abort();
-            }
+            founding.watchers.remove(&name);
         }
         self.found.store(Arc::new(left));
     }

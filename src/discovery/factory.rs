@@ -154,7 +154,7 @@ impl ServiceFactory {
         let checks = self.check(&service);
         Ok(Watched {
             service,
-            watchers: Watchers { registries, checks },
+            watchers: Watchers::new(registries, checks),
         })
     }
 
@@ -349,7 +349,7 @@ impl ServiceFactory {
         let checks = self.check(&service);
         Some(Watched {
             service,
-            watchers: Watchers { registries, checks },
+            watchers: Watchers::new(registries, checks),
         })
     }
 

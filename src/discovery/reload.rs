@@ -3,7 +3,7 @@
 //! but which services they name.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -14,114 +14,157 @@ use super::{
     directory::lock,
     factory::{CatalogView, Found, ServiceFactory, StartError},
     tag_routes::Run,
-    watched::Watched,
+    watched::Watchers,
 };
 use crate::{
     config::{self, Origin},
     registry::Registry,
     saved,
-    service::Split,
+    service::{Service, Split},
 };
 
+/// What a directory of another config is made of. What can fail of it has been tried.
+pub struct Prepared(ServiceFactory);
+
+/// A directory that is to take the place of another one. Until it has, nothing that the other one
+/// watches is given up, and nothing is said to services that both have: requests that go by the old
+/// routes call the old endpoints.
+#[must_use = "the watchers go on only where it has begun"]
+pub struct Succession {
+    before: Arc<Directory>,
+    after: Arc<Directory>,
+    renewals: Vec<Renewal>,
+}
+
+/// A service that goes on, and where its watchers are found and put.
+struct Renewal {
+    service: Arc<Service>,
+    from: WatchersAt,
+    to: WatchersAt,
+    anew: Anew,
+}
+
+/// Where a directory has the watchers of a service.
+#[derive(Clone)]
+enum WatchersAt {
+    /// By its name in the file.
+    Declared(Arc<str>),
+    /// By its name in the catalog.
+    Found(Arc<str>),
+}
+
+/// Which watchers of a service begin anew.
+#[derive(Default)]
+struct Anew {
+    registries: bool,
+    checks: bool,
+}
+
+/// The services that a directory has, by their names in the file.
+type Known = HashMap<Arc<str>, (Arc<Service>, WatchersAt)>;
+
 impl Directory {
-    /// The directory of another config, with these registries; the one before gives up its watchers, and
-    /// answers requests of its generation still. Must be called on the control plane's runtime.
+    /// What a directory of another config is made of, with these registries. Changes nothing. Must be
+    /// called on the control plane's runtime.
     ///
     /// # Errors
-    /// As for [`Directory::start`]; then nothing has changed.
-    pub fn after(
+    /// As for [`Directory::start`].
+    pub fn prepare(
         before: &Self,
         config: &config::Config,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
-    ) -> Result<Arc<Self>, StartError> {
+    ) -> Result<Prepared, StartError> {
         let maker = ServiceFactory::after(&before.maker, config, registries)?;
         maker.can_make(config)?;
-        let mut directory = Self::empty(maker);
+        Ok(Prepared(maker))
+    }
+
+    /// The directory of another config. The one before has its watchers until the succession begins,
+    /// and answers requests of its generation still. Must be called on the control plane's runtime.
+    ///
+    /// # Errors
+    /// None that [`Directory::prepare`] or `Config` has not ruled out; then nothing has changed.
+    pub fn after(
+        before: &Arc<Self>,
+        config: &config::Config,
+        prepared: Prepared,
+    ) -> Result<Succession, StartError> {
+        let mut directory = Self::empty(prepared.0);
         directory.tagged_changed = Arc::clone(&before.tagged_changed);
-        let names = before.names();
-        for name in config.declared().filter(|name| !names.contains(*name)) {
+        // One look for all that follows: requests find services meanwhile, and others are forgotten.
+        let was_found = before.found.load_full();
+        let mut known = before.known(&was_found);
+        for name in config.declared().filter(|name| !known.contains_key(*name)) {
             directory.declare(name, &saved::Contents::default())?;
         }
         directory.follow_catalogs(config, &saved::Contents::default(), Some(before))?;
         // From here on nothing fails.
-        let mut known = before.hand_over(&directory);
+        let mut renewals = Vec::new();
         for name in config.declared() {
-            if let Some(watched) = known.remove(name) {
-                let Watched { service, watchers } = directory.goes_on(before, name, watched);
+            if let Some((service, from)) = known.remove(name) {
+                let to = WatchersAt::Declared(Arc::clone(name));
+                let renewal = directory.renew(before, &service, from, to);
+                let service = Arc::clone(&renewal.service);
                 service.usage().keep();
-                lock(&directory.watchers).insert(Arc::clone(name), watchers);
                 directory.declared.insert(Arc::clone(name), service);
+                renewals.push(renewal);
             }
         }
         directory.splits = directory.split_routes(config, Some(before));
-        directory.keep_found(before, &mut known);
-        directory.keep_tagged(before);
-        known
-            .into_values()
-            .for_each(|watched| watched.watchers.abort());
-        let directory = Self::begin(directory);
-        if directory.catalogs.values().any(|view| view.for_tags) {
-            directory.follow_tags(Instant::now(), &saved::Contents::default());
-        }
-        Ok(directory)
-    }
-
-    /// The names of the services that are declared, or that requests have named.
-    fn names(&self) -> HashSet<Arc<str>> {
-        let found = self.found.load();
-        let found = found.values().map(|service| service.name());
-        self.declared.keys().chain(found).cloned().collect()
-    }
-
-    /// Gives up the watchers of all services, and of the catalogs that the directory `to` has as well;
-    /// and ends its own tasks. A service goes by its name in the file.
-    fn hand_over(&self, to: &Self) -> HashMap<Arc<str>, Watched> {
-        for (registry, view) in &self.catalogs {
-            let same = to.catalogs.get(registry);
-            if same.is_some_and(|same| Arc::ptr_eq(same, view))
-                && let Some(watcher) = lock(&self.catalog_watchers).remove(registry)
-            {
-                lock(&to.catalog_watchers).insert(Arc::clone(registry), watcher);
-            }
-        }
-        for (_, watcher) in std::mem::take(&mut *lock(&self.catalog_watchers)) {
-            watcher.abort();
-        }
-        for task in std::mem::take(&mut *lock(&self.tasks)) {
+        renewals.extend(directory.keep_found(before, &was_found, &mut known));
+        for task in std::mem::take(&mut *lock(&before.tasks)) {
             task.abort();
         }
-        let mut founding = lock(&self.founding);
-        let mut watchers = lock(&self.watchers);
-        let mut known = HashMap::new();
-        for (name, service) in &self.declared {
-            let watched = Watched {
-                service: Arc::clone(service),
-                watchers: watchers.remove(name).unwrap_or_default(),
-            };
-            known.insert(Arc::clone(name), watched);
-        }
-        for (listed, service) in self.found.load().iter() {
-            if !known.contains_key(service.name()) {
-                let watched = Watched {
-                    service: Arc::clone(service),
-                    watchers: founding.watchers.remove(listed).unwrap_or_default(),
-                };
-                known.insert(Arc::clone(service.name()), watched);
-            }
-        }
-        known
+        directory.keep_tagged(before);
+        directory.follow_tags_if_any();
+        Ok(Succession {
+            before: Arc::clone(before),
+            after: Arc::new(directory),
+            renewals,
+        })
+    }
+
+    /// All services but those of tags, where these were found.
+    fn known(&self, found: &HashMap<Arc<str>, Arc<Service>>) -> Known {
+        let found = found.iter().map(|(listed, service)| {
+            let place = WatchersAt::Found(Arc::clone(listed));
+            (Arc::clone(service.name()), (Arc::clone(service), place))
+        });
+        let declared = self.declared.iter().map(|(name, service)| {
+            let place = WatchersAt::Declared(Arc::clone(name));
+            (Arc::clone(name), (Arc::clone(service), place))
+        });
+        // A service that is both has its watchers as a declared one.
+        found.chain(declared).collect()
     }
 
     /// A service as this config has it.
-    fn goes_on(&self, before: &Self, name: &Arc<str>, watched: Watched) -> Watched {
-        let policy = Arc::clone(self.maker.policy(name));
-        self.maker.renew(&before.maker, watched, policy, true)
+    fn renew(
+        &self,
+        before: &Self,
+        service: &Arc<Service>,
+        from: WatchersAt,
+        to: WatchersAt,
+    ) -> Renewal {
+        let policy = Arc::clone(self.maker.policy(service.name()));
+        let subsets = self.maker.subsets_of(service.name());
+        let (service, anew) = self.maker.renew(&before.maker, service, policy, subsets);
+        Renewal {
+            service,
+            from,
+            to,
+            anew,
+        }
     }
 
     /// Goes on with what template routes have reached, as far as they may reach it still.
-    fn keep_found(&mut self, before: &Self, known: &mut HashMap<Arc<str>, Watched>) {
-        let mut found = HashMap::new();
-        let was_found = before.found.load();
+    fn keep_found(
+        &mut self,
+        before: &Self,
+        was_found: &HashMap<Arc<str>, Arc<Service>>,
+        known: &mut Known,
+    ) -> Vec<Renewal> {
+        let (mut found, mut renewals) = (HashMap::new(), Vec::new());
         let declared = before.declared.keys().map(|name| (name, name));
         let listed = was_found
             .iter()
@@ -140,14 +183,15 @@ impl Directory {
             }
             if let Some(service) = self.declared.get(self.maker.as_written(listed)) {
                 found.insert(Arc::clone(listed), Arc::clone(service));
-            } else if let Some(watched) = known.remove(name) {
-                let Watched { service, watchers } = self.goes_on(before, name, watched);
-                let mut founding = lock(&self.founding);
-                founding.watchers.insert(Arc::clone(listed), watchers);
-                found.insert(Arc::clone(listed), service);
+            } else if let Some((service, from)) = known.remove(name) {
+                let to = WatchersAt::Found(Arc::clone(listed));
+                let renewal = self.renew(before, &service, from, to);
+                found.insert(Arc::clone(listed), Arc::clone(&renewal.service));
+                renewals.push(renewal);
             }
         }
         self.found.store(Arc::new(found));
+        renewals
     }
 
     /// Goes on with the routes that tags make, where they are still to make any.
@@ -157,13 +201,35 @@ impl Directory {
         let kept = kept.filter_map(|(name, run)| {
             let view = self.catalogs.get(&run.wanted.registry);
             if view.is_none_or(|view| !view.for_tags) {
-                run.watchers.abort();
                 return None;
             }
             let run = self.maker.renew_tagged(&before.maker, run)?;
             Some((name, run))
         });
         lock(&self.running).0 = kept.collect();
+    }
+
+    /// Makes the routes that tags ask for, where some may.
+    fn follow_tags_if_any(&self) {
+        if self.catalogs.values().any(|view| view.for_tags) {
+            self.follow_tags(Instant::now(), &saved::Contents::default());
+        }
+    }
+
+    /// Gives up the watchers of a service.
+    fn take_watchers(&self, from: &WatchersAt) -> Watchers {
+        let watchers = match from {
+            WatchersAt::Declared(name) => lock(&self.watchers).remove(name),
+            WatchersAt::Found(listed) => lock(&self.founding).watchers.remove(listed),
+        };
+        watchers.unwrap_or_default()
+    }
+
+    fn put_watchers(&self, to: WatchersAt, watchers: Watchers) {
+        match to {
+            WatchersAt::Declared(name) => lock(&self.watchers).insert(name, watchers),
+            WatchersAt::Found(listed) => lock(&self.founding).watchers.insert(listed, watchers),
+        };
     }
 
     /// The split of a route, with the counts and turns of the one before.
@@ -223,70 +289,58 @@ impl ServiceFactory {
         !is_same || staleness(before) != staleness(self)
     }
 
-    /// A service with this policy, which is watched anew where that must be.
+    /// A service with this policy, and which of its watchers must begin anew for it.
     fn renew(
         &self,
         before: &Self,
-        watched: Watched,
+        service: &Arc<Service>,
         policy: Arc<config::Service>,
-        has_subsets: bool,
-    ) -> Watched {
-        let Watched {
-            service,
-            mut watchers,
-        } = watched;
-        let subsets = match has_subsets {
-            true => self.subsets_of(service.name()),
-            false => Vec::new(),
-        };
+        subsets: Vec<Arc<config::Subset>>,
+    ) -> (Arc<Service>, Anew) {
         let mut names = policy.origin.registries().iter();
         let is_other = names.any(|name| self.is_other_than(before, name));
         if !is_other && service.is_as(&policy, &subsets) {
-            return Watched { service, watchers };
+            return (Arc::clone(service), Anew::default());
         }
-        let is_asked_otherwise = is_other || service.is_of_other_instances(&policy);
-        let has_other_checks = !are_checked_alike(service.policy(), &policy);
+        let anew = Anew {
+            registries: is_other || service.is_of_other_instances(&policy),
+            checks: !are_checked_alike(service.policy(), &policy),
+        };
         let tls = self.tls_of(&policy);
-        let renewed = service.renewed(policy, tls, subsets, is_asked_otherwise);
-        if is_asked_otherwise {
-            watchers.registries.drain(..).for_each(|task| task.abort());
+        let renewed = service.renewed(policy, tls, subsets, anew.registries);
+        (renewed, anew)
+    }
+
+    /// The watchers of a service that goes on: those that it had, but for what begins anew. One that
+    /// was forgotten meanwhile has none left.
+    fn rewatch(&self, service: &Arc<Service>, anew: &Anew, mut watchers: Watchers) -> Watchers {
+        let policy = service.policy();
+        let has_none = watchers.registries.is_empty() && !policy.origin.registries().is_empty();
+        if anew.registries || has_none {
             // There is a registry for each.
-            watchers.registries = self.watch_all(&renewed).unwrap_or_default();
+            watchers.follow(|| self.watch_all(service).unwrap_or_default());
         }
-        if has_other_checks {
-            watchers.checks.take().iter().for_each(|task| task.abort());
-            watchers.checks = self.check(&renewed);
+        if anew.checks || (watchers.checks.is_none() && policy.health.is_some()) {
+            watchers.check(|| self.check(service));
         }
-        Watched {
-            service: renewed,
-            watchers,
-        }
+        watchers
     }
 
     /// The same for a route that tags make.
-    fn renew_tagged(&self, before: &Self, run: Run) -> Option<Run> {
+    fn renew_tagged(&self, before: &Self, mut run: Run) -> Option<Run> {
         let policy = Arc::new(self.tagged_policy(&run.wanted)?);
-        let Origin::Registries { names, .. } = &policy.origin else {
+        let Origin::Registries { .. } = &policy.origin else {
             return None;
         };
-        let is_other = names.iter().any(|name| self.is_other_than(before, name));
-        let mut run = run;
-        if !is_other && run.service.is_as(&policy, &[]) {
-            return Some(run);
-        }
-        let has_other_checks = !are_checked_alike(run.service.policy(), &policy);
-        let tls = self.tls_of(&policy);
-        run.service = run.service.renewed(policy, tls, [], is_other);
-        if is_other {
-            let tasks = &mut run.watchers.registries;
-            tasks.drain(..).for_each(|task| task.abort());
+        let (service, anew) = self.renew(before, &run.service, policy, Vec::new());
+        run.service = service;
+        if anew.registries {
             let parts = run.parts.subscribe();
-            tasks.extend(self.watch_tagged(&run.service, &run.wanted, parts));
+            let watch = || self.watch_tagged(&run.service, &run.wanted, parts);
+            run.watchers.follow(|| watch().into_iter().collect());
         }
-        if has_other_checks {
-            let checks = &mut run.watchers.checks;
-            checks.take().iter().for_each(|task| task.abort());
-            *checks = self.check(&run.service);
+        if anew.checks {
+            run.watchers.check(|| self.check(&run.service));
         }
         Some(run)
     }
@@ -296,6 +350,45 @@ impl ServiceFactory {
 fn are_checked_alike(one: &config::Service, other: &config::Service) -> bool {
     let by = |policy: &config::Service| (policy.health.clone(), policy.pool.send_proxy);
     by(one) == by(other) && one.tls == other.tls
+}
+
+impl Succession {
+    /// The directory that takes the place.
+    pub fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.after)
+    }
+
+    /// Goes on with the watchers, once requests go by the new directory, and begins those that are
+    /// asked for something else. The others end.
+    pub fn begin(self) {
+        let Self {
+            before,
+            after,
+            renewals,
+        } = self;
+        for Renewal {
+            service,
+            from,
+            to,
+            anew,
+        } in renewals
+        {
+            let watchers = before.take_watchers(&from);
+            after.put_watchers(to, after.maker.rewatch(&service, &anew, watchers));
+        }
+        for (registry, view) in &before.catalogs {
+            let same = after.catalogs.get(registry);
+            if same.is_some_and(|same| Arc::ptr_eq(same, view))
+                && let Some(watcher) = lock(&before.catalog_watchers).remove(registry)
+            {
+                lock(&after.catalog_watchers).insert(Arc::clone(registry), watcher);
+            }
+        }
+        before.abort();
+        after.look_after_itself();
+        // A catalog may have been read since the routes of its tags were made.
+        after.follow_tags_if_any();
+    }
 }
 
 impl CatalogView {
@@ -308,5 +401,115 @@ impl CatalogView {
     ) -> bool {
         (self.for_templates, self.for_tags) == (for_templates, for_tags)
             && self.exposes_as(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    type Registries = BTreeMap<Arc<str>, Arc<dyn Registry>>;
+
+    fn config(text: &str, base: &Path) -> config::Config {
+        config::Config::parse(text, base).unwrap()
+    }
+
+    fn opened(config: &config::Config) -> Registries {
+        let open = |(name, settings): (&Arc<str>, &config::Registry)| {
+            let registry = crate::registry::open(name, &settings.kind).unwrap();
+            (Arc::clone(name), registry)
+        };
+        config.registries.iter().map(open).collect()
+    }
+
+    fn start(config: &config::Config) -> (Arc<Directory>, Registries) {
+        let registries = opened(config);
+        let saved = saved::Contents::default();
+        let directory = Directory::start(config, registries.clone(), &saved).unwrap();
+        (directory, registries)
+    }
+
+    fn after(
+        before: &Arc<Directory>,
+        config: &config::Config,
+        registries: &Registries,
+    ) -> Succession {
+        let prepared = Directory::prepare(before, config, registries.clone()).unwrap();
+        Directory::after(before, config, prepared).unwrap()
+    }
+
+    fn ports(directory: &Directory, name: &str) -> Vec<u16> {
+        let snapshot = directory.service(name).unwrap().main().snapshot();
+        let endpoints = snapshot.endpoints.iter();
+        endpoints.map(|one| one.id().address.port()).collect()
+    }
+
+    const LIST: &str = "[registry.list]\nkind = \"file\"\npath = \"list.toml\"\n";
+
+    #[tokio::test]
+    async fn other_endpoints_of_the_file_serve_once_requests_go_by_its_routes() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |port: u16| {
+            let service = format!("[service.cart]\nendpoints = [\"127.0.0.1:{port}\"]\n");
+            let text = format!("{LIST}{service}[[route]]\nservice = \"cart\"\n");
+            config(&text, folder.path())
+        };
+        let (before, registries) = start(&of(1));
+        let succession = after(&before, &of(2), &registries);
+        let directory = succession.directory();
+        assert_eq!(
+            (ports(&before, "cart"), ports(&directory, "cart")),
+            (vec![1], vec![1])
+        );
+        succession.begin();
+        assert_eq!(ports(&directory, "cart"), [2]);
+    }
+
+    #[tokio::test]
+    async fn a_found_service_is_watched_though_it_was_forgotten_while_the_file_declares_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list.toml");
+        std::fs::write(path, "[cart]\nendpoints = [\"127.0.0.1:1\"]\n").unwrap();
+        let template =
+            format!("{LIST}[[route]]\npath = \"/{{service}}\"\nservice = \"{{service}}\"\n");
+        let (before, registries) = start(&config(&template, folder.path()));
+        before.named(&"cart".into()).unwrap();
+        let declares = format!("{template}[[route]]\npath = \"/c\"\nservice = \"cart\"\n");
+        let next = config(&declares, folder.path());
+        let succession = after(&before, &next, &registries);
+        assert_eq!(
+            lock(&before.founding).watchers.len(),
+            1,
+            "nothing is given up yet"
+        );
+        before.found.store(Arc::default());
+        lock(&before.founding).watchers.clear();
+        let directory = succession.directory();
+        succession.begin();
+        let watched = |directory: &Directory| lock(&directory.watchers)["cart"].registries.len();
+        assert_eq!(watched(&directory), 1);
+        // Where nothing has changed these go on.
+        let again = after(&directory, &next, &registries);
+        let latest = again.directory();
+        again.begin();
+        assert_eq!(watched(&latest), 1);
+        assert!(lock(&directory.watchers).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_does_not_come_to_its_place_leaves_the_watchers_where_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |drain: &str| {
+            let text = format!(
+                "{LIST}[service.cart]\ndrain = \"{drain}\"\n[[route]]\nservice = \"cart\"\n"
+            );
+            config(&text, folder.path())
+        };
+        let (before, registries) = start(&of("1s"));
+        drop(after(&before, &of("2s"), &registries));
+        assert_eq!(lock(&before.watchers)["cart"].registries.len(), 1);
+        assert!(!lock(&before.watchers)["cart"].registries[0].is_finished());
     }
 }

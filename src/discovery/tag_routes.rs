@@ -181,9 +181,7 @@ impl Running {
                     watchers,
                     deserted: None,
                 };
-                if let Some(before) = self.0.insert(Arc::clone(name), run) {
-                    before.watchers.abort();
-                }
+                self.0.insert(Arc::clone(name), run);
             }
         }
         self.0.retain(|name, run| {
@@ -192,11 +190,7 @@ impl Running {
                 return true;
             }
             let since = *run.deserted.get_or_insert(now);
-            let keep = now.saturating_duration_since(since) < LINGER;
-            if !keep {
-                run.watchers.abort();
-            }
-            keep
+            now.saturating_duration_since(since) < LINGER
         });
     }
 

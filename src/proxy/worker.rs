@@ -56,25 +56,26 @@ impl Shared {
 
     /// Has another generation take the place of the current one, of which it is made.
     pub fn update(&self, make: impl FnOnce(&Generation) -> Generation) {
-        let made: Result<(), Infallible> = self.try_update(|current| Ok(make(current)));
+        let made: Result<(), Infallible> = self.try_update(|current| Ok((make(current), ())));
         let Ok(()) = made;
     }
 
-    /// The same where it may be that there can be none.
+    /// The same where it may be that there can be none. What is made with it is returned once requests
+    /// go by it.
     ///
     /// # Errors
     /// Why not; then nothing has changed.
-    pub fn try_update<E>(
+    pub fn try_update<T, E>(
         &self,
-        make: impl FnOnce(&Generation) -> Result<Generation, E>,
-    ) -> Result<(), E> {
+        make: impl FnOnce(&Generation) -> Result<(Generation, T), E>,
+    ) -> Result<T, E> {
         let _turn = self.updating.lock();
         let current = self.generation.load_full();
-        let next = make(&current)?;
+        let (next, with_it) = make(&current)?;
         self.past.lock().push(current);
         self.generation.store(Arc::new(next));
         self.number.fetch_add(1, Release);
-        Ok(())
+        Ok(with_it)
     }
 
     /// Lets go of those before the current generation that no request uses any more.

@@ -150,6 +150,15 @@ async fn a_dry_run_says_what_would_change_and_what_waits_for_a_start_is_named() 
         "round_robin"
     );
     assert_eq!(proxy.status().await["reload"]["applied"], 0);
+    // What a reload could not have, it says as well.
+    let lacks = "[service.cart]\ntls.ca = \"missing.pem\"\n";
+    proxy.write(&file(lacks));
+    let (status, said) = ask(&proxy, json!({ "dry_run": true })).await;
+    assert_eq!((status.as_u16(), &said["errors"]), (422, &json!([])));
+    assert!(
+        said["error"].as_str().unwrap().contains("missing.pem"),
+        "{said}"
+    );
     assert_eq!(reloaded(&proxy, &text).await, changes);
     assert_eq!(proxy.service("cart").await["balance"]["kind"], "random");
     assert_eq!(proxy.status().await["workers"].as_array().unwrap().len(), 2);
