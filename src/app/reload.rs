@@ -142,7 +142,8 @@ impl Inner {
         if let Some(why) = running.refuses(&read) {
             return Err(ReloadError::Refused(why));
         }
-        let changes = Changes::between(&running, &read);
+        let mut changes = Changes::between(&running, &read);
+        changes.note_snapshot_of_none(self.snapshot.is_some(), &read);
         let next = Arc::new(read.in_place_of(&running));
         let registries = open(&running, &next, opened)?;
         let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());

@@ -51,10 +51,7 @@ impl Changes {
         changes.note("service", &services(before), &services(after), |a, b| {
             a == b
         });
-        let routes = |config| routes(config).collect::<BTreeMap<_, _>>();
-        changes.note("route", &routes(before), &routes(after), |a, b| {
-            a.leads_like(b)
-        });
+        changes.note_routes(before, after);
         changes
     }
 
@@ -70,6 +67,17 @@ impl Changes {
         let others = fixed.into_iter().filter(|(_, is_same)| !is_same);
         let names = others.map(|(what, _)| what.to_owned());
         self.at_next_start.extend(names);
+    }
+
+    /// Notes that sets which would be worth keeping are not kept before the next start, by a process
+    /// that began without a place for them.
+    pub fn note_snapshot_of_none(&mut self, has_any: bool, after: &Config) {
+        let what = "[snapshot]";
+        let mut registries = after.registries.values();
+        let is_wanted = after.snapshot.is_some() && registries.any(|one| one.kind.is_elsewhere());
+        if is_wanted && !has_any && !self.at_next_start.iter().any(|one| one == what) {
+            self.at_next_start.push(what.to_owned());
+        }
     }
 
     fn note_registries(&mut self, before: &Config, after: &Config) {
@@ -94,6 +102,18 @@ impl Changes {
                 _ => self.changed.push(what),
             }
         }
+    }
+
+    fn note_routes(&mut self, before: &Config, after: &Config) {
+        let by_matching = |config| routes(config).collect::<BTreeMap<_, _>>();
+        let (was, is) = (by_matching(before), by_matching(after));
+        self.note("route", &was, &is, |a, b| a.leads_like(b));
+        let (was, is) = (orders(before, &is), orders(after, &was));
+        let others = is
+            .iter()
+            .filter(|(place, order)| was.get(*place) != Some(*order));
+        let others = others.map(|(place, _)| format!("order of the routes of {place}"));
+        self.changed.extend(others);
     }
 
     fn note<T>(
@@ -183,37 +203,62 @@ impl Config {
     }
 
     /// Why a process that runs with this config cannot go over to another one, where it cannot: a
-    /// registry of its own comes or goes with the process.
+    /// registry of its own comes and goes with the process.
     pub fn refuses(&self, next: &Self) -> Option<String> {
-        let is_embedded = |config: &Self, name: &Arc<str>| {
-            let settings = config.registries.get(name);
-            settings.is_some_and(|settings| matches!(settings.kind, RegistryKind::Embedded(_)))
+        let embedded = |config: &Self| {
+            let mut all = config.registries.iter();
+            let own = all.find(|(_, one)| matches!(one.kind, RegistryKind::Embedded(_)));
+            own.map(|(name, _)| Arc::clone(name))
         };
-        let comes = next
-            .registries
-            .keys()
-            .find(|name| is_embedded(next, name) && !is_embedded(self, name));
-        let changes = next
-            .registries
-            .keys()
-            .find(|name| is_embedded(self, name) && !is_embedded(next, name));
-        comes.or(changes).map(|name| {
-            format!(
-                "registry.{name}: an embedded registry cannot come, or become another kind, without a \
-                 restart"
-            )
-        })
+        match (embedded(self), embedded(next)) {
+            (was, is) if was == is => None,
+            (None, Some(name)) => Some(format!(
+                "registry.{name}: an embedded registry cannot come without a restart"
+            )),
+            // The file may never have named it: it is there where no other one is.
+            (Some(name), _) => Some(format!(
+                "registry.{name}: an embedded registry cannot go, or become another kind, without a \
+                 restart; it stays where the file has `[registry.{name}]` with `kind = \"embedded\"`"
+            )),
+            (None, None) => None,
+        }
     }
+}
+
+/// The routes that have conditions and that both configs have, by host and path, in the order in which
+/// they are asked.
+fn orders(config: &Config, other: &BTreeMap<String, &Route>) -> BTreeMap<String, Vec<String>> {
+    let mut orders = BTreeMap::<_, Vec<_>>::new();
+    let asked = routes(config).filter(|(_, route)| !route.conditions().is_empty());
+    for (matching, route) in asked.filter(|(matching, _)| other.contains_key(matching)) {
+        let place = format!("{}{}", route.host, route.path);
+        orders.entry(place).or_default().push(matching);
+    }
+    orders
 }
 
 impl Route {
     /// Whether it leads its requests to where another one does, in the same way.
     fn leads_like(&self, other: &Self) -> bool {
-        let subset = |route: &Self| route.subset.clone();
-        (&self.goal, subset(self), self.overrides())
-            == (&other.goal, subset(other), other.overrides())
-            && (&self.fallback, &self.rate) == (&other.fallback, &other.rate)
-            && (self.strip_prefix, self.host_header) == (other.strip_prefix, other.host_header)
+        // Named one by one: a new field does not compile until it is said whether it counts.
+        let Self {
+            // Which requests it takes: it is known by these.
+            host: _,
+            path: _,
+            conditions: _,
+            goal,
+            subset,
+            overrides: _,
+            upgrades,
+            fallback,
+            rate,
+            strip_prefix,
+            host_header,
+            line: _,
+        } = self;
+        (goal, subset, self.overrides()) == (&other.goal, &other.subset, other.overrides())
+            && (upgrades, fallback, rate) == (&other.upgrades, &other.fallback, &other.rate)
+            && (strip_prefix, host_header) == (&other.strip_prefix, &other.host_header)
     }
 }
 
@@ -269,13 +314,52 @@ mod tests {
     }
 
     #[test]
-    fn an_embedded_registry_does_not_come_while_a_process_runs() {
+    fn an_embedded_registry_does_not_come_or_go_while_a_process_runs() {
         let next = config("[registry.own]\nkind = \"embedded\"\n[defaults]\nregistry = \"a\"\n");
         let why = config("").refuses(&next).unwrap();
         assert!(
             why.starts_with("registry.own: an embedded registry cannot come"),
             "{why}"
         );
-        assert_eq!(next.refuses(&config("")), None);
+        let why = next.refuses(&config("")).unwrap();
+        assert!(
+            why.starts_with("registry.own: an embedded registry cannot go"),
+            "{why}"
+        );
+        assert_eq!(next.refuses(&next), None);
+        // One that no line of the file names is as much a part of the process.
+        let unnamed = "[[route]]\nservice = \"cart\"\n";
+        let unnamed = Config::parse(unnamed, Path::new(".")).unwrap();
+        let why = unnamed.refuses(&config("")).unwrap();
+        assert!(
+            why.contains("where the file has `[registry.embedded]`"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn what_a_route_lets_a_client_go_over_to_is_a_change_and_so_is_the_order_of_conditions() {
+        let route = |lines: &str| {
+            config(&format!(
+                "[[route]]\npath = \"/x\"\nservice = \"cart\"\n{lines}"
+            ))
+        };
+        let changes = Changes::between(&route(""), &route("upgrades = []\n"));
+        assert_eq!(changes.changed, ["route /x"]);
+        let by = |name: &str| {
+            format!(
+                "[[route]]\npath = \"/x\"\nheader = {{ {name} = \"1\" }}\nservice = \"{name}\"\n"
+            )
+        };
+        let (a, b, c) = (by("a"), by("b"), by("c"));
+        let before = config(&format!("{a}{b}"));
+        let swapped = Changes::between(&before, &config(&format!("{b}{a}")));
+        assert_eq!(swapped.changed, ["order of the routes of /x"]);
+        // One that comes between moves no other.
+        let between = Changes::between(&before, &config(&format!("{a}{c}{b}")));
+        assert!(
+            between.changed.is_empty() && between.added.len() == 2,
+            "{between}"
+        );
     }
 }
