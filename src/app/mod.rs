@@ -163,9 +163,12 @@ impl App {
     }
 
     /// Reads its file again, and has what it says take the place of what runs; what came of that is in
-    /// the log.
-    pub async fn reload(&self) {
-        let _ = self.reloader.reload(false).await;
+    /// the log. Dropped, a reload that has begun goes on.
+    pub fn reload(&self) -> impl Future<Output = ()> + Send + 'static {
+        let reloading = self.reloader.reload(false);
+        async move {
+            let _ = reloading.await;
+        }
     }
 
     /// Whether it may be sent traffic.

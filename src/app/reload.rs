@@ -72,15 +72,17 @@ impl Reloader {
         let Some(source) = &self.0.source else {
             return;
         };
+        // A disk that does not answer holds no exit up.
+        ending.run_until_cancelled(self.follow(&source.path)).await;
+    }
+
+    async fn follow(&self, path: &Path) {
         let mut tick = interval(PACE);
-        let mut used = stamp(&source.path);
+        let mut used = stamp_aside(path).await;
         let mut seen = used;
         loop {
-            let ended = ending.run_until_cancelled(tick.tick()).await.is_none();
-            if ended {
-                return;
-            }
-            let now = stamp(&source.path);
+            tick.tick().await;
+            let now = stamp_aside(path).await;
             // One that is being written is waited for.
             let is_due = is_due(used, seen, now);
             seen = now;
@@ -93,6 +95,13 @@ impl Reloader {
             }
         }
     }
+}
+
+/// The stamp of a file, off the runtime's threads: it may lie on a slow disk.
+async fn stamp_aside(path: &Path) -> Option<Stamp> {
+    let path = path.to_owned();
+    let stamped = spawn_blocking(move || stamp(&path));
+    stamped.await.ok().flatten()
 }
 
 /// Whether a file is another one than the one that was used, and the same as a moment ago.
@@ -138,6 +147,10 @@ impl Inner {
         }
         let source = self.source.as_ref().ok_or(ReloadError::NoFile)?;
         let read = (source.read)(&source.path).map_err(ReloadError::File)?;
+        // Reading may have taken long.
+        if self.shared.draining.load(Relaxed) {
+            return Err(ReloadError::Draining);
+        }
         let running = Arc::clone(&self.shared.generation.load().config);
         if let Some(why) = running.refuses(&read) {
             return Err(ReloadError::Refused(why));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
 
 use super::{
     config_file::{Chosen, Run},
@@ -102,12 +103,7 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
         if is_unsaid {
             tracing::info!("{NEXT}");
         }
-        let signal = loop {
-            match signals.until_end_or(Some(Signal::SIGHUP)).await {
-                Signal::SIGHUP => app.reload().await,
-                signal => break signal,
-            }
-        };
+        let signal = until_end(&mut signals, &app).await;
         tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
         // A person who presses Ctrl-C has no balancer in front that needs the time.
         let drained = async {
@@ -127,6 +123,26 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
     // not wait for that thread.
     control.shutdown_background();
     served
+}
+
+/// Waits for a signal that asks to end, and reloads for each that asks for that. A reload that waits for
+/// a disk holds no signal up; those that ask for one meanwhile have it done once more.
+async fn until_end(signals: &mut Signals, app: &App) -> Signal {
+    let (mut reloading, mut is_due) = (JoinSet::new(), false);
+    loop {
+        if is_due && reloading.is_empty() {
+            is_due = false;
+            reloading.spawn(app.reload());
+        }
+        tokio::select! {
+            signal = signals.until_end_or(Some(Signal::SIGHUP)) => match signal {
+                Signal::SIGHUP => is_due = true,
+                signal => return signal,
+            },
+            // What came of it is in the log.
+            Some(_) = reloading.join_next() => {}
+        }
+    }
 }
 
 /// The same error, and what to do where a Consul has the embedded registry's address.

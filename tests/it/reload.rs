@@ -1,7 +1,7 @@
 //! A reload takes the place of what runs as a whole, or changes nothing; what both files have alike
 //! goes on with all that it has, and no request fails for it.
 
-use std::time::Duration;
+use std::{os::unix::fs::OpenOptionsExt as _, time::Duration};
 
 use http::StatusCode;
 use nix::sys::signal::Signal;
@@ -356,4 +356,33 @@ async fn a_signal_and_a_file_that_has_changed_reload_and_a_bad_file_is_logged() 
     callboard.until_logged("\"reloaded\"").await;
     callboard.signal(Signal::SIGTERM);
     assert_eq!(callboard.ended().await.0, Some(0));
+}
+
+/// A pipe stands for a disk that does not answer.
+#[tokio::test]
+async fn a_reload_that_waits_for_its_file_holds_no_signal_up() {
+    let folder = TempDir::new().unwrap();
+    let text = "[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [service.cart]\nendpoints = [\"127.0.0.1:1\"]\n[[route]]\nservice = \"cart\"\n";
+    let mut callboard = Callboard::run(folder.path(), text);
+    callboard.until_logged("ready").await;
+    let file = folder.path().join("proxy.toml");
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    callboard.signal(Signal::SIGHUP);
+    // A pipe can be opened to be written without waiting where it is being read.
+    let writer = eventually(
+        "the file is being read",
+        async || {
+            let mut options = std::fs::OpenOptions::new();
+            let options = options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+            options.open(&file).ok()
+        },
+        Option::is_some,
+    )
+    .await;
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+    drop(writer);
 }
