@@ -57,13 +57,10 @@ pub(super) fn reload(reload: &Reload) -> anyhow::Result<ExitCode> {
     let (url, token) = match (&reload.admin, file) {
         (Some(url), _) => (url.clone(), reload.token_file.clone().map(Secret::File)),
         (None, None) => (DEFAULT.to_owned(), None),
-        (None, Some(path)) => match Config::load(path) {
-            Ok(config) => (url_of(&config, path)?, config.admin.token),
-            // The proxy would find the same.
-            Err(report) => {
-                eprintln!("{report}");
-                return Ok(ExitCode::FAILURE);
-            }
+        // The proxy is asked for a file with errors, too: it counts them, and logs them.
+        (None, Some(path)) => match Config::load(path).ok().or_else(|| admin_alone(path)) {
+            Some(config) => (url_of(&config, path)?, config.admin.token),
+            None => (DEFAULT.to_owned(), None),
         },
     };
     let token = token.as_ref().map(Secret::read).transpose();
@@ -84,6 +81,14 @@ pub(super) fn reload(reload: &Reload) -> anyhow::Result<ExitCode> {
     };
     write!(stdout(), "{said}").context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a file says of the admin server, though there are errors elsewhere in it.
+fn admin_alone(path: &Path) -> Option<Config> {
+    let mut all: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
+    all.retain(|key, _| key == "admin");
+    let base = path.parent().unwrap_or(Path::new(""));
+    Config::parse_for_client(&all.to_string(), base).ok()
 }
 
 fn url_of(config: &Config, path: &Path) -> anyhow::Result<String> {
@@ -107,9 +112,28 @@ async fn ask(url: &str, token: Option<String>, dry_run: bool) -> anyhow::Result<
         request = request.bearer_auth(token);
     }
     let answer = request.send().await.map_err(reqwest::Error::without_url);
-    let answer = answer.with_context(|| format!("no answer from {url}"))?;
+    let answer = answer.with_context(|| {
+        format!("no answer from {url}: a proxy that was started with another [admin] has it still; say --admin")
+    })?;
     let status = answer.status();
     let text = answer.text().await.map_err(reqwest::Error::without_url)?;
     serde_json::from_str(&text)
         .map_err(|_| anyhow::anyhow!("{url} answered {status}: {}", text.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_server_is_found_in_a_file_with_errors_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.toml");
+        let admin = "workers = 0\n[admin]\naddress = \"127.0.0.1:9901\"\n";
+        std::fs::write(&path, admin).unwrap();
+        let config = admin_alone(&path).unwrap();
+        assert_eq!(url_of(&config, &path).unwrap(), "http://127.0.0.1:9901");
+        std::fs::write(&path, "[[route]\n").unwrap();
+        assert!(admin_alone(&path).is_none());
+    }
 }
