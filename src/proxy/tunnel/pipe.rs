@@ -92,7 +92,11 @@ impl Pipe {
         if let Some(frames) = &mut self.frames {
             frames.follow(&early);
         }
-        self.early = early;
+        self.early = match early.is_empty() {
+            // It may be a slice of a whole head.
+            true => Bytes::new(),
+            false => early,
+        };
     }
 
     /// It is to end as soon as a frame ends.
@@ -252,5 +256,24 @@ impl Pipe {
             self.is_flushed = true;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[test]
+    fn early_bytes_of_which_there_are_none_hold_no_head() {
+        let mut read = BytesMut::from(&[b'a'; 60 * 1024][..]);
+        let head = read.split_to(read.len()).freeze();
+        let early = read.split().freeze();
+        drop(read);
+        assert!(early.is_empty() && !head.is_unique());
+        let mut pipe = Pipe::new(false);
+        pipe.begin(early);
+        assert!(head.is_unique());
     }
 }
