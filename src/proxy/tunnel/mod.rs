@@ -48,6 +48,8 @@ pub(crate) struct Tunnel {
     watch: Arc<TunnelWatch>,
     count: TunnelCount,
     closing: Option<Closing>,
+    /// Whether the endpoint is heard before the client, which is so every other time.
+    endpoint_first: bool,
     /// The side that has ended first.
     first: Option<TunnelEnd>,
     /// The side that is gone.
@@ -61,6 +63,9 @@ pub(super) trait TunnelOwner: Send {
     /// The tunnel is over, in which the client was sent so many bytes; in good order or not.
     fn end(&mut self, bytes: u64, whole: bool);
 }
+
+/// How far a direction has come.
+type Polled = Poll<Result<(), Broken>>;
 
 /// The end of a tunnel that the proxy has decided on.
 struct Closing {
@@ -121,6 +126,7 @@ impl Tunnel {
             count: TunnelCount::begin(stats),
             endpoint,
             closing: None,
+            endpoint_first: false,
             first: None,
             gone: None,
             worker,
@@ -181,33 +187,46 @@ impl Tunnel {
         cx: &mut Context<'_>,
         client: &mut S,
     ) -> Poll<TunnelEnd> {
+        // Before the directions, which may use up what the runtime allows a task at a time.
+        if let Some(closing) = &mut self.closing
+            && closing.late.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(closing.why);
+        }
+        let (up, down) = self.poll_both(cx, client);
+        let Some(end) = self.end(up, down) else {
+            return Poll::Pending;
+        };
+        let told = self.closing.as_ref().map(|closing| closing.why);
+        Poll::Ready(told.unwrap_or(end))
+    }
+
+    /// Passes on what there is, both ways.
+    fn poll_both<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut S,
+    ) -> (Polled, Polled) {
         let before = (self.up.written(), self.down.written());
         let endpoint = &mut *self.endpoint;
-        let up = self.up.poll(cx, client, endpoint, Some(mask));
-        let down = self.down.poll(cx, endpoint, client, None);
+        self.endpoint_first = !self.endpoint_first;
+        let polled = if self.endpoint_first {
+            let down = self.down.poll(cx, endpoint, client, None);
+            (self.up.poll(cx, client, endpoint, Some(mask)), down)
+        } else {
+            let up = self.up.poll(cx, client, endpoint, Some(mask));
+            (up, self.down.poll(cx, endpoint, client, None))
+        };
         let now = (self.up.written(), self.down.written());
         if now != before {
             self.watch.moved.store(self.worker.now(), Relaxed);
             self.count.moved(now.0 - before.0, now.1 - before.1);
         }
-        let end = self.end(up, down);
-        if let Some(closing) = &mut self.closing {
-            let is_over = end.is_some() || closing.late.as_mut().poll(cx).is_ready();
-            return if is_over {
-                Poll::Ready(closing.why)
-            } else {
-                Poll::Pending
-            };
-        }
-        end.map_or(Poll::Pending, Poll::Ready)
+        polled
     }
 
     /// What the two directions come to: `None` while one of them goes on.
-    fn end(
-        &mut self,
-        up: Poll<Result<(), Broken>>,
-        down: Poll<Result<(), Broken>>,
-    ) -> Option<TunnelEnd> {
+    fn end(&mut self, up: Polled, down: Polled) -> Option<TunnelEnd> {
         if self.first.is_none() {
             self.first = match (self.up.has_ended(), self.down.has_ended()) {
                 (true, _) => Some(TunnelEnd::Client),

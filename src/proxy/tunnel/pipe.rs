@@ -16,6 +16,9 @@ use super::frames::Frames;
 /// The most that one read takes, and that one direction holds.
 const SIZE: usize = 16 * 1024;
 
+/// How often one direction reads and writes before its task lets others go first, and looks at the time.
+const ROUNDS: usize = 16;
+
 /// Buffers that a thread keeps for its tunnels.
 const SPARES: usize = 64;
 
@@ -49,6 +52,8 @@ pub(super) struct Pipe {
     /// It ends with the frame that has begun, and what else comes is thrown away.
     is_closing: bool,
     is_flushed: bool,
+    /// It was left while more could be read.
+    has_more: bool,
     /// Bytes that were written.
     written: u64,
 }
@@ -114,13 +119,13 @@ impl Pipe {
         !self.is_closing && self.flow != Flow::Open
     }
 
-    /// Whether bytes wait for the receiver to take them.
+    /// Whether bytes wait: for the receiver to take them, or for their turn.
     pub(super) fn is_held_up(&self) -> bool {
-        self.held.is_some() || !self.early.is_empty()
+        self.has_more || self.held.is_some() || !self.early.is_empty()
     }
 
-    /// Passes on what there is. Ready when the sender was heard to its end, and the receiver was told of
-    /// it. A frame that closes is masked where it goes to a server.
+    /// Passes on what there is, or a part of it and has its task woken. Ready when the sender was heard to
+    /// its end, and the receiver was told of it. A frame that closes is masked where it goes to a server.
     ///
     /// # Errors
     /// Where one of them is gone.
@@ -131,7 +136,8 @@ impl Pipe {
         to: &mut W,
         mask: Option<fn() -> [u8; 4]>,
     ) -> Poll<Result<(), Broken>> {
-        loop {
+        self.has_more = false;
+        for _ in 0..ROUNDS {
             ready!(self.poll_write(cx, to)).map_err(|_| Broken::Receiver)?;
             match self.flow {
                 Flow::Open if self.is_closing && self.to_a_boundary() == 0 => {
@@ -167,6 +173,9 @@ impl Pipe {
                 Flow::Done => return Poll::Ready(Ok(())),
             }
         }
+        self.has_more = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn to_a_boundary(&self) -> u64 {
@@ -261,9 +270,47 @@ impl Pipe {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use bytes::BytesMut;
 
     use super::*;
+
+    /// A sender that never pauses.
+    struct Flood {
+        reads: usize,
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.reads += 1;
+            // An end, so that a direction without a bound fails.
+            if self.reads < 10_000 {
+                buffer.put_slice(b"flood");
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_sender_that_never_pauses_lets_others_go_first() {
+        for is_closing in [false, true] {
+            let (mut flood, mut sink) = (Flood { reads: 0 }, Vec::new());
+            let mut pipe = Pipe::new(false);
+            if is_closing {
+                pipe.close();
+            }
+            let mut cx = Context::from_waker(Waker::noop());
+            for poll in 1..4 {
+                assert!(pipe.poll(&mut cx, &mut flood, &mut sink, None).is_pending());
+                assert!(pipe.is_held_up() && flood.reads <= poll * ROUNDS);
+            }
+        }
+    }
 
     #[test]
     fn early_bytes_of_which_there_are_none_hold_no_head() {
