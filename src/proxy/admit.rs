@@ -1,7 +1,10 @@
 //! Which requests are admitted, by http-rules: what hyper does not look at, and what would make
 //! two parties read a request differently. Whatever is refused here was never forwarded.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
 use http_body::Body as _;
@@ -125,6 +128,7 @@ pub(super) fn admit(
     let host = fields.host(&parts)?;
     let (connection, deadline) = (fields.connection, fields.deadline);
     let may_upgrade = fields.upgrade && body.is_end_stream() && may_go_over(&parts);
+    stream.may_go_over.store(may_upgrade, Relaxed);
     Ok(Admitted {
         request: upstream::Request::new(&parts.method, body, expects_continue),
         head: Head {

@@ -89,6 +89,8 @@ pub(crate) struct RequestStream {
     pub asked: AtomicBool,
     /// What is still to come of the request.
     pub rest: Rest,
+    /// The request asks for another protocol, which its answer may go over to.
+    pub may_go_over: AtomicBool,
     /// The answer was cut short.
     pub cut_short: AtomicBool,
     /// What came of it before is not written yet.
@@ -112,6 +114,7 @@ impl RequestStream {
             http10: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             rest: Rest::default(),
+            may_go_over: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
             tunnel: Mutex::default(),

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::Request;
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -74,14 +75,21 @@ pub(super) async fn serve(
                 {
                     return Poll::Ready(served.map(|()| Ended::Done));
                 }
-                if !first.is_awaited(&progress, cx) && !progress.is_amid_a_head() {
+                // hyper would say `close` with the answer, by which no client goes over.
+                let may_go_on = progress.is_amid_a_head() || progress.may_go_over();
+                if !first.is_awaited(&progress, cx) && !may_go_on {
                     finishing = true;
                     Pin::new(&mut serving).graceful_shutdown();
                 }
             }
             Stop::Cut => return Poll::Ready(Ok(Ended::Cut)),
         }
+        let may_go_over = progress.may_go_over();
         let polled = Pin::new(&mut serving).poll(cx).map_ok(|()| Ended::Done);
+        if may_go_over && !progress.may_go_over() {
+            // It has not, and may be to finish.
+            cx.waker().wake_by_ref();
+        }
         let RequestStream { rest, .. } = &**requests;
         if rest.is_abandoned() && polled.is_pending() && progress.is_at_rest() {
             rest.poll_away(cx, !finishing);
@@ -91,17 +99,30 @@ pub(super) async fn serve(
     .await;
     let parts = serving.into_parts();
     let wire = parts.io.into_inner();
-    match (requests.take_tunnel(), served) {
-        _ if wire.speaks_http2() => return Some(wire.into_http2()),
-        (None, served) => end(connection, &progress, wire, served).await,
+    if wire.speaks_http2() {
+        return Some(wire.into_http2());
+    }
+    go_on(connection, &progress, wire, parts.read_buf, served).await;
+    None
+}
+
+/// What follows when hyper is done with a connection: a tunnel, or its end. `read` is what hyper has read,
+/// and not used.
+async fn go_on(
+    connection: &Connection,
+    progress: &Progress,
+    wire: ClientStream,
+    read: Bytes,
+    served: hyper::Result<Ended>,
+) {
+    match (progress.requests.take_tunnel(), served) {
+        (None, served) => end(connection, progress, wire, served).await,
         (Some(tunnel), Ok(Ended::Done)) => {
-            let read = parts.read_buf;
-            Box::pin(tunnel::serve(connection, &progress, wire, read, tunnel)).await;
+            Box::pin(tunnel::serve(connection, progress, wire, read, tunnel)).await;
         }
         // The client has not had the answer.
         (Some(_), _) => {}
     }
-    None
 }
 
 /// Ends a connection whose server is done with it.

@@ -131,6 +131,11 @@ impl Progress {
             && (self.head_began.load(Relaxed) != 0 || self.has_begun_another())
     }
 
+    /// Whether the request that is being answered may have its connection go over to another protocol.
+    pub(super) fn may_go_over(&self) -> bool {
+        self.requests.may_go_over.load(Relaxed) && !self.is_at_rest()
+    }
+
     /// hyper has understood a head, and this is how its request ends.
     pub(super) fn begin_request(&self, body: Body) {
         let length = match body {

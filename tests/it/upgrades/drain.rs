@@ -153,6 +153,71 @@ async fn two_hundred_tunnels_are_all_told_when_the_proxy_ends_and_none_before_th
     );
 }
 
+/// Clients take no `101` that says `close` besides.
+#[tokio::test]
+async fn a_handshake_that_is_under_way_when_the_proxy_begins_to_end_is_whole() {
+    let ((asked, asks), (may_answer, gate)) = (gate(), gate());
+    let backend = RawBackend::serving(move |mut wire| {
+        let (asks, gate) = (Arc::clone(&asks), Arc::clone(&gate));
+        async move {
+            if wire.head().await.is_some() {
+                asks.add_permits(1);
+                gate.acquire().await.unwrap().forget();
+                wire.send(SWITCHES).await;
+                echo(wire).await;
+            }
+        }
+    })
+    .await;
+    let config = "[drain]\nnotice = \"0s\"\ndeadline = \"20s\"\n";
+    let proxy = before(&[backend.address()], config).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client.send(ASKS).await;
+    asked.acquire().await.unwrap().forget();
+    let mut idle = Wire::connect(proxy.address()).await;
+    let got = idle.ask("GET /none HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(got.status(), 404);
+    let draining = tokio::spawn(proxy.drain());
+    // All connections are told in one go.
+    idle.until_closed().await;
+    may_answer.add_permits(1);
+    let got = message(client.head().await.unwrap());
+    assert_eq!(got.fields("connection"), ["upgrade"], "{}", got.head);
+    client.send(masked(b"hello")).await;
+    assert_eq!(client.bytes(11).await, masked(b"hello"));
+    drop(client);
+    draining.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_refused_while_the_proxy_ends_ends_its_connection() {
+    let ((asked, asks), (may_answer, gate)) = (gate(), gate());
+    let backend = RawBackend::serving(move |mut wire| {
+        let (asks, gate) = (Arc::clone(&asks), Arc::clone(&gate));
+        async move {
+            if wire.head().await.is_some() {
+                asks.add_permits(1);
+                gate.acquire().await.unwrap().forget();
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+                    .await;
+                wire.until_closed().await;
+            }
+        }
+    })
+    .await;
+    let config = "[drain]\nnotice = \"0s\"\ndeadline = \"20s\"\n";
+    let proxy = before(&[backend.address()], config).await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client.send(ASKS).await;
+    asked.acquire().await.unwrap().forget();
+    let draining = tokio::spawn(proxy.drain());
+    may_answer.add_permits(1);
+    let got = client.message().await.unwrap();
+    assert_eq!((got.status(), got.text()), (200, "no"));
+    client.until_closed().await;
+    draining.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_client_that_sends_without_an_end_is_told_and_cut() {
     let (backend, mut hears) = hearing().await;
