@@ -99,23 +99,20 @@ pub(super) async fn serve(
     .await;
     let parts = serving.into_parts();
     let wire = parts.io.into_inner();
-    if wire.speaks_http2() {
-        return Some(wire.into_http2());
-    }
-    go_on(connection, &progress, wire, parts.read_buf, served).await;
-    None
+    go_on(connection, &progress, wire, parts.read_buf, served).await
 }
 
-/// What follows when hyper is done with a connection: a tunnel, or its end. `read` is what hyper has read,
-/// and not used.
+/// What follows when hyper is done with a connection: HTTP/2, a tunnel, or its end. `read` is what hyper has
+/// read, and not used.
 async fn go_on(
     connection: &Connection,
     progress: &Progress,
     wire: ClientStream,
     read: Bytes,
     served: hyper::Result<Ended>,
-) {
+) -> Option<Begun> {
     match (progress.requests.take_tunnel(), served) {
+        _ if wire.speaks_http2() => return Some(wire.into_http2()),
         (None, served) => end(connection, progress, wire, served).await,
         (Some(tunnel), Ok(Ended::Done)) => {
             Box::pin(tunnel::serve(connection, progress, wire, read, tunnel)).await;
@@ -123,6 +120,7 @@ async fn go_on(
         // The client has not had the answer.
         (Some(_), _) => {}
     }
+    None
 }
 
 /// Ends a connection whose server is done with it.
@@ -144,6 +142,9 @@ async fn end(
         wire.reset();
     } else if !matches!(served, Ok(Ended::Cut)) {
         let may_come = requests.rest.may_come() || cut_short;
+        if served.is_ok() {
+            wire.say_end(&connection.signal).await;
+        }
         leave(&connection.signal, wire.shut(), may_come).await;
     }
     if let Err(error) = served {

@@ -2,6 +2,7 @@
 //! gone, is noted in passing, so that none of it needs a timer or a task.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
@@ -20,6 +21,7 @@ use super::{
         Connection, Stop,
         preface::{self, Begun, Preface},
         stall::Stall,
+        stop::{Orders, StopSignal},
         transport::Transport,
     },
     framing::Framing,
@@ -87,6 +89,20 @@ impl ClientStream {
             framing: Framing::default(),
             held: Bytes::new(),
             refusal: None,
+        }
+    }
+
+    /// Says by TLS that nothing more is written. hyper leaves that out behind a request that has asked for
+    /// another protocol, and was answered in this one.
+    pub(super) async fn say_end(&mut self, signal: &StopSignal) {
+        if let Transport::Tls(stream) = &mut self.transport {
+            let mut orders = Orders::to(signal);
+            poll_fn(|cx| match orders.last(cx.waker()) {
+                Stop::Cut => Poll::Ready(()),
+                // A client that is gone is told nothing.
+                _ => Pin::new(&mut *stream).poll_shutdown(cx).map(drop),
+            })
+            .await;
         }
     }
 
@@ -393,7 +409,7 @@ impl AsyncWrite for ClientStream {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, task::Waker};
+    use std::task::Waker;
 
     use http::Version;
     use tokio::io::AsyncWriteExt as _;

@@ -17,6 +17,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::*;
 use crate::support::{
     authority::Authority,
+    raw::{Then, ok},
     tls::{End, TlsBackend, VERSIONS, server},
 };
 
@@ -55,20 +56,39 @@ async fn secured(backend: SocketAddr, drain: &str) -> (Proxy, TlsBackend, TlsCon
 }
 
 async fn opened(proxy: &Proxy, connector: &TlsConnector) -> TlsStream<TcpStream> {
+    let (client, head) = asked(proxy, connector, ASKS).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    client
+}
+
+/// A client, and the head that it has got for this request.
+async fn asked(
+    proxy: &Proxy,
+    connector: &TlsConnector,
+    request: &str,
+) -> (TlsStream<TcpStream>, String) {
     let socket = TcpStream::connect(proxy.address()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let mut client = connector.connect(name, socket).await.unwrap();
-    client.write_all(ASKS.as_bytes()).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await.unwrap());
     }
-    assert!(
-        head.starts_with(b"HTTP/1.1 101 "),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
-    client
+    (client, String::from_utf8(head).unwrap())
+}
+
+#[tokio::test]
+async fn tls_says_the_end_behind_an_upgrade_that_was_refused() {
+    let backend = RawBackend::saying(ok("plain"), Then::Keep).await;
+    let (proxy, _backend, connector) = secured(backend.address(), "30s").await;
+    let closes = ASKS.replace("keep-alive", "close");
+    let (mut client, head) = asked(&proxy, &connector, &closes).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let mut body = Vec::new();
+    // Fails where TLS has not said it.
+    client.read_to_end(&mut body).await.unwrap();
+    assert_eq!(body, b"plain");
 }
 
 #[tokio::test]
