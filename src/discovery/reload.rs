@@ -26,9 +26,9 @@ use crate::{
 /// What a directory of another config is made of. What can fail of it has been tried.
 pub struct Prepared(ServiceFactory);
 
-/// A directory that is to take the place of another one. Until it has, nothing that the other one
-/// watches is given up, and nothing is said to services that both have: requests that go by the old
-/// routes call the old endpoints.
+/// A directory that is to take the place of another one. Until it has, no watcher of a service is given
+/// up, and nothing is said to services that both have: requests that go by the old routes call the old
+/// endpoints. Routes that tags make change over before, so that none is missing in between.
 #[must_use = "the watchers go on only where it has begun"]
 pub struct Succession {
     before: Arc<Directory>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Version;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
 use socket2::SockRef;
@@ -11,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::{Connection, socket::Socket};
 use crate::{
     config::{self, ListenProtocol, ListenTls, TlsVersion, UnknownName},
-    proxy::Worker,
+    proxy::{Client, Scheme, Worker},
     tls::{Folder, Server},
 };
 
@@ -28,6 +29,19 @@ async fn connected_by(client: TcpSocket) -> (TcpStream, Arc<Connection>, TcpStre
     let (worker, listener) = (Worker::without_services(), config::Listener::default());
     let connection = Connection::new(worker, Arc::new(listener), peer);
     (client.unwrap(), Arc::new(connection), stream)
+}
+
+/// Who a connection's client is, in HTTP/1.1 and without a certificate.
+pub(super) fn client_of(connection: &Connection, scheme: Scheme) -> Client {
+    let (worker, listener) = (&connection.worker, &connection.listener);
+    Client::new(
+        worker,
+        listener,
+        connection.address,
+        scheme,
+        Version::HTTP_11,
+        None,
+    )
 }
 
 /// TLS of a listener, with a certificate for `localhost`.

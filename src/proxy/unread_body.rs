@@ -24,7 +24,8 @@ const TIME: Duration = Duration::from_secs(5);
 /// That a body's length is not known.
 const UNKNOWN: u64 = u64::MAX;
 
-/// What is still to come of the request that a connection is at. A connection has one request at a time.
+/// What is still to come of a request. A connection of HTTP/1.1 is at one at a time, and one of HTTP/2 at one
+/// for each stream.
 #[derive(Default)]
 pub(crate) struct Rest {
     /// Bytes of the body that were not read, or [`UNKNOWN`].

@@ -97,7 +97,7 @@ impl View {
         Count::of(heard.map(|heard| &**heard))
     }
 
-    /// Its place among the service's views; 0 is all.
+    /// Its place among the service's views, which no other one has while it lives.
     pub(super) fn number(&self) -> usize {
         self.number
     }

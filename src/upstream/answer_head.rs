@@ -16,7 +16,8 @@ pub struct AnswerHead {
     pub reason: Option<ReasonPhrase>,
     /// Its end-to-end fields; and of a 101 what the connection goes over to.
     pub headers: HeaderMap,
-    /// The status of gRPC, where the head is all of the answer (over HTTP/2): then it has failed.
+    /// The status of gRPC, where the head is all of the answer (over HTTP/2), as of a call that
+    /// has failed.
     pub grpc: Option<Code>,
     /// All of it as it came in HTTP/1.1: names have one spelling in `headers`.
     pub text: Bytes,

@@ -184,7 +184,6 @@ fn builder(listener: &config::Listener) -> http1::Builder {
 mod tests {
     use std::io::{ErrorKind, Write as _};
 
-    use http::Version;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
@@ -193,7 +192,7 @@ mod tests {
 
     use super::super::{
         serve,
-        testing::{Secured, connected, secured},
+        testing::{Secured, client_of, connected, secured},
     };
     use super::*;
     use crate::proxy::Scheme;
@@ -264,14 +263,7 @@ mod tests {
             stream,
             socket,
         } = secured().await;
-        let of = Client::new(
-            &connection.worker,
-            &connection.listener,
-            connection.address,
-            Scheme::Https,
-            Version::HTTP_11,
-            None,
-        );
+        let of = client_of(&connection, Scheme::Https);
         // Nothing that is written from here on is taken, once what was is where it can be.
         for _ in 0..100 {
             while (&socket).write(&[0; 4096]).is_ok() {}

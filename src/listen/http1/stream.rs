@@ -411,18 +411,17 @@ impl AsyncWrite for ClientStream {
 mod tests {
     use std::task::Waker;
 
-    use http::Version;
     use tokio::io::AsyncWriteExt as _;
 
     use super::super::{
         super::{
             socket::Socket,
-            testing::{Secured, connected, secured},
+            testing::{Secured, client_of, connected, secured},
         },
         framing::Body,
     };
     use super::*;
-    use crate::proxy::{Client, Scheme};
+    use crate::proxy::Scheme;
 
     /// TLS has it all by then, and the kernel has not.
     #[tokio::test]
@@ -433,14 +432,7 @@ mod tests {
             stream,
             socket: _,
         } = secured().await;
-        let of = Client::new(
-            &connection.worker,
-            &connection.listener,
-            connection.address,
-            Scheme::Https,
-            Version::HTTP_11,
-            None,
-        );
+        let of = client_of(&connection, Scheme::Https);
         let progress = Arc::new(Progress::new(of));
         progress.requests.asked.store(true, Relaxed);
         progress.client().activity.requests.add_one();
@@ -466,14 +458,7 @@ mod tests {
             stream,
             ..
         } = secured().await;
-        let of = Client::new(
-            &connection.worker,
-            &connection.listener,
-            connection.address,
-            Scheme::Https,
-            Version::HTTP_11,
-            None,
-        );
+        let of = client_of(&connection, Scheme::Https);
         let progress = Arc::new(Progress::new(of));
         let transport = Transport::Tls(Box::new(stream));
         let mut wire = ClientStream::new(transport, connection, Arc::clone(&progress));
@@ -522,20 +507,7 @@ mod tests {
         let line = "GET /?< HTTP/1.1\r\n";
         for length in [0, line.len()] {
             let (mut client, connection, stream) = connected().await;
-            let Connection {
-                worker,
-                listener,
-                address,
-                ..
-            } = &*connection;
-            let of = Client::new(
-                worker,
-                listener,
-                *address,
-                Scheme::Http,
-                Version::HTTP_11,
-                None,
-            );
+            let of = client_of(&connection, Scheme::Http);
             let progress = Arc::new(Progress::new(of));
             progress.begin_request(Body::Length(length as u64));
             let transport = Transport::Clear(Socket::new(stream));

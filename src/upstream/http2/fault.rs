@@ -5,7 +5,7 @@ use std::io;
 
 use h2::Reason;
 
-use super::link::{End, Link};
+use super::link::Link;
 use crate::upstream::{Failure, FailureKind, Processed};
 
 /// The failure of a request to which no answer came, and with which the endpoint has done so much as far
@@ -40,7 +40,7 @@ pub(super) fn kind(error: h2::Error, link: &Link) -> FailureKind {
     match error.reason() {
         Some(reason) if error.is_remote() => FailureKind::Reset(reason),
         Some(_) if error.is_library() => FailureKind::BadAnswer("it breaks the rules of HTTP/2"),
-        _ if link.has_ended(End::Silent) => FailureKind::Io(io::Error::new(
+        _ if link.was_silent() => FailureKind::Io(io::Error::new(
             io::ErrorKind::TimedOut,
             "nothing comes any more, not even an answer to a PING",
         )),

@@ -86,8 +86,14 @@ impl Link {
         self.end.store(end as u8, Release);
     }
 
-    pub(super) fn has_ended(&self, end: End) -> bool {
-        self.end.load(Acquire) == end as u8
+    /// Whether it has ended, however it did: nothing is written any more.
+    fn has_ended(&self) -> bool {
+        self.end.load(Acquire) != End::None as u8
+    }
+
+    /// Whether it was given up, since nothing came any more.
+    pub(super) fn was_silent(&self) -> bool {
+        self.end.load(Acquire) == End::Silent as u8
     }
 
     /// Notes that a request was not answered in time which was handed over when so much had come. The
@@ -103,7 +109,7 @@ impl Link {
     /// what was written; while the connection is driven it may go out yet, whether its stream was given
     /// up or not.
     pub(super) fn has_kept_back_since(&self, written: u64) -> bool {
-        !self.has_ended(End::None) && self.written.load(Relaxed) == written
+        self.has_ended() && self.written.load(Relaxed) == written
     }
 
     /// Whether it has had no stream for so long.
@@ -129,7 +135,7 @@ impl Shared {
             self.sender.poll_ready(&mut cx),
             std::task::Poll::Ready(Err(_))
         );
-        !is_refused && self.link.has_ended(End::None) && !self.link.is_mute.load(Relaxed)
+        !is_refused && !self.link.has_ended() && !self.link.is_mute.load(Relaxed)
     }
 
     fn is_good(&mut self, keep: &Keep, now: Instant) -> bool {
