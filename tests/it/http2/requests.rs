@@ -340,8 +340,10 @@ async fn a_client_that_resets_its_stream_ends_the_attempt() {
         1,
     )
     .await;
-    let cart = proxy.service("cart").await;
-    assert_eq!(cart["endpoints"][0]["in_flight"], 0, "{cart}");
+    let is_free = |cart: &Value| cart["endpoints"][0]["in_flight"] == 0;
+    proxy
+        .until_service("cart", "its endpoint is free", is_free)
+        .await;
 }
 
 #[tokio::test]
