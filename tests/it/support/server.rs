@@ -6,6 +6,10 @@ use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -113,16 +117,19 @@ pub(crate) fn log(folder: &Path) -> String {
 }
 
 /// Ports below those that the system hands out by itself, so that an agent which is killed and
-/// restarted finds its own again.
+/// restarted finds its own again. No two of this process are the same: between here and the moment at
+/// which a server binds it, another test would else be given the same one now and then.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let mut held = Vec::new();
+    const RANGE: std::ops::Range<u16> = 10_000..32_000;
+    static NEXT: LazyLock<AtomicUsize> =
+        LazyLock::new(|| AtomicUsize::new(fastrand::usize(..RANGE.len())));
     std::array::from_fn(|_| {
         loop {
-            let port = fastrand::u16(10_000..32_000);
+            let at = NEXT.fetch_add(1, Relaxed) % RANGE.len();
+            let port = RANGE.start + at as u16;
             let address = (Ipv4Addr::LOCALHOST, port);
-            // Held until all are found, so that no two are the same. Serf takes both kinds.
-            if let (Ok(tcp), Ok(udp)) = (TcpListener::bind(address), UdpSocket::bind(address)) {
-                held.push((tcp, udp));
+            // Serf takes both kinds.
+            if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
                 return port;
             }
         }
