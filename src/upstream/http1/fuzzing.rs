@@ -31,16 +31,19 @@ enum Read {
 }
 
 /// A head is read the same however its bytes come, and as soon as it is there. The first byte says
-/// to which request it is the answer, and in which pieces it comes.
+/// to which request it is the answer, whether that has asked for another protocol, and in which pieces the
+/// answer comes.
 pub(crate) fn heads(bytes: &[u8]) {
     let Some((first, bytes)) = bytes.split_first() else {
         return;
     };
     let to_head_request = first & 1 == 1;
-    let step = usize::from(first >> 1).max(1);
+    let asks_for_another = first & 2 == 2;
+    let step = usize::from(first >> 2).max(1);
+    let protocols = asks_for_another.then_some(&b"websocket, tcp"[..]);
     let asked = Asked {
         is_head: to_head_request,
-        upgrade: Upgrade::of([&b"websocket, tcp"[..]].into_iter(), |_| true),
+        upgrade: Upgrade::of(protocols.into_iter(), |_| true),
     };
     let whole = read_heads(bytes, bytes.len().max(1), &asked);
     let pieces = read_heads(bytes, step, &asked);
