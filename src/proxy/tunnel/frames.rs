@@ -56,6 +56,11 @@ impl Frames {
         }
     }
 
+    /// Whether a frame that closes is behind, and nothing has begun since.
+    pub(super) fn are_closed(&self) -> bool {
+        !self.is_lost && self.is_closed && self.to_a_boundary() == 0
+    }
+
     /// The frame that ends it all between two others; `None` where no frame may follow.
     pub(super) fn close(&self, mask: Option<[u8; 4]>) -> Option<Vec<u8>> {
         let may_follow = !self.is_lost && !self.is_closed && self.to_a_boundary() == 0;
@@ -162,7 +167,11 @@ mod tests {
         let masked = Frames::default().close(Some([1, 2, 3, 4]));
         assert_eq!(masked, Some(vec![0x88, 0x82, 1, 2, 3, 4, 2, 0xeb]));
         let mut frames = Frames::default();
-        frames.follow(&close(None));
+        for byte in close(None) {
+            assert!(!frames.are_closed());
+            frames.follow(&[byte]);
+        }
+        assert!(frames.are_closed());
         assert_eq!((frames.close(None), frames.to_a_boundary()), (None, 0));
     }
 

@@ -149,6 +149,12 @@ impl Pipe {
                 Flow::Open => match self.poll_read(cx, from) {
                     Poll::Ready(Ok(0)) => self.flow = Flow::Ending,
                     Poll::Ready(Ok(_)) => {}
+                    // Of TLS that was not ended; many end it so behind the frame that closes.
+                    Poll::Ready(Err(error))
+                        if error.kind() == io::ErrorKind::UnexpectedEof && self.are_closed() =>
+                    {
+                        self.flow = Flow::Ending;
+                    }
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sender)),
                     Poll::Pending => {
                         ready!(self.poll_flush(cx, to)).map_err(|_| Broken::Receiver)?;
@@ -176,6 +182,10 @@ impl Pipe {
         self.has_more = true;
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn are_closed(&self) -> bool {
+        self.frames.as_ref().is_some_and(Frames::are_closed)
     }
 
     fn to_a_boundary(&self) -> u64 {
@@ -309,6 +319,40 @@ mod tests {
                 assert!(pipe.poll(&mut cx, &mut flood, &mut sink, None).is_pending());
                 assert!(pipe.is_held_up() && flood.reads <= poll * ROUNDS);
             }
+        }
+    }
+
+    /// A sender whose connection ends as TLS does that was not ended.
+    struct Cut<'b>(&'b [u8]);
+
+    impl AsyncRead for Cut<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            buffer.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_cut_is_an_end_behind_a_whole_frame_that_closes_and_nowhere_else() {
+        let broken = Poll::Ready(Err(Broken::Sender));
+        for (bytes, expected) in [
+            (&[0x88, 2, 3, 0xe8][..], Poll::Ready(Ok(()))),
+            (&[0x88, 2, 3], broken),
+            (&[0x82, 1, 7], broken),
+            (&[0x88, 0, 0x82], broken),
+        ] {
+            let (mut cut, mut sink) = (Cut(bytes), Vec::new());
+            let mut pipe = Pipe::new(true);
+            let mut cx = Context::from_waker(Waker::noop());
+            let polled = pipe.poll(&mut cx, &mut cut, &mut sink, None);
+            assert_eq!((polled, &sink[..]), (expected, bytes));
         }
     }
 
