@@ -40,7 +40,7 @@ pub(crate) use local_reply::refusal_of_head;
 pub(crate) use rate::Rate;
 pub(crate) use response::Response;
 pub(crate) use spelling::HeadText;
-pub(crate) use tunnel::{Tunnel, TunnelWatch};
+pub(crate) use tunnel::{Parting, Tunnel, TunnelWatch};
 pub(crate) use unread_body::Rest;
 pub(crate) use worker::{Http2Counts, Shared, Worker};
 

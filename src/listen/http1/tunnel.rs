@@ -6,11 +6,11 @@ use std::{sync::atomic::Ordering::Relaxed, task::Context};
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    super::{Connection, Stop, stop::Orders},
+    super::{Connection, Stop, linger::leave, stop::Orders},
     progress::Progress,
     stream::ClientStream,
 };
-use crate::proxy::Tunnel;
+use crate::proxy::{Parting, Tunnel};
 
 /// Serves the tunnel to its end. `read` is what was read of the client behind its request.
 pub(super) async fn serve(
@@ -29,9 +29,13 @@ pub(super) async fn serve(
     let early = joined(read, wire.take_held());
     let mut orders = Orders::to(&connection.signal);
     let is_told = |cx: &mut Context<'_>| orders.last(cx.waker()) == Stop::Cut;
-    let is_abrupt = tunnel.run(wire.transport(), early, is_told).await;
-    if is_abrupt {
-        wire.transport().socket().reset();
+    match tunnel.run(wire.transport(), early, is_told).await {
+        Parting::Close => {}
+        Parting::Leave => {
+            wire.say_end(&connection.signal).await;
+            leave(&connection.signal, wire.shut(), true).await;
+        }
+        Parting::Reset => wire.transport().socket().reset(),
     }
 }
 

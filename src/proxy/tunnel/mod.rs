@@ -58,6 +58,17 @@ pub(crate) struct Tunnel {
     owner: Box<dyn TunnelOwner>,
 }
 
+/// How a client's connection ends behind a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// Both sides know.
+    Close,
+    /// It is shut, and what the client still sends is read: it has not read yet what the endpoint said last.
+    Leave,
+    /// By a reset.
+    Reset,
+}
+
 /// Kept for as long as a tunnel is open.
 pub(super) trait TunnelOwner: Send {
     /// The tunnel is over, in which the client was sent so many bytes; in good order or not.
@@ -140,14 +151,14 @@ impl Tunnel {
     }
 
     /// Passes bytes on until the end. `early` is what the client has sent already; `is_told` says whether
-    /// the tunnel is to end now, and has its task woken otherwise. Returns whether the client's connection
-    /// is to end as abruptly as the endpoint's did.
+    /// the tunnel is to end now, and has its task woken otherwise. Returns how the client's connection is
+    /// to end.
     pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         mut self: Box<Self>,
         client: &mut S,
         early: Bytes,
         mut is_told: impl FnMut(&mut Context<'_>) -> bool,
-    ) -> bool {
+    ) -> Parting {
         self.up.begin(early);
         self.down.begin(self.endpoint.take_early());
         let end = poll_fn(|cx| {
@@ -157,18 +168,23 @@ impl Tunnel {
             self.poll(cx, client)
         })
         .await;
-        let is_abrupt = self.gone.is_some();
-        if is_abrupt {
+        // A reset takes what its receiver has not read, and would take the last word of the side that is gone.
+        if self.gone.is_some() && !self.up.is_whole() {
             self.endpoint.reset();
         }
+        let parting = match self.gone {
+            None => Parting::Close,
+            Some(TunnelEnd::EndpointReset) if self.down.is_whole() => Parting::Leave,
+            Some(_) => Parting::Reset,
+        };
         let to_client = self.down.written();
         tracing::debug!(
             endpoint = %self.endpoint.pool().address(), end = end.as_str(), to_client,
             from_client = self.up.written(), "a tunnel ended"
         );
         self.count.end = end;
-        self.owner.end(to_client, !is_abrupt);
-        is_abrupt
+        self.owner.end(to_client, self.gone.is_none());
+        parting
     }
 
     /// Begins the end that the proxy has decided on.

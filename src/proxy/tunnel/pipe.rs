@@ -119,6 +119,11 @@ impl Pipe {
         !self.is_closing && self.flow != Flow::Open
     }
 
+    /// Whether the receiver was passed all that the sender had to say.
+    pub(super) fn is_whole(&self) -> bool {
+        self.flow == Flow::Done || (self.are_closed() && !self.is_held_up())
+    }
+
     /// Whether bytes wait: for the receiver to take them, or for their turn.
     pub(super) fn is_held_up(&self) -> bool {
         self.has_more || self.held.is_some() || !self.early.is_empty()

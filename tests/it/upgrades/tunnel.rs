@@ -96,6 +96,22 @@ async fn a_reset_of_one_side_is_a_reset_of_the_other() {
     until_open(&proxy, 0).await;
 }
 
+#[tokio::test]
+async fn what_a_side_has_said_to_its_end_is_not_lost_with_its_reset() {
+    const CLOSES: [u8; 4] = [0x88, 2, 3, 0xe8];
+    let backend = switching(|mut wire| async move {
+        wire.send(CLOSES).await;
+        wire.stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let proxy = before(&[backend.address()], "").await;
+    let mut client = opened(&proxy).await;
+    assert_eq!(client.rest().await.unwrap(), CLOSES);
+    until_ended(&proxy, "endpoint_reset", 1).await;
+    drop(client);
+    until_open(&proxy, 0).await;
+}
+
 /// What a side does not take is not read of the other.
 #[tokio::test]
 async fn a_side_that_takes_nothing_stops_the_other_and_loses_nothing() {
