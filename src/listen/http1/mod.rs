@@ -50,6 +50,7 @@ pub(super) async fn serve(
     transport: Transport,
 ) -> Option<Begun> {
     let progress = Arc::new(Progress::new(client));
+    let _untaken = Untaken(&progress.requests);
     connection.speaks(Protocol::Http1(Arc::clone(&progress)));
     let requests = &progress.requests;
     let service = service_fn(|mut request: Request<Incoming>| {
@@ -100,6 +101,15 @@ pub(super) async fn serve(
     let parts = serving.into_parts();
     let wire = parts.io.into_inner();
     go_on(connection, &progress, wire, parts.read_buf, served).await
+}
+
+/// Lets go of a tunnel that was not begun: it and its request hold each other.
+struct Untaken<'r>(&'r RequestStream);
+
+impl Drop for Untaken<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take_tunnel());
+    }
 }
 
 /// What follows when hyper is done with a connection: HTTP/2, a tunnel, or its end. `read` is what hyper has
