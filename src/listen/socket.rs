@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::records::Records;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -117,6 +117,13 @@ impl Socket {
             }
         }
         &mut self.stream
+    }
+
+    /// Has the kernel look for a client that is gone, when nothing was heard for so long.
+    pub(super) fn keep_alive(&self, silence: Duration) {
+        let keepalive = TcpKeepalive::new().with_time(silence);
+        // Fails only on a socket that is gone already.
+        let _ = SockRef::from(&self.stream).set_tcp_keepalive(&keepalive);
     }
 
     /// Has the socket's end be a reset.

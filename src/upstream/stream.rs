@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -84,6 +84,17 @@ impl Stream {
             Self::Plain(_) => None,
             Self::Tls(secure) => secure.stream.get_ref().1.alpn_protocol(),
         }
+    }
+
+    /// Has the kernel look for an endpoint that is gone, when nothing was heard for so long.
+    pub(super) fn keep_alive(&self, silence: Duration) {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(secure) => secure.stream.get_ref().0,
+        };
+        let keepalive = TcpKeepalive::new().with_time(silence);
+        // Fails only on a socket that is gone already.
+        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
     }
 
     /// Has the connection's end be a reset.

@@ -47,6 +47,11 @@ impl Switched {
         self.in_flight.pool()
     }
 
+    /// Has the kernel look for an endpoint that is gone, when nothing was heard for so long.
+    pub(crate) fn keep_alive(&self, silence: Duration) {
+        self.stream.keep_alive(silence);
+    }
+
     /// Has the connection's end be a reset.
     pub(crate) fn reset(&mut self) {
         self.stream.reset();

@@ -25,6 +25,7 @@ pub(super) async fn serve(
     if progress.stuck.load(Relaxed) != 0 {
         return;
     }
+    wire.transport().socket().keep_alive(Tunnel::KEEP_ALIVE);
     progress.goes_over(tunnel.watch());
     let early = joined(read, wire.take_held());
     let mut orders = Orders::to(&connection.signal);

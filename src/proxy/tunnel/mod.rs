@@ -111,6 +111,10 @@ impl TunnelWatch {
 }
 
 impl Tunnel {
+    /// Silence after which the kernel looks for a side that is gone, which nothing else would find out where
+    /// a tunnel may be silent for ever.
+    pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
     /// To this endpoint's connection, which has gone over to `protocol`; counted there, and in these
     /// counters of its service. This worker serves it.
     pub(super) fn new(
@@ -125,6 +129,7 @@ impl Tunnel {
             protocol.eq_ignore_ascii_case(b"websocket")
         };
         let is_websocket = protocol.is_some_and(is_websocket);
+        endpoint.keep_alive(Self::KEEP_ALIVE);
         let millis = |idle: Duration| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
         Self {
             up: Pipe::new(is_websocket),
