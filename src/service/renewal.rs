@@ -375,19 +375,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_called_otherwise_or_compared_for_the_first_time_begins_anew() {
+    async fn endpoints_go_on_with_what_they_have_where_a_balancer_compares_them_from_then_on() {
         let before = service(NO_GUARD);
         says(&before, &[1, 2]);
         let endpoint = Arc::clone(&before.main().snapshot().endpoints[0]);
-        let after = renewed(&before, &format!("{NO_GUARD}balance = \"p2c\"\n"));
-        let compared = Arc::clone(&after.main().snapshot().endpoints[0]);
-        assert!(endpoint.pool(0).is_retired() && compared.load().is_some());
-        assert_eq!(ports(before.main()), [1, 2], "requests under way find them");
-        assert!(!before.main().snapshot().endpoints[0].pool(0).is_retired());
-        let again = renewed(&after, NO_GUARD);
-        assert!(Arc::ptr_eq(
-            &again.main().snapshot().endpoints[0],
-            &compared
-        ));
+        let now = Instant::now();
+        endpoint.health().connect_failed(now, now);
+        let under_way = endpoint.pool(0).enter();
+        let p2c = "[[route]]\npath = \"/v2\"\nservice = \"cart\"\nbalance = \"p2c\"\n";
+        let ewma =
+            "[service.cart]\nguard = false\nbalance = { kind = \"peak_ewma\", decay = \"3s\" }\n";
+        for lines in [
+            format!("{NO_GUARD}{p2c}"),
+            ewma.to_owned(),
+            ewma.replace("3s", "7s"),
+            NO_GUARD.to_owned(),
+        ] {
+            let after = renewed(&before, &lines);
+            let same = Arc::clone(&after.main().snapshot().endpoints[0]);
+            assert!(Arc::ptr_eq(&same, &endpoint), "{lines}");
+            assert!(!endpoint.pool(0).is_retired() && endpoint.health().has_refused());
+            // One that was never called has it from its first call on.
+            for endpoint in &after.main().snapshot().endpoints {
+                let load = endpoint.load().unwrap();
+                let counted = endpoint.pool(0).enter();
+                assert_eq!(load.in_flight(), 1);
+                drop(counted);
+                assert_eq!(load.in_flight(), 0);
+            }
+        }
+        let load = endpoint.load().unwrap();
+        drop(under_way);
+        assert_eq!((load.in_flight(), endpoint.in_flight()), (0, 0));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -18,18 +18,34 @@ use crate::metrics::{Counter, Padded};
 pub struct Load {
     in_flight: Counter,
     /// Of all endpoints together.
-    of_all: Option<Arc<Padded<Counter>>>,
-    latency: Option<Latency>,
+    of_all: OnceLock<Arc<Padded<Counter>>>,
+    latency: OnceLock<Latency>,
+}
+
+/// Where an exchange was counted when it began; there it is counted off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    in_all: bool,
 }
 
 impl Load {
     /// One that counts its requests in `of_all` too, and keeps its latency where there is a scale
     /// for it.
     pub fn new(of_all: Option<Arc<Padded<Counter>>>, latency: Option<LatencyScale>) -> Self {
-        Self {
-            in_flight: Counter::default(),
-            of_all,
-            latency: latency.map(Latency::new),
+        let load = Self::default();
+        load.widen(of_all, latency);
+        load
+    }
+
+    /// Has it keep this, too, and by this decay.
+    pub fn widen(&self, of_all: Option<Arc<Padded<Counter>>>, latency: Option<LatencyScale>) {
+        if let Some(all) = of_all {
+            self.of_all.get_or_init(|| all);
+        }
+        if let Some(scale) = latency {
+            self.latency
+                .get_or_init(|| Latency::new(scale))
+                .follow(scale);
         }
     }
 
@@ -41,33 +57,37 @@ impl Load {
     /// Requests that all endpoints work on now, those that are on their way out among them; 0 where
     /// that is not counted.
     pub fn of_all(&self) -> u64 {
-        self.of_all.as_ref().map_or(0, |all| all.value())
+        self.of_all.get().map_or(0, |all| all.value())
     }
 
     /// Its latency, as far as it is kept and known.
     pub fn latency(&self) -> Noted {
-        let latency = self.latency.as_ref();
+        let latency = self.latency.get();
         latency.map_or(Noted::default(), |latency| latency.noted())
     }
 
     /// It took so long to answer, or to be given up.
     pub(super) fn took(&self, began: Instant) {
-        if let Some(latency) = &self.latency {
+        if let Some(latency) = self.latency.get() {
             let now = Instant::now();
             latency.note(now.saturating_duration_since(began), now);
         }
     }
 
-    pub(super) fn enter(&self) {
+    pub(super) fn enter(&self) -> Counted {
         self.in_flight.add_one();
-        if let Some(all) = &self.of_all {
+        let all = self.of_all.get();
+        if let Some(all) = all {
             all.add_one();
+        }
+        Counted {
+            in_all: all.is_some(),
         }
     }
 
-    pub(super) fn leave(&self) {
+    pub(super) fn leave(&self, counted: Counted) {
         self.in_flight.sub_one();
-        if let Some(all) = &self.of_all {
+        if let Some(all) = self.of_all.get().filter(|_| counted.in_all) {
             all.sub_one();
         }
     }
@@ -82,14 +102,21 @@ pub struct LatencyScale {
     pub decay: Duration,
 }
 
+impl LatencyScale {
+    /// For each millisecond.
+    fn decay_rate(&self) -> f32 {
+        1.0 / (self.decay.as_secs_f32() * 1e3)
+    }
+}
+
 /// A moving average that jumps to a peak at once and comes down from it slowly (Finagle's
 /// `PeakEwma`). Without new answers it comes down as well, so that an endpoint which was slow is
 /// tried again.
 #[derive(Debug)]
 struct Latency {
     epoch: Instant,
-    /// For each millisecond.
-    decay_rate: f32,
+    /// For each millisecond; the bits of an `f32`.
+    decay_rate: AtomicU32,
     /// The latency in microseconds, an `f32`, above the milliseconds after `epoch` at which it was
     /// noted; 0 before the first. In one word, so that a reader sees both of one moment.
     noted: AtomicU64,
@@ -99,9 +126,18 @@ impl Latency {
     fn new(scale: LatencyScale) -> Self {
         Self {
             epoch: scale.epoch,
-            decay_rate: 1.0 / (scale.decay.as_secs_f32() * 1e3),
+            decay_rate: AtomicU32::new(scale.decay_rate().to_bits()),
             noted: AtomicU64::new(0),
         }
+    }
+
+    /// Goes by another decay from now on.
+    fn follow(&self, scale: LatencyScale) {
+        self.decay_rate.store(scale.decay_rate().to_bits(), Relaxed);
+    }
+
+    fn decay_rate(&self) -> f32 {
+        f32::from_bits(self.decay_rate.load(Relaxed))
     }
 
     fn noted(&self) -> Noted {
@@ -109,7 +145,7 @@ impl Latency {
         Noted {
             micros,
             at,
-            decay_rate: self.decay_rate,
+            decay_rate: self.decay_rate(),
         }
     }
 
@@ -121,7 +157,7 @@ impl Latency {
             let latency = if took >= latency {
                 took
             } else {
-                let weight = decayed(millis_between(at, now).max(0.0), self.decay_rate);
+                let weight = decayed(millis_between(at, now).max(0.0), self.decay_rate());
                 latency * weight + took * (1.0 - weight)
             };
             Some(pack(latency, now))
@@ -247,6 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_counted_from_some_moment_on_is_counted_off_by_those_that_came_after_it() {
+        let load = Load::default();
+        let before = load.enter();
+        load.widen(Some(Arc::default()), None);
+        let after = load.enter();
+        assert_eq!((load.in_flight(), load.of_all()), (2, 1));
+        load.leave(before);
+        assert_eq!((load.in_flight(), load.of_all()), (1, 1));
+        load.leave(after);
+        assert_eq!((load.in_flight(), load.of_all()), (0, 0));
+    }
+
+    #[test]
     fn what_many_threads_enter_and_leave_comes_to_nothing() {
         let all = Arc::new(Padded(Counter::default()));
         let loads = [(); 3].map(|()| Load::new(Some(Arc::clone(&all)), None));
@@ -254,9 +303,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for load in loads.iter().cycle().take(3000) {
-                        load.enter();
+                        let counted = load.enter();
                         assert!(load.in_flight() > 0 && load.of_all() > 0);
-                        load.leave();
+                        load.leave(counted);
                     }
                 });
             }

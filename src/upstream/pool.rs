@@ -20,7 +20,7 @@ use super::{
     http1,
     http2::{Keep, Lease, Links},
     idle_limits::IdleLimits,
-    load::Load,
+    load::{Counted, Load},
     record::{LatencySum, Quiet, Record, Recorded},
     stream::Ask,
     tls::{Handshake, Protocol, Tls},
@@ -35,8 +35,8 @@ pub struct Target {
     secured: Option<Box<Secured>>,
     protocol: Protocol,
     limits: Arc<IdleLimits>,
-    /// Where a balancer asks for it.
-    load: Option<Arc<Load>>,
+    /// From when on a balancer asks for it.
+    load: OnceLock<Arc<Load>>,
     made: Instant,
     /// When the exchanges of an endpoint that was removed are cut, in milliseconds after `made`; 0
     /// is "not".
@@ -129,7 +129,7 @@ impl Target {
             secured: tls.map(secured),
             protocol,
             limits,
-            load,
+            load: load.map(OnceLock::from).unwrap_or_default(),
             made: Instant::now(),
             cut_at: AtomicU64::new(0),
         }
@@ -137,7 +137,13 @@ impl Target {
 
     /// How busy it is, over all workers, where its balancer compares that.
     pub fn load(&self) -> Option<&Arc<Load>> {
-        self.load.as_ref()
+        self.load.get()
+    }
+
+    /// A balancer asks for its load from now on: exchanges that begin count in it. It stays with the
+    /// first.
+    pub(crate) fn keep_load(&self, load: Arc<Load>) {
+        self.load.get_or_init(|| load);
     }
 
     /// The endpoint was removed: connections that come back are closed then, and exchanges that
@@ -341,7 +347,7 @@ impl Pool {
     /// Notes for its load how long the endpoint took that was asked then: to the head of its answer,
     /// or until it was given up.
     pub fn took(&self, began: Instant) {
-        if let Some(load) = &self.target.load {
+        if let Some(load) = self.target.load() {
             load.took(began);
         }
     }
@@ -360,10 +366,8 @@ impl Pool {
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.attempts.add_one();
         self.in_flight.add_one();
-        if let Some(load) = &self.target.load {
-            load.enter();
-        }
         InFlight {
+            counted: self.target.load().map(|load| load.enter()),
             pool: Arc::clone(self),
             waits_since: None,
         }
@@ -428,6 +432,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct InFlight {
     pool: Arc<Pool>,
+    /// Where a balancer asked for the endpoint's load when it began.
+    counted: Option<Counted>,
     /// Since when the endpoint has all of the request, and has not answered: after its pool was made.
     waits_since: Option<Duration>,
 }
@@ -462,8 +468,8 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.pool.in_flight.sub_one();
-        if let Some(load) = &self.pool.target.load {
-            load.leave();
+        if let Some((load, counted)) = self.pool.target.load().zip(self.counted) {
+            load.leave(counted);
         }
         if self.waits_since.is_some() {
             self.pool.record().silence.note_loss();

@@ -81,12 +81,24 @@ impl Loads {
         }
     }
 
-    /// Whether endpoints with these loads have what others would give them.
-    pub(in crate::service) fn are_enough_for(&self, others: &Self) -> bool {
-        let decay = |loads: &Self| loads.latency.map(|scale| scale.decay);
-        (self.compared || !others.compared)
-            && (self.of_all.is_some() || others.of_all.is_none())
-            && (decay(others).is_none() || decay(self) == decay(others))
+    /// What others look at is kept, too, and latencies by their decay. What is kept already goes on,
+    /// be it that none looks at it now.
+    pub(in crate::service) fn follow(&mut self, others: Self) {
+        self.compared |= others.compared;
+        self.of_all = self.of_all.take().or(others.of_all);
+        // Moments that were noted are counted from the epoch of before.
+        self.latency = match (self.latency, others.latency) {
+            (Some(own), Some(other)) => Some(LatencyScale {
+                epoch: own.epoch,
+                ..other
+            }),
+            (own, other) => own.or(other),
+        };
+    }
+
+    /// Has an endpoint's load keep what is looked at now.
+    pub(in crate::service) fn widen(&self, load: &Load) {
+        load.widen(self.of_all.clone(), self.latency);
     }
 
     /// What any of these looks at. A latency's scale is the first one's: an endpoint has one.

@@ -55,7 +55,7 @@ impl Tables {
 
     fn of_loads(endpoints: &[Arc<Endpoint>], weights: &[u32]) -> Self {
         let loaded = |(endpoint, weight): (&Arc<Endpoint>, &u32)| Loaded {
-            load: endpoint.load().cloned().unwrap_or_default(),
+            load: endpoint.load().unwrap_or_default(),
             weight: *weight.max(&1),
         };
         let loads: Box<[_]> = std::iter::zip(endpoints, weights).map(loaded).collect();

@@ -12,10 +12,15 @@ use std::{
     ops::Deref,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
     },
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use crate::{
@@ -57,8 +62,8 @@ struct Called {
 pub(super) struct Own {
     health: EndpointHealth,
     id: EndpointId,
-    /// Where a balancer asks for it.
-    load: Option<Arc<Load>>,
+    /// From when on a balancer asks for it.
+    load: ArcSwapOption<Load>,
     transport: Transport,
     is_near: AtomicBool,
 }
@@ -119,7 +124,7 @@ impl Endpoint {
             own: Arc::new(Own {
                 health: EndpointHealth::new(common),
                 id,
-                load,
+                load: ArcSwapOption::new(load),
                 transport,
                 is_near: AtomicBool::new(false),
             }),
@@ -161,20 +166,27 @@ impl Endpoint {
     }
 
     fn called(&self) -> &Called {
-        let Own {
-            id, load, health, ..
-        } = &*self.own;
-        self.called.get_or_init(|| {
+        if let Some(called) = self.called.get() {
+            return called;
+        }
+        let Own { id, health, .. } = &*self.own;
+        let called = self.called.get_or_init(|| {
             let common = health.common();
             let Transport { tls, protocol } = self.own.transport;
             let tls = tls.then(|| common.tls());
             let limits = Arc::clone(&common.idle_limits);
-            let target = Target::new(id.address.clone(), tls, protocol, limits, load.clone());
+            let target = Target::new(id.address.clone(), tls, protocol, limits, None);
             Box::new(Called {
                 target: Arc::new(target),
                 of_workers: (0..common.workers).map(|_| OnceLock::new()).collect(),
             })
-        })
+        });
+        // Against `keep_load`: one of the two sees what the other has stored.
+        fence(SeqCst);
+        if let Some(load) = self.load() {
+            called.target.keep_load(load);
+        }
+        called
     }
 
     /// Whether this is a worker's way to it.
@@ -203,8 +215,18 @@ impl Endpoint {
     }
 
     /// How busy it is, over all workers, where its balancer compares that.
-    pub(super) fn load(&self) -> Option<&Arc<Load>> {
-        self.own.load.as_ref()
+    pub(super) fn load(&self) -> Option<Arc<Load>> {
+        self.own.load.load_full()
+    }
+
+    /// A balancer asks for its load from now on, and none did before; under the lock of the service's
+    /// members.
+    pub(super) fn keep_load(&self, load: Arc<Load>) {
+        self.own.load.store(Some(Arc::clone(&load)));
+        fence(SeqCst);
+        if let Some(called) = self.called.get() {
+            called.target.keep_load(load);
+        }
     }
 
     /// Whether it is in the proxy's own zone; said where that comes first, with each set.

@@ -51,8 +51,7 @@ impl EndpointSet {
     }
 
     /// Another policy holds from now on. Endpoints go on, but for those that are called in another way
-    /// now, or have nothing by which a balancer could compare them: these drain, and others begin at
-    /// their addresses.
+    /// now: these drain, and others begin at their addresses.
     pub(in crate::service) fn follow_policy(
         &mut self,
         policy: &Arc<config::Service>,
@@ -61,9 +60,13 @@ impl EndpointSet {
         loads: Loads,
     ) {
         self.common.follow(policy, tls);
-        let has_loads = self.loads.are_enough_for(&loads);
-        if !has_loads {
-            self.loads = loads;
+        self.loads.follow(loads);
+        for member in self.members.iter() {
+            match (member.endpoint.load(), self.loads.load()) {
+                (Some(load), _) => self.loads.widen(&load),
+                (None, Some(load)) => member.endpoint.keep_load(load),
+                (None, None) => {}
+            }
         }
         for place in 0..self.members.0.len() {
             let member = &mut self.members.0[place];
@@ -76,8 +79,7 @@ impl EndpointSet {
             let transport = Transport::of(&member.instance, policy.version_of_http());
             let is_called_otherwise = transport != member.endpoint.transport()
                 || (secured_otherwise && member.instance.tls);
-            let is_new = !has_loads || is_called_otherwise;
-            if is_new && !member.is_removed() {
+            if is_called_otherwise && !member.is_removed() {
                 let (id, instance) = (member.id().clone(), Arc::clone(&member.instance));
                 let standing = member.standing();
                 let new = self.new_member(&id, &instance, standing, false);
