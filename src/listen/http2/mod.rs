@@ -38,8 +38,9 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// What is held of one answer that its client would take, and the socket does not.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// How long a client may take to say that it is there.
-const PONG: Duration = Duration::from_secs(20);
+/// The library asks a silent client whether it is there, and would not see that one takes what waits for it, before
+/// which it finds no question. Who is gone is told by [`Progress::late`].
+const PONG: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Serves a connection until either side ends it.
 pub(super) async fn serve(connection: Arc<Connection>, client: Client, begun: Begun) {

@@ -15,6 +15,9 @@ use crate::proxy::Client;
 /// How long a client may take to leave that was told to, and has nothing to wait for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// A client that is silent is asked after `timeout.ping` whether it is there, and is gone after as many of them.
+const SILENCES: u32 = 3;
+
 /// How far a connection has come. Times are of the worker's clock, plus 1; 0 is "not".
 pub(in super::super) struct Progress {
     pub(super) client: Arc<Client>,
@@ -27,6 +30,8 @@ pub(in super::super) struct Progress {
     pub(super) stuck: AtomicU64,
     /// When it took something last.
     pub(super) taken: AtomicU64,
+    /// When something of it was read last.
+    pub(super) read: AtomicU64,
     /// Since when it is to leave.
     finishing: AtomicU64,
     requests: AtomicU64,
@@ -42,6 +47,7 @@ impl Progress {
             head_began: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            read: AtomicU64::new(0),
             finishing: AtomicU64::new(0),
             requests: AtomicU64::new(0),
         }
@@ -70,9 +76,12 @@ impl Progress {
             since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis()
         };
         let stuck = self.stuck.load(Relaxed);
+        let taken = self.taken.load(Relaxed);
+        let heard = self.read.load(Relaxed).max(taken).max(open);
         if passed(stuck, limits.write)
             || passed(self.head_began.load(Relaxed), limits.header)
             || !self.is_begun.load(Relaxed) && passed(open, limits.header)
+            || passed(heard, limits.ping.saturating_mul(SILENCES))
         {
             return Some(Stop::Cut);
         }
@@ -85,7 +94,7 @@ impl Progress {
         let rests = activity.answered.load(Relaxed).max(open);
         let finishing = self.finishing.load(Relaxed);
         if finishing != 0 {
-            let since = finishing.max(rests).max(self.taken.load(Relaxed));
+            let since = finishing.max(rests).max(taken);
             return passed(since, FAREWELL).then_some(Stop::Cut);
         }
         passed(rests, limits.idle).then_some(Stop::Finish)

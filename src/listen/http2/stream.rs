@@ -82,9 +82,11 @@ impl FrameStream {
             client,
             is_begun,
             head_began,
+            read: read_last,
             ..
         } = &*self.progress;
         let now = client.now();
+        read_last.store(now, Relaxed);
         let pieces = client.activity.pieces.value();
         let (budget, mut flood) = (&mut self.budget, Ok(()));
         let heads = self.frames.heads();

@@ -128,7 +128,7 @@ async fn an_idle_client_is_told_to_leave_and_pings_keep_none() {
 #[tokio::test]
 async fn a_client_that_does_not_answer_a_ping_is_gone() {
     let backend = Backend::start("a").await;
-    let proxy = before(backend.address(), "timeout = { ping = \"100ms\" }").await;
+    let proxy = before(backend.address(), "timeout = { ping = \"1s\" }").await;
     let mut client = Frames::connect(proxy.address()).await;
     // It is asked, and says so.
     for _ in 0..3 {
@@ -142,4 +142,7 @@ async fn a_client_that_does_not_answer_a_ping_is_gone() {
     }
     client.send(get_frame(1, "/cart")).await;
     assert_eq!(client.answer(1).await.0, 200);
+    // It says nothing any more.
+    while client.any().await.is_some() {}
+    until_count(&proxy, "callboard_http2_connections", 0).await;
 }
