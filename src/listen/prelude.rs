@@ -12,7 +12,7 @@ use super::{
     Addresses, Connection, Tls, http1, http2, preface::Begun, proxied, socket::Socket,
     transport::Transport,
 };
-use crate::proxy::{Client, Scheme};
+use crate::proxy::{Client, ClientAddress, Scheme};
 
 /// Serves a connection until either side ends it; by TLS where its listener speaks it. Where a proxy says
 /// first whose connection it is, the client counts in `addresses`.
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
         }
     };
     let address = proxied.as_ref().map(|proxied| proxied.client);
-    let address = address.unwrap_or(connection.address);
+    let address = address.unwrap_or_else(|| own_address(&connection));
     let client = |version| {
         let (worker, listener) = (&connection.worker, &connection.listener);
         let certificate = certificate.as_ref();
@@ -71,5 +71,14 @@ pub(crate) async fn serve(
         let client = client(Version::HTTP_2);
         // Boxed, so that a connection of HTTP/1.1 is no larger for it.
         Box::pin(http2::serve(Arc::clone(&connection), client, begun)).await;
+    }
+}
+
+/// How the client is known of which no proxy says who it is.
+fn own_address(connection: &Connection) -> ClientAddress {
+    let address = connection.address;
+    ClientAddress {
+        address,
+        trusted: connection.listener.trusts(address.ip()),
     }
 }

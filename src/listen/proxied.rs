@@ -6,7 +6,6 @@ use std::{
     future::poll_fn,
     io,
     mem::MaybeUninit,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -18,7 +17,10 @@ use super::{
     Addresses, Connection, Stop, accept::TOO_MANY, addresses::Counted, linger::leave,
     socket::Socket, stop::Orders,
 };
-use crate::proxy_protocol::{Header, HeaderError, LONGEST, parse};
+use crate::{
+    proxy::ClientAddress,
+    proxy_protocol::{Header, HeaderError, LONGEST, Opener, parse},
+};
 
 /// What a trusted proxy hears that speaks HTTP at once.
 const NO_HEADER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -31,7 +33,7 @@ const LOOK: usize = 512;
 /// Whose connection a trusted proxy has passed on.
 pub(super) struct Proxied {
     /// The client, or the proxy itself.
-    pub(super) client: SocketAddr,
+    pub(super) client: ClientAddress,
     /// The client speaks TLS, which the proxy has ended.
     pub(super) tls: bool,
     /// The client's place among the connections of its address. A trusted proxy needs none.
@@ -63,19 +65,17 @@ pub(super) async fn receive(
             return None;
         }
     };
-    let counter = match header.client {
-        Some(_) => &counts.proxied,
-        None => &counts.local,
+    let (counter, address, trusted) = match header.opener {
+        Opener::Client(client) => (&counts.proxied, client, listener.trusts(client.ip())),
+        Opener::Proxy => (&counts.local, peer, true),
+        // Any client may be behind it, and be no proxy: its word is not the peer's.
+        Opener::Unnamed => (&counts.local, peer, false),
     };
     counter.add_one();
-    let client = header.client.unwrap_or(peer);
-    let place = match listener.trusts(client.ip()) {
-        true => None,
-        false => Some(addresses.take(client.ip())),
-    };
+    let place = (!trusted).then(|| addresses.take(address.ip()));
     if let Some(None) = place {
         worker.turned_away.add_one();
-        tracing::debug!(client = %client.ip(), "has too many connections");
+        tracing::debug!(client = %address.ip(), "has too many connections");
         if is_clear {
             socket.say(TOO_MANY);
         }
@@ -83,7 +83,7 @@ pub(super) async fn receive(
         return None;
     }
     Some(Proxied {
-        client,
+        client: ClientAddress { address, trusted },
         tls: header.tls,
         _place: place.flatten(),
     })

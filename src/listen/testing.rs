@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::{Connection, socket::Socket};
 use crate::{
     config::{self, ListenProtocol, ListenTls, TlsVersion, UnknownName},
-    proxy::{Client, Scheme, Worker},
+    proxy::{Client, ClientAddress, Scheme, Worker},
     tls::{Folder, Server},
 };
 
@@ -34,14 +34,11 @@ async fn connected_by(client: TcpSocket) -> (TcpStream, Arc<Connection>, TcpStre
 /// Who a connection's client is, in HTTP/1.1 and without a certificate.
 pub(super) fn client_of(connection: &Connection, scheme: Scheme) -> Client {
     let (worker, listener) = (&connection.worker, &connection.listener);
-    Client::new(
-        worker,
-        listener,
-        connection.address,
-        scheme,
-        Version::HTTP_11,
-        None,
-    )
+    let address = ClientAddress {
+        address: connection.address,
+        trusted: false,
+    };
+    Client::new(worker, listener, address, scheme, Version::HTTP_11, None)
 }
 
 /// TLS of a listener, with a certificate for `localhost`.

@@ -50,6 +50,15 @@ impl Scheme {
     }
 }
 
+/// How a listener knows the client of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddress {
+    /// The client's, or that of a proxy in front that does not name its client.
+    pub address: SocketAddr,
+    /// Whether its forwarded headers are believed.
+    pub trusted: bool,
+}
+
 /// Who is at a connection's other end.
 pub(crate) struct Peer {
     /// Its address.
@@ -141,13 +150,13 @@ impl Client {
     pub(crate) fn new(
         worker: &Arc<Worker>,
         listener: &Arc<config::Listener>,
-        address: SocketAddr,
+        address: ClientAddress,
         scheme: Scheme,
         version: Version,
         certificate: Option<&Certificate>,
     ) -> Self {
-        let ip = address.ip();
-        let text = ip.to_string();
+        let ClientAddress { address, trusted } = address;
+        let text = address.ip().to_string();
         let via = format!("{} {}", received_by(version), worker.shared.pseudonym);
         let certificate = certificate.map(client_certificate::element);
         let certificate = certificate.as_deref().map(str::as_bytes);
@@ -165,7 +174,7 @@ impl Client {
                 introduction: FieldBlock::new(fields.into_iter().chain(certificate)),
                 certificate: FieldBlock::new(certificate),
                 ip: text,
-                trusted: listener.trusts(ip),
+                trusted,
             },
             scheme,
             version,

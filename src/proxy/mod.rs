@@ -34,7 +34,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 pub(crate) use body::RequestBody;
-pub(crate) use client::{Client, RequestStream, Scheme};
+pub(crate) use client::{Client, ClientAddress, RequestStream, Scheme};
 pub(crate) use generation::{Generation, Goal, Target};
 pub(crate) use local_reply::refusal_of_head;
 pub(crate) use rate::Rate;

@@ -8,27 +8,27 @@ pub(crate) const LONGEST: usize = 4096;
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Who has opened the connection that is passed on; `None` where that is the proxy itself, or of
-    /// no IP address.
-    pub client: Option<SocketAddr>,
+    /// Who has opened the connection that is passed on.
+    pub opener: Opener,
     /// The client's connection is protected by TLS, which the proxy has ended.
     pub tls: bool,
 }
 
-impl Header {
-    /// Of a connection of the proxy's own, and of one that it says nothing of.
-    pub(super) const LOCAL: Self = Self {
-        client: None,
-        tls: false,
-    };
+/// Who has opened a connection that a proxy passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opener {
+    /// The proxy itself, to look whether we are there.
+    Proxy,
+    /// A client with this address.
+    Client(SocketAddr),
+    /// A client of which no IP address is said. It may be anyone.
+    Unnamed,
+}
 
+impl Opener {
     /// An address of IPv4 that is written as one of IPv6 is one of IPv4: it is compared with networks.
-    pub(super) fn of(client: SocketAddr, tls: bool) -> Self {
-        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        Self {
-            client: Some(client),
-            tls,
-        }
+    pub(super) fn client(address: SocketAddr) -> Self {
+        Self::Client(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 }
 

@@ -10,7 +10,7 @@ mod v1;
 mod v2;
 mod write;
 
-pub(crate) use header::{Header, HeaderError, LONGEST, Parsed};
+pub(crate) use header::{Header, HeaderError, LONGEST, Opener, Parsed};
 pub use write::Version;
 pub(crate) use write::write;
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::header::{Header, HeaderError, Parsed};
+use super::header::{Header, HeaderError, Opener, Parsed};
 
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
 
@@ -21,18 +21,21 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Parsed>, HeaderError> {
     let text = line[..end].strip_suffix(b"\r");
     let text = text.and_then(|text| text.strip_prefix(SIGNATURE));
     let text = text.and_then(|text| std::str::from_utf8(text).ok());
-    let header = text.and_then(header).ok_or(HeaderError::Malformed)?;
+    let opener = text.and_then(opener).ok_or(HeaderError::Malformed)?;
+    let header = Header { opener, tls: false };
     let length = end + 1;
     Ok(Some(Parsed { header, length }))
 }
 
-fn header(text: &str) -> Option<Header> {
+/// Who has opened the connection. This version has one word for a proxy's own and for a client whom it
+/// does not name.
+fn opener(text: &str) -> Option<Opener> {
     let mut words = text.split(' ');
     let is_v4 = match words.next()? {
         "TCP4" => true,
         "TCP6" => false,
         // What follows is to be ignored.
-        "UNKNOWN" => return Some(Header::LOCAL),
+        "UNKNOWN" => return Some(Opener::Unnamed),
         _ => return None,
     };
     let mut address = || {
@@ -43,7 +46,7 @@ fn header(text: &str) -> Option<Header> {
     let mut port = || port(words.next()?);
     let [client_port, _] = [port()?, port()?];
     let client = SocketAddr::new(client, client_port);
-    words.next().is_none().then(|| Header::of(client, false))
+    words.next().is_none().then(|| Opener::client(client))
 }
 
 /// A number without zeros before it, which some would take to be octal.
@@ -61,7 +64,11 @@ mod tests {
         let parsed = parse(text.as_bytes())?.expect("it is whole");
         assert_eq!(parsed.length, text.find('\n').unwrap() + 1);
         assert!(!parsed.header.tls);
-        Ok(parsed.header.client.map(|client| client.to_string()))
+        Ok(match parsed.header.opener {
+            Opener::Client(client) => Some(client.to_string()),
+            Opener::Unnamed => None,
+            Opener::Proxy => panic!("a line does not say that"),
+        })
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Version 2: binary, with fields of type, length and value behind the addresses.
 
-use std::net::SocketAddr;
-
-use super::header::{Header, HeaderError, LONGEST, Parsed};
+use super::header::{Header, HeaderError, LONGEST, Opener, Parsed};
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -40,33 +38,41 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Parsed>, HeaderError> {
     let length = FIXED + length;
     let header = match carried {
         // What it says is to be ignored, of whatever family.
-        _ if is_local => Header::LOCAL,
+        _ if is_local => LOCAL,
         Some(carried) => said(&bytes[..length], rest, carried).ok_or(HeaderError::Malformed)?,
         None => return Err(HeaderError::Malformed),
     };
     Ok(Some(Parsed { header, length }))
 }
 
-/// What is passed on.
+/// Of a connection of the proxy's own.
+const LOCAL: Header = Header {
+    opener: Opener::Proxy,
+    tls: false,
+};
+
+/// What is passed on, by the family of its addresses.
 #[derive(Clone, Copy)]
 enum Carried {
     /// The sender does not know, or says no more than that.
     Unspecified,
-    Tcp4,
-    Tcp6,
-    /// Datagrams, and sockets of one machine, with so many bytes of addresses.
-    Other(usize),
+    V4,
+    V6,
+    /// Sockets of one machine.
+    Unix,
 }
 
+/// Two paths.
+const UNIX_ADDRESSES: usize = 216;
+
 impl Carried {
-    /// By the byte of the address family and the transport protocol.
+    /// By the byte of the address family and the transport protocol. Datagrams, as those of QUIC, have
+    /// the addresses that connections have.
     fn of(byte: u8) -> Option<Self> {
         Some(match byte {
-            0x11 => Self::Tcp4,
-            0x21 => Self::Tcp6,
-            0x12 => Self::Other(12),
-            0x22 => Self::Other(36),
-            0x31 | 0x32 => Self::Other(216),
+            0x11 | 0x12 => Self::V4,
+            0x21 | 0x22 => Self::V6,
+            0x31 | 0x32 => Self::Unix,
             _ if byte >> 4 <= 3 && byte & 0x0f <= 2 => Self::Unspecified,
             _ => return None,
         })
@@ -75,25 +81,30 @@ impl Carried {
 
 /// What a whole header says whose addresses and fields are `rest`; `None` where it is malformed.
 fn said(whole: &[u8], rest: &[u8], carried: Carried) -> Option<Header> {
-    let (client, fields) = match carried {
-        Carried::Unspecified => return Some(Header::LOCAL),
-        Carried::Tcp4 => {
+    let (opener, fields) = match carried {
+        Carried::Unspecified => {
+            return Some(Header {
+                opener: Opener::Unnamed,
+                tls: false,
+            });
+        }
+        Carried::V4 => {
             let (addresses, fields) = rest.split_first_chunk::<12>()?;
             let [a, b, c, d, .., high, low, _, _] = *addresses;
             let port = u16::from_be_bytes([high, low]);
-            (Some(SocketAddr::from(([a, b, c, d], port))), fields)
+            (Opener::client(([a, b, c, d], port).into()), fields)
         }
-        Carried::Tcp6 => {
+        Carried::V6 => {
             let (ip, rest) = rest.split_first_chunk::<16>()?;
             let (_, rest) = rest.split_first_chunk::<16>()?;
             let (ports, fields) = rest.split_first_chunk::<4>()?;
             let port = u16::from_be_bytes([ports[0], ports[1]]);
-            (Some(SocketAddr::from((*ip, port))), fields)
+            (Opener::client((*ip, port).into()), fields)
         }
-        Carried::Other(addresses) => (None, rest.get(addresses..)?),
+        Carried::Unix => (Opener::Unnamed, rest.get(UNIX_ADDRESSES..)?),
     };
     let tls = read_fields(whole, fields)?;
-    Some(client.map_or(Header::LOCAL, |client| Header::of(client, tls)))
+    Some(Header { opener, tls })
 }
 
 /// Whether the fields say that the client speaks TLS; `None` where they are malformed, or their
@@ -147,51 +158,55 @@ mod tests {
         [&[kind], &(value.len() as u16).to_be_bytes()[..], value].concat()
     }
 
-    fn said(bytes: &[u8]) -> Result<(Option<String>, bool), HeaderError> {
+    fn read(bytes: &[u8]) -> Result<(Opener, bool), HeaderError> {
         let parsed = parse(bytes)?.expect("it is whole");
         assert_eq!(parsed.length, bytes.len());
-        let Header { client, tls } = parsed.header;
-        Ok((client.map(|client| client.to_string()), tls))
+        let Header { opener, tls } = parsed.header;
+        Ok((opener, tls))
+    }
+
+    fn client(address: &str) -> Opener {
+        Opener::Client(address.parse().unwrap())
     }
 
     #[test]
     fn a_header_names_the_client() {
-        let v4 = Some("203.0.113.9:4000".to_owned());
-        assert_eq!(said(&header(0x21, 0x11, TCP4)), Ok((v4.clone(), false)));
+        let v4 = client("203.0.113.9:4000");
+        assert_eq!(read(&header(0x21, 0x11, TCP4)), Ok((v4, false)));
+        assert_eq!(read(&header(0x21, 0x12, TCP4)), Ok((v4, false)));
         let mut tcp6 = [0; 36];
         tcp6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
         tcp6[15] = 9;
         tcp6[32..34].copy_from_slice(&4000u16.to_be_bytes());
-        let v6 = Some("[2001:db8::9]:4000".to_owned());
-        assert_eq!(said(&header(0x21, 0x21, &tcp6)), Ok((v6, false)));
+        let v6 = client("[2001:db8::9]:4000");
+        assert_eq!(read(&header(0x21, 0x21, &tcp6)), Ok((v6, false)));
+        assert_eq!(read(&header(0x21, 0x22, &tcp6)), Ok((v6, false)));
         let mut mapped = [0; 36];
         mapped[10..16].copy_from_slice(&[0xff, 0xff, 203, 0, 113, 9]);
         mapped[32..34].copy_from_slice(&4000u16.to_be_bytes());
-        assert_eq!(said(&header(0x21, 0x21, &mapped)), Ok((v4, false)));
+        assert_eq!(read(&header(0x21, 0x21, &mapped)), Ok((v4, false)));
     }
 
     #[test]
-    fn what_is_local_or_of_no_ip_address_names_none() {
-        let none = Ok((None, false));
-        for bytes in [
-            header(0x20, 0x00, &[]),
-            header(0x20, 0x11, TCP4),
+    fn what_is_local_is_the_proxys_own_and_a_client_of_no_ip_address_is_not() {
+        for (opener, bytes) in [
+            (Opener::Proxy, header(0x20, 0x00, &[])),
+            (Opener::Proxy, header(0x20, 0x11, TCP4)),
             // Ignored are even a family that there is not, and what is cut off.
-            header(0x20, 0xff, &[1, 2, 3]),
-            header(0x21, 0x00, &[]),
-            header(0x21, 0x00, &[1, 2, 3]),
-            header(0x21, 0x01, TCP4),
-            header(0x21, 0x12, TCP4),
-            header(0x21, 0x31, &[b'/'; 216]),
+            (Opener::Proxy, header(0x20, 0xff, &[1, 2, 3])),
+            (Opener::Unnamed, header(0x21, 0x00, &[])),
+            (Opener::Unnamed, header(0x21, 0x00, &[1, 2, 3])),
+            (Opener::Unnamed, header(0x21, 0x01, TCP4)),
+            (Opener::Unnamed, header(0x21, 0x31, &[b'/'; 216])),
         ] {
-            assert_eq!(said(&bytes), none, "{bytes:?}");
+            assert_eq!(read(&bytes), Ok((opener, false)), "{bytes:?}");
         }
     }
 
     #[test]
     fn fields_say_whether_the_client_speaks_tls_and_the_rest_is_passed_over() {
         let with =
-            |fields: &[Vec<u8>]| said(&header(0x21, 0x11, &[TCP4, &fields.concat()].concat()));
+            |fields: &[Vec<u8>]| read(&header(0x21, 0x11, &[TCP4, &fields.concat()].concat()));
         let tls = |flags: u8| {
             field(
                 TLS,
@@ -239,11 +254,11 @@ mod tests {
             )
         };
         let sum = crc32c(with([0; 4]).into_iter());
-        assert!(said(&with(sum.to_be_bytes())).is_ok());
-        let wrong = said(&with((sum ^ 1).to_be_bytes()));
+        assert!(read(&with(sum.to_be_bytes())).is_ok());
+        let wrong = read(&with((sum ^ 1).to_be_bytes()));
         assert_eq!(wrong, Err(HeaderError::Malformed));
         let short = header(0x21, 0x11, &[TCP4, &field(CHECKSUM, &[0; 3])].concat());
-        assert_eq!(said(&short), Err(HeaderError::Malformed));
+        assert_eq!(read(&short), Err(HeaderError::Malformed));
     }
 
     #[test]
@@ -258,14 +273,14 @@ mod tests {
             header(0x21, 0x21, &[0; 35]),
             header(0x21, 0x31, &[0; 215]),
         ] {
-            assert_eq!(said(&bytes), Err(HeaderError::Malformed), "{bytes:?}");
+            assert_eq!(read(&bytes), Err(HeaderError::Malformed), "{bytes:?}");
         }
     }
 
     #[test]
     fn a_header_has_a_largest_length_which_it_says_before_it_has_come() {
         let most = LONGEST - FIXED;
-        assert!(said(&header(0x20, 0, &vec![0; most])).is_ok());
+        assert!(read(&header(0x20, 0, &vec![0; most])).is_ok());
         let more = header(0x20, 0, &vec![0; most + 1]);
         assert_eq!(parse(&more[..FIXED]), Err(HeaderError::TooLarge));
         assert_eq!(parse(&more[..FIXED - 1]), Ok(None));

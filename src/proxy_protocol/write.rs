@@ -67,7 +67,7 @@ fn as_v6(ip: IpAddr) -> Ipv6Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy_protocol::{Header, Parsed, parse};
+    use crate::proxy_protocol::{Header, Opener, Parsed, parse};
 
     #[test]
     fn what_is_written_is_read_again() {
@@ -85,11 +85,12 @@ mod tests {
                 let bytes = write(version, client, server.parse().unwrap());
                 let Parsed { header, length } = parse(&bytes).unwrap().unwrap();
                 assert_eq!(length, bytes.len());
-                let told = client.map(|client| SocketAddr::new(client.to_canonical(), 0));
-                let expected = Header {
-                    client: told,
-                    tls: false,
+                let opener = match (client, version) {
+                    (Some(client), _) => Opener::Client(SocketAddr::new(client.to_canonical(), 0)),
+                    (None, Version::V1) => Opener::Unnamed,
+                    (None, Version::V2) => Opener::Proxy,
                 };
+                let expected = Header { opener, tls: false };
                 assert_eq!(header, expected, "{version:?} {client:?} {server}");
             }
         }

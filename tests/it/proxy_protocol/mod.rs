@@ -136,10 +136,13 @@ async fn the_client_of_the_header_is_the_one_that_endpoints_are_told_of() {
             "203.0.113.7",
         ),
         (v2(0x21, 0x21, &tcp6), "2001:db8::9"),
-        // These are the proxy's own connections.
+        (v2(0x21, 0x12, &tcp4([203, 0, 113, 7])), "203.0.113.7"),
+        (v2(0x21, 0x22, &tcp6), "2001:db8::9"),
+        // These are the proxy's own connections, or those of clients that it does not name.
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
         (v2(0x20, 0, &[]), "127.0.0.1"),
         (v2(0x21, 0x31, &[b'/'; 216]), "127.0.0.1"),
+        (v2(0x21, 0x00, &[]), "127.0.0.1"),
     ] {
         // Together with the request, before it, and byte by byte.
         let whole = [&header[..], GET.as_bytes()].concat();
@@ -162,8 +165,8 @@ async fn the_client_of_the_header_is_the_one_that_endpoints_are_told_of() {
             assert_eq!(forwarded(answer.text()), Some(client), "{header:?}");
         }
     }
-    assert_eq!(site.count("proxied").await, 18);
-    assert_eq!(site.count("local").await, 9);
+    assert_eq!(site.count("proxied").await, 24);
+    assert_eq!(site.count("local").await, 12);
     let answer = site.passing_on(V1).await.ask(V1).await;
     assert_eq!(answer.status(), 400);
 }
@@ -207,6 +210,48 @@ async fn forwarded_fields_are_believed_of_a_client_that_is_trusted_and_of_no_oth
         let answer = wire.ask(get).await;
         assert_eq!(forwarded(answer.text()), Some(told));
     }
+}
+
+/// Any client may be behind such a header: what is believed of the proxy is not believed of that one.
+#[tokio::test]
+async fn a_client_that_its_header_does_not_name_is_not_the_proxy_itself() {
+    let listener = "limits = { connections_per_address = 1 }";
+    let rate = "rate = { requests = 1, per = \"1h\" }";
+    let get = |client: &str| {
+        format!(
+            "GET /cart HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\
+             X-Forwarded-Proto: https\r\n\r\n"
+        )
+    };
+    for header in [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".to_vec(),
+        v2(0x21, 0x00, &[]),
+        v2(0x21, 0x02, &tcp4([203, 0, 113, 7])),
+        v2(0x21, 0x31, &[b'/'; 216]),
+        v2(0x21, 0x32, &[b'/'; 216]),
+    ] {
+        let site = Site::trusting(listener, rate).await;
+        let mut first = site.passing_on(&header).await;
+        let answer = first.ask(get("198.51.100.1")).await;
+        assert_eq!(forwarded(answer.text()), Some("127.0.0.1"), "{header:?}");
+        assert!(answer.text().contains("x-forwarded-proto: http\n"));
+        // It is not as many clients as it says.
+        let answer = first.ask(get("198.51.100.2")).await;
+        assert_eq!(answer.status(), 429, "{header:?}");
+        // Nor has it as many connections as it likes.
+        let mut second = site.passing_on(&header).await;
+        let turned_away = second.message().await.unwrap();
+        assert!(turned_away.text().contains("too many connections"));
+        // The proxy's own checks have no place among them.
+        let mut check = site.passing_on(v2(0x20, 0, &[])).await;
+        let answer = check.ask(get("198.51.100.3")).await;
+        let told = Some("198.51.100.3, 127.0.0.1");
+        assert_eq!(forwarded(answer.text()), told, "{header:?}");
+    }
+    let site = Site::trusting("redirect_to_https = true", "").await;
+    let mut unnamed = site.passing_on("PROXY UNKNOWN\r\n").await;
+    assert_eq!(unnamed.ask(get("198.51.100.1")).await.status(), 308);
 }
 
 #[tokio::test]
