@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::socket_file::SocketFile;
@@ -25,7 +26,17 @@ pub(crate) enum Unwatched {
 /// A socket that a worker listens on.
 pub(crate) enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener, Arc<SocketFile>),
+    Unix(UnixListener, Door),
+}
+
+/// One worker's share of a path's file, which is there until the last of them is gone: a worker has fewer
+/// connections to wait for than another, and leaves before it.
+pub(crate) struct Door(Mutex<Option<Arc<SocketFile>>>);
+
+impl Door {
+    fn close(&self) {
+        self.0.lock().take();
+    }
 }
 
 impl Unwatched {
@@ -36,7 +47,10 @@ impl Unwatched {
     pub(crate) fn watch(self) -> io::Result<Listening> {
         Ok(match self {
             Self::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
-            Self::Unix(socket, file) => Listening::Unix(UnixListener::from_std(socket)?, file),
+            Self::Unix(socket, file) => {
+                let door = Door(Mutex::new(Some(file)));
+                Listening::Unix(UnixListener::from_std(socket)?, door)
+            }
         })
     }
 }
@@ -53,12 +67,13 @@ impl Listening {
         }
     }
 
-    /// From here on no client begins to connect to it. Whether the handshakes of some may have begun.
+    /// From here on no client begins to connect to it; at a path, once all workers say so. Whether the
+    /// handshakes of some may have begun.
     pub(super) fn close_door(&self) -> bool {
         match self {
             Self::Tcp(socket) => door::close(socket).is_ok(),
-            Self::Unix(_, file) => {
-                file.remove();
+            Self::Unix(_, door) => {
+                door.close();
                 false
             }
         }
@@ -72,7 +87,7 @@ impl Listening {
                     door::queued(|| door::accept(&socket), enter).await;
                 }
             }
-            Self::Unix(socket, _file) => {
+            Self::Unix(socket, _) => {
                 if let Ok(socket) = socket.into_std() {
                     let accept = || {
                         let (client, _) = socket.accept()?;

@@ -54,16 +54,12 @@ impl SocketFile {
         let path = path.to_owned();
         Ok((Self { path, id }, socket.into()))
     }
-
-    /// Removes the file, unless it is another's by now.
-    pub(super) fn remove(&self) {
-        remove(&self.path, self.id);
-    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        self.remove();
+        // Unless it is another's by now.
+        remove(&self.path, self.id);
     }
 }
 
@@ -190,7 +186,6 @@ mod tests {
         let _queued = UnixStream::connect(&path).unwrap();
         let (_successor, next) = listen(&path, false).unwrap();
         let _client = UnixStream::connect(&path).unwrap();
-        file.remove();
         drop(file);
         assert!(listener.accept().is_ok() && next.accept().is_ok());
         assert!(listener.accept().is_err());

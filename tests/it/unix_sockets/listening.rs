@@ -4,12 +4,13 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use tokio::{process::Command, time::timeout};
+use tokio::{process::Command, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{GET, connect, text_of};
@@ -47,6 +48,15 @@ async fn listening(lines: &str) -> (Proxy, PathBuf, Backend) {
     (proxy, path, backend)
 }
 
+/// The configuration of one that listens at a path alone.
+fn listening_at(path: &Path, backend: &Backend) -> String {
+    format!(
+        "workers = 2\n[[listen]]\naddress = \"unix:{}\"\n{}",
+        path.display(),
+        text_of(&backend.address().to_string())
+    )
+}
+
 #[tokio::test]
 async fn a_client_of_a_path_is_one_of_this_machine() {
     let (proxy, path, _backend) = listening("").await;
@@ -74,8 +84,60 @@ async fn a_client_of_a_path_is_one_of_this_machine() {
     for client in &mut clients {
         assert_eq!(client.ask(GET).await.status(), 200);
     }
-    drop((wire, clients));
+}
+
+/// The folder is the test's, and not the proxy's.
+#[tokio::test]
+async fn the_path_is_gone_with_the_proxy() {
+    let folder = TempDir::new().unwrap();
+    let path = socket(&folder);
+    let backend = super::echoing().await;
+    let proxy = Proxy::start(&listening_at(&path, &backend)).await;
+    let mut wire = connect(&path).await;
+    assert_eq!(wire.ask(GET).await.status(), 200);
     proxy.drain().await;
+    assert!(!path.exists());
+}
+
+/// Each worker waits for the connections that it has itself, and the path is there as long as one waits.
+#[tokio::test]
+async fn while_one_worker_has_a_request_the_path_is_there_for_all() {
+    let folder = TempDir::new().unwrap();
+    let path = socket(&folder);
+    let gate = Arc::new(Semaphore::new(0));
+    let slow = Backend::named("slow").answering({
+        let gate = Arc::clone(&gate);
+        move |request| {
+            let gate = Arc::clone(&gate);
+            async move {
+                if request.uri().query() == Some("slow") {
+                    gate.acquire().await.unwrap().forget();
+                }
+                "done"
+            }
+        }
+    });
+    let slow = slow.start().await;
+    let text = listening_at(&path, &slow).replace("workers = 2", "workers = 4");
+    let drain = "[drain]\nnotice = \"0s\"\ndeadline = \"1h\"\n";
+    let proxy = Proxy::start(&format!("{text}{drain}")).await;
+    let mut waits = connect(&path).await;
+    waits.send(GET.replace("/cart", "/cart?slow")).await;
+    eventually("it is asked", async || slow.requests(), |n| *n == 1).await;
+    let draining = tokio::spawn(proxy.drain());
+    // Those workers that have none have long looked by then.
+    let said = async || connect(&path).await.ask(GET).await;
+    eventually("it drains", said, |answer| {
+        answer.field("connection") == Some("close")
+    })
+    .await;
+    for _ in 0..50 {
+        assert_eq!(said().await.status(), 200);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gate.add_permits(1);
+    assert_eq!(waits.message().await.unwrap().status(), 200);
+    draining.await.unwrap();
     assert!(!path.exists());
 }
 
@@ -183,13 +245,14 @@ async fn a_path_has_one_proxy_and_what_a_dead_one_left_is_in_no_ones_way() {
     assert_eq!(connect(&path).await.ask(GET).await.status(), 200);
     first.kill().await;
     assert!(path.exists());
+    let text = text.replace("notice = \"1h\"", "notice = \"0s\"");
     let mut third = Callboard::run(folder.path(), &text);
     third.until_logged("ready").await;
     assert_eq!(connect(&path).await.ask(GET).await.status(), 200);
+    // No connection is left: it ends by itself, and takes the path with it.
     third.signal(Signal::SIGTERM);
-    third.until_logged("draining").await;
-    third.signal(Signal::SIGTERM);
-    third.ended().await;
+    assert_eq!(third.ended().await.0, Some(0));
+    assert!(!path.exists());
 }
 
 /// Asks on one new connection after the other until it is told to stop: how often, and what failed.
