@@ -2,7 +2,7 @@
 //! answer, services that are not registered, instances that take no connection. Reads only, and starts
 //! nothing.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, future::join_all, stream};
@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Origin, RegistryKind, Service},
     instance::Instance,
     registry::{self, OtherHost, Registry, RegistryError, ServiceQuery, Source},
-    upstream::connect_to,
+    upstream::{connect_to, reach},
 };
 
 /// How long a registry may take for an answer: more than its own time-outs.
@@ -200,11 +200,14 @@ async fn look_for(name: Arc<str>, service: &Service, opened: &Opened<'_>) -> Opt
 }
 
 async fn connect(instance: &Instance, limit: Duration) -> Result<(), String> {
-    reach(&instance.address.host(), instance.address.port(), limit).await
+    within(limit, reach(&instance.address)).await
 }
 
-async fn reach(host: &str, port: u16, limit: Duration) -> Result<(), String> {
-    match timeout(limit, connect_to(host, port)).await {
+async fn within<S>(
+    limit: Duration,
+    connecting: impl Future<Output = io::Result<S>>,
+) -> Result<(), String> {
+    match timeout(limit, connecting).await {
         Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
         Err(_) => Err(format!("no connection within {limit:?}")),
     }
@@ -213,7 +216,7 @@ async fn reach(host: &str, port: u16, limit: Duration) -> Result<(), String> {
 /// What to write where the instance takes a connection at the registry's other host for it.
 async fn hint(instance: &Instance, other: OtherHost, limit: Duration) -> Option<String> {
     let (name, port) = (instance.meta.get(other.meta)?, instance.address.port());
-    let reached = reach(name, port, limit).await;
+    let reached = within(limit, connect_to(name, port)).await;
     reached.ok().map(|()| {
         let setting = other.setting;
         format!(

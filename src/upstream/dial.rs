@@ -23,7 +23,7 @@ pub(super) async fn dial(
     send_proxy: SendProxy,
     client: Option<IpAddr>,
 ) -> io::Result<TcpStream> {
-    let mut socket = connect(address).await?;
+    let mut socket = reach(address).await?;
     if let Some(version) = send_proxy {
         // A unix socket has no address.
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -34,7 +34,11 @@ pub(super) async fn dial(
     Ok(socket)
 }
 
-async fn connect(address: &Address) -> io::Result<TcpStream> {
+/// Connects to an address of any kind, and says nothing.
+///
+/// # Errors
+/// Where its name leads nowhere, or no connection is taken.
+pub(crate) async fn reach(address: &Address) -> io::Result<TcpStream> {
     if let Some(path) = address.path() {
         return unix::connect(path).await;
     }

@@ -35,7 +35,7 @@ mod witness;
 pub(crate) use answer::{Answer, AnswerBody};
 pub(crate) use answer_head::AnswerHead;
 pub(crate) use connect::connect;
-pub(crate) use dial::SendProxy;
+pub(crate) use dial::{SendProxy, reach};
 pub(crate) use exchange::Exchange;
 pub(crate) use failure::{
     Failure, FailureKind, Processed, is_caused_by_want_of_descriptors, is_for_want_of_descriptors,

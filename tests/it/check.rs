@@ -283,6 +283,21 @@ fn it_is_stricter_than_run_unless_it_is_told_not_to_be() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
+#[tokio::test]
+async fn a_live_check_connects_to_an_endpoint_at_a_path() {
+    let folder = Folder::with(
+        "[registry.file]\npath = \"services.toml\"\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n",
+    );
+    let sockets = tempfile::tempdir().unwrap();
+    let path = sockets.path().join("cart.sock");
+    let list = format!("[cart]\nendpoints = [\"unix:{}\"]\n", path.display());
+    std::fs::write(folder.0.path().join("services.toml"), list).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let well = live(folder, &[]).await;
+    assert_eq!(well.status.code(), Some(0), "{well:?}");
+    assert!(listener.accept().is_ok());
+}
+
 async fn live(folder: Folder, arguments: &'static [&'static str]) -> Output {
     let asking = tokio::task::spawn_blocking(move || {
         folder.callboard(&[&["check", "--live"], arguments].concat())

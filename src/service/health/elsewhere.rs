@@ -71,7 +71,8 @@ fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
         }
         let address = &member.instance.address;
         let name = member.instance.meta.get(other.meta)?;
-        let is_other = !name.eq_ignore_ascii_case(&address.host());
+        // A unix socket is on no other host.
+        let is_other = address.path().is_none() && !name.eq_ignore_ascii_case(&address.host());
         (is_other && member.endpoint.health().has_refused())
             .then(|| (address.host().into_owned(), address.port(), name.clone()))
     });

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     registry::ServiceQuery,
     service::{EndpointId, Service, ServiceRef},
-    upstream::{connect_to, is_for_want_of_descriptors},
+    upstream::{is_for_want_of_descriptors, reach},
 };
 
 /// How often those that are held are asked.
@@ -161,9 +161,7 @@ async fn ask_again(
 
 async fn answers(service: &Service, id: &EndpointId) -> bool {
     let limit = service.policy().timeout.connect;
-    let host = id.address.host();
-    let connecting = connect_to(&host, id.address.port());
-    let connected = timeout(limit, connecting).await;
+    let connected = timeout(limit, reach(&id.address)).await;
     connected.is_ok_and(|connected| shows_no_death(&connected))
 }
 

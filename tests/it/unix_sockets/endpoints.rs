@@ -109,6 +109,59 @@ async fn an_endpoint_at_a_path_is_called_over_connections_that_are_kept() {
     assert!(metrics.contains(&line), "{metrics}");
 }
 
+/// A file of the registry `file` that names them, in this spelling of their addresses.
+fn listing(backends: &[&LocalBackend], prefix: &str) -> String {
+    let entries = backends
+        .iter()
+        .map(|backend| format!("\"{prefix}{}\"", backend.path.display()));
+    let entries = entries.collect::<Vec<_>>().join(", ");
+    format!("[cart]\nendpoints = [{entries}]\n")
+}
+
+/// The guard asks them where they listen.
+#[tokio::test]
+async fn endpoints_at_paths_are_held_by_the_guard_while_they_take_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let mut backends = Vec::from(["a", "b", "c", "d"].map(|name| LocalBackend::start(&path, name)));
+    let file = path.join("services.toml");
+    fs::write(
+        &file,
+        listing(&backends.iter().collect::<Vec<_>>(), "unix:"),
+    )
+    .unwrap();
+    let proxy = Proxy::start_in(
+        folder,
+        "[registry.file]\npath = \"services.toml\"\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n[service.cart]\n",
+    )
+    .await;
+    let are = |count: usize, state: &'static str| {
+        move |service: &Value| {
+            let states = states(service);
+            states.len() == count && states.iter().all(|(_, shown)| shown == state)
+        }
+    };
+    proxy
+        .until_service("cart", "they serve", are(4, "serving"))
+        .await;
+    fs::write(&file, "[cart]\nendpoints = []\n").unwrap();
+    let asked = async || {
+        let mut all = backends.iter();
+        all.all(|backend| backend.connections.load(Relaxed) > 0)
+    };
+    eventually("each is asked", asked, |asked| *asked).await;
+    proxy
+        .until_service("cart", "they are held", are(4, "held"))
+        .await;
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+    // One that takes no connection any more is let go.
+    drop(backends.pop());
+    proxy
+        .until_service("cart", "it is gone", are(3, "held"))
+        .await;
+}
+
 #[tokio::test]
 async fn a_file_names_paths_and_one_that_is_gone_costs_no_request() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,15 +171,7 @@ async fn a_file_names_paths_and_one_that_is_gone_costs_no_request() {
         LocalBackend::start(&path, "b"),
     );
     let list = |backends: &[&LocalBackend]| {
-        let entries = backends
-            .iter()
-            .map(|backend| format!("\"{}\"", backend.address()));
-        let entries = entries.collect::<Vec<_>>().join(", ");
-        fs::write(
-            path.join("services.toml"),
-            format!("[cart]\nendpoints = [{entries}]\n"),
-        )
-        .unwrap();
+        fs::write(path.join("services.toml"), listing(backends, "unix:")).unwrap();
     };
     list(&[&one, &other]);
     let proxy = Proxy::start_in(
