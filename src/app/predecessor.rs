@@ -1,13 +1,14 @@
 //! A proxy with the same configuration that is on its way out: it has the addresses still, and gives
 //! them up to the one that comes after it. It is found by its admin server.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, path::Path, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    config::{self, Secret},
+    config::{self, ListenAddress, Secret},
     control::server::reachable,
     embedded,
     listen::{self, BindError, Bound},
@@ -52,7 +53,7 @@ impl<'a> Predecessor<'a> {
     ) -> Result<Bound, BindError> {
         let bind = || listen::bind(settings.clone(), workers);
         match bind() {
-            Err(error) if error.is_taken() && self.goes().await => {}
+            Err(error) if error.is_taken() && self.has(&settings.address).await => {}
             done => return done,
         }
         match listen::bind_beside(settings.clone(), workers) {
@@ -77,6 +78,39 @@ impl<'a> Predecessor<'a> {
                 Err(error) if error.is_taken() && Instant::now() < end => sleep(PAUSE).await,
                 done => return done,
             }
+        }
+    }
+
+    /// Whether it goes, and the address that is taken is its own, and not a third process's: a path could
+    /// be had from any, and an address of IP is not given up by one that has others.
+    async fn has(&mut self, address: &ListenAddress) -> bool {
+        if !self.goes().await {
+            return false;
+        }
+        let listed = self.listeners().await;
+        let is_it = |own: &str| match address {
+            ListenAddress::Tcp(wanted) => {
+                let port = own.rsplit(':').next();
+                port.and_then(|port| port.parse().ok()) == Some(wanted.port())
+            }
+            ListenAddress::Unix(wanted) => {
+                let path = own.strip_prefix("unix:").map(Path::new);
+                path.is_some_and(|path| listen::is_one_socket(path, wanted))
+            }
+        };
+        listed.iter().filter_map(Value::as_str).any(is_it)
+    }
+
+    /// Where it listens, by its own word.
+    async fn listeners(&self) -> Vec<Value> {
+        let answer = async {
+            let answer = self.ask(Method::GET, "/api/status")?.send().await.ok()?;
+            let mut status: Value = answer.json().await.ok()?;
+            Some(status["listeners"].take())
+        };
+        match answer.await {
+            Some(Value::Array(listeners)) => listeners,
+            _ => Vec::new(),
         }
     }
 

@@ -113,6 +113,11 @@ fn left_behind(path: &Path) -> io::Result<Id> {
     }
 }
 
+/// Whether both paths lead to one socket.
+pub(crate) fn is_one_socket(one: &Path, other: &Path) -> bool {
+    id(one).is_ok_and(|file| id(other).is_ok_and(|other| other == file))
+}
+
 /// Removes this file. One that has its name is put back.
 fn remove(path: &Path, file: Id) {
     if id(path).ok() != Some(file) {

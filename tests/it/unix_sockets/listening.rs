@@ -10,7 +10,12 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use tokio::{process::Command, sync::Semaphore, time::timeout};
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream},
+    process::Command,
+    sync::Semaphore,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{GET, connect, text_of};
@@ -253,6 +258,42 @@ async fn a_path_has_one_proxy_and_what_a_dead_one_left_is_in_no_ones_way() {
     third.signal(Signal::SIGTERM);
     assert_eq!(third.ended().await.0, Some(0));
     assert!(!path.exists());
+}
+
+/// A socket file can be had from any process; only a predecessor's is.
+#[tokio::test]
+async fn another_programs_address_is_not_taken_while_a_predecessor_drains() {
+    let folder = TempDir::new().unwrap();
+    let (path, foreign) = (socket(&folder), folder.path().join("other.sock"));
+    let backend = super::echoing().await;
+    let [admin] = free_ports();
+    let text = config(&path, admin, &backend);
+    let mut old = Callboard::run(folder.path(), &text);
+    old.until_logged("ready").await;
+    old.signal(Signal::SIGTERM);
+    old.until_logged("draining").await;
+    let other = UnixListener::bind(&foreign).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap();
+    for taken in [format!("unix:{}", foreign.display()), port.to_string()] {
+        let ours = format!("address = \"unix:{}\"", path.display());
+        let both = format!("address = [\"unix:{}\", \"{taken}\"]", path.display());
+        let elsewhere = TempDir::new().unwrap();
+        let text = text.replace(&ours, &both);
+        fs::write(elsewhere.path().join("proxy.toml"), text).unwrap();
+        let new = command(elsewhere.path()).kill_on_drop(true).output();
+        let new = timeout(PATIENCE, new).await.unwrap().unwrap();
+        assert_eq!(new.status.code(), Some(1));
+        let said = String::from_utf8(new.stderr).unwrap();
+        let expected = format!("cannot listen on {taken}");
+        assert!(
+            said.contains(&expected) && said.contains("in use"),
+            "{said}"
+        );
+    }
+    let client = UnixStream::connect(&foreign).await.unwrap();
+    assert!(timeout(PATIENCE, other.accept()).await.unwrap().is_ok());
+    drop(client);
 }
 
 /// Asks on one new connection after the other until it is told to stop: how often, and what failed.
