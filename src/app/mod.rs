@@ -94,6 +94,8 @@ impl App {
         let certificates = Certificates::open(&config)?;
         let mut predecessor = Predecessor::new(&config.admin);
         let bound = bind(&config, &mut predecessor, &certificates).await?;
+        let registries = open_registries(&config)?;
+        bound.iter().try_for_each(Bound::take_path)?;
         let listeners: Vec<_> = bound.iter().map(|bound| bound.address.clone()).collect();
         let certificates = certificates.shown(&config, &listeners);
         let admin = predecessor
@@ -102,7 +104,7 @@ impl App {
         let admin_address = admin.address();
         let mut tasks = ControlTasks::default();
         let (registries, registry_address) =
-            open_registries(&config, &mut predecessor, &mut tasks).await?;
+            serve_embedded(&config, registries, &mut predecessor, &mut tasks).await?;
 
         let snapshot = store(&config);
         let saved = snapshot
@@ -271,27 +273,39 @@ async fn bind(
     Ok(all)
 }
 
-/// Opens the registries of the file, and begins to serve the embedded one, whose address is returned
-/// with them.
-async fn open_registries(
+/// Registries by their names in the file.
+type Registries = BTreeMap<Arc<str>, Arc<dyn Registry>>;
+
+/// Opens the registries of the file that are elsewhere.
+fn open_registries(config: &Config) -> Result<Registries, BuildError> {
+    let mut registries = Registries::new();
+    for (name, registry) in &config.registries {
+        if !matches!(registry.kind, RegistryKind::Embedded(_)) {
+            let opened = registry::open(name, &registry.kind)?;
+            registries.insert(Arc::clone(name), opened);
+        }
+    }
+    Ok(registries)
+}
+
+/// Begins to serve the embedded registry, where the file has one, and adds it to the others. Its address
+/// is returned with them.
+async fn serve_embedded(
     config: &Config,
+    mut registries: Registries,
     predecessor: &mut Predecessor<'_>,
     tasks: &mut ControlTasks,
-) -> Result<(BTreeMap<Arc<str>, Arc<dyn Registry>>, Option<SocketAddr>), StartError> {
-    let (mut registries, mut embedded_at) = (BTreeMap::new(), None);
+) -> Result<(Registries, Option<SocketAddr>), StartError> {
+    let mut embedded_at = None;
     for (name, registry) in &config.registries {
-        let opened = if let RegistryKind::Embedded(settings) = &registry.kind {
+        if let RegistryKind::Embedded(settings) = &registry.kind {
             let server = predecessor
                 .after(async || embedded::Server::bind(settings).await)
                 .await?;
             embedded_at = Some(server.address());
-            let reader = server.reader();
+            registries.insert(Arc::clone(name), server.reader());
             tasks.spawn(|ending| server.run(ending));
-            reader
-        } else {
-            registry::open(name, &registry.kind)?
-        };
-        registries.insert(Arc::clone(name), opened);
+        }
     }
     Ok((registries, embedded_at))
 }

@@ -27,6 +27,22 @@ pub(crate) struct Bound {
     pub entrance: Entrance,
 }
 
+impl Bound {
+    /// Takes the path that a predecessor has until now. Before it is told that we are here, for it closes
+    /// its sockets then, and clients are to find ours; and no sooner, for it goes on serving where our start
+    /// comes to nothing.
+    ///
+    /// # Errors
+    /// Where the path cannot be had.
+    pub(crate) fn take_path(&self) -> Result<(), BindError> {
+        let mut files = self.sockets.iter().filter_map(Unwatched::file);
+        files.try_for_each(SocketFile::take_path).map_err(|source| {
+            let address = self.address.clone();
+            BindError { address, source }
+        })
+    }
+}
+
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
@@ -46,7 +62,7 @@ pub(crate) fn bind(settings: config::Listener, workers: usize) -> Result<Bound, 
 }
 
 /// The same beside a process of this user's that listens there and is about to end: each gets a part
-/// of the connections until that one closes its sockets.
+/// of the connections until that one closes its sockets. A path is that one's until [`Bound::take_path`].
 ///
 /// # Errors
 /// Also where the other process does not share.

@@ -40,6 +40,14 @@ impl Door {
 }
 
 impl Unwatched {
+    /// The file of one that has a path.
+    pub(super) fn file(&self) -> Option<&SocketFile> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, file) => Some(file),
+        }
+    }
+
     /// Has this thread's runtime watch it.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use std::{
 };
 
 use nix::errno::Errno;
+use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// How often a file that was left behind is taken away, and another one is found in its place.
@@ -26,11 +27,13 @@ type Id = (u64, u64);
 pub(crate) struct SocketFile {
     path: PathBuf,
     id: Id,
+    /// The name that it has until it takes the path.
+    until_then: Mutex<Option<Temporary>>,
 }
 
 impl SocketFile {
-    /// Listens at this path, with these permissions. `alone`: only where no process listens there;
-    /// else that process has the path no more.
+    /// Listens with these permissions. `alone`: at this path, and only where no process listens there; else
+    /// that process has the path until [`SocketFile::take_path`].
     ///
     /// # Errors
     /// [`ErrorKind::AddrInUse`] where another process listens there.
@@ -46,13 +49,29 @@ impl SocketFile {
         fs::set_permissions(&temporary.0, Permissions::from_mode(mode))?;
         socket.listen(backlog)?;
         let id = id(&temporary.0)?;
+        let mut until_then = None;
         if alone {
             temporary.link_to(path)?;
         } else {
-            fs::rename(&temporary.0, path)?;
+            until_then = Some(temporary);
         }
-        let path = path.to_owned();
-        Ok((Self { path, id }, socket.into()))
+        let file = Self {
+            path: path.to_owned(),
+            id,
+            until_then: Mutex::new(until_then),
+        };
+        Ok((file, socket.into()))
+    }
+
+    /// Takes the path from the process that has it, unless that is done: clients are ours from now on.
+    ///
+    /// # Errors
+    /// Where the folder may not be changed any more.
+    pub(super) fn take_path(&self) -> io::Result<()> {
+        match self.until_then.lock().take() {
+            Some(name) => fs::rename(&name.0, &self.path),
+            None => Ok(()),
+        }
     }
 }
 
@@ -64,6 +83,7 @@ impl Drop for SocketFile {
 }
 
 /// A name of this process's own, which is removed with this.
+#[derive(Debug)]
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -189,12 +209,30 @@ mod tests {
         let path = folder.path().join("http.sock");
         let (file, listener) = listen(&path, true).unwrap();
         let _queued = UnixStream::connect(&path).unwrap();
-        let (_successor, next) = listen(&path, false).unwrap();
+        let (successor, next) = listen(&path, false).unwrap();
+        let _too = UnixStream::connect(&path).unwrap();
+        successor.take_path().unwrap();
         let _client = UnixStream::connect(&path).unwrap();
         drop(file);
-        assert!(listener.accept().is_ok() && next.accept().is_ok());
-        assert!(listener.accept().is_err());
+        for is_theirs in [true, true, false] {
+            assert_eq!(listener.accept().is_ok(), is_theirs);
+        }
+        assert!(next.accept().is_ok());
         UnixStream::connect(&path).unwrap();
+        // It is done.
+        successor.take_path().unwrap();
+        assert_eq!(names(folder.path()), ["http.sock"]);
+    }
+
+    #[test]
+    fn a_successor_that_takes_no_path_leaves_it_to_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let (_file, listener) = listen(&path, true).unwrap();
+        drop(listen(&path, false).unwrap());
+        let _client = UnixStream::connect(&path).unwrap();
+        assert!(listener.accept().is_ok());
+        assert_eq!(names(folder.path()), ["http.sock"]);
     }
 
     #[test]

@@ -294,6 +294,38 @@ async fn another_programs_address_is_not_taken_while_a_predecessor_drains() {
     let client = UnixStream::connect(&foreign).await.unwrap();
     assert!(timeout(PATIENCE, other.accept()).await.unwrap().is_ok());
     drop(client);
+    // Nor is the predecessor's own, where the start comes to nothing.
+    assert_eq!(connect(&path).await.ask(GET).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_start_leaves_the_path_to_the_one_before() {
+    let folder = TempDir::new().unwrap();
+    let path = socket(&folder);
+    let backend = super::echoing().await;
+    let [admin] = free_ports();
+    let text = config(&path, admin, &backend);
+    let mut old = Callboard::run(folder.path(), &text);
+    old.until_logged("ready").await;
+    old.signal(Signal::SIGTERM);
+    old.until_logged("draining").await;
+    let elsewhere = TempDir::new().unwrap();
+    fs::write(elsewhere.path().join("ca.pem"), "no certificate").unwrap();
+    let registry = "[registry.consul]\naddress = \"https://127.0.0.1:1\"\n\
+                    tls = { ca = \"ca.pem\" }\n";
+    fs::write(elsewhere.path().join("proxy.toml"), text + registry).unwrap();
+    let new = command(elsewhere.path()).kill_on_drop(true).output();
+    let new = timeout(PATIENCE, new).await.unwrap().unwrap();
+    let said = String::from_utf8(new.stderr).unwrap();
+    assert_eq!(new.status.code(), Some(1), "{said}");
+    assert!(said.contains("registry.consul.tls"), "{said}");
+    for _ in 0..3 {
+        assert_eq!(connect(&path).await.ask(GET).await.status(), 200);
+    }
+    let names = fs::read_dir(folder.path()).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    // The socket, and the file.
+    assert_eq!(names.len(), 2, "{names:?}");
 }
 
 /// Asks on one new connection after the other until it is told to stop: how often, and what failed.
