@@ -6,9 +6,10 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
+    time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep};
 
 /// A connected socket, which is not to block.
 ///
@@ -18,11 +19,67 @@ pub(crate) fn stream(socket: UnixStream) -> io::Result<TcpStream> {
     TcpStream::from_std(OwnedFd::from(socket).into())
 }
 
-/// Connects to the socket of this path.
+/// Connects to the socket of this path. Where its queue is full, waits for room: the kernel does that for
+/// an address of IP, and here for calls that block alone.
 ///
 /// # Errors
 /// Where no process listens there, or this one may not.
 pub(crate) async fn connect(path: &Path) -> io::Result<TcpStream> {
-    let socket = tokio::net::UnixStream::connect(path).await?;
-    stream(socket.into_std()?)
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match tokio::net::UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            connected => return stream(connected?.into_std()?),
+        }
+    }
+}
+
+/// Between two looks whether there is room.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    use tokio::{
+        net::{UnixListener, UnixStream},
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_waits_for_room_in_the_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+        socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(1).unwrap();
+        let listener = UnixListener::from_std(socket.into()).unwrap();
+        // The kernel takes one more than it was told.
+        let _queued = [connect(&path).await.unwrap(), connect(&path).await.unwrap()];
+        let full = UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let waits = tokio::spawn(async move { connect(&path).await });
+        tokio::task::yield_now().await;
+        for _ in 0..3 {
+            let accepted = timeout(Duration::from_secs(20), listener.accept()).await;
+            assert!(accepted.unwrap().is_ok());
+        }
+        assert!(waits.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_path_without_a_listener_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let missing = connect(&path).await.unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        drop(UnixListener::bind(&path).unwrap());
+        let refused = connect(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
 }
