@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use super::names::connect_to;
+use super::names::{connect_to, connect_to_any};
 use crate::{instance::Address, proxy_protocol, unix};
 
 /// In which version an endpoint is told whose connection it has.
@@ -43,7 +43,7 @@ pub(crate) async fn reach(address: &Address) -> io::Result<TcpStream> {
         return unix::connect(path).await;
     }
     let socket = match address.socket() {
-        Some(socket) => TcpStream::connect(socket).await?,
+        Some(socket) => connect_to_any(&[socket]).await?,
         None => connect_to(&address.host(), address.port()).await?,
     };
     socket.set_nodelay(true)?;

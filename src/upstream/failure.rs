@@ -102,16 +102,24 @@ impl FailureKind {
     }
 }
 
-/// Whether this process could open no socket, which says nothing of the endpoint.
+/// Whether this process could open no socket, or had no port left for it, which says nothing of the
+/// endpoint.
 pub(crate) fn is_for_want_of_descriptors(error: &io::Error) -> bool {
-    let wanting = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    let code = error.raw_os_error();
-    code.is_some_and(|code| wanting.contains(&Errno::from_raw(code)))
+    is_one_of(error, &WANTING) || is_one_of(error, &[Errno::EADDRNOTAVAIL])
 }
 
-/// The same of an error that has such a one among its causes.
+const WANTING: [Errno; 4] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+
+fn is_one_of(error: &io::Error, which: &[Errno]) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| which.contains(&Errno::from_raw(code)))
+}
+
+/// The same of an error that has such a one among its causes. Not for want of a port: of an error of
+/// another's it is not known whether a way to the address was missing.
 pub(crate) fn is_caused_by_want_of_descriptors(error: &(dyn StdError + 'static)) -> bool {
-    let is_it = error.downcast_ref().is_some_and(is_for_want_of_descriptors);
+    let is_it = |error: &io::Error| is_one_of(error, &WANTING);
+    let is_it = error.downcast_ref().is_some_and(is_it);
     is_it || error.source().is_some_and(is_caused_by_want_of_descriptors)
 }
 
@@ -123,7 +131,7 @@ mod tests {
     fn a_process_without_descriptors_blames_no_endpoint() {
         let of =
             |errno: Errno| is_for_want_of_descriptors(&io::Error::from_raw_os_error(errno as i32));
-        assert!(of(Errno::EMFILE) && of(Errno::ENFILE));
+        assert!(of(Errno::EMFILE) && of(Errno::ENFILE) && of(Errno::EADDRNOTAVAIL));
         assert!(!of(Errno::ECONNREFUSED) && !of(Errno::EHOSTUNREACH));
         assert!(!is_for_want_of_descriptors(&io::ErrorKind::TimedOut.into()));
         #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,9 @@
 
 use std::{
     collections::HashMap,
-    fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    fmt,
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -45,11 +46,35 @@ static NAMES: LazyLock<Arc<Names>> = LazyLock::new(|| {
 /// Where the name leads nowhere, or no address of it takes a connection.
 pub(crate) async fn connect_to(host: &str, port: u16) -> io::Result<TcpStream> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return TcpStream::connect((ip, port)).await;
+        return connect_to_any(&[SocketAddr::new(ip, port)]).await;
     }
     let found = NAMES.find(host).await?;
     let addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-    TcpStream::connect(&addresses[..]).await
+    connect_to_any(&addresses).await
+}
+
+/// Opens a connection to the first of these addresses that takes one; the error is the last one's.
+pub(super) async fn connect_to_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let connected = TcpStream::connect(addresses).await;
+    connected.map_err(|error| match addresses.last() {
+        Some(last) if error.kind() == ErrorKind::AddrNotAvailable => without_way(error, *last),
+        _ => error,
+    })
+}
+
+/// The kernel says the same where all ports are in use and where no address of this machine leads there,
+/// as to `::1` without IPv6. The second is no want of this process's: it becomes an error of ours.
+fn without_way(error: io::Error, to: SocketAddr) -> io::Error {
+    let from: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Sends nothing, and takes a port of UDP.
+    let leads_there = UdpSocket::bind((from, 0)).and_then(|socket| socket.connect(to));
+    match leads_there {
+        Ok(()) => error,
+        Err(_) => io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 type LookUp = Box<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
@@ -202,6 +227,17 @@ mod tests {
             Err(io::Error::other("silence"))
         });
         (names, asked, ends)
+    }
+
+    #[test]
+    fn an_address_without_a_way_to_it_is_no_want_of_ports() {
+        let full = || io::Error::from_raw_os_error(nix::errno::Errno::EADDRNOTAVAIL as i32);
+        let here = without_way(full(), "127.0.0.1:80".parse().unwrap());
+        assert_eq!(here.raw_os_error(), full().raw_os_error());
+        // Of which of its networks it is meant, an address of a link does not say.
+        let nowhere = without_way(full(), "[fe80::1]:80".parse().unwrap());
+        assert_eq!(nowhere.raw_os_error(), None);
+        assert_eq!(nowhere.to_string(), full().to_string());
     }
 
     #[tokio::test]

@@ -84,6 +84,14 @@ impl Idle {
     fn is_too_old(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now >= until)
     }
+
+    /// Ends a connection on which nothing is under way. One of a single client's is reset: there may be as
+    /// many as there are clients, and of each that this side closes the kernel keeps the port for a minute.
+    fn end(mut self) {
+        if self.connection.origin.client.is_some() {
+            self.connection.stream.reset();
+        }
+    }
 }
 
 /// What a request is sent over.
@@ -300,7 +308,7 @@ impl Pool {
             if limits.send_proxy().is_none() {
                 return;
             }
-            idle.remove(0);
+            idle.remove(0).end();
         }
         idle.push(Idle {
             connection,
@@ -311,9 +319,11 @@ impl Pool {
 
     /// Closes what has been idle for too long, or was closed by the endpoint.
     pub fn sweep(&self, now: Instant) {
-        self.lock().retain_mut(|idle| {
+        let is_good = |idle: &mut Idle| {
             !idle.is_too_old(now) && idle.connection.stream.is_quiet(Ask::Runtime)
-        });
+        };
+        let ended: Vec<_> = self.lock().extract_if(.., |idle| !is_good(idle)).collect();
+        ended.into_iter().for_each(Idle::end);
         if let Some(links) = self.http2.get() {
             links.sweep(now, &self.keep());
         }

@@ -164,6 +164,34 @@ async fn where_connections_of_others_fill_the_pool_the_oldest_gives_way() {
     assert_eq!(backend.connections(), 10);
 }
 
+/// There are as many connections as there are clients, and the kernel keeps a port for a minute for each
+/// that this side closes.
+#[tokio::test]
+async fn a_clients_connection_that_is_given_up_idle_leaves_no_port_behind() {
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&ends);
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let notes = Arc::clone(&notes);
+        async move {
+            header(&mut wire).await;
+            wire.message().await.unwrap();
+            wire.send(ok("well")).await;
+            let end = wire.rest().await;
+            notes.lock().unwrap().push(end.is_err());
+        }
+    })
+    .await;
+    let service = "send_proxy = \"v1\"\npool = { connections = 1, idle = \"1s\" }";
+    let proxy = proxy(&[backend.address()], service).await;
+    for client in 1..=5 {
+        assert_eq!(ask(&proxy, &format!("203.0.113.{client}")).await.0, 200);
+    }
+    let ended = async || ends.lock().unwrap().clone();
+    // The last one is swept.
+    let expected = [true; 5];
+    eventually("all are reset", ended, |ended| *ended == expected).await;
+}
+
 #[tokio::test]
 async fn a_request_that_goes_elsewhere_and_one_whose_connection_has_died_begin_with_a_header() {
     let notes = Notes::default();
