@@ -85,10 +85,14 @@ impl Idle {
         self.until.is_some_and(|until| now >= until)
     }
 
+    fn is_of_a_client(&self) -> bool {
+        self.connection.origin.client.is_some()
+    }
+
     /// Ends a connection on which nothing is under way. One of a single client's is reset: there may be as
     /// many as there are clients, and of each that this side closes the kernel keeps the port for a minute.
     fn end(mut self) {
-        if self.connection.origin.client.is_some() {
+        if self.is_of_a_client() {
             self.connection.stream.reset();
         }
     }
@@ -303,12 +307,14 @@ impl Pool {
         if keep.is_zero() || limits.connections() == 0 || self.is_retired() {
             return;
         }
-        if idle.len() >= limits.connections() {
-            // The others may be of clients that ask no more.
-            if limits.send_proxy().is_none() {
-                return;
-            }
-            idle.remove(0).end();
+        while idle.len() >= limits.connections() {
+            // The others may be of clients that ask no more, or that none is asked for since a reload.
+            let oldest = match limits.send_proxy() {
+                Some(_) => Some(0),
+                None => idle.iter().position(Idle::is_of_a_client),
+            };
+            let Some(oldest) = oldest else { return };
+            idle.remove(oldest).end();
         }
         idle.push(Idle {
             connection,

@@ -79,14 +79,18 @@ async fn noting(notes: &Notes, requests: usize) -> RawBackend {
 
 /// A proxy that believes us who asks, in front of these endpoints.
 async fn proxy(endpoints: &[SocketAddr], service: &str) -> Proxy {
+    Proxy::start(&text(endpoints, service)).await
+}
+
+/// Its configuration.
+fn text(endpoints: &[SocketAddr], service: &str) -> String {
     let endpoints: Vec<_> = endpoints.iter().map(|one| format!("\"{one}\"")).collect();
-    Proxy::start(&format!(
+    format!(
         "workers = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
          [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
          [service.cart]\nendpoints = [{}]\n{service}\n",
         endpoints.join(", ")
-    ))
-    .await
+    )
 }
 
 async fn ask(proxy: &Proxy, client: &str) -> (u16, String) {
@@ -162,6 +166,58 @@ async fn where_connections_of_others_fill_the_pool_the_oldest_gives_way() {
         ask(&proxy, &format!("203.0.113.{client}")).await;
     }
     assert_eq!(backend.connections(), 10);
+}
+
+#[tokio::test]
+async fn connections_of_clients_make_room_once_endpoints_are_told_of_none_and_where_fewer_are_kept()
+{
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let mut first = [0];
+        wire.stream.peek(&mut first).await.unwrap();
+        if first != *b"G" {
+            header(&mut wire).await;
+        }
+        while let Ok(Some(_)) = wire.try_message().await {
+            wire.send(ok("well")).await;
+        }
+    })
+    .await;
+    let text = |service: &str| text(&[backend.address()], service);
+    let keeps =
+        |connections: usize| format!("pool = {{ connections = {connections}, idle = \"1h\" }}");
+    let sends = |connections: usize| format!("send_proxy = \"v2\"\n{}", keeps(connections));
+    let proxy = Proxy::start(&text(&sends(4))).await;
+    let reload = async |service: &str| {
+        proxy.write(&text(service));
+        let url = proxy.admin("/api/reload");
+        let answer = proxy
+            .http
+            .post(url)
+            .json(&serde_json::json!({}))
+            .send()
+            .await;
+        assert_eq!(answer.unwrap().status(), 200);
+    };
+    let idle = async || {
+        let service = proxy.service("cart").await;
+        service["endpoints"][0]["idle_connections"]
+            .as_u64()
+            .unwrap()
+    };
+    for client in 1..=4 {
+        ask(&proxy, &format!("203.0.113.{client}")).await;
+    }
+    eventually("four are kept", idle, |idle| *idle == 4).await;
+    reload(&sends(2)).await;
+    // A client that has one brings it back, and those that are too many go.
+    ask(&proxy, "203.0.113.4").await;
+    eventually("two are kept", idle, |idle| *idle == 2).await;
+    reload(&keeps(2)).await;
+    let before = backend.connections();
+    for _ in 0..5 {
+        assert_eq!(ask(&proxy, "203.0.113.1").await.0, 200);
+    }
+    assert_eq!(backend.connections(), before + 1);
 }
 
 /// There are as many connections as there are clients, and the kernel keeps a port for a minute for each
