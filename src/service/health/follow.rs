@@ -80,7 +80,11 @@ fn follow(
             address,
             handshake: handshake.map(Arc::new),
             protocol,
-            send_proxy: service.policy().pool.send_proxy,
+            // At another port another server answers, which expects no header.
+            send_proxy: match health.port {
+                None => service.policy().pool.send_proxy,
+                Some(_) => None,
+            },
         };
         let settings = tls.then_some(&service.policy().tls);
         let check = prober.check(whom, settings, health);

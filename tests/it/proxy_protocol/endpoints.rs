@@ -9,6 +9,7 @@ use std::{
 
 use crate::support::{
     authority::Authority,
+    backend::Backend,
     eventually,
     haproxy::HaProxy,
     nginx::Nginx,
@@ -286,6 +287,29 @@ async fn the_proxys_own_checks_name_no_client() {
         let serves = |service: &serde_json::Value| service["endpoints"][0]["state"] == "serving";
         proxy.until_service("cart", "it serves", serves).await;
     }
+}
+
+#[tokio::test]
+async fn a_check_at_a_port_of_its_own_begins_without_a_header() {
+    let notes = Notes::default();
+    let backend = noting(&notes, usize::MAX).await;
+    let manages = Backend::start("manages").await;
+    let service = format!(
+        "send_proxy = \"v2\"\n\
+         health = {{ kind = \"http\", path = \"/up\", port = {}, interval = \"50ms\", timeout = \"5s\" }}",
+        manages.address().port()
+    );
+    let proxy = proxy(&[backend.address()], &service).await;
+    eventually("it is checked", async || manages.requests(), |n| *n >= 2).await;
+    let serves = |service: &serde_json::Value| service["endpoints"][0]["state"] == "serving";
+    proxy.until_service("cart", "it serves", serves).await;
+    assert_eq!(ask(&proxy, "203.0.113.1").await.0, 200);
+    let notes = notes.lock().unwrap();
+    assert!(
+        notes
+            .iter()
+            .all(|(client, _)| client.as_deref() == Some("203.0.113.1"))
+    );
 }
 
 #[tokio::test]
