@@ -83,10 +83,11 @@ impl Carried {
 fn said(whole: &[u8], rest: &[u8], carried: Carried) -> Option<Header> {
     let (opener, fields) = match carried {
         Carried::Unspecified => {
-            return Some(Header {
-                opener: Opener::Unnamed,
-                tls: false,
-            });
+            // How many bytes of addresses come first is not said. Senders write none; what cannot be read
+            // so is to be ignored.
+            let tls = read_fields(whole, rest).unwrap_or_default();
+            let opener = Opener::Unnamed;
+            return Some(Header { opener, tls });
         }
         Carried::V4 => {
             let (addresses, fields) = rest.split_first_chunk::<12>()?;
@@ -201,6 +202,22 @@ mod tests {
         ] {
             assert_eq!(read(&bytes), Ok((opener, false)), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn that_a_client_speaks_tls_is_said_of_one_without_a_name_too() {
+        let tls = field(TLS, &[1, 0, 0, 0, 0]);
+        let named = client("203.0.113.9:4000");
+        for (family, addresses, opener) in [
+            (0x00, &[][..], Opener::Unnamed),
+            (0x12, TCP4, named),
+            (0x31, &[b'/'; 216], Opener::Unnamed),
+        ] {
+            let bytes = header(0x21, family, &[addresses, &tls].concat());
+            assert_eq!(read(&bytes), Ok((opener, true)), "{family:#x}");
+        }
+        // A proxy's own connection has no client.
+        assert_eq!(read(&header(0x20, 0x00, &tls)), Ok((Opener::Proxy, false)));
     }
 
     #[test]

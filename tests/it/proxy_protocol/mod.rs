@@ -303,4 +303,9 @@ async fn a_client_whose_tls_the_proxy_has_ended_is_sent_to_no_https() {
     assert!(answer.text().contains("x-forwarded-proto: https\n"));
     let answer = site.passing_on(tls(0)).await.ask(GET).await;
     assert_eq!(answer.status(), 308);
+    // The same of a client at a unix socket.
+    let field = [0x20, 0, 5, 1, 0, 0, 0, 0];
+    let header = v2(0x21, 0x31, &[&[b'/'; 216][..], &field].concat());
+    let answer = site.passing_on(header).await.ask(GET).await;
+    assert_eq!(answer.status(), 200);
 }
