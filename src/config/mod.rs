@@ -48,6 +48,8 @@ use std::{
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use crate::instance::{HttpVersion, Instance};
+
 /// The whole file.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -530,6 +532,14 @@ impl Service {
             Some(_) => Some(Protocol::Http1),
             None => self.protocol,
         }
+    }
+
+    /// Whether an instance is called in another version of HTTP than it says, for the sake of `send_proxy`
+    /// alone.
+    pub(crate) fn overrules(&self, instance: &Instance) -> bool {
+        self.pool.send_proxy.is_some()
+            && self.protocol != Some(Protocol::Http1)
+            && instance.http_version() == Some(HttpVersion::Two)
     }
 }
 

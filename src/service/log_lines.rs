@@ -48,6 +48,8 @@ pub(super) enum Line {
     Checked(Address, Option<String>),
     /// So few pass them that these are not believed.
     Panic,
+    /// An instance says that it is called by HTTP/2, and is not.
+    Overruled(Address),
     /// The guard has asked about an endpoint that it holds, and holds it for longer or lets it go.
     Settled(Address, Option<String>),
 }
@@ -58,6 +60,9 @@ impl Line {
             Self::Checked(endpoint, error) => checked(service, endpoint, error),
             Self::Panic => {
                 tracing::warn!(%service, "so few endpoints pass their checks that all are called");
+            }
+            Self::Overruled(endpoint) => {
+                tracing::warn!(%service, %endpoint, "an instance is for HTTP/2, and is called by HTTP/1.1 for the sake of `send_proxy`");
             }
             Self::Settled(endpoint, Some(why)) => {
                 tracing::warn!(%service, %endpoint, why, "held for longer");

@@ -14,8 +14,8 @@ pub(super) mod zone;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    AnswerLimits, Balance, Eject, EndpointTls, Guard, Limits, Methods, Pool, Protocol,
-    ProxyVersion, Retry, Service, Timeouts, Upgrades,
+    AnswerLimits, Balance, Eject, EndpointTls, Guard, Health, HealthAsk, Limits, Methods, Pool,
+    Protocol, ProxyVersion, Retry, Service, Timeouts, Upgrades,
     document::{report::Wrong, table::Table},
     load::strict::Placed,
     registry::Registries,
@@ -212,6 +212,10 @@ fn policy(
     });
     let protocol = protocol(table, base.protocol);
     let send_proxy = send_proxy(table, base.pool.send_proxy, protocol);
+    let health = health::read(table, base.health.as_ref());
+    if send_proxy.is_some() {
+        refuse_grpc_checks(table, health.as_ref());
+    }
     Service {
         balance,
         zone,
@@ -233,7 +237,7 @@ fn policy(
         tls: table.within("tls", |table| tls::of_endpoints(table, folder, &base.tls)),
         limits,
         answer_limits,
-        health: health::read(table, base.health.as_ref()),
+        health,
         eject: eject(table, base.eject.as_ref(), before),
         panic_percent: table.count("panic_percent", 0..=100, base.panic_percent),
         slow_start: table.optional("slow_start", base.slow_start),
@@ -279,6 +283,25 @@ fn send_proxy(
         }
     }
     version
+}
+
+/// A check by gRPC passes by HTTP/2 at a port where requests are to go by HTTP/1.1.
+fn refuse_grpc_checks(table: &mut Table<'_>, health: Option<&Health>) {
+    let is_grpc = |health: &Health| matches!(health.ask, HealthAsk::Grpc { .. });
+    if !health.is_some_and(|health| is_grpc(health) && health.port.is_none()) {
+        return;
+    }
+    let wrong = Wrong::new(
+        "a check by gRPC is of HTTP/2, and with `send_proxy` endpoints are called by HTTP/1.1",
+    );
+    let wrong = wrong.suggest(
+        "write another `health.kind`, `health.port` where gRPC has a port of its own, or \
+         `send_proxy = false`",
+    );
+    match table.take("health").or_else(|| table.take("send_proxy")) {
+        Some(field) => field.wrong(wrong),
+        None => table.absent("health", wrong),
+    }
 }
 
 fn limits(table: &mut Table<'_>, base: Limits, before: &Before) -> Limits {
@@ -494,6 +517,19 @@ mod tests {
                 "{found:?}"
             );
         }
+        let checked = |health: &str| {
+            format!("[service.cart]\nsend_proxy = \"v1\"\nhealth = {health}\n{CART}")
+        };
+        let found = errors(&checked("{ kind = \"grpc\" }"));
+        assert!(
+            found[0].starts_with("3:1 service.cart.health: "),
+            "{found:?}"
+        );
+        let before = "[defaults]\nhealth = { kind = \"grpc\" }\n";
+        let text = format!("{before}[service.cart]\nsend_proxy = \"v2\"\n{CART}");
+        assert!(errors(&text)[0].contains("by gRPC"));
+        // Another server answers there.
+        super::super::testing::config(&checked("{ kind = \"grpc\", port = 8081 }"));
     }
 
     #[test]

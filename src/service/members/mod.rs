@@ -53,6 +53,8 @@ pub(crate) struct Members {
     /// Who reads what they are: the views of each policy that requests still go by.
     views: Vec<Weak<View>>,
     watch_round: WatchRound,
+    /// Whether it was said that `send_proxy` overrules an instance.
+    said_overruled: bool,
 }
 
 /// How often a service's registries have begun to be watched: tells the watchers of now from those
@@ -116,6 +118,7 @@ impl Members {
             checks: (0, 0),
             views,
             watch_round: WatchRound::default(),
+            said_overruled: false,
         }
     }
 
@@ -153,10 +156,13 @@ impl Members {
         let secured_otherwise = before.tls != policy.tls;
         self.endpoints
             .follow_policy(policy, tls, secured_otherwise, loads);
+        let listed = self.endpoints.standings().map(|(one, _)| Arc::clone(one));
+        let listed: Vec<_> = listed.collect();
         Effects {
             publish: true,
             retire: self.endpoints.take_leaving(),
             save: true,
+            log: self.overruled(&listed).into_iter().collect(),
             ..Effects::default()
         }
     }
@@ -260,9 +266,22 @@ impl Members {
     fn take_over(&mut self, update: &Update, why: Why, expects_new: bool) -> Effects {
         let doubted = self.endpoints.take_over(update, expects_new);
         Effects {
+            log: self.overruled(&update.instances).into_iter().collect(),
             starts_guard: doubted && !std::mem::replace(&mut self.is_guard_running, true),
             ..self.change(why)
         }
+    }
+
+    /// The line that says once of a service that `send_proxy` has an instance called in another way than it
+    /// says.
+    fn overruled(&mut self, instances: &[Arc<Instance>]) -> Option<Line> {
+        if self.said_overruled || self.policy.pool.send_proxy.is_none() {
+            return None;
+        }
+        let mut instances = instances.iter();
+        let first = instances.find(|instance| self.policy.overrules(instance))?;
+        self.said_overruled = true;
+        Some(Line::Overruled(first.address.clone()))
     }
 
     /// What follows from another set.
@@ -471,6 +490,43 @@ mod tests {
             effects.log[..],
             [Line::Settled(_, None), Line::Settled(..)]
         ));
+    }
+
+    #[test]
+    fn the_log_says_once_that_a_header_has_an_instance_called_in_another_version() {
+        let mut members = members();
+        let policy = |text: &str| {
+            let text = format!(
+                "[service.cart]\nendpoints = [\"10.0.0.1:80\"]\n{text}\n\
+                 [[route]]\nservice = \"cart\"\n"
+            );
+            Arc::clone(&Config::parse(&text, Path::new(".")).unwrap().services["cart"])
+        };
+        let tls = Arc::new(crate::upstream::Tls::open(&EndpointTls::default()).unwrap());
+        let follow = |members: &mut Members, text: &str| {
+            let views = (Vec::new(), Loads::default());
+            let mut effects = members.follow_policy(&policy(text), &tls, views, false);
+            let said = effects.log.len();
+            members.carry_out(&mut effects, |_| {});
+            said
+        };
+        let named = |port| {
+            let meta = [("protocol".to_owned(), "h2c".to_owned())];
+            Arc::new(Instance {
+                meta: meta.into(),
+                ..instance(port, true)
+            })
+        };
+        let fixed = MemberEvent::Fixed(vec![Arc::new(instance(1, true)), named(2)]);
+        assert!(members.apply(fixed).log.is_empty());
+        assert_eq!(
+            follow(&mut members, "send_proxy = \"v2\"\nprotocol = \"http1\""),
+            0
+        );
+        assert_eq!(follow(&mut members, "send_proxy = \"v2\""), 1);
+        assert_eq!(follow(&mut members, "send_proxy = \"v1\""), 0);
+        let effects = members.apply(MemberEvent::Fixed(vec![named(3)]));
+        assert!(effects.log.is_empty());
     }
 
     #[test]
