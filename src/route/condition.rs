@@ -1,7 +1,9 @@
 //! Whether a request is as a route's conditions want it. Allocates nothing; a list of conditions
 //! is gone through in turn, and ends with the first that does not hold.
 
-use http::{HeaderMap, Method, header::COOKIE};
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, Method, header::COOKIE};
 use percent_encoding::percent_decode_str;
 
 use crate::config::{Conditions, Expected};
@@ -21,35 +23,81 @@ pub struct Request<'r> {
     pub query: Option<&'r str>,
 }
 
+/// A condition that does not hold for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmet<'c> {
+    /// Its method is none of these.
+    Method(&'c [Method]),
+    /// A header field.
+    Header(&'c HeaderName, &'c Expected),
+    /// A key of its query.
+    Query(&'c str, &'c Expected),
+    /// A cookie.
+    Cookie(&'c str, &'c Expected),
+}
+
+impl fmt::Display for Unmet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, name, expected) = match *self {
+            Self::Method(methods) => {
+                let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+                return write!(f, "the method is not {}", names.join(" or "));
+            }
+            Self::Header(name, expected) => ("header", name.as_str(), expected),
+            Self::Query(key, expected) => ("query key", key, expected),
+            Self::Cookie(name, expected) => ("cookie", name, expected),
+        };
+        match expected {
+            Expected::Present => write!(f, "there is no {what} `{name}`"),
+            Expected::Absent => write!(f, "there is a {what} `{name}`"),
+            Expected::Exactly(text) => write!(f, "the {what} `{name}` is not `{text}`"),
+            Expected::Prefix(text) => {
+                write!(f, "the {what} `{name}` does not begin with `{text}`")
+            }
+        }
+    }
+}
+
 impl Request<'_> {
     /// Whether all of them hold.
     pub(super) fn meets(&self, conditions: &Conditions) -> bool {
+        self.unmet(conditions).is_none()
+    }
+
+    /// The first that does not hold.
+    pub(super) fn unmet<'c>(&self, conditions: &'c Conditions) -> Option<Unmet<'c>> {
         let Conditions {
             methods,
             headers,
             queries,
             cookies,
         } = conditions;
-        (methods.is_empty() || methods.contains(self.method))
-            && headers.iter().all(|(name, expected)| {
-                let values = self.headers.get_all(name).iter();
-                holds(
-                    expected,
-                    values.map(|value| value.as_bytes().iter().copied()),
-                )
-            })
-            && queries.iter().all(|(key, expected)| {
-                let pairs = self.query.unwrap_or_default().split('&');
-                let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-                let named = pairs.filter(|(written, _)| decoded(written).eq(key.bytes()));
-                holds(expected, named.map(|(_, value)| decoded(value)))
-            })
-            && cookies.iter().all(|(name, expected)| {
-                let values = self
-                    .cookies()
-                    .filter(|(written, _)| *written == name.as_bytes());
-                holds(expected, values.map(|(_, value)| value.iter().copied()))
-            })
+        if !(methods.is_empty() || methods.contains(self.method)) {
+            return Some(Unmet::Method(methods));
+        }
+        let unmet = headers.iter().find(|(name, expected)| {
+            let values = self.headers.get_all(name).iter();
+            let values = values.map(|value| value.as_bytes().iter().copied());
+            !holds(expected, values)
+        });
+        if let Some((name, expected)) = unmet {
+            return Some(Unmet::Header(name, expected));
+        }
+        let unmet = queries.iter().find(|(key, expected)| {
+            let pairs = self.query.unwrap_or_default().split('&');
+            let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+            let named = pairs.filter(|(written, _)| decoded(written).eq(key.bytes()));
+            !holds(expected, named.map(|(_, value)| decoded(value)))
+        });
+        if let Some((key, expected)) = unmet {
+            return Some(Unmet::Query(key, expected));
+        }
+        let unmet = cookies.iter().find(|(name, expected)| {
+            let values = self.cookies();
+            let values = values.filter(|(written, _)| *written == name.as_bytes());
+            !holds(expected, values.map(|(_, value)| value.iter().copied()))
+        });
+        unmet.map(|(name, expected)| Unmet::Cookie(name, expected))
     }
 
     /// Names and values (RFC 6265, 5.4). HTTP/2 allows a field for each.

@@ -23,8 +23,8 @@ mod reading;
 mod tests;
 
 use crate::config::{Conditions, HostPattern, PathPattern, Segment};
-pub use condition::Request;
-pub use path::Match;
+pub use condition::{Request, Unmet};
+pub use path::{Fitting, Match};
 use path::{Map, Prefixes};
 pub use reading::{Astray, readings};
 
@@ -82,17 +82,41 @@ impl Table {
     /// trailing dot and IPv6 brackets are seen through). A path that does not begin with `/`
     /// matches nothing; a host longer than DNS allows, or none, only routes for any host.
     pub fn find<'r>(&self, request: &Request<'r>) -> Option<Match<'r>> {
+        self.in_order(request, |paths, service| paths.find(request, service))
+    }
+
+    /// All routes whose host and path fit a request, in the order in which [`Self::find`] prefers them:
+    /// it takes the first of them that is not unmet.
+    pub fn fitting<'t, 'r>(&'t self, request: &Request<'r>) -> Vec<Fitting<'t, 'r>> {
+        let mut found = Vec::new();
+        let none: Option<()> = self.in_order(request, |paths, service| {
+            found.extend(paths.fitting(request, service));
+            None
+        });
+        debug_assert!(none.is_none());
+        found
+    }
+
+    /// Looks at the paths of each host that fits, with what that host has captured, until there is an
+    /// answer.
+    fn in_order<'t, 'r, T>(
+        &'t self,
+        request: &Request<'r>,
+        mut look: impl FnMut(&'t Prefixes, Option<&'r str>) -> Option<T>,
+    ) -> Option<T> {
         if !request.path.starts_with('/') {
             return None;
         }
         let written = host::bare(request.host);
         let mut buffer = [0; host::LONGEST];
         let name = host::lower(written, &mut buffer);
-        self.exact
-            .get(name)
-            .and_then(|paths| paths.find(request, None))
-            .or_else(|| self.find_by_end(written, name, request))
-            .or_else(|| self.any.find(request, None))
+        if let Some(paths) = self.exact.get(name)
+            && let Some(found) = look(paths, None)
+        {
+            return Some(found);
+        }
+        let by_end = self.by_end(written, name, &mut look);
+        by_end.or_else(|| look(&self.any, None))
     }
 
     /// Finds the route for another reading of a request's path, one of [`readings`].
@@ -102,29 +126,28 @@ impl Table {
 
     /// Tries what follows each dot of the host's name, the longest end first. A template fits the
     /// first dot alone, where no wildcard can be longer.
-    fn find_by_end<'r>(
-        &self,
+    fn by_end<'t, 'r, T>(
+        &'t self,
         written: &'r str,
         name: &[u8],
-        request: &Request<'r>,
-    ) -> Option<Match<'r>> {
+        look: &mut impl FnMut(&'t Prefixes, Option<&'r str>) -> Option<T>,
+    ) -> Option<T> {
         if self.template.is_empty() && self.wildcard.is_empty() {
             return None;
         }
         let mut dots = (0..name.len()).filter(|&at| name[at] == b'.');
         let first = dots.next().filter(|&at| at > 0)?;
-        let templated = || {
-            let paths = self.template.get(&name[first + 1..])?;
-            paths.find(request, Some(&written[..first]))
-        };
-        let wild = |dot: usize| {
+        if let Some(paths) = self.template.get(&name[first + 1..])
+            && let Some(found) = look(paths, Some(&written[..first]))
+        {
+            return Some(found);
+        }
+        let mut wild = |dot: usize| {
             let end = &name[dot + 1..];
             let paths = (end.len() <= self.longest_wildcard).then(|| self.wildcard.get(end))??;
-            paths.find(request, None)
+            look(paths, None)
         };
-        templated()
-            .or_else(|| wild(first))
-            .or_else(|| dots.find_map(wild))
+        wild(first).or_else(|| dots.find_map(wild))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rustc_hash::FxBuildHasher;
 
-use super::condition::Request;
+use super::condition::{Request, Unmet};
 use crate::config::{Conditions, PathPattern, Segment};
 
 /// A hash map whose keys all come from the config. The hasher is quick and not keyed, which is
@@ -21,6 +21,15 @@ pub struct Match<'p> {
     pub service: Option<&'p str>,
     /// How many bytes of the path the prefix took: 5 for `/cart` of `/cart/7`, 0 for `/`.
     pub prefix_len: usize,
+}
+
+/// A route whose host and path fit a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fitting<'t, 'p> {
+    /// What it would make of the request.
+    pub would_be: Match<'p>,
+    /// The condition of its own that does not hold, if there is one.
+    pub unmet: Option<Unmet<'t>>,
 }
 
 /// A node: the prefixes that begin with the segments on the way to it.
@@ -56,9 +65,51 @@ impl Prefixes {
         request: &Request<'r>,
         service: Option<&'r str>,
     ) -> Option<Match<'r>> {
-        let mut best = None;
-        self.descend(request, 0, service, &mut best);
+        let mut best: Option<Match<'r>> = None;
+        // Only a longer prefix replaces one that was found.
+        let visit = &mut |node: &Self, prefix_len, service| {
+            if best.is_none_or(|best| prefix_len > best.prefix_len)
+                && let Some(route) = node.ending_here(request)
+            {
+                best = Some(Match {
+                    route,
+                    service,
+                    prefix_len,
+                });
+            }
+        };
+        self.descend(request, 0, service, visit);
         best
+    }
+
+    /// All routes whose prefix the path has, in the order in which [`Self::find`] prefers them.
+    pub(super) fn fitting<'t, 'r>(
+        &'t self,
+        request: &Request<'r>,
+        service: Option<&'r str>,
+    ) -> Vec<Fitting<'t, 'r>> {
+        let mut found = Vec::new();
+        let visit = &mut |node: &'t Self, prefix_len, service| {
+            let conditional = node.conditional.iter();
+            let conditional = conditional.map(|(conditions, route)| (*route, Some(conditions)));
+            let others = node.route.map(|route| (route, None));
+            found.extend(
+                conditional
+                    .chain(others)
+                    .map(|(route, conditions)| Fitting {
+                        would_be: Match {
+                            route,
+                            service,
+                            prefix_len,
+                        },
+                        unmet: conditions.and_then(|conditions| request.unmet(conditions)),
+                    }),
+            );
+        };
+        self.descend(request, 0, service, visit);
+        // Stable: of those as long as each other the first visited stands first.
+        found.sort_by_key(|one| std::cmp::Reverse(one.would_be.prefix_len));
+        found
     }
 
     /// Of the routes whose prefix ends here, the one that takes the request.
@@ -68,26 +119,18 @@ impl Prefixes {
         met.map(|(_, route)| *route).or(self.route)
     }
 
-    /// `at` is where the prefix up to this node ends, and the next segment's `/` stands. The
-    /// literal child goes first and only a longer prefix replaces one that was found, so that a
-    /// literal stands before a template, unless it leads less far. Since a pattern has at most
-    /// one template, this looks at no more than the square of the tree's depth.
-    fn descend<'r>(
-        &self,
+    /// Visits the nodes that the path leads to. `at` is where the prefix up to this node ends, and the
+    /// next segment's `/` stands. The literal child goes first, so that a literal stands before a
+    /// template, unless it leads less far. Since a pattern has at most one template, this looks at no
+    /// more than the square of the tree's depth.
+    fn descend<'t, 'r>(
+        &'t self,
         request: &Request<'r>,
         at: usize,
         service: Option<&'r str>,
-        best: &mut Option<Match<'r>>,
+        visit: &mut impl FnMut(&'t Self, usize, Option<&'r str>),
     ) {
-        if best.is_none_or(|best| at > best.prefix_len)
-            && let Some(route) = self.ending_here(request)
-        {
-            *best = Some(Match {
-                route,
-                service,
-                prefix_len: at,
-            });
-        }
+        visit(self, at, service);
         let leaf = self.literal.is_empty() && self.service.is_none();
         let path = request.path;
         if leaf || at == path.len() {
@@ -98,12 +141,12 @@ impl Prefixes {
         let segment = length.map_or(rest, |length| &rest[..length]);
         let end = at + 1 + segment.len();
         if let Some(child) = self.literal.get(segment) {
-            child.descend(request, end, service, best);
+            child.descend(request, end, service, visit);
         }
         if let Some(child) = &self.service
             && !segment.is_empty()
         {
-            child.descend(request, end, Some(segment), best);
+            child.descend(request, end, Some(segment), visit);
         }
     }
 }

@@ -83,6 +83,9 @@ fn found<'p>(table: &Table, host: &'p str, target: &'p str) -> Found<'p> {
         query,
     };
     let hit = table.find(&request);
+    let fitting = table.fitting(&request).into_iter();
+    let mut takes = fitting.filter(|one| one.unmet.is_none());
+    assert_eq!(takes.next().map(|one| one.would_be), hit);
     hit.map(|hit| (hit.route, hit.service, hit.prefix_len))
 }
 

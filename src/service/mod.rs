@@ -29,6 +29,7 @@ pub use call::choose::Chooser;
 pub(crate) use call::dispatch::until_read;
 pub use call::dispatch::{Destination, Dispatched, RequestCount, Undelivered, dispatch};
 pub use call::outcome::Detector;
+pub use call::prospect::{EndpointProspect, Event, FollowUp, Prospect, Then, prospect};
 pub use call::queue::{LimitsStatus, Seat, Shed};
 pub use call::replay::{Keep, Replay, ReplayBody};
 pub use call::{CallAnswer, CallError};

@@ -4,6 +4,7 @@
 //! nothing of routes.
 
 use std::{
+    collections::HashMap,
     ptr,
     sync::{Arc, OnceLock},
 };
@@ -13,8 +14,8 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::{
-    BalanceStats, BalanceStatus, Balancer, Endpoint, PickKey, RequestInfo, Shed, Snapshot,
-    WorkerEndpoint, ZoneStatus,
+    BalanceStats, BalanceStatus, Balancer, Endpoint, EndpointId, PickKey, RequestInfo, Shed,
+    Snapshot, WorkerEndpoint, ZoneStatus,
     balance::{Cookie, Zone},
     call::{queue::Room, tried::Tried},
     endpoint::outlier::{Count, Heard},
@@ -25,6 +26,9 @@ use crate::{
     instance::Instance,
     metrics::Padded,
 };
+
+/// So many picks tell an endpoint's chance to a hundredth or two.
+const PICKS: usize = 1_000;
 
 /// Some of a service's endpoints, or all.
 #[derive(Debug)]
@@ -161,7 +165,38 @@ impl View {
         tally: &BalanceStats,
         now: Instant,
     ) -> Option<Arc<WorkerEndpoint>> {
-        self.choose(worker, turn, |_| true, tally, now)
+        self.choose(turn, |_| true, tally, now, way(worker))
+    }
+
+    /// How probably each endpoint has a request at this moment that is like `asked`: what comes of many
+    /// picks, which change nothing. An endpoint that never has it is left out, and so is one that has
+    /// the next request as its trial.
+    pub(super) fn chances(
+        &self,
+        asked: &dyn RequestInfo,
+        room: Room<'_>,
+        now: Instant,
+    ) -> HashMap<EndpointId, f64> {
+        let tally = BalanceStats::default();
+        let has_room = |one: &Endpoint| room.is_at(one.health());
+        // A pick that looks at an endpoint whose time of doubt is over makes it a trial.
+        let is_trusted = |one: &Endpoint| has_room(one) && !one.health().is_avoided_already();
+        let is_left = |one: &Endpoint| has_room(one) && one.health().is_out(now);
+        let id = |snapshot: &Snapshot, place: usize| snapshot.endpoints[place].id().clone();
+        let mut chances = HashMap::new();
+        for number in 0..PICKS {
+            let turn = self.balancer.turn_aside(asked, &tally, number);
+            let turn = match &self.zone {
+                None => turn,
+                Some(zone) => zone.turn_aside(turn, number, now),
+            };
+            let picked = self.choose(turn, is_trusted, &tally, now, id);
+            let picked = picked.or_else(|| self.choose(turn, is_left, &tally, now, id));
+            if let Some(id) = picked {
+                *chances.entry(id).or_insert(0.0) += 1.0 / PICKS as f64;
+            }
+        }
+        chances
     }
 
     /// Like [`Self::pick`], of the endpoints that have room, for a request that was tried with `tried`
@@ -182,7 +217,7 @@ impl View {
         let turn = turn.tried(!tried.is_empty());
         let was_tried = |one: &Endpoint| tried.has(one.health());
         let choose =
-            |wanted: &dyn Fn(&Endpoint) -> bool| self.choose(worker, turn, wanted, tally, now);
+            |wanted: &dyn Fn(&Endpoint) -> bool| self.choose(turn, wanted, tally, now, way(worker));
         if !room.is_limited() {
             return Ok(choose(&|one| !was_tried(one)));
         }
@@ -204,19 +239,17 @@ impl View {
         }
     }
 
-    /// Of those that are wanted, the one whose turn it is.
-    fn choose(
+    /// Of those that are wanted, the one whose turn it is; `way` leads from its place to it.
+    fn choose<T>(
         &self,
-        worker: usize,
         turn: PickKey,
         wanted: impl Fn(&Endpoint) -> bool,
         tally: &BalanceStats,
         now: Instant,
-    ) -> Option<Arc<WorkerEndpoint>> {
-        let line =
-            |snapshot: &Snapshot, place: usize| Arc::clone(snapshot.of_worker(worker, place));
+        way: impl Fn(&Snapshot, usize) -> T,
+    ) -> Option<T> {
         if let Some(zone) = &self.zone {
-            let picked = zone.pick(&self.balancer, turn, &wanted, tally, now, line);
+            let picked = zone.pick(&self.balancer, turn, &wanted, tally, now, &way);
             if picked.is_some() {
                 return picked;
             }
@@ -224,7 +257,7 @@ impl View {
         let snapshot = self.snapshot.load();
         let turn = turn.at(&snapshot);
         let picked = self.balancer.pick(&snapshot, turn, wanted, tally, now);
-        picked.map(|place| line(&snapshot, place))
+        picked.map(|place| way(&snapshot, place))
     }
 
     /// What the answer to a request sets its cookie to, where that must change. Costs nothing where
@@ -294,6 +327,11 @@ impl View {
             self.snapshot.store(Arc::new(snapshot));
         }
     }
+}
+
+/// This worker's ways to endpoints.
+fn way(worker: usize) -> impl Fn(&Snapshot, usize) -> Arc<WorkerEndpoint> {
+    move |snapshot, place| Arc::clone(snapshot.of_worker(worker, place))
 }
 
 #[cfg(test)]

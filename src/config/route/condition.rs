@@ -1,6 +1,8 @@
 //! What a `[[route]]` asks of a request beside its host and path: `method`, `header`, `query` and
 //! `cookie`. Knows nothing of how a request is matched.
 
+use std::fmt;
+
 use http::{HeaderName, HeaderValue, Method};
 use toml::de::DeValue;
 
@@ -48,6 +50,32 @@ fn all_implied<N: PartialEq>(these: &[(N, Expected)], others: &[(N, Expected)]) 
         let mut same = others.iter().filter(|(other, _)| other == name);
         same.any(|(_, other)| expected.is_implied_by(other))
     })
+}
+
+impl fmt::Display for Conditions {
+    /// In words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |what: &str, name: &str, expected: &Expected| match expected {
+            Expected::Present => format!("{what} `{name}`"),
+            Expected::Absent => format!("no {what} `{name}`"),
+            Expected::Exactly(text) => format!("{what} `{name}` = `{text}`"),
+            Expected::Prefix(text) => format!("{what} `{name}` beginning with `{text}`"),
+        };
+        let methods: Vec<_> = self.methods.iter().map(Method::as_str).collect();
+        let methods = (!methods.is_empty()).then(|| format!("method {}", methods.join(" or ")));
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, expected)| named("header", name.as_str(), expected));
+        let queries = self.queries.iter();
+        let queries = queries.map(|(key, expected)| named("query key", key, expected));
+        let cookies = self.cookies.iter();
+        let cookies = cookies.map(|(name, expected)| named("cookie", name, expected));
+        let all = methods
+            .into_iter()
+            .chain(headers)
+            .chain(queries)
+            .chain(cookies);
+        f.write_str(&all.collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Expected {

@@ -91,9 +91,28 @@ impl Balancer {
         asked: Option<&dyn RequestInfo>,
         tally: &BalanceStats,
     ) -> PickKey {
+        self.turn_by(asked, tally, Turns::next)
+    }
+
+    /// The turn with this number, of a request that is not made: the turns go on as if it had none.
+    pub(in crate::service) fn turn_aside(
+        &self,
+        asked: &dyn RequestInfo,
+        tally: &BalanceStats,
+        number: usize,
+    ) -> PickKey {
+        self.turn_by(Some(asked), tally, |_| number)
+    }
+
+    fn turn_by(
+        &self,
+        asked: Option<&dyn RequestInfo>,
+        tally: &BalanceStats,
+        next: impl Fn(&Turns) -> usize,
+    ) -> PickKey {
         match self {
             Self::RoundRobin(turns) => PickKey {
-                place: turns.next(),
+                place: next(turns),
                 ..PickKey::default()
             },
             Self::Random | Self::LeastRequest | Self::P2c | Self::PeakEwma => PickKey::default(),
@@ -115,7 +134,7 @@ impl Balancer {
                     key: Some(token),
                     ..PickKey::default()
                 },
-                None => fallback.turn(asked, tally),
+                None => fallback.turn_by(asked, tally, next),
             },
         }
     }

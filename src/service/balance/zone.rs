@@ -99,6 +99,20 @@ impl Zone {
     /// The turn of a request that has this one of the balancer: in the own zone or elsewhere, of any
     /// hundred in a row exactly so many, evenly spread. A key stays on its side while the share does.
     pub(in crate::service) fn turn(&self, turn: PickKey, now: Instant) -> PickKey {
+        self.turn_by(turn, || self.turns.next(), now)
+    }
+
+    /// The same of a request that is not made, with the turn of this number.
+    pub(in crate::service) fn turn_aside(
+        &self,
+        turn: PickKey,
+        number: usize,
+        now: Instant,
+    ) -> PickKey {
+        self.turn_by(turn, || number, now)
+    }
+
+    fn turn_by(&self, turn: PickKey, next: impl FnOnce() -> usize, now: Instant) -> PickKey {
         let percent = self.sides.load().percent(now, self.epoch);
         if let Some(key) = turn.key {
             // Mixed, since the key's own bits say where on the ring it is.
@@ -108,7 +122,7 @@ impl Zone {
                 ..turn
             };
         }
-        let (is_near, place) = side_of(self.turns.next(), percent as usize);
+        let (is_near, place) = side_of(next(), percent as usize);
         PickKey {
             is_far: !is_near,
             place,

@@ -10,6 +10,7 @@ pub(super) mod choose;
 pub(super) mod dispatch;
 mod judge;
 pub(super) mod outcome;
+pub(super) mod prospect;
 pub(super) mod queue;
 pub(super) mod replay;
 pub(super) mod tried;

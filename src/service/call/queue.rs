@@ -193,6 +193,14 @@ impl Limits {
         self.tell_of_room();
     }
 
+    /// Which endpoints have room for a request that has no seat.
+    pub(crate) fn room(&self) -> Room<'static> {
+        Room {
+            most: self.rule().per_endpoint,
+            own: None,
+        }
+    }
+
     fn rule(&self) -> config::Limits {
         self.regime.load().rule
     }
