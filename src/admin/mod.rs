@@ -2,6 +2,7 @@
 //! changes nothing but whether a service is pinned to a set, what of proxy.toml runs, and who has the
 //! addresses of a proxy that drains.
 
+mod explain;
 mod handover;
 mod metrics;
 mod ready;
@@ -61,6 +62,7 @@ Callboard
 /api/services/{name}   one service of it
     …/journal          what became of its set
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
+/api/explain           what becomes of a request: ?method=GET&url=http://shop.example.com/cart&header=A: b
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
@@ -137,6 +139,7 @@ fn router(context: Context) -> Router {
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))
         .route("/api/status", get(status::status))
+        .route("/api/explain", get(explain::explain))
         .route("/api/reload", post(reload::reload))
         .route("/api/handover", post(handover::hand_over))
         .route(

@@ -1,10 +1,12 @@
 //! The command line: what may be typed, and the exit status. Each command is a file of its own.
 
+mod admin_server;
 mod check;
 mod config_file;
 mod demo;
 mod descriptors;
 mod duration;
+mod explain;
 mod health;
 mod init;
 mod live;
@@ -43,6 +45,8 @@ enum Command {
     Init(init::Init),
     /// Say all that is wrong with a configuration file, and start nothing
     Check(check::Check),
+    /// Say what becomes of a request: its route, its endpoints and its retries
+    Explain(explain::Explain),
     /// Ask whether a proxy on this machine is alive: the status says so
     Health(health::Health),
     /// Have a proxy on this machine read its configuration file again
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run::run(run),
         Command::Init(init) => init::init(&init),
         Command::Check(check) => check::check(&check),
+        Command::Explain(explain) => explain::explain(&explain),
         Command::Health(health) => health::health(&health),
         Command::Reload(reload) => reload::reload(&reload),
         Command::Register(register) => register::register(*register),

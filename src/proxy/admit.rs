@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
-use http_body::Body as _;
+use http_body::Body;
 use hyper::body::Incoming;
 
 use super::{
@@ -49,6 +49,24 @@ pub(super) struct Head {
 }
 
 impl Head {
+    fn of(parts: Parts, checked: Checked) -> Self {
+        let Checked {
+            host,
+            connection,
+            deadline,
+            may_upgrade,
+            readings,
+        } = checked;
+        Self {
+            parts,
+            host,
+            connection,
+            deadline,
+            may_upgrade,
+            readings,
+        }
+    }
+
     /// As the client sent it; `None` in HTTP/1.0 only.
     pub(super) fn host(&self) -> Option<&str> {
         self.host.as_ref()?.to_str().ok()
@@ -97,53 +115,31 @@ pub(super) fn admit(
     if expects_continue {
         stream.rest.waits_to_be_asked();
     }
-    let limits = &client.listener.limits;
-    match parts.method {
-        Method::CONNECT => return Err(LocalReply::Connect),
-        Method::TRACE => return Err(LocalReply::Trace),
-        _ => {}
-    }
-    if parts.method.as_str().len() > LONGEST_METHOD {
-        return Err(LocalReply::MethodTooLong);
-    }
-    let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if target.len() > limits.target_bytes {
-        return Err(LocalReply::TargetTooLong);
-    }
-    if parts.headers.len() > limits.headers {
-        return Err(LocalReply::TooManyHeaders);
-    }
-    if let Some(refusal) = fields.refusal {
-        return Err(refusal);
-    }
-    check_framing(&fields, &body)?;
-    if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
-        return Err(LocalReply::Malformed("the target's scheme is not HTTP's"));
-    }
-    let path = parts.uri.path();
-    let readings = match parts.method {
-        Method::OPTIONS if path == ASTERISK => Vec::new(),
-        _ => readings(path, client.listener.paths)?,
-    };
-    let host = fields.host(&parts)?;
-    let (connection, deadline) = (fields.connection, fields.deadline);
-    let may_upgrade = fields.upgrade && body.is_end_stream() && may_go_over(&parts);
-    stream.may_go_over.store(may_upgrade, Relaxed);
+    let checked = fields.check(client, &parts, &body)?;
+    stream.may_go_over.store(checked.may_upgrade, Relaxed);
     Ok(Admitted {
         request: upstream::Request::new(&parts.method, body, expects_continue),
-        head: Head {
-            parts,
-            host,
-            connection,
-            deadline,
-            may_upgrade,
-            readings,
-        },
+        head: Head::of(parts, checked),
     })
 }
 
+/// The head of a request that is not made, and whose body is only announced; or why it would be refused.
+pub(super) fn head_of(client: &Client, parts: Parts, body: &impl Body) -> Result<Head, LocalReply> {
+    let checked = Fields::read(client, &parts.headers).check(client, &parts, body)?;
+    Ok(Head::of(parts, checked))
+}
+
+/// What of a head goes on with it.
+struct Checked {
+    host: Option<HeaderValue>,
+    connection: bool,
+    deadline: Option<Duration>,
+    may_upgrade: bool,
+    readings: Vec<String>,
+}
+
 /// hyper takes any length, and a body behind a handshake, where the other protocol's first bytes are.
-fn check_framing(fields: &Fields<'_>, body: &RequestBody) -> Result<(), LocalReply> {
+fn check_framing(fields: &Fields<'_>, body: &impl Body) -> Result<(), LocalReply> {
     let length = body.size_hint().exact();
     if length.is_some_and(|length| i64::try_from(length).is_err()) {
         return Err(LocalReply::Malformed(
@@ -241,6 +237,50 @@ impl<'a> Fields<'a> {
             fields.refusal = fields.refusal.or(refusal);
         }
         fields
+    }
+
+    /// Whether the request may be answered; with what of it was found out on the way.
+    fn check(
+        mut self,
+        client: &Client,
+        parts: &Parts,
+        body: &impl Body,
+    ) -> Result<Checked, LocalReply> {
+        let limits = &client.listener.limits;
+        match parts.method {
+            Method::CONNECT => return Err(LocalReply::Connect),
+            Method::TRACE => return Err(LocalReply::Trace),
+            _ => {}
+        }
+        if parts.method.as_str().len() > LONGEST_METHOD {
+            return Err(LocalReply::MethodTooLong);
+        }
+        let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        if target.len() > limits.target_bytes {
+            return Err(LocalReply::TargetTooLong);
+        }
+        if parts.headers.len() > limits.headers {
+            return Err(LocalReply::TooManyHeaders);
+        }
+        if let Some(refusal) = self.refusal.take() {
+            return Err(refusal);
+        }
+        check_framing(&self, body)?;
+        if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) {
+            return Err(LocalReply::Malformed("the target's scheme is not HTTP's"));
+        }
+        let path = parts.uri.path();
+        let readings = match parts.method {
+            Method::OPTIONS if path == ASTERISK => Vec::new(),
+            _ => readings(path, client.listener.paths)?,
+        };
+        Ok(Checked {
+            host: self.host(parts)?,
+            connection: self.connection,
+            deadline: self.deadline,
+            may_upgrade: self.upgrade && body.is_end_stream() && may_go_over(parts),
+            readings,
+        })
     }
 
     /// The one host of the request: the authority of an absolute target, else `Host`.

@@ -130,7 +130,7 @@ impl LocalReply {
         }
     }
 
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Malformed(_) | Self::BodyBroke(_) => StatusCode::BAD_REQUEST,
@@ -156,7 +156,7 @@ impl LocalReply {
     }
 
     /// What the client is told: the service, but not who its endpoints are.
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::Malformed(why) => (*why).to_owned(),
             Self::Connect | Self::Trace => "CONNECT and TRACE are not forwarded".to_owned(),

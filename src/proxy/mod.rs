@@ -6,6 +6,7 @@ mod body;
 mod client;
 mod client_certificate;
 mod connection_fields;
+pub(crate) mod explain;
 mod failure_log;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

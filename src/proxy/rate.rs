@@ -120,7 +120,27 @@ impl Rate {
         asked: &dyn RequestInfo,
         now: Instant,
     ) -> Result<Level, Limited> {
-        let key = match &self.rule.by {
+        self.take_of(self.key(asked), now).map_err(|wait| {
+            self.limited.fetch_add(1, Relaxed);
+            Limited {
+                wait,
+                rate: Arc::clone(self),
+            }
+        })
+    }
+
+    /// How many requests like this one may be made at once now; takes none.
+    pub(super) fn left(&self, asked: &dyn RequestInfo, now: Instant) -> u32 {
+        let key = self.key(asked);
+        let now = self.nanos_at(now);
+        let buckets = self.shards[key as usize % SHARDS].lock();
+        let full_at = buckets.full_at.get(&key).copied().unwrap_or(now);
+        self.remaining(full_at.max(now), now)
+    }
+
+    /// Which bucket a request is counted in.
+    fn key(&self, asked: &dyn RequestInfo) -> u64 {
+        match &self.rule.by {
             None => 1,
             Some(by) => Some(by)
                 .filter(|by| **by != config::HashKey::Client)
@@ -133,20 +153,26 @@ impl Rate {
                     ))
                 })
                 .unwrap_or(1),
-        };
-        self.take_of(key, now).map_err(|wait| {
-            self.limited.fetch_add(1, Relaxed);
-            Limited {
-                wait,
-                rate: Arc::clone(self),
-            }
-        })
+        }
     }
 
-    /// The same by the key. Where there is none left, the time until there is.
+    fn nanos_at(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.epoch))
+    }
+
+    /// When a bucket is full again of which all is taken.
+    fn most(&self, now: u64) -> u64 {
+        now + nanos(self.step) * u64::from(self.rule.burst)
+    }
+
+    /// What is left in a bucket that is full at that moment.
+    fn remaining(&self, full_at: u64, now: u64) -> u32 {
+        (self.most(now).saturating_sub(full_at) / nanos(self.step).max(1)) as u32
+    }
+
+    /// Takes one out of the bucket with this key. Where there is none left, the time until there is.
     fn take_of(&self, key: u64, now: Instant) -> Result<Level, Duration> {
-        let now = nanos(now.saturating_duration_since(self.epoch));
-        let (step, burst) = (nanos(self.step), u64::from(self.rule.burst));
+        let now = self.nanos_at(now);
         let shard = &self.shards[key as usize % SHARDS];
         let mut buckets = shard.lock();
         let is_new = !buckets.full_at.contains_key(&key);
@@ -157,14 +183,14 @@ impl Rate {
         let crowded = is_new && buckets.full_at.len() >= PER_SHARD;
         let key = if crowded { SHARED } else { key };
         let full_at = buckets.full_at.entry(key).or_insert(now);
-        let after = (*full_at).max(now) + step;
-        let most = now + step * burst;
+        let after = (*full_at).max(now) + nanos(self.step);
+        let most = self.most(now);
         if after > most {
             return Err(Duration::from_nanos(after - most));
         }
         *full_at = after;
         Ok(Level {
-            remaining: ((most - after) / step.max(1)) as u32,
+            remaining: self.remaining(after, now),
             full_in: Duration::from_nanos(after - now),
         })
     }
@@ -236,6 +262,44 @@ mod tests {
         );
         let in_a_minute: usize = (0..600).map(|tenth| taken(&rate, 9, tenth * 100, 5)).sum();
         assert_eq!(in_a_minute, 20 + 599);
+    }
+
+    #[test]
+    fn what_is_left_is_what_can_be_taken_and_looking_takes_none() {
+        struct Unknown(HeaderMap, http::Uri);
+
+        impl RequestInfo for Unknown {
+            fn headers(&self) -> &HeaderMap {
+                &self.0
+            }
+
+            fn uri(&self) -> &http::Uri {
+                &self.1
+            }
+
+            fn client(&self) -> Option<std::net::IpAddr> {
+                None
+            }
+        }
+
+        let asked = Unknown(HeaderMap::new(), http::Uri::from_static("/"));
+        let rate = rate(10, 1_000, 20);
+        for (at, takes) in [(0, 5), (0, 3), (300, 0), (300, 100), (450, 0), (9_000, 0)] {
+            taken(&rate, 1, at, takes);
+            let at_moment = rate.epoch + Duration::from_millis(at);
+            let left = rate.left(&asked, at_moment);
+            assert_eq!(rate.left(&asked, at_moment), left);
+            let again = Rate::new(rate.rule.clone());
+            *again.shards[1].lock() = Buckets {
+                full_at: rate.shards[1].lock().full_at.clone(),
+                next_sweep: 0,
+            };
+            let at_moment = again.epoch + Duration::from_millis(at);
+            let can_be_taken = (0..100)
+                .filter(|_| again.take_of(1, at_moment).is_ok())
+                .count();
+            assert_eq!(left as usize, can_be_taken, "at {at} ms");
+        }
     }
 
     #[test]

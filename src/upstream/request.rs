@@ -52,6 +52,12 @@ impl<B: Body> Request<B> {
         self.body.as_mut()
     }
 
+    /// Its head as HTTP/1.1 writes it for this endpoint, for people.
+    pub(crate) fn text(mut self, head: &impl Head, endpoint: &Address) -> String {
+        self.write_head(head, endpoint);
+        String::from_utf8_lossy(&self.head).into_owned()
+    }
+
     /// Its head is another one from now on.
     pub fn forget_head(&mut self) {
         self.head.clear();
@@ -75,14 +81,5 @@ impl<B: Body> Request<B> {
             self.upgrade.as_deref(),
             endpoint,
         );
-    }
-}
-
-#[cfg(test)]
-impl<B: Body> Request<B> {
-    /// Its head as it is written for this endpoint.
-    pub(crate) fn text(mut self, head: &impl Head, endpoint: &Address) -> String {
-        self.write_head(head, endpoint);
-        String::from_utf8(self.head).unwrap()
     }
 }

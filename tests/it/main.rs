@@ -30,6 +30,7 @@ mod etcd_faults;
 mod eureka;
 mod eureka_faults;
 mod exit;
+mod explain;
 mod faults;
 mod file;
 mod good_order;

@@ -1,0 +1,203 @@
+//! A running proxy's admin server, as commands find it and ask it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::{
+    config::{Config, Secret},
+    control::server::reachable,
+};
+
+/// A file of a hundred thousand routes is read in less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the admin server is when no file says otherwise.
+const DEFAULT: &str = "http://127.0.0.1:9900";
+
+/// Where an admin server is.
+#[derive(Args)]
+pub(super) struct AdminServer {
+    /// The admin server's URL
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    admin: Option<String>,
+    /// The file that has the admin server's token, where --admin says where that is
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    token_file: Option<PathBuf>,
+    /// The configuration file that has the admin server's address and token [default: proxy.toml, if
+    /// there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What an admin server answers.
+pub(super) struct Answer {
+    url: String,
+    pub(super) status: StatusCode,
+    pub(super) text: String,
+}
+
+impl AdminServer {
+    /// Whether its URL is said.
+    pub(super) fn is_named(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// The file that is named, else proxy.toml where there is one.
+    pub(super) fn file(&self) -> Option<&Path> {
+        let usual = Path::new("proxy.toml");
+        let usual = usual.exists().then_some(usual);
+        self.config.as_deref().or(usual)
+    }
+
+    /// Gets a page of it, whose parts and query are encoded here.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub(super) fn get(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        self.ask(Method::GET, path, query, None)
+    }
+
+    /// Asks it for anything.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub(super) fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let (server, token) = self.find()?;
+        let token = token.as_ref().map(Secret::read).transpose();
+        let token = token.map_err(|error| anyhow::anyhow!("the admin server's token: {error}"))?;
+        let mut url: reqwest::Url = server
+            .parse()
+            .with_context(|| format!("{server} is no URL"))?;
+        match url.path_segments_mut() {
+            Ok(mut segments) => {
+                segments.pop_if_empty().extend(path);
+            }
+            Err(()) => bail!("{server} is not the URL of an admin server"),
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(exchange(method, url, token, body))
+    }
+
+    fn find(&self) -> anyhow::Result<(String, Option<Secret>)> {
+        Ok(match (&self.admin, self.file()) {
+            (Some(url), _) => (url.clone(), self.token_file.clone().map(Secret::File)),
+            (None, None) => (DEFAULT.to_owned(), None),
+            // A proxy with another file may run, and so it is asked though its file has errors.
+            (None, Some(path)) => match Config::load(path).ok().or_else(|| admin_alone(path)) {
+                Some(config) => (url_of(&config, path)?, config.admin.token),
+                None => (DEFAULT.to_owned(), None),
+            },
+        })
+    }
+}
+
+impl Answer {
+    /// The answer, as the JSON that it must be.
+    ///
+    /// # Errors
+    /// Where it is something else, and what.
+    pub(super) fn json<T: serde::de::DeserializeOwned>(&self) -> anyhow::Result<T> {
+        let Self { url, status, text } = self;
+        serde_json::from_str(text)
+            .map_err(|_| anyhow::anyhow!("{url} answered {status}: {}", text.trim_end()))
+    }
+
+    /// The same where its status must be 200.
+    ///
+    /// # Errors
+    /// What it says otherwise.
+    pub(super) fn good<T: serde::de::DeserializeOwned>(&self) -> anyhow::Result<T> {
+        if self.status == StatusCode::OK {
+            return self.json();
+        }
+        let said = serde_json::from_str::<Value>(&self.text).ok();
+        let error = said.as_ref().and_then(|said| said["error"].as_str());
+        let Self { url, status, text } = self;
+        match error {
+            Some(error) => bail!("{error}"),
+            None => bail!("{url} answered {status}: {}", text.trim_end()),
+        }
+    }
+}
+
+/// What a file says of the admin server, though there are errors elsewhere in it.
+fn admin_alone(path: &Path) -> Option<Config> {
+    let mut all: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
+    all.retain(|key, _| key == "admin");
+    let base = path.parent().unwrap_or(Path::new(""));
+    Config::parse_for_client(&all.to_string(), base).ok()
+}
+
+fn url_of(config: &Config, path: &Path) -> anyhow::Result<String> {
+    let address = reachable(config.admin.address);
+    if address.port() == 0 {
+        bail!(
+            "{} lets the admin server take any port: say --admin",
+            path.display()
+        );
+    }
+    Ok(format!("http://{address}"))
+}
+
+async fn exchange(
+    method: Method,
+    url: reqwest::Url,
+    token: Option<String>,
+    body: Option<&Value>,
+) -> anyhow::Result<Answer> {
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    let mut request = client.build()?.request(method, url.clone());
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let mut shown = url;
+    shown.set_query(None);
+    let url = shown.to_string();
+    let answer = request.send().await.map_err(reqwest::Error::without_url);
+    let answer = answer.with_context(|| {
+        format!("no answer from {url}: a proxy that was started with another [admin] has it still; say --admin")
+    })?;
+    Ok(Answer {
+        url,
+        status: answer.status(),
+        text: answer.text().await.map_err(reqwest::Error::without_url)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_server_is_found_in_a_file_with_errors_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.toml");
+        let admin = "workers = 0\n[admin]\naddress = \"127.0.0.1:9901\"\n";
+        std::fs::write(&path, admin).unwrap();
+        let config = admin_alone(&path).unwrap();
+        assert_eq!(url_of(&config, &path).unwrap(), "http://127.0.0.1:9901");
+        std::fs::write(&path, "[[route]\n").unwrap();
+        assert!(admin_alone(&path).is_none());
+    }
+}

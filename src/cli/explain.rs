@@ -1,0 +1,197 @@
+//! `callboard explain`: says what becomes of a request, by a file alone or by a proxy that runs.
+
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    io::{Write as _, stdout},
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use futures_util::future::BoxFuture;
+
+use super::{admin_server::AdminServer, plain::Plain};
+use crate::{
+    config::{Access, Config, RegistryKind},
+    discovery::Directory,
+    instance::InstanceSet,
+    proxy::{
+        Generation, Shared, Worker,
+        explain::{Explanation, Question, explain_once_read},
+    },
+    registry::{self, Catalog, Registry, RegistryError, ServiceQuery, Source},
+    saved,
+};
+
+/// How long a file of endpoints may take to be read.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+#[command(override_usage = "callboard explain [OPTIONS] [METHOD] URL")]
+pub(super) struct Explain {
+    /// The request's method [default: GET]
+    #[arg(value_name = "METHOD")]
+    method_or_url: String,
+    /// The request's URL, or its path
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+    /// A header field of the request, as "Name: value"; may be given several times
+    #[arg(short = 'H', long, value_name = "FIELD")]
+    header: Vec<String>,
+    /// Who sends the request
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    client: IpAddr,
+    /// Ask the proxy that runs, which knows its endpoints, and not only the file (with --admin it is
+    /// always asked)
+    #[arg(long)]
+    live: bool,
+    #[command(flatten)]
+    server: AdminServer,
+    /// Text for people, or one JSON object
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+pub(super) fn explain(explain: &Explain) -> anyhow::Result<ExitCode> {
+    let (method, url) = match &explain.url {
+        Some(url) => (&*explain.method_or_url, url),
+        None => ("GET", &explain.method_or_url),
+    };
+    let fields = explain.header.iter().map(String::as_str);
+    let question = Question::new(method, url, fields, explain.client)?;
+    let explanation = match explain.live || explain.server.is_named() {
+        true => ask(explain, method, url)?,
+        false => by_file(explain, &question)?,
+    };
+    let text = match explain.format {
+        Format::Json => serde_json::to_string(&explanation)? + "\n",
+        Format::Text => {
+            let text = explanation.to_string();
+            let lines = text.lines().map(|line| format!("{}\n", Plain(line)));
+            lines.collect()
+        }
+    };
+    write!(stdout(), "{text}").context("cannot write the result")?;
+    Ok(match explanation.is_forwarded() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// What the proxy that runs says.
+fn ask(explain: &Explain, method: &str, url: &str) -> anyhow::Result<Explanation> {
+    let client = explain.client.to_string();
+    let mut query = vec![("method", method), ("url", url), ("client", &client)];
+    let fields = explain.header.iter();
+    query.extend(fields.map(|field| ("header", field.as_str())));
+    let answer = explain.server.get(&["api", "explain"], &query)?;
+    answer.good()
+}
+
+/// What the file says.
+fn by_file(explain: &Explain, question: &Question) -> anyhow::Result<Explanation> {
+    let path = explain.server.file().unwrap_or(Path::new("proxy.toml"));
+    let config = match Config::load(path) {
+        Ok(config) => Arc::new(config),
+        Err(report) => bail!("{report}"),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    let explanation = runtime.block_on(async {
+        let explanation = explain_with(&config, question, None).await?;
+        let Some(name) = &explanation.unlisted else {
+            return Ok(explanation);
+        };
+        // Its service is explained as one that is listed; that this is not known is still said.
+        let listed = explain_with(&config, question, Some(name.as_str().into())).await?;
+        Ok::<_, anyhow::Error>(Explanation {
+            unlisted: explanation.unlisted,
+            ..listed
+        })
+    });
+    runtime.shutdown_background();
+    explanation
+}
+
+/// What becomes of a request where registries list no service but this one.
+async fn explain_with(
+    config: &Arc<Config>,
+    question: &Question,
+    listed: Option<Arc<str>>,
+) -> anyhow::Result<Explanation> {
+    let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
+    for (name, settings) in &config.registries {
+        let registry: Arc<dyn Registry> = match &settings.kind {
+            RegistryKind::File(_) => registry::open(name, &settings.kind)?,
+            kind => Arc::new(Unasked {
+                keeps_a_list: kind.lists_services(),
+                listed: listed.clone(),
+            }),
+        };
+        registries.insert(Arc::clone(name), registry);
+    }
+    let directory = Directory::start(config, registries, &saved::Contents::default())?;
+    let is_file = |name: &Arc<str>| matches!(config.registries[name].kind, RegistryKind::File(_));
+    for service in config
+        .declared()
+        .filter_map(|name| directory.declared(name))
+    {
+        if service.policy().origin.registries().iter().all(is_file) {
+            service.wait_until_read(PATIENCE).await;
+        }
+    }
+    if listed.is_some() {
+        directory.wait_for_catalogs(PATIENCE).await;
+    }
+    let generation = Generation::new(Arc::clone(config), directory);
+    let shared = Arc::new(Shared::new(generation, Access::Off));
+    let worker = Arc::new(Worker::new(0, shared));
+    Ok(explain_once_read(&worker, question, Duration::ZERO).await)
+}
+
+/// A registry that is elsewhere, and is not asked for instances.
+struct Unasked {
+    keeps_a_list: bool,
+    /// The one service that it lists; `None` where it lists nothing, not even that it has none.
+    listed: Option<Arc<str>>,
+}
+
+impl Registry for Unasked {
+    fn service(&self, _: ServiceQuery) -> Box<dyn Source<InstanceSet>> {
+        Box::new(Said(None))
+    }
+
+    fn catalog(&self) -> Option<Box<dyn Source<Catalog>>> {
+        let list = |name: &Arc<str>| Catalog::from([(Arc::clone(name), Vec::new())]);
+        let said: Box<dyn Source<Catalog>> = Box::new(Said(self.listed.as_ref().map(list)));
+        self.keeps_a_list.then_some(said)
+    }
+}
+
+/// What is said once, if anything is.
+struct Said<T>(Option<T>);
+
+impl<T: Send + 'static> Source<T> for Said<T> {
+    fn next(&mut self) -> BoxFuture<'_, Result<T, RegistryError>> {
+        let said = self.0.take();
+        Box::pin(async move {
+            match said {
+                Some(said) => Ok(said),
+                None => pending().await,
+            }
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! Which route takes a request, which stand before it and why they do not take it, and which nearly do.
+
+use super::{
+    super::{Generation, Goal, admit::Head},
+    account::RouteAccount,
+};
+use crate::{
+    config::{Conditions, HostPattern, PathPattern},
+    route::{Fitting, Request, Table},
+};
+
+/// So many routes are named beside the one that takes a request.
+const MOST: usize = 10;
+
+/// The route that takes a request, if one does, and those before it that do not.
+pub(super) fn accounts(
+    generation: &Generation,
+    head: &Head,
+) -> (Option<RouteAccount>, Vec<RouteAccount>) {
+    let request = head.route_by();
+    let fitting = generation.routes.fitting(&request);
+    let takes = fitting.iter().position(|one| one.unmet.is_none());
+    let before = &fitting[..takes.unwrap_or(fitting.len())];
+    let passed_over = |one: &Fitting<'_, '_>| RouteAccount {
+        why: one.unmet.map(|unmet| unmet.to_string()),
+        ..account(generation, one.would_be.route)
+    };
+    let takes = takes.map(|place| account(generation, fitting[place].would_be.route));
+    (takes, before.iter().take(MOST).map(passed_over).collect())
+}
+
+/// Routes whose host fits and whose path does not, and then those of which the reverse is true.
+pub(super) fn near_misses(generation: &Generation, head: &Head) -> Vec<RouteAccount> {
+    let request = head.route_by();
+    let any_path = PathPattern {
+        segments: Vec::new(),
+    };
+    let takes = |host: &HostPattern, path: &PathPattern, request: &Request<'_>| {
+        Table::new([(host, path, Conditions::NONE)])
+            .find(request)
+            .is_some()
+    };
+    let (mut by_host, mut by_path) = (Vec::new(), Vec::new());
+    for (index, route) in generation.config.routes.iter().enumerate() {
+        let fits_host = takes(&route.host, &any_path, &request);
+        let fits_path = takes(&HostPattern::Any, &route.path, &request);
+        let (list, why) = match (fits_host, fits_path) {
+            (true, false) => (
+                &mut by_host,
+                format!("the path is not below {}", route.path),
+            ),
+            (false, true) => (&mut by_path, format!("the host is not {}", route.host)),
+            _ => continue,
+        };
+        if list.len() < MOST {
+            list.push(RouteAccount {
+                why: Some(why),
+                ..account(generation, index)
+            });
+        }
+    }
+    by_host.append(&mut by_path);
+    by_host.truncate(MOST);
+    by_host
+}
+
+/// The route with this index.
+fn account(generation: &Generation, index: usize) -> RouteAccount {
+    if let Some(route) = generation.config.routes.get(index) {
+        let conditions = route.conditions();
+        return RouteAccount {
+            host: (route.host != HostPattern::Any).then(|| route.host.to_string()),
+            path: route.path.to_string(),
+            conditions: (!conditions.is_empty()).then(|| conditions.to_string()),
+            line: Some(route.line),
+            why: None,
+        };
+    }
+    // The service of a route that tags make has the route's host and path for a name.
+    let name = match &generation.targets[index].goal {
+        Goal::Service(service) => service.name().as_ref(),
+        Goal::Split(_) | Goal::Template { .. } => "",
+    };
+    let path = name.find('/').unwrap_or(0);
+    RouteAccount {
+        host: (path > 0).then(|| name[..path].to_owned()),
+        path: name[path..].to_owned(),
+        conditions: None,
+        line: None,
+        why: None,
+    }
+}
