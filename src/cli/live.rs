@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, future::join_all, stream};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::plain::Plain;
+use super::table::table;
 use crate::{
     config::{Config, Origin, RegistryKind, Service},
     instance::Instance,
@@ -268,7 +268,7 @@ impl fmt::Display for Found {
                 said.to_owned(),
             ]
         });
-        table(f, ["registry", "services", ""], registries)?;
+        f.write_str(&table(["registry", "services", ""], registries))?;
         if !self.registries.is_empty() && !self.services.is_empty() {
             writeln!(f)?;
         }
@@ -281,34 +281,9 @@ impl fmt::Display for Found {
                 one.trouble().unwrap_or_else(|| "ok".to_owned()),
             ]
         });
-        table(
-            f,
-            ["service", "instances", "healthy", "reached", ""],
-            services,
-        )
+        let head = ["service", "instances", "healthy", "reached", ""];
+        f.write_str(&table(head, services))
     }
-}
-
-fn table<const N: usize>(
-    f: &mut fmt::Formatter<'_>,
-    head: [&str; N],
-    rows: impl Iterator<Item = [String; N]>,
-) -> fmt::Result {
-    let rows: Vec<_> = rows
-        .map(|row| row.map(|cell| Plain(cell).to_string()))
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let mut lines = vec![head.map(str::to_owned)];
-    lines.extend(rows);
-    let width = |n: usize| lines.iter().map(|row| row[n].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|n| width(n).unwrap_or(0));
-    for row in &lines {
-        let cells = std::iter::zip(row, widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

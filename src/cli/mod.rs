@@ -18,7 +18,9 @@ mod register;
 mod registry;
 mod reload;
 mod run;
+mod services;
 mod signals;
+mod table;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,14 @@ enum Command {
     Health(health::Health),
     /// Have a proxy on this machine read its configuration file again
     Reload(reload::Reload),
+    /// Show a running proxy's services, or the endpoints of one
+    Services(services::Services),
+    /// Show what has changed of a service's endpoints
+    Journal(services::Journal),
+    /// Hold a service to a set of endpoints, whatever its registries say
+    Pin(services::Pin),
+    /// Have a service that is pinned follow its registries again
+    Unpin(services::Unpin),
     /// Keep a provider registered, and run the command that is the provider
     Register(Box<register::Register>),
     /// Show it all on this machine: the proxy, a registry, five providers and a steady load
@@ -74,6 +84,10 @@ pub fn main() -> ExitCode {
         Command::Explain(explain) => explain::explain(&explain),
         Command::Health(health) => health::health(&health),
         Command::Reload(reload) => reload::reload(&reload),
+        Command::Services(services) => services::services(&services),
+        Command::Journal(journal) => services::journal(&journal),
+        Command::Pin(pin) => services::pin(&pin),
+        Command::Unpin(unpin) => services::unpin(&unpin),
         Command::Register(register) => register::register(*register),
         Command::Demo(demo) => demo::demo(demo),
         Command::Provider(provider) => demo::provide(provider),

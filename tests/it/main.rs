@@ -13,6 +13,7 @@ mod checks;
 mod client;
 mod cold_start;
 mod combine;
+mod commands;
 mod consul;
 mod consul_agents;
 mod consul_datacenters;

@@ -1,0 +1,93 @@
+//! The commands that ask a running proxy say what its admin server knows, change what it can change, and
+//! fail where it refuses.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::support::{backend::Backend, proxy::Proxy};
+
+/// A command for this proxy.
+async fn command(proxy: &Proxy, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+    let folder = proxy.folder().to_owned();
+    command.args(arguments).current_dir(folder);
+    command.args(["--admin", &proxy.admin("")]);
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+    run.await.unwrap()
+}
+
+async fn said(proxy: &Proxy, arguments: &[&str]) -> String {
+    let output = command(proxy, arguments).await;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn refused(proxy: &Proxy, arguments: &[&str]) -> String {
+    let output = command(proxy, arguments).await;
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn services_their_endpoints_and_their_changes_are_shown() {
+    let backend = Backend::start("a").await;
+    let proxy = Proxy::start("").await;
+    proxy.register("cart", backend.address()).await;
+    proxy.until_served("/cart").await;
+    let serving = [(backend.address(), "serving")];
+    proxy.until_states("cart", &serving).await;
+
+    let all = said(&proxy, &["services"]).await;
+    assert!(all.starts_with("service  endpoints  requests"), "{all}");
+    assert!(all.contains("\ncart     1 serving  "), "{all}");
+    let one = said(&proxy, &["services", "cart"]).await;
+    let (address, id) = (backend.address().to_string(), "serving");
+    assert!(one.contains(&address) && one.contains(id), "{one}");
+    let json = said(&proxy, &["services", "cart", "--format", "json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["endpoints"][0]["address"], address);
+
+    let journal = said(&proxy, &["journal", "cart"]).await;
+    assert!(journal.contains(&format!("added {address}")), "{journal}");
+    let json = said(&proxy, &["journal", "cart", "--format", "json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let first = json.as_array().unwrap().last().unwrap();
+    assert_eq!(first["changes"][0]["what"], "added");
+    let recent = said(&proxy, &["journal", "cart", "--since", "1h"]).await;
+    assert_eq!(recent.lines().count(), journal.lines().count());
+}
+
+#[tokio::test]
+async fn a_service_is_pinned_and_let_go() {
+    let backend = Backend::start("a").await;
+    let proxy = Proxy::start("").await;
+    proxy.register("cart", backend.address()).await;
+    proxy.until_served("/cart").await;
+    let pinned = said(&proxy, &["pin", "cart", "--for", "2h"]).await;
+    assert!(pinned.starts_with("pinned to set "), "{pinned}");
+    assert!(pinned.ends_with(" for 2 h\n"), "{pinned}");
+    let all = said(&proxy, &["services"]).await;
+    assert!(all.contains("pinned to set"), "{all}");
+    assert_eq!(said(&proxy, &["unpin", "cart"]).await, "no longer pinned\n");
+    assert_eq!(proxy.service("cart").await["pin"], json!(null));
+}
+
+#[tokio::test]
+async fn what_the_admin_server_refuses_is_said_and_is_a_failure() {
+    let proxy = Proxy::start("").await;
+    for (arguments, reason) in [
+        (
+            &["services", "hat"][..],
+            "no route and no request has named a service `hat`",
+        ),
+        (&["journal", "a/b"], "has named a service `a/b`"),
+        (&["unpin", "hat"], "has named a service `hat`"),
+        (&["pin", "hat"], "has named a service `hat`"),
+    ] {
+        let error = refused(&proxy, arguments).await;
+        assert!(error.contains(reason), "{error}");
+    }
+}
