@@ -14,12 +14,13 @@
 //! discovery: which services there are, and what makes them
 //! service: policy + snapshot + balancer + endpoints
 //! registry, route, upstream: what is known of instances; of paths; how endpoints are called
-//! saved, tls: what the registries said last, on disk; certificates
+//! access_log, saved, tls: a line for each request; what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
 //! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan, unix: the ground
 //! ```
 
+pub(crate) mod access_log;
 pub mod admin;
 pub mod app;
 pub(crate) mod backoff;

@@ -260,6 +260,7 @@ impl WorkerTasks {
                     // By the last tick's time: what was noted since then began up to a tick later
                     // than the clock said, and no connection may be cut before its time is over.
                     self.cut_the_late();
+                    self.write_access_log();
                     ticks += 1;
                     self.worker.clock.store(ticks * TICK.as_millis() as u64, Relaxed);
                     if ticks == next_sweep {
@@ -281,10 +282,17 @@ impl WorkerTasks {
                     handed_over.close();
                     match handed_over.try_recv() {
                         Ok(handed) => self.take_over(handed),
-                        Err(_) => return,
+                        Err(_) => return self.write_access_log(),
                     }
                 }
             }
+        }
+    }
+
+    /// Hands over what was logged since the last time.
+    fn write_access_log(&self) {
+        if let Some(lines) = &self.worker.access_log {
+            lines.flush();
         }
     }
 

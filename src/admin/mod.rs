@@ -210,7 +210,7 @@ mod tests {
         let generation = proxy::Generation::new(Arc::new(config), directory);
         let context = Context {
             view: View {
-                shared: Arc::new(proxy::Shared::new(generation, config::Access::Off)),
+                shared: Arc::new(proxy::Shared::new(generation, None)),
                 reload: Box::new(reloader::testing::Never),
                 workers: Vec::new(),
                 connections: Box::new(|| 0),

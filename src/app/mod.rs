@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access_log::{self, AccessLog},
     admin::{self, Reload as _},
     config::{Config, ListenAddress, RegistryKind},
     discovery::{self, Directory},
@@ -26,7 +27,7 @@ use crate::{
     listen::{BindError, Bound},
     proxy::{Generation, Shared, Worker},
     registry::{self, BuildError, Registry},
-    saved::{Contents, Store},
+    saved::Store,
     tls::TlsError,
     worker::Workers,
 };
@@ -46,6 +47,8 @@ pub struct App {
     handover: CancellationToken,
     reloader: Reloader,
     tasks: ControlTasks,
+    /// Dropped last: what the workers have logged is written then.
+    _writing: Option<access_log::Writing>,
 }
 
 /// Why a proxy cannot start.
@@ -54,6 +57,14 @@ pub enum StartError {
     /// A listener's address cannot be had.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The access log cannot be written.
+    #[error("access_log.to: nothing can be written to {to}")]
+    AccessLog {
+        /// Where it was to go.
+        to: String,
+        /// Why it cannot.
+        source: io::Error,
+    },
     /// A listener's certificates cannot be used.
     #[error("listen.tls: {0}")]
     Tls(#[from] TlsError),
@@ -90,6 +101,7 @@ impl App {
     /// As for [`Self::start`].
     pub async fn start_of(config: Config, source: Option<Source>) -> Result<Self, StartError> {
         let config = Arc::new(config);
+        let (access_log, writing) = start_access_log(&config)?.unzip();
         let workers = config.workers.get();
         let certificates = Certificates::open(&config)?;
         let mut predecessor = Predecessor::new(&config.admin);
@@ -107,13 +119,12 @@ impl App {
             serve_embedded(&config, registries, &mut predecessor, &mut tasks).await?;
 
         let snapshot = store(&config);
-        let saved = snapshot
-            .as_ref()
-            .map_or_else(Contents::default, |store| store.read());
+        let saved = snapshot.as_ref().map(|store| store.read());
+        let saved = saved.unwrap_or_default();
         let directory = Directory::start(&config, registries.clone(), &saved)?;
         drop(saved);
         let generation = Generation::new(Arc::clone(&config), directory);
-        let shared = Arc::new(Shared::new(generation, config.log.access));
+        let shared = Arc::new(Shared::new(generation, access_log));
         let workers = (0..workers)
             .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
             .collect();
@@ -146,6 +157,7 @@ impl App {
             registry: registry_address,
             handover,
             tasks,
+            _writing: writing,
         })
     }
 
@@ -171,6 +183,13 @@ impl App {
         async move {
             let _ = reloading.await;
         }
+    }
+
+    /// Has the file of the access log opened anew, for tools that have moved it. Returns whether there
+    /// is such a log.
+    pub fn reopen_access_log(&self) -> bool {
+        let log = self.shared.access_log.as_ref();
+        log.inspect(|log| log.reopen()).is_some()
     }
 
     /// Whether it may be sent traffic.
@@ -256,6 +275,20 @@ impl ControlTasks {
             }
         }
     }
+}
+
+/// Begins the access log, where the file has one.
+fn start_access_log(
+    config: &Config,
+) -> Result<Option<(Arc<AccessLog>, access_log::Writing)>, StartError> {
+    let Some(settings) = &config.access_log else {
+        return Ok(None);
+    };
+    let started = AccessLog::start(settings.clone());
+    started.map(Some).map_err(|source| StartError::AccessLog {
+        to: settings.to.to_string(),
+        source,
+    })
 }
 
 /// Binds the listeners of the file.

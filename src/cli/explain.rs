@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 
 use super::{admin_server::AdminServer, plain::Plain};
 use crate::{
-    config::{Access, Config, RegistryKind},
+    config::{Config, RegistryKind},
     discovery::Directory,
     instance::InstanceSet,
     proxy::{
@@ -157,7 +157,7 @@ async fn explain_with(
         directory.wait_for_catalogs(PATIENCE).await;
     }
     let generation = Generation::new(Arc::clone(config), directory);
-    let shared = Arc::new(Shared::new(generation, Access::Off));
+    let shared = Arc::new(Shared::new(generation, None));
     let worker = Arc::new(Worker::new(0, shared));
     Ok(explain_once_read(&worker, question, Duration::ZERO).await)
 }

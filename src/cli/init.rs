@@ -116,9 +116,8 @@ const REST: &str = r#"
 #[admin]
 #address = "127.0.0.1:9900"
 
-# One line for each request.
-#[log]
-#access = true
+# One line for each request, as JSON.
+#[access_log]
 "#;
 
 #[cfg(test)]

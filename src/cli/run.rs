@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::{
     config_file::{Chosen, Run},
     descriptors, logging,
-    signals::Signals,
+    signals::{self, Signals},
 };
 use crate::{
     app::{App, Source, StartError},
@@ -125,7 +125,8 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
     served
 }
 
-/// Waits for a signal that asks to end, and reloads for each that asks for that. A reload that waits for
+/// Waits for a signal that asks to end, reloads for each that asks for that, and opens the access log
+/// anew for tools that have moved its file. A reload that waits for
 /// a disk holds no signal up; those that ask for one meanwhile have it done once more.
 async fn until_end(signals: &mut Signals, app: &App) -> Signal {
     let (mut reloading, mut is_due) = (JoinSet::new(), false);
@@ -135,8 +136,12 @@ async fn until_end(signals: &mut Signals, app: &App) -> Signal {
             reloading.spawn(app.reload());
         }
         tokio::select! {
-            signal = signals.until_end_or(Some(Signal::SIGHUP)) => match signal {
+            signal = signals.until_end_or(&[Signal::SIGHUP, Signal::SIGUSR1]) => match signal {
                 Signal::SIGHUP => is_due = true,
+                Signal::SIGUSR1 if app.reopen_access_log() => {
+                    tracing::info!("the access log is opened anew");
+                }
+                Signal::SIGUSR1 => signals::ignore(signal),
                 signal => return signal,
             },
             // What came of it is in the log.

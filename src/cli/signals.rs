@@ -44,21 +44,26 @@ impl Signals {
     /// Waits for one that asks to end; the others do nothing. Cancel-safe.
     pub(super) async fn until_end(&mut self) -> Signal {
         loop {
-            let signal = self.until_end_or(None).await;
+            let signal = self.until_end_or(&[]).await;
             if ENDING.contains(&signal) {
                 return signal;
             }
         }
     }
 
-    /// The same, or for one that asks for this. Cancel-safe.
-    pub(super) async fn until_end_or(&mut self, other: Option<Signal>) -> Signal {
+    /// The same, or for one of these. Cancel-safe.
+    pub(super) async fn until_end_or(&mut self, others: &[Signal]) -> Signal {
         loop {
             let signal = self.next().await;
-            if ENDING.contains(&signal) || Some(signal) == other {
+            if ENDING.contains(&signal) || others.contains(&signal) {
                 return signal;
             }
-            tracing::info!("{signal} came, which does nothing here");
+            ignore(signal);
         }
     }
+}
+
+/// Says that a signal was seen, and that is all.
+pub(super) fn ignore(signal: Signal) {
+    tracing::info!("{signal} came, which does nothing here");
 }

@@ -60,6 +60,7 @@ impl Changes {
         let fixed = [
             ("workers", before.workers == after.workers),
             ("[log]", before.log == after.log),
+            ("[access_log]", before.access_log == after.access_log),
             ("[[listen]]", before.listeners == after.listeners),
             ("[admin]", before.admin == after.admin),
             ("[snapshot]", before.snapshot == after.snapshot),
@@ -254,11 +255,13 @@ impl Route {
             rate,
             strip_prefix,
             host_header,
+            is_logged,
             line: _,
         } = self;
         (goal, subset, self.overrides()) == (&other.goal, &other.subset, other.overrides())
             && (upgrades, fallback, rate) == (&other.upgrades, &other.fallback, &other.rate)
             && (strip_prefix, host_header) == (&other.strip_prefix, &other.host_header)
+            && *is_logged == other.is_logged
     }
 }
 

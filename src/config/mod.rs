@@ -1,6 +1,7 @@
 //! What proxy.toml means: a [`Config`] in which no field can be wrong and every default is
 //! filled in. Owns the file's syntax and its errors; knows nothing of sockets or tasks.
 
+mod access_log;
 mod addresses;
 mod changes;
 mod document;
@@ -17,6 +18,7 @@ mod testing;
 mod tls;
 
 pub use crate::proxy_protocol::Version as ProxyVersion;
+pub use access_log::{AccessLog, Always, LineFormat, LogField, LogTarget, MILLION, Part};
 pub use changes::Changes;
 pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
@@ -59,6 +61,8 @@ pub struct Config {
     pub watch_config: bool,
     /// Logging.
     pub log: Log,
+    /// A line for each request, where that is wanted.
+    pub access_log: Option<AccessLog>,
     /// How the process ends.
     pub drain: Drain,
     /// At least one.
@@ -98,19 +102,6 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing` filter directive, `info` by default.
     pub level: String,
-    /// Whether each request is a line.
-    pub access: Access,
-}
-
-/// `log.access` and `log.access_query`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// No line.
-    Off,
-    /// One line per request, without its query.
-    WithoutQuery,
-    /// One line per request.
-    Whole,
 }
 
 /// `log.format`
@@ -295,6 +286,8 @@ pub struct Route {
     pub strip_prefix: bool,
     /// The `Host` that the endpoint sees.
     pub host_header: HostHeader,
+    /// Whether its requests are lines of the access log, where there is one.
+    pub is_logged: bool,
     /// Its line in the file, from 1.
     pub line: usize,
 }

@@ -26,6 +26,10 @@ pub struct Generation {
 
 /// Where a route leads.
 pub struct Target {
+    /// The route's host and path, for people.
+    pub name: Arc<str>,
+    /// Whether its requests are lines of the access log.
+    pub is_logged: bool,
     /// To whom.
     pub goal: Goal,
     /// Which of the service's endpoints it calls; `None` is all.
@@ -131,6 +135,8 @@ impl Generation {
             Arc::clone(service.expect("the directory has every service that a route names"))
         };
         let written = |(place, route): (usize, &config::Route)| Target {
+            name: format!("{}{}", route.host, route.path).into(),
+            is_logged: route.is_logged,
             goal: match &route.goal {
                 config::Goal::Service(name) => Goal::Service(declared(name)),
                 config::Goal::Split(_) => Goal::Split(Arc::clone(&directory.splits()[&place])),
@@ -151,6 +157,8 @@ impl Generation {
             host_header: route.host_header,
         };
         let by_tags = |route: &TaggedRoute| Target {
+            name: format!("{}{}", route.host, route.path).into(),
+            is_logged: true,
             goal: Goal::Service(Arc::clone(&route.service)),
             subset: None,
             overrides: None,

@@ -1,6 +1,7 @@
 //! The whole request: admit → route → service → attempts → answer, on one screen. Knows nothing
 //! of sockets and listeners, or of where endpoints come from.
 
+mod access;
 mod admit;
 mod body;
 mod client;
@@ -149,13 +150,13 @@ async fn forward(
     head: &mut Head,
     request: &mut upstream::Request<RequestBody>,
 ) -> Result<Answer<RequestBody>, LocalReply> {
-    // One generation for the whole request.
     let generation = client.worker.generation();
     let matched = route(&generation, client, head)?;
     let target = &generation.targets[matched.route];
+    record.goes_by(target);
     let granted = grant(target, &Asking(client, head), record.arrived())?;
-    let strip = target.strip.bytes(matched.prefix_len);
     let worker = client.worker.index;
+    let strip = target.strip.bytes(matched.prefix_len);
     let found;
     let mut asked = record.arrived();
     let service = match &target.goal {

@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::PathAndQuery};
+use tokio::time::Instant;
 
 use super::{
     Client, HeadText, Target,
+    access::Access,
     admit::{Head, is_host},
     client_certificate,
     connection_fields::Nominated,
-    response::Access,
 };
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
@@ -60,6 +61,18 @@ impl RequestInfo for Outgoing<'_, '_> {
 
     fn client(&self) -> Option<IpAddr> {
         Some(self.client.asker(&self.head.parts.headers))
+    }
+
+    fn attempt_begins(&mut self, at: Instant) {
+        if let Some(access) = &mut self.access {
+            access.attempt_begins(at);
+        }
+    }
+
+    fn connected(&mut self, at: Instant) {
+        if let Some(access) = &mut self.access {
+            access.connected(at);
+        }
     }
 }
 

@@ -7,25 +7,25 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
-    Client, HeadText, RequestBody, RequestStream,
+    Client, HeadText, RequestBody, RequestStream, Target,
+    access::Access,
     failure_log::{self, Question},
     tunnel::{Tunnel, TunnelOwner},
 };
 use crate::{
-    config::{self, HeaderCase},
+    config::HeaderCase,
     instance::Address,
     metrics::Padded,
-    service::{RequestCount, Service, ServiceStats},
+    service::{RequestCount, ServiceStats},
     upstream::{self, AnswerHead, Failure},
 };
 
@@ -66,23 +66,6 @@ struct Ending {
     access: Option<Box<Access>>,
 }
 
-/// A line of the access log in the making.
-#[derive(Default)]
-pub(super) struct Access {
-    method: Method,
-    host: Option<Box<str>>,
-    target: String,
-    arrived: Option<Instant>,
-    service: Option<Arc<str>>,
-    endpoint: Option<String>,
-    attempts: usize,
-    status: Option<StatusCode>,
-    request_id: Option<String>,
-    bytes: u64,
-    whole: bool,
-    abandoned: bool,
-}
-
 impl RequestLog {
     pub(super) fn new(
         stream: &Arc<RequestStream>,
@@ -94,15 +77,8 @@ impl RequestLog {
         stream.asked.store(true, Relaxed);
         let is_http10 = request.version() == Version::HTTP_10;
         stream.http10.store(is_http10, Relaxed);
-        let access = (client.worker.shared.access_log != config::Access::Off).then(|| {
-            Box::new(Access {
-                method: request.method().clone(),
-                host: host_of(request),
-                target: target(request.uri(), client.worker.shared.access_log),
-                arrived: Some(arrived),
-                ..Access::default()
-            })
-        });
+        let lines = client.worker.access_log.as_ref();
+        let access = lines.map(|lines| Box::new(Access::of(lines, client, request, arrived)));
         Self {
             count: RequestCount::new(arrived),
             wants_json: false,
@@ -130,27 +106,34 @@ impl RequestLog {
         (&mut self.count, access)
     }
 
+    /// It goes by this route.
+    pub(super) fn goes_by(&mut self, target: &Target) {
+        if let Some(ending) = &mut self.ending {
+            match &mut ending.access {
+                Some(access) if target.is_logged => access.goes_by(target),
+                access => *access = None,
+            }
+        }
+    }
+
     /// An endpoint answered, at this attempt.
     pub(super) fn answered_by(&mut self, endpoint: &Address, attempts: usize) {
         if let Some(access) = self.access() {
-            access.endpoint = Some(endpoint.to_string());
-            access.attempts = attempts;
+            access.answered_by(endpoint, attempts);
         }
     }
 
     /// The answer is the proxy's own, under this id.
     pub(super) fn refused(&mut self, request_id: &str, attempts: usize) {
         if let Some(access) = self.access() {
-            access.request_id = Some(request_id.to_owned());
-            access.attempts = attempts;
+            access.refused(request_id, attempts);
         }
     }
 
     /// The client broke off its own request: whatever it is told, it is as good as gone.
     pub(super) fn abandoned(&mut self, request_id: &str) {
         if let Some(access) = self.access() {
-            access.request_id = Some(request_id.to_owned());
-            access.abandoned = true;
+            access.abandoned(request_id);
         }
     }
 
@@ -194,7 +177,7 @@ impl RequestLog {
     fn finish(mut self, status: StatusCode, kind: Kind, at: Instant) -> Response {
         self.count.answered(status, at);
         if let Some(access) = self.access() {
-            access.status = Some(status);
+            access.answered(status, at);
         }
         let ending = self
             .ending
@@ -237,12 +220,6 @@ fn open_tunnel(response: &mut Response, stats: Option<Arc<Padded<ServiceStats>>>
     );
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     stream.goes_over(tunnel);
-}
-
-/// A copy: the value itself would hold the buffer of the whole head to the end of the answer.
-fn host_of(request: &Request<Incoming>) -> Option<Box<str>> {
-    let host = request.headers().get(header::HOST)?;
-    host.to_str().ok().map(Box::from)
 }
 
 /// Says that the host is to be asked by TLS alone (RFC 6797), where the listener has it so and the endpoint
@@ -299,8 +276,8 @@ impl Drop for Ending {
         let client = &self.stream.client;
         client.activity.requests.sub_one();
         client.activity.answered.store(client.now(), Relaxed);
-        if let Some(access) = self.access.take() {
-            access.log(client, self.version);
+        if let (Some(access), Some(lines)) = (self.access.take(), &client.worker.access_log) {
+            access.log(lines, client, self.version);
         }
     }
 }
@@ -308,53 +285,8 @@ impl Drop for Ending {
 impl TunnelOwner for Ending {
     fn end(&mut self, bytes: u64, whole: bool) {
         if let Some(access) = &mut self.access {
-            (access.bytes, access.whole) = (bytes, whole);
+            access.tunnelled(bytes, whole);
         }
-    }
-}
-
-/// The target as the log has it.
-fn target(uri: &Uri, log: config::Access) -> String {
-    let mut target = uri.to_string();
-    if log == config::Access::WithoutQuery
-        && let Some(query) = target.find('?')
-    {
-        target.truncate(query);
-    }
-    target
-}
-
-/// Milliseconds, to a microsecond.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-impl Access {
-    pub(super) fn goes_to(&mut self, service: &Service) {
-        self.service = Some(Arc::clone(service.name()));
-    }
-
-    fn log(&self, client: &Client, version: Version) {
-        tracing::info!(
-            target: "callboard::access",
-            client = %client.peer.ip,
-            method = %self.method,
-            host = self.host.as_deref(),
-            path = %self.target,
-            protocol = ?version,
-            // As nginx has it, for a client that did not wait.
-            status = self
-                .status
-                .filter(|_| !self.abandoned)
-                .map_or(499, |status| status.as_u16()),
-            bytes = self.bytes,
-            whole = self.whole,
-            ms = self.arrived.map(|arrived| milliseconds(arrived.elapsed())),
-            service = self.service.as_deref(),
-            endpoint = self.endpoint,
-            attempts = self.attempts,
-            request_id = self.request_id,
-        );
     }
 }
 
@@ -392,8 +324,8 @@ impl Body for AnswerBody {
         };
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);
-            access.bytes += data.map_or(0, Bytes::len) as u64;
-            access.whole |= frame.is_none() || this.kind.is_at_its_end();
+            let is_last = frame.is_none() || this.kind.is_at_its_end();
+            access.passed(data.map_or(0, Bytes::len), is_last);
         }
         if is_http2 && frame.is_some() {
             let stream = &this.ending.stream;

@@ -16,7 +16,11 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::{Generation, header_counts::HeaderCounts};
-use crate::{config, discovery::Directory, metrics::Counter};
+use crate::{
+    access_log::{AccessLog, Lines},
+    discovery::Directory,
+    metrics::Counter,
+};
 
 /// What all workers share.
 pub struct Shared {
@@ -33,15 +37,15 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// Whether the proxy may be sent traffic.
     pub ready: AtomicBool,
-    /// Whether each request is logged.
-    pub access_log: config::Access,
+    /// The access log, where there is one.
+    pub(crate) access_log: Option<Arc<AccessLog>>,
     /// This proxy's name in `Via`: a request that bears it has been here before.
     pub pseudonym: String,
 }
 
 impl Shared {
     /// For a proxy that begins with `generation`.
-    pub fn new(generation: Generation, access_log: config::Access) -> Self {
+    pub(crate) fn new(generation: Generation, access_log: Option<Arc<AccessLog>>) -> Self {
         Self {
             generation: ArcSwap::from_pointee(generation),
             number: AtomicU64::new(0),
@@ -111,6 +115,8 @@ pub struct Worker {
     pub http2: Http2Counts,
     /// What became of the PROXY headers of its connections.
     pub proxy_headers: HeaderCounts,
+    /// Its lines of the access log, where there is one.
+    pub(crate) access_log: Option<Lines>,
     pinned: Mutex<Arc<Pinned>>,
 }
 
@@ -159,6 +165,7 @@ impl Deref for Pinned {
 impl Worker {
     /// The worker with this index.
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        let access_log = shared.access_log.as_ref().map(Lines::new);
         Self {
             index,
             pinned: Mutex::new(Arc::new(Pinned::current(&shared))),
@@ -169,10 +176,11 @@ impl Worker {
             turned_away: Counter::default(),
             http2: Http2Counts::default(),
             proxy_headers: HeaderCounts::default(),
+            access_log,
         }
     }
 
-    /// The current generation. The lock is this worker's alone, and so never contended.
+    /// The current generation: a request goes by one alone. The lock is this worker's alone, and so never contended.
     pub fn generation(&self) -> Arc<Pinned> {
         let mut pinned = self.pinned.lock();
         if pinned.number != self.shared.number.load(Relaxed) {
@@ -191,14 +199,14 @@ impl Worker {
 impl Worker {
     /// The worker of a proxy that knows no service and answers with 404.
     pub(crate) fn without_services() -> Arc<Self> {
-        use crate::saved;
+        use crate::{config::Config, saved};
         let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
-        let mut config = config::Config::parse(route, std::path::Path::new(".")).unwrap();
+        let mut config = Config::parse(route, std::path::Path::new(".")).unwrap();
         config.routes.clear();
         let saved = saved::Contents::default();
         let directory = Directory::start(&config, std::collections::BTreeMap::new(), &saved);
         let generation = Generation::new(Arc::new(config), directory.unwrap());
-        let shared = Shared::new(generation, config::Access::Off);
+        let shared = Shared::new(generation, None);
         Arc::new(Self::new(0, Arc::new(shared)))
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{
     callboard::Callboard,
-    raw::{RawBackend, Then, Wire, ok},
+    raw::{RawBackend, Then, Wire},
 };
 
 const GET: &str = "GET /cart?a=b HTTP/1.1\r\nHost: shop\r\nUser-Agent: x\r\n\r\n";
@@ -111,105 +111,9 @@ async fn lines_are_json_where_nobody_sits_before_them_or_the_file_says_so_and_el
 }
 
 #[tokio::test]
-async fn each_request_is_one_line_where_the_access_log_is_on_and_none_elsewhere() {
-    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
-    let without = "access = true\naccess_query = false";
-    for (log, count) in [
-        ("access = true", 3),
-        (without, 3),
-        ("access = false", 0),
-        ("", 0),
-    ] {
-        let folder = TempDir::new().unwrap();
-        let (callboard, address) = start(folder.path(), log, &[backend.address()]).await;
-        let mut client = Wire::connect(address).await;
-        for _ in 0..2 {
-            assert_eq!(client.ask(GET).await.text(), "well");
-        }
-        let refused = "TRACE /cart HTTP/1.1\r\nHost: shop\r\n\r\n";
-        let refused = client.ask(refused).await;
-        assert_eq!(refused.status(), 405);
-        drop(client);
-        let lines = ended(callboard).await;
-        let lines = lines.iter().map(|line| json(line));
-        let lines: Vec<_> = lines
-            .filter(|line| line["target"] == "callboard::access")
-            .collect();
-        assert_eq!(lines.len(), count, "{log}: {lines:?}");
-        let Some(line) = lines.first() else { continue };
-        let path = if log == without { "/cart" } else { "/cart?a=b" };
-        for (key, value) in [
-            ("level", "INFO".into()),
-            ("client", "127.0.0.1".into()),
-            ("method", "GET".into()),
-            ("host", "shop".into()),
-            ("path", path.into()),
-            ("status", 200.into()),
-            ("bytes", 4.into()),
-            ("protocol", "HTTP/1.1".into()),
-            ("whole", true.into()),
-            ("service", "cart".into()),
-            ("endpoint", Value::from(backend.address().to_string())),
-            ("attempts", 1.into()),
-            ("request_id", Value::Null),
-        ] {
-            assert_eq!(line[key], value, "{key}: {line}");
-        }
-        assert!(line["ms"].as_f64().unwrap() > 0.0, "{line}");
-        let ms = line["ms"].to_string();
-        let decimals = ms.split_once('.').map_or(0, |(_, decimals)| decimals.len());
-        assert!(decimals <= 3, "{ms}");
-        let line = &lines[2];
-        assert_eq!(
-            (&line["status"], &line["service"]),
-            (&405.into(), &Value::Null)
-        );
-        assert_eq!(line["request_id"], refused.field("x-request-id").unwrap());
-    }
-}
-
-#[tokio::test]
-async fn an_answer_that_was_cut_is_not_whole_whoever_cut_it() {
-    let length = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".as_slice();
-    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
-    let whole = ok("abc");
-    for (answer, then, is_whole) in [
-        (length, Then::Close, false),
-        // A time-out ends it.
-        (length, Then::Keep, false),
-        (chunked, Then::Close, false),
-        (
-            &[chunked, b"0\r\n\r\n".as_slice()].concat(),
-            Then::Close,
-            true,
-        ),
-        (&whole, Then::Close, true),
-    ] {
-        let backend = RawBackend::saying(answer, then).await;
-        let folder = TempDir::new().unwrap();
-        let log = "access = true\n[defaults]\ntimeout = { idle = \"300ms\" }";
-        let (callboard, address) = start(folder.path(), log, &[backend.address()]).await;
-        let mut client = Wire::connect(address).await;
-        let request = GET.replace("User-Agent: x", "Connection: close");
-        client.send(request).await;
-        client.rest().await.unwrap();
-        let lines = ended(callboard).await;
-        let lines = lines.iter().map(|line| json(line));
-        let lines: Vec<_> = lines
-            .filter(|line| line["target"] == "callboard::access")
-            .collect();
-        let [line] = &lines[..] else {
-            panic!("{lines:?}");
-        };
-        assert_eq!(line["whole"], is_whole, "{then:?}: {line}");
-        assert_eq!((&line["status"], &line["bytes"]), (&200.into(), &3.into()));
-    }
-}
-
-#[tokio::test]
 async fn nobody_forges_a_line_of_text_or_reaches_the_terminal() {
     let folder = TempDir::new().unwrap();
-    let log = "format = \"text\"\nlevel = \"debug\"\naccess = true\n\
+    let log = "format = \"text\"\nlevel = \"debug\"\n[access_log]\nformat = \"combined\"\n\
          [[route]]\npath = \"/t/{service}\"\nservice = \"{service}\"\n[defaults]\n\
          registry = \"embedded\"";
     let (callboard, address) = start(folder.path(), log, &[nobody().await]).await;
@@ -237,7 +141,7 @@ async fn nobody_forges_a_line_of_text_or_reaches_the_terminal() {
 #[tokio::test]
 async fn a_json_line_has_each_key_once() {
     let folder = TempDir::new().unwrap();
-    let log = "format = \"json\"\nlevel = \"debug\"\naccess = true";
+    let log = "format = \"json\"\nlevel = \"debug\"";
     let (callboard, address) = start(folder.path(), log, &[]).await;
     for path in ["/", "/a/../b"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");

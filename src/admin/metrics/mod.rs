@@ -1,6 +1,7 @@
 //! `/metrics`: what the workers have counted, added up at each scrape. The table of all metrics is
 //! [`METRICS`]; what is not in it is not sent.
 
+mod access_log;
 mod process;
 mod proxy_headers;
 mod scrape;

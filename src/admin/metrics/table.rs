@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use super::{
-    process, proxy_headers,
+    access_log, process, proxy_headers,
     scrape::{
         Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
         per_service, per_shadow, per_watch,
@@ -242,6 +242,20 @@ pub const METRICS: &[Metric] = &[
         &["result"],
         "PROXY headers that were waited for, by what became of them.",
         proxy_headers::results,
+    ),
+    metric(
+        "callboard_access_log_lines_total",
+        Counter,
+        &[],
+        "Lines of the access log that were made.",
+        access_log::made,
+    ),
+    metric(
+        "callboard_access_log_lost_lines_total",
+        Counter,
+        &["reason"],
+        "Lines of the access log that were written nowhere.",
+        access_log::lost,
     ),
     metric(
         "callboard_tls_certificate_expiry_timestamp_seconds",

@@ -29,7 +29,8 @@ struct Keys {
 
 fn of_all_tables() -> Vec<Keys> {
     const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzz";
-    let tables = "?=1\nlog={?=1}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
+    let tables =
+        "?=1\nlog={?=1}\naccess_log={?=1,always={?=1}}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
         listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1},\
         tls={?=1,certificates=[{?=1}],client={?=1},tickets={?=1},hsts={?=1}}}]\n\
         registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
@@ -47,7 +48,7 @@ fn of_all_tables() -> Vec<Keys> {
         service.b={registry='consul',balance={kind='sticky',?=1}}\n\
         service.c={registry='consul',balance={kind='peak_ewma',?=1}}\n\
         service.d={registry='consul',health={kind='grpc',?=1}}\n"
-        .replace('?', UNKNOWN);
+            .replace('?', UNKNOWN);
     let tables: Vec<_> = errors(&tables)
         .iter()
         .filter_map(|error| {
@@ -62,7 +63,7 @@ fn of_all_tables() -> Vec<Keys> {
             })
         })
         .collect();
-    assert_eq!(tables.len(), 51);
+    assert_eq!(tables.len(), 53);
     tables
 }
 
@@ -82,8 +83,17 @@ fn the_file_shows_every_key() {
 }
 
 /// Tables that have a section of the page.
-const SECTIONS: [&str; 9] = [
-    "listen", "admin", "snapshot", "registry", "defaults", "service", "route", "log", "drain",
+const SECTIONS: [&str; 10] = [
+    "listen",
+    "admin",
+    "snapshot",
+    "registry",
+    "defaults",
+    "service",
+    "route",
+    "log",
+    "access_log",
+    "drain",
 ];
 
 /// Keys of every registry, which the page has once.

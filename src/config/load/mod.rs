@@ -17,7 +17,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Access, Admin, Config, Drain, Goal, Log, LogFormat, Origin, Report,
+    Admin, Config, Drain, Goal, Log, LogFormat, Origin, Report, access_log,
     addresses::{Claims, hosts},
     document::{
         recover,
@@ -138,8 +138,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         &registries,
         &mut placed,
     );
-    let make_routes = registries.make_routes();
-    let needed = reader != Reader::Client && !make_routes;
+    let needed = reader != Reader::Client && !registries.make_routes();
     let known = route::Known {
         services: &services,
         defaults: &defaults,
@@ -151,6 +150,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         workers: workers(top),
         watch_config: top.flag("watch_config", false),
         log: top.within("log", log),
+        access_log: access_log::read(top, base),
         drain: top.within("drain", drain),
         listeners,
         admin,
@@ -167,7 +167,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     add_declared(&mut config);
     let mut routes = config.routes.iter();
     let any_template = routes.any(|route| route.goal == Goal::Template);
-    if reader != Reader::Client && !any_template && !make_routes {
+    if reader != Reader::Client && !any_template && !registries.make_routes() {
         let declared: BTreeSet<_> = config.declared().collect();
         strict::check_use(top, &placed, |name| declared.contains(&Arc::from(name)));
     }
@@ -222,6 +222,10 @@ fn drain(table: &mut Table<'_>) -> Drain {
 }
 
 fn log(table: &mut Table<'_>) -> Log {
+    for key in ["access", "access_query"] {
+        let wrong = Wrong::new("the access log has a table of its own");
+        table.refuse(key, wrong.suggest("write `[access_log]`"));
+    }
     Log {
         format: table.choice(
             "format",
@@ -236,14 +240,6 @@ fn log(table: &mut Table<'_>) -> Log {
             .take("level")
             .and_then(|field| field.parse("a log level", "\"info\"", value::log_level))
             .unwrap_or_else(|| "info".to_owned()),
-        access: match (
-            table.flag("access", false),
-            table.flag("access_query", true),
-        ) {
-            (false, _) => Access::Off,
-            (true, false) => Access::WithoutQuery,
-            (true, true) => Access::Whole,
-        },
     }
 }
 
@@ -310,7 +306,7 @@ mod tests {
         let config = config(&format!(
             r#"
             workers = 3
-            log = {{ format = "json", level = "warn,callboard=debug", access = true, access_query = false }}
+            log = {{ format = "json", level = "warn,callboard=debug" }}
             drain = {{ notice = "0s", deadline = "5s" }}
             admin = {{ address = "0.0.0.0:0", token = {{ env = "T" }}, ready_timeout = "1m" }}
             {ROUTE}"#
@@ -318,7 +314,6 @@ mod tests {
         assert_eq!(config.workers.get(), 3);
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.log.level, "warn,callboard=debug");
-        assert_eq!(config.log.access, Access::WithoutQuery);
         assert_eq!(config.drain.notice, Duration::ZERO);
         assert_eq!(config.drain.deadline, Duration::from_secs(5));
         assert_eq!(config.admin.token, Some(Secret::Env("T".into())));

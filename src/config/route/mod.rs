@@ -97,6 +97,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
     };
     let conditions = condition::read(table);
     let strip_prefix = table.flag("strip_prefix", false);
+    let is_logged = table.flag("access_log", true);
     let host_header = table.choice(
         "host_header",
         &[
@@ -139,6 +140,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         rate,
         strip_prefix,
         host_header,
+        is_logged,
         line: table.line(),
     })
 }

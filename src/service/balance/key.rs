@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, Uri, header};
+use tokio::time::Instant;
 
 use super::digest::digest;
 use crate::config::HashKey;
@@ -18,6 +19,12 @@ pub trait RequestInfo {
 
     /// Who sent it, if that is known.
     fn client(&self) -> Option<IpAddr>;
+
+    /// Hears that an attempt begins.
+    fn attempt_begins(&mut self, _at: Instant) {}
+
+    /// Hears that it has a connection of its own, which had to be opened.
+    fn connected(&mut self, _at: Instant) {}
 }
 
 /// The digest of a request's key. An empty one is none.

@@ -213,6 +213,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
     /// Begins an attempt, over a connection that was kept where one will do.
     fn begin(&mut self) -> (InFlight, Option<Connection>) {
         self.began = self.now;
+        self.head.attempt_begins(self.now);
         let is_last = self.is_last();
         let try_timeout = self.policy.retry.try_timeout;
         self.limits.attempt = try_timeout.filter(|_| {
@@ -251,6 +252,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         self.now = Instant::now();
         if opened.is_ok() {
             self.endpoint.connected();
+            self.head.connected(self.now);
         }
         // While it connected the endpoint may have been removed, which is when endpoints close.
         if pool.is_retired() {

@@ -1,0 +1,97 @@
+//! What is handed over to be written, and not yet taken: bounded, and what finds it full is counted as
+//! lost.
+
+use std::{collections::VecDeque, mem, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::metrics::Counter;
+
+/// Pieces that wait at most.
+pub(super) const MOST: usize = 256;
+
+/// Lines, each with its end.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+    /// How many they are.
+    pub lines: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// There is something to do, or nothing will be any more.
+    changed: Condvar,
+    /// Lines for which there was no room.
+    pub overflowed: Counter,
+    /// Lines whose writing failed.
+    pub failed: Counter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pieces: VecDeque<Piece>,
+    reopen: bool,
+    is_ending: bool,
+    is_over: bool,
+}
+
+/// What is to be done.
+pub(super) struct Due {
+    /// To be written, in this order.
+    pub pieces: VecDeque<Piece>,
+    /// The file is opened anew before that.
+    pub reopen: bool,
+    /// Nothing will come.
+    pub is_last: bool,
+}
+
+impl Queue {
+    /// Adds a piece, or counts what is lost.
+    pub(super) fn hand_over(&self, piece: Piece) {
+        let mut state = self.state.lock();
+        if state.pieces.len() < MOST {
+            state.pieces.push_back(piece);
+            self.changed.notify_all();
+        } else {
+            self.overflowed.add(piece.lines);
+        }
+    }
+
+    /// Has the file opened anew.
+    pub(super) fn reopen(&self) {
+        self.state.lock().reopen = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something to do.
+    pub(super) fn next(&self) -> Due {
+        let mut state = self.state.lock();
+        while state.pieces.is_empty() && !state.reopen && !state.is_ending {
+            self.changed.wait(&mut state);
+        }
+        Due {
+            pieces: mem::take(&mut state.pieces),
+            reopen: mem::take(&mut state.reopen),
+            is_last: state.is_ending,
+        }
+    }
+
+    /// All is written.
+    pub(super) fn ended(&self) {
+        self.state.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all that was handed over is written, but no longer than this.
+    pub(super) fn end(&self, patience: Duration) {
+        let mut state = self.state.lock();
+        state.is_ending = true;
+        self.changed.notify_all();
+        let still = |state: &mut State| !state.is_over;
+        self.changed.wait_while_for(&mut state, still, patience);
+    }
+}

@@ -1,0 +1,155 @@
+//! A line of the access log in the making: what is noted of a request for it on the way.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{Method, Request, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::{Client, Target};
+use crate::{
+    access_log::{Copied, Line, Lines},
+    instance::Address,
+    service::Service,
+};
+
+/// See the module.
+pub(super) struct Access {
+    copied: Copied,
+    method: Method,
+    client: IpAddr,
+    arrived: Instant,
+    at: SystemTime,
+    route: Option<Arc<str>>,
+    service: Option<Arc<str>>,
+    endpoint: Option<Address>,
+    attempts: usize,
+    /// When the last attempt began, and when it had a new connection.
+    began: Option<Instant>,
+    connected: Option<Instant>,
+    status: Option<StatusCode>,
+    /// When the answer's head was there.
+    answered: Option<Instant>,
+    request_id: Option<String>,
+    bytes: u64,
+    is_whole: bool,
+    is_abandoned: bool,
+}
+
+impl Access {
+    /// Of a request that has arrived.
+    pub(super) fn of<B>(
+        lines: &Lines,
+        client: &Client,
+        request: &Request<B>,
+        arrived: Instant,
+    ) -> Self {
+        let mut copied = Copied::default();
+        lines.copy(request, &mut copied);
+        Self {
+            copied,
+            method: request.method().clone(),
+            client: client.asker(request.headers()),
+            arrived,
+            at: SystemTime::now(),
+            route: None,
+            service: None,
+            endpoint: None,
+            attempts: 0,
+            began: None,
+            connected: None,
+            status: None,
+            answered: None,
+            request_id: None,
+            bytes: 0,
+            is_whole: false,
+            is_abandoned: false,
+        }
+    }
+
+    pub(super) fn goes_by(&mut self, target: &Target) {
+        self.route = Some(Arc::clone(&target.name));
+    }
+
+    pub(super) fn goes_to(&mut self, service: &Service) {
+        self.service = Some(Arc::clone(service.name()));
+    }
+
+    pub(super) fn attempt_begins(&mut self, at: Instant) {
+        (self.began, self.connected) = (Some(at), None);
+    }
+
+    pub(super) fn connected(&mut self, at: Instant) {
+        self.connected = Some(at);
+    }
+
+    pub(super) fn answered_by(&mut self, endpoint: &Address, attempts: usize) {
+        self.endpoint = Some(endpoint.clone());
+        self.attempts = attempts;
+    }
+
+    /// The answer is the proxy's own.
+    pub(super) fn refused(&mut self, request_id: &str, attempts: usize) {
+        self.request_id = Some(request_id.to_owned());
+        self.attempts = attempts;
+    }
+
+    /// The client broke its request off.
+    pub(super) fn abandoned(&mut self, request_id: &str) {
+        self.request_id = Some(request_id.to_owned());
+        self.is_abandoned = true;
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode, at: Instant) {
+        (self.status, self.answered) = (Some(status), Some(at));
+    }
+
+    /// A piece of the answer's body has passed; `is_last` where none follows.
+    pub(super) fn passed(&mut self, bytes: usize, is_last: bool) {
+        self.bytes += bytes as u64;
+        self.is_whole |= is_last;
+    }
+
+    /// So much has passed in a tunnel.
+    pub(super) fn tunnelled(&mut self, bytes: u64, is_whole: bool) {
+        (self.bytes, self.is_whole) = (bytes, is_whole);
+    }
+
+    /// The request is over.
+    pub(super) fn log(&self, lines: &Lines, client: &Client, version: Version) {
+        let since = |from: Instant| move |at: Instant| at.saturating_duration_since(from);
+        let endpoint = self.endpoint.as_ref().map(ToString::to_string);
+        // As nginx has it, for a client that did not wait.
+        let status = self.status.filter(|_| !self.is_abandoned);
+        lines.add(&Line {
+            copied: &self.copied,
+            at: self.at,
+            client: self.client,
+            peer: client.peer.address.ip(),
+            scheme: client.scheme.as_str(),
+            version,
+            method: &self.method,
+            status: status.map_or(499, |status| status.as_u16()),
+            bytes: self.bytes,
+            is_whole: self.is_whole,
+            took: self.arrived.elapsed(),
+            first_byte: self.answered.map(since(self.arrived)),
+            queue: self.began.map(since(self.arrived)),
+            connect: self.connect(),
+            route: self.route.as_deref(),
+            service: self.service.as_deref(),
+            endpoint: endpoint.as_deref(),
+            attempts: self.attempts,
+            request_id: self.request_id.as_deref(),
+        });
+    }
+
+    /// How long the last attempt waited for a new connection.
+    fn connect(&self) -> Option<Duration> {
+        let (began, connected) = (self.began?, self.connected?);
+        Some(connected.saturating_duration_since(began))
+    }
+}
