@@ -135,6 +135,10 @@ async fn a_wall_clock_that_jumps_costs_nothing_nor_does_a_start_before_the_last(
     stage.clock.set(24 * HOUR);
     let_pass(1_500).await;
     stage.until_all_serve(&backends).await;
+    let last = backends[0].address().to_string();
+    let snapshot = stage.folder.path().join("callboard-data/snapshot.json");
+    let kept = async || std::fs::read_to_string(&snapshot).unwrap_or_default();
+    eventually("its last set is kept", kept, |kept| kept.contains(&last)).await;
     let report = load.stop(&ledger).await;
     report.assert_flawless("the wall clock jumps five times");
     // It was kept in what is now the future.

@@ -35,6 +35,16 @@ impl Stage {
         endpoint(&service, address)
     }
 
+    /// Waits until it is ejected, and no request is on its way to it any more.
+    pub(super) async fn until_left_alone(&self, address: SocketAddr) {
+        self.proxy
+            .until_service(SERVICE, "it is left alone", |service| {
+                let shown = endpoint(service, address);
+                shown["state"] == "ejected" && shown["in_flight"] == 0
+            })
+            .await;
+    }
+
     /// A template's service is known once it was asked for.
     async fn until_known(&self) {
         let status = async || self.proxy.get("/cart/x").await.status();
@@ -77,7 +87,12 @@ pub(super) fn endpoint(service: &Value, address: SocketAddr) -> Value {
 
 /// The failures are of requests that were sent before that moment, but for as many as there were
 /// ejections after the first: each of those was one trial.
-fn assert_only_trials_failed(report: &Report, ejected: Instant, ejections: u64, scenario: &str) {
+pub(super) fn assert_only_trials_failed(
+    report: &Report,
+    ejected: Instant,
+    ejections: u64,
+    scenario: &str,
+) {
     let later = report.failed.iter().filter(|one| one.sent > ejected);
     let trials = ejections.saturating_sub(1) as usize;
     assert!(
@@ -105,7 +120,8 @@ async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
     let stage = Stage::embedded_with(EJECT).await;
     let (processes, load) = one_hangs(&stage).await;
     let ejected = Instant::now();
-    let_pass(3_000).await;
+    let tried = async || stage.ejections().await;
+    eventually("it is tried in the meantime", tried, |count| *count >= 2).await;
     processes[0].resume();
     stage.until_state(processes[0].address(), "serving").await;
     let before = stage.endpoint(processes[0].address()).await["attempts"].clone();
@@ -117,11 +133,10 @@ async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
         })
         .await;
     let ejections = stage.ejections().await;
-    let report = stage.ended(load).await;
+    let report = stage.ended_with(load, processes).await;
     // It may have read them after all, when it went on: that was its client's time-out, and none
     // was sent twice.
     report.assert_nothing_twice("one hangs");
-    assert!(ejections >= 2, "it was tried in the meantime: {ejections}");
     assert!(report.failed.len() >= 5, "it did hang: {report}");
     assert_only_trials_failed(&report, ejected, ejections, "one hangs");
 }
@@ -133,7 +148,7 @@ async fn where_attempts_have_a_time_of_their_own_one_that_hangs_fails_no_get() {
     let (processes, load) = one_hangs(&stage).await;
     let_pass(1_500).await;
     processes[0].resume();
-    let mut report = stage.ended(load).await;
+    let mut report = stage.ended_with(load, processes).await;
     report.assert_nothing_twice("one hangs, try_timeout");
     // A POST may have been processed, and has only one attempt.
     report.failed.retain(|one| one.method != Method::POST);
@@ -165,7 +180,8 @@ async fn one_that_resets_fails_no_get_and_posts_until_it_is_ejected() {
     report.assert_nothing_twice("one resets");
     let posts = report.failed.iter();
     let posts = posts.filter(|one| one.method == Method::POST).count();
-    assert!(posts <= 5 + ejections as usize, "{report}");
+    // Five until it was found out, a trial each time, and what was on its way together with the fifth.
+    assert!(posts <= 30, "{report}");
     assert_only_trials_failed(&report, ejected, ejections, "one resets");
     report.failed.retain(|one| one.method != Method::POST);
     report.assert_flawless("one resets, but for POSTs");
@@ -204,10 +220,7 @@ async fn one_of_four_that_answers_500_for_ten_seconds_is_left_alone_after_five_a
     let ejections = stage.ejections().await;
     let report = stage.ended(load).await;
     println!("one answers 500: {report}");
-    assert!(
-        (3..=5).contains(&ejections),
-        "1 s, 2 s, 3 s, 4 s: {ejections}"
-    );
+    assert!(ejections >= 3, "1 s, 2 s, 3 s, 4 s: {ejections}");
     assert!(report.failed.len() >= 5, "{report}");
     assert_only_trials_failed(&report, ejected, ejections, "one answers 500");
     let failed: Vec<&Outcome> = report.failed.iter().collect();
@@ -269,7 +282,7 @@ async fn an_ejection_outlives_an_update_and_ends_with_its_endpoint() {
     // Somebody else comes: it stays what it was.
     let new = stage.open("d").await;
     stage.until_state(new.address(), "serving").await;
-    assert_eq!(stage.endpoint(bad.address()).await["state"], "ejected");
+    stage.until_left_alone(bad.address()).await;
     let attempts = bad.requests();
     let_pass(300).await;
     assert_eq!(bad.requests(), attempts, "nobody asks it");
@@ -346,7 +359,7 @@ async fn what_retry_on_names_is_made_elsewhere_and_a_post_is_not() {
         .metric("callboard_retries_refused_total{service=\"cart\"}")
         .await;
     assert_eq!(report.failed.len() as u64, refused, "{report}");
-    assert!(report.failed.len() < 30, "{report}");
+    assert!(report.failed.len() < report.sent / 8, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -392,10 +405,15 @@ async fn one_that_asks_to_be_left_alone_is() {
         assert_eq!(stage.proxy.get("/cart/x").await.status(), 200);
     }
     stage.until_state(busy.address(), "ejected").await;
-    while begun.elapsed() < Duration::from_millis(1_900) {
+    loop {
         assert_eq!(stage.proxy.get("/cart/x").await.status(), 200);
+        let requests = busy.requests();
+        // Looked at after the requests: what came by then came in time.
+        if begun.elapsed() > Duration::from_millis(1_500) {
+            break;
+        }
+        assert_eq!(requests, 1);
     }
-    assert_eq!(busy.requests(), 1);
     while busy.requests() == 1 {
         assert_eq!(stage.proxy.get("/cart/x").await.status(), 200);
     }

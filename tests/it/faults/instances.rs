@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{FOUR, Stage, let_pass};
-use crate::support::load::Outcome;
+use crate::support::{eventually, load::Outcome};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_instance_is_replaced_and_closed_at_once() {
@@ -67,10 +67,8 @@ async fn scale(stage: Stage, scenario: &str) {
             more.push(stage.open(&number.to_string()).await);
         }
         let_pass(700).await;
-        assert!(
-            more.iter().all(|backend| backend.requests() > 0),
-            "all serve"
-        );
+        let all_serve = async || more.iter().all(|backend| backend.requests() > 0);
+        eventually("all serve", all_serve, |all| *all).await;
         for backend in more {
             stage.sign_out(backend.address()).await;
             backend.close().await;
@@ -104,8 +102,7 @@ async fn an_instance_that_is_killed_takes_nothing_with_it_but_posts_in_flight() 
         stage.sign_out(old.address()).await;
     }
     let_pass(300).await;
-    let mut report = stage.ended(load).await;
-    drop(processes);
+    let mut report = stage.ended_with(load, processes).await;
     report.assert_nothing_twice("kill -9");
     let may_fail = |outcome: &Outcome| {
         let in_flight = kills

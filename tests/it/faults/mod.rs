@@ -220,6 +220,13 @@ impl Stage {
     async fn ended(&self, load: Load) -> Report {
         load.stop(&self.ledger).await
     }
+
+    /// The same, where these have processed POSTs: all that they did is noted once they are gone.
+    async fn ended_with(&self, load: Load, processes: Vec<BackendProcess>) -> Report {
+        let outcomes = load.end().await;
+        drop(processes);
+        Report::new(outcomes, &self.ledger)
+    }
 }
 
 async fn empty_registry(port: u16) -> Proxy {

@@ -30,7 +30,7 @@ use crate::support::{
 /// What is kept from before is gone when the first of them is over. A handshake of a debug build
 /// takes its time.
 const TABLES: &str = "[defaults]\ntimeout = { connect = \"10s\" }\ntls = { ca = \"ca.pem\" }\n\
-                      eject = { failures = 2, time = \"1s\" }\npool = { idle = \"800ms\" }\n";
+                      eject = { failures = 2, time = \"2s\" }\npool = { idle = \"800ms\" }\n";
 
 /// Requests a second: after a moment without a processor each of them may be a handshake.
 const RATE: u32 = 100;
@@ -137,7 +137,7 @@ async fn one_breaks(fault: Fault) {
     eventually("it has its share", asked, |asked| *asked > 20).await;
 
     bad.is_broken.store(true, SeqCst);
-    stage.until_state(bad.front.address(), "ejected").await;
+    stage.until_left_alone(bad.front.address()).await;
     let connections = bad.front.connections();
     let requests = bad.backend.requests();
     stage
@@ -147,9 +147,12 @@ async fn one_breaks(fault: Fault) {
         })
         .await;
     let_pass(300).await;
-    let ejections = stage.ejections().await;
-    let tried = bad.front.connections() - connections;
-    assert_eq!(tried as u64, ejections - 1, "it had trials and no more");
+    let trials = async || {
+        let tried = bad.front.connections() - connections;
+        (tried as u64, stage.ejections().await)
+    };
+    let and_no_more = |(tried, ejections): &(u64, u64)| *tried == ejections - 1;
+    let (tried, ejections) = eventually("it had trials and no more", trials, and_no_more).await;
     assert_eq!(bad.backend.requests(), requests, "it was asked nothing");
 
     // Its certificate is right again: so is the next trial.

@@ -30,8 +30,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::backend::{Backend, Setup};
 
-/// A request without an answer for this long has failed.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// A request without an answer for this long has failed. Many times what a busy machine may stall.
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// The time that a load lasts at least.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Failures that are printed in words.
