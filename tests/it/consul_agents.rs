@@ -1,10 +1,7 @@
 //! Several agents, and what all questions of a registry heed together: an agent that is busy or
 //! silent, a token that is unknown, and the number of watches.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use callboard::{
     config::{self, Secret},
@@ -197,13 +194,10 @@ async fn an_unknown_token_is_not_tried_again_and_again_and_a_new_one_at_once() {
     assert_eq!(fake.asked().len(), 1);
 
     fake.holds(7, list(&["x"]));
-    let changed = Instant::now();
     std::fs::write(file.path(), "new").unwrap();
     for watch in others.iter().chain([&first]) {
         watch.until("it is there", are(&["x"])).await;
     }
-    let took = changed.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
     for asked in &fake.asked()[1..] {
         assert_eq!(asked.headers["x-consul-token"], "new");
     }

@@ -565,8 +565,8 @@ async fn a_change_wakes_its_own_watchers_at_once_and_no_others() {
         index = now;
     }
     times.sort();
-    // Two round trips over HTTP, on a machine that does other things too.
-    assert!(times[10] < Duration::from_millis(50), "{times:?}");
+    // Two round trips over HTTP, on a machine that does other things too; the wait would be a minute.
+    assert!(times[10] < Duration::from_secs(1), "{times:?}");
     registry.stop().await;
 }
 
@@ -579,7 +579,7 @@ async fn a_query_answers_at_once_from_another_life_and_at_its_wait_otherwise() {
     let path = format!("/v1/catalog/services?index={beyond}&wait=60s");
     let (lower, _) = registry.indexed(&path).await;
     assert_eq!(lower, index);
-    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(asked.elapsed() < Duration::from_secs(20));
     let path = format!("/v1/health/service/none?index={index}&wait=300ms");
     let (same, _) = registry.indexed(&path).await;
     assert_eq!(same, index);
@@ -921,11 +921,12 @@ async fn shutdown_answers_those_who_wait_and_ends_what_idles() {
         registry.address
     );
     let query = tokio::spawn(registry.http.get(url).send());
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Given time to arrive: it would be refused otherwise.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let stopped = Instant::now();
     registry.stop().await;
     assert!(
-        stopped.elapsed() < Duration::from_secs(5),
+        stopped.elapsed() < Duration::from_secs(60),
         "{:?}",
         stopped.elapsed()
     );

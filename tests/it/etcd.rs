@@ -305,7 +305,7 @@ async fn heartbeats_of_others_hold_up_no_change() {
         put(api, &etcd, "/services/cart/b", "10.0.0.2:80").await;
         cart.until("a change", |set| ids(set) == ["a", "b"]).await;
         // At the pace of a watcher the heartbeats alone would take twelve seconds.
-        assert!(since.elapsed() < Duration::from_secs(6), "{api}");
+        assert!(since.elapsed() < Duration::from_secs(10), "{api}");
         assert_eq!(cart.published().len(), 2, "{api}: nothing else has changed");
     }
 }
@@ -638,12 +638,16 @@ async fn an_entry_that_is_taken_away_stands_again() {
     let stands = async || etcd.value(KEY).await;
     let registrar = sign_in("etcd", &etcd, Layout::GoKit, 3);
     registrar.registered().await;
-    let [lease] = &etcd.leases().await[..] else {
-        panic!("one lease");
+    let leases = async || etcd.leases().await;
+    let before = leases().await;
+    let [lease] = &before[..] else {
+        panic!("one lease: {before:?}");
     };
+    // The entry goes with it, and may stand again before that can be seen.
     etcd.call("/lease/revoke", json!({"ID": lease})).await;
-    assert_eq!(stands().await, None, "it went with its lease");
-    eventually("a new lease", stands, Option::is_some).await;
+    let is_new = |now: &Vec<String>| now.len() == 1 && *now != before;
+    eventually("a new lease", leases, is_new).await;
+    eventually("it stands again", stands, Option::is_some).await;
     etcd.delete(KEY).await;
     eventually("written again", stands, Option::is_some).await;
     assert_eq!(etcd.leases().await.len(), 1, "with the lease that it had");

