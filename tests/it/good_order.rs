@@ -10,12 +10,13 @@ use crate::support::{
     backend::Backend,
     consul::Consul,
     etcd::Etcd,
+    eventually,
     proxy::{Proxy, endpoints, instance},
     zookeeper::{ZooKeeper, make},
 };
 
-/// For so long at most one that has signed out is called.
-const GONE: Duration = Duration::from_secs(2);
+/// For so long it is watched whether one that has signed out is called again.
+const STRETCH: Duration = Duration::from_secs(2);
 
 /// A proxy that reads this registry, where `cart` has one instance and another service has one,
 /// too: `tell` signs one in, or out again.
@@ -28,8 +29,13 @@ async fn the_last_one_is_gone(registry: &str, tell: impl AsyncFn(&Proxy, &str, &
         tell(&proxy, "cart", &cart, true).await;
         proxy.until_served("/cart/x").await;
         tell(&proxy, "cart", &cart, false).await;
-        // A stretch of the scenario: what it may take.
-        tokio::time::sleep(GONE).await;
+        let status = async || proxy.get("/cart/x").await.status();
+        eventually("it is gone", status, |status| {
+            *status == 503 || *status == 404
+        })
+        .await;
+        // A stretch of the scenario: it stays gone.
+        tokio::time::sleep(STRETCH).await;
         let asked = cart.requests();
         for _ in 0..20 {
             let status = proxy.get("/cart/x").await.status();

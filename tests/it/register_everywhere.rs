@@ -19,7 +19,7 @@ async fn is_reached(url: &str, registry: &str) {
     let mut cart = Registered::serving(&["cart", "--registry", url, "--ttl", "3s"], &ledger);
     assert_eq!(proxy.until_served("/cart/7").await, "/7", "{}", cart.said());
     cart.send(Signal::SIGTERM);
-    assert_eq!(cart.ended().await.code(), Some(128 + 15), "{}", cart.said());
+    assert_eq!(cart.gone().await.code(), Some(128 + 15), "{}", cart.said());
     assert!(cart.said().contains("signed out"), "{}", cart.said());
     proxy.until_states("cart", &[]).await;
 }

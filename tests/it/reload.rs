@@ -3,13 +3,13 @@
 
 use std::{os::unix::fs::OpenOptionsExt as _, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    backend::{Backend, by},
+    backend::{BACKEND, Backend, by},
     callboard::Callboard,
     eventually,
     load::{Ledger, Load},
@@ -55,13 +55,13 @@ async fn reloaded(proxy: &Proxy, text: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn routes_and_services_come_and_go_and_the_others_keep_all_they_have() {
     // One worker: its connections are the endpoint's.
-    let file = |lines: &str| file(lines).replace("workers = 2", "workers = 1");
-    let (proxy, cart, _shop) = start(&file("")).await;
+    // It is kept for as long as a reload may take.
+    const KEPT: &str = "[defaults]\npool = { idle = \"1m\" }\n";
+    let file = file(KEPT).replace("workers = 2", "workers = 1");
+    let (proxy, cart, _shop) = start(&file).await;
     let before = proxy.service("cart").await;
-    let text = format!(
-        "{}[[route]]\npath = \"/v2\"\nservice = \"cart\"\nstrip_prefix = true\n",
-        file("")
-    );
+    let text =
+        format!("{file}[[route]]\npath = \"/v2\"\nservice = \"cart\"\nstrip_prefix = true\n");
     let changes = reloaded(&proxy, &text).await;
     assert_eq!(changes["added"], json!(["route /v2"]));
     assert_eq!(by(&proxy.get("/v2/x").await), "cart");
@@ -80,11 +80,9 @@ async fn routes_and_services_come_and_go_and_the_others_keep_all_they_have() {
         "{after}"
     );
     assert!(after["requests"].as_u64() > before["requests"].as_u64());
-    let changes = reloaded(
-        &proxy,
-        "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nrate = { requests = 1, per = \"1h\" }\n",
-    )
-    .await;
+    let limited =
+        "[[route]]\npath = \"/cart\"\nservice = \"cart\"\nrate = { requests = 1, per = \"1h\" }\n";
+    let changes = reloaded(&proxy, &format!("{KEPT}{limited}")).await;
     assert_eq!(
         changes["removed"],
         json!(["service shop", "route /shop", "route /v2"])
@@ -97,7 +95,8 @@ async fn routes_and_services_come_and_go_and_the_others_keep_all_they_have() {
     ];
     assert_eq!(statuses, [200, 429], "the limit is there");
     // And what is used up of it stays so.
-    reloaded(&proxy, "[[route]]\npath = \"/new\"\nservice = \"cart\"\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\nrate = { requests = 1, per = \"1h\" }\n").await;
+    let new = "[[route]]\npath = \"/new\"\nservice = \"cart\"\n";
+    reloaded(&proxy, &format!("{KEPT}{new}{limited}")).await;
     assert_eq!(proxy.get("/cart").await.status(), 429);
     assert!(cart.requests() > 0);
 }
@@ -234,16 +233,13 @@ async fn another_registry_takes_over_when_it_has_answered() {
     for _ in 0..5 {
         assert_eq!(by(&proxy.get("/cart").await), "cart");
     }
-    std::fs::write(
-        &list,
-        format!("[cart]\nendpoints = [\"{}\"]\n", other.address()),
-    )
-    .unwrap();
-    let answered = async || by(&proxy.get("/cart").await);
-    eventually("the other registry's endpoint serves", answered, |by| {
-        by == "other"
-    })
-    .await;
+    let beside = list.with_extension("new");
+    let text = format!("[cart]\nendpoints = [\"{}\"]\n", other.address());
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, &list).unwrap();
+    let answered = async || proxy.get("/cart").await.headers().get(BACKEND).cloned();
+    let by_other = |by: &Option<HeaderValue>| by.as_ref().is_some_and(|by| by == "other");
+    eventually("the other registry's endpoint serves", answered, by_other).await;
     assert!(cart.requests() > 0);
 }
 

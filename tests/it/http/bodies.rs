@@ -165,34 +165,36 @@ async fn a_backend_that_reads_slowly_slows_the_client_and_gets_all() {
     }
 }
 
-/// A backend that never answers; the receiver is told when a connection to it has ended.
-async fn hangs() -> (RawBackend, mpsc::UnboundedReceiver<()>) {
+/// A backend that never answers; the receivers are told when a request has come, and when a
+/// connection has ended.
+async fn hangs() -> (
+    RawBackend,
+    mpsc::UnboundedReceiver<()>,
+    mpsc::UnboundedReceiver<()>,
+) {
+    let (came, comes) = mpsc::unbounded_channel();
     let (ended, ends) = mpsc::unbounded_channel();
     let backend = RawBackend::serving(move |mut wire: Wire| {
-        let ended = ended.clone();
+        let (came, ended) = (came.clone(), ended.clone());
         async move {
             wire.head().await.unwrap();
+            came.send(()).unwrap();
             // An error is an end too.
             let _ = wire.rest().await;
             ended.send(()).unwrap();
         }
     });
-    (backend.await, ends)
+    (backend.await, comes, ends)
 }
 
 #[tokio::test]
 async fn a_client_that_is_gone_ends_its_request_and_counts_against_nobody() {
-    let (backend, mut ended) = hangs().await;
+    let (backend, mut came, mut ended) = hangs().await;
     let proxy = before(backend.address(), "").await;
     for (gone, half_closes) in [(1, false), (2, true)] {
         let mut client = Wire::connect(proxy.address()).await;
         client.send("GET /cart HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let asked = eventually(
-            "asked",
-            async || backend.connections(),
-            |count| *count == gone,
-        );
-        asked.await;
+        soon(came.recv()).await.unwrap();
         if half_closes {
             client.stream.shutdown().await.unwrap();
             client.until_closed().await;

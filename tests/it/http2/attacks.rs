@@ -152,7 +152,7 @@ async fn requests_that_are_taken_back_later_end_their_connection_too() {
             break;
         }
         requests += 1;
-        assert!(requests < 3000, "it goes on");
+        assert!(requests < 10_000, "it goes on");
     }
     assert!(requests >= 300, "{requests}");
     until_count(&proxy, "callboard_http2_floods_total", 1).await;
@@ -338,6 +338,7 @@ async fn answers_that_are_not_taken_end_their_streams_and_hold_little_until_then
         .send(frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()))
         .await;
     client.send(get_frame(1, "/cart")).await;
-    until_count(&proxy, "callboard_http2_streams", 1).await;
+    // Its stream stands for a second only.
+    until_count(&proxy, "callboard_http2_requests_total", 43).await;
     until_count(&proxy, "callboard_http2_streams", 0).await;
 }

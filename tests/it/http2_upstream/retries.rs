@@ -35,7 +35,10 @@ async fn doing(does: Does) -> RawBackend {
             match does {
                 Does::Refuse => frames.reset(stream, REFUSED_STREAM).await,
                 Does::Reset => frames.reset(stream, INTERNAL_ERROR).await,
-                Does::GoAway => frames.go_away(0, NO_ERROR).await,
+                Does::GoAway => {
+                    frames.go_away(0, NO_ERROR).await;
+                    return frames.closed().await;
+                }
                 Does::GoAwayLater => frames.go_away(stream, NO_ERROR).await,
                 Does::Close => {}
             }

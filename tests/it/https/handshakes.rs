@@ -58,9 +58,9 @@ async fn a_handshake_that_takes_too_long_is_ended() {
     for stream in [&mut silent, &mut begun] {
         assert_eq!(stream.read(&mut [0; 9]).await.unwrap_or(0), 0);
     }
-    let late = async || site.handshakes("late").await;
-    eventually("both are counted", late, |late| *late == 2).await;
-    assert_eq!(site.handshakes("pending").await, 0);
+    let handshakes = async || site.status().await["handshakes"].take();
+    let are_over = |shown: &Value| shown["late"] == 2 && shown["pending"] == 0;
+    eventually("both are counted, and over", handshakes, are_over).await;
     // What is done in time is not cut for it.
     super::ask(&mut in_time, "/site/", "").await.unwrap();
     assert!(
@@ -86,7 +86,8 @@ async fn http_where_tls_is_spoken_is_told_so() {
         answer.ends_with("this port speaks TLS; ask it with https://\n"),
         "{answer}"
     );
-    assert_eq!(site.handshakes("not_tls").await, 1);
+    let not_tls = async || site.handshakes("not_tls").await;
+    eventually("it is counted", not_tls, |count| *count == 1).await;
     // Neither HTTP nor TLS.
     let mut stream = TcpStream::connect(site.address()).await.unwrap();
     stream.write_all(&[0, 1, 2, 3]).await.unwrap();

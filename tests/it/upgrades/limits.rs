@@ -13,13 +13,19 @@ async fn a_tunnel_has_its_seat_until_its_end() {
     for limit in ["concurrent = 2", "per_endpoint = 2"] {
         let config = format!("[service.cart]\nlimits = {{ {limit}, pending = 0 }}\n");
         let proxy = before(&[echo.address()], &config).await;
+        let until_seated = async |count: u64| {
+            let are = |cart: &Value| cart["tunnels"] == count && cart["limits"]["in_use"] == count;
+            proxy
+                .until_service("cart", &format!("{count} tunnels have seats"), are)
+                .await;
+        };
         let first = opened(&proxy).await;
         let _second = opened(&proxy).await;
-        assert_eq!(until_open(&proxy, 2).await["limits"]["in_use"], 2);
+        until_seated(2).await;
         let (_, head) = asked(&proxy, ASKS).await;
         assert!(head.starts_with("HTTP/1.1 503"), "{limit}: {head}");
         drop(first);
-        assert_eq!(until_open(&proxy, 1).await["limits"]["in_use"], 1);
+        until_seated(1).await;
         let _third = opened(&proxy).await;
         until_open(&proxy, 2).await;
     }
