@@ -126,7 +126,7 @@ async fn after_ready_timeout_it_is_ready_all_the_same_and_still_names_what_is_mi
 
 #[tokio::test]
 async fn while_it_drains_it_lives_and_is_not_ready_and_then_it_is_gone_with_all_connections() {
-    let drain = "[drain]\nnotice = \"1s\"\ndeadline = \"1s\"\n";
+    let drain = "[drain]\nnotice = \"2s\"\ndeadline = \"1s\"\n";
     let proxy = Proxy::start(&format!("{ROUTES}{drain}")).await;
     until_page(&proxy, "/ready", StatusCode::OK).await;
     let (http, url) = (proxy.http.clone(), proxy.admin(""));

@@ -175,7 +175,7 @@ async fn no_endpoint_has_more_than_its_own_limit() {
 async fn under_a_load_with_updates_retries_and_a_drain_nobody_is_lost_and_every_seat_comes_back() {
     let config = format!(
         "{ROUTE}[service.cart]\nlimits = {{ concurrent = 6, per_endpoint = 3, pending = 1000, \
-         wait = \"5s\" }}\ndrain = \"5s\"\n"
+         wait = \"10s\" }}\ndrain = \"5s\"\n"
     );
     let proxy = Proxy::start(&config).await;
     let ledger = Ledger::default();
@@ -186,7 +186,7 @@ async fn under_a_load_with_updates_retries_and_a_drain_nobody_is_lost_and_every_
         backends.push(backend);
     }
     proxy.until_served("/cart/x").await;
-    let load = Load::start(proxy.address(), "/cart", 400).await;
+    let load = Load::start(proxy.address(), "/cart", 100).await;
     for round in 0..8 {
         let new = ledger.backend(&format!("{round}")).start().await;
         proxy.register("cart", new.address()).await;
@@ -210,13 +210,13 @@ async fn under_a_load_with_updates_retries_and_a_drain_nobody_is_lost_and_every_
 async fn who_has_waited_has_all_of_its_time_before_it() {
     let config = format!(
         "{ROUTE}[service.cart]\nlimits = {{ concurrent = 1, pending = 50, wait = \"20s\" }}\n\
-         retry = {{ try_timeout = \"200ms\" }}\neject = {{ failures = 1, time = \"1m\" }}\n"
+         retry = {{ try_timeout = \"1s\" }}\neject = {{ failures = 1, time = \"1m\" }}\n"
     );
     let proxy = Arc::new(Proxy::start(&config).await);
     let mut backends = Vec::new();
     for id in ["a", "b"] {
         let backend = Backend::named(id).answering(|_| async {
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
             "done"
         });
         let backend = backend.start().await;

@@ -66,7 +66,7 @@ async fn the_health_path_says_whether_the_proxy_may_be_sent_traffic() {
     let consul = FakeConsul::start([]).await;
     let registry = format!("[registry.consul]\naddress = \"{}\"\n", consul.url());
     let route = "[[route]]\npath = \"/\"\nservice = \"cart\"\n";
-    let drain = "[drain]\nnotice = \"700ms\"\ndeadline = \"5s\"\n";
+    let drain = "[drain]\nnotice = \"2s\"\ndeadline = \"5s\"\n";
     let proxy = Proxy::start(&format!("{route}{LISTEN}{registry}{drain}")).await;
     let address = proxy.address();
     let asked = "GET /healthz?from=balancer HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n";

@@ -252,7 +252,7 @@ async fn where_all_are_slow_and_the_budget_is_empty_an_answer_has_its_time() {
         assert_eq!(send(&proxy, "GET", b"", false).await, 200);
     }
     let retries = cart(&proxy).await["retries"].as_u64().unwrap();
-    assert!((5..30).contains(&retries), "{retries}");
+    assert!((5..40).contains(&retries), "{retries}");
 }
 
 /// Where nobody listens.

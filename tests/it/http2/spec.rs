@@ -39,7 +39,7 @@ async fn all_cases_of_h2spec_pass() {
             "-P",
             "/cart",
             "-o",
-            "5",
+            "20",
             "-S",
         ]);
         let output = command.args(more).stdin(Stdio::null()).output();

@@ -137,7 +137,7 @@ async fn a_connection_from_which_nothing_comes_is_found_and_replaced() {
         }
     });
     let endpoint = endpoint.await;
-    let more = "pool = { ping = \"200ms\" }\nretry = { attempts = 1 }";
+    let more = "pool = { ping = \"500ms\" }\nretry = { attempts = 1 }";
     let proxy = before(&[endpoint.address()], more).await;
     let answer = proxy.get("/cart").await;
     assert_eq!(answer.status(), 502, "{}", answer.text().await.unwrap());
@@ -167,7 +167,7 @@ async fn a_connection_from_which_nothing_came_in_time_takes_no_more_requests() {
         }
     });
     let endpoint = endpoint.await;
-    let more = "timeout = { response = \"200ms\" }\nretry = { attempts = 1 }";
+    let more = "timeout = { response = \"1s\" }\nretry = { attempts = 1 }";
     let proxy = before(&[endpoint.address()], more).await;
     assert_eq!(proxy.get("/cart").await.status(), 504);
     assert_eq!(proxy.get("/cart").await.status(), 200);
@@ -185,9 +185,9 @@ async fn a_late_answer_to_a_ping_does_not_end_the_watch() {
             frames.request().await;
             let ping = frames.until(PING).await;
             // More often than the silence is long: alive, but this is no answer.
-            for _ in 0..20 {
+            for _ in 0..30 {
                 frames.send(PRIORITY, 0, 1, &[0, 0, 0, 0, 0]).await;
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             frames
                 .send(PING, super::frames::ACK, 0, &ping.payload)
@@ -198,7 +198,7 @@ async fn a_late_answer_to_a_ping_does_not_end_the_watch() {
         }
     });
     let endpoint = endpoint.await;
-    let more = "pool = { ping = \"200ms\" }\nretry = { attempts = 1 }";
+    let more = "pool = { ping = \"1s\" }\nretry = { attempts = 1 }";
     let proxy = before(&[endpoint.address()], more).await;
     assert_eq!(proxy.get("/cart").await.status(), 502);
     tells.recv().await.unwrap();
@@ -214,13 +214,13 @@ async fn a_silence_is_asked_about_once() {
         frames
             .send(PING, super::frames::ACK, 0, &ping.payload)
             .await;
-        let next = tokio::time::timeout(Duration::from_millis(700), frames.until(PING)).await;
+        let next = tokio::time::timeout(Duration::from_secs(2), frames.until(PING)).await;
         assert!(next.is_err(), "{next:?}");
         frames.answer(stream).await;
         frames.closed().await;
     });
     let endpoint = endpoint.await;
-    let proxy = before(&[endpoint.address()], "pool = { ping = \"100ms\" }").await;
+    let proxy = before(&[endpoint.address()], "pool = { ping = \"400ms\" }").await;
     assert_eq!(proxy.get("/cart").await.status(), 200);
 }
 

@@ -63,7 +63,7 @@ async fn what_is_no_header_is_refused_and_counted_by_why() {
 /// The first bytes of each are sent, and the rest is waited for.
 #[tokio::test]
 async fn a_header_is_whole_in_time_or_its_connection_ends() {
-    let site = Site::trusting("timeout = { handshake = \"300ms\" }", "").await;
+    let site = Site::trusting("timeout = { handshake = \"800ms\" }", "").await;
     let v2 = v2(0x20, 0, &[0; 100]);
     let mut late = 0;
     for begun in [
@@ -91,7 +91,7 @@ async fn a_header_is_whole_in_time_or_its_connection_ends() {
 /// A connection whose header has come is served to its end, and one without waits for nothing.
 #[tokio::test]
 async fn a_proxy_that_drains_serves_whose_header_has_come() {
-    let site = Site::trusting("", "").await;
+    let site = Site::trusting("", "[drain]\ndeadline = \"20s\"\n").await;
     let mut begun = site.passing_on(V1).await;
     until_counted(&site, "proxied", 1).await;
     let mut silent = Wire::connect(site.address()).await;

@@ -175,9 +175,9 @@ async fn a_silent_tunnel_ends_after_its_time_out_and_both_sides_are_told() {
 #[tokio::test]
 async fn no_other_time_out_ends_a_tunnel() {
     let echo = echoing().await;
-    let config = "[[listen]]\naddress = \"127.0.0.1:0\"\ntimeout = { header = \"200ms\", \
-        body = \"200ms\", write = \"200ms\", idle = \"200ms\" }\n\
-        [defaults]\ntimeout = { response = \"200ms\", idle = \"200ms\", total = \"300ms\" }\n";
+    let config = "[[listen]]\naddress = \"127.0.0.1:0\"\ntimeout = { header = \"600ms\", \
+        body = \"600ms\", write = \"600ms\", idle = \"500ms\" }\n\
+        [defaults]\ntimeout = { response = \"600ms\", idle = \"500ms\", total = \"700ms\" }\n";
     let proxy = before(&[echo.address()], config).await;
     let mut client = opened(&proxy).await;
     for _ in 0..2 {
