@@ -147,9 +147,7 @@ impl LocalReply {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Failed { attempts, .. } => match last_failure(attempts) {
-                Some(
-                    FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
-                ) => StatusCode::GATEWAY_TIMEOUT,
+                Some(kind) if is_late(kind) => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::BAD_GATEWAY,
             },
         }
@@ -181,9 +179,7 @@ impl LocalReply {
                 fallback,
             } => service.message(subset.as_ref(), fallback.as_ref()),
             Self::Failed { service, attempts } => match last_failure(attempts) {
-                Some(
-                    FailureKind::Timeout | FailureKind::TryTimeout | FailureKind::ConnectTimeout,
-                ) => {
+                Some(kind) if is_late(kind) => {
                     format!("service `{service}` did not answer in time")
                 }
                 Some(FailureKind::BadAnswer(_)) => {
@@ -399,6 +395,17 @@ pub(crate) fn refusal_of_head(client: &Client, answer: &[u8], bodyless: bool) ->
         _ => LocalReply::Malformed("the request's head is not sound HTTP/1.1"),
     };
     refusal.into_bytes(client, answer, bodyless)
+}
+
+/// Whether an attempt was over before its endpoint had done what it should.
+fn is_late(kind: &FailureKind) -> bool {
+    matches!(
+        kind,
+        FailureKind::Timeout
+            | FailureKind::TryTimeout
+            | FailureKind::ConnectTimeout
+            | FailureKind::NoTurn
+    )
 }
 
 fn last_failure(attempts: &Attempts) -> Option<&FailureKind> {

@@ -2,38 +2,56 @@
 
 use std::{io, net::IpAddr, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Connection, Failure, FailureKind, Pool, Processed, Protocol, dial::dial, http1, http2,
     stream::Stream,
 };
 
-/// Opens a connection to the pool's endpoint, for this client where the endpoint is told of clients; `limit` covers the resolving of a name, the handshake of
-/// TLS and that of HTTP/2. Where requests share a connection, it is one that has been opened meanwhile.
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// How long it may take to open one: the resolving of a name, the handshake of TLS and that of HTTP/2
+    /// included. A request that waits for others to open theirs waits as long at most.
+    pub limit: Duration,
+    /// When all must be over.
+    pub total: Option<Instant>,
+    /// Whose it is, where the endpoint is told of clients.
+    pub client: Option<IpAddr>,
+}
+
+impl Wanted {
+    /// A step that fails like this where it takes too long.
+    async fn in_time<T>(
+        &self,
+        late: FailureKind,
+        step: impl Future<Output = Result<T, FailureKind>>,
+    ) -> Result<T, FailureKind> {
+        let limit = self.total.map_or(self.limit, |total| {
+            let left = total.saturating_duration_since(Instant::now());
+            self.limit.min(left)
+        });
+        timeout(limit, step).await.unwrap_or(Err(late))
+    }
+}
+
+/// Opens a connection to the pool's endpoint. Where requests share a connection, it is one that has been
+/// opened meanwhile.
 ///
 /// # Errors
 /// Always [`Processed::Never`].
-pub(crate) async fn connect(
-    pool: &Pool,
-    limit: Duration,
-    client: Option<IpAddr>,
-) -> Result<Connection, Failure> {
-    let opening = async {
-        match pool.protocol() {
-            Protocol::Http1 => {
-                let stream = open(pool, client).await?;
-                Ok(Connection::Http1(http1::Connection::new(stream, client)))
-            }
-            Protocol::Http2 | Protocol::Either => Box::pin(share(pool)).await,
+pub(crate) async fn connect(pool: &Pool, wanted: &Wanted) -> Result<Connection, Failure> {
+    let opened = match pool.protocol() {
+        Protocol::Http1 => {
+            let opening = open(pool, wanted.client);
+            let stream = wanted.in_time(FailureKind::ConnectTimeout, opening).await;
+            let begun = |stream| http1::Connection::new(stream, wanted.client);
+            stream.map(|stream| Connection::Http1(begun(stream)))
         }
+        Protocol::Http2 | Protocol::Either => Box::pin(share(pool, wanted)).await,
     };
-    let kind = match tokio::time::timeout(limit, opening).await {
-        Ok(Ok(connection)) => return Ok(connection),
-        Ok(Err(kind)) => kind,
-        Err(_) => FailureKind::ConnectTimeout,
-    };
-    Err(Failure {
+    opened.map_err(|kind| Failure {
         kind,
         processed: Processed::Never,
     })
@@ -56,12 +74,14 @@ async fn open(pool: &Pool, client: Option<IpAddr>) -> Result<Stream, FailureKind
 }
 
 /// A place on a connection of HTTP/2. One is opened at a time, so that requests that come together share
-/// it; or as many as are wanted, of an endpoint that has chosen HTTP/1.1 last.
-async fn share(pool: &Pool) -> Result<Connection, FailureKind> {
+/// it; or as many as are wanted, of an endpoint that has chosen HTTP/1.1 last. What others take to open
+/// theirs is no time of the endpoint's.
+async fn share(pool: &Pool, wanted: &Wanted) -> Result<Connection, FailureKind> {
     let links = pool.links();
     let mut turn = None;
     if !links.is_http1() {
-        turn = Some(links.turn().await);
+        let waiting = async { Ok(links.turn().await) };
+        turn = Some(wanted.in_time(FailureKind::NoTurn, waiting).await?);
         if let Some(lease) = pool.lease(Instant::now()) {
             return Ok(Connection::Http2(lease));
         }
@@ -69,6 +89,15 @@ async fn share(pool: &Pool) -> Result<Connection, FailureKind> {
             turn = None;
         }
     }
+    let opened = wanted.in_time(FailureKind::ConnectTimeout, open_shared(pool));
+    let opened = opened.await;
+    drop(turn);
+    opened
+}
+
+/// A connection that others find as well, where it is of HTTP/2.
+async fn open_shared(pool: &Pool) -> Result<Connection, FailureKind> {
+    let links = pool.links();
     let stream = open(pool, None).await?;
     let is_http2 = match pool.protocol() {
         Protocol::Either => stream.has_chosen_http2(),
@@ -84,6 +113,81 @@ async fn share(pool: &Pool) -> Result<Connection, FailureKind> {
     }
     let keep = pool.keep();
     let lease = links.add(http2::establish(stream, &keep).await?, || pool.is_retired());
-    drop(turn);
     Ok(Connection::Http2(lease))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{
+        net::TcpListener,
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+    use crate::{
+        config,
+        instance::Address,
+        upstream::{IdleLimits, Target},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    const WANTED: Wanted = Wanted {
+        limit: SECOND,
+        total: None,
+        client: None,
+    };
+
+    /// A listener, and a pool of connections of HTTP/2 to it.
+    async fn pool() -> (TcpListener, Pool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let settings = config::Pool {
+            idle: SECOND,
+            connections: 8,
+            max_age: None,
+            streams: 100,
+            ping: None,
+            send_proxy: None,
+        };
+        let target = Target::new(
+            Address::new("127.0.0.1", port.into()).unwrap(),
+            None,
+            Protocol::Http2,
+            Arc::new(IdleLimits::new(&settings)),
+            None,
+        );
+        (listener, Pool::new(Arc::new(target)))
+    }
+
+    /// Of an endpoint that takes connections and says nothing.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_to_connect_begins_with_the_turn() {
+        let (_listener, pool) = pool().await;
+        let turn = pool.links().turn().await;
+        let began = Instant::now();
+        let others = async {
+            sleep(SECOND * 9 / 10).await;
+            drop(turn);
+        };
+        let (failed, ()) = tokio::join!(connect(&pool, &WANTED), others);
+        let kind = failed.unwrap_err().kind;
+        assert!(matches!(kind, FailureKind::ConnectTimeout), "{kind}");
+        assert!(began.elapsed() >= SECOND * 19 / 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_does_not_come_says_nothing_of_the_endpoint() {
+        let (_listener, pool) = pool().await;
+        let _turn = pool.links().turn().await;
+        let by = Instant::now() + SECOND / 2;
+        for total in [None, Some(by)] {
+            let wanted = Wanted { total, ..WANTED };
+            let failed = timeout(SECOND * 2, connect(&pool, &wanted)).await;
+            let kind = failed.unwrap().unwrap_err().kind;
+            assert!(matches!(kind, FailureKind::NoTurn), "{kind}");
+        }
+    }
 }

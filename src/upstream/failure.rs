@@ -38,6 +38,10 @@ pub enum FailureKind {
     /// No connection in time.
     #[error("connect: timed out")]
     ConnectTimeout,
+    /// Other requests opened connections that this one could have shared, one after the other, and its own
+    /// turn did not come in time: which says nothing of the endpoint.
+    #[error("connect: others were connecting for too long")]
+    NoTurn,
     /// A connection, but no TLS over it: one side does not take the other for who it is, or they
     /// do not understand each other.
     #[error("tls: {0}")]

@@ -64,7 +64,7 @@ pub struct Recorded {
 /// Why an attempt failed, as far as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// It took no connection, or not in time.
+    /// It took no connection, or not in time; or other requests opened theirs for too long.
     Connect,
     /// It took one, and there was no TLS over it.
     Tls,
@@ -98,7 +98,9 @@ impl Cause {
     /// That of this failure.
     pub(crate) fn of(kind: &FailureKind) -> Self {
         match kind {
-            FailureKind::Connect(_) | FailureKind::ConnectTimeout => Self::Connect,
+            FailureKind::Connect(_) | FailureKind::ConnectTimeout | FailureKind::NoTurn => {
+                Self::Connect
+            }
             FailureKind::Handshake(_) => Self::Tls,
             FailureKind::Closed
             | FailureKind::Io(_)

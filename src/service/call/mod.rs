@@ -22,11 +22,11 @@ use tokio::time::Instant;
 
 use super::{
     Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, ServiceStats, Shed, View,
-    WorkerEndpoint, within,
+    WorkerEndpoint,
 };
 use crate::upstream::{
     Answer, AnswerHead, Connection, Exchange, Failure, FailureKind, Head, HeadLimits, InFlight,
-    Limits, Processed, Request, Reuse, connect,
+    Limits, Processed, Request, Reuse, Wanted, connect,
 };
 use attempts::AttemptLog;
 use choose::Chooser;
@@ -246,9 +246,13 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
 
     /// A new connection.
     async fn open(&mut self) -> Result<Connection, Failure> {
-        let limit = within(self.policy.timeout.connect, self.limits.total, self.now);
+        let wanted = Wanted {
+            limit: self.policy.timeout.connect,
+            total: self.limits.total,
+            client: self.client(),
+        };
         let pool = self.endpoint.pool();
-        let opened = connect(pool, limit, self.client()).await;
+        let opened = connect(pool, &wanted).await;
         self.now = Instant::now();
         if opened.is_ok() {
             self.endpoint.connected();

@@ -80,7 +80,8 @@ impl<'s> Detector<'s> {
                 }
             }
             // Our doing, the client's, or noted when the answer came.
-            FailureKind::Removed
+            FailureKind::NoTurn
+            | FailureKind::Removed
             | FailureKind::Drained
             | FailureKind::Client(_)
             | FailureKind::Unwanted(_)
