@@ -9,6 +9,14 @@ use super::{
     stream::Stream,
 };
 
+/// A connection that a request has waited for.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub connection: Connection,
+    /// It was opened for this request. Else it is another request's, which has opened it meanwhile.
+    pub is_new: bool,
+}
+
 /// What a connection is wanted for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
@@ -41,17 +49,19 @@ impl Wanted {
 ///
 /// # Errors
 /// Always [`Processed::Never`].
-pub(crate) async fn connect(pool: &Pool, wanted: &Wanted) -> Result<Connection, Failure> {
-    let opened = match pool.protocol() {
+pub(crate) async fn connect(pool: &Pool, wanted: &Wanted) -> Result<Connected, Failure> {
+    let connected = match pool.protocol() {
         Protocol::Http1 => {
             let opening = open(pool, wanted.client);
             let stream = wanted.in_time(FailureKind::ConnectTimeout, opening).await;
-            let begun = |stream| http1::Connection::new(stream, wanted.client);
-            stream.map(|stream| Connection::Http1(begun(stream)))
+            stream.map(|stream| Connected {
+                connection: Connection::Http1(http1::Connection::new(stream, wanted.client)),
+                is_new: true,
+            })
         }
         Protocol::Http2 | Protocol::Either => Box::pin(share(pool, wanted)).await,
     };
-    opened.map_err(|kind| Failure {
+    connected.map_err(|kind| Failure {
         kind,
         processed: Processed::Never,
     })
@@ -76,23 +86,29 @@ async fn open(pool: &Pool, client: Option<IpAddr>) -> Result<Stream, FailureKind
 /// A place on a connection of HTTP/2. One is opened at a time, so that requests that come together share
 /// it; or as many as are wanted, of an endpoint that has chosen HTTP/1.1 last. What others take to open
 /// theirs is no time of the endpoint's.
-async fn share(pool: &Pool, wanted: &Wanted) -> Result<Connection, FailureKind> {
+async fn share(pool: &Pool, wanted: &Wanted) -> Result<Connected, FailureKind> {
     let links = pool.links();
     let mut turn = None;
     if !links.is_http1() {
         let waiting = async { Ok(links.turn().await) };
         turn = Some(wanted.in_time(FailureKind::NoTurn, waiting).await?);
         if let Some(lease) = pool.lease(Instant::now()) {
-            return Ok(Connection::Http2(lease));
+            return Ok(Connected {
+                connection: Connection::Http2(lease),
+                is_new: false,
+            });
         }
         if links.is_http1() {
             turn = None;
         }
     }
     let opened = wanted.in_time(FailureKind::ConnectTimeout, open_shared(pool));
-    let opened = opened.await;
+    let connection = opened.await?;
     drop(turn);
-    opened
+    Ok(Connected {
+        connection,
+        is_new: true,
+    })
 }
 
 /// A connection that others find as well, where it is of HTTP/2.

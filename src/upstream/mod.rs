@@ -34,7 +34,7 @@ mod witness;
 
 pub(crate) use answer::{Answer, AnswerBody};
 pub(crate) use answer_head::AnswerHead;
-pub(crate) use connect::{Wanted, connect};
+pub(crate) use connect::{Connected, Wanted, connect};
 pub(crate) use dial::{SendProxy, reach};
 pub(crate) use exchange::Exchange;
 pub(crate) use failure::{

@@ -25,8 +25,8 @@ use super::{
     WorkerEndpoint,
 };
 use crate::upstream::{
-    Answer, AnswerHead, Connection, Exchange, Failure, FailureKind, Head, HeadLimits, InFlight,
-    Limits, Processed, Request, Reuse, Wanted, connect,
+    Answer, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Head, HeadLimits,
+    InFlight, Limits, Processed, Request, Reuse, Wanted, connect,
 };
 use attempts::AttemptLog;
 use choose::Chooser;
@@ -146,7 +146,7 @@ struct Call<'c, H> {
     endpoint: Arc<WorkerEndpoint>,
     /// When this attempt began.
     began: Instant,
-    /// Whether this attempt's connection was kept.
+    /// Whether this attempt's connection was there before it, or is another request's.
     was_kept: bool,
     /// Whether this attempt's answer says that it failed.
     is_fault: bool,
@@ -244,7 +244,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         self.head.client()
     }
 
-    /// A new connection.
+    /// A new connection, or one that another request has opened meanwhile.
     async fn open(&mut self) -> Result<Connection, Failure> {
         let wanted = Wanted {
             limit: self.policy.timeout.connect,
@@ -252,10 +252,13 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             client: self.client(),
         };
         let pool = self.endpoint.pool();
-        let opened = connect(pool, &wanted).await;
+        let connected = connect(pool, &wanted).await;
         self.now = Instant::now();
-        if opened.is_ok() {
-            self.endpoint.connected();
+        if let Ok(Connected { is_new, .. }) = connected {
+            self.was_kept = !is_new;
+            if is_new {
+                self.endpoint.connected();
+            }
             self.head.connected(self.now);
         }
         // While it connected the endpoint may have been removed, which is when endpoints close.
@@ -265,7 +268,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
                 processed: Processed::Never,
             });
         }
-        opened
+        connected.map(|connected| connected.connection)
     }
 
     fn exchange<B: Replay>(

@@ -19,7 +19,7 @@ use super::{
 use crate::support::{
     backend::Backend,
     eventually,
-    proxy::Proxy,
+    proxy::{Proxy, are, endpoints},
     raw::{RawBackend, Wire},
 };
 
@@ -95,6 +95,42 @@ async fn a_client_that_does_not_read_stops_no_other() {
     assert_eq!(backend.connections(), 1);
     let mut one = slow.pop().unwrap();
     assert_eq!(one.bytes(8 * 1024 * 1024).await.len(), 8 * 1024 * 1024);
+}
+
+/// The one that has opened it alone tells of the endpoint.
+#[tokio::test]
+async fn a_new_connection_that_requests_share_fails_once() {
+    let may_begin = Arc::new(Semaphore::new(0));
+    let begins = Arc::clone(&may_begin);
+    let broken = RawBackend::serving(move |wire| {
+        let begins = Arc::clone(&begins);
+        async move {
+            let _permit = begins.acquire().await.unwrap();
+            let mut frames = Frames::accept(wire).await;
+            frames.request().await;
+            frames.request().await;
+        }
+    });
+    let broken = broken.await;
+    let well = Backend::named("well").http2(100).start().await;
+    let more = "eject = { failures = 2, answers = false }\ntimeout = { connect = \"20s\" }";
+    let proxy = before(&[broken.address()], more).await;
+    let asking = [(); 2].map(|()| tokio::spawn(proxy.http.get(proxy.url("/cart")).send()));
+    proxy
+        .until_service("cart", "both wait", |cart| {
+            cart["endpoints"][0]["in_flight"] == 2
+        })
+        .await;
+    proxy.register("cart", well.address()).await;
+    let both = [broken.address(), well.address()].map(|address| (address, "serving"));
+    proxy.until_states("cart", &both).await;
+    may_begin.add_permits(1);
+    for asking in asking {
+        assert_eq!(asking.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(broken.connections(), 1);
+    let service = proxy.service("cart").await;
+    assert!(are(endpoints(&service), &both), "{service}");
 }
 
 #[tokio::test]
