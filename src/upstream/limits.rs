@@ -58,6 +58,10 @@ pub(crate) struct HeadLimits {
 pub(super) const FIELDS: &str = "more header fields than `limits.answer_headers`";
 pub(super) const BYTES: &str = "a head of more bytes than `limits.answer_header_bytes`";
 
+/// The most bytes of an answer's trailers.
+pub(super) const TRAILERS: usize = 16 * 1024;
+pub(super) const TRAILERS_TOO_LARGE: &str = "trailers too large";
+
 /// How long an endpoint that was told to `Expect: 100-continue` may be silent before the body is
 /// sent all the same: not every server answers it (RFC 9110 10.1.1).
 pub(super) const SILENCE: Duration = Duration::from_secs(1);

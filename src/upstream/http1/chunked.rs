@@ -4,12 +4,13 @@
 use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::upstream::piece::Piece;
+use crate::upstream::{
+    limits::{TRAILERS, TRAILERS_TOO_LARGE},
+    piece::Piece,
+};
 
 /// The longest line of a chunk's size, extensions included.
 const MAX_SIZE_LINE: usize = 4 * 1024;
-/// The most bytes of trailers.
-const MAX_TRAILERS: usize = 16 * 1024;
 /// The most trailers: as many as a head may have fields.
 const MAX_TRAILER_FIELDS: usize = 100;
 
@@ -127,7 +128,7 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
     } else {
         memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
     };
-    let end = end.filter(|end| *end <= MAX_TRAILERS);
+    let end = end.filter(|end| *end <= TRAILERS);
     // httparse takes a bare LF for a line's end, and two for the section's. One is refused as soon as
     // it is there: behind it the end may never come.
     let section = &buffer[..end.unwrap_or(buffer.len())];
@@ -135,8 +136,8 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
         return Err("a bare LF in the trailers");
     }
     let Some(end) = end else {
-        return if buffer.len() > MAX_TRAILERS {
-            Err("trailers too large")
+        return if buffer.len() > TRAILERS {
+            Err(TRAILERS_TOO_LARGE)
         } else {
             Ok(None)
         };
@@ -248,7 +249,7 @@ mod tests {
         long.resize(MAX_SIZE_LINE + 10, b'a');
         assert_eq!(decode(&long, 64), Err("chunk size line too long"));
         let mut long = b"0\r\nA: ".to_vec();
-        long.resize(MAX_TRAILERS + 10, b'a');
+        long.resize(TRAILERS + 10, b'a');
         assert_eq!(decode(&long, 64), Err("trailers too large"));
     }
 }

@@ -5,10 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use super::{exchange::Exchange, fault};
-use crate::upstream::{
-    FailureKind, InFlight, Pool, Source, http1::BodyLength, limits::FIELDS, piece::Piece,
-};
+use super::{exchange::Exchange, fault, head};
+use crate::upstream::{FailureKind, InFlight, Pool, Source, http1::BodyLength, piece::Piece};
 
 /// What is left of an answer.
 pub(in crate::upstream) enum Left<B> {
@@ -83,12 +81,13 @@ impl<B: Source> Reading<B> {
                 }
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Ready(None) => match body.poll_trailers(cx) {
-                    Poll::Ready(Ok(Some(trailers)))
-                        if trailers.len() > exchange.limits.head.fields =>
-                    {
-                        return Poll::Ready(Err(FailureKind::BadAnswer(FIELDS)));
+                    Poll::Ready(Ok(trailers)) => {
+                        let most = exchange.limits.head.fields;
+                        let checked = trailers
+                            .as_ref()
+                            .map_or(Ok(()), |fields| head::check_trailers(fields, most));
+                        return Poll::Ready(checked.map(|()| Piece::End(trailers)));
                     }
-                    Poll::Ready(Ok(trailers)) => return Poll::Ready(Ok(Piece::End(trailers))),
                     Poll::Ready(Err(error)) => error,
                     Poll::Pending => {
                         return Poll::Ready(Err(ready!(exchange.poll_late(cx, self.late))));

@@ -24,8 +24,10 @@ use crate::upstream::{FailureKind, stream::Stream, tls};
 const WINDOW: u32 = 64 * 1024;
 /// Bytes of one request that wait in the connection for the socket.
 const SEND_BUFFER: usize = 64 * 1024;
-/// The most bytes of an answer's head, whatever the service allows.
-const HEAD: u32 = 1024 * 1024;
+/// The most bytes of an answer's head, as HTTP/2 counts them: as many as a service may allow at most, and 32
+/// for each field. A service that allows less refuses a head when it is there: the crate would not say why
+/// it has refused one, and ends the connection, with all its streams, where a head has four times as many.
+const HEAD: u32 = 1024 * 1024 + 32 * 10_001;
 /// Of so many streams that were given up a connection knows that what still comes is to be dropped.
 const GIVEN_UP: usize = 1024;
 

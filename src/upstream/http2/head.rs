@@ -11,7 +11,7 @@ use crate::{
         FailureKind, Fields, Head,
         answer_head::{AnswerHead, is_hop_by_hop},
         http1::{BodyLength, Framing},
-        limits::{BYTES, FIELDS, HeadLimits},
+        limits::{BYTES, FIELDS, HeadLimits, TRAILERS, TRAILERS_TOO_LARGE},
     },
 };
 
@@ -84,8 +84,7 @@ pub(super) fn answer(
     if headers.len() > limits.fields {
         return Err(FailureKind::TooLarge(FIELDS));
     }
-    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    if headers.iter().map(bytes).sum::<usize>() > limits.bytes {
+    if bytes(&headers) > limits.bytes {
         return Err(FailureKind::TooLarge(BYTES));
     }
     if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -114,4 +113,24 @@ pub(super) fn answer(
         text: Bytes::new(),
     };
     Ok((head, length))
+}
+
+/// Whether trailers may be as large, of which there may be so many fields.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_trailers(fields: &HeaderMap, most: usize) -> Result<(), FailureKind> {
+    if fields.len() > most {
+        return Err(FailureKind::BadAnswer(FIELDS));
+    }
+    if bytes(fields) > TRAILERS {
+        return Err(FailureKind::BadAnswer(TRAILERS_TOO_LARGE));
+    }
+    Ok(())
+}
+
+/// How many bytes fields have in HTTP/1.1.
+fn bytes(fields: &HeaderMap) -> usize {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    fields.iter().map(bytes).sum()
 }

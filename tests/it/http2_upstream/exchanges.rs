@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     before,
-    frames::{DATA, END_HEADERS, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, OK},
+    frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, OK},
 };
 use crate::support::{
     backend::Backend,
@@ -255,6 +255,55 @@ async fn an_answer_that_http2_does_not_allow_is_502() {
         let is_cut = what == "longer than it says" && !whole;
         assert!(came == status || is_cut, "{what}: {came}, whole: {whole}");
     }
+}
+
+/// So many fields of 4,000 bytes each, of which all but the first are a byte on the wire.
+fn large_fields(count: usize) -> Vec<u8> {
+    // A field that goes into the table, whose value has 4,000 bytes, and its place there.
+    let mut block = [&[0x40, 1, b'a', 0x7f, 0xa1, 0x1e][..], &[b'v'; 4000]].concat();
+    block.extend(vec![0x80 | 62; count - 1]);
+    block
+}
+
+#[tokio::test]
+async fn trailers_are_bounded_as_those_of_http1_are() {
+    for (count, is_fine) in [(4, true), (5, false)] {
+        let endpoint = RawBackend::serving(move |wire| async move {
+            let mut frames = Frames::accept(wire).await;
+            let stream = frames.request().await;
+            frames.send(HEADERS, END_HEADERS, stream, OK).await;
+            frames.send(DATA, 0, stream, b"body").await;
+            let trailers = large_fields(count);
+            frames
+                .send(HEADERS, END_HEADERS | END_STREAM, stream, &trailers)
+                .await;
+            frames.closed().await;
+        });
+        let endpoint = endpoint.await;
+        let proxy = before(&[endpoint.address()], "").await;
+        let answer = proxy.get("/cart").await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.bytes().await.is_ok(), is_fine, "{count}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_larger_than_the_service_allows_is_no_fault_of_the_protocol() {
+    let endpoint = RawBackend::serving(|wire| async move {
+        let mut frames = Frames::accept(wire).await;
+        let stream = frames.request().await;
+        let head = [OK, &large_fields(300)].concat();
+        frames
+            .send(HEADERS, END_HEADERS | END_STREAM, stream, &head)
+            .await;
+        frames.closed().await;
+    });
+    let endpoint = endpoint.await;
+    let proxy = before(&[endpoint.address()], "").await;
+    let answer = proxy.get("/cart").await;
+    assert_eq!(answer.status(), 502);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("more headers than it may"), "{text}");
 }
 
 #[tokio::test]
