@@ -7,10 +7,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection};
+use tokio::time::{Instant, sleep};
 
 use super::{
     link::{End, Keep, Link, Shared},
@@ -30,6 +32,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const HEAD: u32 = 1024 * 1024 + 32 * 10_001;
 /// Of so many streams that were given up a connection knows that what still comes is to be dropped.
 const GIVEN_UP: usize = 1024;
+
+/// How long a connection that is let go of may take to end when it has no stream any more.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Begins with HTTP/2 on a stream of bytes, and waits for what the endpoint has to say first: how many
 /// streams it takes at once.
@@ -97,12 +102,9 @@ fn why(error: h2::Error) -> FailureKind {
 }
 
 /// Drives a connection until its endpoint closes it, nothing comes from it any more, or no handle of it
-/// is left: neither the pool's nor a stream's. That last one is how it ends in good order.
-async fn drive(
-    mut connection: Connection<Watched>,
-    link: Arc<Link>,
-    ping: Option<std::time::Duration>,
-) {
+/// is left: neither the pool's nor a stream's. That last one is how it ends in good order, which an endpoint
+/// that takes nothing puts off for [`FAREWELL`] at most.
+async fn drive(mut connection: Connection<Watched>, link: Arc<Link>, ping: Option<Duration>) {
     let pings = connection.ping_pong();
     let end = tokio::select! {
         ended = &mut connection => {
@@ -112,8 +114,87 @@ async fn drive(
             End::Over
         }
         () = silence::dead(&link, pings, ping) => End::Silent,
+        () = released(&link) => {
+            tracing::debug!("a connection of HTTP/2 was let go of, and its endpoint does not let it end");
+            End::Over
+        }
     };
     link.note_end(end);
     // Its streams hear of it now.
     drop(connection);
+}
+
+/// Returns when a connection has been let go of for so long that it should have ended.
+async fn released(link: &Link) {
+    loop {
+        sleep(FAREWELL).await;
+        if link.is_released_for(FAREWELL, Instant::now()) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use h2::client::SendRequest;
+    use http::Request;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const KEEP: Keep = Keep {
+        idle: Duration::from_secs(4),
+        max_age: None,
+        streams: 100,
+        ping: None,
+        is_retired: false,
+    };
+
+    /// SETTINGS that give each stream a window of 2^31 - 1 bytes, and as much to the connection.
+    const WIDE: &[u8] = &[
+        0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff, //
+        0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0, 0,
+    ];
+
+    /// Sends on a stream until the socket takes no more.
+    async fn fill(sender: &mut SendRequest<Bytes>) {
+        let request = Request::post("http://a/").body(()).unwrap();
+        let (_answer, mut body) = sender.send_request(request, false).unwrap();
+        loop {
+            body.reserve_capacity(16 * 1024);
+            let room = poll_fn(|cx| body.poll_capacity(cx));
+            let Ok(Some(Ok(room))) = timeout(Duration::from_secs(1), room).await else {
+                return;
+            };
+            body.send_data(vec![0; room].into(), false).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_takes_nothing_does_not_hold_a_connection_that_is_let_go_of() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap());
+        let (socket, accepted) = tokio::join!(socket, listener.accept());
+        let mut endpoint = accepted.unwrap().0;
+        endpoint.write_all(WIDE).await.unwrap();
+        let stream = Stream::Plain(socket.unwrap());
+        let mut shared = establish(stream, &KEEP).await.unwrap();
+        fill(&mut shared.sender).await;
+        let link = Arc::downgrade(&shared.link);
+        drop(shared);
+        let ended = async {
+            while link.strong_count() > 0 {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        timeout(FAREWELL * 3, ended).await.unwrap();
+        // What was sent before is there, and then the end.
+        let mut came = Vec::new();
+        let _ = endpoint.read_to_end(&mut came).await;
+        assert!(came.starts_with(b"PRI * HTTP/2.0"));
+    }
 }

@@ -42,6 +42,8 @@ pub(super) struct Link {
     streams: AtomicUsize,
     /// When the last stream was over, in milliseconds after `opened`.
     idle_since: AtomicU64,
+    /// When it was let go of, in milliseconds after `opened`; [`NEVER`] is "not yet".
+    released: AtomicU64,
     /// Bytes that came.
     pub(super) read: AtomicU64,
     /// Bytes that the socket took.
@@ -50,6 +52,9 @@ pub(super) struct Link {
     /// A request waited in vain, and nothing came meanwhile: not for other requests either.
     is_mute: AtomicBool,
 }
+
+/// Later than any time.
+const NEVER: u64 = u64::MAX;
 
 /// How a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +76,7 @@ impl Link {
             room,
             streams: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
+            released: AtomicU64::new(NEVER),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             end: AtomicU8::new(End::None as u8),
@@ -114,12 +120,24 @@ impl Link {
 
     /// Whether it has had no stream for so long.
     fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
-        let since = self.opened + Duration::from_millis(self.idle_since.load(Relaxed));
-        self.streams() == 0 && now.saturating_duration_since(since) >= time
+        let idle = self.age(now).saturating_sub(self.idle_since.load(Relaxed));
+        self.streams() == 0 && u128::from(idle) >= time.as_millis()
+    }
+
+    /// Whether it has been let go of, and had no stream, for so long.
+    pub(super) fn is_released_for(&self, time: Duration, now: Instant) -> bool {
+        // Never is later than any time.
+        let released = self.age(now).saturating_sub(self.released.load(Relaxed));
+        u128::from(released) >= time.as_millis() && self.is_idle_for(time, now)
+    }
+
+    /// In milliseconds.
+    fn age(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.opened).as_millis() as u64
     }
 }
 
-/// A connection that takes streams.
+/// A connection that takes streams. When it is dropped, it is let go of.
 #[derive(Debug)]
 pub(in crate::upstream) struct Shared {
     pub(super) sender: SendRequest<Bytes>,
@@ -159,6 +177,13 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let released = self.link.age(Instant::now());
+        self.link.released.store(released, Relaxed);
+    }
+}
+
 /// A stream's place on a connection, which stays open for as long.
 #[derive(Debug)]
 pub struct Lease {
@@ -168,7 +193,7 @@ pub struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let since = self.link.opened.elapsed().as_millis() as u64;
+        let since = self.link.age(Instant::now());
         self.link.idle_since.store(since, Relaxed);
         self.link.streams.fetch_sub(1, AcqRel);
     }
