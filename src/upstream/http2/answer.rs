@@ -38,7 +38,10 @@ impl<B: Source> Exchange<B> {
         self.sender.settled();
         let left = match length {
             // A request of which there is more is given up with its stream.
-            BodyLength::Known(0) => return Left::Whole(self.in_flight),
+            BodyLength::Known(0) => {
+                self.lease.note_over();
+                return Left::Whole(self.in_flight);
+            }
             BodyLength::Known(left) => Some(left),
             // A stream goes over to nothing.
             BodyLength::Chunked | BodyLength::UntilClose | BodyLength::Switched => None,
@@ -57,6 +60,19 @@ impl<B: Source> Reading<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Piece, FailureKind>> {
+        let piece = self.read_piece(cx);
+        let has_ended = match &piece {
+            Poll::Ready(Ok(Piece::End(_))) => true,
+            Poll::Ready(Err(kind)) => !matches!(kind, FailureKind::Client(_)),
+            Poll::Ready(Ok(_)) | Poll::Pending => self.is_over,
+        };
+        if has_ended {
+            self.exchange.lease.note_over();
+        }
+        piece
+    }
+
+    fn read_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, FailureKind>> {
         let exchange = &mut *self.exchange;
         exchange.drive_sending(cx).map_err(FailureKind::Client)?;
         loop {

@@ -84,7 +84,10 @@ impl<B: Source> Exchange<B> {
             }),
         };
         let (state, sending) = match opened {
-            Ok((answer, sending)) => (State::Waiting(answer), Some(sending)),
+            Ok((answer, sending)) => {
+                lease.note_asked(now);
+                (State::Waiting(answer), Some(sending))
+            }
             Err(failure) => (State::Failed(Some(failure)), None),
         };
         Box::new(Self {
@@ -227,7 +230,7 @@ impl<B: Source> Exchange<B> {
     }
 
     #[cold]
-    fn late(&self, kind: FailureKind) -> Failure {
+    fn late(&mut self, kind: FailureKind) -> Failure {
         match kind {
             FailureKind::Timeout => {
                 self.lease.link.note_late(self.read);
@@ -270,7 +273,10 @@ impl<B: Source> Exchange<B> {
         clippy::boxed_local,
         reason = "an exchange is large, and leaves its box in parts"
     )]
-    pub(in crate::upstream) fn give_up(self: Box<Self>, request: &mut Request<B>) {
+    pub(in crate::upstream) fn give_up(mut self: Box<Self>, request: &mut Request<B>) {
+        if let State::Opened(_) = self.state {
+            self.lease.note_over();
+        }
         request.body = Some(self.sender.into_body());
     }
 
@@ -288,11 +294,15 @@ impl<B: Source> Exchange<B> {
 
     /// The stream, or all of the connection, has failed where the answer was due.
     #[cold]
-    fn broken(&self, error: h2::Error) -> Failure {
+    fn broken(&mut self, error: h2::Error) -> Failure {
+        self.lease.note_over();
         fault::failure(error, &self.lease.link, self.processed())
     }
 
-    fn failed(&self, kind: FailureKind) -> Failure {
+    fn failed(&mut self, kind: FailureKind) -> Failure {
+        if !matches!(kind, FailureKind::Client(_)) {
+            self.lease.note_over();
+        }
         let processed = self.processed();
         Failure { kind, processed }
     }

@@ -18,6 +18,8 @@ use h2::client::SendRequest;
 use parking_lot::Mutex;
 use tokio::{sync::MutexGuard, time::Instant};
 
+use super::resets::ResetRate;
+
 /// How long connections are kept, and how much is asked of each.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::upstream) struct Keep {
@@ -49,9 +51,13 @@ pub(super) struct Link {
     /// Bytes that the socket took.
     pub(super) written: AtomicU64,
     end: AtomicU8,
-    /// A request waited in vain, and nothing came meanwhile: not for other requests either.
-    is_mute: AtomicBool,
+    resets: ResetRate,
+    /// It takes no more streams, and ends with those that it has.
+    is_draining: AtomicBool,
 }
+
+/// A request that is given up within this time has just begun.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
@@ -80,7 +86,8 @@ impl Link {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             end: AtomicU8::new(End::None as u8),
-            is_mute: AtomicBool::new(false),
+            resets: ResetRate::default(),
+            is_draining: AtomicBool::new(false),
         }
     }
 
@@ -107,7 +114,15 @@ impl Link {
     /// (PING) takes its time or is not asked. Its other streams go on.
     pub(super) fn note_late(&self, read: u64) {
         if self.read.load(Relaxed) == read {
-            self.is_mute.store(true, Relaxed);
+            self.is_draining.store(true, Relaxed);
+        }
+    }
+
+    /// Notes that a request was given up by its client when it had just begun. Where that happens often the
+    /// connection takes no more streams: the endpoint may end it for an attack, and all of them with it.
+    fn note_reset(&self, now: Instant) {
+        if self.resets.note(self.age(now)) {
+            self.is_draining.store(true, Relaxed);
         }
     }
 
@@ -153,7 +168,7 @@ impl Shared {
             self.sender.poll_ready(&mut cx),
             std::task::Poll::Ready(Err(_))
         );
-        !is_refused && !self.link.has_ended() && !self.link.is_mute.load(Relaxed)
+        !is_refused && !self.link.has_ended() && !self.link.is_draining.load(Relaxed)
     }
 
     fn is_good(&mut self, keep: &Keep, now: Instant) -> bool {
@@ -173,6 +188,7 @@ impl Shared {
         Lease {
             sender: self.sender.clone(),
             link: Arc::clone(&self.link),
+            asked: None,
         }
     }
 }
@@ -189,12 +205,32 @@ impl Drop for Shared {
 pub struct Lease {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) link: Arc<Link>,
+    /// When the endpoint was asked; `None` where it was not, and when the exchange is over. An exchange that
+    /// is dropped before that was given up by its client.
+    asked: Option<Instant>,
+}
+
+impl Lease {
+    /// The request went out on its stream.
+    pub(super) fn note_asked(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// Whatever becomes of the stream from here on is not the client's doing.
+    pub(super) fn note_over(&mut self) {
+        self.asked = None;
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let since = self.link.age(Instant::now());
-        self.link.idle_since.store(since, Relaxed);
+        let now = Instant::now();
+        if let Some(asked) = self.asked
+            && now.saturating_duration_since(asked) < YOUNG
+        {
+            self.link.note_reset(now);
+        }
+        self.link.idle_since.store(self.link.age(now), Relaxed);
         self.link.streams.fetch_sub(1, AcqRel);
     }
 }

@@ -8,6 +8,7 @@ mod exchange;
 mod fault;
 mod head;
 mod link;
+mod resets;
 mod send;
 mod silence;
 mod watched;

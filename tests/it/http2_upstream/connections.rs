@@ -153,6 +153,51 @@ async fn an_idle_connection_is_closed_in_good_order() {
     assert_eq!(endpoint.connections(), 2);
 }
 
+/// Servers end the connection of all for what one client does.
+#[tokio::test]
+async fn requests_that_are_given_up_at_once_leave_their_connection_to_no_others() {
+    const GIVEN_UP: usize = 20;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (notes, number) = (Arc::clone(&asked), AtomicUsize::new(0));
+    let endpoint = RawBackend::serving(move |wire| {
+        let (notes, is_first) = (Arc::clone(&notes), number.fetch_add(1, SeqCst) == 0);
+        async move {
+            let mut frames = Frames::accept(wire).await;
+            loop {
+                let stream = frames.request().await;
+                notes.fetch_add(1, SeqCst);
+                if !is_first {
+                    frames.answer(stream).await;
+                }
+            }
+        }
+    });
+    let endpoint = endpoint.await;
+    let proxy = before(&[endpoint.address()], "").await;
+    // A round that a busy machine draws out is none, and another one follows.
+    let round = async || {
+        let before = asked.load(SeqCst);
+        let mut clients = Vec::new();
+        for _ in 0..GIVEN_UP {
+            let mut client = Wire::connect(proxy.address()).await;
+            client.send("GET /cart HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            clients.push(client);
+        }
+        let all = async || asked.load(SeqCst) - before;
+        eventually("all are asked", all, |n| *n == GIVEN_UP).await;
+        drop(clients);
+        proxy
+            .until_service("cart", "all are given up", |cart| {
+                cart["endpoints"][0]["in_flight"] == 0
+            })
+            .await;
+        endpoint.connections()
+    };
+    eventually("there is another connection", round, |n| *n == 2).await;
+    assert_eq!(proxy.get("/cart").await.status(), 200);
+    assert_eq!(endpoint.connections(), 2);
+}
+
 /// The kernel of a machine that is gone says nothing.
 #[tokio::test]
 async fn a_connection_from_which_nothing_comes_is_found_and_replaced() {
