@@ -27,7 +27,13 @@ pub(crate) struct Wanted {
     pub total: Option<Instant>,
     /// Whose it is, where the endpoint is told of clients.
     pub client: Option<IpAddr>,
+    /// When the request's last connection died: one that was opened before will not do.
+    pub died: Option<Instant>,
 }
+
+/// Requests whose connection dies find that out one after the other, while the first of them has opened
+/// another already.
+const TOGETHER: Duration = Duration::from_millis(500);
 
 impl Wanted {
     /// A step that fails like this where it takes too long.
@@ -41,6 +47,12 @@ impl Wanted {
             self.limit.min(left)
         });
         timeout(limit, step).await.unwrap_or(Err(late))
+    }
+
+    /// How old a shared connection may be: when it was opened.
+    fn oldest(&self) -> Option<Instant> {
+        let died = self.died?;
+        Some(died.checked_sub(TOGETHER).unwrap_or(died))
     }
 }
 
@@ -92,7 +104,7 @@ async fn share(pool: &Pool, wanted: &Wanted) -> Result<Connected, FailureKind> {
     if !links.is_http1() {
         let waiting = async { Ok(links.turn().await) };
         turn = Some(wanted.in_time(FailureKind::NoTurn, waiting).await?);
-        if let Some(lease) = pool.lease(Instant::now()) {
+        if let Some(lease) = pool.lease(Instant::now(), wanted.oldest()) {
             return Ok(Connected {
                 connection: Connection::Http2(lease),
                 is_new: false,
@@ -138,6 +150,7 @@ mod tests {
 
     use tokio::{
         net::TcpListener,
+        task::JoinSet,
         time::{sleep, timeout},
     };
 
@@ -154,6 +167,7 @@ mod tests {
         limit: SECOND,
         total: None,
         client: None,
+        died: None,
     };
 
     /// A listener, and a pool of connections of HTTP/2 to it.
@@ -176,6 +190,39 @@ mod tests {
             None,
         );
         (listener, Pool::new(Arc::new(target)))
+    }
+
+    #[tokio::test]
+    async fn requests_share_a_connection_but_where_theirs_died_after_it_was_opened() {
+        let (listener, pool) = pool().await;
+        let serving = async {
+            let mut served = JoinSet::new();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                served.spawn(async move {
+                    let mut connection = h2::server::handshake(socket).await.unwrap();
+                    while connection.accept().await.is_some() {}
+                });
+            }
+        };
+        let wanted = Wanted {
+            limit: SECOND * 20,
+            ..WANTED
+        };
+        let asking = async {
+            let (one, other) = tokio::join!(connect(&pool, &wanted), connect(&pool, &wanted));
+            assert_ne!(one.unwrap().is_new, other.unwrap().is_new);
+            for (died, is_new) in [(None, false), (Some(Instant::now() + SECOND * 60), true)] {
+                let wanted = Wanted { died, ..wanted };
+                let connected = connect(&pool, &wanted).await.unwrap();
+                assert_eq!(connected.is_new, is_new);
+            }
+            assert_eq!(pool.opened.value(), 2);
+        };
+        tokio::select! {
+            () = asking => {}
+            () = serving => {}
+        }
     }
 
     /// Of an endpoint that takes connections and says nothing.

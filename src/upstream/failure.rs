@@ -95,6 +95,11 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Whether the connection died, and not the request's stream alone.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        matches!(self, Self::Closed | Self::Io(_) | Self::GoAway)
+    }
+
     /// What an error of reading says.
     pub(super) fn of_read(error: io::Error) -> Self {
         match error.kind() {

@@ -113,7 +113,8 @@ pub enum Reuse {
     /// Any: the request may be repeated should the connection turn out to be dead.
     Any,
     /// Only one that was used within the last 500 ms and that the kernel, asked at this moment,
-    /// knows of no end of: the request may not be repeated, and servers close idle connections.
+    /// knows of no end of: the request may not be repeated, and servers close idle connections. Of HTTP/2
+    /// any will do: a server that closes one says which requests it has not begun with.
     Fresh,
 }
 
@@ -220,7 +221,7 @@ impl Pool {
         client: Option<IpAddr>,
     ) -> Option<Connection> {
         if self.target.protocol != Protocol::Http1
-            && let Some(lease) = self.lease(now)
+            && let Some(lease) = self.lease(now, None)
         {
             return Some(Connection::Http2(lease));
         }
@@ -228,9 +229,9 @@ impl Pool {
             .map(Connection::Http1)
     }
 
-    /// A place on a connection of HTTP/2 that is open.
-    pub(super) fn lease(&self, now: Instant) -> Option<Lease> {
-        self.http2.get()?.lease(now, &self.keep())
+    /// A place on a connection of HTTP/2 that is open, and not older than this.
+    pub(super) fn lease(&self, now: Instant, oldest: Option<Instant>) -> Option<Lease> {
+        self.http2.get()?.lease(now, &self.keep(), oldest)
     }
 
     /// Its connections of HTTP/2.

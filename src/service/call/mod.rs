@@ -138,8 +138,8 @@ struct Call<'c, H> {
     is_idempotent: bool,
     /// And so it may whatever has become of its body.
     may_be_second: bool,
-    /// No connection has died yet: a dead one makes a new one of the next.
-    may_reuse: bool,
+    /// When a connection died last: it makes a new one of the next.
+    died: Option<Instant>,
     past: AttemptLog,
     now: Instant,
     /// The endpoint of this attempt.
@@ -180,7 +180,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             },
             is_idempotent,
             may_be_second: is_idempotent && length.is_some_and(may_be_replayed),
-            may_reuse: true,
+            died: None,
             past: AttemptLog::default(),
             now: chooser.now_after_a_wait(now),
             endpoint,
@@ -230,9 +230,9 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             true => Reuse::Any,
             false => Reuse::Fresh,
         };
-        let kept = match self.may_reuse {
-            true => pool.checkout(self.now, reuse, self.client()),
-            false => None,
+        let kept = match self.died {
+            None => pool.checkout(self.now, reuse, self.client()),
+            Some(_) => None,
         };
         self.was_kept = kept.is_some();
         (in_flight, kept)
@@ -250,6 +250,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             limit: self.policy.timeout.connect,
             total: self.limits.total,
             client: self.client(),
+            died: self.died,
         };
         let pool = self.endpoint.pool();
         let connected = connect(pool, &wanted).await;
@@ -380,13 +381,13 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         request: &mut Request<B>,
     ) -> Result<(), CallError> {
         let outcome = Outcome::of(&failure, self.was_kept);
-        if matches!(outcome, Outcome::Died { .. }) {
-            self.may_reuse = false;
+        self.now = Instant::now();
+        if failure.kind.is_of_connection() {
+            self.died = Some(self.now);
         }
         if let FailureKind::Client(error) = failure.kind {
             return Err(CallError::BodyBroke(error));
         }
-        self.now = Instant::now();
         let is_over = self.is_over(self.now);
         self.note(failure, is_over);
         let is_replayable = request.body().is_some_and(Replay::rewind);

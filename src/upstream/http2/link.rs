@@ -246,12 +246,18 @@ pub(in crate::upstream) struct Links {
 }
 
 impl Links {
-    /// A place on a connection that is open: on the first that has one, so that there are no more
-    /// connections than streams need.
-    pub(in crate::upstream) fn lease(&self, now: Instant, keep: &Keep) -> Option<Lease> {
+    /// A place on a connection that is open, and not older than this: on the first that has one, so that
+    /// there are no more connections than streams need.
+    pub(in crate::upstream) fn lease(
+        &self,
+        now: Instant,
+        keep: &Keep,
+        oldest: Option<Instant>,
+    ) -> Option<Lease> {
         let mut open = self.open.lock();
         open.retain_mut(|shared| shared.is_good(keep, now));
         open.iter()
+            .filter(|shared| oldest.is_none_or(|oldest| shared.link.opened >= oldest))
             .find(|shared| shared.has_room(keep))
             .map(Shared::lease)
     }

@@ -128,6 +128,29 @@ async fn a_kept_connection_that_was_closed_fails_no_request() {
     }
 }
 
+/// The endpoint's other connections may be as dead. A stream that was reset says nothing of them.
+#[tokio::test]
+async fn a_request_whose_connection_died_takes_none_that_was_there_before() {
+    for (does, connections) in [(Does::Close, 2), (Does::Reset, 1)] {
+        let well = Backend::named("well").http2(100).start().await;
+        let proxy = before(&[well.address()], "pool = { idle = \"60s\" }").await;
+        assert_eq!(proxy.get("/cart").await.status(), 200);
+        // Connections of requests that fail together are shared for half a second.
+        sleep(Duration::from_millis(600)).await;
+        let broken = doing(does).await;
+        proxy.register("cart", broken.address()).await;
+        let both = [broken.address(), well.address()].map(|address| (address, "serving"));
+        proxy.until_states("cart", &both).await;
+        assert_eq!(
+            statuses(&proxy, &Method::GET, "").await,
+            [200; 2],
+            "{does:?}"
+        );
+        assert_eq!(broken.connections(), 1, "{does:?}");
+        assert_eq!(well.connections(), connections, "{does:?}");
+    }
+}
+
 /// It waits in the connection, and goes out as soon as the endpoint reads again.
 #[tokio::test]
 async fn a_request_that_waits_behind_a_full_socket_may_have_been_sent() {
