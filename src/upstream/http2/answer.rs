@@ -5,7 +5,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use super::{exchange::Exchange, fault, head};
+use super::{
+    exchange::{Exchange, State},
+    fault, head,
+    link::{Lease, Link, Rest},
+};
 use crate::upstream::{FailureKind, InFlight, Pool, Source, http1::BodyLength, piece::Piece};
 
 /// What is left of an answer.
@@ -37,10 +41,18 @@ impl<B: Source> Exchange<B> {
     ) -> Left<B> {
         self.sender.settled();
         let left = match length {
-            // A request of which there is more is given up with its stream.
             BodyLength::Known(0) => {
-                self.lease.note_over();
-                return Left::Whole(self.in_flight);
+                let Self {
+                    state,
+                    sending,
+                    sender,
+                    lease,
+                    in_flight,
+                    ..
+                } = *self;
+                drop(sending);
+                leave(state, lease, sender.is_done());
+                return Left::Whole(in_flight);
             }
             BodyLength::Known(left) => Some(left),
             // A stream goes over to nothing.
@@ -52,6 +64,21 @@ impl<B: Source> Exchange<B> {
             left,
             is_over: false,
         }))
+    }
+}
+
+/// Leaves a stream whose answer is whole. A request of which there is more is given up with it.
+fn leave(state: State, mut lease: Lease, is_sent: bool) {
+    lease.note_over();
+    match state {
+        State::Opened(stream) if is_sent && !stream.is_end_stream() => {
+            Link::read_rest(Rest { stream, lease });
+        }
+        // In this order: the reset goes out before another request takes the place.
+        state => {
+            drop(state);
+            drop(lease);
+        }
     }
 }
 

@@ -12,11 +12,14 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::{Instant, sleep},
+};
 
 use super::{
-    link::{End, Keep, Link, Shared},
-    silence,
+    link::{End, Keep, Link, Rest, Shared},
+    rest, silence,
     watched::Watched,
 };
 use crate::upstream::{FailureKind, stream::Stream, tls};
@@ -45,7 +48,8 @@ pub(in crate::upstream) async fn establish(
     stream: Stream,
     keep: &Keep,
 ) -> Result<Shared, FailureKind> {
-    let link = Arc::new(Link::new(keep.streams));
+    let (rests_to, rests) = unbounded_channel();
+    let link = Arc::new(Link::new(keep.streams, rests_to));
     let watched = Watched {
         stream,
         link: Arc::clone(&link),
@@ -65,7 +69,7 @@ pub(in crate::upstream) async fn establish(
         .handshake::<_, Bytes>(watched);
     let (sender, mut connection) = shaking.await.map_err(why)?;
     poll_fn(|cx| poll_settings(&mut connection, cx)).await?;
-    tokio::spawn(drive(connection, Arc::clone(&link), keep.ping));
+    tokio::spawn(drive(connection, Arc::clone(&link), rests, keep.ping));
     Ok(Shared { sender, link })
 }
 
@@ -104,7 +108,12 @@ fn why(error: h2::Error) -> FailureKind {
 /// Drives a connection until its endpoint closes it, nothing comes from it any more, or no handle of it
 /// is left: neither the pool's nor a stream's. That last one is how it ends in good order, which an endpoint
 /// that takes nothing puts off for [`FAREWELL`] at most.
-async fn drive(mut connection: Connection<Watched>, link: Arc<Link>, ping: Option<Duration>) {
+async fn drive(
+    mut connection: Connection<Watched>,
+    link: Arc<Link>,
+    rests: UnboundedReceiver<Rest>,
+    ping: Option<Duration>,
+) {
     let pings = connection.ping_pong();
     let end = tokio::select! {
         ended = &mut connection => {
@@ -118,6 +127,7 @@ async fn drive(mut connection: Connection<Watched>, link: Arc<Link>, ping: Optio
             tracing::debug!("a connection of HTTP/2 was let go of, and its endpoint does not let it end");
             End::Over
         }
+        () = rest::read_all(rests) => End::Over,
     };
     link.note_end(end);
     // Its streams hear of it now.

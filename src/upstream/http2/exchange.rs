@@ -27,7 +27,7 @@ use crate::upstream::{
 pub(crate) struct Exchange<B> {
     /// What becomes of the stream. It is reset where these are dropped before it is over, and so they
     /// stand before `lease`.
-    state: State,
+    pub(super) state: State,
     pub(super) sending: Option<SendStream<Bytes>>,
     pub(super) sender: Sender<B>,
     /// How much the connection had written when the request was handed to it.
@@ -43,8 +43,9 @@ pub(crate) struct Exchange<B> {
     pub(super) in_flight: InFlight,
 }
 
+/// How far a stream has come.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// There is no stream.
     Failed(Option<Failure>),
     Waiting(ResponseFuture),

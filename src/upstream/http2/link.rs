@@ -14,9 +14,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::{RecvStream, client::SendRequest};
 use parking_lot::Mutex;
-use tokio::{sync::MutexGuard, time::Instant};
+use tokio::{
+    sync::{MutexGuard, mpsc::UnboundedSender},
+    time::Instant,
+};
 
 use super::resets::ResetRate;
 
@@ -54,6 +57,7 @@ pub(super) struct Link {
     resets: ResetRate,
     /// It takes no more streams, and ends with those that it has.
     is_draining: AtomicBool,
+    rests: UnboundedSender<Rest>,
 }
 
 /// A request that is given up within this time has just begun.
@@ -75,9 +79,10 @@ pub(super) enum End {
 }
 
 impl Link {
-    /// One whose window has room for so many streams at once.
-    pub(super) fn new(room: usize) -> Self {
+    /// One whose window has room for so many streams at once, and whose task reads these to their end.
+    pub(super) fn new(room: usize, rests: UnboundedSender<Rest>) -> Self {
         Self {
+            rests,
             opened: Instant::now(),
             room,
             streams: AtomicUsize::new(0),
@@ -124,6 +129,12 @@ impl Link {
         if self.resets.note(self.age(now)) {
             self.is_draining.store(true, Relaxed);
         }
+    }
+
+    /// Has a stream read to its end. Where the connection has none any more, there is nothing to be read.
+    pub(super) fn read_rest(rest: Rest) {
+        let rests = rest.lease.link.rests.clone();
+        let _ = rests.send(rest);
     }
 
     /// Whether nothing went out since it had written so much, and nothing will. A request waits behind
@@ -235,6 +246,14 @@ impl Drop for Lease {
     }
 }
 
+/// A stream to be read to its end, and its place on the connection. What is not at its end is reset when it
+/// is dropped, and so it stands before `lease`.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) stream: RecvStream,
+    pub(super) lease: Lease,
+}
+
 /// A worker's connections of HTTP/2 to one endpoint.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Links {
@@ -317,6 +336,8 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::*;
 
     #[test]
@@ -329,7 +350,7 @@ mod tests {
             (End::Silent, 100, true),
             (End::Silent, 101, false),
         ] {
-            let link = Link::new(10);
+            let link = Link::new(10, unbounded_channel().0);
             link.written.store(written, Relaxed);
             link.note_end(end);
             assert_eq!(

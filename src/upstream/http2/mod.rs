@@ -9,6 +9,7 @@ mod fault;
 mod head;
 mod link;
 mod resets;
+mod rest;
 mod send;
 mod silence;
 mod watched;

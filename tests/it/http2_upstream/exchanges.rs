@@ -8,13 +8,17 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     before,
-    frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, OK},
+    frames::{
+        ACK, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, OK, PING,
+        RST_STREAM,
+    },
 };
 use crate::support::{
+    PATIENCE,
     backend::Backend,
     raw::{RawBackend, Wire},
 };
@@ -157,6 +161,58 @@ async fn answers_without_a_body_are_whole_and_trailers_come_behind_one() {
         ("hello", "x-sum: 7\r\n")
     );
     assert_eq!(backend.connections(), 1);
+}
+
+/// Servers count what is reset.
+#[tokio::test]
+async fn an_answer_that_has_no_body_is_whole_though_its_stream_goes_on_and_is_not_reset() {
+    for (method, status) in [("HEAD", &b"200"[..]), ("GET", b"204"), ("GET", b"304")] {
+        let answered = Arc::new(Semaphore::new(0));
+        let answers = Arc::clone(&answered);
+        let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+        let endpoint = RawBackend::serving(move |wire| {
+            let (answers, told) = (Arc::clone(&answers), told.clone());
+            async move {
+                let mut frames = Frames::accept(wire).await;
+                let stream = frames.request().await;
+                let block = [&[8, 3][..], status].concat();
+                frames.send(HEADERS, END_HEADERS, stream, &block).await;
+                answers.acquire().await.unwrap().forget();
+                // What was sent before its answer is read before it.
+                frames.send(PING, 0, 0, &[0; 8]).await;
+                loop {
+                    let frame = frames.next().await;
+                    assert_ne!(frame.kind, RST_STREAM);
+                    if frame.kind == PING && frame.flags & ACK != 0 {
+                        break;
+                    }
+                }
+                frames.send(DATA, END_STREAM, stream, b"").await;
+                told.send(()).unwrap();
+                let next = frames.request().await;
+                frames.answer(next).await;
+                frames.closed().await;
+            }
+        });
+        let endpoint = endpoint.await;
+        let proxy = before(&[endpoint.address()], "").await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let request = format!("{method} /cart HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send(request).await;
+        let head = client.head().await.unwrap();
+        let status = String::from_utf8_lossy(status);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        proxy
+            .until_service("cart", "the answer is over", |cart| {
+                cart["endpoints"][0]["in_flight"] == 0
+            })
+            .await;
+        answered.add_permits(1);
+        let ended = timeout(PATIENCE, tells.recv()).await;
+        ended.unwrap_or_else(|_| panic!("{method} {status}: reset"));
+        assert_eq!(proxy.get("/cart").await.status(), 200, "{method} {status}");
+        assert_eq!(endpoint.connections(), 1);
+    }
 }
 
 #[tokio::test]
