@@ -244,6 +244,7 @@ impl Pool {
         let limits = &self.target.limits;
         Keep {
             idle: limits.idle(),
+            connections: limits.connections(),
             max_age: self.max_age(),
             streams: limits.streams(),
             ping: limits.ping(),

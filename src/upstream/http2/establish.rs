@@ -158,6 +158,7 @@ mod tests {
 
     const KEEP: Keep = Keep {
         idle: Duration::from_secs(4),
+        connections: 256,
         max_age: None,
         streams: 100,
         ping: None,

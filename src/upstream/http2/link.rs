@@ -28,6 +28,8 @@ use super::resets::ResetRate;
 pub(in crate::upstream) struct Keep {
     /// How long one without a stream.
     pub(in crate::upstream) idle: Duration,
+    /// How many without a stream.
+    pub(in crate::upstream) connections: usize,
     /// How old one may be for another stream.
     pub(in crate::upstream) max_age: Option<Duration>,
     /// How many streams one has at once, where the endpoint does not want fewer.
@@ -311,13 +313,20 @@ impl Links {
         self.is_http1.store(is_http1, Relaxed);
     }
 
-    /// Lets go of those that have been idle for too long, are too old, or are over. One that is let go of
-    /// ends with its last stream.
+    /// Lets go of those that have been idle for too long, or are idle and too many, are too old, or are over.
+    /// One that is let go of ends with its last stream.
     pub(in crate::upstream) fn sweep(&self, now: Instant, keep: &Keep) {
         let goes = |shared: &mut Shared| {
             keep.is_retired || !shared.is_good(keep, now) || shared.link.is_idle_for(keep.idle, now)
         };
-        self.open.lock().retain_mut(|shared| !goes(shared));
+        let mut idle = 0;
+        self.open.lock().retain_mut(|shared| {
+            if goes(shared) {
+                return false;
+            }
+            idle += usize::from(shared.link.streams() == 0);
+            shared.link.streams() > 0 || idle <= keep.connections
+        });
     }
 
     /// Lets go of all.

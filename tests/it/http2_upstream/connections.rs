@@ -67,6 +67,29 @@ async fn requests_share_as_few_connections_as_the_limits_of_streams_allow() {
     }
 }
 
+#[tokio::test]
+async fn no_more_idle_connections_are_kept_than_may_be() {
+    const REQUESTS: usize = 6;
+    let (backend, may_answer, waiting) = holding(1).await;
+    let more = "pool = { connections = 2, idle = \"1h\" }";
+    let proxy = before(&[backend.address()], more).await;
+    let asking: Vec<_> = (0..REQUESTS)
+        .map(|_| tokio::spawn(proxy.http.get(proxy.url("/cart")).send()))
+        .collect();
+    let all = async || waiting.load(SeqCst);
+    eventually("all are there", all, |n| *n == REQUESTS).await;
+    assert_eq!(backend.connections(), REQUESTS);
+    may_answer.add_permits(REQUESTS);
+    for asking in asking {
+        assert_eq!(asking.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    proxy
+        .until_service("cart", "two are kept", |cart| {
+            cart["endpoints"][0]["idle_connections"] == 2
+        })
+        .await;
+}
+
 /// What one connection holds is bounded for each stream, and there is room for all.
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_no_other() {
