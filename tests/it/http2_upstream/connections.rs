@@ -136,7 +136,7 @@ async fn a_new_connection_that_requests_share_fails_once() {
     });
     let broken = broken.await;
     let well = Backend::named("well").http2(100).start().await;
-    let more = "eject = { failures = 2, answers = false }\ntimeout = { connect = \"20s\" }";
+    let more = "eject = { failures = 2, answers = false }";
     let proxy = before(&[broken.address()], more).await;
     let asking = [(); 2].map(|()| tokio::spawn(proxy.http.get(proxy.url("/cart")).send()));
     proxy

@@ -14,14 +14,14 @@ use serde_json::json;
 use crate::support::proxy::Proxy;
 
 /// A proxy with one worker, so that it is known which connection a request takes. It sends `/cart` to
-/// these endpoints by HTTP/2; `config` is added.
+/// these endpoints by HTTP/2, and has long to connect on a busy machine; `config` is added.
 async fn before(endpoints: &[SocketAddr], config: &str) -> Proxy {
     let in_turn = match config.contains("eject") {
         true => "",
         false => "eject.answers = false\n",
     };
     let text = format!(
-        "workers = 1\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+        "workers = 1\n[defaults]\ntimeout.connect = \"20s\"\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
          [service.cart]\nprotocol = \"h2c\"\n{in_turn}{config}"
     );
     let proxy = Proxy::start(&text).await;
