@@ -29,7 +29,10 @@ impl Display for Explanation {
             let said = "whether there is such a service is not known: the list was not read";
             writeln!(f, "service   {name}: {said}")?;
         }
-        for destination in &self.destinations {
+        for (count, destination) in self.destinations.iter().enumerate() {
+            if count > 0 {
+                writeln!(f)?;
+            }
             destination.fmt(f)?;
         }
         Ok(())

@@ -100,7 +100,7 @@ pub fn prospect(
 ) -> Prospect {
     Prospect {
         endpoints: endpoints(service, policy.view, asked, now),
-        follow_ups: follow_ups(policy, method, length),
+        follow_ups: follow_ups(count_of(service, policy.view), policy, method, length),
         retries_left: service.retries_left(now),
         limits: service.limits().map(|limits| limits.status()),
     }
@@ -178,8 +178,21 @@ fn not_wanted(view: &View, one: &EndpointStatus) -> Option<String> {
     Some(format!("the route wants {subset}"))
 }
 
-fn follow_ups(policy: &CallPolicy<'_>, method: &Method, length: Option<u64>) -> Vec<FollowUp> {
-    let (retry, count) = (&policy.retry, policy.view.snapshot().endpoints.len());
+/// How many endpoints can be picked. Of a service that was not read there may be any number.
+fn count_of(service: &Service, view: &View) -> usize {
+    match service.is_read() {
+        true => view.snapshot().endpoints.len(),
+        false => usize::MAX,
+    }
+}
+
+fn follow_ups(
+    count: usize,
+    policy: &CallPolicy<'_>,
+    method: &Method,
+    length: Option<u64>,
+) -> Vec<FollowUp> {
+    let retry = &policy.retry;
     let died = |processed| Outcome::Died {
         processed,
         was_kept: false,
