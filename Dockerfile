@@ -8,7 +8,7 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock proxy.toml ./
 COPY src ./src
 RUN cargo build --profile dist --locked --bin callboard \
     && strip target/dist/callboard \

@@ -2,6 +2,7 @@
 
 mod admin_server;
 mod check;
+mod config;
 mod config_file;
 mod demo;
 mod descriptors;
@@ -18,13 +19,16 @@ mod register;
 mod registry;
 mod reload;
 mod run;
+#[cfg(test)]
+mod schema;
 mod services;
+mod shells;
 mod signals;
 mod table;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use config_file::{Run, Start};
 
@@ -47,6 +51,8 @@ enum Command {
     Init(init::Init),
     /// Say all that is wrong with a configuration file, and start nothing
     Check(check::Check),
+    /// Print what a configuration may say: every key, or the schema that editors use
+    Config(config::Config),
     /// Say what becomes of a request: its route, its endpoints and its retries
     Explain(explain::Explain),
     /// Ask whether a proxy on this machine is alive: the status says so
@@ -63,6 +69,10 @@ enum Command {
     Unpin(services::Unpin),
     /// Keep a provider registered, and run the command that is the provider
     Register(Box<register::Register>),
+    /// Print what a shell completes commands by
+    Completions(shells::Completions),
+    /// Print a page of the manual
+    Man(shells::Man),
     /// Show it all on this machine: the proxy, a registry, five providers and a steady load
     Demo(demo::Demo),
     /// One of the demo's providers
@@ -81,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run::run(run),
         Command::Init(init) => init::init(&init),
         Command::Check(check) => check::check(&check),
+        Command::Config(config) => config::config(&config),
         Command::Explain(explain) => explain::explain(&explain),
         Command::Health(health) => health::health(&health),
         Command::Reload(reload) => reload::reload(&reload),
@@ -89,6 +100,8 @@ pub fn main() -> ExitCode {
         Command::Pin(pin) => services::pin(&pin),
         Command::Unpin(unpin) => services::unpin(&unpin),
         Command::Register(register) => register::register(*register),
+        Command::Completions(completions) => shells::completions(&completions, Cli::command()),
+        Command::Man(man) => shells::man(&man, Cli::command()),
         Command::Demo(demo) => demo::demo(demo),
         Command::Provider(provider) => demo::provide(provider),
         Command::Registry(registry) => demo::keep_registry(registry),

@@ -99,7 +99,8 @@ fn words(line: &str) -> Vec<String> {
     let (mut quote, mut before) = (None, ' ');
     for c in line.chars() {
         match (quote, c) {
-            (None, '#') if before == ' ' => break,
+            // A comment; or where the output goes.
+            (None, '#' | '>') if before == ' ' => break,
             (None, '\'' | '"') => quote = Some(c),
             (Some(open), _) if open == c => quote = None,
             (None, ' ') => words.push(String::new()),

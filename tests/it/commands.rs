@@ -3,9 +3,41 @@
 
 use std::process::{Command, Output};
 
+use callboard::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::{backend::Backend, proxy::Proxy};
+
+fn printed(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn shells_the_manual_and_editors_are_told_of_every_command_and_key_that_is_shown() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let text = printed(&["completions", shell]);
+        assert!(
+            text.contains("explain") && text.contains("dry-run"),
+            "{shell}"
+        );
+        assert!(!text.contains("One of the demo's"), "{shell}");
+    }
+    let page = printed(&["man"]);
+    assert!(page.contains(".TH callboard 1"), "{page}");
+    assert!(page.contains("callboard\\-explain"), "{page}");
+    let page = printed(&["man", "explain"]);
+    assert!(page.contains(".TH callboard-explain 1"), "{page}");
+    assert!(page.contains("\\-\\-live"), "{page}");
+    let schema: Value = serde_json::from_str(&printed(&["config", "--schema"])).unwrap();
+    let key = &schema["properties"]["service"]["additionalProperties"]["properties"]["drain"];
+    assert_eq!(key["default"], "30s");
+    let defaults = printed(&["config", "--defaults"]);
+    let read = Config::parse(&defaults, std::path::Path::new("/etc/callboard"));
+    assert!(read.is_ok(), "{read:?}");
+}
 
 /// A command for this proxy.
 async fn command(proxy: &Proxy, arguments: &[&str]) -> Output {
