@@ -76,6 +76,44 @@ pub struct HistogramSum {
     pub seconds: f64,
 }
 
+impl HistogramSum {
+    /// What was observed after `before`, which is the same histogram earlier.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let mut since = self.clone();
+        for (count, before) in since.buckets.iter_mut().zip(&before.buckets) {
+            *count = count.saturating_sub(*before);
+        }
+        since.seconds = (self.seconds - before.seconds).max(0.0);
+        since
+    }
+
+    /// Adds another histogram's counts.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *count += more;
+        }
+        self.seconds += other.seconds;
+    }
+
+    /// What this part of the observations took at most, in seconds: as far as the buckets tell, between
+    /// whose bounds it goes up in a straight line. The last bound for what is above it; `None` where
+    /// nothing was observed.
+    pub(crate) fn quantile(&self, part: f64) -> Option<f64> {
+        let wanted = part * self.buckets.iter().sum::<u64>() as f64;
+        let (mut below, mut from) = (0.0, 0.0);
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            let to = BOUNDS.get(bucket).copied().unwrap_or(from);
+            let count = *count as f64;
+            if count > 0.0 && below + count >= wanted {
+                return Some(from + (to - from) * ((wanted - below) / count).clamp(0.0, 1.0));
+            }
+            below += count;
+            from = to;
+        }
+        None
+    }
+}
+
 /// Keeps what it holds on cache lines of its own, so that workers do not share one.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -86,5 +124,36 @@ impl<T> std::ops::Deref for Padded<T> {
 
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_lies_between_the_bounds_of_its_bucket() {
+        let histogram = Histogram::default();
+        let sum = |histogram: &Histogram| {
+            let mut sum = HistogramSum::default();
+            histogram.add_to(&mut sum);
+            sum
+        };
+        assert_eq!(sum(&histogram).quantile(0.5), None);
+        for _ in 0..90 {
+            histogram.observe(Duration::from_millis(4));
+        }
+        let before = sum(&histogram);
+        for _ in 0..10 {
+            histogram.observe(Duration::from_secs(60));
+        }
+        let all = sum(&histogram);
+        let half = all.quantile(0.5).unwrap();
+        assert!((0.002_5..=0.005).contains(&half), "{half}");
+        assert_eq!(all.quantile(0.99), Some(10.0));
+        assert_eq!(all.since(&before).quantile(0.01), Some(10.0));
+        let mut twice = before.clone();
+        twice.add(&before);
+        assert_eq!(twice.buckets[3], 180);
     }
 }

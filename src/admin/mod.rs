@@ -3,15 +3,20 @@
 //! addresses of a proxy that drains.
 
 mod explain;
+mod findings;
 mod handover;
+mod history;
+mod live;
 mod metrics;
 mod ready;
 mod reload;
 mod reloader;
 mod routes;
 mod selection;
+mod series;
 mod service;
 mod status;
+mod timeline;
 mod view;
 
 pub use metrics::{Kind, METRICS, Metric};
@@ -61,8 +66,12 @@ Callboard
                        ?service=NAME for some services, ?limit=100&after=NAME for a page of them
 /api/services/{name}   one service of it
     …/journal          what became of its set
+    …/history          its last fifteen minutes, and its endpoints'
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
 /api/explain           what becomes of a request: ?method=GET&url=http://shop.example.com/cart&header=A: b
+/api/events            what of that changes, as it does (server-sent events)
+/api/history           the last fifteen minutes; ?service=NAME for some services, too
+/api/journal           what became of all sets, the latest first; ?limit=100&since=SECONDS
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
@@ -122,17 +131,14 @@ impl Server {
 
     /// Serves until `ending`; requests then have a second to end.
     pub async fn run(self, view: View, ending: CancellationToken) {
-        let context = Context {
-            view,
-            gate: self.gate,
-            started: self.started,
-        };
-        serve(self.listener, router(context), CONNECTIONS, ending).await;
+        let context = Arc::new(Context::new(view, self.gate, self.started));
+        let router = router(Arc::clone(&context));
+        let following = live::follow(&context, ending.clone());
+        tokio::join!(serve(self.listener, router, CONNECTIONS, ending), following);
     }
 }
 
-fn router(context: Context) -> Router {
-    let context = Arc::new(context);
+fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/", get(async || INDEX))
         .route("/live", get(async || "alive\n"))
@@ -140,6 +146,9 @@ fn router(context: Context) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/api/status", get(status::status))
         .route("/api/explain", get(explain::explain))
+        .route("/api/events", get(live::events))
+        .route("/api/history", get(series::history))
+        .route("/api/journal", get(timeline::journal))
         .route("/api/reload", post(reload::reload))
         .route("/api/handover", post(handover::hand_over))
         .route(
@@ -192,39 +201,17 @@ fn refuse(denied: Denied) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::Path, time::Duration};
+    use std::time::Duration;
 
     use axum::body::Body;
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{config::Config, discovery::Directory, proxy, saved};
 
     /// The status of an answer of a server that listens beyond loopback.
     async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {
-        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
-        let mut config = Config::parse(route, Path::new(".")).unwrap();
-        config.routes.clear();
-        let directory =
-            Directory::start(&config, BTreeMap::new(), &saved::Contents::default()).unwrap();
-        let generation = proxy::Generation::new(Arc::new(config), directory);
-        let context = Context {
-            view: View {
-                shared: Arc::new(proxy::Shared::new(generation, None)),
-                reload: Box::new(reloader::testing::Never),
-                workers: Vec::new(),
-                connections: Box::new(|| 0),
-                listeners: Vec::new(),
-                tls: Vec::new(),
-                snapshot: None,
-                handover: CancellationToken::new(),
-            },
-            gate: Access::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned)),
-            started: Started {
-                at: SystemTime::now(),
-                since: Instant::now(),
-            },
-        };
+        let gate = Access::new("0.0.0.0:9900".parse().unwrap(), token.map(str::to_owned));
+        let context = Arc::new(view::testing::context(gate));
         let mut request = Request::get(path);
         if !host.is_empty() {
             request = request.header(header::HOST, host);
@@ -246,7 +233,16 @@ mod tests {
             assert_eq!(beyond_loopback(token, host, "", "/live").await, 200);
             assert_eq!(beyond_loopback(token, host, "", "/ready").await, 503);
         }
-        for path in ["/", "/metrics", "/api/status", "/live/", "/nothing"] {
+        for path in [
+            "/",
+            "/metrics",
+            "/api/status",
+            "/api/events",
+            "/api/history",
+            "/api/journal",
+            "/live/",
+            "/nothing",
+        ] {
             assert_eq!(beyond_loopback(None, host, "s3cret", path).await, 403);
             assert_eq!(beyond_loopback(Some("s3cret"), host, "", path).await, 401);
         }

@@ -27,6 +27,11 @@ pub(super) struct Page {
 }
 
 impl Selection {
+    /// Those that a query names.
+    pub(super) fn named(&self) -> &[String] {
+        &self.names
+    }
+
     fn read(pairs: Vec<(String, String)>) -> Result<Self, String> {
         let mut selection = Self::default();
         for (key, value) in pairs {

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
+    series,
     status::ServiceTraffic,
     view::{Context, Shown, is_json},
 };
@@ -36,7 +37,7 @@ struct Wanted {
     time: Option<String>,
 }
 
-/// `GET /api/services/{name}` and `GET /api/services/{name}/journal`.
+/// `GET /api/services/{name}`, and below it `/journal` and `/history`.
 pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Response {
     // A route that tags make is a service with slashes in its name: the whole may be one.
     if let Some(service) = find(&context, &name) {
@@ -45,6 +46,10 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
     let of_journal = name.strip_suffix("/journal");
     if let Some(service) = of_journal.and_then(|name| find(&context, name)) {
         return Json(service.changes()).into_response();
+    }
+    let of_history = name.strip_suffix("/history");
+    if let Some(service) = of_history.and_then(|name| find(&context, name)) {
+        return series::of_service(&context, service.name()).into_response();
     }
     let of_pin = name.strip_suffix("/pin");
     if let Some(service) = of_pin.and_then(|name| find(&context, name)) {
@@ -55,7 +60,7 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
         );
         return not_allowed(&text, "POST,DELETE");
     }
-    let name = of_journal.or(of_pin).unwrap_or(&name);
+    let name = of_journal.or(of_history).or(of_pin).unwrap_or(&name);
     refuse(StatusCode::NOT_FOUND, &unknown(name))
 }
 

@@ -1,12 +1,17 @@
 //! How everything stands, as one JSON object for people and programs.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
+    findings::{Finding, ProcessFacts, ServiceFacts, findings},
+    history::History,
     ready::Readiness,
     reload::ReloadShown,
     routes::RouteStatus,
@@ -17,15 +22,15 @@ use crate::{
     config::{ListenAddress, RegistryKind},
     discovery::{Directory, Quarantined},
     metrics::Counter,
-    proxy::{Http2Counts, Worker},
+    proxy::{Generation, Http2Counts, Worker},
     registry::{Watches, watch::WatchSnapshot},
     saved,
-    service::{Service, ServiceStats, ServiceStatus},
+    service::{EndpointStatus, Service, ServiceStats, ServiceStatus},
     tls::{CertificateStatus, Server, TicketStatus},
 };
 
 #[derive(Serialize)]
-struct Status {
+pub(super) struct Status {
     version: &'static str,
     /// Unix time in seconds.
     started: f64,
@@ -43,16 +48,18 @@ struct Status {
     routes: Vec<RouteStatus>,
     /// Tags that make no route.
     quarantined: Vec<Quarantined>,
-    services: Vec<ServiceTraffic>,
+    pub(super) services: Vec<ServiceTraffic>,
     /// After which service the next page begins; `None` where this is the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<Arc<str>>,
     /// Those that stay with a set, whatever their registries say.
     pinned: Vec<Arc<str>>,
+    /// What is unusual of the proxy and of these services.
+    findings: Vec<Finding>,
     reload: ReloadShown,
     /// `None` where nothing is kept on disk.
     snapshot: Option<saved::Status>,
-    registries: Vec<RegistryStatus>,
+    pub(super) registries: Vec<RegistryStatus>,
 }
 
 /// What is open of HTTP/2.
@@ -99,30 +106,30 @@ struct WorkerStatus {
 #[derive(Serialize)]
 pub(super) struct ServiceTraffic {
     #[serde(flatten)]
-    status: ServiceStatus,
-    requests: u64,
-    retries: u64,
+    pub(super) status: ServiceStatus,
+    pub(super) requests: u64,
+    pub(super) retries: u64,
     /// Retries that the budget refused, and how many it would grant now.
-    retries_refused: u64,
-    retries_left: u64,
+    pub(super) retries_refused: u64,
+    pub(super) retries_left: u64,
     /// Requests answered by the proxy itself.
-    failed: u64,
+    pub(super) failed: u64,
     /// Requests that its fallback took over.
-    fallbacks: u64,
+    pub(super) fallbacks: u64,
     /// Requests whose client was gone before the answer.
-    abandoned: u64,
+    pub(super) abandoned: u64,
     /// Clients' connections that have gone over to another protocol, and go on.
-    tunnels: u64,
+    pub(super) tunnels: u64,
 }
 
 #[derive(Serialize)]
-struct RegistryStatus {
-    name: Arc<str>,
-    kind: &'static str,
+pub(super) struct RegistryStatus {
+    pub(super) name: Arc<str>,
+    pub(super) kind: &'static str,
     /// `None` where no template route needs it.
     catalog: Option<CatalogStatus>,
     /// `None` where any number of services can be watched at once.
-    watches: Option<Watches>,
+    pub(super) watches: Option<Watches>,
 }
 
 #[derive(Serialize)]
@@ -139,13 +146,16 @@ pub(super) async fn status(State(context): Shown, selection: Selection) -> Json<
 }
 
 impl Status {
-    fn of(context: &Context, selection: &Selection) -> Self {
+    pub(super) fn of(context: &Context, selection: &Selection) -> Self {
         let view = &context.view;
         let generation = view.shared.generation.load();
         let directory = &generation.directory;
-        let tagged = directory.tagged();
         let page = selection.of(directory);
-        Self {
+        let services = page.services.iter();
+        let services: Vec<_> = services
+            .map(|service| ServiceTraffic::of(service))
+            .collect();
+        let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
             started: context.started.unix_seconds(),
             uptime_seconds: context.started.since.elapsed().as_secs_f64(),
@@ -155,35 +165,16 @@ impl Status {
             connections: (view.connections)(),
             http2: Http2Status::of(&view.workers),
             workers: view.workers.iter().map(WorkerStatus::of).collect(),
-            routes: std::iter::zip(0.., &generation.config.routes)
-                .filter(|_| selection.begins())
-                .filter(|(_, route)| selection.names_one_of(&route.goal))
-                .map(|(place, route)| {
-                    let split = directory.splits().get(&place);
-                    let rate = generation.targets[place].rate.as_deref();
-                    RouteStatus::of(route, split.map(AsRef::as_ref), rate, &generation.config)
-                })
-                .chain(
-                    tagged
-                        .routes
-                        .iter()
-                        .filter(|route| selection.begins() && selection.names(route.service.name()))
-                        .map(RouteStatus::of_tags),
-                )
-                .collect(),
-            quarantined: tagged.quarantined.clone(),
-            services: page
-                .services
+            routes: routes(&generation, selection),
+            quarantined: directory.tagged().quarantined.clone(),
+            pinned: services
                 .iter()
-                .map(|service| ServiceTraffic::of(service))
+                .filter(|service| service.status.pin.is_some())
+                .map(|service| Arc::clone(&service.status.name))
                 .collect(),
+            services,
             next: page.next,
-            pinned: page
-                .services
-                .iter()
-                .filter(|service| service.is_pinned())
-                .map(|service| Arc::clone(service.name()))
-                .collect(),
+            findings: Vec::new(),
             reload: view.reload.status().into(),
             snapshot: view.snapshot.as_ref().map(|store| store.status()),
             registries: generation
@@ -192,8 +183,56 @@ impl Status {
                 .iter()
                 .map(|(name, registry)| RegistryStatus::of(name, &registry.kind, directory))
                 .collect(),
-        }
+        };
+        status.findings = status.findings(context, &context.history.lock());
+        status
     }
+
+    fn findings(&self, context: &Context, history: &History) -> Vec<Finding> {
+        let certificates: Vec<_> = self
+            .tls
+            .iter()
+            .flat_map(|tls| tls.certificates.iter().cloned())
+            .collect();
+        let catalogs = self.registries.iter();
+        let catalogs = catalogs.filter_map(|one| Some(one.catalog.as_ref()?.watch.clone()));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let process = ProcessFacts {
+            readiness: &self.readiness,
+            reload: &context.view.reload.status(),
+            quarantined: &self.quarantined,
+            certificates: &certificates,
+            tls_errors: &self
+                .tls
+                .iter()
+                .flat_map(TlsStatus::errors)
+                .collect::<Vec<_>>(),
+            snapshot: self.snapshot.as_ref(),
+            catalogs: &catalogs.collect::<Vec<_>>(),
+            now: now.map_or(0, |now| now.as_secs() as i64),
+        };
+        let services = self.services.iter();
+        findings(&process, services.map(|service| service.facts(history)))
+    }
+}
+
+/// The routes of the file and of tags that a page shows.
+fn routes(generation: &Generation, selection: &Selection) -> Vec<RouteStatus> {
+    if !selection.begins() {
+        return Vec::new();
+    }
+    let directory = &generation.directory;
+    let written = std::iter::zip(0.., &generation.config.routes)
+        .filter(|(_, route)| selection.names_one_of(&route.goal))
+        .map(|(place, route)| {
+            let split = directory.splits().get(&place);
+            let rate = generation.targets[place].rate.as_deref();
+            RouteStatus::of(route, split.map(AsRef::as_ref), rate, &generation.config)
+        });
+    let tagged = directory.tagged();
+    let tagged = tagged.routes.iter();
+    let tagged = tagged.filter(|route| selection.names(route.service.name()));
+    written.chain(tagged.map(RouteStatus::of_tags)).collect()
 }
 
 impl WorkerStatus {
@@ -239,7 +278,30 @@ impl TlsStatus {
     }
 }
 
+impl TlsStatus {
+    /// Why files beside the certificates are not used.
+    fn errors(&self) -> impl Iterator<Item = String> {
+        let tickets = self.tickets.as_ref();
+        let tickets = tickets.and_then(|tickets| tickets.error.as_ref());
+        let errors = self.client_error.iter().chain(tickets);
+        errors.map(|error| format!("TLS of {}: {error}", self.listener))
+    }
+}
+
 impl ServiceTraffic {
+    /// What its findings are made of.
+    fn facts<'s>(&'s self, history: &History) -> ServiceFacts<'s> {
+        let name = &self.status.name;
+        let endpoints = self.status.endpoints.iter();
+        let recent = |one: &EndpointStatus| history.recent_of_endpoint(name, &one.id);
+        ServiceFacts {
+            status: &self.status,
+            retries_left: self.retries_left,
+            recent: history.recent_of(name),
+            endpoints: endpoints.map(recent).collect(),
+        }
+    }
+
     pub(super) fn of(service: &Service) -> Self {
         let sum = |of: fn(&ServiceStats) -> u64| service.all_stats().map(of).sum();
         let now = Instant::now();

@@ -7,9 +7,10 @@ use std::{
 
 use axum::extract::State;
 use http::{HeaderMap, header};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::reloader::Reload;
+use super::{history::History, live::Live, reloader::Reload};
 use crate::{
     config::ListenAddress,
     control::access::Access,
@@ -43,6 +44,20 @@ pub(super) struct Context {
     pub(super) view: View,
     pub(super) gate: Access,
     pub(super) started: Started,
+    pub(super) history: Mutex<History>,
+    pub(super) live: Live,
+}
+
+impl Context {
+    pub(super) fn new(view: View, gate: Access, started: Started) -> Self {
+        Self {
+            view,
+            gate,
+            started,
+            history: Mutex::default(),
+            live: Live::default(),
+        }
+    }
 }
 
 /// What a page is made of.
@@ -75,4 +90,38 @@ pub(super) fn accepts(headers: &HeaderMap, part: &str) -> bool {
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::{collections::BTreeMap, path::Path};
+
+    use super::*;
+    use crate::{
+        admin::reloader, config::Config, discovery::Directory, proxy::Generation, saved::Contents,
+    };
+
+    /// Of a proxy of no services.
+    pub(in crate::admin) fn context(gate: Access) -> Context {
+        let route = "[[route]]\nservice = \"{service}\"\npath = \"/{service}\"\n";
+        let mut config = Config::parse(route, Path::new(".")).unwrap();
+        config.routes.clear();
+        let directory = Directory::start(&config, BTreeMap::new(), &Contents::default()).unwrap();
+        let generation = Generation::new(Arc::new(config), directory);
+        let view = View {
+            shared: Arc::new(Shared::new(generation, None)),
+            reload: Box::new(reloader::testing::Never),
+            workers: Vec::new(),
+            connections: Box::new(|| 0),
+            listeners: Vec::new(),
+            tls: Vec::new(),
+            snapshot: None,
+            handover: CancellationToken::new(),
+        };
+        let started = Started {
+            at: SystemTime::now(),
+            since: Instant::now(),
+        };
+        Context::new(view, gate, started)
+    }
 }

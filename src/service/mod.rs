@@ -49,7 +49,10 @@ pub use renewal::ServiceRef;
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};
 pub use stats::{ServiceStats, StatusClass, TunnelEnd, TunnelStats};
-pub use status::{EndpointStatus, HeldStatus, Latency, Remembered, ServiceStatus, ViewStatus};
+pub use status::{
+    EndpointStatus, EndpointTotals, HeldStatus, Latency, Remembered, ServiceStatus, ViewStatus,
+    endpoint_totals,
+};
 pub use view::View;
 
 use std::{

@@ -6,8 +6,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    BalanceStatus, Checkup, Difference, Doubt, Ejection, EndpointState, LimitsStatus, PinStatus,
-    Service, StatusClass, View, ZoneStatus,
+    BalanceStatus, Checkup, Difference, Doubt, Ejection, Endpoint, EndpointId, EndpointState,
+    LimitsStatus, PinStatus, Service, StatusClass, View, ZoneStatus,
     members::{history::unix_seconds, member::Member, standing::Standing},
 };
 use crate::{
@@ -82,6 +82,9 @@ pub struct ViewStatus {
 /// An endpoint at one moment.
 #[derive(Debug, Serialize)]
 pub struct EndpointStatus {
+    /// Who it is: what the next two come to.
+    #[serde(skip)]
+    pub id: EndpointId,
     /// The registry's id for it.
     pub instance: Arc<str>,
     /// Where it is called.
@@ -155,6 +158,8 @@ impl HeldStatus {
 pub struct Latency {
     /// Of half of the answers, at most.
     pub p50_seconds: f64,
+    /// Of nine answers of ten, at most.
+    pub p90_seconds: f64,
     /// Of 99 of 100 answers, at most.
     pub p99_seconds: f64,
 }
@@ -164,9 +169,51 @@ impl Latency {
         let part = |part| Some(recorded.latencies.quantile(part)?.as_secs_f64());
         Some(Self {
             p50_seconds: part(0.5)?,
+            p90_seconds: part(0.9)?,
             p99_seconds: part(0.99)?,
         })
     }
+}
+
+/// What an endpoint was asked since it was first seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointTotals {
+    /// Attempts.
+    pub attempts: u64,
+    /// Its answers of the class 5xx, passed on or not.
+    pub errors: u64,
+    /// Attempts that brought no answer, by no fault of the client's or of the registry's.
+    pub failures: u64,
+    /// Requests that it works on now.
+    pub in_flight: u64,
+}
+
+impl EndpointTotals {
+    /// `None` where it was never called.
+    fn of(endpoint: &Endpoint) -> Option<Self> {
+        endpoint.pools().next()?;
+        let mut recorded = Recorded::default();
+        endpoint
+            .pools()
+            .for_each(|pool| pool.add_record(&mut recorded));
+        let no_fault = [Cause::Removed, Cause::Unwanted, Cause::Client];
+        let failures = std::iter::zip(Cause::ALL, recorded.failures);
+        let failures = failures.filter(|(cause, _)| !no_fault.contains(cause));
+        Some(Self {
+            attempts: endpoint.pools().map(|pool| pool.attempts.value()).sum(),
+            errors: recorded.answers[StatusClass::COUNT - 1],
+            failures: failures.map(|(_, count)| count).sum(),
+            in_flight: endpoint.in_flight(),
+        })
+    }
+}
+
+/// What those of a service's endpoints were asked that were ever called.
+pub fn endpoint_totals(service: &Service) -> Vec<(EndpointId, EndpointTotals)> {
+    let members = service.members();
+    let all = members.endpoints().states();
+    all.filter_map(|(member, _)| Some((member.id().clone(), EndpointTotals::of(&member.endpoint)?)))
+        .collect()
 }
 
 /// What there were some of, under their names.
@@ -238,6 +285,7 @@ impl EndpointStatus {
         pools.for_each(|pool| pool.add_record(&mut recorded));
         let causes = Cause::ALL.into_iter().map(Cause::as_str);
         Self {
+            id: member.id().clone(),
             instance: Arc::clone(&instance.id),
             address: instance.address.to_string(),
             registries,

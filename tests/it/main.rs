@@ -45,6 +45,7 @@ mod https;
 mod limits;
 mod log;
 mod memory;
+mod page;
 mod pages;
 mod pairs;
 mod pin;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::page::Page;
-use crate::support::{authority::Authority, backend::Backend, proxy::Proxy};
+use crate::support::{authority::Authority, backend::Backend, eventually, proxy::Proxy};
 
 /// A proxy whose routes say all that a route can say, and that keeps a snapshot.
 const ALL: &str = r#"
@@ -89,6 +89,20 @@ async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
     let whole: Value = serde_json::from_str(&status.text().await.unwrap()).unwrap();
     let cart = &whole["services"][0];
     let page = Page::read("docs/status.md");
+    proxy.until_served("/parts").await;
+    let series = eventually(
+        "there is a sample",
+        async || -> Value {
+            let history = proxy.page("/api/history?service=cart").await;
+            history.json::<Value>().await.unwrap()["services"]["cart"].clone()
+        },
+        Value::is_object,
+    );
+    let series = series.await;
+    // A pinned service is something unusual.
+    let pin = proxy.http.post(proxy.admin("/api/services/cart/pin"));
+    assert_eq!(pin.json(&json!({})).send().await.unwrap().status(), 200);
+    let finding = &proxy.status().await["findings"][0];
     for (heading, sent) in [
         ("The whole", fields([&whole])),
         ("TLS", fields([&whole["tls"][0]])),
@@ -103,6 +117,8 @@ async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
         ("A watcher", fields([&cart["watches"][0]])),
         ("A registry", fields([&whole["registries"][0]])),
         ("The snapshot", fields([&whole["snapshot"]])),
+        ("A finding", fields([finding])),
+        ("The history", fields([&series])),
     ] {
         assert_eq!(shown(&page, heading), sent, "{heading}");
     }

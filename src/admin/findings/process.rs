@@ -1,0 +1,111 @@
+//! What is unusual of the proxy itself.
+
+use super::finding::{Finding, Level, some, time};
+use crate::{
+    admin::{ready::Readiness, reloader::ReloadStatus},
+    discovery::Quarantined,
+    registry::watch::WatchSnapshot,
+    saved,
+    tls::CertificateStatus,
+};
+
+const DAY: i64 = 24 * 3600;
+
+/// What is known of the proxy itself.
+pub(in crate::admin) struct ProcessFacts<'a> {
+    pub(in crate::admin) readiness: &'a Readiness,
+    pub(in crate::admin) reload: &'a ReloadStatus,
+    pub(in crate::admin) quarantined: &'a [Quarantined],
+    pub(in crate::admin) certificates: &'a [CertificateStatus],
+    /// Why other files of TLS are not used.
+    pub(in crate::admin) tls_errors: &'a [String],
+    pub(in crate::admin) snapshot: Option<&'a saved::Status>,
+    pub(in crate::admin) catalogs: &'a [WatchSnapshot],
+    /// In seconds since 1970.
+    pub(in crate::admin) now: i64,
+}
+
+pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
+    let mut all = Vec::new();
+    let mut say = |level, kind, text| all.push(Finding::of_proxy(level, kind, text));
+    let readiness = facts.readiness;
+    if readiness.draining {
+        let text = "the proxy drains: it takes no more traffic than it must, and then ends";
+        say(Level::Warning, "draining", text.to_owned());
+    } else if !readiness.ready {
+        let text = match readiness.missing.as_slice() {
+            [] => "the proxy is not ready".to_owned(),
+            missing => format!("the proxy is not ready: not read yet: {}", some(missing)),
+        };
+        say(Level::Bad, "not_ready", text);
+    }
+    if let Some(error) = facts
+        .reload
+        .last
+        .as_ref()
+        .and_then(|last| last.error.as_ref())
+    {
+        let text = format!("the last reload failed, and what ran before goes on: {error}");
+        say(Level::Bad, "reload_failed", text);
+    }
+    for certificate in facts.certificates {
+        if let Some((level, kind, text)) = of_certificate(certificate, facts.now) {
+            say(level, kind, text);
+        }
+    }
+    for error in facts.tls_errors {
+        say(Level::Warning, "tls_file", error.clone());
+    }
+    if let Some(error) = facts.snapshot.and_then(|snapshot| snapshot.error.as_ref()) {
+        let text = format!("the snapshot cannot be written: {error}");
+        say(Level::Warning, "snapshot_not_written", text);
+    }
+    if let [first, others @ ..] = facts.quarantined {
+        let (what, more) = match others.len() {
+            0 => ("a tag makes no route", String::new()),
+            more => ("tags make no route", format!("; and {more} more")),
+        };
+        let Quarantined {
+            service,
+            tag,
+            reason,
+            ..
+        } = first;
+        let text = format!("{what}: `{tag}` of {service}: {reason}{more}");
+        say(Level::Warning, "quarantined", text);
+    }
+    all
+}
+
+fn of_certificate(
+    certificate: &CertificateStatus,
+    now: i64,
+) -> Option<(Level, &'static str, String)> {
+    let what = match certificate.hosts.first() {
+        Some(host) => format!("the certificate for {host}"),
+        None => format!("the certificate {}", certificate.file.display()),
+    };
+    let left = certificate.not_after - now;
+    if left <= 0 {
+        let text = format!("{what} expired {} ago", time(-left as f64));
+        return Some((Level::Bad, "certificate_expired", text));
+    }
+    if certificate.not_before > now {
+        let text = format!(
+            "{what} holds only in {}",
+            time((certificate.not_before - now) as f64)
+        );
+        return Some((Level::Bad, "certificate_too_early", text));
+    }
+    if let Some(error) = &certificate.error {
+        let text = format!("{what}: what its file has now is not used: {error}");
+        return Some((Level::Bad, "certificate_not_used", text));
+    }
+    let level = match left / DAY {
+        0..3 => Level::Bad,
+        3..14 => Level::Warning,
+        _ => return None,
+    };
+    let text = format!("{what} expires in {}", time(left as f64));
+    Some((level, "certificate_expires", text))
+}
