@@ -1,4 +1,4 @@
-//! The admin server: is it alive, is it ready, what does it do, in numbers and in JSON. Shows, and
+//! The admin server: is it alive, is it ready, what does it do, in numbers, in JSON and as a page. Shows, and
 //! changes nothing but whether a service is pinned to a set, what of proxy.toml runs, and who has the
 //! addresses of a proxy that drains.
 
@@ -8,6 +8,7 @@ mod handover;
 mod history;
 mod live;
 mod metrics;
+mod page;
 mod ready;
 mod reload;
 mod reloader;
@@ -38,7 +39,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -48,7 +49,7 @@ use crate::{
         server::serve,
     },
 };
-use view::{Context, Shown, Started};
+use view::{Context, Shown, Started, accepts};
 
 /// Connections at once.
 const CONNECTIONS: usize = 256;
@@ -59,6 +60,7 @@ const OPEN: [&str; 2] = ["/live", "/ready"];
 const INDEX: &str = "\
 Callboard
 
+/ui/                   the status page, which a browser is shown here, too
 /live                  200 while the process runs
 /ready                 200 where it may be sent traffic, else 503 and what is missing
 /metrics               for Prometheus; ?service=NAME for some services
@@ -140,7 +142,9 @@ impl Server {
 
 fn router(context: Arc<Context>) -> Router {
     Router::new()
-        .route("/", get(async || INDEX))
+        .route("/", get(index))
+        .route("/ui/", get(page::index))
+        .route("/ui/{*name}", get(page::file))
         .route("/live", get(async || "alive\n"))
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))
@@ -163,6 +167,23 @@ fn router(context: Arc<Context>) -> Router {
         .with_state(context)
 }
 
+/// The page, for a browser; for others the list of paths.
+async fn index(headers: HeaderMap) -> Response {
+    let mut answer = match accepts(&headers, "text/html") {
+        true => page::index(headers).await,
+        false => INDEX.into_response(),
+    };
+    let vary = HeaderValue::from_static("accept");
+    answer.headers_mut().insert(header::VARY, vary);
+    answer
+}
+
+/// Whether it is the page, which is the same for everyone and holds no secret: a browser that opens it
+/// has no token to send.
+fn is_page(path: &str, headers: &HeaderMap) -> bool {
+    path.starts_with("/ui/") || (path == "/" && accepts(headers, "text/html"))
+}
+
 /// Refuses a request that a stranger's page had a browser send, and a request without the token
 /// where a token is needed.
 async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
@@ -175,7 +196,7 @@ async fn admit(State(context): Shown, request: Request, next: Next) -> Response 
                     send the token, or list the name in admin.hosts\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
-    let admitted = if is_open {
+    let admitted = if is_open || is_page(request.uri().path(), headers) {
         Ok(())
     } else {
         context.gate.admit(sent)
@@ -233,6 +254,14 @@ mod tests {
             assert_eq!(beyond_loopback(token, host, "", "/live").await, 200);
             assert_eq!(beyond_loopback(token, host, "", "/ready").await, 503);
         }
+        // The page is the same for everyone, and asks for the token by itself.
+        for token in [None, Some("s3cret")] {
+            assert_eq!(beyond_loopback(token, host, "", "/ui/").await, 200);
+            assert_eq!(beyond_loopback(token, host, "", "/ui/main.js").await, 200);
+            let name = "callboard.example:9900";
+            assert_eq!(beyond_loopback(token, name, "", "/ui/").await, 403);
+            assert_eq!(beyond_loopback(token, "", "", "/ui/").await, 403);
+        }
         for path in [
             "/",
             "/metrics",
@@ -242,6 +271,7 @@ mod tests {
             "/api/journal",
             "/live/",
             "/nothing",
+            "/ui",
         ] {
             assert_eq!(beyond_loopback(None, host, "s3cret", path).await, 403);
             assert_eq!(beyond_loopback(Some("s3cret"), host, "", path).await, 401);

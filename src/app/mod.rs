@@ -113,10 +113,10 @@ impl App {
         let admin = predecessor
             .after(async || admin::Server::bind(&config.admin).await)
             .await?;
-        let admin_address = admin.address();
+        let admin_at = admin.address();
         let mut tasks = ControlTasks::default();
         let (registries, registry_address) =
-            serve_embedded(&config, registries, &mut predecessor, &mut tasks).await?;
+            serve_embedded(&config, registries, admin_at, &mut predecessor, &mut tasks).await?;
 
         let snapshot = store(&config);
         let saved = snapshot.as_ref().map(|store| store.read());
@@ -144,16 +144,15 @@ impl App {
         };
         tasks.spawn(|ending| admin.run(view, ending));
         tasks.follow(&shared, snapshot);
-        let following = reloader.clone();
+        let (following, past) = (reloader.clone(), Arc::clone(&shared));
         tasks.spawn(|ending| following.follow_file(ending));
-        let past = Arc::clone(&shared);
         tasks.spawn(|ending| forget_generations(past, ending));
         Ok(Self {
             reloader,
             shared,
             workers,
             listeners,
-            admin: admin_address,
+            admin: admin_at,
             registry: registry_address,
             handover,
             tasks,
@@ -321,11 +320,12 @@ fn open_registries(config: &Config) -> Result<Registries, BuildError> {
     Ok(registries)
 }
 
-/// Begins to serve the embedded registry, where the file has one, and adds it to the others. Its address
-/// is returned with them.
+/// Begins to serve the embedded registry, where the file has one, and adds it to the others; it leads to the
+/// admin server. Its address is returned with them.
 async fn serve_embedded(
     config: &Config,
     mut registries: Registries,
+    admin: SocketAddr,
     predecessor: &mut Predecessor<'_>,
     tasks: &mut ControlTasks,
 ) -> Result<(Registries, Option<SocketAddr>), StartError> {
@@ -336,6 +336,7 @@ async fn serve_embedded(
                 .after(async || embedded::Server::bind(settings).await)
                 .await?;
             embedded_at = Some(server.address());
+            server.leads_to(admin);
             registries.insert(Arc::clone(name), server.reader());
             tasks.spawn(|ending| server.run(ending));
         }

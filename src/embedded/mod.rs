@@ -24,7 +24,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -113,6 +113,7 @@ impl Server {
             node,
             gate: Access::new(address, token).named(&config.hosts),
             address,
+            status_page: OnceLock::new(),
             waits: Semaphore::new(WAITS),
         };
         Ok(Self {
@@ -125,6 +126,11 @@ impl Server {
     /// Where it listens, with the port that it got.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Says once where the admin server of its proxy listens: who looks for pages here is led there.
+    pub fn leads_to(&self, admin: SocketAddr) {
+        let _ = self.context.status_page.set(admin);
     }
 
     /// Reads it in this process, over no connection.

@@ -4,6 +4,7 @@
 mod agent;
 mod catalog;
 mod health;
+mod page;
 mod query;
 mod request;
 
@@ -30,6 +31,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
             "/",
             get(async || "Callboard's embedded registry: the Consul HTTP API is under /v1/\n"),
         )
+        .route("/ui/", get(page::status_page))
         .route("/v1/status/leader", get(leader))
         .route("/v1/status/peers", get(peers))
         .route("/v1/agent/self", get(agent::this))

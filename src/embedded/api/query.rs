@@ -1,7 +1,10 @@
 //! Queries of the catalog and of health: waiting until there is something new, choosing, and the
 //! headers of the answer.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     extract::FromRequestParts,
@@ -30,6 +33,8 @@ pub(in crate::embedded) struct Context {
     pub(in crate::embedded) node: Node,
     pub(in crate::embedded) gate: Access,
     pub(in crate::embedded) address: SocketAddr,
+    /// Where the status page of its proxy is, once that is known.
+    pub(in crate::embedded) status_page: OnceLock<SocketAddr>,
     /// One for each query that may wait at once.
     pub(in crate::embedded) waits: Semaphore,
 }

@@ -46,7 +46,7 @@ fn sources(folder: &str) -> Vec<String> {
                 "{folder}/{}",
                 path.file_name().unwrap().display()
             )));
-        } else {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             found.push(code.to_owned());

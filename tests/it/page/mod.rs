@@ -1,3 +1,3 @@
-//! What changes is told as it does, and what was is kept.
+//! What changes is told as it does, what was is kept, and a page shows it.
 
 mod sources;

@@ -1,6 +1,6 @@
-//! What the page is made of: the events, the history, and all journals as one.
+//! What the page is made of: its files, the events, the history, and all journals as one.
 
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::support::{backend::Backend, eventually, proxy::Proxy};
@@ -133,4 +133,40 @@ async fn the_history_has_what_was_asked_and_the_journals_are_one() {
     assert_eq!(later.json::<Value>().await.unwrap(), json!([]));
     let wrong = proxy.page("/api/journal?limit=few").await;
     assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_page_is_for_browsers_and_its_files_are_asked_for_once() {
+    let proxy = Proxy::start(CART).await;
+    let list = proxy.page("/").await.text().await.unwrap();
+    assert!(list.starts_with("Callboard\n"), "{list}");
+    let get = async |path: &str, name: header::HeaderName, value: &str| {
+        let request = proxy.http.get(proxy.admin(path)).header(name, value);
+        request.send().await.unwrap()
+    };
+    let page = get("/", header::ACCEPT, "text/html,*/*;q=0.8").await;
+    assert_eq!(page.headers()["vary"], "accept");
+    let page = page.text().await.unwrap();
+    assert!(page.starts_with("<!doctype html>"), "{page}");
+    // Each file that it names is there, is its own, and is not sent twice.
+    let names: Vec<_> = page
+        .split('"')
+        .filter(|part| part.starts_with("/ui/"))
+        .collect();
+    assert!(names.len() > 5, "{names:?}");
+    for name in names {
+        let file = proxy.page(name).await;
+        assert_eq!(file.status(), StatusCode::OK, "{name}");
+        let policy = file.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'self';"), "{policy}");
+        let tag = file.headers()["etag"].to_str().unwrap().to_owned();
+        let again = get(name, header::IF_NONE_MATCH, &tag).await;
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{name}");
+    }
+    let none = proxy.page("/ui/none.js").await;
+    assert_eq!(none.status(), StatusCode::NOT_FOUND);
+    let url = proxy.registry("/ui/");
+    let led = proxy.http.get(url).send().await.unwrap();
+    assert_eq!(led.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(led.headers()["location"], proxy.admin("/ui/"));
 }
