@@ -1,3 +1,4 @@
-//! What changes is told as it does, what was is kept, and a page shows it.
+//! The status page shows what is so, as it changes, in a real browser; and what it is made of.
 
+mod browser;
 mod sources;

@@ -2,6 +2,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod backend;
+pub(crate) mod browser;
 pub(crate) mod callboard;
 pub(crate) mod consul;
 pub(crate) mod dns;
