@@ -223,8 +223,13 @@ fn received_by(version: Version) -> &'static str {
 }
 
 /// The address in an element of `X-Forwarded-For`: bare, or as some balancers write it, with the port
-/// (`1.2.3.4:4000`) or in brackets (`[2001:db8::1]`, `[2001:db8::1]:4000`).
+/// (`1.2.3.4:4000`) or in brackets (`[2001:db8::1]`, `[2001:db8::1]:4000`). An address of IPv4 that is
+/// written as one of IPv6 is one of IPv4: it is compared with networks.
 pub(super) fn hop_address(text: &str) -> Option<IpAddr> {
+    written_address(text).map(|ip| ip.to_canonical())
+}
+
+fn written_address(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse() {
         return Some(ip);
     }
@@ -247,6 +252,9 @@ mod tests {
             ("2001:db8::1", Some("2001:db8::1")),
             ("[2001:db8::1]", Some("2001:db8::1")),
             ("[2001:db8::1]:4000", Some("2001:db8::1")),
+            ("::ffff:1.2.3.4", Some("1.2.3.4")),
+            ("[::ffff:1.2.3.4]", Some("1.2.3.4")),
+            ("[::ffff:1.2.3.4]:4000", Some("1.2.3.4")),
             // All of it is the address.
             ("2001:db8::1:4000", Some("2001:db8::1:4000")),
             ("[1.2.3.4]", None),

@@ -126,10 +126,23 @@ pub(crate) fn host_name(text: &str) -> Result<String, Wrong> {
 pub(crate) fn network(text: &str) -> Result<IpNet, Wrong> {
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map(to_canonical)
         .map_err(|_| {
             Wrong::new(format!("`{text}` is not an IP address or a network"))
                 .suggest("write it like \"10.0.0.0/8\" or \"192.168.1.7\"")
         })
+}
+
+/// A network of IPv4 that is written as one of IPv6 (`::ffff:10.0.0.0/104`) is one of IPv4, as addresses
+/// are that are written so.
+fn to_canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(written) = network else {
+        return network;
+    };
+    let length = written.prefix_len().checked_sub(96);
+    let mapped = length.zip(written.addr().to_ipv4_mapped());
+    let of_v4 = mapped.and_then(|(length, ip)| IpNet::new(ip.into(), length).ok());
+    of_v4.unwrap_or(network)
 }
 
 /// The base URL of an HTTP API, without a trailing slash.
@@ -376,6 +389,18 @@ mod tests {
     #[test]
     fn a_network_may_be_one_address() {
         assert_eq!(network("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
+        for (written, is) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            // More than those.
+            ("::/0", "::/0"),
+            ("::ffff:0:0/95", "::ffff:0.0.0.0/95"),
+            ("2001:db8::/32", "2001:db8::/32"),
+        ] {
+            let expected: IpNet = is.parse().unwrap();
+            assert_eq!(network(written).unwrap(), expected, "{written}");
+        }
         assert_eq!(network("fd00::/8").unwrap().to_string(), "fd00::/8");
         assert!(network("10.0.0.0/33").is_err());
         assert!(network("proxy.example.com").is_err());
