@@ -1,7 +1,7 @@
 //! One client's connection as its worker sees it: whether it is late, and what it is told.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -24,6 +24,8 @@ pub(crate) struct Connection {
     pub(super) listener: Arc<config::Listener>,
     /// The other end of its socket.
     pub(super) address: SocketAddr,
+    /// The client that a proxy in front names, once it has.
+    proxied: OnceLock<IpAddr>,
     /// When it was accepted, by the worker's clock.
     accepted: u64,
     /// Since when a first request may come: [`BUSY`] while a handshake is under way.
@@ -58,10 +60,23 @@ impl Connection {
             worker,
             listener,
             address,
+            proxied: OnceLock::new(),
             signal: StopSignal::new(),
             protocol: OnceLock::new(),
             instead: OnceLock::new(),
         }
+    }
+
+    /// A proxy in front has passed it on for this client.
+    pub(super) fn is_passed_on_for(&self, client: IpAddr) {
+        // It says so once.
+        let _ = self.proxied.set(client);
+    }
+
+    /// Who asks, as the log has it.
+    pub(super) fn client(&self) -> IpAddr {
+        let proxied = self.proxied.get().copied();
+        proxied.unwrap_or_else(|| self.address.ip())
     }
 
     /// The client has begun a handshake.

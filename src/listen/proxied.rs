@@ -72,6 +72,7 @@ pub(super) async fn receive(
         Opener::Unnamed => (&counts.local, peer, false),
     };
     counter.add_one();
+    connection.is_passed_on_for(address.ip());
     let place = (!trusted).then(|| addresses.take(address.ip()));
     if let Some(None) = place {
         worker.turned_away.add_one();

@@ -213,7 +213,7 @@ impl Tls {
     }
 
     fn say(&self, connection: &Connection, error: &io::Error) {
-        let client = connection.address.ip();
+        let client = connection.client();
         tracing::debug!(%client, %error, "a TLS handshake failed");
     }
 

@@ -81,7 +81,7 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, begun: Be
         .await
     };
     if let Err(error) = served {
-        let client = connection.address.ip();
+        let client = connection.client();
         tracing::debug!(%client, %error, "a connection ended with an error");
     }
     // The streams that were open hear of its end, and end with it.

@@ -1,7 +1,9 @@
 //! What is no header, or comes from a stranger, is let in by no way, and is counted by why.
 
+use std::net::SocketAddr;
+
 use super::{GET, Site, V1, v2};
-use crate::support::{eventually, raw::Wire};
+use crate::support::{authority::Authority, callboard::Callboard, eventually, raw::Wire};
 
 /// Waits until so many headers came to this.
 async fn until_counted(site: &Site, result: &str, count: u64) {
@@ -86,6 +88,48 @@ async fn a_header_is_whole_in_time_or_its_connection_ends() {
     assert_eq!(answer.status(), 200);
     assert_eq!(site.count("closed").await, 1);
     assert_eq!(site.count("malformed").await, 0);
+}
+
+#[tokio::test]
+async fn the_log_names_the_client_of_the_header_and_not_the_balancer() {
+    let folder = tempfile::tempdir().unwrap();
+    Authority::new(folder.path()).issue_for("site", &["localhost"], |_| {});
+    let listener = "[[listen]]\naddress = \"127.0.0.1:0\"\nproxy_protocol = true\n\
+                    trusted_proxies = [\"127.0.0.1\"]\n";
+    let text = format!(
+        "[log]\nformat = \"text\"\nlevel = \"debug\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         {listener}{listener}\
+         tls = {{ certificates = [{{ cert = \"site-certificate.pem\", key = \"site-key.pem\" }}] }}\n\
+         [service.cart]\nendpoints = [\"127.0.0.1:1\"]\n[[route]]\nservice = \"cart\"\n"
+    );
+    let mut callboard = Callboard::run(folder.path(), &text);
+    let mut address = async || {
+        let line = callboard.until_logged("listening on").await;
+        let address = line.split("listening on ").nth(1).unwrap();
+        address.trim().parse().unwrap()
+    };
+    let (clear, tls) = (address().await, address().await);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // Fields of the stream 0, which there is not; and a record of TLS that holds none.
+    let cases: [(SocketAddr, Vec<u8>, &str); 2] = [
+        (
+            clear,
+            [&preface[..], &[0, 0, 0, 1, 4, 0, 0, 0, 0]].concat(),
+            "a connection ended with an error",
+        ),
+        (
+            tls,
+            b"\x16\x03\x01\0\x05hello".to_vec(),
+            "a TLS handshake failed",
+        ),
+    ];
+    for (address, said, line) in cases {
+        let mut wire = Wire::connect(address).await;
+        wire.send([V1, &said].concat()).await;
+        let logged = callboard.until_logged(line).await;
+        assert!(logged.contains("203.0.113.9"), "{logged}");
+        assert!(!logged.contains("127.0.0.1"), "{logged}");
+    }
 }
 
 /// A connection whose header has come is served to its end, and one without waits for nothing.
