@@ -116,6 +116,11 @@ impl Connection {
         u128::from(now.saturating_sub(self.open.load(Relaxed))) < age.as_millis()
     }
 
+    /// Whether it has taken longer than the listener allows.
+    pub(super) fn is_late(&self) -> bool {
+        self.late(self.worker.now()).is_some()
+    }
+
     /// What a client is told that has taken longer than the listener allows, at this moment of the
     /// worker's clock. A request of an idle client may have come just now, and is answered.
     pub(crate) fn late(&self, now: u64) -> Option<Stop> {

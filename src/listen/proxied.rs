@@ -172,14 +172,31 @@ async fn refuse(connection: &Connection, socket: &mut Socket, failed: Failed, is
         // A client that comes and goes without a word only looks whether the port is open.
         Failed::Closed(0) => {}
         Failed::Closed(_) => counts.closed.add_one(),
-        Failed::Told if connection.signal.standing() == Stop::Cut => counts.late.add_one(),
+        // All are told to end when the process does, which is no fault of theirs.
+        Failed::Told if connection.is_late() => counts.late.add_one(),
         Failed::Told => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::{super::testing::connected, *};
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_before_its_time_is_over_is_not_late() {
+        let (_client, connection, stream) = connected().await;
+        let mut socket = Socket::new(stream);
+        connection.order(Stop::Cut);
+        let worker = &connection.worker;
+        let late = || worker.proxy_headers.late.value();
+        refuse(&connection, &mut socket, Failed::Told, true).await;
+        assert_eq!(late(), 0);
+        worker.clock.store(3_600_000, Relaxed);
+        refuse(&connection, &mut socket, Failed::Told, true).await;
+        assert_eq!(late(), 1);
+    }
 
     #[test]
     fn what_a_proxy_without_a_header_hears_has_the_length_that_it_says() {

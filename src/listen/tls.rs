@@ -197,7 +197,8 @@ impl Tls {
         Handshake { tls: self, id }
     }
 
-    /// Counts a handshake that was broken off: by the client, or since it was late.
+    /// Counts a handshake that was broken off: by the client, or since it was late. That the process ends
+    /// in the midst of one is no fault of its client.
     fn count_end(&self, connection: &Connection, place: &Handshake<'_>, may_be_gone: bool) {
         let counts = &self.server.handshakes;
         let is_told = connection.signal.standing() == Stop::Cut;
@@ -205,7 +206,8 @@ impl Tls {
         match (is_evicted, is_told) {
             // It was counted then.
             (true, _) => {}
-            (false, true) => counts.late.add_one(),
+            (false, true) if connection.is_late() => counts.late.add_one(),
+            (false, true) => {}
             // A client that comes and goes without a word only looks whether the port is open.
             (false, false) if may_be_gone => {}
             (false, false) => counts.failed.add_one(),
@@ -246,6 +248,8 @@ impl Drop for Handshake<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::{
         super::testing::{connected, server},
         *,
@@ -270,6 +274,23 @@ mod tests {
         assert!(last.end());
         let counts = &tls.server.handshakes;
         assert_eq!((counts.evicted.value(), counts.pending.value()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_is_cut_before_its_time_is_over_is_not_late() {
+        let tls = Tls::new(server(), 2);
+        let connection = connected().await.1;
+        connection.order(Stop::Cut);
+        let place = tls.begin(&connection);
+        let counts = || {
+            let counts = &tls.server.handshakes;
+            (counts.late.value(), counts.failed.value())
+        };
+        tls.count_end(&connection, &place, false);
+        assert_eq!(counts(), (0, 0));
+        connection.worker.clock.store(3_600_000, Relaxed);
+        tls.count_end(&connection, &place, false);
+        assert_eq!(counts(), (1, 0));
     }
 
     #[test]
