@@ -77,8 +77,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Unless it is another's by now.
-        remove(&self.path, self.id);
+        // Unless it is another's by now. Where it cannot be removed, the next process says so.
+        let _ = remove(&self.path, self.id);
     }
 }
 
@@ -100,7 +100,7 @@ impl Temporary {
                 done => return done,
             }
             match left_behind(path) {
-                Ok(id) => remove(path, id),
+                Ok(id) => remove(path, id).map_err(not_removed)?,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -138,15 +138,23 @@ pub(crate) fn is_one_socket(one: &Path, other: &Path) -> bool {
     id(one).is_ok_and(|file| id(other).is_ok_and(|other| other == file))
 }
 
+/// As of a file of another user's in a folder that is sticky.
+fn not_removed(error: io::Error) -> io::Error {
+    let text = format!("the file that a process has left behind cannot be removed: {error}");
+    io::Error::new(error.kind(), text)
+}
+
 /// Removes this file. One that has its name is put back.
-fn remove(path: &Path, file: Id) {
+fn remove(path: &Path, file: Id) -> io::Result<()> {
     if id(path).ok() != Some(file) {
-        return;
+        return Ok(());
     }
     // Between a look and a removal another one might take the name.
     let aside = Temporary::beside(path);
-    if fs::rename(path, &aside.0).is_ok() && id(&aside.0).ok() != Some(file) {
-        let _ = fs::hard_link(&aside.0, path);
+    match fs::rename(path, &aside.0) {
+        Ok(()) if id(&aside.0).ok() != Some(file) => fs::hard_link(&aside.0, path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A listener at a path serves as one at an address does, and the path is its own for as long as it runs.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -326,6 +326,37 @@ async fn a_successor_that_cannot_start_leaves_the_path_to_the_one_before() {
     let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     // The socket, and the file.
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+/// Others' files in a sticky folder are not removed, as in `/tmp`.
+#[tokio::test]
+async fn a_file_that_was_left_behind_and_may_not_be_removed_is_named() {
+    // Only root can be another user.
+    let folder = TempDir::new().unwrap();
+    if fs::metadata(folder.path()).unwrap().uid() != 0 {
+        println!("left out: this is not root");
+        return;
+    }
+    let everybodys = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+    everybodys(folder.path(), 0o1777).unwrap();
+    let path = socket(&folder);
+    drop(UnixListener::bind(&path).unwrap());
+    everybodys(&path, 0o666).unwrap();
+    let backend = super::echoing().await;
+    let [admin] = free_ports();
+    let text = config(&path, admin, &backend);
+    fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    let mut new = command(folder.path());
+    let new = new.uid(65534).gid(65534).kill_on_drop(true).output();
+    let Ok(new) = timeout(PATIENCE, new).await.unwrap() else {
+        println!("left out: another user may not run the binary");
+        return;
+    };
+    let said = String::from_utf8(new.stderr).unwrap();
+    assert_eq!(new.status.code(), Some(1), "{said}");
+    let expected = "a process has left behind cannot be removed";
+    assert!(said.contains(expected), "{said}");
+    assert!(path.exists());
 }
 
 /// Asks on one new connection after the other until it is told to stop: how often, and what failed.
