@@ -85,9 +85,8 @@ fn said(whole: &[u8], rest: &[u8], carried: Carried) -> Option<Header> {
         Carried::Unspecified => {
             // How many bytes of addresses come first is not said. Senders write none; what cannot be read
             // so is to be ignored.
-            let tls = read_fields(whole, rest).unwrap_or_default();
-            let opener = Opener::Unnamed;
-            return Some(Header { opener, tls });
+            let fields = Fields::read(rest).unwrap_or_default();
+            return fields.header(Opener::Unnamed, whole);
         }
         Carried::V4 => {
             let (addresses, fields) = rest.split_first_chunk::<12>()?;
@@ -104,35 +103,55 @@ fn said(whole: &[u8], rest: &[u8], carried: Carried) -> Option<Header> {
         }
         Carried::Unix => (Opener::Unnamed, rest.get(UNIX_ADDRESSES..)?),
     };
-    let tls = read_fields(whole, fields)?;
-    Some(Header { opener, tls })
+    Fields::read(fields)?.header(opener, whole)
 }
 
-/// Whether the fields say that the client speaks TLS; `None` where they are malformed, or their
-/// checksum is that of another header.
-fn read_fields(whole: &[u8], mut fields: &[u8]) -> Option<bool> {
-    let mut tls = false;
-    while let Some((head, rest)) = fields.split_first_chunk::<3>() {
-        let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
-        let (value, behind) = rest.split_at_checked(length)?;
-        match head[0] {
-            CHECKSUM => {
-                let expected = u32::from_be_bytes(value.try_into().ok()?);
-                let at = whole.len() - rest.len();
-                let covered = whole.iter().enumerate();
-                let covered = covered.map(|(index, byte)| match (at..at + 4).contains(&index) {
-                    true => 0,
-                    false => *byte,
-                });
-                (crc32c(covered) == expected).then_some(())?;
+/// What the fields behind the addresses say.
+#[derive(Default)]
+struct Fields {
+    tls: bool,
+    /// How far before the header's end the checksum begins, and the checksum.
+    checksum: Option<(usize, [u8; CHECKSUM_LENGTH])>,
+}
+
+const CHECKSUM_LENGTH: usize = 4;
+
+impl Fields {
+    /// Reads them; `None` where they are malformed.
+    fn read(mut fields: &[u8]) -> Option<Self> {
+        let mut read = Self::default();
+        while let Some((head, rest)) = fields.split_first_chunk::<3>() {
+            let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
+            let (value, behind) = rest.split_at_checked(length)?;
+            match head[0] {
+                // A second one would be of a header that has the first one in it.
+                CHECKSUM if read.checksum.is_some() => return None,
+                CHECKSUM => read.checksum = Some((rest.len(), value.try_into().ok()?)),
+                // A byte of flags, and what has become of the client's certificate.
+                TLS => read.tls = value.get(..5)?[0] & CLIENT_SPEAKS_TLS != 0,
+                _ => {}
             }
-            // A byte of flags, and what has become of the client's certificate.
-            TLS => tls = value.get(..5)?[0] & CLIENT_SPEAKS_TLS != 0,
-            _ => {}
+            fields = behind;
         }
-        fields = behind;
+        fields.is_empty().then_some(read)
     }
-    fields.is_empty().then_some(tls)
+
+    /// The header that they are of; `None` where their checksum is that of another.
+    fn header(&self, opener: Opener, whole: &[u8]) -> Option<Header> {
+        if let Some((from_end, checksum)) = self.checksum {
+            // It is computed over the whole header, with zeros in its own place.
+            let at = whole.len() - from_end;
+            let own = at..at + CHECKSUM_LENGTH;
+            let covered = whole.iter().enumerate();
+            let covered = covered.map(|(index, byte)| match own.contains(&index) {
+                true => 0,
+                false => *byte,
+            });
+            (crc32c(covered) == u32::from_be_bytes(checksum)).then_some(())?;
+        }
+        let tls = self.tls;
+        Some(Header { opener, tls })
+    }
 }
 
 /// CRC-32C (RFC 3720 B.4), bit by bit: a header is short.
@@ -276,6 +295,29 @@ mod tests {
         assert_eq!(wrong, Err(HeaderError::Malformed));
         let short = header(0x21, 0x11, &[TCP4, &field(CHECKSUM, &[0; 3])].concat());
         assert_eq!(read(&short), Err(HeaderError::Malformed));
+    }
+
+    #[test]
+    fn a_checksum_stands_in_a_header_once_and_counts_where_no_address_is_named_too() {
+        let with = |family, addresses: &[u8], sum: [u8; 4], more: &[u8]| {
+            let field = field(CHECKSUM, &sum);
+            header(0x21, family, &[addresses, &field, more].concat())
+        };
+        for (family, addresses) in [(0x00, &[][..]), (0x11, TCP4), (0x31, &[b'/'; 216])] {
+            let sum = crc32c(with(family, addresses, [0; 4], &[]).into_iter());
+            let sound = with(family, addresses, sum.to_be_bytes(), &[]);
+            assert!(read(&sound).is_ok(), "{family:#x}");
+            let wrong = with(family, addresses, (sum ^ 1).to_be_bytes(), &[]);
+            assert_eq!(read(&wrong), Err(HeaderError::Malformed), "{family:#x}");
+        }
+        // The first one is right, and so is the second, which was taken for no field.
+        let second = field(CHECKSUM, &[0; 4]);
+        let sum = crc32c(with(0x11, TCP4, [0; 4], &second).into_iter());
+        let first = with(0x11, TCP4, sum.to_be_bytes(), &second);
+        assert_eq!(read(&first), Err(HeaderError::Malformed));
+        // What a proxy says of its own connection is to be passed over.
+        let local = header(0x20, 0x00, &field(CHECKSUM, &[0; 4]));
+        assert_eq!(read(&local), Ok((Opener::Proxy, false)));
     }
 
     #[test]
