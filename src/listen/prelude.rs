@@ -80,5 +80,7 @@ fn own_address(connection: &Connection) -> ClientAddress {
     ClientAddress {
         address,
         trusted: connection.listener.trusts(address.ip()),
+        // At a path it is none.
+        named: connection.listener.address.tcp().is_some(),
     }
 }

@@ -65,13 +65,16 @@ pub(super) async fn receive(
             return None;
         }
     };
-    let (counter, address, trusted) = match header.opener {
-        Opener::Client(client) => (&counts.proxied, client, listener.trusts(client.ip())),
-        Opener::Proxy => (&counts.local, peer, true),
+    let (address, trusted, named) = match header.opener {
+        Opener::Client(client) => (client, listener.trusts(client.ip()), true),
+        Opener::Proxy => (peer, true, listener.address.tcp().is_some()),
         // Any client may be behind it, and be no proxy: its word is not the peer's.
-        Opener::Unnamed => (&counts.local, peer, false),
+        Opener::Unnamed => (peer, false, false),
     };
-    counter.add_one();
+    match header.opener {
+        Opener::Client(_) => counts.proxied.add_one(),
+        Opener::Proxy | Opener::Unnamed => counts.local.add_one(),
+    }
     connection.is_passed_on_for(address.ip());
     let place = (!trusted).then(|| addresses.take(address.ip()));
     if let Some(None) = place {
@@ -84,7 +87,11 @@ pub(super) async fn receive(
         return None;
     }
     Some(Proxied {
-        client: ClientAddress { address, trusted },
+        client: ClientAddress {
+            address,
+            trusted,
+            named,
+        },
         tls: header.tls,
         _place: place.flatten(),
     })

@@ -37,6 +37,7 @@ pub(super) fn client_of(connection: &Connection, scheme: Scheme) -> Client {
     let address = ClientAddress {
         address: connection.address,
         trusted: false,
+        named: true,
     };
     Client::new(worker, listener, address, scheme, Version::HTTP_11, None)
 }

@@ -13,7 +13,9 @@ use http::{HeaderMap, Version};
 use parking_lot::Mutex;
 
 use super::{Rest, Tunnel, Worker, client_certificate};
-use crate::{config, metrics::Counter, tls::Certificate, upstream::FieldBlock};
+use crate::{
+    config, metrics::Counter, proxy_protocol::Opener, tls::Certificate, upstream::FieldBlock,
+};
 
 /// A client's connection.
 pub(crate) struct Client {
@@ -57,6 +59,8 @@ pub(crate) struct ClientAddress {
     pub address: SocketAddr,
     /// Whether its forwarded headers are believed.
     pub trusted: bool,
+    /// Whether the address is the client's: one at a unix socket has none.
+    pub named: bool,
 }
 
 /// Who is at a connection's other end.
@@ -67,6 +71,8 @@ pub(crate) struct Peer {
     pub ip: String,
     /// Whether its forwarded headers are believed.
     pub trusted: bool,
+    /// Whether the address is its own, and no stand-in.
+    named: bool,
     /// The fields that a stranger's requests bear upstream.
     pub(super) introduction: FieldBlock,
     /// Of them the one that says what certificate the peer has shown, if it has.
@@ -155,7 +161,11 @@ impl Client {
         version: Version,
         certificate: Option<&Certificate>,
     ) -> Self {
-        let ClientAddress { address, trusted } = address;
+        let ClientAddress {
+            address,
+            trusted,
+            named,
+        } = address;
         let text = address.ip().to_string();
         let via = format!("{} {}", received_by(version), worker.shared.pseudonym);
         let certificate = certificate.map(client_certificate::element);
@@ -175,6 +185,7 @@ impl Client {
                 certificate: FieldBlock::new(certificate),
                 ip: text,
                 trusted,
+                named,
             },
             scheme,
             version,
@@ -182,12 +193,28 @@ impl Client {
         }
     }
 
-    /// Who asked: the peer; behind trusted proxies, the last in `X-Forwarded-For` that is none of
-    /// them. What stands before that anybody may have written.
+    /// Who asked: the peer; behind trusted proxies, the client that they forward for.
     pub(super) fn asker(&self, headers: &HeaderMap) -> IpAddr {
-        let mut asker = self.peer.address.ip();
+        let forwarded = self.forwarded_for(headers);
+        forwarded.unwrap_or_else(|| self.peer.address.ip())
+    }
+
+    /// The same as an endpoint is told it. What stands for a client that has no address would be taken for
+    /// one of this machine.
+    pub(super) fn opener(&self, headers: &HeaderMap) -> Opener {
+        match self.forwarded_for(headers) {
+            Some(ip) => Opener::Client((ip, 0).into()),
+            None if self.peer.named => Opener::Client((self.peer.address.ip(), 0).into()),
+            None => Opener::Unnamed,
+        }
+    }
+
+    /// The last in `X-Forwarded-For` that is no trusted proxy, where one of those says so. What stands before
+    /// that anybody may have written.
+    fn forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let mut forwarded = None;
         if !self.peer.trusted {
-            return asker;
+            return None;
         }
         let lines = headers.get_all("x-forwarded-for").iter().rev();
         let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
@@ -196,12 +223,12 @@ impl Client {
             let Some(ip) = text.and_then(hop_address) else {
                 break;
             };
-            asker = ip;
+            forwarded = Some(ip);
             if !self.listener.trusts(ip) {
                 break;
             }
         }
-        asker
+        forwarded
     }
 
     /// What its requests were received by, as `Via` has it.

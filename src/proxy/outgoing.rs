@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
+    proxy_protocol::Opener,
     service::{Dispatched, RequestInfo, Service},
     upstream::{self, Fields, Upgrade},
 };
@@ -61,6 +62,10 @@ impl RequestInfo for Outgoing<'_, '_> {
 
     fn client(&self) -> Option<IpAddr> {
         Some(self.client.asker(&self.head.parts.headers))
+    }
+
+    fn opener(&self) -> Opener {
+        self.client.opener(&self.head.parts.headers)
     }
 
     fn attempt_begins(&mut self, at: Instant) {

@@ -16,8 +16,8 @@ pub(crate) struct Header {
 
 /// Who has opened a connection that a proxy passes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opener {
-    /// The proxy itself, to look whether we are there.
+pub enum Opener {
+    /// The proxy itself, to look whether the server is there.
     Proxy,
     /// A client with this address.
     Client(SocketAddr),

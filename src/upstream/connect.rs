@@ -1,6 +1,6 @@
 //! Opening a connection.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
@@ -8,6 +8,7 @@ use super::{
     Connection, Failure, FailureKind, Pool, Processed, Protocol, dial::dial, http1, http2,
     stream::Stream,
 };
+use crate::proxy_protocol::Opener;
 
 /// A connection that a request has waited for.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct Wanted {
     pub limit: Duration,
     /// When all must be over.
     pub total: Option<Instant>,
-    /// Whose it is, where the endpoint is told of clients.
-    pub client: Option<IpAddr>,
+    /// Whose it is, where the endpoint is told that.
+    pub opener: Option<Opener>,
     /// When the request's last connection died: one that was opened before will not do.
     pub died: Option<Instant>,
 }
@@ -64,10 +65,10 @@ impl Wanted {
 pub(crate) async fn connect(pool: &Pool, wanted: &Wanted) -> Result<Connected, Failure> {
     let connected = match pool.protocol() {
         Protocol::Http1 => {
-            let opening = open(pool, wanted.client);
+            let opening = open(pool, wanted.opener);
             let stream = wanted.in_time(FailureKind::ConnectTimeout, opening).await;
             stream.map(|stream| Connected {
-                connection: Connection::Http1(http1::Connection::new(stream, wanted.client)),
+                connection: Connection::Http1(http1::Connection::new(stream, wanted.opener)),
                 is_new: true,
             })
         }
@@ -79,8 +80,8 @@ pub(crate) async fn connect(pool: &Pool, wanted: &Wanted) -> Result<Connected, F
     })
 }
 
-async fn open(pool: &Pool, client: Option<IpAddr>) -> Result<Stream, FailureKind> {
-    let socket = dial(pool.address(), pool.send_proxy(), client).await;
+async fn open(pool: &Pool, opener: Option<Opener>) -> Result<Stream, FailureKind> {
+    let socket = dial(pool.address(), pool.send_proxy(), opener).await;
     let socket = socket.map_err(FailureKind::Connect)?;
     let stream = match pool.handshake() {
         None => Stream::Plain(socket),
@@ -166,7 +167,7 @@ mod tests {
     const WANTED: Wanted = Wanted {
         limit: SECOND,
         total: None,
-        client: None,
+        opener: None,
         died: None,
     };
 

@@ -2,33 +2,37 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
 };
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::names::{connect_to, connect_to_any};
-use crate::{instance::Address, proxy_protocol, unix};
+use crate::{
+    instance::Address,
+    proxy_protocol::{self, Opener},
+    unix,
+};
 
 /// In which version an endpoint is told whose connection it has.
 pub(crate) type SendProxy = Option<proxy_protocol::Version>;
 
-/// Connects to an address. Where its endpoint is to be told whose connection it has, that is this
-/// client's, or the proxy's own.
+/// Connects to an address, and tells its endpoint whose connection it has where both are given. A reload may
+/// ask for that when it is known of this connection no more.
 ///
 /// # Errors
 /// Where its name leads nowhere, or no connection is taken.
 pub(super) async fn dial(
     address: &Address,
     send_proxy: SendProxy,
-    client: Option<IpAddr>,
+    opener: Option<Opener>,
 ) -> io::Result<TcpStream> {
     let mut socket = reach(address).await?;
-    if let Some(version) = send_proxy {
+    if let (Some(version), Some(opener)) = (send_proxy, opener) {
         // A unix socket has no address.
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let server = socket.peer_addr().unwrap_or(unknown);
-        let header = proxy_protocol::write(version, client, server);
+        let header = proxy_protocol::write(version, opener, server);
         socket.write_all(&header).await?;
     }
     Ok(socket)

@@ -2,7 +2,6 @@
 //! endpoint is removed, or the status is read.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -25,7 +24,7 @@ use super::{
     stream::Ask,
     tls::{Handshake, Protocol, Tls},
 };
-use crate::{instance::Address, metrics::Counter};
+use crate::{instance::Address, metrics::Counter, proxy_protocol::Opener};
 
 /// What all workers' connections to one endpoint have in common.
 #[derive(Debug)]
@@ -85,8 +84,9 @@ impl Idle {
         self.until.is_some_and(|until| now >= until)
     }
 
+    /// Whether its endpoint was told whose it is, and it serves no other client.
     fn is_of_a_client(&self) -> bool {
-        self.connection.origin.client.is_some()
+        self.connection.origin.opener.is_some()
     }
 
     /// Ends a connection on which nothing is under way. One of a single client's is reset: there may be as
@@ -218,14 +218,14 @@ impl Pool {
         &self,
         now: Instant,
         reuse: Reuse,
-        client: Option<IpAddr>,
+        opener: Option<Opener>,
     ) -> Option<Connection> {
         if self.target.protocol != Protocol::Http1
             && let Some(lease) = self.lease(now, None)
         {
             return Some(Connection::Http2(lease));
         }
-        self.checkout_idle(now, reuse, client)
+        self.checkout_idle(now, reuse, opener)
             .map(Connection::Http1)
     }
 
@@ -264,13 +264,13 @@ impl Pool {
         &self,
         now: Instant,
         reuse: Reuse,
-        client: Option<IpAddr>,
+        opener: Option<Opener>,
     ) -> Option<http1::Connection> {
         let mut pooled = self.lock();
         loop {
             // Where no endpoint is told of clients all are alike, and this is the last.
             let mut there = pooled.iter();
-            let at = there.rposition(|idle| idle.connection.origin.client == client)?;
+            let at = there.rposition(|idle| idle.connection.origin.opener == opener)?;
             let since = pooled[at].since;
             if reuse == Reuse::Fresh && now.saturating_duration_since(since) > FRESH {
                 // It may still serve a request that can be repeated.

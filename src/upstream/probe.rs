@@ -24,6 +24,7 @@ use crate::{
     config::{HealthAsk, HttpHealth, MOST_OF_A_BODY},
     error::with_causes,
     instance::Address,
+    proxy_protocol::Opener,
 };
 
 const USER_AGENT: &str = concat!("callboard/", env!("CARGO_PKG_VERSION"), " (health check)");
@@ -68,7 +69,7 @@ pub(crate) async fn probe(
     limit: Duration,
 ) -> Result<(), NotPassed> {
     let asking = async {
-        let socket = dial(&whom.address, whom.send_proxy, None).await;
+        let socket = dial(&whom.address, whom.send_proxy, Some(Opener::Proxy)).await;
         let stream = secure(whom, socket.map_err(NotPassed::of_connect)?).await?;
         match ask {
             HealthAsk::Tcp => Ok(()),

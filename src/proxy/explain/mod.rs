@@ -80,6 +80,7 @@ fn explain(worker: &Arc<Worker>, question: &Question) -> Explanation {
     let address = ClientAddress {
         address: SocketAddr::new(question.client, 0),
         trusted: listener.trusts(question.client),
+        named: true,
     };
     let listener = Arc::new(listener.clone());
     let version = Version::HTTP_11;

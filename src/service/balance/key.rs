@@ -7,7 +7,7 @@ use http::{HeaderMap, Uri, header};
 use tokio::time::Instant;
 
 use super::digest::digest;
-use crate::config::HashKey;
+use crate::{config::HashKey, proxy_protocol::Opener};
 
 /// What of a request may be asked for.
 pub trait RequestInfo {
@@ -19,6 +19,12 @@ pub trait RequestInfo {
 
     /// Who sent it, if that is known.
     fn client(&self) -> Option<IpAddr>;
+
+    /// The same as an endpoint is told it by a PROXY header. No port is known of it.
+    fn opener(&self) -> Opener {
+        self.client()
+            .map_or(Opener::Proxy, |ip| Opener::Client((ip, 0).into()))
+    }
 
     /// Hears that an attempt begins.
     fn attempt_begins(&mut self, _at: Instant) {}

@@ -15,7 +15,7 @@ pub(super) mod queue;
 pub(super) mod replay;
 pub(super) mod tried;
 
-use std::{error::Error as StdError, net::IpAddr, sync::Arc};
+use std::{error::Error as StdError, sync::Arc};
 
 use http::{HeaderMap, header};
 use tokio::time::Instant;
@@ -24,9 +24,12 @@ use super::{
     Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, ServiceStats, Shed, View,
     WorkerEndpoint,
 };
-use crate::upstream::{
-    Answer, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Head, HeadLimits,
-    InFlight, Limits, Processed, Request, Reuse, Wanted, connect,
+use crate::{
+    proxy_protocol::Opener,
+    upstream::{
+        Answer, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Head,
+        HeadLimits, InFlight, Limits, Processed, Request, Reuse, Wanted, connect,
+    },
 };
 use attempts::AttemptLog;
 use choose::Chooser;
@@ -231,7 +234,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             false => Reuse::Fresh,
         };
         let kept = match self.died {
-            None => pool.checkout(self.now, reuse, self.client()),
+            None => pool.checkout(self.now, reuse, self.opener()),
             Some(_) => None,
         };
         self.was_kept = kept.is_some();
@@ -239,9 +242,9 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
     }
 
     /// Whose connection it must be, where the endpoint is told that.
-    fn client(&self) -> Option<IpAddr> {
+    fn opener(&self) -> Option<Opener> {
         self.endpoint.pool().send_proxy()?;
-        self.head.client()
+        Some(self.head.opener())
     }
 
     /// A new connection, or one that another request has opened meanwhile.
@@ -249,7 +252,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         let wanted = Wanted {
             limit: self.policy.timeout.connect,
             total: self.limits.total,
-            client: self.client(),
+            opener: self.opener(),
             died: self.died,
         };
         let pool = self.endpoint.pool();

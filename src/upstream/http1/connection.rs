@@ -1,10 +1,11 @@
 //! A connection of HTTP/1.1, between two requests or in one.
 
-use std::net::IpAddr;
-
 use tokio::time::Instant;
 
-use crate::upstream::{stream::Stream, timer::Timer};
+use crate::{
+    proxy_protocol::Opener,
+    upstream::{stream::Stream, timer::Timer},
+};
 
 /// A connection of HTTP/1.1 to an endpoint.
 #[derive(Debug)]
@@ -19,17 +20,17 @@ pub struct Connection {
 #[derive(Debug)]
 pub(in crate::upstream) struct Origin {
     /// Whose it is, where the endpoint was told.
-    pub(in crate::upstream) client: Option<IpAddr>,
+    pub(in crate::upstream) opener: Option<Opener>,
     pub(in crate::upstream) opened: Instant,
 }
 
 impl Connection {
-    pub(in crate::upstream) fn new(stream: Stream, client: Option<IpAddr>) -> Self {
+    pub(in crate::upstream) fn new(stream: Stream, opener: Option<Opener>) -> Self {
         Self {
             stream,
             timer: Timer::default(),
             origin: Box::new(Origin {
-                client,
+                opener,
                 opened: Instant::now(),
             }),
         }
