@@ -99,11 +99,11 @@ pub(in crate::config) fn socket_path(text: &str) -> Result<&Path, Wrong> {
         .parent()
         .map_or(0, |folder| folder.as_os_str().as_bytes().len());
     if text.len() > LONGEST || folder + TEMPORARY > LONGEST {
-        return Err(
-            Wrong::new(format!("the path `{text}` is longer than the kernel takes")).suggest(
-                format!("write one of less than {} bytes", LONGEST - TEMPORARY),
-            ),
-        );
+        let wrong = Wrong::new(format!("the path `{text}` is longer than the kernel takes"));
+        let folder = LONGEST - TEMPORARY;
+        return Err(wrong.suggest(format!(
+            "write one of at most {LONGEST} bytes, of which at most {folder} are its folder's"
+        )));
     }
     Ok(path)
 }
