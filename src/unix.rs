@@ -1,6 +1,7 @@
 //! Unix sockets as streams. On a connected stream socket the kernel has the same calls for every family,
 //! and those of TCP's type are no others: so a unix socket goes by that type, and nothing that reads and
-//! writes needs a second one. What is TCP's alone, such as its addresses and `TCP_NODELAY`, fails here.
+//! writes needs a second one. What is TCP's alone, such as its addresses and `TCP_NODELAY`, fails here; and a
+//! reset is none, without an error: the other side reads an end, as of a connection that is closed.
 
 use std::{
     io,

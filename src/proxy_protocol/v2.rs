@@ -310,7 +310,7 @@ mod tests {
             let wrong = with(family, addresses, (sum ^ 1).to_be_bytes(), &[]);
             assert_eq!(read(&wrong), Err(HeaderError::Malformed), "{family:#x}");
         }
-        // The first one is right, and so is the second, which was taken for no field.
+        // The first one is right where the second is passed over.
         let second = field(CHECKSUM, &[0; 4]);
         let sum = crc32c(with(0x11, TCP4, [0; 4], &second).into_iter());
         let first = with(0x11, TCP4, sum.to_be_bytes(), &second);
