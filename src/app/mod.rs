@@ -120,9 +120,7 @@ impl App {
 
         let snapshot = store(&config);
         let saved = snapshot.as_ref().map(|store| store.read());
-        let saved = saved.unwrap_or_default();
-        let directory = Directory::start(&config, registries.clone(), &saved)?;
-        drop(saved);
+        let directory = Directory::start(&config, registries.clone(), &saved.unwrap_or_default())?;
         let generation = Generation::new(Arc::clone(&config), directory);
         let shared = Arc::new(Shared::new(generation, access_log));
         let workers = (0..workers)
