@@ -53,6 +53,8 @@ pub(super) struct RequestLog {
     pub(super) wants_json: bool,
     /// It is a call of gRPC, whose client looks for a status of gRPC's.
     pub(super) is_grpc: bool,
+    /// A `HEAD` of HTTP/2: the library leaves an answer's body out of one of HTTP/1.1 alone.
+    wants_no_body: bool,
     /// What was asked for, where no endpoint has answered it.
     pub(super) question: Option<Box<Question>>,
     ending: Option<Ending>,
@@ -83,6 +85,8 @@ impl RequestLog {
             count: RequestCount::new(arrived),
             wants_json: false,
             is_grpc: false,
+            wants_no_body: request.version() == Version::HTTP_2
+                && request.method() == http::Method::HEAD,
             question: None,
             ending: Some(Ending {
                 stream: Arc::clone(stream),
@@ -168,7 +172,17 @@ impl RequestLog {
 
     /// Answers with a short text of our own.
     pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
-        let mut response = self.finish(status, Kind::Own(text.into()), Instant::now());
+        let mut text = text.into();
+        let length = text.len();
+        let wants_no_body = self.wants_no_body && length > 0;
+        if wants_no_body {
+            text.clear();
+        }
+        let mut response = self.finish(status, Kind::Own(text), Instant::now());
+        if wants_no_body {
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
         say_https_only(&mut response);
         close_where_it_ends(&mut response);
         response

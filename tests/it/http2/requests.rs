@@ -301,6 +301,30 @@ async fn answers_without_a_body_end_with_their_head() {
 }
 
 #[tokio::test]
+async fn the_proxys_own_answers_to_head_have_no_body() {
+    let backend = RawBackend::saying("no answer", Then::Close).await;
+    let tables =
+        "[service.nobody]\nendpoints = []\n[[route]]\npath = \"/nobody\"\nservice = \"nobody\"";
+    let proxy = before_with(backend.address(), "", tables).await;
+    let mut client = client(proxy.address()).await;
+    for (path, status) in [("/nothing", 404), ("/nobody", 503), ("/cart", 502)] {
+        let request = Request::head(format!("http://shop.example{path}"));
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        assert_ne!(answer.headers()[header::CONTENT_LENGTH], "0", "{path}");
+        // A library of the field takes any byte of a body for an error.
+        let body = answer.into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "", "{path}");
+    }
+    let mut frames = Frames::connect(proxy.address()).await;
+    frames
+        .send(head(1, END_STREAM, &request("HEAD", "/nothing", &[])))
+        .await;
+    assert_eq!(frames.all_of(1).await.len(), 1);
+}
+
+#[tokio::test]
 async fn an_early_answer_stops_the_request_and_leaves_the_connection() {
     let backend = RawBackend::serving(|mut wire: Wire| async move {
         wire.head().await;
