@@ -29,12 +29,17 @@ use crate::{
     upstream::{self, AnswerHead, Failure},
 };
 
+/// Bytes of a long answer of HTTP/2 that follow when its client has taken, or has room for, all others.
+const LAST: usize = 1024;
+
 /// An answer to a client.
 pub(crate) type Response = http::Response<AnswerBody>;
 
 /// An answer's body: an endpoint's, or a short text of our own.
 pub(crate) struct AnswerBody {
     kind: Kind,
+    /// The end of the last piece, where that is split.
+    last: Bytes,
     /// Lives as long as the answer does.
     ending: Ending,
 }
@@ -201,7 +206,11 @@ impl RequestLog {
             ending.stream.is_answered.store(true, Relaxed);
             ending.stream.body_awaited.store(0, Relaxed);
         }
-        let mut response = Response::new(AnswerBody { kind, ending });
+        let mut response = Response::new(AnswerBody {
+            kind,
+            last: Bytes::new(),
+            ending,
+        });
         *response.status_mut() = status;
         response
     }
@@ -317,7 +326,8 @@ impl Body for AnswerBody {
         if is_http2 && this.ending.stream.untaken.swap(0, Relaxed) != 0 {
             this.ending.stream.client.activity.pieces.add_one();
         }
-        let frame = match &mut this.kind {
+        let mut frame = match &mut this.kind {
+            _ if !this.last.is_empty() => Some(Frame::data(mem::take(&mut this.last))),
             Kind::Own(text) => {
                 let text = std::mem::take(text);
                 (!text.is_empty()).then(|| Frame::data(text))
@@ -336,9 +346,13 @@ impl Body for AnswerBody {
             }
             Kind::Cut(failure) => return Poll::Ready(failure.take().map(Err)),
         };
+        if is_http2 && this.kind.is_at_its_end() {
+            frame = frame.map(|frame| this.split(frame));
+        }
+        let is_at_its_end = this.is_end_stream();
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);
-            let is_last = frame.is_none() || this.kind.is_at_its_end();
+            let is_last = frame.is_none() || is_at_its_end;
             access.passed(data.map_or(0, Bytes::len), is_last);
         }
         if is_http2 && frame.is_some() {
@@ -349,14 +363,32 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kind.is_at_its_end()
+        self.last.is_empty() && self.kind.is_at_its_end()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
+            // What was split was the end of a body.
+            _ if !self.last.is_empty() => SizeHint::with_exact(self.last.len() as u64),
             Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
             Kind::Endpoint(body) => body.size_hint(),
             Kind::Cut(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl AnswerBody {
+    /// Keeps the end of an answer's last piece back. HTTP/2's library is done with a stream when it has the last
+    /// piece, whether the client has room for it or not, and nothing would watch it any more. It asks for the end
+    /// only when there is room for all that was before.
+    fn split(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_data() {
+            Ok(mut data) if data.len() > 2 * LAST => {
+                self.last = data.split_off(data.len() - LAST);
+                Frame::data(data)
+            }
+            Ok(data) => Frame::data(data),
+            Err(frame) => frame,
         }
     }
 }

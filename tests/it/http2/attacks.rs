@@ -15,7 +15,7 @@ use crate::support::{
         reset, settings,
     },
     proxy::Proxy,
-    raw::{RawBackend, Wire},
+    raw::{RawBackend, Then, Wire, ok},
 };
 
 /// Runs an attack while another client asks, which is answered each time.
@@ -291,6 +291,28 @@ async fn a_body_that_does_not_come_ends_its_stream_alone() {
     client.send(get_frame(3, "/cart")).await;
     assert_eq!(client.answer(3).await.0, 200);
     assert_eq!(count(&proxy, "callboard_http2_streams_late_total").await, 1);
+}
+
+#[tokio::test]
+async fn an_answer_of_one_piece_that_is_not_taken_ends_its_stream() {
+    let answer = ok(&"a".repeat(6_000));
+    let backend = RawBackend::saying(answer, Then::Keep).await;
+    let proxy = before(backend.address(), "timeout = { write = \"1s\" }").await;
+    let mut client = Frames::connect_with(proxy.address(), &[(4, 1_000)]).await;
+    client.send(get_frame(1, "/cart")).await;
+    let frames = client.all_of(1).await;
+    let taken = frames.iter().filter(|frame| frame.kind == DATA);
+    assert_eq!(taken.map(|frame| frame.payload.len()).sum::<usize>(), 1_000);
+    assert_eq!(frames.last().unwrap().kind, 3, "{frames:?}");
+    assert_eq!(count(&proxy, "callboard_http2_streams_late_total").await, 1);
+    // A window that is as large as the answer is large enough, and so is one that opens in time.
+    for window in [6_000, 1_000] {
+        let mut client = Frames::connect_with(proxy.address(), &[(4, window)]).await;
+        client.send(get_frame(1, "/cart")).await;
+        let more = (6_000 - window).max(1).to_be_bytes();
+        client.send(frame(WINDOW_UPDATE, 0, 1, &more)).await;
+        assert_eq!(client.answer(1).await, (200, vec![b'a'; 6_000]));
+    }
 }
 
 #[tokio::test]
