@@ -9,9 +9,10 @@ use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{before, before_with, client, count, get, until_count};
+use super::{before, before_with, client, count, get, text, until_count};
 use crate::support::{
     backend::Backend,
+    eventually,
     frames::{
         CANCEL, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, NO_ERROR, PROTOCOL_ERROR,
         RST_STREAM, block, frame, head, request, reset,
@@ -322,6 +323,41 @@ async fn the_proxys_own_answers_to_head_have_no_body() {
         .send(head(1, END_STREAM, &request("HEAD", "/nothing", &[])))
         .await;
     assert_eq!(frames.all_of(1).await.len(), 1);
+}
+
+/// Bodies that their endpoint does not take, of which more is on its way than all buffers hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_stand_still_hold_up_no_other_request_of_their_connection() {
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        while let Some(head) = wire.head().await {
+            if head.contains("/cart/stands") {
+                std::future::pending::<()>().await;
+            }
+            if head.contains("/cart/upload") {
+                wire.bytes(1 << 20).await;
+            }
+            wire.send(ok("taken")).await;
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = client(proxy.address()).await;
+    let post = |path: &str, length: usize| {
+        let request = Request::post(format!("http://shop.example/cart/{path}"));
+        request.body(Full::from(vec![b'a'; length])).unwrap()
+    };
+    let standing: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(client.send_request(post("stands", 32 << 20))))
+        .collect();
+    let connections = async || backend.connections();
+    eventually("all four have begun", connections, |count| *count == 4).await;
+    for _ in 0..3 {
+        let answer = client.send_request(post("upload", 1 << 20)).await.unwrap();
+        assert_eq!(text(answer).await, "taken");
+        let answer = client.send_request(get("/cart/small")).await.unwrap();
+        assert_eq!(text(answer).await, "taken");
+    }
+    assert!(standing.iter().all(|upload| !upload.is_finished()));
 }
 
 #[tokio::test]
