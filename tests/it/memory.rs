@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::support::{
     callboard::Callboard,
     eventually,
+    frames::{DATA, Frames, get},
     raw::{RawBackend, Then, Wire, ok},
     server::free_ports,
 };
@@ -311,6 +312,47 @@ async fn an_answers_head_that_does_not_end_costs_what_its_limit_says() {
     eventually("all are asked", asked, |count| *count == 1 + CLIENTS).await;
     stage
         .assert_each_holds("an answer's head in the making", CLIENTS, 1024 * KIB)
+        .await;
+}
+
+/// Beside what its requests hold, as many as a connection may have at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_http2_whose_answers_are_not_taken_holds_two_pieces_of_each() {
+    const CLIENTS: usize = 4;
+    const STREAMS: usize = 100;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let head = wire.head().await.unwrap();
+        if head.starts_with("GET /warm") {
+            return wire.send(ok("warm")).await;
+        }
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n";
+        wire.send(answer).await;
+        // As much as is taken.
+        let piece = [b'x'; 64 * 1024];
+        while wire.stream.write_all(&piece).await.is_ok() {}
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        // It takes one byte of each.
+        let mut client = Frames::connect_with(stage.address, &[(4, 1)]).await;
+        let heads = (0..STREAMS as u32).map(|place| get(1 + 2 * place, "/cart"));
+        client.send(heads.collect::<Vec<_>>().concat()).await;
+        let mut begun = 0;
+        while begun < STREAMS {
+            let frame = client.next().await.unwrap();
+            begun += usize::from(frame.kind == DATA);
+        }
+        clients.push(client);
+    }
+    let requests = STREAMS as u64 * 64 * KIB;
+    stage
+        .assert_each_holds(
+            "a connection of HTTP/2",
+            CLIENTS,
+            12 * 1024 * KIB + requests,
+        )
         .await;
 }
 
