@@ -11,9 +11,10 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("answer-chunks", upstream::fuzzing::chunks),
     ("answer-heads", upstream::fuzzing::heads),
+    ("client-frames", listen::fuzzing::frames),
     ("consul", registry::consul::fuzzing::answers),
     ("cookies", service::fuzzing::cookies),
     ("dns", registry::dns::fuzzing::messages),

@@ -1,10 +1,14 @@
 //! What must hold of a client's first bytes, whatever they are.
 
-pub(crate) use super::http1::fuzzing::chunks;
+pub(crate) use super::{http1::fuzzing::chunks, http2::fuzzing::frames};
 
 use rustls::server::{Accepted, Acceptor};
 
-use super::{records::Records, tls::First};
+use super::{
+    preface::{self, Preface},
+    records::Records,
+    tls::First,
+};
 
 /// The greeting of a client is the same however its bytes come, and none of its kinds is taken for another.
 pub(crate) fn greetings(bytes: &[u8]) {
@@ -19,6 +23,16 @@ pub(crate) fn greetings(bytes: &[u8]) {
     // What is answered in words is none that TLS would understand.
     if first == Some(First::Text) {
         assert!(!matches!(greeting(bytes, 1), Greeting::Hello(_)));
+    }
+    // HTTP/2 is known by all of its preface, in one piece or in two.
+    let begun = preface::of(b"", bytes);
+    for cut in 1..bytes.len().min(preface::LENGTH) {
+        let (before, read) = bytes.split_at(cut);
+        if preface::of(b"", before) == Preface::Begun {
+            assert_eq!(preface::of(before, read), begun);
+        } else {
+            assert_eq!(begun, Preface::Other);
+        }
     }
     let mut records = Records::default();
     records.follow(bytes);

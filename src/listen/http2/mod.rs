@@ -3,6 +3,8 @@
 
 mod budget;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 pub(super) mod progress;
 mod request;
 mod stream;
