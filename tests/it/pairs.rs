@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// As the table has them, in its order.
-const FEATURES: [&str; 13] = [
+const FEATURES: [&str; 15] = [
     "retry",
     "limits",
     "fallback",
@@ -28,6 +28,8 @@ const FEATURES: [&str; 13] = [
     "slow start",
     "tunnel",
     "gRPC",
+    "HTTP/2",
+    "PROXY header",
 ];
 
 #[test]

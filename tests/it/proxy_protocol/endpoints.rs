@@ -360,3 +360,29 @@ async fn nginx_and_haproxy_are_told_who_the_client_is() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_tunnel_to_an_endpoint_begins_with_the_header_of_its_client() {
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let client = header(&mut wire).await;
+        if wire.head().await.is_none() {
+            return;
+        }
+        let switches = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+            Upgrade: websocket\r\n\r\n";
+        wire.send(switches).await;
+        wire.send(client.unwrap_or_default()).await;
+        wire.until_closed().await;
+    });
+    let backend = backend.await;
+    for version in ["v1", "v2"] {
+        let proxy = proxy(&[backend.address()], &format!("send_proxy = \"{version}\"")).await;
+        let mut client = Wire::connect(proxy.address()).await;
+        let asks = "GET /cart HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.7\r\n\
+            Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.send(asks).await;
+        let head = client.head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{version}: {head}");
+        assert_eq!(client.bytes(11).await, b"203.0.113.7", "{version}");
+    }
+}
