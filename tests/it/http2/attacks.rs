@@ -295,7 +295,7 @@ async fn a_body_that_does_not_come_ends_its_stream_alone() {
 
 #[tokio::test]
 async fn an_answer_of_one_piece_that_is_not_taken_ends_its_stream() {
-    let answer = ok(&"a".repeat(6_000));
+    let answer = ok("a".repeat(6_000));
     let backend = RawBackend::saying(answer, Then::Keep).await;
     let proxy = before(backend.address(), "timeout = { write = \"1s\" }").await;
     let mut client = Frames::connect_with(proxy.address(), &[(4, 1_000)]).await;

@@ -14,9 +14,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     draw::Planner,
+    http2,
     oracle::{End, Oracle, Outcome, Received},
     pieces,
-    plan::{Break, How, Id, PIPELINED, Request},
+    plan::{Break, How, Id, PIPELINED, Passage, Request},
     spoil::Spoilt,
 };
 use crate::support::{
@@ -38,6 +39,10 @@ struct Progress {
     closing: bool,
     /// Its client has closed its sending side.
     half: bool,
+    /// Its connection has gone over to another protocol.
+    switched: bool,
+    /// All that it had to say in a tunnel is sent.
+    passed: bool,
     /// Writing has failed: a reset is told once, and reading goes on to what looks like an end.
     broken: bool,
 }
@@ -61,6 +66,9 @@ pub(super) struct Client {
 impl Client {
     /// One connection, to its end.
     pub(super) async fn converse(&self, connection: u64) {
+        if Id::new(self.number, connection, 0).is_http2() {
+            return http2::client::converse(self, connection).await;
+        }
         let count = self.planner.requests(self.number, connection);
         let id = |place| Id::new(self.number, connection, place);
         let requests: Vec<_> = (0..count)
@@ -166,10 +174,46 @@ impl Client {
                 }
                 None => {}
             }
+            if let Some(passage) = &request.passage {
+                let ended = self.pass(sink, request.id, passage, told).await;
+                progress.send_modify(|at| at.passed = true);
+                return ended;
+            }
             is_last = ends_connection(request);
             was_spoilt = request.spoilt.is_some();
         }
         Ended::Done
+    }
+
+    /// Sends what goes through a tunnel.
+    async fn pass(
+        &self,
+        mut sink: impl AsyncWrite + Unpin,
+        id: Id,
+        passage: &Passage,
+        mut told: watch::Receiver<Progress>,
+    ) -> Ended {
+        if !passage.is_early {
+            let _ = told.wait_for(|at| at.switched || at.closing).await;
+        }
+        let length = passage.length();
+        let pieces = self.planner.pieces(id, 1_000, length, 0);
+        let writing = pieces::write(&mut sink, &passage.bytes, &pieces, 0, length);
+        let written = tokio::select! {
+            written = writing => written,
+            _ = told.wait_for(|at| at.closing) => return Ended::Done,
+        };
+        match passage.breaks {
+            Some(Break { how, .. }) => Ended::Broken(how),
+            None => {
+                // An end before the answer would be that of a client that is gone.
+                let _ = told.wait_for(|at| at.switched || at.closing).await;
+                if written.is_ok() {
+                    let _ = tokio::io::AsyncWriteExt::shutdown(&mut sink).await;
+                }
+                Ended::Done
+            }
+        }
     }
 
     async fn read(
@@ -184,24 +228,36 @@ impl Client {
         for request in requests {
             reader.sips = request.sips && request.body.len() < 2_000;
             reader.left = request.leaves.map(|cut| cut.at);
-            let go_on = || progress.send_modify(|at| at.goes_on = true);
+            let go_on = |has_switched: bool| {
+                progress.send_modify(|at| {
+                    at.goes_on = true;
+                    at.switched |= has_switched;
+                });
+            };
             let mut outcome = read_answer(&mut reader, request, go_on).await;
             if let (Outcome::Left, Some(cut)) = (&outcome, request.leaves) {
                 return Ended::Broken(cut.how);
             }
             if let Outcome::Answer(received) = &mut outcome {
                 received.doubtful = progress.borrow().broken;
+                if received.end == End::Whole && is_switch(&received.head) {
+                    // The other direction goes on.
+                    let mut told = progress.subscribe();
+                    let passed = told.wait_for(|at| at.passed || at.broken);
+                    let _ = timeout(PATIENCE, passed).await;
+                }
             }
             let said = outcome.says_end(request) || ends_connection(request);
             let spoilt = request.spoilt.is_some_and(Spoilt::ends_connection);
-            let is_over = said || spoilt || !outcome.is_whole();
+            let asks = request.passage.is_some();
+            let is_over = said || spoilt || asks || !outcome.is_whole();
             if is_over {
                 progress.send_modify(|at| at.closing = true);
             }
             let excused = progress.borrow().half || request.breaks.is_some();
             self.oracle.judge(request, &before, &outcome, excused);
             if is_over {
-                if outcome.is_whole() {
+                if outcome.is_whole() && said && !asks {
                     self.until_end(&mut reader, request).await;
                 }
                 return Ended::Done;
@@ -252,6 +308,8 @@ fn end(stream: &TcpStream, ended: Ended) {
 fn ends_connection(request: &Request) -> bool {
     match request.connection {
         Some("close") => true,
+        // Whatever comes of it.
+        None if request.passage.is_some() => true,
         Some(_) => false,
         None => request.http10,
     }
@@ -260,12 +318,17 @@ fn ends_connection(request: &Request) -> bool {
 async fn read_answer(
     reader: &mut Reader<impl AsyncRead + Unpin>,
     request: &Request,
-    go_on: impl Fn(),
+    go_on: impl Fn(bool),
 ) -> Outcome {
     let head = loop {
         match reader.head().await {
-            Ok(Some(head)) if head.start.contains(" 100 ") && request.expects => go_on(),
-            Ok(Some(head)) => break head,
+            Ok(Some(head)) if head.start.contains(" 100 ") && request.expects => go_on(false),
+            Ok(Some(head)) => {
+                if is_switch(&head) {
+                    go_on(true);
+                }
+                break head;
+            }
             Ok(None) => return Outcome::Nothing("the end".to_owned(), Vec::new()),
             Err(Broken::Error(io::ErrorKind::Interrupted)) => return Outcome::Left,
             Err(SILENCE) => {
@@ -310,7 +373,11 @@ async fn read_answer(
     })
 }
 
+fn is_switch(head: &Head) -> bool {
+    head.start.contains(" 101 ")
+}
+
 fn is_bodyless(request: &Request, head: &Head) -> bool {
     let status = head.start.split(' ').nth(1).unwrap_or_default();
-    request.method == "HEAD" || matches!(status, "204" | "304")
+    !is_switch(head) && (request.method == "HEAD" || matches!(status, "204" | "304"))
 }

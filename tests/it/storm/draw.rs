@@ -6,9 +6,14 @@ use std::fmt::Write as _;
 use fastrand::Rng;
 
 use super::{
-    plan::{Answer, Break, Framing, How, Id, Moment, Piece, Request, Route, Trouble},
+    http2::{Breach, Conversation, Cut, Hosting, Malformed, Manners},
+    plan::{
+        Answer, Behind, Break, Framing, How, Id, Moment, Passage, Piece, Request, Route, Trouble,
+        Tunnel, is_http2,
+    },
     spoil::{Garbled, Spoilt},
 };
+use crate::support::frames::{CANCEL, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM};
 
 /// Draws everything from one seed.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +33,7 @@ const METHODS: [&str; 12] = [
     "GET", "GET", "GET", "HEAD", "OPTIONS", "PUT", "PUT", "DELETE", "POST", "POST", "PATCH",
     "REPORT",
 ];
-const ROUTES: [Route; 22] = [
+const ROUTES: [Route; 28] = [
     Route::Plain,
     Route::Plain,
     Route::Plain,
@@ -49,6 +54,12 @@ const ROUTES: [Route; 22] = [
     Route::Split,
     Route::Split,
     Route::Edgy,
+    Route::Streams,
+    Route::Streams,
+    Route::Streams,
+    Route::Sealed,
+    Route::Tunnel,
+    Route::Tunnel,
     Route::Gone,
     Route::Nowhere,
 ];
@@ -79,7 +90,8 @@ impl Planner {
         let dice = &mut dice;
         let route = ROUTES[dice.usize(..ROUTES.len())];
         let method = METHODS[dice.usize(..METHODS.len())];
-        let http10 = one_in(dice, 12);
+        let http2 = id.is_http2();
+        let http10 = !http2 && one_in(dice, 12);
         let has_body = match method {
             "POST" | "PUT" | "PATCH" | "REPORT" => !one_in(dice, 8),
             _ => one_in(dice, 12),
@@ -93,20 +105,23 @@ impl Planner {
             route,
             method,
             http10,
+            http2,
             target: target(dice, route),
             fields: fields(dice, "X-Ask"),
             connection: match dice.u8(..20) {
+                _ if http2 => None,
                 0 => Some("close"),
                 1 => Some("keep-alive"),
                 _ if http10 && dice.bool() => Some("keep-alive"),
                 _ => None,
             },
-            hop: one_in(dice, 12),
+            hop: !http2 && one_in(dice, 12),
             takes_trailers: one_in(dice, 3),
             expects: has_body && !http10 && one_in(dice, 8),
             framing,
             body,
-            spoilt: one_in(dice, 20).then(|| Spoilt::draw(dice)),
+            passage: None,
+            spoilt: one_in(dice, 20).then(|| Spoilt::draw(dice, http2)),
             breaks: None,
             leaves: None,
             sips: one_in(dice, 15),
@@ -114,13 +129,55 @@ impl Planner {
         };
         if let Some(spoilt) = request.spoilt {
             spoilt.prepare(&mut request);
-        } else if one_in(dice, 25) {
+        } else if http2 && one_in(dice, 15) {
+            // The end of a request without a body is that of its head.
+            let least = if has_body { 0 } else { 1 };
+            let at = dice.usize(least..request.body.len() + 2);
+            let how = a_reset(dice);
+            request.breaks = Some(Break { at, how });
+        } else if !http2 && one_in(dice, 25) {
             let length = request.wire().0.len();
             request.breaks = Some(a_break(dice, length + 1, true));
         } else if one_in(dice, 25) {
             request.leaves = Some(a_break(dice, 3_000, false));
+        } else if route == Route::Tunnel && !has_body && !http10 && !http2 {
+            request.connection = None;
+            request.passage = Some(passage(dice));
         }
         request
+    }
+
+    /// What an endpoint of HTTP/2 does with the how manieth of all connections.
+    pub(super) fn hosting(self, service: &str, connection: u64) -> Hosting {
+        let mut dice = self.dice(&[7, service.len() as u64, connection]);
+        let dice = &mut dice;
+        let (window, opens_after_ms) = window(dice);
+        Hosting {
+            streams: [1, 2, 10, 100, 100][dice.usize(..5)],
+            window,
+            opens_after_ms,
+            has_table: dice.bool(),
+            manners: Manners {
+                cut: None,
+                goes_away: false,
+                ..manners(dice)
+            },
+        }
+    }
+
+    /// What a client of HTTP/2 does with a connection beside its requests.
+    pub(super) fn conversation(self, client: u64, connection: u64) -> Conversation {
+        let mut dice = self.dice(&[6, client, connection]);
+        let dice = &mut dice;
+        let (window, opens_after_ms) = window(dice);
+        Conversation {
+            at_once: dice.usize(1..=6),
+            window,
+            opens_after_ms,
+            has_table: dice.bool(),
+            breach: one_in(dice, 15).then(|| Breach::draw(dice)),
+            manners: manners(dice),
+        }
     }
 
     /// How many bytes go out at once, and what is waited between.
@@ -186,6 +243,7 @@ impl Planner {
             babbles: is_edgy && one_in(dice, 6),
             framing,
             body,
+            tunnel: None,
             trouble: None,
         };
         answer.trouble = match dice.u16(..200) {
@@ -205,9 +263,85 @@ impl Planner {
         if let Some(Trouble::Garbled(garbled)) = answer.trouble {
             garbled.prepare(&mut answer);
         }
+        if is_http2(service) {
+            speak_http2(dice, &mut answer);
+        }
+        if request.passage.is_some() && answer.trouble.is_none() && !one_in(dice, 4) {
+            answer.tunnel = Some(tunnel(dice));
+            answer.status = 101;
+            answer.http10 = false;
+            answer.closes = false;
+            answer.framing = Framing::None;
+            answer.body = Vec::new();
+        }
         // Behind an answer that ends with its connection there is no more to say.
         answer.babbles &= answer.trouble.is_none() && answer.framing != Framing::UntilClose;
         answer
+    }
+}
+
+/// How much one side takes at first, and when it takes as much as usual.
+fn window(dice: &mut Rng) -> (u32, Option<u64>) {
+    match dice.u8(..10) {
+        0 => (0, Some(dice.u64(..500))),
+        1 => (1, Some(dice.u64(..500))),
+        2 => (1_000, None),
+        3 => (16_384, None),
+        4 => (1 << 20, None),
+        _ => (65_535, None),
+    }
+}
+
+fn manners(dice: &mut Rng) -> Manners {
+    Manners {
+        cut: one_in(dice, 12).then(|| Cut::draw(dice)),
+        most: match dice.u8(..6) {
+            0 => dice.usize(1..30),
+            1 => dice.usize(30..3_000),
+            _ => usize::MAX,
+        },
+        rests: one_in(dice, 6),
+        sips: one_in(dice, 12),
+        chats: one_in(dice, 4),
+        goes_away: one_in(dice, 8),
+        seed: dice.u64(..),
+    }
+}
+
+/// Makes an answer one of HTTP/2, with what goes wrong there.
+fn speak_http2(dice: &mut Rng, answer: &mut Answer) {
+    answer.http10 = false;
+    answer.closes = one_in(dice, 30);
+    if answer.framing == Framing::UntilClose {
+        answer.framing = Framing::Chunked {
+            sizes: vec![answer.body.len()],
+            extensions: false,
+            trailers: Vec::new(),
+        };
+    }
+    let a_break = |dice: &mut Rng, how| {
+        let at = dice.usize(..=answer.body.len());
+        Some(Trouble::Breaks(Break { at, how }))
+    };
+    answer.trouble = match dice.u16(..200) {
+        // What was refused may come again, and so is a trouble of its own.
+        number @ 0..9 => match a_reset(dice) {
+            How::Stream(REFUSED_STREAM) => Some(Trouble::Refuses),
+            how if number < 6 => a_break(dice, how),
+            how => Some(Trouble::Breaks(Break { at: 0, how })),
+        },
+        9..11 => {
+            let how = close_or_reset(dice);
+            a_break(dice, how)
+        }
+        11..16 => Some(Trouble::Refuses),
+        16..24 => Some(Trouble::LeavesOut),
+        24..32 => Some(Trouble::Malformed(Malformed::draw(dice))),
+        32 => Some(Trouble::Silence),
+        _ => None,
+    };
+    if let Some(Trouble::Malformed(malformed)) = answer.trouble {
+        malformed.prepare(answer);
     }
 }
 
@@ -217,6 +351,12 @@ fn one_in(dice: &mut Rng, many: u32) -> bool {
 
 fn close_or_reset(dice: &mut Rng) -> How {
     if dice.bool() { How::Close } else { How::Reset }
+}
+
+/// The end of a stream of HTTP/2.
+fn a_reset(dice: &mut Rng) -> How {
+    let codes = [NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, CANCEL];
+    How::Stream(codes[dice.usize(..codes.len())])
 }
 
 fn a_break(dice: &mut Rng, below: usize, half: bool) -> Break {
@@ -230,6 +370,39 @@ fn a_break(dice: &mut Rng, below: usize, half: bool) -> Break {
         at: dice.usize(..below),
         how,
     }
+}
+
+fn passage(dice: &mut Rng) -> Passage {
+    let bytes = noise(dice);
+    let breaks = one_in(dice, 4).then(|| a_break(dice, bytes.len() + 1, false));
+    Passage {
+        bytes,
+        is_early: one_in(dice, 4),
+        breaks,
+    }
+}
+
+fn tunnel(dice: &mut Rng) -> Tunnel {
+    let says = if dice.bool() { Vec::new() } else { noise(dice) };
+    let behind = match dice.u8(..8) {
+        0 => Behind::Listens,
+        1 => Behind::Breaks(a_break(dice, 2_000, false)),
+        _ => Behind::Echoes,
+    };
+    Tunnel { says, behind }
+}
+
+/// Bytes of a length that most often is small.
+fn noise(dice: &mut Rng) -> Vec<u8> {
+    let length = match dice.u8(..20) {
+        0 => 0,
+        1 => dice.usize(100_000..600_000),
+        2..=4 => dice.usize(10_000..40_000),
+        _ => dice.usize(1..1_000),
+    };
+    let mut bytes = vec![0; length];
+    dice.fill(&mut bytes);
+    bytes
 }
 
 /// A body and its framing.

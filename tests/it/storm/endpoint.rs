@@ -4,14 +4,17 @@
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::Poll,
     time::Duration,
 };
 
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
     time::sleep,
@@ -20,9 +23,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     draw::Planner,
+    http2,
     oracle::Oracle,
     pieces,
-    plan::{Answer, Break, How, Id, Moment, Request, Trouble},
+    plan::{Answer, Behind, Break, How, Id, Moment, Passage, Request, Trouble, Tunnel, is_http2},
+    spoil::Spoilt,
 };
 use crate::support::strict::{Broken, Framed, Head, Reader};
 
@@ -52,17 +57,26 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Clone)]
-struct Shared {
-    service: &'static str,
-    address: SocketAddr,
-    planner: Planner,
-    oracle: Arc<Oracle>,
+pub(super) struct Shared {
+    pub(super) service: &'static str,
+    pub(super) address: SocketAddr,
+    pub(super) planner: Planner,
+    pub(super) oracle: Arc<Oracle>,
+    /// How many connections it has had.
+    connections: Arc<AtomicU64>,
     /// Itself and its way to the registry, where it may leave.
     leaving: Option<(Weak<dyn Leave>, watch::Sender<Life>)>,
 }
 
+impl Shared {
+    /// Counts a connection, and returns the how manieth it is.
+    pub(super) fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed)
+    }
+}
+
 /// A connection in the clear or over TLS.
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
     fn tcp(&self) -> &TcpStream;
     const TLS: bool;
 }
@@ -75,6 +89,13 @@ impl Socket for TcpStream {
 }
 
 impl Socket for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+    const TLS: bool = true;
+}
+
+impl Socket for tokio_rustls::client::TlsStream<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
@@ -105,6 +126,7 @@ impl Endpoint {
             address,
             planner,
             oracle,
+            connections: Arc::default(),
             leaving,
         };
         tokio::spawn(accept(listener, shared, tls, told));
@@ -139,10 +161,15 @@ async fn accept(
         let tls = tls.clone();
         tokio::spawn(async move {
             match tls {
+                None if is_http2(shared.service) => http2::endpoint::serve(stream, &shared).await,
                 None => serve_until_told(Reader::new(stream), &shared, told).await,
                 Some(config) => {
-                    if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
-                        serve_until_told(Reader::new(stream), &shared, told).await;
+                    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else {
+                        return;
+                    };
+                    match is_http2(shared.service) {
+                        true => http2::endpoint::serve(stream, &shared).await,
+                        false => serve_until_told(Reader::new(stream), &shared, told).await,
                     }
                 }
             }
@@ -307,7 +334,7 @@ async fn read_rest<S: Socket>(
     Ok(Head::default())
 }
 
-fn compare_head(request: &Request, head: &Head) -> Result<(), String> {
+pub(super) fn compare_head(request: &Request, head: &Head) -> Result<(), String> {
     if head.start != request.line_upstream() {
         return Err(format!("not {:?}", request.line_upstream()));
     }
@@ -320,8 +347,14 @@ fn compare_head(request: &Request, head: &Head) -> Result<(), String> {
         }
     }
     for name in ["x-hop", "connection", "keep-alive", "upgrade"] {
-        if head.value(name).is_some() {
-            return Err(format!("a field `{name}`"));
+        let values: Vec<_> = head.values(name).collect();
+        let expected: &[&str] = match name {
+            "connection" if request.passage.is_some() => &["upgrade"],
+            "upgrade" if request.passage.is_some() => &["storm"],
+            _ => &[],
+        };
+        if values != expected {
+            return Err(format!("{name} {values:?}"));
         }
     }
     Ok(())
@@ -336,11 +369,38 @@ fn note_whole<S: Socket>(
     body: &[u8],
     trailers: &Head,
 ) -> bool {
+    // Behind a request that was answered already the next one may follow.
+    let is_answered = shared
+        .planner
+        .answer(request, arrival, shared.service)
+        .moment
+        != Moment::AtEnd;
+    if !is_answered && !connection.unread.is_empty() {
+        let more = super::shown(&connection.unread);
+        let why = format!("more than the request upstream: {more}");
+        shared.oracle.fault(Some(request), &why);
+        return false;
+    }
+    check_whole(shared, request, arrival, body, trailers)
+}
+
+/// Whether a request that has come to its end is the one that was to come.
+pub(super) fn check_whole(
+    shared: &Shared,
+    request: &Request,
+    arrival: usize,
+    body: &[u8],
+    trailers: &Head,
+) -> bool {
     let oracle = &shared.oracle;
     let fault = |why: &str| {
         oracle.fault(Some(request), why);
         false
     };
+    if request.spoilt == Some(Spoilt::TooLong) && body.len() + 1 == request.body.len() {
+        // All that was said to come was there before what is too much.
+        return true;
+    }
     if !request.is_whole() {
         let (spoilt, breaks) = (request.spoilt, request.breaks);
         return fault(&format!(
@@ -355,18 +415,6 @@ fn note_whole<S: Socket>(
     };
     if trailers.fields.len() != request.trailers().len() || !request.trailers().iter().all(has) {
         return fault(&format!("other trailers upstream: {trailers:?}"));
-    }
-    // Behind a request that was answered already the next one may follow.
-    let is_answered = shared
-        .planner
-        .answer(request, arrival, shared.service)
-        .moment
-        != Moment::AtEnd;
-    if !is_answered && !connection.unread.is_empty() {
-        return fault(&format!(
-            "more than the request upstream: {}",
-            super::shown(&connection.unread)
-        ));
     }
     oracle.is_whole(request, arrival);
     true
@@ -419,6 +467,12 @@ async fn respond<S: Socket>(
         }
         return false;
     }
+    if let (Some(tunnel), Some(passage)) = (&answer.tunnel, &request.passage) {
+        if let Err(why) = pass(connection, tunnel, passage).await {
+            shared.oracle.fault(Some(request), &why);
+        }
+        return false;
+    }
     if answer.closes {
         if S::TLS {
             let _ = socket.shutdown().await;
@@ -432,6 +486,52 @@ async fn respond<S: Socket>(
         return false;
     }
     written.is_ok() && answer.trouble.is_none()
+}
+
+/// A tunnel, to its end.
+async fn pass<S: Socket>(
+    connection: &mut Reader<S>,
+    tunnel: &Tunnel,
+    passage: &Passage,
+) -> Result<(), String> {
+    let mut heard = Vec::new();
+    let mut piece = vec![0; 16 * 1024];
+    if tunnel.behind == Behind::Listens {
+        let _ = connection.source().shutdown().await;
+    }
+    let stop = match tunnel.behind {
+        Behind::Breaks(Break { at, .. }) => at,
+        Behind::Echoes | Behind::Listens => usize::MAX,
+    };
+    while heard.len() < stop {
+        let read = connection.source().read(&mut piece).await;
+        let Ok(count @ 1..) = read else {
+            let (length, whole) = (heard.len(), passage.length());
+            return match read {
+                _ if !tunnel.is_sound(passage) => Ok(()),
+                Ok(_) if length == whole => Ok(()),
+                Ok(_) => Err(format!(
+                    "a tunnel's end upstream after {length} of {whole} bytes"
+                )),
+                Err(error) => Err(format!("a sound tunnel broke off upstream: {error}")),
+            };
+        };
+        heard.extend_from_slice(&piece[..count]);
+        if !passage.bytes[..passage.length()].starts_with(&heard) {
+            return Err("other bytes in a tunnel upstream".to_owned());
+        }
+        let echo = &piece[..count];
+        if tunnel.behind != Behind::Listens && connection.source().write_all(echo).await.is_err() {
+            return Ok(());
+        }
+    }
+    if let Behind::Breaks(Break {
+        how: How::Reset, ..
+    }) = tunnel.behind
+    {
+        reset(connection.source());
+    }
+    Ok(())
 }
 
 async fn leave(shared: &Shared) {

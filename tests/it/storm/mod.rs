@@ -4,6 +4,7 @@
 mod client;
 mod draw;
 mod endpoint;
+mod http2;
 mod oracle;
 mod pieces;
 mod plan;
@@ -29,6 +30,7 @@ use self::{
     draw::Planner,
     endpoint::{Endpoint, Leave},
     oracle::Oracle,
+    plan::Id,
 };
 use crate::support::{
     authority::Authority,
@@ -51,6 +53,13 @@ limits = { concurrent = 3, per_endpoint = 2, pending = 2, wait = "100ms" }
 [service.solo]
 guard = false
 fallback = "plain"
+[service.tunnel]
+upgrades = ["storm"]
+[service.streams]
+protocol = "h2c"
+[service.sealed]
+protocol = "auto"
+tls = { ca = "ca.pem" }
 [service.secure]
 tls = { ca = "ca.pem" }
 
@@ -86,6 +95,16 @@ split = [{ service = "plain", weight = 70 }, { service = "secure", weight = 30 }
 path = "/edgy"
 service = "edgy"
 [[route]]
+path = "/streams"
+service = "streams"
+[[route]]
+path = "/sealed"
+service = "sealed"
+strip_prefix = true
+[[route]]
+path = "/tunnel"
+service = "tunnel"
+[[route]]
 path = "/gone"
 service = "gone"
 "#;
@@ -112,7 +131,7 @@ struct Registry {
 
 impl Registry {
     async fn sign_in(&self, service: &str, address: SocketAddr) {
-        let scheme = if service == "secure" { "https" } else { "http" };
+        let scheme = if is_secured(service) { "https" } else { "http" };
         let entry = json!({
             "ID": id_of(address), "Name": service, "Address": address.ip(), "Port": address.port(),
             "Meta": { "scheme": scheme },
@@ -133,6 +152,11 @@ impl Registry {
         // Two requests may make one endpoint leave at once: the second finds it gone.
         self.http.put(url).send().await.unwrap();
     }
+}
+
+/// Whether the endpoints of a service speak TLS.
+fn is_secured(service: &str) -> bool {
+    matches!(service, "secure" | "sealed")
 }
 
 fn id_of(address: SocketAddr) -> String {
@@ -161,9 +185,10 @@ struct Storm {
     registry: Arc<Registry>,
     /// The registry as those see it who may leave.
     leave: Arc<dyn Leave>,
-    /// Where the proxy speaks TLS, and what clients need for it, one of each version.
+    /// Where the proxy speaks TLS, and what clients need for it, one of each version: those of HTTP/1.1, and
+    /// those of HTTP/2.
     proxy_tls: SocketAddr,
-    connectors: [TlsConnector; 2],
+    connectors: [[TlsConnector; 2]; 2],
     tls: Arc<ServerConfig>,
     folder: tempfile::TempDir,
 }
@@ -174,12 +199,13 @@ impl Storm {
         let authority = Authority::new(folder.path());
         let identity = authority.issue("storm");
         let [proxy, proxy_tls, admin, registry] = free_ports();
+        // A client that reads in sips on a busy machine does so for longer than its answer is on its way.
         let text = format!(
             "workers = 2\nsnapshot = false\n[log]\nlevel = \"error\"\n\
              [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
-             timeout = {{ body = \"5s\", idle = \"5s\" }}\n\
+             timeout = {{ body = \"5s\", idle = \"20s\" }}\n\
              [[listen]]\naddress = \"127.0.0.1:{proxy_tls}\"\n\
-             timeout = {{ body = \"5s\", idle = \"5s\" }}\n\
+             timeout = {{ body = \"5s\", idle = \"20s\" }}\n\
              tls = {{ certificates = [{{ cert = \"storm-certificate.pem\", key = \"storm-key.pem\" }}] }}\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\
              [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
@@ -200,7 +226,9 @@ impl Storm {
             callboard: start_callboard(folder.path(), &text),
             proxy: ([127, 0, 0, 1], proxy).into(),
             proxy_tls: ([127, 0, 0, 1], proxy_tls).into(),
-            connectors: tls::VERSIONS.map(|version| tls::connector(&authority.ca(), version)),
+            connectors: [&[][..], &[&b"h2"[..]]].map(|protocols| {
+                tls::VERSIONS.map(|version| tls::connector(&authority.ca(), version, protocols))
+            }),
             admin: format!("http://127.0.0.1:{admin}"),
             leave: Arc::new(Arc::clone(&registry)),
             registry,
@@ -214,7 +242,7 @@ impl Storm {
     }
 
     async fn open(&self, service: &'static str) -> Endpoint {
-        let tls = (service == "secure").then(|| Arc::clone(&self.tls));
+        let tls = is_secured(service).then(|| Arc::clone(&self.tls));
         let leave: Option<Weak<dyn Leave>> =
             (service == "solo").then(|| Arc::downgrade(&self.leave));
         let oracle = Arc::clone(&self.oracle);
@@ -266,6 +294,9 @@ impl Storm {
             "callboard_endpoint_requests_in_flight",
             "callboard_requests_pending",
             "callboard_endpoint_connections_idle",
+            "callboard_http2_connections",
+            "callboard_http2_streams",
+            "callboard_tunnels_open",
         ] {
             let what = format!("{name} is 0 again");
             eventually(
@@ -321,7 +352,9 @@ impl Storm {
         let mut clients = JoinSet::new();
         for number in first..first + CLIENTS {
             // Every other one by TLS, of each version in turn.
-            let tls = (number % 2 == 1).then(|| &self.connectors[number as usize / 2 % 2]);
+            let http2 = usize::from(Id::new(number, 0, 0).is_http2());
+            let version = number as usize / 4 % 2;
+            let tls = (number % 2 == 1).then(|| &self.connectors[http2][version]);
             let client = Client {
                 number,
                 planner: self.planner,
@@ -356,7 +389,28 @@ fn start_callboard(folder: &Path, text: &str) -> Callboard {
     let errors = std::fs::File::create(folder.join("stderr")).unwrap();
     let mut command = callboard::command(folder);
     command.stderr(Stdio::from(errors));
+    // What a panic's would read of the binary stays in memory.
+    command.env("RUST_BACKTRACE", "0");
     Callboard::run_by(command, folder, text)
+}
+
+/// What the proxy has said at the end, but for an assertion of the HTTP/2 library's that only builds for tests have:
+/// it does not hold where a connection ends before its streams (github.com/hyperium/h2/issues/907).
+fn last_words(folder: &Path) -> String {
+    let said = std::fs::read_to_string(folder.join("stderr")).unwrap();
+    let mut lines = said.lines().peekable();
+    let mut rest = String::new();
+    while let Some(line) = lines.next() {
+        let is_known = |next: &&str| *next == "assertion failed: !self.has_streams()";
+        if line.contains("proto/streams/counts.rs") && lines.next_if(is_known).is_some() {
+            continue;
+        }
+        if !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE") {
+            rest += line;
+            rest += "\n";
+        }
+    }
+    rest
 }
 
 async fn let_pass(millis: u64) {
@@ -375,7 +429,9 @@ async fn each_request_comes_once_and_whole_and_each_answer_is_its_own() {
     println!("storm: seed {seed}, {seconds} s");
     let storm = Storm::start(seed).await;
     let mut endpoints = Vec::new();
-    for service in ["plain", "secure", "retried", "limited", "edgy"] {
+    for service in [
+        "plain", "secure", "retried", "limited", "edgy", "streams", "sealed", "tunnel",
+    ] {
         for _ in 0..3 {
             endpoints.push(storm.open(service).await);
         }
@@ -409,7 +465,7 @@ async fn each_request_comes_once_and_whole_and_each_answer_is_its_own() {
         memory / 1024,
         memory_now / 1024,
     );
-    let said = std::fs::read_to_string(storm.folder.path().join("stderr")).unwrap();
+    let said = last_words(storm.folder.path());
     assert_eq!(said, "", "the proxy's last words");
     assert_eq!(
         storm.oracle.faults(),

@@ -12,8 +12,12 @@ use tokio::time::Instant;
 
 use super::{
     draw::Planner,
-    plan::{Answer, Break, Framing, How, Id, Moment, PIPELINED, Request, Route, Trouble},
+    plan::{
+        Answer, Break, Framing, How, Id, Moment, PIPELINED, Passage, Request, Route, Trouble,
+        Tunnel, is_http2,
+    },
     shown,
+    spoil::Spoilt,
 };
 use crate::support::strict::Head;
 
@@ -83,6 +87,10 @@ struct Arrival {
     endpoint: SocketAddr,
     whole: bool,
     at: Instant,
+    /// Its connection was broken by what another request had its endpoint do.
+    hurt: bool,
+    /// Its endpoint has said that it does not process it.
+    left_out: bool,
     /// When its answer was written, as far as it was.
     answered: Option<Instant>,
 }
@@ -99,6 +107,8 @@ impl Arrival {
 struct Case {
     begun: Instant,
     arrivals: Vec<Arrival>,
+    /// How often it has come to a connection that had left it out before.
+    missed: usize,
 }
 
 /// How long a request is remembered.
@@ -162,11 +172,16 @@ impl Oracle {
         let mut state = self.state.lock().unwrap();
         let state = &mut *state;
         *state.counts.entry("sent".to_owned()).or_default() += 1;
+        if request.http2 {
+            let count = state.counts.entry("sent by HTTP/2".to_owned());
+            *count.or_default() += 1;
+        }
         state.cases.insert(
             request.id,
             Case {
                 begun: now,
                 arrivals: Vec::new(),
+                missed: 0,
             },
         );
         state.order.push_back(request.id);
@@ -211,11 +226,15 @@ impl Oracle {
                 service,
                 endpoint,
                 whole: false,
+                hurt: false,
+                left_out: false,
                 at: Instant::now(),
                 answered: None,
             });
-            case.arrivals.len() - 1
+            let before = &case.arrivals[..case.arrivals.len() - 1];
+            (before.len(), before.iter().all(|one| one.left_out))
         };
+        let (before, were_left_out) = before;
         if !request.route.services().contains(&service) {
             self.fault(
                 Some(request),
@@ -229,10 +248,34 @@ impl Oracle {
                 &format!("not sound HTTP, and passed on ({spoilt:?})"),
             );
         }
-        if before > 0 && !request.is_repeatable() {
+        if !were_left_out && !request.is_repeatable() {
             self.fault(Some(request), "what may not be repeated came twice");
         }
         before
+    }
+
+    /// It has come to a connection that had left it out before, and counts as not arrived.
+    pub(super) fn misses(&self, id: Id) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(case) = state.cases.get_mut(&id) {
+            case.missed += 1;
+        }
+    }
+
+    /// What its endpoint does to the connection may fail it.
+    pub(super) fn hurts(&self, id: Id, arrival: usize) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(case) = state.cases.get_mut(&id) {
+            case.arrivals[arrival].hurt = true;
+        }
+    }
+
+    /// Its endpoint is about to say that it does not process it: so it may come again.
+    pub(super) fn leaves_out(&self, request: &Request, arrival: usize) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(case) = state.cases.get_mut(&request.id) {
+            case.arrivals[arrival].left_out = true;
+        }
     }
 
     /// An endpoint has read it to its end, and it is as it was to be.
@@ -260,6 +303,9 @@ impl Oracle {
             Outcome::Silence(so_far) => {
                 let why = format!("no end, behind {so_far}; before: {before}");
                 (Err(why), "silence".to_owned())
+            }
+            Outcome::Nothing(..) if request.spoilt.is_some_and(Spoilt::is_of_length) => {
+                (Ok(()), "reset".to_owned())
             }
             Outcome::Nothing(how, begun) => {
                 let why = match before {
@@ -303,6 +349,7 @@ impl Oracle {
         };
         let verdict = self.compare(request, received, origin, excused);
         let kind = match end {
+            End::Whole if status == 101 => "tunnelled",
             End::Whole => "answered",
             End::Cut(_) => "cut",
         };
@@ -355,6 +402,9 @@ impl Oracle {
         if head.value("x-hop").is_some() {
             return Err("a field of the endpoint's connection".to_owned());
         }
+        if let (Some(tunnel), Some(passage)) = (&plan.tunnel, &request.passage) {
+            return compare_tunnel(tunnel, passage, received);
+        }
         let whole: &[u8] = if plan.has_body(request) {
             &plan.body
         } else {
@@ -389,8 +439,10 @@ impl Oracle {
                 true => Ok(()),
                 false => Err("other trailers".to_owned()),
             },
-            End::Cut(_) if excused || request.spoilt.is_some() || is_unsure(&plan) => Ok(()),
-            End::Cut(_) if self.was_upset(request.id, service) => Ok(()),
+            End::Cut(_) if excused || request.spoilt.is_some() => Ok(()),
+            End::Cut(_) if is_unsure(&plan, service) || arrivals[arrival].hurt => Ok(()),
+            // Connections of HTTP/1.1 are one request's each.
+            End::Cut(_) if !is_http2(service) && self.was_upset(request.id, service) => Ok(()),
             End::Cut(_) if self.may_be_reset_behind(request.id) => Ok(()),
             End::Cut(_) => Err("a sound answer broke off".to_owned()),
         }
@@ -427,12 +479,18 @@ impl Oracle {
         let causes: Vec<_> = causes
             .map(|(place, arrival)| self.planner.answer(request, place, arrival.service))
             .collect();
-        let upset = |service: &&'static str| self.was_upset(request.id, service);
+        let was_seen = arrivals.iter().any(|arrival| !arrival.left_out);
+        let upset = |service: &&'static str| {
+            // A request that has come there is one whose part in it is known.
+            let is_known = is_http2(service) && was_seen;
+            !is_known && self.was_upset(request.id, service)
+        };
         let is_expected = match (request.route, status) {
             (Route::Nowhere, 404)
             | (Route::Gone, 503)
             | (Route::Rated, 429)
             | (Route::Limited, 503) => true,
+            (_, 502) if arrivals.iter().any(|arrival| arrival.hurt) => true,
             (_, 502) => causes.iter().any(fails) || request.route.services().iter().any(upset),
             // What an endpoint says too much may come when its connection is another request's.
             (Route::Edgy, 200) => upset(&"edgy"),
@@ -456,11 +514,23 @@ impl Oracle {
         causes: &[Answer],
     ) -> Result<(), String> {
         let is_small = request.body.len() <= 64 * 1024 && request.trailers().is_empty();
-        let broke =
-            |plan: &Answer| matches!(plan.trouble, Some(Trouble::Breaks(Break { at: 0, .. })));
-        let has_others = matches!(request.route, Route::Plain | Route::Retried);
-        let is_sure = status == 502 && is_small && has_others && request.is_repeatable();
-        if is_sure && causes.len() < 3 && causes.iter().all(broke) {
+        let left_out =
+            |plan: &Answer| matches!(plan.trouble, Some(Trouble::Refuses | Trouble::LeavesOut));
+        let broke = |plan: &Answer| {
+            left_out(plan) || matches!(plan.trouble, Some(Trouble::Breaks(Break { at: 0, .. })))
+        };
+        let has_others = matches!(
+            request.route,
+            Route::Plain | Route::Retried | Route::Streams | Route::Sealed
+        );
+        let may_go_on = request.is_repeatable() || causes.iter().all(left_out);
+        let is_sure = status == 502 && is_small && has_others && may_go_on;
+        let missed = {
+            let state = self.state.lock().unwrap();
+            state.cases.get(&request.id).map_or(0, |case| case.missed)
+        };
+        // Where none has arrived, its connection broke before.
+        if is_sure && !causes.is_empty() && causes.len() + missed < 3 && causes.iter().all(broke) {
             return Err(format!("given up after {} attempts", causes.len()));
         }
         Ok(())
@@ -521,10 +591,25 @@ impl Oracle {
     }
 }
 
+/// What came through a tunnel is what was sent, and all of it where both sides came to their ends.
+fn compare_tunnel(tunnel: &Tunnel, passage: &Passage, received: &Received) -> Result<(), String> {
+    let whole = tunnel.whole(passage);
+    if !whole.starts_with(&received.body) {
+        return Err("other bytes in a tunnel".to_owned());
+    }
+    match received.end {
+        _ if !tunnel.is_sound(passage) => Ok(()),
+        End::Whole if received.body.len() == whole.len() => Ok(()),
+        End::Whole => Err("the end of a tunnel before its bytes".to_owned()),
+        End::Cut(_) => Err("a sound tunnel broke off".to_owned()),
+    }
+}
+
 /// Whether an endpoint that does so may be the cause of a 502.
 fn fails(plan: &Answer) -> bool {
     match plan.trouble {
-        Some(Trouble::Breaks(_) | Trouble::Leaves) => true,
+        Some(Trouble::Breaks(_) | Trouble::Leaves | Trouble::Malformed(_)) => true,
+        Some(Trouble::Refuses | Trouble::LeavesOut) => true,
         // It closes with bytes unread, which is a reset.
         Some(Trouble::Garbled(garbled)) => garbled.is_in_head() || plan.moment != Moment::AtEnd,
         Some(Trouble::Silence) => false,
@@ -533,8 +618,10 @@ fn fails(plan: &Answer) -> bool {
 }
 
 /// Whether its answer may break off though nothing else is wrong.
-fn is_unsure(plan: &Answer) -> bool {
-    plan.trouble.is_some() || plan.moment != Moment::AtEnd
+fn is_unsure(plan: &Answer, service: &str) -> bool {
+    // A stream of HTTP/2 has an end of its own for either direction.
+    let is_early = plan.moment != Moment::AtEnd && !is_http2(service);
+    plan.trouble.is_some() || is_early
 }
 
 /// Whether what ends its answer early looks like its end: a body until close, and a close that is
@@ -555,6 +642,13 @@ fn may_end_early(plan: &Answer, service: &str) -> bool {
 fn never_ends(plan: &Answer, request: &Request, service: &str) -> bool {
     match plan.trouble {
         None | Some(Trouble::Silence | Trouble::Leaves) => false,
+        Some(Trouble::Refuses | Trouble::LeavesOut) => true,
+        Some(Trouble::Malformed(malformed)) => malformed.is_in_head() || plan.has_body(request),
+        Some(Trouble::Breaks(cut)) if is_http2(service) => {
+            // All that was said to come may be there, and its end is not.
+            let is_part = cut.at < plan.body.len() || plan.framing != Framing::Length;
+            is_part && plan.has_body(request)
+        }
         Some(Trouble::Garbled(garbled)) => garbled.is_in_head() || plan.has_body(request),
         Some(Trouble::Breaks(cut)) => {
             let is_part = cut.at < plan.wire(request).0.len();

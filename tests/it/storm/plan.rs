@@ -3,7 +3,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::spoil::{Garbled, Spoilt};
+use super::{
+    http2::Malformed,
+    spoil::{Garbled, Spoilt},
+};
 
 /// How many requests a client may send behind one that is not answered yet.
 pub(super) const PIPELINED: u64 = 3;
@@ -25,6 +28,11 @@ impl Id {
     /// The one so many places behind it on its connection.
     pub(super) fn behind(self, places: u64) -> Self {
         Self(self.0 + places)
+    }
+
+    /// Whether its client speaks HTTP/2: two of four do, one of them over TLS.
+    pub(super) fn is_http2(self) -> bool {
+        self.0 >> 41 & 1 == 1
     }
 
     /// An id that no client has: what bytes behind a spoilt request say.
@@ -59,6 +67,11 @@ pub(super) enum Route {
     Split,
     /// Endpoints that close kept connections unsaid, or say more than their answer.
     Edgy,
+    /// Endpoints of HTTP/2, in the clear and over TLS.
+    Streams,
+    Sealed,
+    /// Connections that go over to another protocol.
+    Tunnel,
     /// A service that has no endpoint.
     Gone,
     /// No route at all.
@@ -77,6 +90,9 @@ impl Route {
             Self::Solo => "/solo",
             Self::Split => "/split",
             Self::Edgy => "/edgy",
+            Self::Streams => "/streams",
+            Self::Sealed => "/sealed",
+            Self::Tunnel => "/tunnel",
             Self::Gone => "/gone",
             Self::Nowhere => "/nowhere",
         }
@@ -93,14 +109,22 @@ impl Route {
             Self::Solo => &["solo", "plain"],
             Self::Split => &["plain", "secure"],
             Self::Edgy => &["edgy"],
+            Self::Streams => &["streams"],
+            Self::Sealed => &["sealed"],
+            Self::Tunnel => &["tunnel"],
             Self::Gone | Self::Nowhere => &[],
         }
     }
 
     /// Whether the path's prefix is taken off.
     fn strips(self) -> bool {
-        matches!(self, Self::Secure | Self::Crowd | Self::Solo)
+        matches!(self, Self::Secure | Self::Sealed | Self::Crowd | Self::Solo)
     }
+}
+
+/// Whether a service's endpoints speak HTTP/2.
+pub(super) fn is_http2(service: &str) -> bool {
+    matches!(service, "streams" | "sealed")
 }
 
 /// A part of a message that is written at once, and how long its writer waits then.
@@ -118,6 +142,8 @@ pub(super) enum How {
     Reset,
     /// It closes its sending side only.
     Half,
+    /// HTTP/2 has its stream reset with this code, and its connection go on.
+    Stream(u32),
 }
 
 /// Where a side stops, in bytes of its message, and how.
@@ -148,6 +174,7 @@ pub(super) struct Request {
     pub(super) route: Route,
     pub(super) method: &'static str,
     pub(super) http10: bool,
+    pub(super) http2: bool,
     pub(super) target: String,
     /// Those that pass as they came.
     pub(super) fields: Vec<(String, String)>,
@@ -159,6 +186,8 @@ pub(super) struct Request {
     pub(super) expects: bool,
     pub(super) framing: Framing,
     pub(super) body: Vec<u8>,
+    /// It asks for another protocol.
+    pub(super) passage: Option<Passage>,
     pub(super) spoilt: Option<Spoilt>,
     pub(super) breaks: Option<Break>,
     /// It stops reading after so many bytes of the answer.
@@ -167,6 +196,60 @@ pub(super) struct Request {
     pub(super) sips: bool,
     /// It waits for the answer before before it asks.
     pub(super) waits: bool,
+}
+
+/// What a client does in a tunnel. It closes its sending side behind its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Passage {
+    pub(super) bytes: Vec<u8>,
+    /// It does not wait for the answer.
+    pub(super) is_early: bool,
+    /// It ends its connection when it has sent so many of them.
+    pub(super) breaks: Option<Break>,
+}
+
+impl Passage {
+    /// So many bytes are sent.
+    pub(super) fn length(&self) -> usize {
+        let length = self.bytes.len();
+        self.breaks.map_or(length, |cut| cut.at.min(length))
+    }
+}
+
+/// What an endpoint does in a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tunnel {
+    /// What it sends with its answer.
+    pub(super) says: Vec<u8>,
+    pub(super) behind: Behind,
+}
+
+/// What it does then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// It says what it hears, up to the end.
+    Echoes,
+    /// It closes its sending side, and listens up to the end.
+    Listens,
+    /// It ends the connection when it has heard so many bytes.
+    Breaks(Break),
+}
+
+impl Tunnel {
+    /// What the client is to get at the most.
+    pub(super) fn whole(&self, passage: &Passage) -> Vec<u8> {
+        match self.behind {
+            Behind::Listens => self.says.clone(),
+            Behind::Echoes | Behind::Breaks(_) => {
+                [&self.says[..], &passage.bytes[..passage.length()]].concat()
+            }
+        }
+    }
+
+    /// Whether both sides come to their ends, so that not a byte may be missing.
+    pub(super) fn is_sound(&self, passage: &Passage) -> bool {
+        !matches!(self.behind, Behind::Breaks(_)) && passage.breaks.is_none()
+    }
 }
 
 /// When an answer is begun.
@@ -188,6 +271,11 @@ pub(super) enum Trouble {
     Silence,
     /// The endpoint signs out first, and closes the connection without an answer.
     Leaves,
+    /// HTTP/2 has its stream refused,
+    Refuses,
+    /// or the connection ended but for the streams before.
+    LeavesOut,
+    Malformed(Malformed),
 }
 
 /// All that an endpoint does with one request.
@@ -208,6 +296,8 @@ pub(super) struct Answer {
     pub(super) closes_unsaid: bool,
     /// It says more than its answer.
     pub(super) babbles: bool,
+    /// It goes over to another protocol.
+    pub(super) tunnel: Option<Tunnel>,
     pub(super) trouble: Option<Trouble>,
 }
 
@@ -234,6 +324,10 @@ impl Request {
         }
         if let Some(connection) = self.connection {
             line("Connection", &connection);
+        }
+        if self.passage.is_some() {
+            line("Connection", &"Upgrade");
+            line("Upgrade", &"unknown, storm");
         }
         if self.takes_trailers {
             line("TE", &"trailers");
@@ -276,7 +370,13 @@ impl Request {
 
     /// Whether all of it is sent.
     pub(super) fn is_whole(&self) -> bool {
-        let is_sent = |cut: Break| cut.at >= self.wire().0.len();
+        let length = match (self.http2, &self.framing) {
+            (true, Framing::Length) => self.body.len(),
+            // There the end of a body is sent behind it.
+            (true, _) => self.body.len() + 1,
+            (false, _) => self.wire().0.len(),
+        };
+        let is_sent = |cut: Break| cut.at >= length;
         self.breaks.is_none_or(is_sent) && !self.spoilt.is_some_and(Spoilt::leaves_it_unfinished)
     }
 
@@ -301,6 +401,9 @@ impl Answer {
         } else if self.http10 {
             head += "Connection: keep-alive\r\n";
         }
+        if self.tunnel.is_some() {
+            head += "Connection: upgrade\r\nUpgrade: storm\r\n";
+        }
         match self.framing {
             Framing::None | Framing::UntilClose => {}
             Framing::Length => {
@@ -313,6 +416,9 @@ impl Answer {
         let length = wire.len();
         if self.has_body(request) {
             write_body(&mut wire, &self.framing, &self.body);
+        }
+        if let Some(tunnel) = &self.tunnel {
+            wire.extend_from_slice(&tunnel.says);
         }
         match self.trouble {
             Some(Trouble::Garbled(garbled)) if garbled.is_in_head() || self.has_body(request) => {
@@ -375,6 +481,7 @@ impl fmt::Debug for Request {
         )?;
         for (has, what) in [
             (self.http10, " HTTP/1.0"),
+            (self.http2, " HTTP/2"),
             (self.expects, " expects"),
             (self.waits, " waits"),
             (self.sips, " sips"),
@@ -389,6 +496,18 @@ impl fmt::Debug for Request {
             leaves,
             ..
         } = self;
+        if let Some(Passage {
+            bytes,
+            is_early,
+            breaks,
+        }) = &self.passage
+        {
+            let length = bytes.len();
+            write!(
+                f,
+                " tunnels {length} bytes, early {is_early}, breaks {breaks:?}"
+            )?;
+        }
         write!(
             f,
             " {connection:?} spoilt {spoilt:?} breaks {breaks:?} leaves {leaves:?}"
@@ -424,7 +543,12 @@ impl fmt::Debug for Answer {
         ] {
             f.write_str(if has { what } else { "" })?;
         }
-        Ok(())
+        match &self.tunnel {
+            None => Ok(()),
+            Some(Tunnel { says, behind }) => {
+                write!(f, " tunnels {} bytes, then {behind:?}", says.len())
+            }
+        }
     }
 }
 

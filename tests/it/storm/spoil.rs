@@ -29,6 +29,8 @@ pub(super) enum Spoilt {
     LfBeforeTrailers,
     LfLfAfterTrailers,
     SpaceInTrailer,
+    TooShort,
+    TooLong,
 }
 
 // Not among them: LF for CRLF in a head, which the HTTP library takes. What goes upstream is framed anew.
@@ -57,9 +59,25 @@ const SPOILT: [Spoilt; 22] = [
     Spoilt::SpaceInTrailer,
 ];
 
+/// Those that a library of HTTP/2 can say. What it cannot is in `http2::breach`.
+const OF_HTTP2: [Spoilt; 9] = [
+    Spoilt::TwoHosts,
+    Spoilt::DotSegment,
+    Spoilt::Connect,
+    Spoilt::Trace,
+    Spoilt::OddExpectation,
+    Spoilt::LongTarget,
+    Spoilt::ManyFields,
+    Spoilt::TooShort,
+    Spoilt::TooLong,
+];
+
 impl Spoilt {
-    pub(super) fn draw(dice: &mut Rng) -> Self {
-        SPOILT[dice.usize(..SPOILT.len())]
+    pub(super) fn draw(dice: &mut Rng, http2: bool) -> Self {
+        match http2 {
+            true => OF_HTTP2[dice.usize(..OF_HTTP2.len())],
+            false => SPOILT[dice.usize(..SPOILT.len())],
+        }
     }
 
     /// What it is answered with.
@@ -76,7 +94,12 @@ impl Spoilt {
 
     /// Whether its head tells, so that no endpoint may see any of it.
     pub(super) fn is_in_head(self) -> bool {
-        self.end_of_body().is_none()
+        self.end_of_body().is_none() && !self.is_of_length()
+    }
+
+    /// Whether its body is not as long as its head says: HTTP/2 has its stream reset then.
+    pub(super) fn is_of_length(self) -> bool {
+        matches!(self, Self::TooShort | Self::TooLong)
     }
 
     /// What stands in the place of its last chunk.
@@ -120,6 +143,9 @@ impl Spoilt {
                 extensions: false,
                 trailers: Vec::new(),
             };
+        }
+        if self.is_of_length() {
+            request.framing = Framing::Length;
         }
         match self {
             Self::Connect => request.method = "CONNECT",

@@ -54,18 +54,20 @@ pub(crate) fn server(
     config
 }
 
-/// What a client needs that trusts this authority, and speaks this version.
+/// What a client needs that trusts this authority, and speaks this version of TLS and these protocols (ALPN).
 pub(crate) fn connector(
     authority: &Path,
     version: &'static SupportedProtocolVersion,
+    protocols: &[&[u8]],
 ) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates(authority));
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config).into()
 }
 
