@@ -24,6 +24,7 @@ mod schema;
 mod services;
 mod shells;
 mod signals;
+mod status;
 mod table;
 
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ enum Command {
     Health(health::Health),
     /// Have a proxy on this machine read its configuration file again
     Reload(reload::Reload),
+    /// Show how a running proxy stands, on one screen
+    Status(status::Status),
     /// Show a running proxy's services, or the endpoints of one
     Services(services::Services),
     /// Show what has changed of a service's endpoints
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Explain(explain) => explain::explain(&explain),
         Command::Health(health) => health::health(&health),
         Command::Reload(reload) => reload::reload(&reload),
+        Command::Status(status) => status::status(&status),
         Command::Services(services) => services::services(&services),
         Command::Journal(journal) => services::journal(&journal),
         Command::Pin(pin) => services::pin(&pin),

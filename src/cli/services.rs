@@ -88,7 +88,7 @@ pub(super) fn services(services: &Services) -> anyhow::Result<ExitCode> {
     };
     say(&match (services.format, &services.service) {
         (Format::Json, _) => format!("{shown}\n"),
-        (Format::Text, None) => of_all(each(shown)),
+        (Format::Text, None) => of_all(each(shown).iter()),
         (Format::Text, Some(_)) => of_one(shown),
     })
 }
@@ -142,11 +142,11 @@ pub(super) fn say(text: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn each(value: &Value) -> &[Value] {
+pub(super) fn each(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -155,8 +155,8 @@ fn text(value: &Value) -> String {
 }
 
 /// A line for each service.
-pub(super) fn of_all(services: &[Value]) -> String {
-    let rows = services.iter().map(|service| {
+pub(super) fn of_all<'v>(services: impl Iterator<Item = &'v Value>) -> String {
+    let rows = services.map(|service| {
         let pin = match service["pin"].is_null() {
             true => String::new(),
             false => format!("pinned to set {}", service["pin"]["set"]),
@@ -281,7 +281,7 @@ mod tests {
                           endpoint("10.0.0.2:80", "ejected", &why)]});
         let hat = json!({"name": "hat", "requests": 0, "failed": 0, "retries": 0, "endpoints": []});
         assert_eq!(
-            of_all(&[cart.clone(), hat]),
+            of_all([cart.clone(), hat].iter()),
             "service  endpoints             requests  failed  retries\n\
              cart     1 ejected, 1 serving  9         1       2        pinned to set 3\n\
              hat      none                  0         0       0\n"

@@ -72,6 +72,14 @@ async fn services_their_endpoints_and_their_changes_are_shown() {
     let serving = [(backend.address(), "serving")];
     proxy.until_states("cart", &serving).await;
 
+    proxy.until_ready().await;
+    let screen = said(&proxy, &["status"]).await;
+    assert!(screen.contains(": ready; "), "{screen}");
+    assert!(screen.contains("\ncart     1 serving  "), "{screen}");
+    let json = said(&proxy, &["status", "--format", "json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["services"][0]["name"], "cart");
+
     let all = said(&proxy, &["services"]).await;
     assert!(all.starts_with("service  endpoints  requests"), "{all}");
     assert!(all.contains("\ncart     1 serving  "), "{all}");
