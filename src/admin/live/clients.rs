@@ -12,7 +12,7 @@ use tokio::{
 use super::frame::Picture;
 
 /// Clients that may watch at once.
-const CLIENTS: usize = 32;
+const CLIENTS: usize = 16;
 /// Changes that a client may be behind.
 const BEHIND: usize = 8;
 /// Changes are looked for so often; less often where that takes long.

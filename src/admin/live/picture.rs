@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// As many endpoints are in it, and as many services.
-const ENDPOINTS: usize = 20_000;
+const ENDPOINTS: usize = 10_000;
 const SERVICES: usize = 5_000;
 /// As many names are in it that catalogs list and no request has named.
 const LISTED: usize = 1_000;

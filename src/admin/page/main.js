@@ -2,6 +2,7 @@
 
 import * as access from './access.js';
 import { attribute, find, text } from './dom.js';
+import * as explain from './explain.js';
 import * as journal from './journal.js';
 import { apply } from './model.js';
 import * as panels from './panels.js';
@@ -57,6 +58,7 @@ function say(state, why) {
 access.prepare();
 services.prepare();
 panels.prepare(services.show);
+explain.prepare(services.show);
 find('token').addEventListener('click', async () => {
   if (await access.askForToken('It is needed where admin.token is set.')) dispatchEvent(new Event('token'));
 });

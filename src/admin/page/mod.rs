@@ -39,13 +39,14 @@ const POLICY: &str = "default-src 'self'; object-src 'none'; base-uri 'none'; fo
 
 static INDEX: File = file!("index.html", "text/html; charset=utf-8");
 
-static FILES: [File; 13] = [
+static FILES: [File; 14] = [
     file!("page.css", "text/css; charset=utf-8"),
     file!("icon.svg", "image/svg+xml"),
     file!("access.js", SCRIPT),
     file!("chart.js", SCRIPT),
     file!("detail.js", SCRIPT),
     file!("dom.js", SCRIPT),
+    file!("explain.js", SCRIPT),
     file!("format.js", SCRIPT),
     file!("journal.js", SCRIPT),
     file!("main.js", SCRIPT),

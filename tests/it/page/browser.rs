@@ -194,6 +194,34 @@ async fn it_can_be_used_in_the_dark_and_on_a_phone() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_explained_and_none_is_made() {
+    let proxy = Proxy::start(CART).await;
+    let a = Backend::start("a").await;
+    proxy.register("cart", a.address()).await;
+    proxy
+        .until_states("cart", &[(a.address(), "serving")])
+        .await;
+    let Some(mut browser) = page(&proxy, "light", 1280).await else {
+        return;
+    };
+    browser.until(&shows("cart", "1 / 1")).await;
+    browser.fill("#explain-url", "/cart?n=1").await;
+    browser.click("#explain-form button").await;
+    for said in ["/cart", &a.address().to_string(), "GET /cart?n=1 HTTP/1.1"] {
+        browser.until_text("#explained", said).await;
+    }
+    browser.assert_sound().await;
+    browser.fill("#explain-url", "/nothing").await;
+    browser.click("#explain-form button").await;
+    browser
+        .until_text("#explained", "Answered by the proxy: 404")
+        .await;
+    browser.resize(360).await;
+    browser.assert_sound().await;
+    assert_eq!(a.requests(), 0);
+}
+
 /// The times of this are those of a quiet machine alone: they are held to their bounds where
 /// `CALLBOARD_TEST_TIMED` is set, and said in any case.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

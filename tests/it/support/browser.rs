@@ -112,5 +112,10 @@ impl Browser {
         assert_eq!(violations, json!([]), "axe");
         let faults = self.tell(json!({ "do": "faults" })).await;
         assert_eq!(faults, json!([]), "errors and requests to others");
+        let text = self.value("document.body.innerText").await;
+        let text = text.as_str().unwrap();
+        for slip in ["[object ", "undefined", "NaN"] {
+            assert!(!text.contains(slip), "{slip}: {text}");
+        }
     }
 }
