@@ -10,7 +10,7 @@ const require = createRequire(`${folder}/package.json`);
 const { chromium } = require('playwright-core');
 const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 
-const browser = await chromium.launch({ executablePath: `${folder}/chromium`, args: ['--no-sandbox'] });
+const browser = await chromium.launch({ executablePath: `${folder}/chromium`, args: ['--no-sandbox'], timeout: 50_000 });
 const context = await browser.newContext({ colorScheme, viewport: { width: Number(width), height: 900 } });
 const page = await context.newPage();
 page.setDefaultTimeout(20_000);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
 
@@ -15,11 +16,15 @@ use super::{eventually, server};
 /// A busy machine takes its time to start one.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// As many run at once: one is a dozen processes, on a machine that runs other tests meanwhile.
+static ROOM: Semaphore = Semaphore::const_new(2);
+
 /// Gone when it is dropped, as it ends with its script.
 pub(crate) struct Browser {
     _script: Child,
     stdin: ChildStdin,
     said: Lines<BufReader<ChildStdout>>,
+    _place: SemaphorePermit<'static>,
 }
 
 impl Browser {
@@ -27,6 +32,7 @@ impl Browser {
     /// has no browser.
     pub(crate) async fn start(scheme: &str, width: u32) -> Option<Self> {
         let folder = server::binary("chromium")?;
+        let place = ROOM.acquire().await.unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/page/drive.mjs");
         let mut script = Command::new("node")
             .args([script, folder.to_str().unwrap(), scheme])
@@ -42,6 +48,7 @@ impl Browser {
             _script: script,
             stdin,
             said,
+            _place: place,
         };
         browser.said().await;
         Some(browser)
