@@ -10,6 +10,8 @@ use crate::config;
 
 /// Of a field's value no more is copied than this.
 const MOST: usize = 1024;
+/// Nor of the target than this: a longer one is refused, unless the file allows it.
+const MOST_OF_A_TARGET: usize = 8 * 1024;
 
 /// What stands for the value of a parameter that is left out.
 const MASK: &str = "***";
@@ -67,16 +69,26 @@ impl Copied {
             .map(|named| named.as_str().as_bytes());
         let field = request.headers().get(header::HOST);
         let host = named.or_else(|| field.map(|value| value.as_bytes()));
+        // What stands before the last `@` may be a password.
+        let host = host.and_then(|host| host.rsplit(|byte| *byte == b'@').next());
+        let host = host.filter(|host| is_shaped_like_a_host(host));
         self.host = host.map(|host| add(&mut self.text, host));
         let start = self.text.len();
         let target = request.uri().path_and_query();
         self.text.push_str(target.map_or("/", PathAndQuery::as_str));
+        cut(&mut self.text, start + MOST_OF_A_TARGET);
         leave_out(&mut self.text, start, log);
         self.path = start..self.text.len();
         for name in &wanted.0 {
             let value = request.headers().get(name);
             let value = value.map_or(&b""[..], |value| value.as_bytes());
-            self.fields.push(add(&mut self.text, value));
+            let start = self.text.len();
+            add(&mut self.text, value);
+            if *name == header::REFERER {
+                // A target, too: that of the page before.
+                leave_out(&mut self.text, start, log);
+            }
+            self.fields.push(start..self.text.len());
         }
     }
 
@@ -99,7 +111,18 @@ impl Copied {
 fn add(text: &mut String, value: &[u8]) -> Range<usize> {
     let start = text.len();
     text.push_str(&String::from_utf8_lossy(&value[..value.len().min(MOST)]));
+    cut(text, start + MOST);
     start..text.len()
+}
+
+/// Leaves no more than so many bytes.
+fn cut(text: &mut String, most: usize) {
+    text.truncate(text.floor_char_boundary(most));
+}
+
+/// A host and port, whatever they are: no white space that would make two columns of one.
+fn is_shaped_like_a_host(host: &[u8]) -> bool {
+    host.iter().all(u8::is_ascii_graphic)
 }
 
 /// Takes from the target that begins there what no log should have.

@@ -148,7 +148,7 @@ fn trace_id(parent: &str) -> Option<&str> {
 /// Whether a terminal would do something with it, or show what follows in another order.
 fn is_control(char: char) -> bool {
     char.is_control()
-        || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn json_text(text: &str, out: &mut Vec<u8>) {

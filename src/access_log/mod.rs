@@ -7,7 +7,12 @@ mod line;
 mod queue;
 mod sink;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
 
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
@@ -33,11 +38,13 @@ pub(crate) struct AccessLog {
     /// Fields of a request's head that its lines have.
     wanted: Wanted,
     queue: Arc<Queue>,
+    /// Those of its workers.
+    lines: Mutex<Vec<Weak<Lines>>>,
 }
 
 /// The end of a process's access log: dropped, what was handed over is written first.
 #[derive(Debug)]
-pub(crate) struct Writing(Arc<Queue>);
+pub(crate) struct Writing(Arc<AccessLog>);
 
 impl AccessLog {
     /// Begins one, whose lines go where the file says.
@@ -51,8 +58,8 @@ impl AccessLog {
         thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_all(&from, sink))?;
-        let writing = Writing(Arc::clone(&queue));
-        Ok((Arc::new(Self::of(settings, queue)), writing))
+        let log = Arc::new(Self::of(settings, queue));
+        Ok((Arc::clone(&log), Writing(log)))
     }
 
     fn of(settings: config::AccessLog, queue: Arc<Queue>) -> Self {
@@ -60,6 +67,7 @@ impl AccessLog {
             wanted: Wanted::by(&settings.format),
             settings,
             queue,
+            lines: Mutex::default(),
         }
     }
 
@@ -85,6 +93,11 @@ impl AccessLog {
         self.queue.failed.value()
     }
 
+    /// Whether it goes to a file.
+    pub(crate) fn has_file(&self) -> bool {
+        matches!(self.settings.to, config::LogTarget::File(_))
+    }
+
     /// Has its file opened anew, for tools that have moved it.
     pub(crate) fn reopen(&self) {
         self.queue.reopen();
@@ -93,7 +106,12 @@ impl AccessLog {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.0.end(PATIENCE);
+        for lines in self.0.lines.lock().iter().filter_map(Weak::upgrade) {
+            lines.flush();
+        }
+        if !self.0.queue.end(PATIENCE) {
+            tracing::warn!("the access log took no more at the end: lines are lost");
+        }
     }
 }
 
@@ -101,10 +119,8 @@ fn write_all(queue: &Queue, mut sink: Sink) {
     let mut is_failing = false;
     loop {
         let due = queue.next();
-        if due.reopen
-            && let Err(error) = sink.reopen()
-        {
-            tracing::warn!(%error, "the access log cannot be opened anew, and goes on where it was");
+        if due.reopen {
+            reopen(&mut sink);
         }
         for piece in due.pieces {
             let lost = sink.write(&piece);
@@ -127,6 +143,15 @@ fn write_all(queue: &Queue, mut sink: Sink) {
     }
 }
 
+fn reopen(sink: &mut Sink) {
+    match sink.reopen() {
+        Ok(()) => tracing::info!("the access log is opened anew"),
+        Err(error) => {
+            tracing::warn!(%error, "the access log cannot be opened anew, and goes on where it was");
+        }
+    }
+}
+
 /// The lines of one worker. The lock is the worker's alone but for its own tick.
 #[derive(Debug)]
 pub(crate) struct Lines {
@@ -138,12 +163,14 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// None yet.
-    pub(crate) fn new(log: &Arc<AccessLog>) -> Self {
-        Self {
+    pub(crate) fn new(log: &Arc<AccessLog>) -> Arc<Self> {
+        let lines = Arc::new(Self {
             log: Arc::clone(log),
             piece: Mutex::default(),
             made: Counter::default(),
-        }
+        });
+        log.lines.lock().push(Arc::downgrade(&lines));
+        lines
     }
 
     /// Copies what a line has of a request's head.
@@ -191,7 +218,7 @@ mod tests {
     use http::{Method, Version};
 
     use super::*;
-    use crate::config::{Always, LineFormat, LogField, LogTarget, MILLION, Part};
+    use crate::config::{Always, LineFormat, LogField, LogTarget, MILLION, Part, Statuses};
 
     const PATH: &str = "/cart?a=b";
 
@@ -275,7 +302,10 @@ mod tests {
     fn a_sample_has_its_share_and_all_that_are_slow_or_of_such_a_status() {
         let mut settings = settings(LogTarget::Stdout);
         settings.sample = MILLION / 10;
-        settings.always.slower_than = Some(Duration::from_secs(1));
+        settings.always = Always {
+            status: Statuses::class(5),
+            slower_than: Some(Duration::from_secs(1)),
+        };
         let log = AccessLog::of(settings, Arc::default());
         let copied = Copied::default();
         let taken = (0..10_000).filter(|_| log.takes(&line(&copied))).count();
@@ -285,6 +315,32 @@ mod tests {
             ..line(&copied)
         };
         assert!((0..1_000).all(|_| log.takes(&slow)));
+        let ill = Line {
+            status: 503,
+            ..line(&copied)
+        };
+        assert!((0..1_000).all(|_| log.takes(&ill)));
+    }
+
+    #[test]
+    fn a_pipe_that_is_not_read_is_no_place_and_stops_no_start() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        assert!(AccessLog::start(settings(LogTarget::File(path))).is_err());
+    }
+
+    #[test]
+    fn a_file_whose_last_line_has_no_end_goes_on_with_a_new_one() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("access.log");
+        fs::write(&file, "/to").unwrap();
+        let (log, writing) = AccessLog::start(settings(LogTarget::File(file.clone()))).unwrap();
+        let lines = &Lines::new(&log);
+        add(lines);
+        drop(writing);
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("/to\n{PATH}\n"));
     }
 
     #[test]
@@ -328,14 +384,11 @@ mod tests {
         for _ in 0..600_000 {
             add(lines);
         }
-        let written: u64 = log
-            .queue
-            .next()
-            .pieces
-            .iter()
-            .map(|piece| piece.lines)
-            .sum();
-        assert!(log.overflowed() > 0);
-        assert!(written * (PATH.len() as u64 + 1) <= (queue::MOST * (PIECE + 100)) as u64);
+        let due = log.queue.next();
+        let written: u64 = due.pieces.iter().map(|piece| piece.lines).sum();
+        let bytes: usize = due.pieces.iter().map(|piece| piece.bytes.len()).sum();
+        let held = lines.piece.lock().lines;
+        assert!(log.overflowed() > 0 && bytes <= queue::MOST);
+        assert_eq!(written + held + log.overflowed(), 600_000);
     }
 }

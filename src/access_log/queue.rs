@@ -7,8 +7,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::metrics::Counter;
 
-/// Pieces that wait at most.
-pub(super) const MOST: usize = 256;
+/// Bytes that wait at most; as many may be on their way to be written.
+pub(super) const MOST: usize = 4 << 20;
 
 /// Lines, each with its end.
 #[derive(Debug, Default)]
@@ -34,6 +34,9 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     pieces: VecDeque<Piece>,
+    bytes: usize,
+    /// Lines were lost since something was taken last, and that was said.
+    overflows: bool,
     reopen: bool,
     is_ending: bool,
     is_over: bool,
@@ -53,11 +56,16 @@ impl Queue {
     /// Adds a piece, or counts what is lost.
     pub(super) fn hand_over(&self, piece: Piece) {
         let mut state = self.state.lock();
-        if state.pieces.len() < MOST {
+        if state.bytes + piece.bytes.len() <= MOST {
+            state.bytes += piece.bytes.len();
             state.pieces.push_back(piece);
             self.changed.notify_all();
-        } else {
-            self.overflowed.add(piece.lines);
+            return;
+        }
+        self.overflowed.add(piece.lines);
+        if !mem::replace(&mut state.overflows, true) {
+            drop(state);
+            tracing::warn!("the access log is not written as fast as lines come: some are lost");
         }
     }
 
@@ -73,6 +81,8 @@ impl Queue {
         while state.pieces.is_empty() && !state.reopen && !state.is_ending {
             self.changed.wait(&mut state);
         }
+        state.bytes = 0;
+        state.overflows = false;
         Due {
             pieces: mem::take(&mut state.pieces),
             reopen: mem::take(&mut state.reopen),
@@ -86,12 +96,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until all that was handed over is written, but no longer than this.
-    pub(super) fn end(&self, patience: Duration) {
+    /// Waits until all that was handed over is written, but no longer than this. Returns whether it is.
+    pub(super) fn end(&self, patience: Duration) -> bool {
         let mut state = self.state.lock();
         state.is_ending = true;
         self.changed.notify_all();
         let still = |state: &mut State| !state.is_over;
-        self.changed.wait_while_for(&mut state, still, patience);
+        let waited = self.changed.wait_while_for(&mut state, still, patience);
+        !waited.timed_out()
     }
 }

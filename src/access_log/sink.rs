@@ -5,10 +5,15 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write, stdout},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::unix::{fs::OpenOptionsExt, net::UnixDatagram},
+    os::unix::{
+        fs::{FileExt, OpenOptionsExt},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     time::SystemTime,
 };
+
+use nix::fcntl::OFlag;
 
 use super::{line, queue::Piece};
 use crate::config::LogTarget;
@@ -20,7 +25,10 @@ const PRIORITY: &str = "<190>";
 #[derive(Debug)]
 pub(super) enum Sink {
     /// The process's own output.
-    Stdout,
+    Stdout {
+        /// As for a file.
+        is_torn: bool,
+    },
     /// A file's end.
     File {
         /// Where it is.
@@ -33,7 +41,14 @@ pub(super) enum Sink {
     /// A syslog of this machine.
     Socket(UnixDatagram, PathBuf),
     /// One that listens for datagrams.
-    Udp(UdpSocket),
+    Udp {
+        /// Sends to any.
+        socket: UdpSocket,
+        /// Where it listens.
+        to: SocketAddr,
+        /// The name of this machine, which others cannot know.
+        host: String,
+    },
 }
 
 /// Why so many lines were not written.
@@ -45,11 +60,11 @@ pub(super) struct Lost {
 impl Sink {
     pub(super) fn open(target: &LogTarget) -> io::Result<Self> {
         Ok(match target {
-            LogTarget::Stdout => Self::Stdout,
+            LogTarget::Stdout => Self::Stdout { is_torn: false },
             LogTarget::File(path) => Self::File {
                 file: append(path)?,
                 path: path.clone(),
-                is_torn: false,
+                is_torn: ends_amid_a_line(path),
             },
             LogTarget::SyslogSocket(path) => {
                 let socket = UnixDatagram::unbound()?;
@@ -62,9 +77,12 @@ impl Sink {
                     SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
                     SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
                 };
-                let socket = UdpSocket::bind(any)?;
-                socket.connect(address)?;
-                Self::Udp(socket)
+                Self::Udp {
+                    // Not connected: a refusal of one message would be told with the next.
+                    socket: UdpSocket::bind(any)?,
+                    to: *address,
+                    host: host_name(),
+                }
             }
         })
     }
@@ -78,7 +96,7 @@ impl Sink {
         } = self
         {
             *file = append(path)?;
-            *is_torn = false;
+            *is_torn = ends_amid_a_line(path);
         }
         Ok(())
     }
@@ -89,34 +107,51 @@ impl Sink {
     /// How many were not written, and why.
     pub(super) fn write(&mut self, piece: &Piece) -> Result<(), Lost> {
         match self {
-            Self::Stdout => {
-                let mut out = stdout().lock();
-                let written = out.write_all(&piece.bytes).and_then(|()| out.flush());
-                written.map_err(|error| Lost {
-                    lines: piece.lines,
-                    error,
-                })
-            }
+            Self::Stdout { is_torn } => append_all(&mut stdout().lock(), is_torn, &piece.bytes),
             Self::File { file, is_torn, .. } => append_all(file, is_torn, &piece.bytes),
-            Self::Socket(socket, path) => each(&piece.bytes, |message| {
+            Self::Socket(socket, path) => each(&piece.bytes, "", |message| {
                 // It was begun anew.
                 socket.send(message).or_else(|_| {
                     socket.connect(&*path)?;
                     socket.send(message)
                 })
             }),
-            Self::Udp(socket) => each(&piece.bytes, |message| socket.send(message)),
+            Self::Udp { socket, to, host } => {
+                each(&piece.bytes, host, |message| socket.send_to(message, *to))
+            }
         }
     }
 }
 
+/// Opens a file for its end to be written to. A pipe that is not read is an error, and no wait.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o640).open(path)
+    options.append(true).create(true).mode(0o640);
+    options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+}
+
+/// Whether a file's last line has no end: its writer died amid it, or its disk was full.
+fn ends_amid_a_line(path: &Path) -> bool {
+    let last = || {
+        let length = std::fs::metadata(path)?;
+        let length = if length.is_file() { length.len() } else { 0 };
+        let mut byte = [b'\n'];
+        if let Some(last) = length.checked_sub(1) {
+            File::open(path)?.read_exact_at(&mut byte, last)?;
+        }
+        io::Result::Ok(byte != [b'\n'])
+    };
+    // What cannot be read is taken for whole.
+    last().unwrap_or(false)
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} ", name.trim())
 }
 
 /// Lines that are not written whole are lost; the file goes on with a line of its own.
-fn append_all(file: &mut File, is_torn: &mut bool, mut bytes: &[u8]) -> Result<(), Lost> {
+fn append_all(file: &mut impl Write, is_torn: &mut bool, mut bytes: &[u8]) -> Result<(), Lost> {
     let lost = |bytes: &[u8], error| Lost {
         lines: bytes.iter().filter(|byte| **byte == b'\n').count() as u64,
         error,
@@ -136,21 +171,24 @@ fn append_all(file: &mut File, is_torn: &mut bool, mut bytes: &[u8]) -> Result<(
             Err(error) => return Err(lost(bytes, error)),
         }
     }
-    Ok(())
+    file.flush().map_err(|error| lost(b"", error))
 }
 
-/// Sends each line as a message of its own.
-fn each(bytes: &[u8], send: impl Fn(&[u8]) -> io::Result<usize>) -> Result<(), Lost> {
+/// Receivers need not take more of a line.
+const MOST: usize = 8 * 1024;
+
+/// Sends each line as a message of its own, from this host where it is named.
+fn each(bytes: &[u8], host: &str, send: impl Fn(&[u8]) -> io::Result<usize>) -> Result<(), Lost> {
     let mut lost: Option<Lost> = None;
     let now = line::syslog_time(SystemTime::now());
-    let mut message = format!("{PRIORITY}{now} callboard: ").into_bytes();
+    let mut message = format!("{PRIORITY}{now} {host}callboard: ").into_bytes();
     let head = message.len();
     for line in bytes.split(|byte| *byte == b'\n') {
         if line.is_empty() {
             continue;
         }
         message.truncate(head);
-        message.extend(line);
+        message.extend(&line[..line.len().min(MOST)]);
         if let Err(error) = send(&message) {
             let lines = lost.map_or(0, |lost| lost.lines) + 1;
             lost = Some(Lost { lines, error });

@@ -182,11 +182,11 @@ impl App {
         }
     }
 
-    /// Has the file of the access log opened anew, for tools that have moved it. Returns whether there
-    /// is such a log.
-    pub fn reopen_access_log(&self) -> bool {
-        let log = self.shared.access_log.as_ref();
-        log.inspect(|log| log.reopen()).is_some()
+    /// What has the file of the access log opened anew, for tools that have moved it, also while it
+    /// drains; `None` where there is no such file.
+    pub fn reopens_access_log(&self) -> Option<impl Fn() + use<>> {
+        let log = self.shared.access_log.clone()?;
+        log.has_file().then_some(move || log.reopen())
     }
 
     /// Whether it may be sent traffic.

@@ -103,7 +103,8 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
         if is_unsaid {
             tracing::info!("{NEXT}");
         }
-        let signal = until_end(&mut signals, &app).await;
+        let reopen = app.reopens_access_log();
+        let signal = until_end(&mut signals, &app, reopen.as_ref()).await;
         tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
         // A person who presses Ctrl-C has no balancer in front that needs the time.
         let drained = async {
@@ -115,7 +116,9 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
         };
         tokio::select! {
             () = drained => {}
-            _ = signals.until_end() => anyhow::bail!("ended at once by a second signal"),
+            () = until_second(&mut signals, reopen.as_ref()) => {
+                anyhow::bail!("ended at once by a second signal")
+            }
         }
         Ok(())
     });
@@ -126,9 +129,9 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
 }
 
 /// Waits for a signal that asks to end, reloads for each that asks for that, and opens the access log
-/// anew for tools that have moved its file. A reload that waits for
-/// a disk holds no signal up; those that ask for one meanwhile have it done once more.
-async fn until_end(signals: &mut Signals, app: &App) -> Signal {
+/// anew for tools that have moved its file. A reload that waits for a disk holds no signal up; those that
+/// ask for one meanwhile have it done once more.
+async fn until_end(signals: &mut Signals, app: &App, reopen: Option<&impl Fn()>) -> Signal {
     let (mut reloading, mut is_due) = (JoinSet::new(), false);
     loop {
         if is_due && reloading.is_empty() {
@@ -138,15 +141,19 @@ async fn until_end(signals: &mut Signals, app: &App) -> Signal {
         tokio::select! {
             signal = signals.until_end_or(&[Signal::SIGHUP, Signal::SIGUSR1]) => match signal {
                 Signal::SIGHUP => is_due = true,
-                Signal::SIGUSR1 if app.reopen_access_log() => {
-                    tracing::info!("the access log is opened anew");
-                }
-                Signal::SIGUSR1 => signals::ignore(signal),
+                Signal::SIGUSR1 => reopen.map_or_else(|| signals::ignore(signal), |reopen| reopen()),
                 signal => return signal,
             },
             // What came of it is in the log.
             Some(_) = reloading.join_next() => {}
         }
+    }
+}
+
+/// Waits for another signal that asks to end; a file that is moved meanwhile is opened anew.
+async fn until_second(signals: &mut Signals, reopen: Option<&impl Fn()>) {
+    while signals.until_end_or(&[Signal::SIGUSR1]).await == Signal::SIGUSR1 {
+        reopen.map_or_else(|| signals::ignore(Signal::SIGUSR1), |reopen| reopen());
     }
 }
 

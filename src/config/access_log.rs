@@ -261,7 +261,7 @@ fn one(table: &mut Table<'_>, base: &Path) -> AccessLog {
         slower_than: table.optional("slower_than", None),
     });
     // No more than a million, as was tested.
-    let sample = (share * 1e6).round() as u32;
+    let sample = (share * 1e6).ceil() as u32;
     if always != Always::default() && sample == MILLION {
         let wrong = Wrong::new("every request is a line already");
         table.absent("always", wrong.suggest("add `sample = 0.01`"));

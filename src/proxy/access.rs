@@ -27,9 +27,9 @@ pub(super) struct Access {
     service: Option<Arc<str>>,
     endpoint: Option<Address>,
     attempts: usize,
-    /// When the last attempt began, and when it had a new connection.
+    /// When the last attempt began, and when its new connection was there, or could not be had.
     began: Option<Instant>,
-    connected: Option<Instant>,
+    dialled: Option<Instant>,
     status: Option<StatusCode>,
     /// When the answer's head was there.
     answered: Option<Instant>,
@@ -60,7 +60,7 @@ impl Access {
             endpoint: None,
             attempts: 0,
             began: None,
-            connected: None,
+            dialled: None,
             status: None,
             answered: None,
             request_id: None,
@@ -79,22 +79,21 @@ impl Access {
     }
 
     pub(super) fn attempt_begins(&mut self, at: Instant) {
-        (self.began, self.connected) = (Some(at), None);
+        self.attempts += 1;
+        (self.began, self.dialled) = (Some(at), None);
     }
 
-    pub(super) fn connected(&mut self, at: Instant) {
-        self.connected = Some(at);
+    pub(super) fn has_dialled(&mut self, at: Instant) {
+        self.dialled = Some(at);
     }
 
-    pub(super) fn answered_by(&mut self, endpoint: &Address, attempts: usize) {
+    pub(super) fn answered_by(&mut self, endpoint: &Address) {
         self.endpoint = Some(endpoint.clone());
-        self.attempts = attempts;
     }
 
     /// The answer is the proxy's own.
-    pub(super) fn refused(&mut self, request_id: &str, attempts: usize) {
+    pub(super) fn refused(&mut self, request_id: &str) {
         self.request_id = Some(request_id.to_owned());
-        self.attempts = attempts;
     }
 
     /// The client broke its request off.
@@ -103,8 +102,12 @@ impl Access {
         self.is_abandoned = true;
     }
 
-    pub(super) fn answered(&mut self, status: StatusCode, at: Instant) {
+    /// The answer's head is there; `is_empty` where its body is.
+    pub(super) fn answered(&mut self, status: StatusCode, at: Instant, is_empty: bool) {
         (self.status, self.answered) = (Some(status), Some(at));
+        // No piece of such a body is ever asked for.
+        let has_no_body = is_empty || self.method == Method::HEAD;
+        self.is_whole = has_no_body && !status.is_informational();
     }
 
     /// A piece of the answer's body has passed; `is_last` where none follows.
@@ -149,7 +152,7 @@ impl Access {
 
     /// How long the last attempt waited for a new connection.
     fn connect(&self) -> Option<Duration> {
-        let (began, connected) = (self.began?, self.connected?);
-        Some(connected.saturating_duration_since(began))
+        let (began, dialled) = (self.began?, self.dialled?);
+        Some(dialled.saturating_duration_since(began))
     }
 }

@@ -198,14 +198,10 @@ impl LocalReply {
         let id = format!("{:016x}", fastrand::u64(..));
         let question = record.question.take().unwrap_or_default();
         self.note(&stream.client, *question, status, &message, &id);
-        let attempts = match &self {
-            Self::Failed { attempts, .. } => attempts.failed.len(),
-            _ => 0,
-        };
         if matches!(self, Self::BodyBroke(_)) {
             record.abandoned(&id);
         } else {
-            record.refused(&id, attempts);
+            record.refused(&id);
         }
         if record.is_grpc {
             return self.into_grpc(stream, record, status, &message, &id);

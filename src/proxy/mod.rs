@@ -191,7 +191,7 @@ async fn forward(
     };
     match dispatch(to, &mut outgoing, request, count, worker, asked).await {
         Ok(mut answered) => {
-            record.answered_by(answered.by.pool().address(), answered.attempts);
+            record.answered_by(answered.by.pool().address());
             if let Some((rate, level)) = granted {
                 rate.note(level, &mut answered.answer.head.headers);
             }

@@ -74,9 +74,9 @@ impl RequestInfo for Outgoing<'_, '_> {
         }
     }
 
-    fn connected(&mut self, at: Instant) {
+    fn has_dialled(&mut self, at: Instant) {
         if let Some(access) = &mut self.access {
-            access.connected(at);
+            access.has_dialled(at);
         }
     }
 }

@@ -125,17 +125,17 @@ impl RequestLog {
         }
     }
 
-    /// An endpoint answered, at this attempt.
-    pub(super) fn answered_by(&mut self, endpoint: &Address, attempts: usize) {
+    /// An endpoint answered.
+    pub(super) fn answered_by(&mut self, endpoint: &Address) {
         if let Some(access) = self.access() {
-            access.answered_by(endpoint, attempts);
+            access.answered_by(endpoint);
         }
     }
 
     /// The answer is the proxy's own, under this id.
-    pub(super) fn refused(&mut self, request_id: &str, attempts: usize) {
+    pub(super) fn refused(&mut self, request_id: &str) {
         if let Some(access) = self.access() {
-            access.refused(request_id, attempts);
+            access.refused(request_id);
         }
     }
 
@@ -195,8 +195,9 @@ impl RequestLog {
 
     fn finish(mut self, status: StatusCode, kind: Kind, at: Instant) -> Response {
         self.count.answered(status, at);
+        let is_empty = kind.is_at_its_end();
         if let Some(access) = self.access() {
-            access.answered(status, at);
+            access.answered(status, at, is_empty);
         }
         let ending = self
             .ending
@@ -349,10 +350,9 @@ impl Body for AnswerBody {
         if is_http2 && this.kind.is_at_its_end() {
             frame = frame.map(|frame| this.split(frame));
         }
-        let is_at_its_end = this.is_end_stream();
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);
-            let is_last = frame.is_none() || is_at_its_end;
+            let is_last = frame.is_none() || (this.last.is_empty() && this.kind.is_over());
             access.passed(data.map_or(0, Bytes::len), is_last);
         }
         if is_http2 && frame.is_some() {
@@ -394,6 +394,15 @@ impl AnswerBody {
 }
 
 impl Kind {
+    /// Whether nothing follows what was taken, though the end itself may be to come.
+    fn is_over(&self) -> bool {
+        let rest = match self {
+            Self::Endpoint(body) => body.size_hint().exact(),
+            Self::Own(_) | Self::Cut(_) => None,
+        };
+        rest == Some(0) || self.is_at_its_end()
+    }
+
     fn is_at_its_end(&self) -> bool {
         match self {
             Self::Own(text) => text.is_empty(),

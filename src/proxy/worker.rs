@@ -116,7 +116,7 @@ pub struct Worker {
     /// What became of the PROXY headers of its connections.
     pub proxy_headers: HeaderCounts,
     /// Its lines of the access log, where there is one.
-    pub(crate) access_log: Option<Lines>,
+    pub(crate) access_log: Option<Arc<Lines>>,
     pinned: Mutex<Arc<Pinned>>,
 }
 

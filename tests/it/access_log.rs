@@ -282,6 +282,59 @@ async fn a_place_that_cannot_be_written_to_is_an_error_at_the_start() {
     let text = "[access_log]\nto = \"file:missing/access.log\"\n\
         [[route]]\nservice = \"cart\"\n[service.cart]\nendpoints = [\"127.0.0.1:1\"]\n\
         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
-    let (status, lines) = Callboard::run(folder.path(), text).ended().await;
-    assert_eq!(status, Some(1), "{lines:?}");
+    std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_callboard"));
+    let ended = command.arg("run").current_dir(folder.path()).output().await;
+    let ended = ended.unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing can be written to file:"), "{said}");
+}
+
+/// Nobody asks such an answer's body for a piece.
+#[tokio::test]
+async fn an_answer_without_a_body_is_whole() {
+    for (method, answer) in [
+        ("HEAD", ok("well")),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        ("GET", ok("")),
+    ] {
+        let head = method == "HEAD";
+        let answer = match head {
+            true => b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n".to_vec(),
+            false => answer,
+        };
+        let backend = RawBackend::saying(answer, Then::Keep).await;
+        let folder = TempDir::new().unwrap();
+        let proxy = start(folder.path(), "[access_log]", backend.address()).await;
+        let mut client = Wire::connect(proxy.address).await;
+        client.send(GET.replace("GET", method)).await;
+        client.head().await.unwrap();
+        drop(client);
+        let lines = proxy.logged().await;
+        assert_eq!(
+            (&lines[0]["whole"], &lines[0]["bytes"]),
+            (&true.into(), &0.into()),
+            "{lines:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_wait_is_a_line_with_the_attempt_that_it_left() {
+    let backend = RawBackend::saying("", Then::Keep).await;
+    let folder = TempDir::new().unwrap();
+    let proxy = start(folder.path(), "[access_log]", backend.address()).await;
+    let mut client = Wire::connect(proxy.address).await;
+    client.send(GET).await;
+    let asked = async || backend.connections();
+    eventually("the endpoint is asked", asked, |count| *count == 1).await;
+    drop(client);
+    let lines = proxy.logged().await;
+    let line = &lines[0];
+    assert_eq!(
+        (&line["status"], &line["attempts"], &line["whole"]),
+        (&499.into(), &1.into(), &false.into()),
+        "{line}"
+    );
 }

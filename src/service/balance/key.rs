@@ -29,8 +29,8 @@ pub trait RequestInfo {
     /// Hears that an attempt begins.
     fn attempt_begins(&mut self, _at: Instant) {}
 
-    /// Hears that it has a connection of its own, which had to be opened.
-    fn connected(&mut self, _at: Instant) {}
+    /// Hears that its new connection is there, or cannot be had.
+    fn has_dialled(&mut self, _at: Instant) {}
 }
 
 /// The digest of a request's key. An empty one is none.

@@ -258,12 +258,12 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         let pool = self.endpoint.pool();
         let connected = connect(pool, &wanted).await;
         self.now = Instant::now();
+        self.head.has_dialled(self.now);
         if let Ok(Connected { is_new, .. }) = connected {
             self.was_kept = !is_new;
             if is_new {
                 self.endpoint.connected();
             }
-            self.head.connected(self.now);
         }
         // While it connected the endpoint may have been removed, which is when endpoints close.
         if pool.is_retired() {
