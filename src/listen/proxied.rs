@@ -67,7 +67,8 @@ pub(super) async fn receive(
     };
     let (address, trusted, named) = match header.opener {
         Opener::Client(client) => (client, listener.trusts(client.ip()), true),
-        Opener::Proxy => (peer, true, listener.address.tcp().is_some()),
+        // HAProxy says so of its clients at a unix socket, too.
+        Opener::Proxy => (peer, false, listener.address.tcp().is_some()),
         // Any client may be behind it, and be no proxy: its word is not the peer's.
         Opener::Unnamed => (peer, false, false),
     };
@@ -76,7 +77,9 @@ pub(super) async fn receive(
         Opener::Proxy | Opener::Unnamed => counts.local.add_one(),
     }
     connection.is_passed_on_for(address.ip());
-    let place = (!trusted).then(|| addresses.take(address.ip()));
+    // A proxy whose checks found no place would take the server for dead.
+    let has_place = !trusted && header.opener != Opener::Proxy;
+    let place = has_place.then(|| addresses.take(address.ip()));
     if let Some(None) = place {
         worker.turned_away.add_one();
         tracing::debug!(client = %address.ip(), "has too many connections");

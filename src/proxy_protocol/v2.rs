@@ -37,19 +37,28 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Parsed>, HeaderError> {
     };
     let length = FIXED + length;
     let header = match carried {
-        // What it says is to be ignored, of whatever family.
-        _ if is_local => LOCAL,
+        _ if is_local => local(rest, carried),
         Some(carried) => said(&bytes[..length], rest, carried).ok_or(HeaderError::Malformed)?,
         None => return Err(HeaderError::Malformed),
     };
     Ok(Some(Parsed { header, length }))
 }
 
-/// Of a connection of the proxy's own.
-const LOCAL: Header = Header {
-    opener: Opener::Proxy,
-    tls: false,
-};
+/// Of a connection of the proxy's own. What it says of addresses is to be ignored, and so is what cannot be
+/// read; but HAProxy says it of clients at a unix socket, too, and of their TLS behind it.
+fn local(rest: &[u8], carried: Option<Carried>) -> Header {
+    let addresses = match carried {
+        Some(Carried::V4) => 12,
+        Some(Carried::V6) => 36,
+        Some(Carried::Unix) => UNIX_ADDRESSES,
+        Some(Carried::Unspecified) | None => 0,
+    };
+    let fields = Fields::read(rest.get(addresses..).unwrap_or_default());
+    Header {
+        opener: Opener::Proxy,
+        tls: fields.unwrap_or_default().tls,
+    }
+}
 
 /// What is passed on, by the family of its addresses.
 #[derive(Clone, Copy)]
@@ -236,7 +245,7 @@ mod tests {
             assert_eq!(read(&bytes), Ok((opener, true)), "{family:#x}");
         }
         // A proxy's own connection has no client.
-        assert_eq!(read(&header(0x20, 0x00, &tls)), Ok((Opener::Proxy, false)));
+        assert_eq!(read(&header(0x20, 0x00, &tls)), Ok((Opener::Proxy, true)));
     }
 
     #[test]

@@ -246,8 +246,8 @@ async fn a_client_that_its_header_does_not_name_is_not_the_proxy_itself() {
         // The proxy's own checks have no place among them.
         let mut check = site.passing_on(v2(0x20, 0, &[])).await;
         let answer = check.ask(get("198.51.100.3")).await;
-        let told = Some("198.51.100.3, 127.0.0.1");
-        assert_eq!(forwarded(answer.text()), told, "{header:?}");
+        // But HAProxy says the same of its clients at a unix socket.
+        assert_eq!(answer.status(), 429, "{header:?}");
     }
     let site = Site::trusting("redirect_to_https = true", "").await;
     let mut unnamed = site.passing_on("PROXY UNKNOWN\r\n").await;
