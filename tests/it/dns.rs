@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::support::{
     consul::Consul,
     dns::{Knot, registry, settings},
-    server::free_ports,
+    server::{free_ports, refusing},
     watched::{Watched, named},
 };
 
@@ -226,8 +226,7 @@ async fn one_resolver_answers_for_those_before_it_that_do_not() {
         return;
     };
     paused.pause();
-    let [closed] = free_ports();
-    let closed = SocketAddr::from(([127, 0, 0, 1], closed));
+    let closed = refusing();
     let settings = config::Dns {
         timeout: Duration::from_secs(3),
         ..settings(&[closed, paused.address(), knot.address()])

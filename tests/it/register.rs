@@ -308,7 +308,7 @@ async fn a_second_signal_reaches_the_command_at_once_and_others_always() {
 async fn a_command_that_is_not_healthy_in_time_is_ended_and_never_registered() {
     let proxy = Proxy::start("").await;
     let registry = proxy.registry("");
-    let [nobody] = server::free_ports();
+    let port = server::refusing().port().to_string();
     let script = "trap 'echo told to end; exit 0' TERM; while true; do sleep 0.05; done";
     for (check, reason) in [
         ("ttl", "Connection refused"),
@@ -324,7 +324,7 @@ async fn a_command_that_is_not_healthy_in_time_is_ended_and_never_registered() {
             "-c",
             script,
         ];
-        let mut cart = cart(&registry, &nobody.to_string(), &args);
+        let mut cart = cart(&registry, &port, &args);
         assert_eq!(cart.ended().await.code(), Some(1));
         cart.until_said("told to end").await;
         cart.until_said("error: the provider was not healthy within 500ms: ")
@@ -406,8 +406,7 @@ async fn a_wrong_command_line_or_command_is_said() {
 #[tokio::test]
 async fn one_at_whose_port_nobody_listens_is_named_before_it_is_signed_in() {
     let proxy = Proxy::start("").await;
-    let (listener, port) = listener();
-    drop(listener);
+    let port = server::refusing().port().to_string();
     let cart = cart(&proxy.registry(""), &port, &[]);
     until_one_is(&proxy.registry(""), "passing").await;
     cart.until_said("signing in at").await;

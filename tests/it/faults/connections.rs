@@ -16,6 +16,7 @@ use crate::support::{
     load::{Client, Ledger, Outcome, Report},
     proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
+    server::refusing,
 };
 
 /// So many backends, each with a client of its own that asks again when its connection is about
@@ -96,7 +97,7 @@ async fn a_backend_that_closes_after_each_answer_without_a_word_fails_nobody() {
 async fn an_instance_that_takes_no_connection_is_passed_over_and_fails_nobody() {
     let stage = Stage::embedded().await;
     let _backends = stage.open_some(&["a", "b"]).await;
-    let dead = nobody().await;
+    let dead = refusing();
     stage.sign_in(dead).await;
     let load = stage.load().await;
     let_pass(4_000).await;
@@ -117,12 +118,6 @@ async fn an_instance_that_takes_no_connection_is_passed_over_and_fails_nobody() 
     assert_eq!(endpoint["state"], "doubted");
 }
 
-/// Where nobody listens.
-async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_one_that_lives_is_found_among_many_that_do_not() {
     let proxy = Proxy::start(ROUTE).await;
@@ -134,7 +129,7 @@ async fn the_only_one_that_lives_is_found_among_many_that_do_not() {
         proxy.register(&name, backend.address()).await;
         proxy.until_served(&format!("/{name}/x")).await;
         for _ in 0..9 {
-            proxy.register(&name, nobody().await).await;
+            proxy.register(&name, refusing()).await;
         }
         let_pass(50).await;
         let client = Client::new(proxy.address(), &format!("/{name}"));

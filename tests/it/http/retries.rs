@@ -2,14 +2,15 @@
 //! up to 64 KiB, and one that nobody has read whatever its size; and for whom alone an attempt has a
 //! time of its own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+use tokio::io::AsyncWriteExt as _;
 
 use super::{IN_TURN, before_all, cart};
 use crate::support::{
     proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
+    server::refusing,
 };
 
 const KEPT: usize = 64 * 1024;
@@ -107,7 +108,7 @@ async fn a_body_of_64_kib_is_sent_again_as_it_was_and_one_byte_more_is_502() {
 #[tokio::test]
 async fn a_body_that_nobody_has_read_is_sent_elsewhere_whatever_its_size() {
     let well = RawBackend::saying(ok("well"), Then::Keep).await;
-    let refuses = nobody().await;
+    let refuses = refusing();
     let proxy = before_all(&[refuses, well.address()], "").await;
     let body = body(3 * 1024 * 1024);
     for chunked in [false, true] {
@@ -253,12 +254,6 @@ async fn where_all_are_slow_and_the_budget_is_empty_an_answer_has_its_time() {
     }
     let retries = cart(&proxy).await["retries"].as_u64().unwrap();
     assert!((5..40).contains(&retries), "{retries}");
-}
-
-/// Where nobody listens.
-async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// Where a client of HTTP/1.0 named no host, that is the endpoint.

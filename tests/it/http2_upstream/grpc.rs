@@ -1,8 +1,6 @@
 //! Calls of gRPC: messages pass both ways as they come; the proxy's own answers have gRPC's status, and an
 //! answer that failed by its status may be another endpoint's to give.
 
-use std::net::SocketAddr;
-
 use http::StatusCode;
 use tokio::sync::mpsc;
 
@@ -10,7 +8,9 @@ use super::{
     before,
     frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, OK, RST_STREAM},
 };
-use crate::support::{backend::Backend, frames as client, proxy::Proxy, raw::RawBackend};
+use crate::support::{
+    backend::Backend, frames as client, proxy::Proxy, raw::RawBackend, server::refusing,
+};
 
 const UNAVAILABLE: &str = "14";
 
@@ -58,11 +58,6 @@ async fn call(proxy: &Proxy, path: &str, timeout: Option<&str>) -> (u16, String,
     )
 }
 
-async fn nobody() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn the_proxys_own_answers_have_the_status_of_grpc() {
     let silent = RawBackend::serving(|wire| async move {
@@ -98,7 +93,7 @@ async fn the_proxys_own_answers_have_the_status_of_grpc() {
     assert_eq!((full.0, &*full.1), (200, "8"), "{full:?}");
     waiting.abort();
 
-    let proxy = before(&[nobody().await], "").await;
+    let proxy = before(&[refusing()], "").await;
     let refused = call(&proxy, "/cart", None).await;
     assert_eq!((refused.0, &*refused.1), (200, UNAVAILABLE), "{refused:?}");
 

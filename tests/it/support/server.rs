@@ -3,11 +3,11 @@
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        LazyLock,
+        LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use socket2::{Domain, Socket, Type};
 
 /// Where `tests/servers/get-NAME` has put it; `None` (said on a line) where `tests/run` has found
 /// that it cannot be had on this machine.
@@ -134,4 +135,16 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
             }
         }
     })
+}
+
+/// Where connections are refused for as long as the tests run: the port is taken, and nothing listens
+/// there. One that was free a moment ago may be another test's by now.
+pub(crate) fn refusing() -> SocketAddr {
+    static TAKEN: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    TAKEN.lock().unwrap().push(socket);
+    address
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::{
     raw::{Then, ok},
-    server::free_ports,
+    server::refusing,
 };
 
 const EVERY: &str = "[defaults]\nupgrades = [\"websocket\", \"tcp\"]\n";
@@ -187,8 +187,7 @@ async fn a_route_says_what_its_connections_may_go_over_to_before_its_service_doe
 
 #[tokio::test]
 async fn an_attempt_is_made_again_up_to_the_101_and_the_tunnel_is_counted_where_it_is() {
-    let [gone] = free_ports();
-    let gone = SocketAddr::from(([127, 0, 0, 1], gone));
+    let gone = refusing();
     let mute = RawBackend::saying("", Then::Close).await;
     let echo = echoing().await;
     let proxy = before(&[gone, mute.address(), echo.address()], "").await;

@@ -17,7 +17,7 @@ use crate::support::{
     load::{Ledger, Load},
     proxy::Proxy,
     relay::Relay,
-    server::free_ports,
+    server::refusing,
     zookeeper::{SESSION, ZooKeeper, addresses, make, provider, settings, sign_in, watch},
 };
 
@@ -263,11 +263,11 @@ async fn the_first_of_two_addresses_is_dead() {
     let Some(server) = ZooKeeper::start().await else {
         return;
     };
-    let [closed] = free_ports();
+    let closed = refusing();
     let client = server.client().await;
     make(&client, "/services/cart/a", b"10.0.0.1:80").await;
     for _ in 0..5 {
-        let settings = settings(&[([127, 0, 0, 1], closed).into(), server.address()]);
+        let settings = settings(&[closed, server.address()]);
         let cart = watch(&settings, "cart");
         cart.until("it is read", |set| addresses(set) == ["10.0.0.1:80"])
             .await;

@@ -13,7 +13,7 @@ use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 use crate::support::{
     eventually,
     gokit::GoKit,
-    server::free_ports,
+    server::refusing,
     watched::{Watched, named},
     zookeeper::{ZooKeeper, addresses, make, registry, settings, watch},
 };
@@ -453,8 +453,7 @@ async fn rights_that_are_lost_are_an_error_and_never_an_empty_set() {
 
 #[tokio::test]
 async fn who_is_no_zookeeper_or_not_there_is_named_with_what_it_does() {
-    let [closed] = free_ports();
-    let closed = ([127, 0, 0, 1], closed).into();
+    let closed = refusing();
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute = mute.local_addr().map(|address| (mute, address)).unwrap();
     let cart = watch(&settings(&[closed, mute.1]), "cart");
