@@ -339,7 +339,7 @@ async fn what_each_registry_of_a_union_says_at_first_is_not_new_and_who_comes_la
             "{CART}[registry.first]\nkind = \"consul\"\naddress = \"{}\"\n\
              [registry.second]\nkind = \"consul\"\naddress = \"{}\"\n\
              [service.cart]\nregistry = [\"first\", \"second\"]\ncombine = \"union\"\n\
-             slow_start = \"20s\"\n",
+             slow_start = \"1m\"\n",
             first.url(),
             second.url()
         ))

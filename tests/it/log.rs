@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 use crate::support::{
     callboard::Callboard,
     raw::{RawBackend, Then, Wire},
+    server::refusing,
 };
 
 const GET: &str = "GET /cart?a=b HTTP/1.1\r\nHost: shop\r\nUser-Agent: x\r\n\r\n";
@@ -43,17 +43,11 @@ fn json(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
-/// Where nobody listens.
-async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
 #[tokio::test]
 async fn a_request_without_an_answer_is_one_line_with_every_attempt() {
     let folder = TempDir::new().unwrap();
     let closes = RawBackend::saying("", Then::Close).await;
-    let backends = [nobody().await, closes.address()];
+    let backends = [refusing(), closes.address()];
     let (callboard, address) = start(folder.path(), "format = \"json\"", &backends).await;
     let got = Wire::connect(address).await.ask(GET).await;
     assert_eq!(got.status(), 502);
@@ -93,7 +87,7 @@ async fn lines_are_json_where_nobody_sits_before_them_or_the_file_says_so_and_el
         ("format = \"text\"", false),
     ] {
         let folder = TempDir::new().unwrap();
-        let (callboard, _) = start(folder.path(), log, &[nobody().await]).await;
+        let (callboard, _) = start(folder.path(), log, &[refusing()]).await;
         let lines = ended(callboard).await;
         assert!(lines.last().unwrap().contains("gone"), "{lines:?}");
         for line in lines {
@@ -116,7 +110,7 @@ async fn nobody_forges_a_line_of_text_or_reaches_the_terminal() {
     let log = "format = \"text\"\nlevel = \"debug\"\n[access_log]\nformat = \"combined\"\n\
          [[route]]\npath = \"/t/{service}\"\nservice = \"{service}\"\n[defaults]\n\
          registry = \"embedded\"";
-    let (callboard, address) = start(folder.path(), log, &[nobody().await]).await;
+    let (callboard, address) = start(folder.path(), log, &[refusing()]).await;
     for path in ["/t/x%0aFORGED", "/t/x%1b[31mFORGED", "/cart/\u{9b}31m"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");
         Wire::connect(address).await.ask(&request).await;
@@ -233,8 +227,8 @@ fn fields_of(arguments: TokenStream) -> Vec<String> {
 #[tokio::test]
 async fn requests_that_fail_for_one_reason_are_one_line_that_says_what_was_asked() {
     let folder = TempDir::new().unwrap();
-    let (callboard, address) = start(folder.path(), "format = \"json\"", &[nobody().await]).await;
-    for n in 0..50 {
+    let (callboard, address) = start(folder.path(), "format = \"json\"", &[refusing()]).await;
+    for n in 0..20 {
         let request =
             format!("POST /x/{n}?q=1 HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(

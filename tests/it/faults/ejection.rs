@@ -132,8 +132,8 @@ async fn one_that_hangs_is_left_alone_once_five_requests_have_timed_out() {
             attempts.as_u64() > before.as_u64().map(|before| before + 20)
         })
         .await;
-    let ejections = stage.ejections().await;
     let report = stage.ended_with(load, processes).await;
+    let ejections = stage.ejections().await;
     // It may have read them after all, when it went on: that was its client's time-out, and none
     // was sent twice.
     report.assert_nothing_twice("one hangs");
@@ -175,8 +175,8 @@ async fn one_that_resets_fails_no_get_and_posts_until_it_is_ejected() {
     stage.until_state(bad.address(), "ejected").await;
     let ejected = Instant::now();
     let_pass(1_500).await;
-    let ejections = stage.ejections().await;
     let mut report = stage.ended(load).await;
+    let ejections = stage.ejections().await;
     report.assert_nothing_twice("one resets");
     let posts = report.failed.iter();
     let posts = posts.filter(|one| one.method == Method::POST).count();
@@ -217,8 +217,8 @@ async fn one_of_four_that_answers_500_for_ten_seconds_is_left_alone_after_five_a
     stage.until_state(bad.address(), "ejected").await;
     let ejected = Instant::now();
     let_pass(10_000).await;
-    let ejections = stage.ejections().await;
     let report = stage.ended(load).await;
+    let ejections = stage.ejections().await;
     println!("one answers 500: {report}");
     assert!(ejections >= 3, "1 s, 2 s, 3 s, 4 s: {ejections}");
     assert!(report.failed.len() >= 5, "{report}");

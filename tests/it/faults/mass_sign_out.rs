@@ -11,8 +11,8 @@ use super::{FOUR, Registry, SERVICE, Stage, let_pass};
 use crate::support::{backend::Backend, eventually, proxy::instance};
 
 /// Held for no longer than a test can wait.
-const GUARD: &str = "[defaults]\nguard = { hold = \"2s\" }\n";
-const HOLD: Duration = Duration::from_secs(2);
+const GUARD: &str = "[defaults]\nguard = { hold = \"5s\" }\n";
+const HOLD: Duration = Duration::from_secs(5);
 
 /// The node of Consul's that has the three: it goes with all of them, in one change.
 const NODE: &str = "shelf";

@@ -14,6 +14,7 @@ use tokio::{
 use super::{FOUR, SERVICE, Stage, let_pass};
 use crate::support::{
     eventually,
+    load::Load,
     proxy::{Proxy, endpoints},
     raw::{RawBackend, Then, Wire, ok},
 };
@@ -96,8 +97,8 @@ async fn one_that_answers_byte_by_byte_is_waited_for_and_holds_up_nobody_else() 
     })
     .await;
     stage.sign_in(slow.address()).await;
-    let load = stage.load().await;
-    let_pass(1_500).await;
+    let load = Load::start(stage.proxy.address(), "/cart", 100).await;
+    let_pass(3_000).await;
     stage.sign_out(slow.address()).await;
     let mut outcomes = load.end().await;
     outcomes.retain(|outcome| outcome.method == Method::GET);

@@ -271,7 +271,7 @@ async fn a_connection_from_which_nothing_came_in_time_takes_no_more_requests() {
         }
     });
     let endpoint = endpoint.await;
-    let more = "timeout = { response = \"1s\" }\nretry = { attempts = 1 }";
+    let more = "timeout = { response = \"3s\" }\nretry = { attempts = 1 }";
     let proxy = before(&[endpoint.address()], more).await;
     assert_eq!(proxy.get("/cart").await.status(), 504);
     assert_eq!(proxy.get("/cart").await.status(), 200);

@@ -172,7 +172,7 @@ async fn nobody_waits_for_a_registry_longer_than_for_all_of_the_answer() {
         let request = proxy.http.get(proxy.url(path)).header(field, "300m");
         assert_eq!(request.send().await.unwrap().status(), 503, "{path}");
         let took = began.elapsed();
-        let limits = Duration::from_millis(300)..Duration::from_secs(5);
+        let limits = Duration::from_millis(300)..Duration::from_secs(10);
         assert!(limits.contains(&took), "{path}: {took:?}");
     }
 }

@@ -32,6 +32,8 @@ use super::backend::{Backend, Setup};
 
 /// A request without an answer for this long has failed. Many times what a busy machine may stall.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Requests that are under way at one time: a machine that cannot bear the rate is not buried under it.
+const MOST: usize = 1_000;
 /// The time that a load lasts at least.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Failures that are printed in words.
@@ -154,8 +156,12 @@ async fn send(client: Arc<Client>, pause: Duration, stop: CancellationToken) -> 
     let outcomes = Arc::<Mutex<Vec<_>>>::default();
     let under_way = TaskTracker::new();
     let mut tick = tokio::time::interval(pause);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    // What a machine that stands still has missed is not made up for in a burst.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if under_way.len() >= MOST {
+            continue;
+        }
         let (client, outcomes) = (Arc::clone(&client), Arc::clone(&outcomes));
         under_way.spawn(async move {
             let outcome = client.call_next().await;
@@ -193,7 +199,8 @@ impl Client {
         self
     }
 
-    async fn call_next(&self) -> Outcome {
+    /// The next request, one of ten a POST.
+    pub(crate) async fn call_next(&self) -> Outcome {
         let method = match self.next.load(Relaxed) % POSTS {
             0 => Method::POST,
             _ => Method::GET,
