@@ -20,8 +20,8 @@ pub(crate) fn stream(socket: UnixStream) -> io::Result<TcpStream> {
     TcpStream::from_std(OwnedFd::from(socket).into())
 }
 
-/// Connects to the socket of this path. Where its queue is full, waits for room: the kernel does that for
-/// an address of IP, and here for calls that block alone.
+/// Connects to the socket of this path, and waits for room where its queue is full. At an address of IP the
+/// kernel waits so itself; at a path it does in a call that blocks, and in no other.
 ///
 /// # Errors
 /// Where no process listens there, or this one may not.

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// As the table has them, in its order.
-const FEATURES: [&str; 15] = [
+const FEATURES: [&str; 16] = [
     "retry",
     "limits",
     "fallback",
@@ -30,6 +30,7 @@ const FEATURES: [&str; 15] = [
     "gRPC",
     "HTTP/2",
     "PROXY header",
+    "unix socket",
 ];
 
 #[test]

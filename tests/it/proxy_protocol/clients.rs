@@ -85,6 +85,31 @@ async fn haproxy_in_front_says_who_the_client_is_in_both_versions() {
     assert!(site.count("proxied").await >= 3);
 }
 
+/// The header stands before the handshake, in which HTTP/2 is chosen.
+#[tokio::test]
+async fn a_client_that_chooses_http2_in_the_handshake_is_the_one_of_the_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path());
+    authority.issue_for("site", &["localhost", "127.0.0.1"], |_| {});
+    let lines = "trusted_proxies = [\"127.0.0.1\"]\n\
+        tls = { certificates = [{ cert = \"site-certificate.pem\", key = \"site-key.pem\" }] }";
+    let site = Site::start_in(folder, lines, "").await;
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--noproxy", "*", "--haproxy-protocol", "--http2"])
+        .args(["-k", "--max-time", "20", "-w", "spoken: %{http_version}\\n"])
+        .arg(format!("https://{}/cart", site.address()));
+    let output = timeout(PATIENCE, curl.kill_on_drop(true).output()).await;
+    let Ok(output) = output.unwrap() else {
+        println!("left out: this machine has no curl");
+        return;
+    };
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(said.contains("x-forwarded-for: 127.0.0.1\n"), "{said}");
+    assert!(said.contains("x-forwarded-proto: https\n"), "{said}");
+    assert!(said.contains("spoken: 2\n"), "{said}");
+    assert_eq!(site.count("proxied").await, 1);
+}
+
 /// TLS is ended in front, or passed through and ended here.
 #[tokio::test]
 async fn a_client_of_tls_comes_by_https_wherever_its_tls_ends() {

@@ -17,6 +17,7 @@ use crate::support::{
     raw::{RawBackend, Wire, ok},
     server::free_ports,
 };
+use crate::unix_sockets::connect as connect_to_path;
 
 /// What a backend has noted: of each connection the header's client, `None` for the proxy's own, and the
 /// clients of its requests.
@@ -263,6 +264,7 @@ async fn a_request_that_goes_elsewhere_and_one_whose_connection_has_died_begin_w
     assert!(notes.iter().all(|(client, _)| *client == expected));
     let answered: usize = notes.iter().map(|(_, requests)| requests.len()).sum();
     assert_eq!(answered, 20);
+    assert!(dies.connections() > 0);
 }
 
 #[tokio::test]
@@ -310,6 +312,70 @@ async fn a_check_at_a_port_of_its_own_begins_without_a_header() {
             .iter()
             .all(|(client, _)| client.as_deref() == Some("203.0.113.1"))
     );
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_over_begins_with_a_header_too() {
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let client = header(&mut wire).await.unwrap();
+        wire.head().await.unwrap();
+        let switches =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+        wire.send([switches, &client, "\n"].concat()).await;
+        let said = wire.bytes(4).await;
+        wire.send(said).await;
+    })
+    .await;
+    let service = "send_proxy = \"v2\"\nupgrades = [\"tcp\"]";
+    let proxy = proxy(&[backend.address()], service).await;
+    for client in ["203.0.113.1", "203.0.113.2"] {
+        let mut wire = Wire::connect(proxy.address()).await;
+        wire.send(format!(
+            "GET /cart HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: tcp\r\n\
+             X-Forwarded-For: {client}\r\n\r\n"
+        ))
+        .await;
+        let head = wire.head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        wire.send("ping").await;
+        let expected = format!("{client}\nping");
+        assert_eq!(wire.bytes(expected.len()).await, expected.as_bytes());
+    }
+    assert_eq!(backend.connections(), 2);
+}
+
+/// A client at a unix socket is none of this machine: there may be a proxy that is not trusted.
+#[tokio::test]
+async fn a_client_without_an_address_is_unknown_to_an_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    for (version, sent) in [
+        ("v1", b"PROXY UNKNOWN\r\n".to_vec()),
+        ("v2", super::v2(0x21, 0x00, &[])),
+    ] {
+        let length = sent.len();
+        let backend = RawBackend::serving(move |mut wire: Wire| async move {
+            let header = wire.bytes(length).await;
+            while let Ok(Some(_)) = wire.try_message().await {
+                wire.send(ok(&header)).await;
+            }
+        })
+        .await;
+        let path = folder.path().join(version);
+        let _proxy = Proxy::start(&format!(
+            "workers = 1\n[[listen]]\naddress = \"unix:{}\"\n\
+             [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+             [service.cart]\nendpoints = [\"{}\"]\nsend_proxy = \"{version}\"\n",
+            path.display(),
+            backend.address()
+        ))
+        .await;
+        for _ in 0..3 {
+            let answer = connect_to_path(&path).await.ask(super::GET).await;
+            assert_eq!(answer.body, sent, "{version}");
+        }
+        // They are alike, and may share one.
+        assert_eq!(backend.connections(), 1);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::{GET, Site, V1, v2};
 use crate::support::{authority::Authority, callboard::Callboard, eventually, raw::Wire};
 
@@ -17,7 +19,7 @@ async fn a_stranger_is_closed_whatever_it_says() {
     for (count, said) in [(1, V1), (2, GET.as_bytes()), (3, b"")] {
         let mut wire = site.connect().await;
         // It may be closed already.
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut wire.stream, said).await;
+        let _ = wire.stream.write_all(said).await;
         wire.until_closed().await;
         until_counted(&site, "untrusted", count).await;
     }
@@ -83,7 +85,9 @@ async fn a_header_is_whole_in_time_or_its_connection_ends() {
     // An end in the midst of one is counted, and one before it is of no interest.
     drop(site.passing_on(&V1[..7]).await);
     until_counted(&site, "closed", 1).await;
-    drop(site.connect().await);
+    let mut looks = site.connect().await;
+    looks.stream.shutdown().await.unwrap();
+    looks.until_closed().await;
     let answer = site.passing_on(V1).await.ask(GET).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(site.count("closed").await, 1);
@@ -135,13 +139,18 @@ async fn the_log_names_the_client_of_the_header_and_not_the_balancer() {
 /// A connection whose header has come is served to its end, and one without waits for nothing.
 #[tokio::test]
 async fn a_proxy_that_drains_serves_whose_header_has_come() {
-    let site = Site::trusting("", "[drain]\ndeadline = \"20s\"\n").await;
+    // None is cut, however long this takes.
+    let drain = "[drain]\nnotice = \"0s\"\ndeadline = \"1h\"";
+    let site = Site::trusting("timeout = { handshake = \"1h\" }", drain).await;
     let mut begun = site.passing_on(V1).await;
     until_counted(&site, "proxied", 1).await;
+    let mut amid = site.passing_on(&V1[..9]).await;
     let mut silent = Wire::connect(site.address()).await;
     let draining = tokio::spawn(site.proxy.drain());
-    let answer = begun.ask(GET).await;
-    assert_eq!(answer.status(), 200);
+    assert_eq!(begun.ask(GET).await.status(), 200);
     silent.until_closed().await;
+    // It has been told to end, too.
+    let answer = amid.ask([&V1[9..], GET.as_bytes()].concat()).await;
+    assert_eq!(answer.status(), 200);
     draining.await.unwrap();
 }

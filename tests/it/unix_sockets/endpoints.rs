@@ -10,14 +10,17 @@ use std::{
     },
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     net::UnixListener,
     task::{JoinHandle, JoinSet},
 };
 
-use super::wire;
+use super::{connect, wire};
 use crate::support::{
+    callboard::Callboard,
     eventually,
     proxy::{Proxy, endpoints},
     raw::ok,
@@ -160,6 +163,136 @@ async fn endpoints_at_paths_are_held_by_the_guard_while_they_take_connections() 
     proxy
         .until_service("cart", "it is gone", are(3, "held"))
         .await;
+}
+
+/// As Docker and gRPC write it; once, a set with such an address was no set when it was read again.
+#[tokio::test]
+async fn an_endpoint_at_a_path_is_known_again_from_the_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, front) = (folder.path(), folder.path().join("front.sock"));
+    let backend = LocalBackend::start(path, "a");
+    let file = path.join("services.toml");
+    fs::write(&file, listing(&[&backend], "unix://")).unwrap();
+    let text = format!(
+        "[drain]\nnotice = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [[listen]]\naddress = \"unix:{}\"\n[registry.file]\npath = \"services.toml\"\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n",
+        front.display()
+    );
+    let mut callboard = Callboard::run(path, &text);
+    callboard.until_logged("ready").await;
+    assert_eq!(connect(&front).await.ask(super::GET).await.status(), 200);
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+    let snapshot = fs::read_to_string(path.join("callboard-data/snapshot.json")).unwrap();
+    assert!(snapshot.contains(&backend.address()), "{snapshot}");
+    // The registry is away.
+    fs::remove_file(&file).unwrap();
+    let mut callboard = Callboard::run(path, &text);
+    callboard.until_logged("the last good sets were read").await;
+    callboard.until_logged("listening on").await;
+    assert_eq!(connect(&front).await.ask(super::GET).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_endpoint_at_a_path_is_told_whose_connection_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let proxy = Proxy::start(&format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+         [service.cart]\nendpoints = [\"unix:{}\"]\nsend_proxy = \"v1\"\n",
+        path.display()
+    ))
+    .await;
+    let request = proxy.http.get(proxy.url("/cart"));
+    let asking = tokio::spawn(request.header("x-forwarded-for", "203.0.113.9").send());
+    let mut wire = wire(listener.accept().await.unwrap().0);
+    // Its own end has no address.
+    let expected = b"PROXY TCP4 203.0.113.9 0.0.0.0 0 0\r\n";
+    assert_eq!(wire.bytes(expected.len()).await, expected);
+    let request = wire.message().await.unwrap();
+    assert!(request.start().starts_with("GET /cart "));
+    wire.send(ok("well")).await;
+    assert_eq!(asking.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_connection_from_a_path_to_a_path_goes_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (front, path) = (
+        folder.path().join("front.sock"),
+        folder.path().join("a.sock"),
+    );
+    let listener = UnixListener::bind(&path).unwrap();
+    let _proxy = Proxy::start(&format!(
+        "[[listen]]\naddress = \"unix:{}\"\n{}upgrades = [\"tcp\"]\n",
+        front.display(),
+        super::text_of(&format!("unix:{}", path.display()))
+    ))
+    .await;
+    let mut client = connect(&front).await;
+    client
+        .send("GET /cart HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: tcp\r\n\r\n")
+        .await;
+    let mut endpoint = wire(listener.accept().await.unwrap().0);
+    endpoint.head().await.unwrap();
+    endpoint
+        .send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+        .await;
+    let head = client.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    client.send("ping").await;
+    assert_eq!(endpoint.bytes(4).await, b"ping");
+    endpoint.send("pong").await;
+    assert_eq!(client.bytes(4).await, b"pong");
+    drop(endpoint);
+    client.until_closed().await;
+}
+
+/// A burst of first requests, each of which opens a connection.
+#[tokio::test]
+async fn an_endpoint_whose_queue_is_full_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+    socket.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(1).unwrap();
+    let listener = UnixListener::from_std(socket.into()).unwrap();
+    let address = format!("unix:{}", path.display());
+    let proxy = Arc::new(Proxy::start(&format!("workers = 1\n{}", super::text_of(&address))).await);
+    let mut asking = JoinSet::new();
+    for _ in 0..20 {
+        let proxy = Arc::clone(&proxy);
+        asking.spawn(async move { proxy.get("/cart").await.status() });
+    }
+    let in_flight = async || {
+        let service = proxy.service("cart").await;
+        service["endpoints"][0]["in_flight"].as_u64()
+    };
+    eventually("all want a connection", in_flight, |count| {
+        *count == Some(20)
+    })
+    .await;
+    let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            serving.spawn(async move {
+                let mut wire = wire(stream);
+                while let Ok(Some(_)) = wire.try_message().await {
+                    wire.send(ok("well")).await;
+                }
+            });
+        }
+    });
+    while let Some(status) = asking.join_next().await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    serving.abort();
+    let service = proxy.service("cart").await;
+    assert_eq!(service["endpoints"][0]["failures"], 0, "{service}");
 }
 
 #[tokio::test]

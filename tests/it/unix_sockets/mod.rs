@@ -36,7 +36,7 @@ async fn echoing() -> Backend {
 }
 
 /// A client of the socket at this path.
-async fn connect(path: &Path) -> Wire {
+pub(crate) async fn connect(path: &Path) -> Wire {
     wire(UnixStream::connect(path).await.unwrap())
 }
 
