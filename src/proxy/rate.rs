@@ -56,6 +56,20 @@ struct Buckets {
     next_sweep: u64,
 }
 
+impl Buckets {
+    /// The bucket that a request with this key counts in: its own, unless there is no place for one more,
+    /// nor would be if those that are full were looked for.
+    fn key_of(&self, key: u64, now: u64) -> u64 {
+        let has_place = self.full_at.len() < PER_SHARD;
+        let may_sweep = || now >= self.next_sweep;
+        let left = || self.full_at.values().filter(|full_at| **full_at > now);
+        let is_own = has_place
+            || self.full_at.contains_key(&key)
+            || (may_sweep() && left().count() < PER_SHARD);
+        if is_own { key } else { SHARED }
+    }
+}
+
 /// At least so long between two looks for buckets that are full.
 const SWEEP: u64 = 1_000_000_000;
 
@@ -134,6 +148,7 @@ impl Rate {
         let key = self.key(asked);
         let now = self.nanos_at(now);
         let buckets = self.shards[key as usize % SHARDS].lock();
+        let key = buckets.key_of(key, now);
         let full_at = buckets.full_at.get(&key).copied().unwrap_or(now);
         self.remaining(full_at.max(now), now)
     }
@@ -180,8 +195,7 @@ impl Rate {
             buckets.full_at.retain(|_, full_at| *full_at > now);
             buckets.next_sweep = now + SWEEP;
         }
-        let crowded = is_new && buckets.full_at.len() >= PER_SHARD;
-        let key = if crowded { SHARED } else { key };
+        let key = buckets.key_of(key, now);
         let full_at = buckets.full_at.entry(key).or_insert(now);
         let after = (*full_at).max(now) + nanos(self.step);
         let most = self.most(now);
@@ -232,6 +246,22 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    struct Unknown(HeaderMap, http::Uri);
+
+    impl RequestInfo for Unknown {
+        fn headers(&self) -> &HeaderMap {
+            &self.0
+        }
+
+        fn uri(&self) -> &http::Uri {
+            &self.1
+        }
+
+        fn client(&self) -> Option<std::net::IpAddr> {
+            None
+        }
+    }
+
     fn rate(requests: u32, per_millis: u64, burst: u32) -> Rate {
         Rate::new(config::Rate {
             requests,
@@ -266,22 +296,6 @@ mod tests {
 
     #[test]
     fn what_is_left_is_what_can_be_taken_and_looking_takes_none() {
-        struct Unknown(HeaderMap, http::Uri);
-
-        impl RequestInfo for Unknown {
-            fn headers(&self) -> &HeaderMap {
-                &self.0
-            }
-
-            fn uri(&self) -> &http::Uri {
-                &self.1
-            }
-
-            fn client(&self) -> Option<std::net::IpAddr> {
-                None
-            }
-        }
-
         let asked = Unknown(HeaderMap::new(), http::Uri::from_static("/"));
         let rate = rate(10, 1_000, 20);
         for (at, takes) in [(0, 5), (0, 3), (300, 0), (300, 100), (450, 0), (9_000, 0)] {
@@ -300,6 +314,24 @@ mod tests {
                 .count();
             assert_eq!(left as usize, can_be_taken, "at {at} ms");
         }
+    }
+
+    #[test]
+    fn where_no_bucket_is_free_what_is_left_is_that_of_the_bucket_that_is_shared() {
+        let asked = Unknown(HeaderMap::new(), http::Uri::from_static("/"));
+        let rate = rate(10, 1_000, 20);
+        let shard = &rate.shards[1];
+        let others = (100..).take(PER_SHARD).map(|key| (key, u64::MAX));
+        shard.lock().full_at.extend(others);
+        assert_eq!(rate.left(&asked, rate.epoch), 20);
+        assert_eq!(taken(&rate, 1, 0, 15), 15);
+        assert!(!shard.lock().full_at.contains_key(&1));
+        assert_eq!(rate.left(&asked, rate.epoch), 5);
+        // Buckets that are full again leave a place, once they may be looked for.
+        shard.lock().full_at.extend([(100, 0), (101, 0)]);
+        let later = rate.epoch + Duration::from_nanos(SWEEP);
+        assert_eq!(rate.left(&asked, later), 20);
+        assert_eq!(taken(&rate, 1, 1_000, 50), 20);
     }
 
     #[test]
