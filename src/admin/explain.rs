@@ -27,6 +27,10 @@ pub(super) async fn explain(
         Ok(question) => question,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
+    let Ok(permit) = Arc::clone(&context.explaining).try_acquire_owned() else {
+        let said = "as many requests are explained as may be at once\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, said).into_response();
+    };
     let worker = context.view.workers.first().map(Arc::clone);
     let Some(worker) = worker else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -34,7 +38,9 @@ pub(super) async fn explain(
     // Of a service with ten thousand endpoints the chances take a while.
     let runtime = tokio::runtime::Handle::current();
     let explained = tokio::task::spawn_blocking(move || {
-        runtime.block_on(explain_once_read(&worker, &question, PATIENCE))
+        let explanation = runtime.block_on(explain_once_read(&worker, &question, PATIENCE));
+        drop(permit);
+        explanation
     });
     match explained.await {
         Ok(explanation) => Json(explanation).into_response(),
@@ -61,4 +67,26 @@ fn read(asked: &[(String, String)]) -> Result<Question, String> {
     let url = url.ok_or("url is missing: ?url=http://shop.example.com/cart, or a path")?;
     let question = Question::new(method, url, headers, client);
     question.map_err(|error: Invalid| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admin::view, control::access::Access};
+
+    #[tokio::test]
+    async fn beyond_those_that_may_be_at_once_no_request_is_explained() {
+        let gate = Access::new("127.0.0.1:9900".parse().unwrap(), None);
+        let context = Arc::new(view::testing::context(gate));
+        let all = Arc::clone(&context.explaining);
+        let count = all.available_permits() as u32;
+        let _all = all.try_acquire_many_owned(count).unwrap();
+        let asked = Query(vec![("url".to_owned(), "/".to_owned())]);
+        let answer = explain(State(context), asked).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = axum::body::to_bytes(answer.into_body(), 1_000)
+            .await
+            .unwrap();
+        assert!(body.starts_with(b"as many requests are explained"));
+    }
 }

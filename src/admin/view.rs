@@ -8,6 +8,7 @@ use std::{
 use axum::extract::State;
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{history::History, live::Live, reloader::Reload};
@@ -39,6 +40,10 @@ pub struct View {
     pub handover: CancellationToken,
 }
 
+/// So many requests are explained at once. Each has a thread of those that the process has for work that
+/// blocks, and keeps it though its client has left.
+const MOST_EXPLAINED: usize = 4;
+
 /// What every request needs.
 pub(super) struct Context {
     pub(super) view: View,
@@ -46,6 +51,8 @@ pub(super) struct Context {
     pub(super) started: Started,
     pub(super) history: Mutex<History>,
     pub(super) live: Live,
+    /// The places of requests that are explained.
+    pub(super) explaining: Arc<Semaphore>,
 }
 
 impl Context {
@@ -56,6 +63,7 @@ impl Context {
             started,
             history: Mutex::default(),
             live: Live::default(),
+            explaining: Arc::new(Semaphore::new(MOST_EXPLAINED)),
         }
     }
 }
