@@ -64,6 +64,27 @@ impl AdminServer {
         self.ask(Method::GET, path, query, None)
     }
 
+    /// Changes something there: at the proxy of the file, and where that does not say which one it is at none.
+    ///
+    /// # Errors
+    /// Where there is no answer, or the file cannot be read.
+    pub(super) fn change(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        if let (None, Some(file)) = (&self.admin, self.file())
+            && config_of(file).is_none()
+        {
+            bail!(
+                "{} cannot be read, and so it is not known which proxy is meant: say --admin",
+                file.display()
+            );
+        }
+        self.ask(method, path, &[], body)
+    }
+
     /// Asks it for anything.
     ///
     /// # Errors
@@ -81,6 +102,10 @@ impl AdminServer {
         let mut url: reqwest::Url = server
             .parse()
             .with_context(|| format!("{server} is no URL"))?;
+        // A URL has no such parts: it names what stands above.
+        if let Some(dots) = path.iter().find(|part| matches!(**part, "." | "..")) {
+            bail!("`{dots}` is not the name of a service");
+        }
         match url.path_segments_mut() {
             Ok(mut segments) => {
                 segments.pop_if_empty().extend(path);
@@ -100,8 +125,7 @@ impl AdminServer {
         Ok(match (&self.admin, self.file()) {
             (Some(url), _) => (url.clone(), self.token_file.clone().map(Secret::File)),
             (None, None) => (DEFAULT.to_owned(), None),
-            // A proxy with another file may run, and so it is asked though its file has errors.
-            (None, Some(path)) => match Config::load(path).ok().or_else(|| admin_alone(path)) {
+            (None, Some(path)) => match config_of(path) {
                 Some(config) => (url_of(&config, path)?, config.admin.token),
                 None => (DEFAULT.to_owned(), None),
             },
@@ -136,6 +160,11 @@ impl Answer {
             None => bail!("{url} answered {status}: {}", text.trim_end()),
         }
     }
+}
+
+/// A file's config. A proxy with another file may run, and so it is asked though this one has errors.
+fn config_of(path: &Path) -> Option<Config> {
+    Config::load(path).ok().or_else(|| admin_alone(path))
 }
 
 /// What a file says of the admin server, though there are errors elsewhere in it.
@@ -173,6 +202,8 @@ async fn exchange(
     }
     let mut shown = url;
     shown.set_query(None);
+    // A URL that has a host can be without a password.
+    let _ = shown.set_password(None);
     let url = shown.to_string();
     let answer = request.send().await.map_err(reqwest::Error::without_url);
     let answer = answer.with_context(|| {
@@ -199,5 +230,27 @@ mod tests {
         assert_eq!(url_of(&config, &path).unwrap(), "http://127.0.0.1:9901");
         std::fs::write(&path, "[[route]\n").unwrap();
         assert!(admin_alone(&path).is_none());
+    }
+
+    #[test]
+    fn nothing_is_changed_at_a_proxy_that_the_file_does_not_name_nor_of_a_service_that_is_no_name()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = AdminServer {
+            admin: None,
+            token_file: None,
+            config: Some(folder.path().join("proxy.tml")),
+        };
+        let changed = missing.change(Method::POST, &["api"], None);
+        let error = changed.err().unwrap().to_string();
+        assert!(error.contains("proxy.tml cannot be read"), "{error}");
+        let named = AdminServer {
+            admin: Some("http://127.0.0.1:9".to_owned()),
+            config: None,
+            ..missing
+        };
+        let changed = named.change(Method::DELETE, &["api", "services", "..", "pin"], None);
+        let error = changed.err().unwrap().to_string();
+        assert_eq!(error, "`..` is not the name of a service");
     }
 }

@@ -102,9 +102,7 @@ pub(super) fn pin(pin: &Pin) -> anyhow::Result<ExitCode> {
         body.insert("for".to_owned(), format!("{}ms", time.as_millis()).into());
     }
     let path = ["api", "services", &pin.service, "pin"];
-    let answer = pin
-        .server
-        .ask(Method::POST, &path, &[], Some(&body.into()))?;
+    let answer = pin.server.change(Method::POST, &path, Some(&body.into()))?;
     let pinned: Value = answer.good()?;
     let left = pinned["seconds_left"].as_f64().unwrap_or_default();
     say(&format!(
@@ -116,7 +114,7 @@ pub(super) fn pin(pin: &Pin) -> anyhow::Result<ExitCode> {
 
 pub(super) fn unpin(unpin: &Unpin) -> anyhow::Result<ExitCode> {
     let path = ["api", "services", &unpin.service, "pin"];
-    let answer = unpin.server.ask(Method::DELETE, &path, &[], None)?;
+    let answer = unpin.server.change(Method::DELETE, &path, None)?;
     answer.good::<Value>()?;
     say("no longer pinned\n")
 }
