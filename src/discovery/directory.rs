@@ -242,30 +242,67 @@ impl Directory {
     /// The service that a template route's request names: one that some catalog lists and
     /// exposes.
     pub fn lookup(&self, name: &str) -> Lookup {
+        self.resolve(name).unwrap_or_else(|listed| {
+            // `Config` has ruled out that it names a registry that is none.
+            let found = self.named(&listed);
+            found.map_or(Lookup::Unknown, Lookup::Found)
+        })
+    }
+
+    /// What [`Self::lookup`] leads to, of one that asks and makes no request: no service is made that
+    /// would be watched from then on.
+    ///
+    /// # Errors
+    /// A service like the one that the first request would make, which is not watched.
+    pub fn peek(&self, name: &str) -> Result<Lookup, Arc<Service>> {
+        self.resolve(name).or_else(|listed| {
+            let written = self.maker.as_written(&listed);
+            match self.declared.get(written) {
+                Some(declared) => Ok(Lookup::Found(Arc::clone(declared))),
+                None => Err(self.maker.unwatched(written)),
+            }
+        })
+    }
+
+    /// What a name leads to, without a service being made for it.
+    ///
+    /// # Errors
+    /// The name as a catalog has it, where no request has named the service yet.
+    fn resolve(&self, name: &str) -> Result<Lookup, Arc<str>> {
         if let Some(service) = self.found.load().get(name) {
-            return Lookup::Found(Arc::clone(service));
+            return Ok(Lookup::Found(Arc::clone(service)));
         }
         for catalog in self.template_catalogs() {
-            if let Found::Exposed(name) = catalog.find(name) {
-                // `Config` has ruled out that it names a registry that is none.
-                let found = self.named(&name);
-                return found.map_or(Lookup::Unknown, Lookup::Found);
+            if let Found::Exposed(listed) = catalog.find(name) {
+                // In the letter case of a catalog it may have been named before.
+                return match self.found.load().get(&listed) {
+                    Some(service) => Ok(Lookup::Found(Arc::clone(service))),
+                    None => Err(listed),
+                };
             }
         }
-        if self
-            .template_catalogs()
-            .all(|catalog| *catalog.read.borrow())
-        {
-            Lookup::Unknown
-        } else {
-            Lookup::NotRead
-        }
+        let mut catalogs = self.template_catalogs();
+        Ok(match catalogs.all(|catalog| *catalog.read.borrow()) {
+            true => Lookup::Unknown,
+            false => Lookup::NotRead,
+        })
     }
 
     /// Waits until every catalog was read once, but not for longer than `limit`.
     pub async fn wait_for_catalogs(&self, limit: Duration) {
+        self.wait_for_catalogs_of(|_| true, limit).await;
+    }
+
+    /// The same for catalogs of these registries alone.
+    pub(crate) async fn wait_for_catalogs_of(
+        &self,
+        which: impl Fn(&Arc<str>) -> bool,
+        limit: Duration,
+    ) {
         let all_read = async {
-            for catalog in self.template_catalogs() {
+            let catalogs = self.catalogs.iter();
+            let catalogs = catalogs.filter(|(name, view)| view.for_templates && which(name));
+            for (_, catalog) in catalogs {
                 // Its sender lives as long as the directory.
                 let _ = catalog.read.subscribe().wait_for(|read| *read).await;
             }

@@ -158,6 +158,20 @@ impl ServiceFactory {
         })
     }
 
+    /// The service that [`Self::make`] would make, without what its registries say.
+    pub(super) fn unwatched(&self, name: &Arc<str>) -> Arc<Service> {
+        let service = self.service(name, Arc::clone(self.policy(name)), self.subsets_of(name));
+        Self::fix(&service);
+        service
+    }
+
+    /// Lets a service have what stands in the file.
+    fn fix(service: &Arc<Service>) {
+        if let Origin::Inline(instances) = &service.policy().origin {
+            shrink_guard::apply(service, MemberEvent::Fixed(instances.clone()));
+        }
+    }
+
     /// Lets a service have what its origin says: at once what stands in the file, and what its
     /// registries say from now on.
     pub(super) fn watch_all(
@@ -165,9 +179,7 @@ impl ServiceFactory {
         service: &Arc<Service>,
     ) -> Result<Vec<JoinHandle<()>>, StartError> {
         let origin = &service.policy().origin;
-        if let Origin::Inline(instances) = origin {
-            shrink_guard::apply(service, MemberEvent::Fixed(instances.clone()));
-        }
+        Self::fix(service);
         let mut watchers = origin
             .registries()
             .iter()

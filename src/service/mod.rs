@@ -29,8 +29,10 @@ pub use call::choose::Chooser;
 pub(crate) use call::dispatch::until_read;
 pub use call::dispatch::{Destination, Dispatched, RequestCount, Undelivered, dispatch};
 pub use call::outcome::Detector;
-pub use call::prospect::{EndpointProspect, Event, FollowUp, Prospect, Then, prospect};
-pub use call::queue::{LimitsStatus, Seat, Shed};
+pub use call::prospect::{
+    EndpointProspect, Event, FollowUp, LimitsProspect, Prospect, RequestShape, Then, prospect,
+};
+pub use call::queue::{LimitsStatus, Outlook, Seat, Shed};
 pub use call::replay::{Keep, Replay, ReplayBody};
 pub use call::{CallAnswer, CallError};
 pub use endpoint::health::{Doubt, Ejection};

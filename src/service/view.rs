@@ -29,6 +29,8 @@ use crate::{
 
 /// So many picks tell an endpoint's chance to a hundredth or two.
 const PICKS: usize = 1_000;
+/// And no more than so many, where each turn of a round should be among them.
+const MOST_PICKS: usize = 20_000;
 
 /// Some of a service's endpoints, or all.
 #[derive(Debug)]
@@ -170,33 +172,66 @@ impl View {
 
     /// How probably each endpoint has a request at this moment that is like `asked`: what comes of many
     /// picks, which change nothing. An endpoint that never has it is left out, and so is one that has
-    /// the next request as its trial.
+    /// the next request as its trial while there are others.
+    ///
+    /// # Errors
+    /// Where none of them has room.
     pub(super) fn chances(
         &self,
         asked: &dyn RequestInfo,
         room: Room<'_>,
         now: Instant,
-    ) -> HashMap<EndpointId, f64> {
+    ) -> Result<HashMap<EndpointId, f64>, Shed> {
         let tally = BalanceStats::default();
-        let has_room = |one: &Endpoint| room.is_at(one.health());
-        // A pick that looks at an endpoint whose time of doubt is over makes it a trial.
-        let is_trusted = |one: &Endpoint| has_room(one) && !one.health().is_avoided_already();
-        let is_left = |one: &Endpoint| has_room(one) && one.health().is_out(now);
-        let id = |snapshot: &Snapshot, place: usize| snapshot.endpoints[place].id().clone();
-        let mut chances = HashMap::new();
-        for number in 0..PICKS {
+        let untried = Tried::default();
+        let round = self.balancer.round(&self.snapshot.load());
+        // All rounds are whole, so that of two endpoints in a row neither has a turn less.
+        let picks = round * PICKS.div_ceil(round.max(1));
+        let picks = picks.clamp(PICKS, MOST_PICKS);
+        let step = (round / picks).max(1);
+        let mut counts = HashMap::new();
+        for number in (0..picks).map(|number| number * step) {
             let turn = self.balancer.turn_aside(asked, &tally, number);
             let turn = match &self.zone {
                 None => turn,
                 Some(zone) => zone.turn_aside(turn, number, now),
             };
-            let picked = self.choose(turn, is_trusted, &tally, now, id);
-            let picked = picked.or_else(|| self.choose(turn, is_left, &tally, now, id));
-            if let Some(id) = picked {
-                *chances.entry(id).or_insert(0.0) += 1.0 / PICKS as f64;
+            let picked = self.with_room(&untried, room, now, |wanted| {
+                self.choose_aside(turn, wanted, &tally, now, number)
+            });
+            if let Some(id) = picked? {
+                *counts.entry(id).or_insert(0_u32) += 1;
             }
         }
-        chances
+        let chance = |count| f64::from(count) / picks as f64;
+        let chances = counts.into_iter();
+        Ok(chances.map(|(id, count)| (id, chance(count))).collect())
+    }
+
+    /// Like [`Self::choose`], and claims no trial: a pick that looks at an endpoint whose time of doubt is
+    /// over makes it one.
+    fn choose_aside(
+        &self,
+        turn: PickKey,
+        wanted: &dyn Fn(&Endpoint) -> bool,
+        tally: &BalanceStats,
+        now: Instant,
+        number: usize,
+    ) -> Option<EndpointId> {
+        let id = |snapshot: &Snapshot, place: usize| snapshot.endpoints[place].id().clone();
+        let is_trusted = |one: &Endpoint| wanted(one) && !one.health().is_avoided_already();
+        let trusted = self.choose(turn, is_trusted, tally, now, id);
+        if trusted.is_some() {
+            return trusted;
+        }
+        // Where all are avoided, one whose time is over has the next request.
+        let snapshot = self.snapshot.load();
+        let is_due = |one: &&Arc<Endpoint>| wanted(one) && !one.health().is_out(now);
+        let due: Vec<_> = snapshot.endpoints.iter().filter(is_due).collect();
+        match due.len() {
+            0 => self.choose(turn, wanted, tally, now, id),
+            count => Some(due[number % count].id().clone()),
+        }
     }
 
     /// Like [`Self::pick`], of the endpoints that have room, for a request that was tried with `tried`
@@ -215,9 +250,20 @@ impl View {
         now: Instant,
     ) -> Result<Option<Arc<WorkerEndpoint>>, Shed> {
         let turn = turn.tried(!tried.is_empty());
+        self.with_room(tried, room, now, |wanted| {
+            self.choose(turn, wanted, tally, now, way(worker))
+        })
+    }
+
+    /// What `choose` takes of the endpoints that were not tried and have room.
+    fn with_room<T>(
+        &self,
+        tried: &Tried,
+        room: Room<'_>,
+        now: Instant,
+        choose: impl Fn(&dyn Fn(&Endpoint) -> bool) -> Option<T>,
+    ) -> Result<Option<T>, Shed> {
         let was_tried = |one: &Endpoint| tried.has(one.health());
-        let choose =
-            |wanted: &dyn Fn(&Endpoint) -> bool| self.choose(turn, wanted, tally, now, way(worker));
         if !room.is_limited() {
             return Ok(choose(&|one| !was_tried(one)));
         }

@@ -1,12 +1,17 @@
 //! What is explained of a request is what becomes of it: the same route, service and head, or the same
 //! answer of the proxy's own; and nothing is taken by asking.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::support::{
     backend::Backend,
+    eventually,
     proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
     server::free_ports,
@@ -264,6 +269,130 @@ async fn endpoints_are_shown_with_their_chances_and_with_what_stands_in_their_wa
         (&json!(1.0), &json!(0.0))
     );
     assert_eq!(of_b["why"], "the route wants tag `v2`");
+}
+
+#[tokio::test]
+async fn what_is_said_to_follow_an_attempt_that_fails_is_what_follows() {
+    let [closed] = free_ports();
+    let good = RawBackend::saying(ok("it"), Then::Keep).await;
+    let silent = RawBackend::saying("", Then::Close).await;
+    let config = format!(
+        "[[route]]\npath = \"/refused\"\nservice = \"refused\"\nretry = {{ attempts = 1 }}\n\
+         [[route]]\npath = \"/silent\"\nservice = \"silent\"\nretry = {{ attempts = 2 }}\n\
+         [service.refused]\nendpoints = [\"127.0.0.1:{closed}\", \"{0}\"]\n\
+         [service.silent]\nendpoints = [\"{1}\"]\n",
+        good.address(),
+        silent.address(),
+    );
+    let proxy = Proxy::start(&config).await;
+    proxy.until_ready().await;
+    let long = Case {
+        method: "PUT",
+        target: "/refused",
+        fields: &["Content-Length: 1048576"],
+        ..PLAIN
+    };
+    let then = async |case: &Case, event: &str| {
+        let said = explained(&proxy, case).await;
+        let follow_ups = said["destinations"][0]["retry"]["follow_ups"].clone();
+        let mut all = follow_ups.as_array().unwrap().iter();
+        all.find(|one| one["event"] == event).unwrap()["then"].clone()
+    };
+    assert_eq!(
+        then(&long, "the endpoint takes no connection").await,
+        "another attempt"
+    );
+    for _ in 0..4 {
+        let body = vec![b'x'; 1 << 20];
+        let put = proxy.http.put(proxy.url("/refused")).body(body);
+        assert_eq!(put.send().await.unwrap().status(), 200);
+    }
+    let post = Case {
+        method: "POST",
+        target: "/silent",
+        ..PLAIN
+    };
+    let event = "the connection ends without an answer";
+    assert_eq!(then(&post, event).await, "502");
+    let posted = proxy.http.post(proxy.url("/silent")).send().await.unwrap();
+    assert_eq!(posted.status(), 502);
+}
+
+#[tokio::test]
+async fn a_service_that_no_request_has_named_is_not_made_by_asking() {
+    let backend = Backend::start("a").await;
+    let proxy = Proxy::start("").await;
+    proxy.register("cart", backend.address()).await;
+    proxy.register("hat", backend.address()).await;
+    // The list has both then.
+    proxy.until_served("/cart").await;
+    let hat = Case {
+        target: "/hat",
+        ..PLAIN
+    };
+    let said = explained(&proxy, &hat).await["destinations"][0].clone();
+    assert_eq!(said["service"], "hat");
+    assert_eq!(
+        (&said["is_watched"], &said["is_read"]),
+        (&json!(false), &json!(false))
+    );
+    assert_eq!(proxy.page("/api/services/hat").await.status(), 404);
+    proxy.until_served("/hat").await;
+    let said = explained(&proxy, &hat).await["destinations"][0].clone();
+    assert_eq!(said["is_watched"], true);
+    assert_eq!(said["endpoints"][0]["chance"], 1.0);
+}
+
+#[tokio::test]
+async fn a_rate_that_is_used_up_is_the_answer_whether_there_is_a_service_or_not() {
+    let proxy = Proxy::start(
+        "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n\
+         rate = { requests = 1, per = \"1h\", burst = 1 }\n",
+    )
+    .await;
+    proxy.until_ready().await;
+    let none = Case {
+        target: "/none",
+        ..PLAIN
+    };
+    for (left, expected) in [(1, 404), (0, 429)] {
+        let said = explained(&proxy, &none).await;
+        assert_eq!(said["rate"]["left"], left);
+        assert_eq!(said["answer"]["status"], expected);
+        assert_eq!(proxy.get("/none").await.status(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_service_with_as_much_to_do_as_it_may_is_said_to_answer_503() {
+    let gate = Arc::new(Semaphore::new(0));
+    let backend = Backend::named("slow").answering({
+        let gate = Arc::clone(&gate);
+        move |_| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                "done"
+            }
+        }
+    });
+    let backend = backend.start().await;
+    let config = format!(
+        "[[route]]\nservice = \"cart\"\n[service.cart]\nendpoints = [\"{}\"]\n\
+         limits = {{ concurrent = 1, pending = 0 }}\n",
+        backend.address()
+    );
+    let proxy = Proxy::start(&config).await;
+    proxy.until_ready().await;
+    let slow = tokio::spawn(proxy.http.get(proxy.url("/")).send());
+    let requests = async || backend.requests();
+    eventually("the request is worked on", requests, |count| *count == 1).await;
+    let said = explained(&proxy, &PLAIN).await["destinations"][0].clone();
+    assert_eq!(said["answer"]["status"], 503, "{said}");
+    assert_eq!(said["limits"]["pending"], 0);
+    assert_eq!(proxy.get("/").await.status(), 503);
+    gate.add_permits(1);
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
 }
 
 #[tokio::test]

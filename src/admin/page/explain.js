@@ -36,7 +36,7 @@ function destination(one, show) {
     fact('Balance', `${one.balance}${one.subset ? `, of those with ${one.subset}` : ''}`),
     one.answer ? fact('Answer', said(one.answer)) : null, one.limits ? fact('Limits', limits(one.limits)) : null,
     fact('Attempts', `${one.retry.attempts} at most; ${one.retry.left} retries left`), fact('Times', times.join(', '))),
-  one.is_read ? endpoints(one.endpoints, one.more_endpoints) : h('p', { class: 'quiet' }, 'Its endpoints are not known: its registry was not read.'),
+  one.is_read ? endpoints(one.endpoints, one.more_endpoints) : h('p', { class: 'quiet' }, `Its endpoints are not known: ${one.is_watched ? 'its registry was not read' : 'no request has named it yet'}.`),
   h('div', { class: 'columns' },
     h('div', null, h('h3', null, 'Forwarded as'), h('pre', { tabindex: '0' }, one.head.trimEnd())),
     h('div', null, h('h3', null, 'What would be tried again'), h('ul', { class: 'follow' }, one.retry.follow_ups.map(({ event, then }) => h('li', null, `${event}: `, h('span', { class: 'quiet' }, then)))))));

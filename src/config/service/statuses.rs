@@ -44,6 +44,16 @@ impl Statuses {
         grpc.is_some_and(|code| self.grpc & code.bit() != 0)
     }
 
+    /// Whether there is one of HTTP.
+    pub(crate) fn has_http(&self) -> bool {
+        self.http.iter().any(|word| *word != 0)
+    }
+
+    /// Whether there is one of gRPC.
+    pub(crate) fn has_grpc(&self) -> bool {
+        self.grpc != 0
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -86,14 +86,19 @@ pub(crate) struct Destination {
     pub(crate) registries: Vec<String>,
     /// Its name in its registries.
     pub(crate) registered_name: String,
+    /// Whether its endpoints are watched: not those of a service that a template's route leads to and that no
+    /// request has named yet.
+    pub(crate) is_watched: bool,
     /// Whether its endpoints are known.
     pub(crate) is_read: bool,
-    /// What is answered, since no endpoint can be called.
+    /// What is answered, since no endpoint can be called, or has room.
     pub(crate) answer: Option<AnswerAccount>,
     /// How an endpoint is picked.
     pub(crate) balance: String,
     /// Which of them the route wants, in words; none where it wants all.
     pub(crate) subset: Option<String>,
+    /// The set of the journal that the service is pinned to.
+    pub(crate) pinned_to: Option<u64>,
     /// In the order of their chances, and so many at most.
     pub(crate) endpoints: Vec<EndpointAccount>,
     /// How many more there are.
@@ -142,8 +147,12 @@ pub(crate) struct FollowUpAccount {
 pub(crate) struct LimitsAccount {
     pub(crate) concurrent: Option<u32>,
     pub(crate) per_endpoint: Option<u32>,
+    /// How many may wait.
+    pub(crate) pending: u32,
     pub(crate) in_use: u32,
     pub(crate) waiting: u32,
+    /// For how many seconds this request would wait at most; null where it need not, or may not.
+    pub(crate) waits: Option<f64>,
 }
 
 impl Explanation {

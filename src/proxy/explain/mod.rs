@@ -7,7 +7,12 @@ mod question;
 mod routes;
 mod text;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use http::{StatusCode, Version};
@@ -31,8 +36,8 @@ use crate::{
     instance::Address,
     route::Match,
     service::{
-        CallError, CallPolicy, EndpointProspect, Event, FollowUp, LimitsStatus, Prospect, Service,
-        Then, Undelivered, prospect,
+        CallError, CallPolicy, EndpointProspect, Event, FollowUp, LimitsProspect, Outlook,
+        Prospect, RequestShape, Service, Then, Undelivered, prospect,
     },
     upstream,
 };
@@ -102,7 +107,8 @@ fn explain(worker: &Arc<Worker>, question: &Question) -> Explanation {
         Err(refusal) => Err(refusal),
     };
     if let Err(refusal) = refused {
-        explanation.answer = Some(answer(&refusal));
+        // What is answered first is answered.
+        explanation.answer.get_or_insert_with(|| answer(&refusal));
     }
     explanation
 }
@@ -142,7 +148,7 @@ impl Explaining<'_> {
             Some(Own::Redirect(location)) => {
                 (StatusCode::PERMANENT_REDIRECT, format!("to {location}"))
             }
-            Some(Own::Health) => (StatusCode::OK, "the listener's health_path".to_owned()),
+            Some(Own::Health) => self.health(),
             Some(Own::Options) => (
                 StatusCode::NO_CONTENT,
                 "it asks about the proxy itself".to_owned(),
@@ -153,6 +159,15 @@ impl Explaining<'_> {
             why,
         });
         Ok(())
+    }
+
+    fn health(&self) -> (StatusCode, String) {
+        let (status, is_ready) = match self.client.worker.shared.ready.load(Relaxed) {
+            true => (StatusCode::OK, "is ready"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "is not ready"),
+        };
+        let why = format!("the listener's health_path, while the proxy {is_ready}");
+        (status, why)
     }
 
     fn forward(&mut self, found: &mut Explanation) -> Result<(), LocalReply> {
@@ -167,28 +182,39 @@ impl Explaining<'_> {
         })?;
         let (index, strip_of) = (matched.route, matched.prefix_len);
         let target = &generation.targets[index];
+        found.rate = self.rate(target);
+        if found.rate.as_ref().is_some_and(|rate| rate.left == 0) {
+            found.answer = Some(AnswerAccount {
+                status: StatusCode::TOO_MANY_REQUESTS.as_u16(),
+                why: "too many requests for now".to_owned(),
+            });
+        }
         let services = match &target.goal {
             Goal::Template { by_host } => self.named(&matched, *by_host, found)?,
-            Goal::Service(service) => vec![(Arc::clone(service), 1.0)],
+            Goal::Service(service) => vec![Goes::to(service)],
             Goal::Split(split) => {
                 let sum: u32 = split.shares().iter().map(|share| share.weight).sum();
                 let shares = split.shares().iter().filter(|share| share.weight > 0);
                 let part = |weight| f64::from(weight) / f64::from(sum.max(1));
                 shares
-                    .map(|share| (Arc::clone(&share.service), part(share.weight)))
+                    .map(|share| Goes {
+                        chance: part(share.weight),
+                        ..Goes::to(&share.service)
+                    })
                     .collect()
             }
         };
-        found.rate = self.rate(target);
         let strip = target.strip.bytes(strip_of);
-        for (service, chance) in services {
+        for Goes {
+            service,
+            chance,
+            is_watched,
+        } in services
+        {
             let destination = self.destination(target, strip, &service, chance);
-            found.destinations.push(destination);
-        }
-        if found.rate.as_ref().is_some_and(|rate| rate.left == 0) {
-            found.answer = Some(AnswerAccount {
-                status: StatusCode::TOO_MANY_REQUESTS.as_u16(),
-                why: "too many requests for now".to_owned(),
+            found.destinations.push(Destination {
+                is_watched,
+                ..destination
             });
         }
         Ok(())
@@ -200,14 +226,18 @@ impl Explaining<'_> {
         matched: &Match<'_>,
         by_host: bool,
         found: &mut Explanation,
-    ) -> Result<Vec<(Arc<Service>, f64)>, LocalReply> {
+    ) -> Result<Vec<Goes>, LocalReply> {
         let name = name(matched.service.unwrap_or_default(), by_host);
-        match self.generation.directory.lookup(&name) {
-            Lookup::NotRead => {
+        match self.generation.directory.peek(&name) {
+            Ok(Lookup::NotRead) => {
                 found.unlisted = Some(name.into_owned());
                 Ok(Vec::new())
             }
-            lookup => Ok(vec![(found_in(lookup, &name)?, 1.0)]),
+            Ok(lookup) => Ok(vec![Goes::to(&found_in(lookup, &name)?)]),
+            Err(unwatched) => Ok(vec![Goes {
+                is_watched: false,
+                ..Goes::to(&unwatched)
+            }]),
         }
     }
 
@@ -260,7 +290,7 @@ impl Explaining<'_> {
         chance: f64,
     ) -> Destination {
         let called = self.called(target, service);
-        let answer = called.answer(target);
+        let no_endpoint = called.answer(target);
         let Called {
             service,
             subset,
@@ -268,6 +298,11 @@ impl Explaining<'_> {
         } = called;
         let policy = CallPolicy::of(service, subset, target.overrides());
         let prospect = policy.as_ref().map(|policy| self.prospect(service, policy));
+        let limits = prospect.as_ref().and_then(|it| it.limits);
+        let shed = limits.and_then(|limits| match limits.outlook {
+            Outlook::Shed(why) => Some(called.failed(target, CallError::Shed(why))),
+            Outlook::Room | Outlook::Waits(_) => None,
+        });
         let first = prospect.iter().flat_map(|it| &it.endpoints).next();
         let address = first.and_then(|first| Address::try_from(first.address.clone()).ok());
         let count = prospect.as_ref().map_or(0, |it| it.endpoints.len());
@@ -278,27 +313,41 @@ impl Explaining<'_> {
             chance,
             registries: registries.map(ToString::to_string).collect(),
             registered_name: service.registered_name().to_owned(),
+            is_watched: true,
             is_read: service.is_read(),
-            answer,
+            answer: no_endpoint.or(shed),
             balance: policy
                 .map_or("", |it| it.view.balance().as_str())
                 .to_owned(),
             subset: subset
                 .map(ToString::to_string)
                 .filter(|words| !words.is_empty()),
+            pinned_to: prospect.as_ref().and_then(|it| it.pinned_to),
             more_endpoints: count.saturating_sub(MOST_ENDPOINTS),
             endpoints: prospect.iter().flat_map(endpoints).collect(),
             head: self.text(target, strip, service, address),
             retry: retry(policy.as_ref(), prospect.as_ref()),
-            timeout: policy.as_ref().map(timeouts).unwrap_or_default(),
-            limits: prospect.as_ref().and_then(|it| it.limits).map(limits),
+            timeout: policy
+                .as_ref()
+                .map(|policy| timeouts(policy, self.head.deadline))
+                .unwrap_or_default(),
+            limits: limits.map(limits_account),
         }
     }
 
     fn prospect(&self, service: &Service, policy: &CallPolicy<'_>) -> Prospect {
         let asking = Asking(self.client, &self.head);
-        let (method, length) = (&self.head.parts.method, self.body.length());
-        prospect(service, policy, &asking, method, length, self.now)
+        let shape = RequestShape {
+            method: &self.head.parts.method,
+            length: self.body.length(),
+            is_body_withheld: self.expects_continue(),
+        };
+        prospect(service, policy, &asking, shape, self.now)
+    }
+
+    fn expects_continue(&self) -> bool {
+        // Of expectations only one is admitted.
+        self.head.parts.headers.contains_key("expect")
     }
 
     /// The head as this endpoint gets it.
@@ -311,8 +360,7 @@ impl Explaining<'_> {
     ) -> String {
         let nowhere = || Address::new("endpoint", 80).expect("it is a name");
         let endpoint = endpoint.unwrap_or_else(nowhere);
-        // Of expectations only one is admitted.
-        let expects_continue = self.head.parts.headers.contains_key("expect");
+        let expects_continue = self.expects_continue();
         let method = self.head.parts.method.clone();
         let request = upstream::Request::new(&method, self.body, expects_continue);
         let outgoing = Outgoing {
@@ -327,7 +375,26 @@ impl Explaining<'_> {
     }
 }
 
+/// Where a request goes.
+struct Goes {
+    service: Arc<Service>,
+    chance: f64,
+    /// Whether its endpoints are known, or will be.
+    is_watched: bool,
+}
+
+impl Goes {
+    fn to(service: &Arc<Service>) -> Self {
+        Self {
+            service: Arc::clone(service),
+            chance: 1.0,
+            is_watched: true,
+        }
+    }
+}
+
 /// A service that is called.
+#[derive(Clone, Copy)]
 struct Called<'s> {
     service: &'s Arc<Service>,
     subset: Option<&'s Arc<Subset>>,
@@ -344,13 +411,17 @@ impl Called<'_> {
 
     /// What is answered where it has none.
     fn answer(&self, target: &Target) -> Option<AnswerAccount> {
+        let is_empty = self.is_empty(target);
+        is_empty.then(|| self.failed(target, CallError::NoEndpoints))
+    }
+
+    fn failed(&self, target: &Target, error: CallError) -> AnswerAccount {
         let undelivered = Undelivered {
             service: self.service,
             instead_of: self.instead_of,
-            error: CallError::NoEndpoints,
+            error,
         };
-        let reply = || LocalReply::of(undelivered, target.subset.as_ref());
-        self.is_empty(target).then(|| answer(&reply()))
+        answer(&LocalReply::of(undelivered, target.subset.as_ref()))
     }
 }
 
@@ -368,7 +439,7 @@ fn endpoints(prospect: &Prospect) -> impl Iterator<Item = EndpointAccount> {
         instance: one.instance.to_string(),
         address: one.address.clone(),
         state: one.state.as_str().to_owned(),
-        chance: (one.chance * 1e3).round() / 1e3,
+        chance: (one.chance * 1e6).round() / 1e6,
         why: one.why.clone(),
     };
     prospect.endpoints.iter().take(MOST_ENDPOINTS).map(account)
@@ -377,19 +448,21 @@ fn endpoints(prospect: &Prospect) -> impl Iterator<Item = EndpointAccount> {
 fn follow_up(follow_up: &FollowUp) -> FollowUpAccount {
     let event = match follow_up.event {
         Event::NoConnection => "the endpoint takes no connection",
+        Event::ConnectTimeout => "no connection within timeout.connect",
         Event::DiedUnsent => "the connection ends before the request is sent",
         Event::DiedUnanswered => "the connection ends without an answer",
         Event::Unwanted => "the answer's status stands in retry.on",
+        Event::UnwantedGrpc => "the answer's status of gRPC stands in retry.on",
         Event::TryTimeout => "no answer within retry.try_timeout",
         Event::Timeout => "no answer within timeout.response",
         Event::BrokeOff => "the answer breaks off",
     };
     let then = match (follow_up.then, follow_up.event) {
         (Then::Retry, _) => "another attempt",
+        (Then::RetryIfShort, _) => "another attempt, if its body is short enough to be kept",
         (Then::PassOn, _) => "the answer is passed on",
-        (Then::Fallback, _) => "the fallback, else 503",
         (Then::Fail, Event::BrokeOff) => "the client's answer breaks off",
-        (Then::Fail, Event::TryTimeout | Event::Timeout) => "504",
+        (Then::Fail, Event::ConnectTimeout | Event::TryTimeout | Event::Timeout) => "504",
         (Then::Fail, _) => "502",
     };
     FollowUpAccount {
@@ -398,7 +471,8 @@ fn follow_up(follow_up: &FollowUp) -> FollowUpAccount {
     }
 }
 
-fn timeouts(policy: &CallPolicy<'_>) -> BTreeMap<String, Option<f64>> {
+/// For how long it is tried; its client waits no longer than `deadline`.
+fn timeouts(policy: &CallPolicy<'_>, deadline: Option<Duration>) -> BTreeMap<String, Option<f64>> {
     let config::Timeouts {
         connect,
         response,
@@ -410,7 +484,7 @@ fn timeouts(policy: &CallPolicy<'_>) -> BTreeMap<String, Option<f64>> {
         ("connect", Some(connect)),
         ("response", Some(response)),
         ("idle", Some(idle)),
-        ("total", total),
+        ("total", [total, deadline].into_iter().flatten().min()),
         ("tunnel", tunnel),
         ("try", policy.retry.try_timeout),
     ];
@@ -419,11 +493,21 @@ fn timeouts(policy: &CallPolicy<'_>) -> BTreeMap<String, Option<f64>> {
         .collect()
 }
 
-fn limits(status: LimitsStatus) -> LimitsAccount {
+fn limits_account(limits: LimitsProspect) -> LimitsAccount {
+    let LimitsProspect {
+        status,
+        pending,
+        outlook,
+    } = limits;
     LimitsAccount {
         concurrent: status.concurrent,
         per_endpoint: status.per_endpoint,
+        pending,
         in_use: status.in_use,
         waiting: status.waiting,
+        waits: match outlook {
+            Outlook::Waits(limit) => Some(limit.as_secs_f64()),
+            Outlook::Room | Outlook::Shed(_) => None,
+        },
     }
 }

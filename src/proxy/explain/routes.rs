@@ -35,15 +35,15 @@ pub(super) fn near_misses(generation: &Generation, head: &Head) -> Vec<RouteAcco
     let any_path = PathPattern {
         segments: Vec::new(),
     };
-    let takes = |host: &HostPattern, path: &PathPattern, request: &Request<'_>| {
-        Table::new([(host, path, Conditions::NONE)])
-            .find(request)
-            .is_some()
-    };
+    let routes = &generation.config.routes;
+    let of_hosts = routes.iter().map(|it| (&it.host, &any_path));
+    let hosts = fitting(of_hosts, &request, |route| &routes[route].host);
+    let of_paths = routes.iter().map(|it| (&HostPattern::Any, &it.path));
+    let paths = fitting(of_paths, &request, |route| &routes[route].path);
     let (mut by_host, mut by_path) = (Vec::new(), Vec::new());
-    for (index, route) in generation.config.routes.iter().enumerate() {
-        let fits_host = takes(&route.host, &any_path, &request);
-        let fits_path = takes(&HostPattern::Any, &route.path, &request);
+    for (index, route) in routes.iter().enumerate() {
+        let fits_host = hosts.contains(&&route.host);
+        let fits_path = paths.contains(&&route.path);
         let (list, why) = match (fits_host, fits_path) {
             (true, false) => (
                 &mut by_host,
@@ -62,6 +62,17 @@ pub(super) fn near_misses(generation: &Generation, head: &Head) -> Vec<RouteAcco
     by_host.append(&mut by_path);
     by_host.truncate(MOST);
     by_host
+}
+
+/// What fits a request of these, each once.
+fn fitting<'r, T>(
+    all: impl Iterator<Item = (&'r HostPattern, &'r PathPattern)>,
+    request: &Request<'_>,
+    of: impl Fn(usize) -> &'r T,
+) -> Vec<&'r T> {
+    let table = Table::new(all.map(|(host, path)| (host, path, Conditions::NONE)));
+    let fitting = table.fitting(request).into_iter();
+    fitting.map(|one| of(one.would_be.route)).collect()
 }
 
 /// The route with this index.

@@ -99,12 +99,17 @@ impl Display for LimitsAccount {
         let most = |limit: Option<u32>| limit.map_or("any number".to_owned(), |n| n.to_string());
         write!(
             f,
-            "{} at once, {} at each endpoint: {} at work, {} wait",
+            "{} at once, {} at each endpoint: {} at work, {} of {} wait",
             most(self.concurrent),
             most(self.per_endpoint),
             self.in_use,
-            self.waiting
-        )
+            self.waiting,
+            self.pending
+        )?;
+        match self.waits {
+            Some(limit) => write!(f, "; it waits, for {} at most", seconds(limit)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -140,18 +145,22 @@ impl Destination {
             names => write!(f, ", {} at {}", self.registered_name, names.join(", "))?,
         }
         write!(f, "; balance {}", self.balance)?;
-        match &self.subset {
-            Some(subset) => writeln!(f, ", of those with {subset}"),
+        if let Some(subset) = &self.subset {
+            write!(f, ", of those with {subset}")?;
+        }
+        match self.pinned_to {
+            Some(set) => writeln!(f, "; pinned to set {set}, whatever its registries say"),
             None => writeln!(f),
         }
     }
 
     fn endpoint_lines(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if !self.is_read {
-            return writeln!(
-                f,
-                "\nits endpoints are not known: its registry was not read"
-            );
+            let why = match self.is_watched {
+                true => "its registry was not read",
+                false => "no request has named it yet",
+            };
+            return writeln!(f, "\nits endpoints are not known: {why}");
         }
         let address = |one: &EndpointAccount| one.address.chars().count();
         let width = self.endpoints.iter().map(address).max().unwrap_or(0);
@@ -189,7 +198,10 @@ impl Destination {
 }
 
 fn percent(part: f64) -> String {
-    format!("{:.0} %", part * 100.0)
+    match part * 100.0 {
+        little if little > 0.0 && little < 0.5 => "< 1 %".to_owned(),
+        percent => format!("{percent:.0} %"),
+    }
 }
 
 fn seconds(seconds: f64) -> String {

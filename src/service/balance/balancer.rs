@@ -139,6 +139,15 @@ impl Balancer {
         }
     }
 
+    /// How many turns a round has; 0 where there are no turns.
+    pub(in crate::service) fn round(&self, snapshot: &Snapshot) -> usize {
+        match self {
+            Self::RoundRobin(_) => round_robin::turns(snapshot),
+            Self::Sticky(_, fallback) => fallback.round(snapshot),
+            Self::Random | Self::LeastRequest | Self::P2c | Self::PeakEwma | Self::Hash(_) => 0,
+        }
+    }
+
     /// See [`Turns::break_step`].
     pub(in crate::service) fn break_step(&self) {
         match self {

@@ -75,7 +75,7 @@ pub(super) fn again(turn: usize, snapshot: &Snapshot) -> usize {
 }
 
 /// How many turns a round has.
-fn turns(snapshot: &Snapshot) -> usize {
+pub(super) fn turns(snapshot: &Snapshot) -> usize {
     match snapshot.tables.order.len() {
         0 => snapshot.endpoints.len(),
         turns => turns,

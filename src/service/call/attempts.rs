@@ -5,12 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::tried::Tried;
-use crate::{
-    instance::Address,
-    service::WorkerEndpoint,
-    upstream::{Failure, FailureKind},
-};
+use super::{rules::was_asked, tried::Tried};
+use crate::{instance::Address, service::WorkerEndpoint, upstream::Failure};
 
 /// Attempts that failed, and why there was no other.
 #[derive(Debug)]
@@ -37,25 +33,14 @@ pub struct Attempt {
 pub(crate) struct AttemptLog {
     pub(crate) tried: Tried,
     pub(crate) failed: Vec<Attempt>,
-    /// How many endpoints were asked. Who takes no connection was asked nothing: where many leave
-    /// at once, several in a row may be gone before the registry has said so. What bounds those
-    /// is the budget, and that each is tried once.
+    /// How many endpoints were asked.
     pub(crate) asked: u32,
 }
 
 impl AttemptLog {
     pub(crate) fn note(&mut self, line: Arc<WorkerEndpoint>, failure: Failure, began: Instant) {
         line.pool().note_failure(&failure.kind);
-        let unasked = matches!(
-            failure.kind,
-            FailureKind::Connect(_)
-                | FailureKind::Handshake(_)
-                | FailureKind::NoHttp2(_)
-                | FailureKind::Removed
-        );
-        if !unasked {
-            self.asked += 1;
-        }
+        self.asked += u32::from(was_asked(&failure.kind));
         self.failed.push(Attempt {
             endpoint: line.pool().address().clone(),
             failure,

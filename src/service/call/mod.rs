@@ -13,6 +13,7 @@ pub(super) mod outcome;
 pub(super) mod prospect;
 pub(super) mod queue;
 pub(super) mod replay;
+mod rules;
 pub(super) mod tried;
 
 use std::{error::Error as StdError, sync::Arc};
@@ -35,6 +36,7 @@ use attempts::AttemptLog;
 use choose::Chooser;
 use judge::{Facts, Next, Others, Outcome, judge};
 use outcome::Detector;
+use rules::Rules;
 
 /// An endpoint's answer.
 #[derive(Debug)]
@@ -137,10 +139,7 @@ struct Call<'c, H> {
     policy: &'c CallPolicy<'c>,
     head: &'c mut H,
     limits: Limits,
-    /// It may be repeated though it was processed.
-    is_idempotent: bool,
-    /// And so it may whatever has become of its body.
-    may_be_second: bool,
+    rules: Rules<'c>,
     /// When a connection died last: it makes a new one of the next.
     died: Option<Instant>,
     past: AttemptLog,
@@ -166,8 +165,6 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         endpoint: Arc<WorkerEndpoint>,
         now: Instant,
     ) -> Self {
-        let is_idempotent = policy.retry.methods.contains(head.method());
-        let may_be_replayed = |length| length <= replay::LIMIT as u64;
         let answer_limits = &chooser.detector.service.policy().answer_limits;
         Self {
             limits: Limits {
@@ -181,8 +178,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
                     bytes: answer_limits.header_bytes,
                 },
             },
-            is_idempotent,
-            may_be_second: is_idempotent && length.is_some_and(may_be_replayed),
+            rules: Rules::new(&policy.retry, head.method(), length),
             died: None,
             past: AttemptLog::default(),
             now: chooser.now_after_a_wait(now),
@@ -206,7 +202,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
     }
 
     fn is_last(&self) -> bool {
-        self.past.asked + 1 >= self.policy.retry.attempts
+        self.rules.is_last(self.past.asked + 1)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -217,19 +213,17 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
     fn begin(&mut self) -> (InFlight, Option<Connection>) {
         self.began = self.now;
         self.head.attempt_begins(self.now);
-        let is_last = self.is_last();
-        let try_timeout = self.policy.retry.try_timeout;
-        self.limits.attempt = try_timeout.filter(|_| {
-            let may_follow = self.may_be_second && !is_last;
-            may_follow
-                && self
-                    .view()
-                    .has_other(&self.past.tried, Some(&self.endpoint))
-                && self.stats().retries_left(self.now) > 0
-        });
+        self.limits.attempt = self.rules.try_timeout(
+            self.past.asked,
+            || {
+                let (tried, this) = (&self.past.tried, Some(&self.endpoint));
+                self.view().has_other(tried, this)
+            },
+            || self.stats().retries_left(self.now),
+        );
         let pool = self.endpoint.pool();
         let in_flight = pool.enter();
-        let reuse = match self.may_be_second && !is_last {
+        let reuse = match self.rules.may_follow(self.past.asked) {
             true => Reuse::Any,
             false => Reuse::Fresh,
         };
@@ -281,7 +275,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         in_flight: InFlight,
         request: &mut Request<B>,
     ) -> Exchange<B> {
-        let keep = match self.is_idempotent && !self.is_last() {
+        let keep = match self.rules.is_idempotent && !self.is_last() {
             true => Keep::UntilAnswered,
             false => Keep::UntilBegun,
         };
@@ -311,26 +305,21 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         let retry_on = self.policy.retry.on;
         self.is_fault = detector.note_head(&self.endpoint, head, retry_on, self.began);
         if retry_on.holds(head.status, head.grpc) {
-            // The file names a status of gRPC, all of whose calls are POSTs.
-            let may_be_repeated = self.is_idempotent || retry_on.holds_grpc(head.grpc);
-            self.next = self.instead(body.is_replayable(), may_be_repeated);
+            let is_by_grpc = retry_on.holds_grpc(head.grpc);
+            self.next = self.instead(body.is_replayable(), is_by_grpc);
         }
         self.next.is_none()
     }
 
     /// The endpoint that is called in the stead of the one whose answer stands in `retry.on`.
     #[cold]
-    fn instead(
-        &mut self,
-        is_replayable: bool,
-        may_be_repeated: bool,
-    ) -> Option<Arc<WorkerEndpoint>> {
+    fn instead(&mut self, is_replayable: bool, is_by_grpc: bool) -> Option<Arc<WorkerEndpoint>> {
         let now = Instant::now();
         let tried = self.past.tried.with(&self.endpoint);
         let outcome = Outcome::Answered { in_retry_on: true };
         let next = judge(&Facts {
             outcome,
-            is_idempotent: may_be_repeated,
+            is_idempotent: self.rules.may_be_repeated(is_by_grpc),
             is_last: self.is_last(),
             is_over: self.is_over(now),
             is_replayable,
@@ -402,8 +391,8 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         let again = again.filter(|_| matches!(outcome, Outcome::Died { .. }));
         let next = judge(&Facts {
             outcome,
-            is_idempotent: self.is_idempotent,
-            is_last: self.past.asked >= self.policy.retry.attempts,
+            is_idempotent: self.rules.is_idempotent,
+            is_last: self.rules.is_last(self.past.asked),
             is_over,
             is_replayable,
             others: self.others(again.is_some()),
@@ -455,15 +444,8 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
     }
 
     fn others(&self, may_be_last: bool) -> Others {
-        if self.view().has_other(&self.past.tried, None) {
-            Others::Untried
-        } else if may_be_last {
-            Others::Last
-        } else if self.view().is_empty() {
-            Others::Gone
-        } else {
-            Others::None
-        }
+        let has_other = self.view().has_other(&self.past.tried, None);
+        rules::others(has_other, may_be_last, || self.view().is_empty())
     }
 
     fn retry(&mut self, next: Arc<WorkerEndpoint>) {

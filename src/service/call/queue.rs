@@ -135,6 +135,17 @@ pub struct LimitsStatus {
     pub waiting: u32,
 }
 
+/// What a request meets that comes at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// It is worked on at once.
+    Room,
+    /// It waits, for so long at most.
+    Waits(Duration),
+    /// As many wait already as may: it is shed.
+    Shed(Shed),
+}
+
 /// A request's place among those that are worked on, and at its endpoint. Dropped, it is given up.
 #[derive(Debug)]
 pub struct Seat {
@@ -220,6 +231,31 @@ impl Limits {
         }
     }
 
+    /// The most requests that may wait.
+    pub(crate) fn pending(&self) -> u32 {
+        self.rule().pending
+    }
+
+    /// What a request meets that comes now, where `picked` says whether an endpoint of the view with that
+    /// number has room. It takes no seat.
+    pub(crate) fn outlook(&self, view: usize, picked: Result<(), Shed>) -> Outlook {
+        let rule = self.rule();
+        let first = || match self.works_on_all(rule) {
+            true => Err(Shed::Concurrent),
+            false => picked,
+        };
+        match self.at_once(&self.row(view), first) {
+            Ok(()) => Outlook::Room,
+            Err(_) if self.waiting.load(SeqCst) < rule.pending => Outlook::Waits(rule.wait),
+            Err(why) => Outlook::Shed(why),
+        }
+    }
+
+    fn works_on_all(&self, rule: config::Limits) -> bool {
+        let most = rule.concurrent.unwrap_or(u32::MAX);
+        self.in_use.load(SeqCst) >= most
+    }
+
     /// Takes a seat, at the endpoint that `pick` names of those of one view that have room; `None`
     /// where the view has no endpoint to name. Waits until `by` at the latest.
     ///
@@ -234,7 +270,7 @@ impl Limits {
         let entered = {
             let regime = self.regime.load();
             let row = &regime.rows[view];
-            self.enter_at_once(row, || self.try_unless_full(row, &pick))
+            self.at_once(row, || self.try_unless_full(row, &pick))
         };
         match entered {
             // Apart, so that a request which need not wait has no room for it.
@@ -244,7 +280,7 @@ impl Limits {
     }
 
     /// A seat by this try, where no other request waits: none goes past those that do.
-    fn enter_at_once(&self, row: &Queue, first: impl FnOnce() -> Entered) -> Entered {
+    fn at_once<T>(&self, row: &Queue, first: impl FnOnce() -> Result<T, Shed>) -> Result<T, Shed> {
         if row.waiting.load(SeqCst) == 0 {
             return first();
         }
@@ -314,8 +350,7 @@ impl Limits {
         pick: impl Fn(Room<'_>, Instant) -> Result<Option<Arc<WorkerEndpoint>>, Shed>,
     ) -> Entered {
         let rule = self.rule();
-        let most = rule.concurrent.unwrap_or(u32::MAX);
-        if self.in_use.load(SeqCst) >= most {
+        if self.works_on_all(rule) {
             return Err(Shed::Concurrent);
         }
         let Some(line) = claim_line(rule, None, pick)? else {
@@ -326,7 +361,7 @@ impl Limits {
             at: rule.per_endpoint.map(|_| Arc::clone(&line)),
             is_counted: false,
         };
-        if !claim(&self.in_use, most) {
+        if !claim(&self.in_use, rule.concurrent.unwrap_or(u32::MAX)) {
             return Err(Shed::Concurrent);
         }
         seat.is_counted = true;
@@ -378,7 +413,7 @@ impl Seat {
     ) -> Entered {
         let limits = Arc::clone(&self.limits);
         drop(self);
-        match limits.enter_at_once(&limits.row(view), || limits.try_enter(&pick)) {
+        match limits.at_once(&limits.row(view), || limits.try_enter(&pick)) {
             Err(why) => limits.wait(view, why, pick, by).await,
             entered => entered,
         }
