@@ -7,18 +7,23 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
+use serde_json::Value;
+use tokio::time::Instant;
 
-use super::{admin_server::AdminServer, plain::Plain};
+use super::{
+    admin_server::AdminServer,
+    plain::{self, Plain},
+};
 use crate::{
     config::{Config, RegistryKind},
-    discovery::Directory,
+    discovery::{Directory, Lookup},
     instance::InstanceSet,
     proxy::{
         Generation, Shared, Worker,
@@ -26,6 +31,7 @@ use crate::{
     },
     registry::{self, Catalog, Registry, RegistryError, ServiceQuery, Source},
     saved,
+    service::Service,
 };
 
 /// How long a file of endpoints may take to be read.
@@ -69,24 +75,56 @@ pub(super) fn explain(explain: &Explain) -> anyhow::Result<ExitCode> {
         None => ("GET", &explain.method_or_url),
     };
     let fields = explain.header.iter().map(String::as_str);
-    let question = Question::new(method, url, fields, explain.client)?;
-    let explanation = match explain.live || explain.server.is_named() {
-        true => ask(explain, method, url)?,
-        false => by_file(explain, &question)?,
+    let question = match Question::new(method, url, fields, explain.client) {
+        Ok(question) => question,
+        Err(error) => {
+            eprintln!("error: {}", Plain(error));
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let explanation = if explain.live || explain.server.is_named() {
+        ask(explain, method, url)?
+    } else {
+        let path = explain.server.file().unwrap_or(Path::new("proxy.toml"));
+        match Config::load(path) {
+            Ok(config) => by_file(config, &question)?,
+            Err(report) => {
+                eprintln!("{report}");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
     };
     let text = match explain.format {
-        Format::Json => serde_json::to_string(&explanation)? + "\n",
-        Format::Text => {
-            let text = explanation.to_string();
-            let lines = text.lines().map(|line| format!("{}\n", Plain(line)));
-            lines.collect()
-        }
+        Format::Json => plain::json(&serde_json::to_string(&explanation)?) + "\n",
+        Format::Text => text(&explanation)?,
     };
     write!(stdout(), "{text}").context("cannot write the result")?;
     Ok(match explanation.is_forwarded() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// Its lines. What others have chosen is escaped before they are made: a line's end in it begins none.
+fn text(explanation: &Explanation) -> anyhow::Result<String> {
+    let mut value = serde_json::to_value(explanation)?;
+    escape(&mut value);
+    let text = serde_json::from_value::<Explanation>(value)?.to_string();
+    let lines = text.lines().map(|line| format!("{}\n", Plain(line)));
+    Ok(lines.collect())
+}
+
+fn escape(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = Plain(&*text).to_string(),
+        Value::Array(all) => all.iter_mut().for_each(escape),
+        // A head's lines are lines: no field of it has an end of one in it.
+        Value::Object(all) => {
+            let all = all.iter_mut().filter(|(key, _)| *key != "head");
+            all.for_each(|(_, value)| escape(value));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// What the proxy that runs says.
@@ -100,37 +138,47 @@ fn ask(explain: &Explain, method: &str, url: &str) -> anyhow::Result<Explanation
 }
 
 /// What the file says.
-fn by_file(explain: &Explain, question: &Question) -> anyhow::Result<Explanation> {
-    let path = explain.server.file().unwrap_or(Path::new("proxy.toml"));
-    let config = match Config::load(path) {
-        Ok(config) => Arc::new(config),
-        Err(report) => bail!("{report}"),
-    };
+fn by_file(mut config: Config, question: &Question) -> anyhow::Result<Explanation> {
+    // Checks are requests, and none is made.
+    config.defaults.health = None;
+    for service in config.services.values_mut() {
+        Arc::make_mut(service).health = None;
+    }
+    let config = Arc::new(config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
     let explanation = runtime.block_on(async {
-        let explanation = explain_with(&config, question, None).await?;
+        let until = Instant::now() + PATIENCE;
+        let explanation = explain_with(&config, question, None, until).await?;
         let Some(name) = &explanation.unlisted else {
             return Ok(explanation);
         };
         // Its service is explained as one that is listed; that this is not known is still said.
-        let listed = explain_with(&config, question, Some(name.as_str().into())).await?;
+        let name = Some(name.as_str().into());
+        let listed = explain_with(&config, question, name, until).await?;
         Ok::<_, anyhow::Error>(Explanation {
             unlisted: explanation.unlisted,
             ..listed
         })
     });
     runtime.shutdown_background();
-    explanation
+    let tags = config.registries.iter();
+    let tags = tags.filter(|(_, registry)| registry.routes.is_some());
+    Ok(Explanation {
+        unread_tags: tags.map(|(name, _)| name.to_string()).collect(),
+        ..explanation?
+    })
 }
 
-/// What becomes of a request where registries list no service but this one.
+/// What becomes of a request where registries list no service but this one. Files of endpoints are waited
+/// for until then.
 async fn explain_with(
     config: &Arc<Config>,
     question: &Question,
     listed: Option<Arc<str>>,
+    until: Instant,
 ) -> anyhow::Result<Explanation> {
     let mut registries: BTreeMap<Arc<str>, Arc<dyn Registry>> = BTreeMap::new();
     for (name, settings) in &config.registries {
@@ -145,20 +193,33 @@ async fn explain_with(
     }
     let directory = Directory::start(config, registries, &saved::Contents::default())?;
     let is_file = |name: &Arc<str>| matches!(config.registries[name].kind, RegistryKind::File(_));
-    for service in config
-        .declared()
-        .filter_map(|name| directory.declared(name))
-    {
-        if service.policy().origin.registries().iter().all(is_file) {
-            service.wait_until_read(PATIENCE).await;
-        }
-    }
-    if listed.is_some() {
-        directory.wait_for_catalogs(PATIENCE).await;
-    }
-    let generation = Generation::new(Arc::clone(config), directory);
+    let wait = async |services: Vec<Arc<Service>>| {
+        let is_by_file =
+            |service: &&Arc<Service>| service.policy().origin.registries().iter().all(is_file);
+        let left = until.saturating_duration_since(Instant::now());
+        let services = services.iter().filter(is_by_file);
+        join_all(services.map(|service| service.wait_until_read(left))).await;
+    };
+    wait(directory.services()).await;
+    let left = until.saturating_duration_since(Instant::now());
+    let is_said = |name: &Arc<str>| listed.is_some() || is_file(name);
+    directory.wait_for_catalogs_of(is_said, left).await;
+    let generation = Generation::new(Arc::clone(config), Arc::clone(&directory));
     let shared = Arc::new(Shared::new(generation, None));
+    shared.ready.store(true, Relaxed);
     let worker = Arc::new(Worker::new(0, shared));
+    let explanation = explain_once_read(&worker, question, Duration::ZERO).await;
+    let unwatched = explanation.destinations.iter().filter(|it| !it.is_watched);
+    let made: Vec<_> = unwatched
+        .filter_map(|it| match directory.lookup(&it.service) {
+            Lookup::Found(service) => Some(service),
+            Lookup::Unknown | Lookup::NotRead => None,
+        })
+        .collect();
+    if made.is_empty() {
+        return Ok(explanation);
+    }
+    wait(made).await;
     Ok(explain_once_read(&worker, question, Duration::ZERO).await)
 }
 

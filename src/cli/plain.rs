@@ -20,6 +20,22 @@ impl<T: fmt::Debug> fmt::Debug for Plain<T> {
     }
 }
 
+/// JSON that is shown as it is but for the same, which is escaped as JSON has it. Nothing of that stands
+/// outside of its texts but a line's end, which is left.
+pub(super) fn json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => escaped.push(c),
+            c if is_obeyed(c) => {
+                let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+            }
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
@@ -60,6 +76,10 @@ mod tests {
             assert_eq!(Plain(text).to_string(), shown);
         }
         assert_eq!(format!("{:?}", Plain("a\u{9b}")), "\"a\\u{9b}\"");
+        assert_eq!(
+            json("{\"a\": \"\u{9b}\u{202e}ü\u{7f}\"}\n"),
+            "{\"a\": \"\\u009b\\u202eü\\u007f\"}\n"
+        );
         // Also where it comes in pieces.
         assert_eq!(Plain(format_args!("{}{}", "\n", 1)).to_string(), "\\n1");
     }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{
     admin_server::AdminServer,
-    duration,
+    duration, plain,
     table::{moment, table, time},
 };
 
@@ -87,7 +87,7 @@ pub(super) fn services(services: &Services) -> anyhow::Result<ExitCode> {
         Some(_) => &said,
     };
     say(&match (services.format, &services.service) {
-        (Format::Json, _) => format!("{shown}\n"),
+        (Format::Json, _) => plain::json(&format!("{shown}\n")),
         (Format::Text, None) => of_all(each(shown).iter()),
         (Format::Text, Some(_)) => of_one(shown),
     })
@@ -129,7 +129,7 @@ pub(super) fn journal(journal: &Journal) -> anyhow::Result<ExitCode> {
         entries.retain(|entry| entry["at"].as_f64().is_some_and(|at| at >= oldest));
     }
     say(&match journal.format {
-        Format::Json => format!("{}\n", Value::from(entries)),
+        Format::Json => plain::json(&format!("{}\n", Value::from(entries))),
         Format::Text => of_journal(&entries, now),
     })
 }

@@ -500,6 +500,72 @@ fn a_file_alone_explains_all_but_what_registries_say() {
     );
 }
 
+#[test]
+fn a_file_of_endpoints_is_read_for_a_template_too_and_says_which_services_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[registry.main]\nkind = \"file\"\npath = \"endpoints.toml\"\n\
+                  [[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
+    std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let endpoints = "[cart]\nendpoints = [\"10.0.0.1:80\"]\n";
+    std::fs::write(folder.path().join("endpoints.toml"), endpoints).unwrap();
+    let cart = command(&["/cart"], &folder);
+    assert!(cart.status.success());
+    let cart = said(&cart);
+    assert!(cart.contains("100 %  10.0.0.1:80  serving"), "{cart}");
+    assert!(!cart.contains("not known"), "{cart}");
+    let none = command(&["/none"], &folder);
+    assert_eq!(none.status.code(), Some(1));
+    let none = said(&none);
+    assert!(none.contains("404 no service `none`"), "{none}");
+    assert!(!none.contains("not known"), "{none}");
+}
+
+#[test]
+fn routes_that_tags_make_are_said_to_be_unknown_to_the_file_and_may_take_the_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let [port] = free_ports();
+    let config = format!(
+        "[registry.main]\nkind = \"consul\"\naddress = \"http://127.0.0.1:{port}\"\n\
+         routes = \"urlprefix\"\n"
+    );
+    std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let cart = command(&["/cart"], &folder);
+    assert!(cart.status.success());
+    let cart = said(&cart);
+    let line = "routes    of main: the routes that its tags make are not known";
+    assert!(cart.contains(line), "{cart}");
+}
+
+#[test]
+fn an_error_of_the_file_is_said_in_its_lines_and_a_request_that_is_none_has_a_status_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), "[[route]\n").unwrap();
+    let broken = command(&["/"], &folder);
+    assert_eq!(broken.status.code(), Some(1));
+    let error = String::from_utf8(broken.stderr).unwrap();
+    assert!(!error.contains("\\n"), "{error}");
+    let none = command(&["example.com"], &folder);
+    assert_eq!(none.status.code(), Some(2));
+}
+
+#[test]
+fn a_line_end_in_a_request_begins_no_line_and_a_control_is_escaped_in_json_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [port] = free_ports();
+    let config = format!(
+        "[registry.main]\nkind = \"consul\"\naddress = \"http://127.0.0.1:{port}\"\n\
+         [[route]]\npath = \"/of/{{service}}\"\nservice = \"{{service}}\"\n"
+    );
+    std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let url = "/of/x%0Aanswered%20by%20the%20proxy:%20200%C2%9B";
+    let text = said(&command(&[url], &folder));
+    let mut lines = text.lines();
+    assert!(!lines.any(|line| line.starts_with("answered")), "{text}");
+    let json = said(&command(&[url, "--format", "json"], &folder));
+    assert!(!json.contains('\u{9b}'), "{json}");
+    let _: Value = serde_json::from_str(&json).unwrap();
+}
+
 #[tokio::test]
 async fn a_proxy_that_runs_is_asked_as_reload_finds_it_and_its_errors_are_said() {
     let backend = Backend::start("a").await;
@@ -521,7 +587,7 @@ async fn a_proxy_that_runs_is_asked_as_reload_finds_it_and_its_errors_are_said()
         live.contains(&format!("100 %  {address}  serving")),
         "{live}"
     );
-    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(wrong.status.code(), Some(2));
     let error = String::from_utf8(wrong.stderr).unwrap();
     assert!(error.contains("write it as \"Name: value\""), "{error}");
 }

@@ -24,6 +24,8 @@ pub(crate) struct Explanation {
     /// The service that it names, where the list of services was not read: whether there is such a
     /// service is not known.
     pub(crate) unlisted: Option<String>,
+    /// Registries whose tags make routes that are not known, since their lists were not read.
+    pub(crate) unread_tags: Vec<String>,
 }
 
 /// A request that is not made.
@@ -159,6 +161,12 @@ impl Explanation {
     /// Whether an endpoint would be called, for all that is known.
     pub(crate) fn is_forwarded(&self) -> bool {
         let mut destinations = self.destinations.iter();
-        self.answer.is_none() && destinations.all(|one| one.answer.is_none())
+        match &self.answer {
+            // A route that is not known may take it.
+            Some(answer) => {
+                answer.status == 404 && self.route.is_none() && !self.unread_tags.is_empty()
+            }
+            None => destinations.all(|one| one.answer.is_none()),
+        }
     }
 }

@@ -141,7 +141,7 @@ impl Question {
 fn header(field: &str) -> Result<(HeaderName, HeaderValue), Invalid> {
     let parsed = field.split_once(':').and_then(|(name, value)| {
         let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
-        Some((name, HeaderValue::from_str(value.trim()).ok()?))
+        Some((name, HeaderValue::from_bytes(value.trim().as_bytes()).ok()?))
     });
     parsed.ok_or_else(|| {
         let name = field.split(':').next().unwrap_or_default();

@@ -22,6 +22,10 @@ impl Display for Explanation {
         for route in &self.near_misses {
             writeln!(f, "nearly    {route}")?;
         }
+        for registry in &self.unread_tags {
+            let said = "the routes that its tags make are not known: the list was not read";
+            writeln!(f, "routes    of {registry}: {said}")?;
+        }
         if let Some(rate) = &self.rate {
             writeln!(f, "rate      {rate}")?;
         }
