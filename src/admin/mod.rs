@@ -74,6 +74,7 @@ Callboard
 /api/events            what of that changes, as it does (server-sent events)
 /api/history           the last fifteen minutes; ?service=NAME for some services, too
 /api/journal           what became of all sets, the latest first; ?limit=100&since=SECONDS
+/api/openapi.json      these paths and what they answer, for programs
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
@@ -140,6 +141,13 @@ impl Server {
     }
 }
 
+/// All of this, for programs.
+const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
 fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/", get(index))
@@ -153,6 +161,7 @@ fn router(context: Arc<Context>) -> Router {
         .route("/api/events", get(live::events))
         .route("/api/history", get(series::history))
         .route("/api/journal", get(timeline::journal))
+        .route("/api/openapi.json", get(openapi))
         .route("/api/reload", post(reload::reload))
         .route("/api/handover", post(handover::hand_over))
         .route(

@@ -8,7 +8,7 @@ use super::page::Page;
 use crate::support::{authority::Authority, backend::Backend, eventually, proxy::Proxy};
 
 /// A proxy whose routes say all that a route can say, and that keeps a snapshot.
-const ALL: &str = r#"
+pub(super) const ALL: &str = r#"
 zone = "a"
 
 [[listen]]
