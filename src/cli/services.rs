@@ -19,6 +19,9 @@ use super::{
     table::{moment, table, time},
 };
 
+/// So many changes are asked for of all services: as many as there are at most.
+const MOST: &str = "1000";
+
 #[derive(Args)]
 pub(super) struct Services {
     /// Show the endpoints of this service, and what stands in their way
@@ -57,9 +60,9 @@ pub(super) struct Unpin {
 
 #[derive(Args)]
 pub(super) struct Journal {
-    /// The service whose changes are shown
+    /// The service whose changes are shown [default: those of all services]
     #[arg(value_name = "SERVICE")]
-    service: String,
+    service: Option<String>,
     /// Only changes that are no older than this
     #[arg(long, value_name = "TIME", value_parser = duration::some)]
     since: Option<Duration>,
@@ -120,8 +123,15 @@ pub(super) fn unpin(unpin: &Unpin) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn journal(journal: &Journal) -> anyhow::Result<ExitCode> {
-    let path = ["api", "services", &journal.service, "journal"];
-    let mut entries: Vec<Value> = journal.server.get(&path, &[])?.good()?;
+    let answer = match &journal.service {
+        Some(name) => journal
+            .server
+            .get(&["api", "services", name, "journal"], &[])?,
+        None => journal
+            .server
+            .get(&["api", "journal"], &[("limit", MOST)])?,
+    };
+    let mut entries: Vec<Value> = answer.good()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.unwrap_or_default().as_secs_f64();
     if let Some(since) = journal.since {
@@ -130,7 +140,7 @@ pub(super) fn journal(journal: &Journal) -> anyhow::Result<ExitCode> {
     }
     say(&match journal.format {
         Format::Json => plain::json(&format!("{}\n", Value::from(entries))),
-        Format::Text => of_journal(&entries, now),
+        Format::Text => of_journal(&entries, journal.service.is_none(), now),
     })
 }
 
@@ -228,7 +238,7 @@ fn reason(endpoint: &Value) -> String {
 }
 
 /// A line for each change of an instance, the latest first.
-fn of_journal(entries: &[Value], now: f64) -> String {
+fn of_journal(entries: &[Value], is_of_all: bool, now: f64) -> String {
     let rows = entries.iter().flat_map(|entry| {
         let at = entry["at"].as_f64().unwrap_or_default();
         let why = match entry["why"].as_str().unwrap_or_default() {
@@ -250,12 +260,20 @@ fn of_journal(entries: &[Value], now: f64) -> String {
             ]
         };
         let changes = each(&entry["changes"]);
+        let of = match is_of_all {
+            true => format!("{}: ", text(&entry["service"])),
+            false => String::new(),
+        };
         let said = changes.iter().map(|change| {
             let what = text(&change["what"]).replace('_', " ");
             format!("{what} {}", text(&change["address"]))
         });
         let nothing = changes.is_empty().then(|| "no instance".to_owned());
-        said.chain(nothing).map(row)
+        let more = entry["more"].as_u64().filter(|more| *more > 0);
+        let more = more.map(|more| format!("{more} more"));
+        let said = said.chain(nothing).chain(more);
+        let said = said.map(move |said| format!("{of}{said}"));
+        said.map(row)
     });
     table(["set", "at", "", "change", "by"], rows)
 }
@@ -298,7 +316,7 @@ mod tests {
         ];
         let by = "main, not followed while pinned";
         assert_eq!(
-            of_journal(&entries, 180.0),
+            of_journal(&entries, false, 180.0),
             format!(
                 "set  at                               change                      by\n\
                  4    1970-01-01T00:02:00Z  60 s ago   weight changed 10.0.0.1:80  {by}\n\

@@ -96,6 +96,11 @@ async fn services_their_endpoints_and_their_changes_are_shown() {
     let json: Value = serde_json::from_str(&json).unwrap();
     let first = json.as_array().unwrap().last().unwrap();
     assert_eq!(first["changes"][0]["what"], "added");
+    let of_all = said(&proxy, &["journal"]).await;
+    assert!(
+        of_all.contains(&format!("cart: added {address}")),
+        "{of_all}"
+    );
     let recent = said(&proxy, &["journal", "cart", "--since", "1h"]).await;
     assert_eq!(recent.lines().count(), journal.lines().count());
 }

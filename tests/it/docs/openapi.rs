@@ -105,7 +105,10 @@ fn faults(file: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
     let mut found = Vec::new();
     for (name, member) in value.as_object().into_iter().flatten() {
         let at = format!("{at}.{name}");
-        match (schema["properties"].get(name), &schema["additionalProperties"]) {
+        match (
+            schema["properties"].get(name),
+            &schema["additionalProperties"],
+        ) {
             (Some(schema), _) => found.extend(faults(file, schema, member, &at)),
             (None, Value::Bool(false)) => found.push(format!("{at} is not described")),
             (None, Value::Null) => {}
@@ -152,7 +155,12 @@ async fn what_is_answered_is_as_it_says() {
         (get, "/api/services/hat", None, 404),
         (post, pin, Some("{\"for\": 7}"), 400),
         (get, "/api/explain?url=/parts", None, 200),
-        (get, "/api/explain?url=/all?a%3Db&header=a:b&header=cookie:a%3Db", None, 200),
+        (
+            get,
+            "/api/explain?url=/all?a%3Db&header=a:b&header=cookie:a%3Db",
+            None,
+            200,
+        ),
         (get, "/api/explain?url=/nowhere", None, 200),
         (post, "/api/reload", Some("{\"dry_run\": true}"), 200),
         (post, "/api/reload", Some("{}"), 200),
