@@ -390,8 +390,9 @@ fn what_the_reader_takes_the_schema_takes_too() {
     }
     let mut count = 0;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    for page in fs::read_dir(root).unwrap() {
-        let text = fs::read_to_string(page.unwrap().path()).unwrap();
+    let pages = fs::read_dir(root).unwrap().map(|page| page.unwrap().path());
+    for page in pages.filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(page).unwrap();
         let blocks = text.split("\n```toml\n").skip(1);
         for block in blocks.filter_map(|rest| rest.split("```").next()) {
             count += 1;
