@@ -14,7 +14,7 @@ use axum::response::IntoResponse as _;
 use http::{Method, StatusCode};
 use serde_json::Value;
 use socket2::SockRef;
-use tokio::{io::copy_bidirectional, net::TcpStream, task::JoinSet, time::Instant};
+use tokio::{io::copy_bidirectional, net::TcpStream, time::Instant};
 
 use super::{
     SERVICE, Stage,
@@ -39,8 +39,6 @@ const COMPARED: &str = "[defaults]\neject = { failures = 1000, silence = false }
 const SEEN: usize = 15;
 /// The same of one that stands still.
 const LOST: usize = 30;
-/// How many requests are under way at a time where no burst is wanted.
-const LANES: usize = 4;
 /// The requests that try it in sixteen seconds: after 1, 2, 4 and 8 s.
 const TRIALS: usize = 4;
 
@@ -95,23 +93,16 @@ async fn under_load(stage: &Stage, millis: u64) -> Report {
     stage.ended(load).await
 }
 
-/// So many requests, once all are known, of which a few are under way at a time: never a burst, in which
-/// what comes of one could not tell where the next one goes.
-async fn by_lanes(stage: &Stage, requests: usize) -> Report {
+/// So many requests, once all are known, one after the other: where several are under way, what comes
+/// of one cannot tell yet where the next one goes, and those that fail go to one endpoint together.
+async fn one_by_one(stage: &Stage, requests: usize) -> Report {
     until_all_serve(stage).await;
-    let client = Arc::new(Client::new(stage.proxy.address(), "/cart"));
-    let mut lanes = JoinSet::new();
-    for _ in 0..LANES {
-        let client = Arc::clone(&client);
-        lanes.spawn(async move {
-            let mut outcomes = Vec::new();
-            for _ in 0..requests / LANES {
-                outcomes.push(client.call_next().await);
-            }
-            outcomes
-        });
+    let client = Client::new(stage.proxy.address(), "/cart");
+    let mut outcomes = Vec::new();
+    for _ in 0..requests {
+        outcomes.push(client.call_next().await);
     }
-    Report::new(lanes.join_all().await.concat(), &stage.ledger)
+    Report::new(outcomes, &stage.ledger)
 }
 
 async fn until_all_serve(stage: &Stage) {
@@ -267,7 +258,7 @@ async fn where_all_four_reset_a_third_of_their_connections_none_is_ejected() {
     for id in super::FOUR {
         backends.push(resetting(&stage, id).await);
     }
-    let report = by_lanes(&stage, 1_200).await;
+    let report = one_by_one(&stage, 1_200).await;
     report.assert_nothing_twice("all reset three of ten connections");
     assert_none_is_avoided(&stage).await;
 }
@@ -279,7 +270,7 @@ async fn where_all_four_answer_500_to_a_tenth_none_is_ejected() {
     for id in super::FOUR {
         backends.push(failing(&stage, id, |_| fastrand::u32(..10) == 0).await);
     }
-    let report = by_lanes(&stage, 2_000).await;
+    let report = one_by_one(&stage, 2_000).await;
     report.assert_nothing_twice("all answer 500 to a tenth");
     assert!(report.failed.len() > 100, "{report}");
     assert_none_is_avoided(&stage).await;
@@ -310,7 +301,7 @@ async fn where_one_url_is_bad_none_is_ejected_be_it_in_step_with_the_turns() {
             stage.sign_in(backend.address()).await;
             backends.push(backend);
         }
-        let report = by_lanes(&stage, 1_200).await;
+        let report = one_by_one(&stage, 1_200).await;
         assert!(report.failed.len() > 40, "{report}");
         assert_none_is_avoided(&stage).await;
     }
