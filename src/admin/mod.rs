@@ -193,6 +193,14 @@ fn is_page(path: &str, headers: &HeaderMap) -> bool {
     path.starts_with("/ui/") || (path == "/" && accepts(headers, "text/html"))
 }
 
+/// Whether a browser says that a page of another site asks, and not the person who uses it: such a page
+/// cannot read what it gets, but it can take places and time.
+fn is_for_another_site(headers: &HeaderMap) -> bool {
+    let says = |name: &str, value: &str| headers.get(name).is_some_and(|said| said == value);
+    let is_another = ["cross-site", "same-site"].map(|site| says("sec-fetch-site", site));
+    is_another.contains(&true) && !says("sec-fetch-dest", "document")
+}
+
 /// Refuses a request that a stranger's page had a browser send, and a request without the token
 /// where a token is needed.
 async fn admit(State(context): Shown, request: Request, next: Next) -> Response {
@@ -205,7 +213,12 @@ async fn admit(State(context): Shown, request: Request, next: Next) -> Response 
                     send the token, or list the name in admin.hosts\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
-    let admitted = if is_open || is_page(request.uri().path(), headers) {
+    let is_page = is_page(request.uri().path(), headers);
+    if !is_open && !is_page && is_for_another_site(headers) {
+        let text = "a page of another site had a browser ask for this\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let admitted = if is_open || is_page {
         Ok(())
     } else {
         context.gate.admit(sent)

@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     future::poll_fn,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
@@ -18,6 +19,7 @@ use http::{HeaderValue, header::CONNECTION};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -32,6 +34,8 @@ use super::{
 };
 use crate::{backoff::Repeated, door};
 
+/// How long an answer may lie with the kernel before the client takes more of it.
+const UNTAKEN: Duration = Duration::from_secs(30);
 /// How long a request's head may take, and an idle connection may stay.
 const HEAD_TIME: Duration = Duration::from_secs(90);
 /// How long a connection that makes room may take to send the end of its last answer.
@@ -115,10 +119,16 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// A client that takes nothing of what it was sent is ended by the kernel: nothing here would see it.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN))
+}
+
 /// Serves one connection to its end, which comes at once where it is silent and another needs its
 /// place, and within [`DRAIN`] once the server goes down.
 async fn converse(stream: TcpStream, router: Router, silent: Silent, ending: CancellationToken) {
-    if stream.set_nodelay(true).is_err() {
+    if prepare(&stream).is_err() {
         return; // It is gone already.
     }
     let heard = Arc::new(Heard::default());

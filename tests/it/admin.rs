@@ -700,3 +700,44 @@ async fn what_is_not_there_is_404_and_what_is_not_read_is_405() {
     let head = proxy.http.head(proxy.admin("/live")).send().await.unwrap();
     assert_eq!(head.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_page_of_another_site_has_a_browser_ask_for_nothing() {
+    let proxy = Proxy::start(ROUTES).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |path: &str, site: &str, dest: &str| {
+        let asked = http.get(proxy.admin(path));
+        let asked = asked.header("sec-fetch-site", site);
+        asked
+            .header("sec-fetch-dest", dest)
+            .send()
+            .await
+            .unwrap()
+            .status()
+    };
+    for path in [
+        "/api/events",
+        "/api/status",
+        "/metrics",
+        "/api/explain?url=/cart",
+    ] {
+        for site in ["cross-site", "same-site"] {
+            for dest in ["empty", "image", "iframe"] {
+                assert_eq!(ask(path, site, dest).await, StatusCode::FORBIDDEN, "{path}");
+            }
+        }
+        assert_eq!(
+            ask(path, "same-origin", "empty").await,
+            StatusCode::OK,
+            "{path}"
+        );
+        // A person follows a link.
+        assert_eq!(
+            ask(path, "cross-site", "document").await,
+            StatusCode::OK,
+            "{path}"
+        );
+    }
+    assert_eq!(ask("/live", "cross-site", "empty").await, StatusCode::OK);
+    assert_eq!(ask("/ui/", "cross-site", "iframe").await, StatusCode::OK);
+}

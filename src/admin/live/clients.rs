@@ -1,6 +1,6 @@
 //! Those who watch, and what they have seen. Knows nothing of what the picture shows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use parking_lot::Mutex;
@@ -29,6 +29,14 @@ pub(in crate::admin) struct Live {
     watched: Mutex<Watched>,
     /// A first client watches.
     pub(super) begun: Notify,
+    /// One more for each connection of theirs that has not ended, whatever it has of what it was sent.
+    places: Arc<()>,
+}
+
+/// What a client is to hear, and its place for as long as it has not heard it.
+pub(super) struct Changes {
+    pub(super) receiver: mpsc::Receiver<Bytes>,
+    _place: Arc<()>,
 }
 
 #[derive(Default)]
@@ -44,10 +52,10 @@ struct Watched {
 
 impl Live {
     /// Begins to watch: everything there is comes first. `None` where too many do.
-    pub(super) fn watch(&self, look: impl FnOnce() -> Picture) -> Option<mpsc::Receiver<Bytes>> {
+    pub(super) fn watch(&self, look: impl FnOnce() -> Picture) -> Option<Changes> {
         let mut watched = self.watched.lock();
         watched.clients.retain(|client| !client.is_closed());
-        if watched.has_ended || watched.clients.len() >= CLIENTS {
+        if watched.has_ended || Arc::strong_count(&self.places) > CLIENTS {
             return None;
         }
         let picture = watched.picture.take().unwrap_or_else(look);
@@ -57,7 +65,10 @@ impl Live {
         watched.picture = Some(picture);
         watched.clients.push(sender);
         self.begun.notify_one();
-        Some(receiver)
+        Some(Changes {
+            receiver,
+            _place: Arc::clone(&self.places),
+        })
     }
 
     /// How long to wait before looking again; `None` where no client watches.
@@ -133,8 +144,8 @@ mod tests {
         context.live.tell(|| picture::of(context));
     }
 
-    fn next(client: &mut mpsc::Receiver<Bytes>) -> Option<String> {
-        let said = client.try_recv().ok()?;
+    fn next(client: &mut Changes) -> Option<String> {
+        let said = client.receiver.try_recv().ok()?;
         Some(String::from_utf8(said.to_vec()).unwrap())
     }
 
@@ -170,7 +181,21 @@ mod tests {
             said += 1;
         }
         assert_eq!(said, BEHIND);
-        assert!(slow.is_closed() && !quick.is_closed());
+        assert!(slow.receiver.is_closed() && !quick.receiver.is_closed());
+    }
+
+    #[tokio::test]
+    async fn one_that_was_let_go_of_has_its_place_until_it_is_gone() {
+        let context = context();
+        let watch = || context.live.watch(|| picture::of(&context));
+        let slow: Vec<_> = (0..CLIENTS).map(|_| watch().unwrap()).collect();
+        for _ in 0..2 * BEHIND {
+            change(&context);
+        }
+        assert!(slow.iter().all(|client| client.receiver.is_closed()));
+        assert!(watch().is_none());
+        drop(slow);
+        assert!(watch().is_some());
     }
 
     #[tokio::test]
@@ -182,7 +207,7 @@ mod tests {
         clients.pop();
         clients.push(watch().unwrap());
         context.live.end();
-        assert!(clients.iter().all(mpsc::Receiver::is_closed));
+        assert!(clients.iter().all(|client| client.receiver.is_closed()));
         assert!(watch().is_none());
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn events(State(context): Shown) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
     let changes = stream::poll_fn(move |cx| {
-        let change = changes.poll_recv(cx);
+        let change = changes.receiver.poll_recv(cx);
         change.map(|change| change.map(Ok::<_, Infallible>))
     });
     let headers = [
