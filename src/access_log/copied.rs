@@ -44,7 +44,8 @@ pub(super) fn name_of(field: &config::LogField) -> Option<HeaderName> {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(Default))]
 pub(crate) struct Copied {
     text: String,
     host: Option<Range<usize>>,
@@ -54,15 +55,9 @@ pub(crate) struct Copied {
 }
 
 impl Copied {
-    /// Has it be that of another request.
-    pub(super) fn copy<B>(
-        &mut self,
-        request: &Request<B>,
-        wanted: &Wanted,
-        log: &config::AccessLog,
-    ) {
-        self.text.clear();
-        self.fields.clear();
+    /// Of this request.
+    pub(super) fn of<B>(request: &Request<B>, wanted: &Wanted, log: &config::AccessLog) -> Self {
+        let mut text = String::new();
         let named = request
             .uri()
             .authority()
@@ -72,23 +67,30 @@ impl Copied {
         // What stands before the last `@` may be a password.
         let host = host.and_then(|host| host.rsplit(|byte| *byte == b'@').next());
         let host = host.filter(|host| is_shaped_like_a_host(host));
-        self.host = host.map(|host| add(&mut self.text, host));
-        let start = self.text.len();
+        let host = host.map(|host| add(&mut text, host));
+        let start = text.len();
         let target = request.uri().path_and_query();
-        self.text.push_str(target.map_or("/", PathAndQuery::as_str));
-        cut(&mut self.text, start + MOST_OF_A_TARGET);
-        leave_out(&mut self.text, start, log);
-        self.path = start..self.text.len();
-        for name in &wanted.0 {
+        text.push_str(target.map_or("/", PathAndQuery::as_str));
+        cut(&mut text, start + MOST_OF_A_TARGET);
+        leave_out(&mut text, start, log);
+        let path = start..text.len();
+        let fields = wanted.0.iter().map(|name| {
             let value = request.headers().get(name);
             let value = value.map_or(&b""[..], |value| value.as_bytes());
-            let start = self.text.len();
-            add(&mut self.text, value);
+            let start = text.len();
+            add(&mut text, value);
             if *name == header::REFERER {
                 // A target, too: that of the page before.
-                leave_out(&mut self.text, start, log);
+                leave_out(&mut text, start, log);
             }
-            self.fields.push(start..self.text.len());
+            start..text.len()
+        });
+        let fields = fields.collect();
+        Self {
+            text,
+            host,
+            path,
+            fields,
         }
     }
 

@@ -37,6 +37,10 @@ pub(crate) struct Line<'l> {
     pub attempts: usize,
     /// That of an answer of the proxy's own.
     pub request_id: Option<&'l str>,
+    /// Of the client's connection, by TLS.
+    pub tls_version: Option<&'static str>,
+    pub tls_cipher: Option<&'l str>,
+    pub sni: Option<&'l str>,
 }
 
 /// What one field of a line says.
@@ -107,6 +111,9 @@ impl Line<'_> {
             LogField::Attempts => Value::Number(self.attempts as u64),
             LogField::RequestId => Value::Text(self.request_id.or_else(|| of_head(field))?),
             LogField::TraceId => Value::Text(trace_id(of_head(field)?)?),
+            LogField::TlsVersion => Value::Text(self.tls_version?),
+            LogField::TlsCipher => Value::Text(self.tls_cipher?),
+            LogField::Sni => Value::Text(self.sni?),
             LogField::UserAgent | LogField::Referer | LogField::Header(_) => {
                 Value::Text(of_head(field)?)
             }
@@ -234,8 +241,7 @@ mod tests {
 
     fn written(log: &crate::config::AccessLog, request: &Request<()>) -> String {
         let wanted = Wanted::by(&log.format);
-        let mut copied = Copied::default();
-        copied.copy(request, &wanted, log);
+        let copied = Copied::of(request, &wanted, log);
         let mut out = Vec::new();
         line(&copied).write(&log.format, &wanted, &mut out);
         String::from_utf8(out).unwrap()

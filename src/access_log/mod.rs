@@ -173,9 +173,9 @@ impl Lines {
         lines
     }
 
-    /// Copies what a line has of a request's head.
-    pub(crate) fn copy<B>(&self, request: &Request<B>, into: &mut Copied) {
-        into.copy(request, &self.log.wanted, &self.log.settings);
+    /// What a line has of this request's head.
+    pub(crate) fn copied<B>(&self, request: &Request<B>) -> Copied {
+        Copied::of(request, &self.log.wanted, &self.log.settings)
     }
 
     /// Adds one, if such a request is a line.
@@ -255,13 +255,15 @@ mod tests {
             endpoint: None,
             attempts: 1,
             request_id: None,
+            tls_version: None,
+            tls_cipher: None,
+            sni: None,
         }
     }
 
     /// Adds a request for [`PATH`].
     fn add(lines: &Lines) {
-        let mut copied = Copied::default();
-        lines.copy(&Request::get(PATH).body(()).unwrap(), &mut copied);
+        let copied = lines.copied(&Request::get(PATH).body(()).unwrap());
         lines.add(&line(&copied));
     }
 

@@ -160,6 +160,12 @@ log_fields! {
     RequestId = "request_id",
     /// That of its `traceparent`.
     TraceId = "trace_id",
+    /// Of the client's connection, as `TLSv1.3`.
+    TlsVersion = "tls_version",
+    /// Of the client's connection: IANA's name of its suite.
+    TlsCipher = "tls_cipher",
+    /// The host that the client's connection has asked for.
+    Sni = "sni",
     /// Its `User-Agent`.
     UserAgent = "user_agent",
     /// Its `Referer`.

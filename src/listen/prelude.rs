@@ -32,7 +32,7 @@ pub(crate) async fn serve(
             return;
         }
     }
-    let (transport, scheme, version, certificate) = match tls {
+    let (transport, scheme, version, session) = match tls {
         None => {
             let ended_before = proxied.as_ref().is_some_and(|proxied| proxied.tls);
             let scheme = match ended_before {
@@ -50,7 +50,7 @@ pub(crate) async fn serve(
                 transport,
                 Scheme::Https,
                 secured.version,
-                secured.certificate,
+                Some(Arc::new(secured.session)),
             )
         }
     };
@@ -58,8 +58,7 @@ pub(crate) async fn serve(
     let address = address.unwrap_or_else(|| own_address(&connection));
     let client = |version| {
         let (worker, listener) = (&connection.worker, &connection.listener);
-        let certificate = certificate.as_ref();
-        Client::new(worker, listener, address, scheme, version, certificate)
+        Client::new(worker, listener, address, scheme, version, session.clone())
     };
     let begun = if version == Version::HTTP_2 {
         let read = Bytes::new();

@@ -21,7 +21,7 @@ use super::{
     socket::Socket,
     stop::{Orders, Stop},
 };
-use crate::tls::{Certificate, HTTP2, Server};
+use crate::tls::{HTTP2, Server, Session};
 
 /// What a client hears that speaks HTTP where TLS is spoken.
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -83,8 +83,8 @@ pub(super) struct Secured {
     pub(super) stream: TlsStream<Socket>,
     /// What is spoken within.
     pub(super) version: Version,
-    /// What the client has shown.
-    pub(super) certificate: Option<Certificate>,
+    /// What was agreed upon.
+    pub(super) session: Session,
 }
 
 impl Tls {
@@ -152,28 +152,27 @@ impl Tls {
 
     fn done(&self, connection: &Connection, stream: TlsStream<Socket>) -> Option<Secured> {
         let counts = &self.server.handshakes;
-        let session = stream.get_ref().1;
-        let shown = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = match shown.map(|shown| Certificate::parse(shown)).transpose() {
-            Ok(certificate) => certificate,
+        let agreed = stream.get_ref().1;
+        let session = match Session::of(agreed) {
+            Ok(session) => session,
             Err(error) => {
                 counts.failed.add_one();
                 self.say(connection, &io::Error::other(error));
                 return None;
             }
         };
-        let version = match session.alpn_protocol() {
+        let version = match agreed.alpn_protocol() {
             Some(HTTP2) => Version::HTTP_2,
             _ => Version::HTTP_11,
         };
-        match session.handshake_kind() {
+        match agreed.handshake_kind() {
             Some(HandshakeKind::Resumed) => counts.resumed.add_one(),
             _ => counts.full.add_one(),
         }
         Some(Secured {
             stream,
             version,
-            certificate,
+            session,
         })
     }
 

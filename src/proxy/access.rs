@@ -47,10 +47,8 @@ impl Access {
         request: &Request<B>,
         arrived: Instant,
     ) -> Self {
-        let mut copied = Copied::default();
-        lines.copy(request, &mut copied);
         Self {
-            copied,
+            copied: lines.copied(request),
             method: request.method().clone(),
             client: client.asker(request.headers()),
             arrived,
@@ -127,6 +125,7 @@ impl Access {
         let endpoint = self.endpoint.as_ref().map(ToString::to_string);
         // As nginx has it, for a client that did not wait.
         let status = self.status.filter(|_| !self.is_abandoned);
+        let tls = client.tls.as_deref();
         lines.add(&Line {
             copied: &self.copied,
             at: self.at,
@@ -147,6 +146,9 @@ impl Access {
             endpoint: endpoint.as_deref(),
             attempts: self.attempts,
             request_id: self.request_id.as_deref(),
+            tls_version: tls.map(|session| session.version),
+            tls_cipher: tls.map(|session| session.cipher.as_str()),
+            sni: tls.and_then(|session| session.name.as_deref()),
         });
     }
 

@@ -13,9 +13,7 @@ use http::{HeaderMap, Version};
 use parking_lot::Mutex;
 
 use super::{Rest, Tunnel, Worker, client_certificate};
-use crate::{
-    config, metrics::Counter, proxy_protocol::Opener, tls::Certificate, upstream::FieldBlock,
-};
+use crate::{config, metrics::Counter, proxy_protocol::Opener, tls, upstream::FieldBlock};
 
 /// A client's connection.
 pub(crate) struct Client {
@@ -29,6 +27,8 @@ pub(crate) struct Client {
     pub scheme: Scheme,
     /// What is spoken on it: HTTP/2, or HTTP/1.1 where a request may be of 1.0 as well.
     pub version: Version,
+    /// What its handshake has come to, where the listener speaks TLS.
+    pub tls: Option<Arc<tls::Session>>,
     /// What happens on it.
     pub activity: Activity,
 }
@@ -150,8 +150,7 @@ impl RequestStream {
 }
 
 impl Client {
-    /// A client of this listener, whose connection a worker serves, who speaks this version, and who has
-    /// shown a certificate or not. `address` is its own also where a proxy in front has passed its connection
+    /// A client of this listener, whose connection a worker serves, and who speaks this version. `address` is its own also where a proxy in front has passed its connection
     /// on.
     pub(crate) fn new(
         worker: &Arc<Worker>,
@@ -159,7 +158,7 @@ impl Client {
         address: ClientAddress,
         scheme: Scheme,
         version: Version,
-        certificate: Option<&Certificate>,
+        tls: Option<Arc<tls::Session>>,
     ) -> Self {
         let ClientAddress {
             address,
@@ -168,6 +167,9 @@ impl Client {
         } = address;
         let text = address.ip().to_string();
         let via = format!("{} {}", received_by(version), worker.shared.pseudonym);
+        let certificate = tls
+            .as_ref()
+            .and_then(|session| session.certificate.as_ref());
         let certificate = certificate.map(client_certificate::element);
         let certificate = certificate.as_deref().map(str::as_bytes);
         let certificate = certificate.map(|element| (client_certificate::NAME, element));
@@ -189,6 +191,7 @@ impl Client {
             },
             scheme,
             version,
+            tls,
             activity: Activity::default(),
         }
     }

@@ -9,6 +9,7 @@ mod followed;
 mod identity;
 mod pem;
 mod server;
+mod session;
 mod stamp;
 #[cfg(test)]
 mod testing;
@@ -19,6 +20,7 @@ pub(crate) use certificate::{AlternativeName, Certificate};
 pub(crate) use client::{Client, client_config};
 pub(crate) use pem::TlsError;
 pub(crate) use server::{CertificateStatus, HTTP2, Server, TicketStatus};
+pub(crate) use session::Session;
 pub(crate) use stamp::{Stamp, stamp};
 #[cfg(test)]
 pub(crate) use testing::Folder;

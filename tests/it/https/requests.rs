@@ -39,6 +39,49 @@ async fn requests_share_a_connection_and_endpoints_see_that_they_came_by_tls() {
 }
 
 #[tokio::test]
+async fn a_line_of_the_access_log_says_what_the_handshake_has_agreed_upon() {
+    let log = "[access_log]\nto = \"file:access.log\"\nfields = [\"path\", \"tls_version\", \"tls_cipher\", \"sni\"]";
+    let site = Site::with(&format!("certificates = [{SITE}]"), log, |_| {}).await;
+    let by_address = site.url("/site/tls").replace("localhost", "127.0.0.1");
+    for url in [site.url("/site/tls"), by_address] {
+        assert_eq!(
+            site.reqwest().get(url).send().await.unwrap().status(),
+            StatusCode::OK
+        );
+    }
+    site.proxy.get("/site/clear").await;
+    let written = async || std::fs::read_to_string(site.folder.join("access.log")).unwrap();
+    let text = eventually("three lines", written, |text| {
+        text.matches("/site/clear").count() == 1 && text.matches("/site/tls").count() == 2
+    });
+    let text = text.await;
+    let of = |path: &str| {
+        let lines = text.lines().filter(|line| line.contains(path));
+        let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.collect::<Vec<_>>()
+    };
+    let [named, unnamed] = &of("/site/tls")[..] else {
+        panic!("{text}")
+    };
+    for line in [named, unnamed] {
+        assert_eq!(line["tls_version"], "TLSv1.3");
+        let cipher = line["tls_cipher"].as_str().unwrap();
+        assert!(
+            cipher.starts_with("TLS_") && cipher.contains("_SHA"),
+            "{cipher}"
+        );
+    }
+    assert_eq!(
+        (&named["sni"], unnamed.get("sni")),
+        (&"localhost".into(), None)
+    );
+    assert_eq!(
+        of("/site/clear"),
+        [serde_json::json!({"path": "/site/clear"})]
+    );
+}
+
+#[tokio::test]
 async fn bodies_of_any_size_come_through_in_both_directions() {
     let site = Site::start("").await;
     let echo = Backend::named("echo")
