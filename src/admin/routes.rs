@@ -36,6 +36,9 @@ pub(super) struct RouteStatus {
     strip_prefix: bool,
     /// Its line in the file; none of a route that tags have made.
     line: Option<usize>,
+    /// The file in which that is, where it is one that is included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Arc<str>>,
     /// The services whose tags have made it.
     tagged_by: Vec<Arc<str>>,
 }
@@ -134,6 +137,7 @@ impl RouteStatus {
             rate: rate.map(RateStatus::of),
             strip_prefix: route.strip_prefix,
             line: Some(route.line),
+            file: route.file.clone(),
             tagged_by: Vec::new(),
         }
     }
@@ -151,6 +155,7 @@ impl RouteStatus {
             rate: None,
             strip_prefix: route.strip > 0,
             line: None,
+            file: None,
             tagged_by: route.tagged_by.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! The process: build → run → drain.
 
 mod certificates;
+mod followed;
 mod predecessor;
 mod reload;
 

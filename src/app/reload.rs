@@ -20,8 +20,9 @@ use crate::{
     proxy::{Generation, Shared},
     registry::{self, Registry},
     saved::Store,
-    tls::{Stamp, stamp},
 };
+
+use super::followed::{Followed, is_due};
 
 /// How often it is looked whether the file has changed, where that is wanted, and whether a generation
 /// of the past is used by no request any more.
@@ -67,7 +68,7 @@ impl Reloader {
         }))
     }
 
-    /// Reloads whenever the file is another one, while `watch_config` is set.
+    /// Reloads whenever the file, or one that it includes, is another one, while `watch_config` is set.
     pub(super) async fn follow_file(self, ending: CancellationToken) {
         let Some(source) = &self.0.source else {
             return;
@@ -78,16 +79,16 @@ impl Reloader {
 
     async fn follow(&self, path: &Path) {
         let mut tick = interval(PACE);
-        let mut used = stamp_aside(path).await;
-        let mut seen = used;
+        let (mut followed, mut used) = Followed::new(path).look().await;
+        let mut seen = used.clone();
         loop {
             tick.tick().await;
-            let now = stamp_aside(path).await;
-            // One that is being written is waited for.
-            let is_due = is_due(used, seen, now);
+            let now;
+            (followed, now) = followed.look().await;
+            let is_due = is_due(path, &used, &seen, &now);
             seen = now;
             if is_due {
-                used = now;
+                used.clone_from(&seen);
                 if self.0.shared.generation.load().config.watch_config {
                     // What came of it is in the log.
                     let _ = self.reload(false).await;
@@ -95,18 +96,6 @@ impl Reloader {
             }
         }
     }
-}
-
-/// The stamp of a file, off the runtime's threads: it may lie on a slow disk.
-async fn stamp_aside(path: &Path) -> Option<Stamp> {
-    let path = path.to_owned();
-    let stamped = spawn_blocking(move || stamp(&path));
-    stamped.await.ok().flatten()
-}
-
-/// Whether a file is another one than the one that was used, and the same as a moment ago.
-fn is_due(used: Option<Stamp>, seen: Option<Stamp>, now: Option<Stamp>) -> bool {
-    now.is_some() && now != used && now == seen
 }
 
 impl Reload for Reloader {
@@ -247,24 +236,5 @@ pub(super) async fn forget_generations(shared: Arc<Shared>, ending: Cancellation
     let mut tick = interval(PACE);
     while ending.run_until_cancelled(tick.tick()).await.is_some() {
         shared.forget_past();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_being_written_is_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("proxy.toml");
-        let write = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            stamp(&path)
-        };
-        let (first, second) = (write("a"), write("ab"));
-        assert!(!is_due(first, first, first) && !is_due(first, first, second));
-        assert!(is_due(first, second, second));
-        assert!(!is_due(second, second, second) && !is_due(first, None, None));
     }
 }

@@ -127,8 +127,12 @@ fn summary(config: &Config) -> String {
             format!("{count} ({})", names.join(", "))
         }
     };
+    let with = match &config.included[..] {
+        [] => String::new(),
+        files => format!("; with {}", files.join(", ")),
+    };
     format!(
-        "no errors; {}, {}, {named}",
+        "no errors; {}, {}, {named}{with}",
         counted(config.routes.len(), "route", "routes"),
         counted(config.services.len(), "service", "services"),
     )

@@ -10,11 +10,26 @@ use super::config::SCHEMA;
 const PAGE: &str = include_str!("../../docs/configuration.md");
 const PROXY_TOML: &str = include_str!("../../proxy.toml");
 
+/// What may stand for a number or a boolean: it begins the pattern of such a text.
+const VARIABLE: &str = "^\\$\\{";
+
+/// The same, or a variable that stands for it. The bounds of numbers hold for numbers alone.
+fn or_variable(mut schema: Value) -> Value {
+    let mut kinds = match schema["type"].take() {
+        Value::Array(kinds) => kinds,
+        kind => vec![kind],
+    };
+    kinds.push("string".into());
+    schema["type"] = kinds.into();
+    schema["pattern"] = format!("{VARIABLE}[^}}]*\\}}$").into();
+    schema
+}
+
 /// What a key is, by the page's words for it.
 fn of_words(words: &str) -> Option<Value> {
     let text = || json!({ "type": "string" });
     let several = |one: Value| json!({ "anyOf": [one, { "type": "array", "items": one }] });
-    let duration = || json!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$" });
+    let duration = || json!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$|\\$\\{" });
     let secret = |of: &[&str]| {
         let properties: Map<_, _> = of.iter().map(|key| ((*key).into(), text())).collect();
         json!({ "type": "object", "properties": properties, "minProperties": 1,
@@ -28,11 +43,11 @@ fn of_words(words: &str) -> Option<Value> {
         }
     }
     Some(match words {
-        "boolean" => json!({ "type": "boolean" }),
-        "boolean, or the port to go to" => json!({ "type": ["boolean", "integer"] }),
-        "number" => json!({ "type": "number" }),
+        "boolean" => or_variable(json!({ "type": "boolean" })),
+        "boolean, or the port to go to" => or_variable(json!({ "type": ["boolean", "integer"] })),
+        "number" => or_variable(json!({ "type": "number" })),
         "number between 0 and 1" => {
-            json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1 })
+            or_variable(json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1 }))
         }
         "statuses" => several(json!({ "type": ["integer", "string"] })),
         "secret" => secret(&["file", "env"]),
@@ -53,7 +68,8 @@ fn of_words(words: &str) -> Option<Value> {
         _ if words.starts_with("number ") => {
             let (least, most) = words["number ".len()..].split_once('–')?;
             let number = |text: &str| text.replace(',', "").parse::<u64>().ok();
-            json!({ "type": "number", "minimum": number(least)?, "maximum": number(most)? })
+            let (least, most) = (number(least)?, number(most)?);
+            or_variable(json!({ "type": "number", "minimum": least, "maximum": most }))
         }
         _ if words.starts_with("duration") => duration(),
         _ if words.contains("array of ") || words == "text or array of at least one" => {
@@ -297,6 +313,13 @@ fn without_marks(value: Value) -> Value {
     }
 }
 
+/// Whether a text stands where none may but a variable.
+fn is_no_variable(schema: &Value, value: &Value) -> bool {
+    let pattern = schema["pattern"].as_str();
+    let is_wanted = pattern.is_some_and(|pattern| pattern.starts_with(VARIABLE));
+    is_wanted && value.as_str().is_some_and(|text| !text.starts_with("${"))
+}
+
 /// What of a value breaks a schema, as far as this one's words go.
 fn faults(schema: &Value, value: &Value, at: &str) -> Vec<String> {
     let fault = |what: &str| vec![format!("{at}: {value} {what}")];
@@ -323,6 +346,9 @@ fn faults(schema: &Value, value: &Value, at: &str) -> Vec<String> {
     };
     if !fits {
         return fault(&format!("is no {}", schema["type"]));
+    }
+    if is_no_variable(schema, value) {
+        return fault("is no variable");
     }
     if schema["enum"]
         .as_array()

@@ -256,6 +256,7 @@ impl Route {
             strip_prefix,
             host_header,
             is_logged,
+            file: _,
             line: _,
         } = self;
         (goal, subset, self.overrides()) == (&other.goal, &other.subset, other.overrides())

@@ -24,6 +24,7 @@ pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
 pub use listen::address::ListenAddress;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
+pub use load::Include;
 pub use registry::{
     CalledAt, Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat,
     NamedBy, Registry, RegistryKind, Resolvers, TagRoutes, Warnings, ZooKeeper,
@@ -55,6 +56,8 @@ use crate::instance::{HttpVersion, Instance};
 /// The whole file.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The files that it includes, as errors name them, in their order.
+    pub included: Vec<Arc<str>>,
     /// Worker threads; by default the cores this process may use (cgroup quota included).
     pub workers: NonZeroUsize,
     /// Whether the file is read again when it has changed.
@@ -288,6 +291,8 @@ pub struct Route {
     pub host_header: HostHeader,
     /// Whether its requests are lines of the access log, where there is one.
     pub is_logged: bool,
+    /// The file in which it stands, where that is one that is included.
+    pub file: Option<Arc<str>>,
     /// Its line in the file, from 1.
     pub line: usize,
 }
@@ -357,6 +362,14 @@ impl Route {
         match self.conditions() {
             none if none.is_empty() => format!("{host}{path}"),
             conditions => format!("{host}{path} {conditions:?}"),
+        }
+    }
+
+    /// Where it stands, in words.
+    pub fn place_in_file(&self) -> String {
+        match &self.file {
+            Some(file) => format!("line {} of {file}", self.line),
+            None => format!("line {}", self.line),
         }
     }
 

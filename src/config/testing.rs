@@ -13,6 +13,18 @@ pub(super) fn config(text: &str) -> Config {
     read(text).unwrap_or_else(|report| panic!("{report}"))
 }
 
+/// The same, with these variables in the environment.
+pub(super) fn config_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let lookup = |name: &str| {
+        let mut variables = variables.iter();
+        let found = variables.find(|(known, _)| *known == name);
+        let value = found.map(|(_, value)| (*value).to_owned());
+        value.ok_or(std::env::VarError::NotPresent)
+    };
+    let read = Config::parse_with(text, Path::new("/etc/callboard"), &lookup);
+    read.map_err(|report| lines(&report))
+}
+
 /// What is said of a text beyond what is wrong.
 #[track_caller]
 pub(super) fn strictly(text: &str) -> Vec<String> {

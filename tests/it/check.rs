@@ -148,6 +148,7 @@ fn a_program_gets_one_json_object() {
     assert_eq!(
         verdict["errors"][2],
         json!({
+            "file": "proxy.toml",
             "line": 5,
             "column": 13,
             "length": 6,
@@ -182,6 +183,39 @@ fn a_right_file_is_summed_up_in_one_line() {
     let output = folder.callboard(&["check", "--format", "json"]);
     assert_eq!(stdout(&output), "{\"ok\":true,\"errors\":[]}\n");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn files_that_are_included_are_checked_and_explained_with_their_names() {
+    let folder = Folder::with("include = \"conf.d/*.toml\"\n");
+    let conf = folder.0.path().join("conf.d");
+    std::fs::create_dir(&conf).unwrap();
+    let cart = "[service.cart]\nendpoints = [\"127.0.0.1:1\"]\n[[route]]\nservice = \"cart\"\n";
+    std::fs::write(conf.join("cart.toml"), cart).unwrap();
+    let output = folder.callboard(&["check"]);
+    assert_eq!(
+        stdout(&output),
+        "proxy.toml: no errors; 1 route, 1 service, no registry; with conf.d/cart.toml\n"
+    );
+    let output = folder.callboard(&["explain", "http://shop/"]);
+    let said = stdout(&output);
+    assert!(said.contains("(line 3 of conf.d/cart.toml)"), "{said}");
+
+    std::fs::write(
+        conf.join("hat.toml"),
+        "[service.cart]\ndrain = \"${NONE_OF_IT}\"\n",
+    )
+    .unwrap();
+    let output = folder.callboard(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        "error: `service.cart` stands in conf.d/cart.toml:1, too; keep one of them\n \
+         --> conf.d/hat.toml:1:10\n  |\n1 | [service.cart]\n  |          ^^^^\n\n\
+         error: the environment variable NONE_OF_IT is not set; set it, or write \
+         `${NONE_OF_IT:-default}`\n --> conf.d/hat.toml:2:9\n  |\n\
+         2 | drain = \"${NONE_OF_IT}\"\n  |         ^^^^^^^^^^^^^^^\n\nproxy.toml: 2 errors\n"
+    );
 }
 
 #[test]

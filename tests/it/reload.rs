@@ -361,6 +361,30 @@ async fn a_signal_and_a_file_that_has_changed_reload_and_a_bad_file_is_logged() 
     assert_eq!(callboard.ended().await.0, Some(0));
 }
 
+#[tokio::test]
+async fn a_file_that_is_included_is_followed_too_and_an_error_in_it_has_its_name() {
+    let folder = TempDir::new().unwrap();
+    let included = folder.path().join("conf.d/a.toml");
+    std::fs::create_dir(included.parent().unwrap()).unwrap();
+    let text = "watch_config = true\ninclude = \"conf.d/*.toml\"\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [service.cart]\nendpoints = [\"127.0.0.1:1\"]\n[[route]]\nservice = \"cart\"\n";
+    let mut callboard = Callboard::run(folder.path(), text);
+    callboard.until_logged("ready").await;
+    std::fs::write(&included, "[drain]\nnotice = 3\n").unwrap();
+    callboard.signal(Signal::SIGHUP);
+    let line = callboard
+        .until_logged("not reloaded: what ran before goes on")
+        .await;
+    assert!(line.contains("conf.d/a.toml:2:1: drain.notice: "), "{line}");
+    std::fs::write(&included, "[drain]\nnotice = \"1s\"\n").unwrap();
+    callboard.until_logged("\"reloaded\"").await;
+    std::fs::remove_file(&included).unwrap();
+    callboard.until_logged("\"reloaded\"").await;
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+}
+
 /// A pipe stands for a disk that does not answer.
 #[tokio::test]
 async fn a_reload_that_waits_for_its_file_holds_no_signal_up() {

@@ -100,7 +100,12 @@ impl<'a> Scrape<'a> {
         let routes = &generation.config.routes;
         let labels = |route: &config::Route| {
             let name = format!("{}{}", route.host, route.path);
-            (name, route.line.to_string())
+            // Routes of several files may have the same line.
+            let line = match &route.file {
+                Some(file) => format!("{file}:{}", route.line),
+                None => route.line.to_string(),
+            };
+            (name, line)
         };
         Self {
             context,

@@ -6,8 +6,8 @@ import { percent, span } from './format.js';
 
 const said = (answer) => `${answer.status} ${answer.why}`;
 
-function route({ host, path, conditions, line, why }) {
-  const at = line === null ? 'by tags' : `line ${line}`;
+function route({ host, path, conditions, line, file, why }) {
+  const at = line === null ? 'by tags' : `line ${line}${file ? ` of ${file}` : ''}`;
   return [h('span', { class: 'mono' }, `${host ?? ''}${path}`), ` ${[conditions, at].filter(Boolean).join(', ')}`, why ? h('span', { class: 'why' }, why) : null];
 }
 

@@ -88,7 +88,7 @@ function routes() {
     const lead = goals.flatMap(([service, share], place) => [place ? ', ' : '', service.includes('{') ? service
       : h('button', { type: 'button', class: 'plain', onclick: () => view.show(service) }, service), share]);
     const rate = route.rate ? `, ${route.rate.requests} requests in ${route.rate.per_seconds} s` : '';
-    const by = route.line === null ? `tags of ${route.tagged_by.join(', ')}` : `line ${route.line}`;
+    const by = route.line === null ? `tags of ${route.tagged_by.join(', ')}` : `line ${route.line}${route.file ? ` of ${route.file}` : ''}`;
     return [{ class: 'mono', content: route.host ?? 'any' }, [h('span', { class: 'mono' }, route.path), only.length ? h('span', { class: 'why' }, only.join(', ')) : null].filter(Boolean),
       [...lead, subset ? ` (${subset})` : '', rate].filter(Boolean), { class: 'mid quiet', content: by }];
   }));

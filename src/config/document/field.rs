@@ -15,6 +15,7 @@ use toml::{
 use super::{
     report::{Problems, Wrong},
     value::{self, Zero},
+    variables::Variable,
 };
 
 /// One key with its value, or one element of an array.
@@ -58,7 +59,25 @@ impl<'a> Field<'a> {
 
     /// Notes what is wrong with the value.
     pub(crate) fn wrong(&self, wrong: Wrong) {
+        let wrong = match (self.variable(), self.text()) {
+            // Enough was said of a variable that is not set.
+            (Some(variable), _) if !variable.is_known => return,
+            (Some(variable), Some(value)) => variable.hide(value, wrong),
+            _ => wrong,
+        };
         self.problems.add(self.at.clone(), Some(&self.path), wrong);
+    }
+
+    /// What was put in for a variable, where the value is a text that has one.
+    fn variable(&self) -> Option<&'a Variable> {
+        let byte = self.is_text().then(|| self.value.span().start);
+        byte.and_then(|byte| self.problems.variable(byte))
+    }
+
+    /// What a text that is a single `${…}` stands for: that may be a number or a boolean, too.
+    fn stands_for(&self) -> Option<&str> {
+        let variable = self.variable()?;
+        self.text().filter(|_| variable.is_whole)
     }
 
     /// Notes what is probably not meant, where that is asked for. What may stand in a line that could
@@ -134,7 +153,9 @@ impl<'a> Field<'a> {
 
     /// Whether the value is a whole number.
     pub(crate) fn is_number(&self) -> bool {
+        let is_number = |text: &str| text.parse::<i64>().is_ok();
         matches!(self.value.get_ref(), DeValue::Integer(_))
+            || self.stands_for().is_some_and(is_number)
     }
 
     /// Its text, where it is one.
@@ -158,12 +179,15 @@ impl<'a> Field<'a> {
     /// Whether the value is false, which turns some things off.
     pub(crate) fn is_false(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Boolean(false))
+            || self.stands_for() == Some("false")
     }
 
     /// Reads true or false.
     pub(crate) fn flag(&self) -> Option<bool> {
-        match self.value.get_ref() {
-            DeValue::Boolean(flag) => Some(*flag),
+        match (self.value.get_ref(), self.stands_for()) {
+            (DeValue::Boolean(flag), _) => Some(*flag),
+            (_, Some("true")) => Some(true),
+            (_, Some("false")) => Some(false),
             _ => {
                 self.expected("true or false", Some("true"));
                 None
@@ -173,17 +197,23 @@ impl<'a> Field<'a> {
 
     /// Reads a whole number.
     pub(crate) fn count(&self, allowed: RangeInclusive<u32>, example: u32) -> Option<u32> {
-        let DeValue::Integer(number) = self.value.get_ref() else {
-            self.expected("a whole number", Some(&example.to_string()));
-            return None;
+        let (number, radix) = match self.value.get_ref() {
+            DeValue::Integer(number) => (number.as_str(), number.radix()),
+            _ if self.is_number() => (self.text().unwrap_or_default(), 10),
+            _ => {
+                self.expected("a whole number", Some(&example.to_string()));
+                return None;
+            }
         };
-        let count = u32::from_str_radix(number.as_str(), number.radix())
+        let count = u32::from_str_radix(number, radix)
             .ok()
             .filter(|count| allowed.contains(count));
         if count.is_none() {
             let (least, most) = allowed.into_inner();
+            let shown = describe(self.value.get_ref());
+            let shown = shown.trim_start_matches("the number ");
             self.wrong(
-                Wrong::new(format!("{number} is out of range"))
+                Wrong::new(format!("{shown} is out of range"))
                     .suggest(format!("write a number from {least} to {most}")),
             );
         }
@@ -202,7 +232,7 @@ impl<'a> Field<'a> {
             DeValue::Integer(number) => i32::from_str_radix(number.as_str(), number.radix())
                 .ok()
                 .map(f64::from),
-            _ => None,
+            _ => self.stands_for().and_then(|text| text.parse().ok()),
         };
         let number = number.filter(|number| fits(*number));
         if number.is_none() {

@@ -5,5 +5,8 @@ pub(super) mod field;
 pub(super) mod recover;
 pub(super) mod report;
 pub(super) mod secret;
+pub(super) mod source;
 pub(super) mod table;
 pub(super) mod value;
+pub(super) mod variables;
+pub(super) mod wrong;

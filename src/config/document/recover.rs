@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, Error};
 
-use super::report::{Problems, Wrong};
+use super::wrong::{Flaw, Wrong};
 
 /// A statement of more lines than this is taken to be one that was never closed.
 const LONGEST_STATEMENT: usize = 100;
@@ -18,15 +18,15 @@ fn is_right(text: &str) -> bool {
     DeTable::parse(text).is_ok()
 }
 
-/// Notes every error of a text, and gives what is left of it without them: every line that could
-/// not be read is blank, so that all others stay where they are. With a table's header goes the
-/// table.
-pub(crate) fn salvage(text: &str, problems: &Problems<'_>) -> String {
-    let note = |error: &Error, offset: usize| {
+/// What is left of a text without its errors, and these: every line that could not be read is blank, so
+/// that all others stay where they are. With a table's header goes the table.
+pub(crate) fn salvage(text: &str) -> (String, Vec<Flaw>) {
+    let mut flaws = Vec::new();
+    let mut note = |error: &Error, offset: usize| {
         let span = error.span().unwrap_or_default();
         let at = span.start + offset..span.end + offset;
         let wrong = reworded(error.message(), text.get(at.clone()).unwrap_or_default());
-        problems.add(at, None, wrong);
+        flaws.push((at, wrong));
     };
 
     let mut salvaged = Salvaged::default();
@@ -53,7 +53,7 @@ pub(crate) fn salvage(text: &str, problems: &Problems<'_>) -> String {
     let errors = errors(&salvaged.text);
     errors.iter().for_each(|error| note(error, 0));
     let spans: Vec<_> = errors.iter().filter_map(Error::span).collect();
-    without(&salvaged.text, &spans)
+    (without(&salvaged.text, &spans), flaws)
 }
 
 /// The parser's messages, where they say too little.

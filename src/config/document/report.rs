@@ -1,15 +1,22 @@
 //! What is wrong with a file: the errors, where each stands, and how they look on a terminal.
 //! Knows nothing of what the keys mean.
 
-use std::{cell::RefCell, fmt, ops::Range};
+use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-/// Every error of one file, in the order of their places. As text it is one block for each, with
-/// the line in question; serialised it is an array of [`Diagnostic`]s.
+use super::{
+    source::{self, Source},
+    variables::{Variable, Variables},
+};
+
+pub(crate) use super::wrong::Wrong;
+
+/// Every error of a file and of those that it includes, in the order of their places. As text it is one
+/// block for each, with the line in question; serialised it is an array of [`Diagnostic`]s.
 #[derive(Clone, Debug)]
 pub struct Report {
-    file: String,
+    file: Arc<str>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -27,9 +34,11 @@ pub struct Diagnostic {
     pub suggestion: Option<String>,
 }
 
-/// A part of one line of the file.
+/// A part of one line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
+    /// The file, which may be one that is included.
+    pub file: Arc<str>,
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
@@ -41,40 +50,11 @@ pub struct Span {
     pub text: String,
 }
 
-/// What is wrong with a value, before it is known where the value stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wrong {
-    pub(crate) message: String,
-    pub(crate) suggestion: Option<String>,
-}
-
-impl Wrong {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            suggestion: None,
-        }
-    }
-
-    /// As one line.
-    pub(crate) fn into_line(self) -> String {
-        match self.suggestion {
-            Some(suggestion) => format!("{}; {suggestion}", self.message),
-            None => self.message,
-        }
-    }
-
-    pub(crate) fn suggest(mut self, suggestion: impl Into<String>) -> Self {
-        self.suggestion = Some(suggestion.into());
-        self
-    }
-}
-
 impl Report {
     /// A report of one error that is about the file as a whole.
-    pub(crate) fn of_file(file: String, wrong: Wrong) -> Self {
+    pub(crate) fn of_file(file: impl Into<Arc<str>>, wrong: Wrong) -> Self {
         Self {
-            file,
+            file: file.into(),
             diagnostics: vec![Diagnostic {
                 place: None,
                 key: None,
@@ -94,11 +74,12 @@ impl Report {
     /// On one line: where each error is, and what it is.
     pub fn in_a_line(&self) -> String {
         let line = |error: &Diagnostic| {
-            let place = error.place.as_ref();
-            let place = place.map(|place| format!("{}:{}:", place.line, place.column));
+            let place = match &error.place {
+                Some(place) => format!("{}:{}:{}", place.file, place.line, place.column),
+                None => self.file.to_string(),
+            };
             let key = error.key.as_ref().map(|key| format!("{key}: "));
-            let (place, key) = (place.unwrap_or_default(), key.unwrap_or_default());
-            format!("{}:{place} {key}{}", self.file, error.message)
+            format!("{place}: {}{}", key.unwrap_or_default(), error.message)
         };
         let errors: Vec<_> = self.diagnostics.iter().map(line).collect();
         errors.join("; ")
@@ -122,7 +103,7 @@ impl fmt::Display for Report {
                 None => writeln!(f)?,
             }
             match &diagnostic.place {
-                Some(place) => excerpt(f, &self.file, place)?,
+                Some(place) => excerpt(f, place)?,
                 None => writeln!(f, " --> {}", self.file)?,
             }
             writeln!(f)?;
@@ -133,8 +114,9 @@ impl fmt::Display for Report {
     }
 }
 
-fn excerpt(f: &mut fmt::Formatter<'_>, file: &str, place: &Span) -> fmt::Result {
+fn excerpt(f: &mut fmt::Formatter<'_>, place: &Span) -> fmt::Result {
     let Span {
+        file,
         line,
         column,
         length,
@@ -153,11 +135,11 @@ fn excerpt(f: &mut fmt::Formatter<'_>, file: &str, place: &Span) -> fmt::Result 
     writeln!(f, "{:gutter$} | {indent}{}", "", "^".repeat(*length))
 }
 
-/// Gathers the errors of one file while it is read.
+/// Gathers the errors of a file, and of those that it includes, while they are read.
 pub(crate) struct Problems<'a> {
-    text: &'a str,
-    /// Where each line begins.
-    lines: Vec<usize>,
+    /// In the order of their bytes, at least one.
+    sources: Vec<&'a Source>,
+    variables: Variables,
     /// Whether some lines could not be read at all, so that what seems absent may stand in them.
     broken: bool,
     /// Whether what is probably not meant is an error, too.
@@ -168,18 +150,37 @@ pub(crate) struct Problems<'a> {
 }
 
 impl<'a> Problems<'a> {
-    pub(crate) fn new(text: &'a str, broken: bool, strict: bool) -> Self {
-        Self {
-            text,
-            lines: std::iter::once(0)
-                .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
-                .collect(),
-            broken,
+    /// Of texts whose tables were made: what of them is no TOML is noted.
+    pub(crate) fn new(sources: Vec<&'a Source>, variables: Variables, strict: bool) -> Self {
+        let flaws: Vec<_> = sources.iter().flat_map(|source| source.flaws()).collect();
+        let problems = Self {
+            sources,
+            variables,
+            broken: !flaws.is_empty(),
             strict,
             found: RefCell::default(),
             whole_file: RefCell::default(),
             secrets: RefCell::default(),
+        };
+        for (at, wrong) in flaws {
+            problems.add(at, None, wrong);
         }
+        problems
+    }
+
+    /// Some of the texts could not be read: what seems absent may stand in them.
+    pub(crate) fn lacks_texts(&mut self) {
+        self.broken = true;
+    }
+
+    /// The file in which a byte is.
+    fn source(&self, byte: usize) -> &'a Source {
+        source::of_byte(&self.sources, byte)
+    }
+
+    /// What was put in for a variable in the value that begins at a byte.
+    pub(crate) fn variable(&self, byte: usize) -> Option<&Variable> {
+        self.variables.at(byte)
     }
 
     /// Notes an error of a part of the text, in bytes.
@@ -224,16 +225,19 @@ impl<'a> Problems<'a> {
 
     /// Whether the text goes on like this from a byte.
     pub(crate) fn continues(&self, byte: usize, with: char) -> bool {
-        self.text[byte..].starts_with(with)
+        self.source(byte).from(byte).starts_with(with)
     }
 
-    /// The line of a byte of the text, from 1.
-    pub(crate) fn line(&self, byte: usize) -> usize {
-        self.lines.partition_point(|start| *start <= byte)
+    /// The file in which a byte is, where that is one that is included, and its line there, from 1.
+    pub(crate) fn line(&self, byte: usize) -> (Option<Arc<str>>, usize) {
+        let source = self.source(byte);
+        let is_included = !std::ptr::eq(source, self.sources[0]);
+        let file = is_included.then(|| Arc::clone(&source.name));
+        (file, source.line(byte))
     }
 
     /// The report, or none where nothing was wrong.
-    pub(crate) fn report(self, file: &str) -> Option<Report> {
+    pub(crate) fn report(self) -> Option<Report> {
         let mut found = self.found.take();
         found.sort_by_key(|(at, _)| at.start);
         found.dedup();
@@ -243,20 +247,20 @@ impl<'a> Problems<'a> {
             ..diagnostic
         }));
         (!diagnostics.is_empty()).then(|| Report {
-            file: file.to_owned(),
+            file: Arc::clone(&self.sources[0].name),
             diagnostics,
         })
     }
 
-    /// What of a part of the text stands on its first line.
+    /// What of a part of a text stands on its first line.
     fn place(&self, at: Range<usize>) -> Span {
-        let line = self.line(at.start);
-        let start = self.lines[line - 1];
-        let shown = self.text[start..].lines().next().unwrap_or_default();
-        let chars = || shown.char_indices().map(|(offset, c)| (start + offset, c));
+        let source = self.source(at.start);
+        let line = source.line(at.start);
+        let chars = || source.chars(line);
         let secrets = self.secrets.borrow();
         let secret = |byte| secrets.iter().any(|secret| secret.contains(&byte));
         Span {
+            file: Arc::clone(&source.name),
             line,
             column: 1 + chars().filter(|(byte, _)| *byte < at.start).count(),
             length: chars().filter(|(byte, _)| at.contains(byte)).count().max(1),
@@ -271,10 +275,17 @@ impl<'a> Problems<'a> {
 mod tests {
     use super::*;
 
+    /// What is said of a text, of which something was noted.
+    fn noted(text: &str, note: impl FnOnce(&Problems<'_>)) -> Report {
+        let source = Source::new("proxy.toml", text, 0);
+        let problems = Problems::new(vec![&source], Variables::default(), false);
+        note(&problems);
+        problems.report().unwrap()
+    }
+
     fn report(text: &str, at: Range<usize>) -> Report {
-        let problems = Problems::new(text, false, false);
-        problems.add(at, Some("a.b"), Wrong::new("bad").suggest("write `c`"));
-        problems.report("proxy.toml").unwrap()
+        let wrong = Wrong::new("bad").suggest("write `c`");
+        noted(text, |problems| problems.add(at, Some("a.b"), wrong))
     }
 
     #[test]
@@ -298,11 +309,11 @@ mod tests {
 
     #[test]
     fn errors_come_in_the_order_of_the_file_and_once_each() {
-        let problems = Problems::new("a\nb\nc", false, false);
-        for at in [4..5, 0..1, 4..5] {
-            problems.add(at, None, Wrong::new("bad"));
-        }
-        let report = problems.report("f").unwrap();
+        let report = noted("a\nb\nc", |problems| {
+            for at in [4..5, 0..1, 4..5] {
+                problems.add(at, None, Wrong::new("bad"));
+            }
+        });
         let lines: Vec<_> = report
             .diagnostics()
             .iter()
@@ -314,10 +325,11 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         let text = "token = \"hünter2\" # x";
-        let problems = Problems::new(text, false, false);
-        problems.hide(8..18);
-        problems.add(0..5, None, Wrong::new("bad"));
-        let shown = problems.report("f").unwrap().to_string();
+        let shown = noted(text, |problems| {
+            problems.hide(8..18);
+            problems.add(0..5, None, Wrong::new("bad"));
+        });
+        let shown = shown.to_string();
         assert!(shown.contains("token = ********* # x"), "{shown}");
     }
 
@@ -327,11 +339,11 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!([{
-                "line": 1, "column": 1, "length": 3,
+                "file": "proxy.toml", "line": 1, "column": 1, "length": 3,
                 "key": "a.b", "message": "bad", "suggestion": "write `c`",
             }])
         );
-        let json = serde_json::to_value(Report::of_file("f".into(), Wrong::new("gone"))).unwrap();
+        let json = serde_json::to_value(Report::of_file("f", Wrong::new("gone"))).unwrap();
         assert_eq!(
             json,
             serde_json::json!([{ "key": null, "message": "gone", "suggestion": null }])

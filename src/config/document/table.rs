@@ -133,8 +133,9 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The line of the table's header, from 1.
-    pub(crate) fn line(&self) -> usize {
+    /// The file in which the table's header stands, where that is one that is included, and its line
+    /// there, from 1.
+    pub(crate) fn line(&self) -> (Option<Arc<str>>, usize) {
         self.problems.line(self.header.start)
     }
 

@@ -1,37 +1,41 @@
 //! A whole file: its text, its syntax, and the order in which its tables are read.
 
+mod include;
 #[cfg(test)]
 mod keys;
 pub(super) mod strict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter::once,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::available_parallelism,
     time::Duration,
 };
 
-use toml::de::DeTable;
-
 use super::{
     Admin, Config, Drain, Goal, Log, LogFormat, Origin, Report, access_log,
     addresses::{Claims, hosts},
     document::{
-        recover,
         report::{Problems, Wrong},
+        source::{self, Source},
         table::Table,
         value,
+        variables::{Lookup, Variables, environment},
     },
     listen, registry, route,
     service::{self, zone},
     snapshot,
 };
+use include::Merged;
+
+pub use include::Include;
 
 impl Config {
-    /// Reads a file. Relative paths in it are taken from its folder.
+    /// Reads a file, and those that it includes. Relative paths in all of them are taken from its folder.
     ///
     /// # Errors
     /// All that is wrong with the file; or why it cannot be read.
@@ -49,22 +53,22 @@ impl Config {
     }
 
     fn load_for(path: &Path, reader: Reader) -> Result<Self, Report> {
-        let file = path.display().to_string();
+        let name = path.display().to_string();
         let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8(bytes).map_err(|error| {
-                let valid = error.utf8_error().valid_up_to();
-                let line = 1 + error.as_bytes()[..valid]
-                    .iter()
-                    .filter(|b| **b == b'\n')
-                    .count();
-                Wrong::new(format!("line {line} is not UTF-8"))
-            }),
+            Ok(bytes) => source::decode(bytes)
+                .map_err(|line| Wrong::new(format!("line {line} is not UTF-8"))),
             Err(error) => Err(Wrong::new(format!("the file cannot be read: {error}"))
                 .suggest("name the right one with `--config`")),
         }
-        .map_err(|wrong| Report::of_file(file.clone(), wrong))?;
-        let base = path.parent().unwrap_or(Path::new(""));
-        read(&text, &file, base, reader)
+        .map_err(|wrong| Report::of_file(name.clone(), wrong))?;
+        let file = File {
+            text: &text,
+            name: &name,
+            path: path.to_owned(),
+            base: path.parent().unwrap_or(Path::new("")),
+            lookup: &environment,
+        };
+        file.read(reader)
     }
 
     /// Reads a text. Relative paths in it are taken from `base`.
@@ -72,13 +76,19 @@ impl Config {
     /// # Errors
     /// All that is wrong with the text.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Report> {
-        read(text, "proxy.toml", base, Reader::Proxy)
+        File::of_text(text, base, &environment).read(Reader::Proxy)
+    }
+
+    /// Reads a text with this environment.
+    #[cfg(test)]
+    pub(super) fn parse_with(text: &str, base: &Path, lookup: Lookup<'_>) -> Result<Self, Report> {
+        File::of_text(text, base, lookup).read(Reader::Proxy)
     }
 
     /// Reads a text as strictly as [`check`](Self::check) reads a file.
     #[cfg(test)]
     pub(super) fn parse_strictly(text: &str, base: &Path) -> Result<Self, Report> {
-        read(text, "proxy.toml", base, Reader::Check)
+        File::of_text(text, base, &environment).read(Reader::Check)
     }
 
     /// Reads a text for a program that calls services itself, as [`crate::client`] does: the same
@@ -87,7 +97,7 @@ impl Config {
     /// # Errors
     /// All that is wrong with the text.
     pub fn parse_for_client(text: &str, base: &Path) -> Result<Self, Report> {
-        read(text, "proxy.toml", base, Reader::Client)
+        File::of_text(text, base, &environment).read(Reader::Client)
     }
 }
 
@@ -102,23 +112,72 @@ enum Reader {
     Client,
 }
 
-fn read(text: &str, file: &str, base: &Path, reader: Reader) -> Result<Config, Report> {
-    // A byte order mark is no character of the first line.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let strict = reader == Reader::Check;
-    if let Ok(table) = DeTable::parse(text) {
-        let problems = Problems::new(text, false, strict);
-        let config = Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
-        return problems.report(file).map_or(Ok(config), Err);
+/// A file that was read, and what else it is read by.
+struct File<'f> {
+    text: &'f str,
+    /// As errors name it.
+    name: &'f str,
+    path: PathBuf,
+    /// What relative paths are taken from.
+    base: &'f Path,
+    lookup: Lookup<'f>,
+}
+
+impl<'f> File<'f> {
+    fn of_text(text: &'f str, base: &'f Path, lookup: Lookup<'f>) -> Self {
+        let name = "proxy.toml";
+        Self {
+            text,
+            name,
+            path: base.join(name),
+            base,
+            lookup,
+        }
     }
-    let problems = Problems::new(text, true, strict);
-    let rest = recover::salvage(text, &problems);
-    if let Ok(table) = DeTable::parse(&rest) {
-        Table::root(table.get_ref(), &problems, |top| config(top, base, reader));
+
+    /// What it and the files that it includes say.
+    fn read(&self, reader: Reader) -> Result<Config, Report> {
+        let own = Source::new(self.name, self.text, 0);
+        let (mut variables, mut flaws) = (Variables::default(), Vec::new());
+        let mut table = own.table();
+        variables.put_in(&mut table, self.lookup, &mut flaws);
+        let (included, unread) = include::read(&table, &self.path, self.base, own.end());
+        let sources: Vec<_> = once(&own).chain(&included).collect();
+        let place = |byte| {
+            let source = source::of_byte(&sources, byte);
+            format!("{}:{}", source.name, source.line(byte))
+        };
+        let mut merged = Merged { table, flaws };
+        for source in &included {
+            let mut table = source.table();
+            variables.put_in(&mut table, self.lookup, &mut merged.flaws);
+            merged.add(table, place);
+        }
+        let mut problems = Problems::new(sources, variables, reader == Reader::Check);
+        for (at, wrong) in unread {
+            problems.lacks_texts();
+            problems.add(at, Some(include::KEY), wrong);
+        }
+        for (key, (at, wrong)) in merged.flaws {
+            problems.add(at, Some(&key), wrong);
+        }
+        let config = Table::root(&merged.table, &problems, |top| Config {
+            included: included_by(top, &included),
+            ..config(top, self.base, reader)
+        });
+        problems.report().map_or(Ok(config), Err)
     }
-    Err(problems
-        .report(file)
-        .expect("a text that is not TOML has an error"))
+}
+
+/// The names of the files that were included.
+fn included_by(top: &mut Table<'_>, included: &[Source]) -> Vec<Arc<str>> {
+    let example = "\"conf.d/*.toml\"";
+    let fields = top.take(include::KEY).into_iter();
+    for field in fields.flat_map(|field| field.one_or_more(example)) {
+        field.parse("a text", example, value::filled);
+    }
+    let names = included.iter().map(|source| &source.name);
+    names.cloned().collect()
 }
 
 fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
@@ -128,13 +187,14 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let registries = registry::read(top, base, &mut claims);
     let zone = zone::own(top);
     let (defaults, default) = service::defaults(top, base, &zone, &registries);
+    let default = default.as_ref();
     let mut placed = Vec::new();
     let services = service::read(
         top,
         base,
         &zone,
         &defaults,
-        default.as_ref(),
+        default,
         &registries,
         &mut placed,
     );
@@ -142,11 +202,12 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
     let known = route::Known {
         services: &services,
         defaults: &defaults,
-        default: default.as_ref(),
+        default,
         registries: &registries,
     };
     let routes = route::read(top, &known, needed);
     let mut config = Config {
+        included: Vec::new(),
         workers: workers(top),
         watch_config: top.flag("watch_config", false),
         log: top.within("log", log),
@@ -172,13 +233,7 @@ fn config(top: &mut Table<'_>, base: &Path, reader: Reader) -> Config {
         strict::check_use(top, &placed, |name| declared.contains(&Arc::from(name)));
     }
     let is_used = reader == Reader::Client || any_template;
-    use_registries(
-        &mut config,
-        registries,
-        is_used,
-        default.as_ref(),
-        &mut claims,
-    );
+    use_registries(&mut config, registries, is_used, default, &mut claims);
     config
 }
 

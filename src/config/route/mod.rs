@@ -49,7 +49,7 @@ pub(super) fn read(top: &mut Table<'_>, known: &Known<'_>, needed: bool) -> Vec<
         if let Some(wrong) = leaves_nothing(earlier, route.conditions()) {
             table.wrong(wrong);
         }
-        earlier.push((route.line, route.conditions().clone()));
+        earlier.push((route.place_in_file(), route.conditions().clone()));
         Some(route)
     });
     if routes.is_empty() && needed {
@@ -72,15 +72,15 @@ fn place(route: &Route) -> String {
 }
 
 /// What is wrong where an earlier route with the same host and path takes all that a route could.
-fn leaves_nothing(earlier: &[(usize, Conditions)], own: &Conditions) -> Option<Wrong> {
-    if let Some((line, _)) = earlier.iter().find(|(_, conditions)| conditions == own) {
-        let wrong = Wrong::new(format!("the route of line {line} takes the same requests"));
+fn leaves_nothing(earlier: &[(String, Conditions)], own: &Conditions) -> Option<Wrong> {
+    if let Some((at, _)) = earlier.iter().find(|(_, conditions)| conditions == own) {
+        let wrong = Wrong::new(format!("the route of {at} takes the same requests"));
         return Some(wrong.suggest("give one of them another host, path or condition"));
     }
     // The one without conditions comes last, wherever it stands.
     let mut before = earlier.iter().filter(|(_, other)| !other.is_empty());
-    let (line, _) = before.find(|(_, other)| other.are_implied_by(own))?;
-    let wrong = format!("the route of line {line} takes every request that this one could, first");
+    let (at, _) = before.find(|(_, other)| other.are_implied_by(own))?;
+    let wrong = format!("the route of {at} takes every request that this one could, first");
     Some(Wrong::new(wrong).suggest("let this one stand before it, or leave it out"))
 }
 
@@ -98,15 +98,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
     let conditions = condition::read(table);
     let strip_prefix = table.flag("strip_prefix", false);
     let is_logged = table.flag("access_log", true);
-    let host_header = table.choice(
-        "host_header",
-        &[
-            ("client", HostHeader::Client),
-            ("endpoint", HostHeader::Endpoint),
-            ("name", HostHeader::Name),
-        ],
-        HostHeader::Client,
-    );
+    let host_header = host_header(table);
     let (overrides, follows) = Overrides::read(table);
     let rate = rate::read(table);
     let upgrades = upgrades::read(table);
@@ -128,6 +120,7 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         must_have_no_bound(table, subset, &goal, known);
     }
     let overrides = (overrides != Overrides::default()).then(|| Arc::new(overrides));
+    let (file, line) = table.line();
     Some(Route {
         host,
         path,
@@ -141,8 +134,21 @@ fn one(table: &mut Table<'_>, known: &Known<'_>, subsets: &mut Subsets) -> Optio
         strip_prefix,
         host_header,
         is_logged,
-        line: table.line(),
+        file,
+        line,
     })
+}
+
+fn host_header(table: &mut Table<'_>) -> HostHeader {
+    table.choice(
+        "host_header",
+        &[
+            ("client", HostHeader::Client),
+            ("endpoint", HostHeader::Endpoint),
+            ("name", HostHeader::Name),
+        ],
+        HostHeader::Client,
+    )
 }
 
 impl Known<'_> {

@@ -59,6 +59,9 @@ pub(crate) struct RouteAccount {
     pub(crate) conditions: Option<String>,
     /// Its line in the file; none of a route that tags have made.
     pub(crate) line: Option<usize>,
+    /// The file in which that is, where it is one that is included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<String>,
     /// Why it does not take the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,

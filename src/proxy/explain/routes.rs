@@ -84,6 +84,7 @@ fn account(generation: &Generation, index: usize) -> RouteAccount {
             path: route.path.to_string(),
             conditions: (!conditions.is_empty()).then(|| conditions.to_string()),
             line: Some(route.line),
+            file: route.file.as_ref().map(ToString::to_string),
             why: None,
         };
     }
@@ -98,6 +99,7 @@ fn account(generation: &Generation, index: usize) -> RouteAccount {
         path: name[path..].to_owned(),
         conditions: None,
         line: None,
+        file: None,
         why: None,
     }
 }

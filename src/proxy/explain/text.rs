@@ -73,9 +73,10 @@ impl Display for RouteAccount {
         if let Some(conditions) = &self.conditions {
             write!(f, ", {conditions}")?;
         }
-        match self.line {
-            Some(line) => write!(f, " (line {line})")?,
-            None => f.write_str(" (by tags)")?,
+        match (self.line, &self.file) {
+            (Some(line), Some(file)) => write!(f, " (line {line} of {file})")?,
+            (Some(line), None) => write!(f, " (line {line})")?,
+            (None, _) => f.write_str(" (by tags)")?,
         }
         match &self.why {
             Some(why) => write!(f, ": {why}"),

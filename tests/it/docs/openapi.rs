@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{page::Page, status::ALL};
+use super::{
+    page::Page,
+    status::{ALL, MORE},
+};
 use crate::support::{authority::Authority, backend::Backend, proxy::Proxy};
 
 const METHODS: [Method; 5] = [
@@ -131,6 +134,7 @@ async fn what_is_answered_is_as_it_says() {
     let backend = Backend::start("a").await;
     let folder = tempfile::tempdir().unwrap();
     Authority::new(folder.path()).issue("site");
+    std::fs::write(folder.path().join("more.toml"), MORE).unwrap();
     let path = folder.path().join("endpoints.toml");
     std::fs::write(path, "[x]\nendpoints = [\"127.0.0.1:9\"]\n").unwrap();
     let proxy = Proxy::start_in(folder, ALL).await;

@@ -10,6 +10,7 @@ use crate::support::{authority::Authority, backend::Backend, eventually, proxy::
 /// A proxy whose routes say all that a route can say, and that keeps a snapshot.
 pub(super) const ALL: &str = r#"
 zone = "a"
+include = "more.toml"
 
 [[listen]]
 address = "127.0.0.1:0"
@@ -51,6 +52,9 @@ split = [{ service = "cart", weight = 1 }, { service = "x", weight = 1 }]
 registry = "other"
 "#;
 
+/// What it includes.
+pub(super) const MORE: &str = "[[route]]\npath = \"/more\"\nservice = \"x\"\n";
+
 /// The fields that the page has below a heading.
 fn shown(page: &Page, heading: &str) -> BTreeSet<String> {
     let rows = page.rows(heading);
@@ -76,6 +80,7 @@ async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
     let backend = Backend::start("a").await;
     let folder = tempfile::tempdir().unwrap();
     Authority::new(folder.path()).issue("site");
+    std::fs::write(folder.path().join("more.toml"), MORE).unwrap();
     let path = folder.path().join("endpoints.toml");
     std::fs::write(path, "[x]\nendpoints = [\"127.0.0.1:9\"]\n").unwrap();
     let proxy = Proxy::start_in(folder, ALL).await;
