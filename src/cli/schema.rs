@@ -344,11 +344,8 @@ fn faults(schema: &Value, value: &Value, at: &str) -> Vec<String> {
         Value::String(kind) => is(kind),
         _ => true,
     };
-    if !fits {
+    if !fits || is_no_variable(schema, value) {
         return fault(&format!("is no {}", schema["type"]));
-    }
-    if is_no_variable(schema, value) {
-        return fault("is no variable");
     }
     if schema["enum"]
         .as_array()
