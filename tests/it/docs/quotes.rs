@@ -30,21 +30,3 @@ fn every_metric_that_a_page_names_is_one() {
     }
     assert!(named > 60, "{named} were found");
 }
-
-#[test]
-fn every_metric_that_an_alert_asks_for_is_one() {
-    let metrics: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
-    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
-    let mut named = 0;
-    for page in all() {
-        for block in page.blocks().iter().filter(|block| block.info == "yaml") {
-            for word in block.text.split(|c| !is_part(c)) {
-                if word.starts_with("callboard_") || word.starts_with("process_") {
-                    named += 1;
-                    assert!(metrics.contains(word), "{}: {word}", page.name);
-                }
-            }
-        }
-    }
-    assert!(named > 10, "{named} were found");
-}
