@@ -1,5 +1,5 @@
 //! What docs/production.md gives a supervisor fits the file that stands there, and the defaults; its
-//! commands and policies are enough.
+//! commands and policies are enough. What `contrib/` gives the others fits the file that each brings.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,6 +19,7 @@ use crate::support::{
 };
 
 const PAGE: &str = include_str!("../../docs/production.md");
+const DOCKERFILE: &str = include_str!("../../Dockerfile");
 
 /// The block of one language that has this in it.
 fn block(language: &str, with: &str) -> &'static str {
@@ -54,46 +55,92 @@ fn compose() -> &'static str {
     block("yaml", "services:")
 }
 
-fn deployment() -> &'static str {
-    block("yaml", "kind: Deployment")
+const COMPOSE: &str = include_str!("../../contrib/compose.yaml");
+const KUBERNETES: &str = include_str!("../../contrib/kubernetes/callboard.yaml");
+const NOMAD: &str = include_str!("../../contrib/nomad/callboard.nomad.hcl");
+
+/// The proxy.toml that a file of `contrib/` brings: what is indented further than the line that announces it.
+fn brought(file: &str, announced: &str) -> Config {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = file.lines().skip_while(|line| line.trim() != announced);
+    let outer = indent(lines.next().expect(announced));
+    let inner = lines.take_while(|line| line.is_empty() || indent(line) > outer);
+    let text: String = inner.map(|line| line.trim().to_owned() + "\n").collect();
+    let config = Config::parse(&text, Path::new("/etc/callboard"));
+    config.unwrap_or_else(|report| panic!("{announced}: {report}"))
 }
 
 #[test]
 fn no_supervisor_kills_before_a_drain_is_over() {
-    let drain = file().drain;
-    let longest = drain.notice + drain.deadline;
-    let in_seconds = value(deployment(), "terminationGracePeriodSeconds").to_owned() + "s";
-    for time in [
-        value(unit(), "TimeoutStopSec"),
-        value(compose(), "stop_grace_period"),
-        &in_seconds,
+    let grace = value(KUBERNETES, "terminationGracePeriodSeconds").to_owned() + "s";
+    let nomads = value(NOMAD, "kill_timeout ").trim_matches('"');
+    let compose_file = COMPOSE.split("\n  consul:\n").next().unwrap();
+    let composes = compose_file.split("\n  callboard:\n").nth(1).unwrap();
+    for (time, config) in [
+        (value(unit(), "TimeoutStopSec"), file()),
+        (value(compose(), "stop_grace_period"), file()),
+        (
+            value(composes, "stop_grace_period"),
+            brought(COMPOSE, "content: |"),
+        ),
+        (&grace, brought(KUBERNETES, "proxy.toml: |")),
+        (nomads, brought(NOMAD, "data = <<-EOF")),
     ] {
+        let longest = config.drain.notice + config.drain.deadline;
         let time = config::duration(time).unwrap();
         assert!(time > longest, "{time:?} is no longer than {longest:?}");
-        assert!(time <= longest + Duration::from_secs(10), "{time:?}");
+        assert!(time <= longest + Duration::from_secs(15), "{time:?}");
     }
     let least = Config::parse("[[route]]\nservice = \"a\"", Path::new("")).unwrap();
     let default = least.drain.notice + least.drain.deadline;
     assert!(PAGE.contains(&format!("{} s with the\ndefaults", default.as_secs())));
+    assert!(DOCKERFILE.contains(&format!(" {} s by default", default.as_secs())));
+}
+
+/// The only listener's port.
+fn port(config: &Config) -> u16 {
+    let [listener] = &config.listeners[..] else {
+        panic!("one listener: {:?}", config.listeners);
+    };
+    listener.address.tcp().unwrap().port()
 }
 
 #[test]
-fn ports_paths_and_descriptors_are_those_of_the_file() {
-    let file = file();
-    let [listener] = &file.listeners[..] else {
-        panic!("one listener: {:?}", file.listeners);
-    };
-    let port = listener.address.tcp().unwrap().port().to_string();
-    let manifest = deployment();
-    assert_eq!(value(manifest, "containerPort"), port);
-    assert_eq!(value(manifest, "targetPort"), port);
-    let path = listener.health_path.as_deref().unwrap();
-    let probe = format!("{{ path: {path}, port: {port} }}");
-    assert_eq!(value(manifest, "httpGet"), probe);
+fn ports_and_probes_are_those_of_the_file() {
+    let config = brought(KUBERNETES, "proxy.toml: |");
+    let admin = config.admin.address.port();
+    let path = config.listeners[0].health_path.as_deref().unwrap();
+    for part in [
+        format!("- {{ name: http, containerPort: {} }}", port(&config)),
+        format!("- {{ name: admin, containerPort: {admin} }}"),
+        format!("httpGet: {{ path: {path}, port: http }}"),
+        "httpGet: { path: /live, port: admin }".to_owned(),
+        "targetPort: http }".to_owned(),
+    ] {
+        assert!(KUBERNETES.contains(&part), "{part}");
+    }
+    let config = brought(NOMAD, "data = <<-EOF");
+    let path = config.listeners[0].health_path.as_deref().unwrap();
+    for part in [
+        format!("static = {}", port(&config)),
+        format!("static = {}", config.admin.address.port()),
+        format!("path     = \"{path}\""),
+    ] {
+        assert!(NOMAD.contains(&part), "{part}");
+    }
+    let published = format!("- \"8080:{}\"", port(&brought(COMPOSE, "content: |")));
+    assert!(COMPOSE.contains(&published));
+}
 
+#[test]
+fn the_descriptors_are_enough_for_the_default_of_clients() {
     // A connection of each client and one to an endpoint, and what is kept for all else.
     let needed = 2 * Listener::default().limits.connections + 512;
-    for given in [value(unit(), "LimitNOFILE"), value(compose(), "nofile")] {
+    for given in [
+        value(unit(), "LimitNOFILE"),
+        value(compose(), "nofile"),
+        value(COMPOSE, "nofile"),
+    ] {
         let given: usize = given.parse().unwrap();
         assert!(
             given >= needed,
@@ -108,25 +155,45 @@ fn what_the_file_names_is_where_each_supervisor_puts_it() {
     let token = "/etc/callboard/consul-token";
     let state = "/var/lib/callboard/snapshot.json";
     assert!(text.contains(token) && text.contains(state));
-    let dockerfile = include_str!("../../Dockerfile");
     let word = |name: &str| {
-        let line = dockerfile.lines().find_map(|line| line.strip_prefix(name));
+        let line = DOCKERFILE.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().trim()
     };
-    for block in [compose(), deployment()] {
-        assert!(block.contains(token), "{block}");
+    assert!(compose().contains(token));
+    for block in [compose(), COMPOSE] {
         assert!(block.contains(word("VOLUME ")), "{block}");
         assert!(block.contains("/etc/callboard/proxy.toml"), "{block}");
     }
     assert_eq!(value(unit(), "StateDirectory"), "callboard");
     let (user, _) = word("USER ").split_once(':').unwrap();
-    assert!(deployment().contains(&format!("runAsUser: {user}")));
+    assert_eq!(value(KUBERNETES, "runAsUser"), user);
     assert!(PAGE.contains(&format!("User {user} must")));
+
+    let config = brought(KUBERNETES, "proxy.toml: |");
+    let is_mounted = |path: &Path| {
+        let folder = path.parent().unwrap().display();
+        KUBERNETES.contains(&format!("mountPath: {folder} }}"))
+            || KUBERNETES.contains(&format!("mountPath: {folder}, readOnly: true }}"))
+    };
+    let Some(Secret::File(token)) = &config.admin.token else {
+        panic!("{:?}", config.admin);
+    };
+    let RegistryKind::Consul(consul) = &config.registries["consul"].kind else {
+        panic!("no Consul");
+    };
+    let Some(Secret::File(consul)) = &consul.token else {
+        panic!("no token");
+    };
+    let snapshot = config.snapshot.as_ref().unwrap();
+    for path in [token, consul, &snapshot.file] {
+        assert!(is_mounted(path), "{}", path.display());
+    }
+    assert!(is_mounted(Path::new("/etc/callboard/proxy.toml")));
 }
 
 #[test]
 fn units_and_manifests_are_indented_as_their_formats_want_it() {
-    for block in [compose(), deployment()] {
+    for block in [compose(), COMPOSE, KUBERNETES, NOMAD] {
         for line in block.lines() {
             let indent = line.len() - line.trim_start_matches(' ').len();
             assert!(indent % 2 == 0 && !line.contains('\t'), "{line}");
