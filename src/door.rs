@@ -10,6 +10,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -32,6 +36,23 @@ pub(crate) fn close(socket: &impl AsFd) -> io::Result<()> {
         SockFilter::new(RETURN, 0, 0, 0),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
     ])
+}
+
+/// Whether another process has a listening socket, too, and goes on with it. Then the door stays open, for
+/// it is that process's door as well, and the clients in the queue are left to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sharing(Arc<AtomicBool>);
+
+impl Sharing {
+    /// Another process goes on with the socket from now on.
+    pub(crate) fn begin(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Whether one does.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 /// How long an accept loop rests when the process has run out of something.

@@ -53,6 +53,8 @@ const LAST_CALL: Duration = Duration::from_secs(3);
 pub(crate) enum Phase {
     /// Accepting and serving.
     Serve,
+    /// Serving what was accepted, and accepting no more: another process does.
+    HandedOver,
     /// Serving what was accepted to its end; and for as long as that takes, accepting and serving
     /// one request each, so that the address is not dead.
     Finish,
@@ -103,8 +105,9 @@ impl Workers {
         let phase = watch::Sender::new(Phase::Serve);
         let mut sockets: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
         for bound in listeners {
-            for (own, socket) in sockets.iter_mut().zip(bound.sockets) {
-                own.push(Socket {
+            // One that is inherited may have more of them than there are workers now.
+            for (place, socket) in bound.sockets.into_iter().enumerate() {
+                sockets[place % workers.len()].push(Socket {
                     socket,
                     entrance: bound.entrance.clone(),
                 });
@@ -154,6 +157,11 @@ impl Workers {
             let count = |load: &WorkerLoad| load.connections.load(Relaxed);
             loads.iter().map(count).sum()
         }
+    }
+
+    /// Accepts no more, and goes on serving: another process has the sockets now.
+    pub(crate) fn hand_over(&self) {
+        self.phase.send_replace(Phase::HandedOver);
     }
 
     /// Lets the requests of the connections that there are finish, and cuts at the deadline those
@@ -221,6 +229,7 @@ impl End {
         let now = Instant::now();
         match phase {
             Phase::Serve => {}
+            Phase::HandedOver => self.stop.cancel(),
             Phase::Finish => {
                 self.newcomers = next_id();
                 self.order = Some((Stop::Finish, now));

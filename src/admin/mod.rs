@@ -1,6 +1,6 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers, in JSON and as a page. Shows, and
-//! changes nothing but whether a service is pinned to a set, what of proxy.toml runs, and who has the
-//! addresses of a proxy that drains.
+//! changes nothing but whether a service is pinned to a set, what of proxy.toml runs, and which process has the
+//! addresses.
 
 mod explain;
 mod findings;
@@ -18,16 +18,20 @@ mod series;
 mod service;
 mod status;
 mod timeline;
+mod upgrade;
+mod upgrader;
 mod view;
 
 pub use metrics::{Kind, METRICS, Metric};
 pub use ready::DRAINING;
 pub use reloader::{LastReload, Reload, ReloadError, ReloadStatus};
+pub use upgrader::{Upgrade, UpgradeError, Upgraded, WITHIN};
 pub use view::View;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{self, SocketAddr},
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -48,6 +52,7 @@ use crate::{
         access::{self, Access, Denied},
         server::serve,
     },
+    door::Sharing,
 };
 use view::{Context, Shown, Started, accepts};
 
@@ -76,6 +81,7 @@ Callboard
 /api/journal           what became of all sets, the latest first; ?limit=100&since=SECONDS
 /api/openapi.json      these paths and what they answer, for programs
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
+/api/upgrade           POST {} has the new binary take over, {\"within\": \"30s\"} gives it so long
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
 
@@ -96,6 +102,7 @@ pub struct Server {
     listener: tokio::net::TcpListener,
     gate: Access,
     started: Started,
+    sharing: Sharing,
 }
 
 impl Server {
@@ -104,14 +111,32 @@ impl Server {
     /// # Errors
     /// Where it cannot be had, or the token cannot be read.
     pub async fn bind(config: &config::Admin) -> Result<Self, StartError> {
+        let failed = |error| StartError::Bind(config.address, error);
+        let listener = tokio::net::TcpListener::bind(config.address)
+            .await
+            .map_err(failed)?;
+        Self::at(listener, config)
+    }
+
+    /// The same at a socket that another process has bound.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`].
+    pub(crate) fn inherit(socket: OwnedFd, config: &config::Admin) -> Result<Self, StartError> {
+        let socket = net::TcpListener::from(socket);
+        let watched = socket
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::TcpListener::from_std(socket));
+        let failed = |error| StartError::Bind(config.address, error);
+        Self::at(watched.map_err(failed)?, config)
+    }
+
+    fn at(listener: tokio::net::TcpListener, config: &config::Admin) -> Result<Self, StartError> {
         let started = Started {
             at: SystemTime::now(),
             since: Instant::now(),
         };
         let failed = |error| StartError::Bind(config.address, error);
-        let listener = tokio::net::TcpListener::bind(config.address)
-            .await
-            .map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let token = config.token.as_ref().map(Secret::read).transpose();
         let token = token.map_err(StartError::Token)?;
@@ -122,7 +147,17 @@ impl Server {
             listener,
             gate: Access::new(address, token).named(&config.hosts),
             started,
+            sharing: Sharing::default(),
         })
+    }
+
+    /// Its socket by another descriptor, for a successor, and whether one goes on with it.
+    ///
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub(crate) fn duplicate(&self) -> io::Result<(OwnedFd, Sharing)> {
+        let socket = self.listener.as_fd().try_clone_to_owned()?;
+        Ok((socket, self.sharing.clone()))
     }
 
     /// Where it listens.
@@ -137,7 +172,8 @@ impl Server {
         let context = Arc::new(Context::new(view, self.gate, self.started));
         let router = router(Arc::clone(&context));
         let following = live::follow(&context, ending.clone());
-        tokio::join!(serve(self.listener, router, CONNECTIONS, ending), following);
+        let serving = serve(self.listener, router, CONNECTIONS, &self.sharing, ending);
+        tokio::join!(serving, following);
     }
 }
 
@@ -163,6 +199,7 @@ fn router(context: Arc<Context>) -> Router {
         .route("/api/journal", get(timeline::journal))
         .route("/api/openapi.json", get(openapi))
         .route("/api/reload", post(reload::reload))
+        .route("/api/upgrade", post(upgrade::upgrade))
         .route("/api/handover", post(handover::hand_over))
         .route(
             "/api/services/{*name}",

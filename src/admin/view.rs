@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{history::History, live::Live, reloader::Reload};
+use super::{history::History, live::Live, reloader::Reload, upgrader::Upgrade};
 use crate::{
     config::ListenAddress,
     control::access::Access,
@@ -26,6 +26,8 @@ pub struct View {
     pub shared: Arc<Shared>,
     /// Has the file read again.
     pub reload: Box<dyn Reload>,
+    /// Has a new binary take the process's place.
+    pub upgrade: Box<dyn Upgrade>,
     /// The workers' own counters.
     pub workers: Vec<Arc<Worker>>,
     /// Counts the open client connections.
@@ -106,7 +108,11 @@ pub(super) mod testing {
 
     use super::*;
     use crate::{
-        admin::reloader, config::Config, discovery::Directory, proxy::Generation, saved::Contents,
+        admin::{reloader, upgrader},
+        config::Config,
+        discovery::Directory,
+        proxy::Generation,
+        saved::Contents,
     };
 
     /// Of a proxy of no services.
@@ -119,6 +125,7 @@ pub(super) mod testing {
         let view = View {
             shared: Arc::new(Shared::new(generation, None)),
             reload: Box::new(reloader::testing::Never),
+            upgrade: Box::new(upgrader::testing::Never),
             workers: Vec::new(),
             connections: Box::new(|| 0),
             listeners: Vec::new(),

@@ -1,41 +1,41 @@
 //! The process: build → run → drain.
 
 mod certificates;
+mod doors;
 mod followed;
 mod predecessor;
+mod ready;
 mod reload;
+mod start_error;
+mod tasks;
+mod upgrade;
 
 use std::{
-    collections::BTreeMap,
-    io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep_until},
-};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     access_log::{self, AccessLog},
-    admin::{self, Reload as _},
-    config::{Config, ListenAddress, RegistryKind},
-    discovery::{self, Directory},
-    embedded,
-    listen::{BindError, Bound},
+    admin::{self, Reload as _, Upgrade as _},
+    config::{Config, ListenAddress},
+    discovery::Directory,
     proxy::{Generation, Shared, Worker},
-    registry::{self, BuildError, Registry},
     saved::Store,
-    tls::TlsError,
+    tls,
     worker::Workers,
 };
-use certificates::Certificates;
+use doors::Doors;
 use predecessor::Predecessor;
 pub use reload::Source;
 use reload::{Reloader, forget_generations, identities};
+pub use start_error::StartError;
+use tasks::ControlTasks;
+pub use upgrade::{Complaint, Origin};
+use upgrade::{Sockets, Upgrader};
 
 /// A proxy that runs.
 pub struct App {
@@ -47,43 +47,11 @@ pub struct App {
     /// A successor wants the addresses of one that drains.
     handover: CancellationToken,
     reloader: Reloader,
+    upgrader: Upgrader,
+    snapshot: Option<Arc<Store>>,
     tasks: ControlTasks,
     /// Dropped last: what the workers have logged is written then.
     _writing: Option<access_log::Writing>,
-}
-
-/// Why a proxy cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A listener's address cannot be had.
-    #[error(transparent)]
-    Listen(#[from] BindError),
-    /// The access log cannot be written.
-    #[error("access_log.to: nothing can be written to {to}")]
-    AccessLog {
-        /// Where it was to go.
-        to: String,
-        /// Why it cannot.
-        source: io::Error,
-    },
-    /// A listener's certificates cannot be used.
-    #[error("listen.tls: {0}")]
-    Tls(#[from] TlsError),
-    /// The admin server cannot start.
-    #[error(transparent)]
-    Admin(#[from] admin::StartError),
-    /// The embedded registry cannot start.
-    #[error(transparent)]
-    Embedded(#[from] embedded::StartError),
-    /// A registry's settings cannot be used.
-    #[error(transparent)]
-    Registry(#[from] BuildError),
-    /// A service's settings cannot be used.
-    #[error(transparent)]
-    Service(#[from] discovery::StartError),
-    /// The system gives no thread.
-    #[error("cannot start a worker: {0}")]
-    Worker(io::Error),
 }
 
 impl App {
@@ -101,62 +69,98 @@ impl App {
     /// # Errors
     /// As for [`Self::start`].
     pub async fn start_of(config: Config, source: Option<Source>) -> Result<Self, StartError> {
+        Self::start_as(config, source, Origin::default()).await
+    }
+
+    /// The same as a process of this origin, whose place a new binary can take. Where it takes another
+    /// one's, it returns when that one has let go.
+    ///
+    /// # Errors
+    /// As for [`Self::start`], and where the process before has given it up.
+    pub async fn start_as(
+        config: Config,
+        source: Option<Source>,
+        origin: Origin,
+    ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let (access_log, writing) = start_access_log(&config)?.unzip();
-        let workers = config.workers.get();
-        let certificates = Certificates::open(&config)?;
-        let mut predecessor = Predecessor::new(&config.admin);
-        let bound = bind(&config, &mut predecessor, &certificates).await?;
-        let registries = open_registries(&config)?;
-        bound.iter().try_for_each(Bound::take_path)?;
-        let listeners: Vec<_> = bound.iter().map(|bound| bound.address.clone()).collect();
-        let certificates = certificates.shown(&config, &listeners);
-        let admin = predecessor
-            .after(async || admin::Server::bind(&config.admin).await)
-            .await?;
-        let admin_at = admin.address();
+        let mut predecessor = Predecessor::of(&origin, &config.admin).await?;
         let mut tasks = ControlTasks::default();
-        let (registries, registry_address) =
-            serve_embedded(&config, registries, admin_at, &mut predecessor, &mut tasks).await?;
-
+        let doors = Doors::open(&config, &mut predecessor, &mut tasks).await?;
+        let handover = CancellationToken::new();
         let snapshot = store(&config);
-        let saved = snapshot.as_ref().map(|store| store.read());
-        let directory = Directory::start(&config, registries.clone(), &saved.unwrap_or_default())?;
+        let saved = predecessor.sets(&config, snapshot.as_ref()).await;
+        let directory = Directory::start(&config, doors.registries.clone(), &saved)?;
         let generation = Generation::new(Arc::clone(&config), directory);
         let shared = Arc::new(Shared::new(generation, access_log));
-        let workers = (0..workers)
-            .map(|index| Arc::new(Worker::new(index, Arc::clone(&shared))))
-            .collect();
-        let workers = Workers::start(workers, bound).map_err(StartError::Worker)?;
-
-        let handover = CancellationToken::new();
-        let reloader = Reloader::new(source, Arc::clone(&shared), snapshot.clone(), registries);
-        let view = admin::View {
-            reload: Box::new(reloader.clone()),
-            shared: Arc::clone(&shared),
-            workers: workers.all().to_vec(),
-            connections: Box::new(workers.connection_count()),
-            listeners: listeners.clone(),
-            tls: certificates,
-            snapshot: snapshot.clone(),
-            handover: handover.clone(),
+        tasks.follow_tags(&shared);
+        predecessor.until_go(&shared, &doors.bound).await?;
+        let sockets = match origin.is_binary() {
+            true => doors.duplicate(&config)?,
+            false => Sockets::default(),
         };
-        tasks.spawn(|ending| admin.run(view, ending));
-        tasks.follow(&shared, snapshot);
-        let (following, past) = (reloader.clone(), Arc::clone(&shared));
-        tasks.spawn(|ending| following.follow_file(ending));
-        tasks.spawn(|ending| forget_generations(past, ending));
-        Ok(Self {
+        let workers =
+            (0..config.workers.get()).map(|index| Worker::new(index, Arc::clone(&shared)));
+        let workers = workers.map(Arc::new).collect();
+        let listeners = doors.listeners();
+        let workers = Workers::start(workers, doors.bound).map_err(StartError::Worker)?;
+
+        let reloader = Reloader::new(
+            source,
+            Arc::clone(&shared),
+            snapshot.clone(),
+            doors.registries,
+        );
+        let upgrader = Upgrader::new(
+            origin,
+            Arc::clone(&shared),
+            snapshot.clone(),
+            sockets,
+            handover.clone(),
+        );
+        let app = Self {
+            listeners,
+            admin: doors.admin.address(),
+            registry: doors.registry.map(|registry| registry.address),
             reloader,
+            upgrader,
             shared,
             workers,
-            listeners,
-            admin: admin_at,
-            registry: registry_address,
             handover,
+            snapshot,
             tasks,
             _writing: writing,
-        })
+        };
+        Ok(app
+            .serve(doors.admin, doors.certificates, predecessor)
+            .await)
+    }
+
+    /// Begins what goes on beside the requests.
+    async fn serve(
+        mut self,
+        admin: admin::Server,
+        certificates: Vec<(ListenAddress, Arc<tls::Server>)>,
+        predecessor: Predecessor<'_>,
+    ) -> Self {
+        let view = admin::View {
+            reload: Box::new(self.reloader.clone()),
+            upgrade: Box::new(self.upgrader.clone()),
+            shared: Arc::clone(&self.shared),
+            workers: self.workers.all().to_vec(),
+            connections: Box::new(self.workers.connection_count()),
+            listeners: self.listeners.clone(),
+            tls: certificates,
+            snapshot: self.snapshot.clone(),
+            handover: self.handover.clone(),
+        };
+        self.tasks.spawn(|ending| admin.run(view, ending));
+        predecessor.serves().await;
+        self.tasks.follow(&self.shared, self.snapshot.clone());
+        let (following, past) = (self.reloader.clone(), Arc::clone(&self.shared));
+        self.tasks.spawn(|ending| following.follow_file(ending));
+        self.tasks.spawn(|ending| forget_generations(past, ending));
+        self
     }
 
     /// Where it listens, in the order of the file.
@@ -183,6 +187,20 @@ impl App {
         }
     }
 
+    /// Has the binary that stands at this process's path now take its place, which is to be ready within
+    /// this time; what came of that is in the log. Dropped, an upgrade that has begun goes on.
+    pub fn upgrade(&self, within: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let upgrading = self.upgrader.upgrade(within);
+        async move {
+            let _ = upgrading.await;
+        }
+    }
+
+    /// Waits until a new process has taken this one's place, which then has to drain.
+    pub async fn until_upgraded(&self) {
+        self.upgrader.done().cancelled().await;
+    }
+
     /// What has the file of the access log opened anew, for tools that have moved it, also while it
     /// drains; `None` where there is no such file.
     pub fn reopens_access_log(&self) -> Option<impl Fn() + use<>> {
@@ -206,13 +224,23 @@ impl App {
     /// The same with a notice of its own.
     pub async fn drain_after(self, notice: Duration) {
         let deadline = self.shared.generation.load().config.drain.deadline;
+        let is_upgraded = self.upgrader.end().await;
         self.shared.draining.store(true, Relaxed);
-        self.shared.ready.store(false, Relaxed);
+        if is_upgraded {
+            // The addresses are the new process's. A balancer that asks here hears that they are alive.
+            self.workers.hand_over();
+        } else {
+            self.shared.ready.store(false, Relaxed);
+        }
         tracing::info!(?notice, ?deadline, "draining");
-        let noticed = tokio::time::sleep(notice);
-        self.handover.run_until_cancelled(noticed).await;
         let finished = CancellationToken::new();
         let finishing = async {
+            let noticed = tokio::time::sleep(notice);
+            match is_upgraded {
+                // Clients end their idle connections by themselves with the next answer.
+                true => noticed.await,
+                false => drop(self.handover.run_until_cancelled(noticed).await),
+            }
             let cut = self.workers.finish(deadline, &self.handover).await;
             finished.cancel();
             cut
@@ -226,52 +254,15 @@ impl App {
             }
             self.shared.directory().stop().await;
             self.tasks.end().await;
+            if let Some(store) = &self.snapshot {
+                store.hand_over();
+            }
         };
         let (cut, ()) = tokio::join!(finishing, ending);
         if cut > 0 {
             tracing::warn!(connections = cut, "cut at the drain deadline");
         }
         tracing::info!("gone");
-    }
-}
-
-/// The control plane's tasks, but for the watchers of services.
-#[derive(Default)]
-struct ControlTasks {
-    ending: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl ControlTasks {
-    /// Begins a task, which ends when its token is cancelled.
-    fn spawn<T>(&mut self, task: impl FnOnce(CancellationToken) -> T)
-    where
-        T: Future<Output = ()> + Send + 'static,
-    {
-        self.tasks.push(tokio::spawn(task(self.ending.clone())));
-    }
-
-    /// Begins the tasks that follow what the registries say.
-    fn follow(&mut self, shared: &Arc<Shared>, snapshot: Option<Arc<Store>>) {
-        let state = Arc::clone(shared);
-        self.spawn(|ending| follow_tags(state, ending));
-        if let Some(store) = snapshot {
-            let state = Arc::clone(shared);
-            let directory = move || state.directory();
-            self.spawn(|ending| discovery::keep(directory, store, ending));
-        }
-        let state = Arc::clone(shared);
-        self.spawn(|ending| become_ready(state, ending));
-    }
-
-    /// Ends them all.
-    async fn end(self) {
-        self.ending.cancel();
-        for task in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the control plane failed");
-            }
-        }
     }
 }
 
@@ -289,60 +280,6 @@ fn start_access_log(
     })
 }
 
-/// Binds the listeners of the file.
-async fn bind(
-    config: &Config,
-    predecessor: &mut Predecessor<'_>,
-    certificates: &Certificates,
-) -> Result<Vec<Bound>, BindError> {
-    let mut all = Vec::new();
-    for listener in &config.listeners {
-        let mut bound = predecessor.listener(listener, config.workers.get()).await?;
-        bound.entrance.tls = certificates.of(listener);
-        all.push(bound);
-    }
-    Ok(all)
-}
-
-/// Registries by their names in the file.
-type Registries = BTreeMap<Arc<str>, Arc<dyn Registry>>;
-
-/// Opens the registries of the file that are elsewhere.
-fn open_registries(config: &Config) -> Result<Registries, BuildError> {
-    let mut registries = Registries::new();
-    for (name, registry) in &config.registries {
-        if !matches!(registry.kind, RegistryKind::Embedded(_)) {
-            let opened = registry::open(name, &registry.kind)?;
-            registries.insert(Arc::clone(name), opened);
-        }
-    }
-    Ok(registries)
-}
-
-/// Begins to serve the embedded registry, where the file has one, and adds it to the others; it leads to the
-/// admin server. Its address is returned with them.
-async fn serve_embedded(
-    config: &Config,
-    mut registries: Registries,
-    admin: SocketAddr,
-    predecessor: &mut Predecessor<'_>,
-    tasks: &mut ControlTasks,
-) -> Result<(Registries, Option<SocketAddr>), StartError> {
-    let mut embedded_at = None;
-    for (name, registry) in &config.registries {
-        if let RegistryKind::Embedded(settings) = &registry.kind {
-            let server = predecessor
-                .after(async || embedded::Server::bind(settings).await)
-                .await?;
-            embedded_at = Some(server.address());
-            server.leads_to(admin);
-            registries.insert(Arc::clone(name), server.reader());
-            tasks.spawn(|ending| server.run(ending));
-        }
-    }
-    Ok((registries, embedded_at))
-}
-
 /// Where the last good sets are kept; nowhere, where no registry can be away without the proxy.
 fn store(config: &Config) -> Option<Arc<Store>> {
     let mut registries = config.registries.values();
@@ -353,70 +290,4 @@ fn store(config: &Config) -> Option<Arc<Store>> {
             let (file, max_age) = (settings.file.clone(), settings.max_age);
             Arc::new(Store::new(file, max_age, identities(config)))
         })
-}
-
-/// Makes a new generation whenever the routes that tags make have changed.
-async fn follow_tags(shared: Arc<Shared>, ending: CancellationToken) {
-    let mut changes = shared.directory().tagged_changes();
-    loop {
-        // Once at the beginning, too: something may have changed before this began to listen.
-        shared.update(Generation::with_tags_of_now);
-        tokio::select! {
-            () = ending.cancelled() => return,
-            Ok(()) = changes.changed() => {}
-        }
-    }
-}
-
-/// What is known from before the start serves at once, but is ready only when its registry has
-/// answered, or failed, or after so long: one that refuses our token is seen by then.
-const CONFIRMED: Duration = Duration::from_secs(1);
-
-/// Ready when everything declared was read once; after `admin.ready_timeout` all the same, with the
-/// missing ones named, so that one dead registry does not hold the others' traffic.
-async fn become_ready(shared: Arc<Shared>, ending: CancellationToken) {
-    let began = Instant::now();
-    let late = began + shared.generation.load().config.admin.ready_timeout;
-    let confirmed = began + CONFIRMED;
-    let mut directory = shared.directory();
-    let mut heard = directory.heard();
-    let mut awaited = directory.awaited();
-    loop {
-        let now = Instant::now();
-        let current = shared.directory();
-        if !Arc::ptr_eq(&current, &directory) {
-            (awaited, directory) = (current.awaited(), current);
-        }
-        // What was read once stays so: one that was not is enough to know.
-        while awaited.last().is_some_and(|service| service.is_settled()) {
-            awaited.pop();
-        }
-        let is_late = now >= late;
-        let unread = match awaited.is_empty() || is_late {
-            true => directory.unread(),
-            false => Vec::new(),
-        };
-        let is_read = awaited.is_empty() && unread.is_empty();
-        let waits = || now < confirmed && directory.is_unconfirmed();
-        if is_late || (is_read && !waits()) {
-            if unread.is_empty() {
-                tracing::info!("ready");
-            } else {
-                tracing::warn!(missing = %unread.join(", "), "ready, though not everything could be read");
-            }
-            if !shared.draining.load(Relaxed) {
-                shared.ready.store(true, Relaxed);
-            }
-            return;
-        }
-        let next = match now < confirmed {
-            true => confirmed.min(late),
-            false => late,
-        };
-        tokio::select! {
-            () = ending.cancelled() => return,
-            Ok(()) = heard.changed() => {}
-            () = sleep_until(next) => {}
-        }
-    }
 }

@@ -1,17 +1,27 @@
-//! A proxy with the same configuration that is on its way out: it has the addresses still, and gives
-//! them up to the one that comes after it. It is found by its admin server.
+//! The process that has our addresses. One that has started this one hands its sockets over. A proxy with
+//! the same configuration that is on its way out is found by its admin server, and gives its addresses up.
 
-use std::{future::Future, io, path::Path, time::Duration};
+use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
+use super::{
+    ready::become_ready,
+    reload::identities,
+    start_error::StartError,
+    upgrade::{Origin, Parent},
+};
 use crate::{
-    config::{self, ListenAddress, Secret},
+    admin,
+    config::{self, Config, ListenAddress, Secret},
     control::server::reachable,
     embedded,
     listen::{self, BindError, Bound},
+    proxy::Shared,
+    saved::{Contents, Store},
 };
 
 /// How long its admin server may take to answer.
@@ -24,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The process that has our addresses.
 pub(super) struct Predecessor<'a> {
     admin: &'a config::Admin,
+    /// One that has started this process to take its place.
+    parent: Option<Parent>,
     /// Whether it goes, once that was asked.
     goes: Option<bool>,
     /// Whether it was told that we are here, and gives them up.
@@ -36,11 +48,90 @@ pub(super) trait Taken {
 }
 
 impl<'a> Predecessor<'a> {
-    pub(super) fn new(admin: &'a config::Admin) -> Self {
-        Self {
+    pub(super) async fn of(origin: &Origin, admin: &'a config::Admin) -> Result<Self, StartError> {
+        Ok(Self {
             admin,
+            parent: Parent::of(origin).await?,
             goes: None,
             told: false,
+        })
+    }
+
+    /// The admin server, at the socket that there is already, or at one of its own.
+    pub(super) async fn admin_server(&mut self) -> Result<admin::Server, admin::StartError> {
+        let config = self.admin;
+        let wanted = config.address.to_string();
+        let inherited = self.parent.as_mut();
+        match inherited.and_then(|parent| parent.admin(&wanted)) {
+            Some(socket) => admin::Server::inherit(socket, config),
+            None => self.after(async || admin::Server::bind(config).await).await,
+        }
+    }
+
+    /// The embedded registry, with its state, at the socket that there is already, or at one of its own.
+    pub(super) async fn registry(
+        &mut self,
+        settings: &config::Embedded,
+    ) -> Result<embedded::Server, StartError> {
+        let mut inherited = None;
+        if let Some(parent) = &mut self.parent {
+            parent.borrow_state().await?;
+            inherited = parent.registry(&settings.address.to_string());
+        }
+        Ok(match inherited {
+            Some(socket) => embedded::Server::inherit(socket, settings).await?,
+            None => {
+                self.after(async || embedded::Server::bind(settings).await)
+                    .await?
+            }
+        })
+    }
+
+    /// The last good sets: of the process that hands over, else of the snapshot.
+    pub(super) async fn sets(
+        &mut self,
+        config: &Config,
+        snapshot: Option<&Arc<Store>>,
+    ) -> Contents {
+        let told = match &mut self.parent {
+            Some(parent) => parent.sets(identities(config)).await,
+            None => None,
+        };
+        told.or_else(|| snapshot.map(|store| store.read()))
+            .unwrap_or_default()
+    }
+
+    /// Takes the paths of unix sockets before the process that has them is told to go; one that hands its
+    /// sockets over has its paths until clients are ours.
+    pub(super) fn take_paths(&self, bound: &[Bound]) -> Result<(), BindError> {
+        match &self.parent {
+            Some(_) => Ok(()),
+            None => bound.iter().try_for_each(Bound::take_path),
+        }
+    }
+
+    /// Where a process hands over, gets ready first, and waits until clients are ours.
+    pub(super) async fn until_go(
+        &mut self,
+        shared: &Arc<Shared>,
+        bound: &[Bound],
+    ) -> Result<(), StartError> {
+        let Some(parent) = &mut self.parent else {
+            return Ok(());
+        };
+        tokio::select! {
+            () = become_ready(Arc::clone(shared), CancellationToken::new()) => {}
+            error = parent.gone() => return Err(error),
+        }
+        parent.until_go(shared.directory().unread()).await?;
+        bound.iter().try_for_each(Bound::take_path)?;
+        Ok(())
+    }
+
+    /// Tells a process that hands over that this one serves, and waits until it has let go.
+    pub(super) async fn serves(self) {
+        if let Some(parent) = self.parent {
+            parent.serves().await;
         }
     }
 
@@ -51,6 +142,10 @@ impl<'a> Predecessor<'a> {
         settings: &config::Listener,
         workers: usize,
     ) -> Result<Bound, BindError> {
+        let inherited = self.parent.as_mut();
+        if let Some(sockets) = inherited.and_then(|parent| parent.listener(&settings.address)) {
+            return listen::inherit(settings.clone(), sockets, workers);
+        }
         let bind = || listen::bind(settings.clone(), workers);
         match bind() {
             Err(error) if error.is_taken() && self.has(&settings.address).await => {}

@@ -96,6 +96,21 @@ impl AdminServer {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> anyhow::Result<Answer> {
+        self.ask_for(PATIENCE, method, path, query, body)
+    }
+
+    /// The same where the answer may take so long.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub(super) fn ask_for(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
         let (server, token) = self.find()?;
         let token = token.as_ref().map(Secret::read).transpose();
         let token = token.map_err(|error| anyhow::anyhow!("the admin server's token: {error}"))?;
@@ -118,7 +133,7 @@ impl AdminServer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(exchange(method, url, token, body))
+        runtime.block_on(exchange(patience, method, url, token, body))
     }
 
     fn find(&self) -> anyhow::Result<(String, Option<Secret>)> {
@@ -187,12 +202,13 @@ fn url_of(config: &Config, path: &Path) -> anyhow::Result<String> {
 }
 
 async fn exchange(
+    patience: Duration,
     method: Method,
     url: reqwest::Url,
     token: Option<String>,
     body: Option<&Value>,
 ) -> anyhow::Result<Answer> {
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    let client = reqwest::Client::builder().no_proxy().timeout(patience);
     let mut request = client.build()?.request(method, url.clone());
     if let Some(body) = body {
         request = request.json(body);

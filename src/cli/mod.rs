@@ -26,6 +26,7 @@ mod shells;
 mod signals;
 mod status;
 mod table;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,8 @@ enum Command {
     Health(health::Health),
     /// Have a proxy on this machine read its configuration file again
     Reload(reload::Reload),
+    /// Have the new binary take the place of a proxy that runs on this machine
+    Upgrade(upgrade::Upgrade),
     /// Show how a running proxy stands, on one screen
     Status(status::Status),
     /// Show a running proxy's services, or the endpoints of one
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Explain(explain) => explain::explain(&explain),
         Command::Health(health) => health::health(&health),
         Command::Reload(reload) => reload::reload(&reload),
+        Command::Upgrade(upgrade) => upgrade::upgrade(&upgrade),
         Command::Status(status) => status::status(&status),
         Command::Services(services) => services::services(&services),
         Command::Journal(journal) => services::journal(&journal),

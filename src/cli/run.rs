@@ -14,10 +14,11 @@ use tokio::task::JoinSet;
 use super::{
     config_file::{Chosen, Run},
     descriptors, logging,
-    signals::{self, Signals},
+    signals::{self, OTHERS, Signals},
 };
 use crate::{
-    app::{App, Source, StartError},
+    admin::WITHIN,
+    app::{App, Origin, Source, StartError},
     config::Config,
     control::server::reachable,
     embedded,
@@ -32,6 +33,16 @@ const NEXT: &str = "there is no proxy.toml here, so it serves what signs in at t
     listens there, and `callboard init` writes a proxy.toml to change";
 
 pub(super) fn run(run: Run) -> anyhow::Result<ExitCode> {
+    let origin = Origin::of_this_process();
+    let complaint = origin.complaint();
+    let done = start(run, origin);
+    if let Err(error) = &done {
+        complaint.say(&format!("{error:#}"));
+    }
+    done
+}
+
+fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
     let Chosen {
         mut config,
         file,
@@ -39,6 +50,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<ExitCode> {
     } = match run.choose()? {
         Ok(chosen) => chosen,
         Err(report) => {
+            origin.complaint().say(&report.to_string());
             eprintln!("{report}");
             return Ok(ExitCode::FAILURE);
         }
@@ -55,7 +67,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<ExitCode> {
             })
         }),
     });
-    serve(config, source, is_unsaid)?;
+    serve(config, source, origin, is_unsaid)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,8 +92,25 @@ fn introduce(config: &Config, file: Option<&Path>) {
     );
 }
 
-/// Serves until a signal asks to end, then drains; a second one ends it at once.
-fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Result<()> {
+/// Where it listens.
+fn announce(app: &App) {
+    for address in app.listeners() {
+        tracing::info!("listening on {address}");
+    }
+    if let Some(address) = app.registry() {
+        tracing::info!("the embedded registry is at http://{address}");
+    }
+    tracing::info!("the admin server is at http://{}", app.admin());
+}
+
+/// Serves until a signal asks to end, or a new process has taken this one's place; then drains. A second
+/// signal ends it at once.
+fn serve(
+    config: Config,
+    source: Option<Source>,
+    origin: Origin,
+    is_unsaid: bool,
+) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -89,34 +118,38 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
         .build()?;
     let served = control.block_on(async {
         let mut signals = Signals::take()?;
-        let app = match App::start_of(config, source).await {
+        let app = match App::start_as(config, source, origin).await {
             Ok(app) => app,
             Err(error) => return Err(with_hint(error).await),
         };
-        for address in app.listeners() {
-            tracing::info!("listening on {address}");
-        }
-        if let Some(address) = app.registry() {
-            tracing::info!("the embedded registry is at http://{address}");
-        }
-        tracing::info!("the admin server is at http://{}", app.admin());
+        announce(&app);
         if is_unsaid {
             tracing::info!("{NEXT}");
         }
         let reopen = app.reopens_access_log();
         let signal = until_end(&mut signals, &app, reopen.as_ref()).await;
-        tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
+        if let Some(signal) = signal {
+            tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
+        }
         // A person who presses Ctrl-C has no balancer in front that needs the time.
         let drained = async {
-            if signal == Signal::SIGINT && stdin().is_terminal() {
+            if signal == Some(Signal::SIGINT) && stdin().is_terminal() {
                 app.drain_after(Duration::ZERO).await;
             } else {
                 app.drain().await;
             }
         };
+        let ended = async {
+            if signal.is_none() {
+                // A supervisor that ends all processes does not know that this one is on its way out.
+                let first = until_second(&mut signals, reopen.as_ref()).await;
+                tracing::info!("{first} came to a process that is on its way out; a second signal ends it at once");
+            }
+            until_second(&mut signals, reopen.as_ref()).await
+        };
         tokio::select! {
             () = drained => {}
-            () = until_second(&mut signals, reopen.as_ref()) => {
+            _ = ended => {
                 anyhow::bail!("ended at once by a second signal")
             }
         }
@@ -128,32 +161,42 @@ fn serve(config: Config, source: Option<Source>, is_unsaid: bool) -> anyhow::Res
     served
 }
 
-/// Waits for a signal that asks to end, reloads for each that asks for that, and opens the access log
-/// anew for tools that have moved its file. A reload that waits for a disk holds no signal up; those that
+/// Waits for a signal that asks to end, which is returned, or until a new process has taken this one's place.
+/// Reloads and upgrades for each signal that asks for that, and opens the access log anew for tools that have
+/// moved its file. A reload that waits for a disk holds no signal up; those that
 /// ask for one meanwhile have it done once more.
-async fn until_end(signals: &mut Signals, app: &App, reopen: Option<&impl Fn()>) -> Signal {
+async fn until_end(signals: &mut Signals, app: &App, reopen: Option<&impl Fn()>) -> Option<Signal> {
     let (mut reloading, mut is_due) = (JoinSet::new(), false);
+    let mut upgrading = JoinSet::new();
     loop {
         if is_due && reloading.is_empty() {
             is_due = false;
             reloading.spawn(app.reload());
         }
         tokio::select! {
-            signal = signals.until_end_or(&[Signal::SIGHUP, Signal::SIGUSR1]) => match signal {
+            signal = signals.until_end_or(&OTHERS) => match signal {
                 Signal::SIGHUP => is_due = true,
                 Signal::SIGUSR1 => reopen.map_or_else(|| signals::ignore(signal), |reopen| reopen()),
-                signal => return signal,
+                Signal::SIGUSR2 => drop(upgrading.spawn(app.upgrade(WITHIN))),
+                signal => return Some(signal),
             },
+            () = app.until_upgraded() => return None,
             // What came of it is in the log.
             Some(_) = reloading.join_next() => {}
+            Some(_) = upgrading.join_next() => {}
         }
     }
 }
 
 /// Waits for another signal that asks to end; a file that is moved meanwhile is opened anew.
-async fn until_second(signals: &mut Signals, reopen: Option<&impl Fn()>) {
-    while signals.until_end_or(&[Signal::SIGUSR1]).await == Signal::SIGUSR1 {
-        reopen.map_or_else(|| signals::ignore(Signal::SIGUSR1), |reopen| reopen());
+async fn until_second(signals: &mut Signals, reopen: Option<&impl Fn()>) -> Signal {
+    loop {
+        match signals.until_end_or(&[Signal::SIGUSR1]).await {
+            signal @ Signal::SIGUSR1 => {
+                reopen.map_or_else(|| signals::ignore(signal), |reopen| reopen());
+            }
+            signal => return signal,
+        }
     }
 }
 

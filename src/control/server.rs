@@ -32,7 +32,10 @@ use super::{
     silent::{Silent, Speaking, Voice},
     stream::{ClientStream, Heard},
 };
-use crate::{backoff::Repeated, door};
+use crate::{
+    backoff::Repeated,
+    door::{self, Sharing},
+};
 
 /// How long an answer may lie with the kernel before the client takes more of it.
 const UNTAKEN: Duration = Duration::from_secs(30);
@@ -47,11 +50,12 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Answers with `router`, on at most so many connections at once, until `ending`. Then requests
 /// have a second to end, and every connection has ended when this returns. If it is dropped, they
-/// end soon after.
+/// end soon after. Where another process goes on with the socket, the clients in its queue are that one's.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     connections: usize,
+    sharing: &Sharing,
     ending: CancellationToken,
 ) {
     let ending = ending.child_token();
@@ -91,13 +95,12 @@ pub(crate) async fn serve(
     {
         let mut accepting = pin!(accepting);
         ending.run_until_cancelled(&mut accepting).await;
-        if door::close(&listener).is_ok() {
+        if !sharing.is_shared() && door::close(&listener).is_ok() {
             let _ = timeout(door::THRESHOLD, accepting).await;
         }
     }
-    if let Ok(socket) = listener.into_std() {
-        let accept = || door::accept(&socket);
-        door::queued(accept, |(stream, _)| waiting.push_back(stream)).await;
+    if !sharing.is_shared() {
+        take_queued(listener, &mut waiting).await;
     }
     let seating = async {
         for stream in waiting {
@@ -107,6 +110,14 @@ pub(crate) async fn serve(
     let _ = timeout(DRAIN, seating).await;
     tasks.close();
     tasks.wait().await;
+}
+
+/// Takes what is in the queue of a socket that closes.
+async fn take_queued(listener: TcpListener, waiting: &mut VecDeque<TcpStream>) {
+    if let Ok(socket) = listener.into_std() {
+        let accept = || door::accept(&socket);
+        door::queued(accept, |(stream, _)| waiting.push_back(stream)).await;
+    }
 }
 
 /// Where a program on this machine reaches a server that listens at `address`.
@@ -224,8 +235,13 @@ mod tests {
             .route("/", get(async || "here"))
             .route("/waits", get(waits));
         let ending = CancellationToken::new();
-        tokio::spawn(serve(listener, router, 2, ending.clone()));
+        tokio::spawn(alone(listener, router, ending.clone()));
         (address, ending)
+    }
+
+    /// Serves at a socket that no other process has.
+    async fn alone(listener: TcpListener, router: Router, ending: CancellationToken) {
+        serve(listener, router, 2, &Sharing::default(), ending).await;
     }
 
     async fn ask(stream: &mut TcpStream, path: &str) {
@@ -310,7 +326,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let ending = CancellationToken::new();
         let router = Router::new().route("/", get(async || "here"));
-        let serving = tokio::spawn(serve(listener, router, 2, ending.clone()));
+        let serving = tokio::spawn(alone(listener, router, ending.clone()));
         let client = begins_to_connect(address);
         spawn_blocking(move || until(|| has_begun(address.port())))
             .await

@@ -407,7 +407,7 @@ impl Directory {
     }
 
     /// What is worth keeping over a restart.
-    pub(super) fn to_save(&self) -> saved::Contents {
+    pub(crate) fn to_save(&self) -> saved::Contents {
         let services = self.services();
         let keeps = |registry: &str| self.maker.keeps(registry);
         let catalogs = self.catalogs.iter();

@@ -29,6 +29,7 @@ pub(super) async fn until(
         wait.min(LONGEST_WAIT)
     };
     let end = Instant::now() + wait + wait.mul_f64(fastrand::f64() * JITTER);
+    let closing = store.closing();
     // Watched before it is looked at: no change falls between the two.
     let mut watch = store.watch(topic);
     let waited = async {
@@ -39,6 +40,6 @@ pub(super) async fn until(
     tokio::select! {
         () = waited => {}
         () = sleep_until(end) => {}
-        () = store.closing().cancelled() => {}
+        () = closing.cancelled() => {}
     }
 }

@@ -13,6 +13,7 @@ mod fields;
 pub(crate) mod fuzzing;
 mod guard;
 mod journal;
+mod loan;
 mod model;
 mod reader;
 mod render;
@@ -22,21 +23,27 @@ mod waiting;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{self, SocketAddr},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config,
     control::{access::Access, server::serve},
+    door::Sharing,
     registry::Registry,
 };
 use api::Context;
 use journal::{Journal, OpenError};
+pub(crate) use loan::{Lender, Loan};
 use reader::Reader;
 use render::Node;
 use store::Store;
@@ -49,9 +56,14 @@ const WAITS: usize = CONNECTIONS - 1024;
 /// A registry that has its address and its state, and serves no client yet.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
+    /// `None` once it goes down.
+    listener: Option<net::TcpListener>,
     address: SocketAddr,
+    folder: PathBuf,
     context: Arc<Context>,
+    /// Who asks for its state.
+    borrowers: mpsc::Receiver<loan::Asked>,
+    lender: Lender,
 }
 
 /// Why the registry cannot start.
@@ -94,6 +106,26 @@ impl Server {
             source,
         };
         let listener = TcpListener::bind(config.address).await.map_err(listen)?;
+        Self::at(listener.into_std().map_err(listen)?, config).await
+    }
+
+    /// The same at a socket that another process has bound.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`].
+    pub(crate) async fn inherit(
+        socket: OwnedFd,
+        config: &config::Embedded,
+    ) -> Result<Self, StartError> {
+        Self::at(socket.into(), config).await
+    }
+
+    async fn at(listener: net::TcpListener, config: &config::Embedded) -> Result<Self, StartError> {
+        let listen = |source| StartError::Listen {
+            address: config.address,
+            source,
+        };
+        listener.set_nonblocking(true).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let token = config.token.as_ref().map(config::Secret::read).transpose();
         let token = token.map_err(StartError::Token)?;
@@ -116,11 +148,30 @@ impl Server {
             status_page: OnceLock::new(),
             waits: Semaphore::new(WAITS),
         };
+        let (lender, borrowers) = Lender::pair();
         Ok(Self {
-            listener,
+            listener: Some(listener),
             address,
+            folder: config.data.clone(),
             context: Arc::new(context),
+            borrowers,
+            lender,
         })
+    }
+
+    /// Its socket by another descriptor, for a successor.
+    ///
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub(crate) fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
+        let listener = self.listener.as_ref();
+        let socket = listener.map(net::TcpListener::try_clone).transpose()?;
+        Ok(socket.map(OwnedFd::from))
+    }
+
+    /// Who lends its state to a successor while it runs.
+    pub(crate) fn lender(&self) -> Lender {
+        self.lender.clone()
     }
 
     /// Where it listens, with the port that it got.
@@ -141,18 +192,66 @@ impl Server {
 
     /// Serves until `shutdown`. Then blocking queries answer, other requests have a second to
     /// end, and every task has ended when this returns. If it is dropped, they end soon after.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while let Some(asked) = self.serve(&shutdown).await {
+            if !self.lend(asked, &shutdown).await {
+                return;
+            }
+        }
+    }
+
+    /// Serves until `shutdown`, or until its state is asked for. It is another process's to open then.
+    async fn serve(&mut self, shutdown: &CancellationToken) -> Option<loan::Asked> {
+        let again = self.listener.as_ref().map(net::TcpListener::try_clone)?;
+        let listener = match again.and_then(TcpListener::from_std) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the registry cannot listen any more");
+                return None;
+            }
+        };
         let store = Arc::clone(&self.context.store);
-        let ending = store.closing().clone();
+        let ending = store.closing();
         let _ends = ending.clone().drop_guard();
         store.start();
-        let router = api::router(self.context);
+        let router = api::router(Arc::clone(&self.context));
+        let sharing = Sharing::default();
         let closing = async {
-            shutdown.cancelled().await;
+            let asked = tokio::select! {
+                () = shutdown.cancelled() => None,
+                asked = self.borrowers.recv() => asked,
+            };
+            match asked {
+                // Clients that come meanwhile wait in the socket's queue.
+                Some(_) => sharing.begin(),
+                None => self.listener = None,
+            }
             store.close().await;
+            asked
         };
-        tokio::join!(serve(self.listener, router, CONNECTIONS, ending), closing);
+        let serving = serve(listener, router, CONNECTIONS, &sharing, ending);
+        let ((), asked) = tokio::join!(serving, closing);
         store.release();
+        asked
+    }
+
+    /// Lends its state. Whether it serves again: not where it is told to go down meanwhile, nor where the
+    /// state cannot be read any more.
+    async fn lend(&mut self, asked: loan::Asked, shutdown: &CancellationToken) -> bool {
+        let returned = asked.lend();
+        if shutdown.run_until_cancelled(returned).await.is_none() {
+            return false;
+        }
+        match open(&self.folder).await {
+            Ok((journal, state)) => {
+                self.context.store.reopen(journal, state);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the registry cannot go on: its state was lent, and cannot be read");
+                false
+            }
+        }
     }
 }
 

@@ -36,7 +36,8 @@ pub(super) struct Store {
     waiting: Waiting,
     clients: Clients,
     tasks: TaskTracker,
-    closing: CancellationToken,
+    /// Of the time until the registry goes down, or is lent.
+    closing: Mutex<CancellationToken>,
 }
 
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Store {
             waiting: Waiting::default(),
             clients: Clients::default(),
             tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            closing: Mutex::default(),
         })
     }
 
@@ -101,7 +102,7 @@ impl Store {
         }
         let store = Arc::clone(self);
         self.tasks
-            .spawn(self.closing.clone().run_until_cancelled_owned(async move {
+            .spawn(self.closing().run_until_cancelled_owned(async move {
                 loop {
                     tokio::time::sleep(REAP_EVERY).await;
                     store.reap();
@@ -110,13 +111,13 @@ impl Store {
     }
 
     /// Cancelled when the registry goes down; blocking queries answer then.
-    pub(super) fn closing(&self) -> &CancellationToken {
-        &self.closing
+    pub(super) fn closing(&self) -> CancellationToken {
+        self.closing.lock().clone()
     }
 
     /// Waits until every task has ended.
     pub(super) async fn close(&self) {
-        self.closing.cancel();
+        self.closing().cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -125,6 +126,20 @@ impl Store {
     /// change can come any more.
     pub(super) fn release(&self) {
         self.inner.lock().journal.release();
+    }
+
+    /// Goes on with what another process has left, after [`Store::close`] and [`Store::release`].
+    pub(super) fn reopen(&self, journal: Journal, state: State) {
+        let mut inner = self.inner.lock();
+        *self.closing.lock() = CancellationToken::new();
+        self.tasks.reopen();
+        *inner = Inner {
+            state,
+            journal,
+            running: HashMap::new(),
+            rewriting: false,
+        };
+        self.waiting.wake_all();
     }
 
     /// Looks at the state at one moment. Must not take long: changes wait meanwhile.
@@ -376,7 +391,7 @@ impl Store {
 
     /// Starts the check's task, in place of the one that it may have had.
     fn run_check(self: &Arc<Self>, inner: &mut Inner, check: &Indexed<Check>, known: bool) {
-        let stop = self.closing.child_token();
+        let stop = self.closing().child_token();
         let (store, id, token) = (Arc::clone(self), check.id.clone(), stop.clone());
         let mut runs_out = None;
         match &check.kind {

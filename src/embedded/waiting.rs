@@ -27,6 +27,13 @@ impl Waiting {
         }
     }
 
+    /// Wakes all of them.
+    pub(super) fn wake_all(&self) {
+        for sender in self.0.lock().values() {
+            sender.send_replace(());
+        }
+    }
+
     /// Wakes the queries that wait for one of these topics.
     pub(super) fn wake(&self, topics: &BTreeSet<Topic>) {
         let waiting = self.0.lock();

@@ -17,7 +17,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Addresses, Tls, addresses::Counted, listening::Listening};
-use crate::{backoff::Repeated, config, door};
+use crate::{
+    backoff::Repeated,
+    config,
+    door::{self, Sharing},
+};
 
 /// What a client hears that has as many connections as it may.
 pub(super) const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
@@ -38,6 +42,8 @@ pub(crate) struct Entrance {
     pub troubles: Arc<Repeated>,
     /// Where it speaks TLS.
     pub tls: Option<Arc<Tls>>,
+    /// Whether another process goes on with its sockets.
+    pub sharing: Sharing,
 }
 
 impl Entrance {
@@ -83,7 +89,8 @@ pub(crate) struct Accepted {
 }
 
 /// Accepts until `stop`, then the clients whose handshakes have begun, and then those in the socket's
-/// queue: a socket that closes resets them all. Those that find no place wait for one until `cut`.
+/// queue: a socket that closes resets them all. One that another process goes on with does not close, and
+/// these clients are that one's. Those that find no place wait for one until `cut`.
 pub(crate) async fn accept(
     socket: Listening,
     entrance: Entrance,
@@ -92,6 +99,7 @@ pub(crate) async fn accept(
     assign: impl FnMut(TcpStream, Accepted),
     turned_away: impl Fn(SocketAddr),
 ) {
+    let sharing = entrance.sharing.clone();
     let mut acceptor = Acceptor {
         entrance,
         assign,
@@ -101,13 +109,17 @@ pub(crate) async fn accept(
     {
         let mut accepting = pin!(acceptor.accept_all(&socket));
         stop.run_until_cancelled(&mut accepting).await;
-        if socket.close_door() {
+        if !sharing.is_shared() && socket.close_door() {
             let beginning = timeout(door::THRESHOLD, accepting);
             let _ = cut.run_until_cancelled(beginning).await;
         }
     }
-    let queued = socket.take_queued(|(stream, peer)| acceptor.enter(stream, peer));
-    cut.run_until_cancelled(queued).await;
+    if sharing.is_shared() {
+        drop(socket);
+    } else {
+        let queued = socket.take_queued(|(stream, peer)| acceptor.enter(stream, peer));
+        cut.run_until_cancelled(queued).await;
+    }
     while !acceptor.waiting.is_empty() {
         if cut
             .run_until_cancelled(acceptor.assign_next())

@@ -1,10 +1,10 @@
 //! Binding: one socket for each worker on an address, or one for all of them at a path; and never beside
-//! another process.
+//! another process. Sockets that another process has bound are taken as they are.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixListener,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     sync::Arc,
 };
 
@@ -12,7 +12,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
 
 use super::{Addresses, Entrance, Unwatched, socket_file::SocketFile};
-use crate::config::{self, ListenAddress};
+use crate::{
+    config::{self, ListenAddress},
+    door::Sharing,
+};
 
 /// Connections that the kernel keeps for us before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -27,7 +30,64 @@ pub(crate) struct Bound {
     pub entrance: Entrance,
 }
 
+/// A listener's sockets that another process has bound: the one before this, or a supervisor.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// The address in that process's configuration; a supervisor's sockets have the one that they listen at.
+    pub wanted: ListenAddress,
+    /// Where they listen.
+    pub address: ListenAddress,
+    /// At least one.
+    pub sockets: Vec<OwnedFd>,
+    /// Whether that process goes on holding them: a supervisor.
+    pub is_kept: bool,
+}
+
+/// A listener's sockets by descriptors of their own, for a successor. While they are open a socket listens
+/// though its worker has closed it, and so they are closed before a drain begins.
+#[derive(Debug)]
+pub(crate) struct Duplicate {
+    /// The address in the configuration.
+    pub wanted: ListenAddress,
+    /// Where they listen.
+    pub address: ListenAddress,
+    /// One per worker.
+    pub sockets: Vec<OwnedFd>,
+    sharing: Sharing,
+    file: Option<Arc<SocketFile>>,
+}
+
+impl Duplicate {
+    /// Whether a supervisor holds them, too.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.sharing.is_shared()
+    }
+
+    /// A successor goes on with them.
+    pub(crate) fn leave(&self) {
+        self.sharing.begin();
+        if let Some(file) = &self.file {
+            file.leave();
+        }
+    }
+}
+
 impl Bound {
+    /// The same sockets by other descriptors.
+    ///
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub(crate) fn duplicate(&self) -> io::Result<Duplicate> {
+        let sockets = self.sockets.iter().map(Unwatched::duplicate);
+        Ok(Duplicate {
+            wanted: self.entrance.settings.address.clone(),
+            address: self.address.clone(),
+            sockets: sockets.collect::<Result<_, _>>()?,
+            sharing: self.entrance.sharing.clone(),
+            file: self.sockets.iter().find_map(Unwatched::file).cloned(),
+        })
+    }
+
     /// Takes the path that a predecessor has until now. Before it is told that we are here, for it closes
     /// its sockets then, and clients are to find ours; and no sooner, for it goes on serving where our start
     /// comes to nothing.
@@ -36,10 +96,12 @@ impl Bound {
     /// Where the path cannot be had.
     pub(crate) fn take_path(&self) -> Result<(), BindError> {
         let mut files = self.sockets.iter().filter_map(Unwatched::file);
-        files.try_for_each(SocketFile::take_path).map_err(|source| {
-            let address = self.address.clone();
-            BindError { address, source }
-        })
+        files
+            .try_for_each(|file| file.take_path())
+            .map_err(|source| {
+                let address = self.address.clone();
+                BindError { address, source }
+            })
     }
 }
 
@@ -70,6 +132,54 @@ pub(crate) fn bind_beside(settings: config::Listener, workers: usize) -> Result<
     open(settings, workers, false)
 }
 
+/// Takes a listener's sockets over for so many workers. A path is the other process's until
+/// [`Bound::take_path`].
+///
+/// # Errors
+/// Where they cannot be used.
+pub(crate) fn inherit(
+    settings: config::Listener,
+    inherited: Inherited,
+    workers: usize,
+) -> Result<Bound, BindError> {
+    let Inherited {
+        address, sockets, ..
+    } = inherited;
+    let sharing = Sharing::default();
+    let mode = (!inherited.is_kept).then_some(settings.mode);
+    if inherited.is_kept {
+        sharing.begin();
+    }
+    let taken = match &settings.address {
+        ListenAddress::Tcp(_) => among(sockets, workers),
+        ListenAddress::Unix(path) => SocketFile::inherited(path, mode).and_then(|file| {
+            let socket = sockets.into_iter().next().map(UnixListener::from);
+            let socket = socket.ok_or(io::ErrorKind::NotFound)?;
+            socket.set_nonblocking(true)?;
+            shared(file, &socket, workers)
+        }),
+    };
+    let mut bound = with_entrance(settings, taken.map(|sockets| (address, sockets)))?;
+    bound.entrance.sharing = sharing;
+    Ok(bound)
+}
+
+/// At least a socket for each worker, and none left out: a socket that is not accepted from would keep the
+/// clients whom the kernel gives it.
+fn among(sockets: Vec<OwnedFd>, workers: usize) -> io::Result<Vec<Unwatched>> {
+    let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from).collect();
+    let missing = workers.saturating_sub(sockets.len());
+    let again = sockets.iter().cycle().take(missing);
+    let again: Vec<_> = again
+        .map(TcpListener::try_clone)
+        .collect::<Result<_, _>>()?;
+    let all = sockets.into_iter().chain(again).map(|socket| {
+        socket.set_nonblocking(true)?;
+        Ok(Unwatched::Tcp(socket))
+    });
+    all.collect()
+}
+
 fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound, BindError> {
     let bound = match &settings.address {
         ListenAddress::Tcp(wanted) => each_its_own(*wanted, workers, alone),
@@ -79,6 +189,13 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
                 .map(|sockets| (settings.address.clone(), sockets))
         }
     };
+    with_entrance(settings, bound)
+}
+
+fn with_entrance(
+    settings: config::Listener,
+    bound: io::Result<(ListenAddress, Vec<Unwatched>)>,
+) -> Result<Bound, BindError> {
     let (address, sockets) = bound.map_err(|source| BindError {
         source: with_hint(source, &settings.address),
         address: settings.address.clone(),
@@ -91,6 +208,7 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
             addresses: Arc::new(Addresses::new(settings.limits.connections_per_address)),
             troubles: Arc::default(),
             tls: None,
+            sharing: Sharing::default(),
             settings: Arc::new(settings),
         },
     })
@@ -180,6 +298,31 @@ mod tests {
             second.err().map(|error| error.source.kind()),
             Some(io::ErrorKind::AddrInUse)
         );
+    }
+
+    #[test]
+    fn every_inherited_socket_is_accepted_from_and_every_worker_has_one() {
+        for (before, after) in [(1, 3), (3, 1), (2, 2)] {
+            let first = bind(settings("127.0.0.1:0".parse().unwrap()), before).unwrap();
+            let Duplicate {
+                wanted,
+                address,
+                sockets,
+                ..
+            } = first.duplicate().unwrap();
+            let inherited = Inherited {
+                wanted: wanted.clone(),
+                address: address.clone(),
+                sockets,
+                is_kept: false,
+            };
+            let settings = settings(wanted.tcp().unwrap());
+            let second = inherit(settings, inherited, after).unwrap();
+            assert_eq!(second.address, first.address);
+            assert_eq!(second.sockets.len(), before.max(after));
+            drop(first);
+            TcpListener::bind(address.tcp().unwrap()).unwrap_err();
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{
     io,
     net::{self, Ipv4Addr, SocketAddr, SocketAddrV4},
-    os::unix,
+    os::{fd::OwnedFd, unix},
     sync::Arc,
 };
 
@@ -41,10 +41,18 @@ impl Door {
 
 impl Unwatched {
     /// The file of one that has a path.
-    pub(super) fn file(&self) -> Option<&SocketFile> {
+    pub(super) fn file(&self) -> Option<&Arc<SocketFile>> {
         match self {
             Self::Tcp(_) => None,
             Self::Unix(_, file) => Some(file),
+        }
+    }
+
+    /// The same socket by another descriptor.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(OwnedFd::from),
+            Self::Unix(socket, _) => socket.try_clone().map(OwnedFd::from),
         }
     }
 

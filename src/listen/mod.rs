@@ -31,7 +31,7 @@ mod transport;
 
 pub(crate) use accept::{Accepted, Entrance, accept};
 pub(crate) use addresses::Addresses;
-pub(crate) use bind::{BindError, Bound, bind, bind_beside};
+pub(crate) use bind::{BindError, Bound, Duplicate, Inherited, bind, bind_beside, inherit};
 pub(crate) use connection::Connection;
 pub(crate) use listening::Unwatched;
 pub(crate) use prelude::serve;

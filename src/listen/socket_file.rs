@@ -1,10 +1,12 @@
 //! The file of a unix socket that is listened on. It has its name only when it takes connections and has
 //! its permissions, so that no client finds it half made. A process that listens there keeps it, a file
-//! that one has left behind is taken away, and each process removes its own and no other.
+//! that one has left behind is taken away, and each process removes its own and no other. With a socket that
+//! goes on to another process goes its file.
 
 use std::{
     fs::{self, Permissions},
     io::{self, ErrorKind},
+    mem,
     os::unix::{
         fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::UnixListener,
@@ -22,13 +24,25 @@ const TRIES: usize = 3;
 /// What tells a file from one that had its name before, or has it since.
 type Id = (u64, u64);
 
-/// The file of a socket of ours, which is removed with this.
+/// The file of a socket of ours, which is removed with this where it is ours to remove.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     id: Id,
-    /// The name that it has until it takes the path.
-    until_then: Mutex<Option<Temporary>>,
+    claim: Mutex<Claim>,
+}
+
+/// Whose the path of a socket is.
+#[derive(Debug)]
+enum Claim {
+    /// This process's.
+    Ours,
+    /// Another process's, until this one takes it: the socket has this name until then.
+    Beside(Temporary),
+    /// The process's that has bound the socket, until this one takes it with these permissions.
+    Inherited(u32),
+    /// Another process's: one that goes on with the socket, or the supervisor.
+    Theirs,
 }
 
 impl SocketFile {
@@ -49,18 +63,37 @@ impl SocketFile {
         fs::set_permissions(&temporary.0, Permissions::from_mode(mode))?;
         socket.listen(backlog)?;
         let id = id(&temporary.0)?;
-        let mut until_then = None;
-        if alone {
-            temporary.link_to(path)?;
-        } else {
-            until_then = Some(temporary);
-        }
+        let claim = match alone {
+            true => {
+                temporary.link_to(path)?;
+                Claim::Ours
+            }
+            false => Claim::Beside(temporary),
+        };
         let file = Self {
             path: path.to_owned(),
             id,
-            until_then: Mutex::new(until_then),
+            claim: Mutex::new(claim),
         };
         Ok((file, socket.into()))
+    }
+
+    /// The file of a socket that another process has bound at this path, and `mode` what it is to have for
+    /// permissions once it is ours; `None` where the supervisor keeps it.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub(super) fn inherited(path: &Path, mode: Option<u32>) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            id: id(path)?,
+            claim: Mutex::new(mode.map_or(Claim::Theirs, Claim::Inherited)),
+        })
+    }
+
+    /// Leaves it to the process that goes on with the socket.
+    pub(super) fn leave(&self) {
+        *self.claim.lock() = Claim::Theirs;
     }
 
     /// Takes the path from the process that has it, unless that is done: clients are ours from now on.
@@ -68,17 +101,25 @@ impl SocketFile {
     /// # Errors
     /// Where the folder may not be changed any more.
     pub(super) fn take_path(&self) -> io::Result<()> {
-        match self.until_then.lock().take() {
-            Some(name) => fs::rename(&name.0, &self.path),
-            None => Ok(()),
+        let mut claim = self.claim.lock();
+        match mem::replace(&mut *claim, Claim::Ours) {
+            Claim::Beside(name) => fs::rename(&name.0, &self.path),
+            Claim::Inherited(mode) => fs::set_permissions(&self.path, Permissions::from_mode(mode)),
+            before @ Claim::Theirs => {
+                *claim = before;
+                Ok(())
+            }
+            Claim::Ours => Ok(()),
         }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Unless it is another's by now. Where it cannot be removed, the next process says so.
-        let _ = remove(&self.path, self.id);
+        if matches!(self.claim.get_mut(), Claim::Ours) {
+            // Unless it is another's by now. Where it cannot be removed, the next process says so.
+            let _ = remove(&self.path, self.id);
+        }
     }
 }
 
@@ -241,6 +282,26 @@ mod tests {
         let _client = UnixStream::connect(&path).unwrap();
         assert!(listener.accept().is_ok());
         assert_eq!(names(folder.path()), ["http.sock"]);
+    }
+
+    #[test]
+    fn an_inherited_file_is_its_heirs_once_that_one_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let (file, listener) = listen(&path, true).unwrap();
+        drop(SocketFile::inherited(&path, Some(0o660)).unwrap());
+        UnixStream::connect(&path).unwrap();
+        let heir = SocketFile::inherited(&path, Some(0o660)).unwrap();
+        heir.take_path().unwrap();
+        file.leave();
+        drop(file);
+        UnixStream::connect(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        drop(SocketFile::inherited(&path, None).unwrap());
+        drop(heir);
+        assert!(names(folder.path()).is_empty());
+        drop(listener);
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct Catalog {
 
 /// Why a file is none.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     /// It is no JSON, was cut off, or lacks something.
     #[error("it cannot be read: {0}")]
     Json(#[from] serde_json::Error),
@@ -73,7 +73,7 @@ pub(super) enum ReadError {
 }
 
 impl Contents {
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, ReadError> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, ReadError> {
         #[derive(Deserialize)]
         struct Header {
             format: u32,
@@ -93,7 +93,7 @@ impl Contents {
     }
 
     /// As it stands in the file, with which registry has which name now.
-    pub(super) fn write(&self, registries: &BTreeMap<Arc<str>, String>) -> Vec<u8> {
+    pub(crate) fn write(&self, registries: &BTreeMap<Arc<str>, String>) -> Vec<u8> {
         #[derive(Serialize)]
         struct Whole<'a> {
             format: u32,
@@ -125,7 +125,7 @@ impl Contents {
 
     /// Leaves out what other registries said than those that have the names now. Returns how much
     /// that was.
-    pub(super) fn drop_others(&mut self, registries: &BTreeMap<Arc<str>, String>) -> usize {
+    pub(crate) fn drop_others(&mut self, registries: &BTreeMap<Arc<str>, String>) -> usize {
         let before = self.len();
         let is_same = |name: &Arc<str>| match (self.registries.get(name), registries.get(name)) {
             (Some(then), Some(now)) => then == now,

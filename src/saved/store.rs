@@ -22,9 +22,20 @@ pub struct Store {
     max_age: Duration,
     /// Which registry has which name.
     registries: Mutex<BTreeMap<Arc<str>, String>>,
-    /// Held from the first time that it is written.
-    lock: Mutex<Option<fs::File>>,
+    lock: Mutex<Lock>,
     known: Mutex<Known>,
+}
+
+/// Whether the file is this process's to write.
+#[derive(Debug, Default)]
+enum Lock {
+    /// Not before the first time.
+    #[default]
+    None,
+    /// From then on.
+    Held { _file: fs::File },
+    /// A successor's.
+    HandedOver,
 }
 
 #[derive(Debug, Default)]
@@ -129,13 +140,24 @@ impl Store {
         }
     }
 
-    /// Replaces what is there. The first time, this process takes the file for itself.
+    /// Leaves the file to a successor. Nothing is written after this.
+    pub fn hand_over(&self) {
+        *self.lock.lock() = Lock::HandedOver;
+    }
+
+    /// Replaces what is there. The first time, this process takes the file for itself. Once it is a
+    /// successor's this does nothing.
     ///
     /// # Errors
     /// Why not, in a line; what was there stays.
     pub fn write(&self, contents: &Contents) -> Result<(), String> {
         let registries = self.registries.lock().clone();
-        let written = self.replace(&contents.write(&registries));
+        let mut lock = self.lock.lock();
+        if matches!(*lock, Lock::HandedOver) {
+            return Ok(());
+        }
+        let written = self.replace(&mut lock, &contents.write(&registries));
+        drop(lock);
         let mut known = self.known();
         known.error = written.as_ref().err().cloned();
         match written {
@@ -148,14 +170,15 @@ impl Store {
         written
     }
 
-    fn replace(&self, bytes: &[u8]) -> Result<(), String> {
-        let mut lock = self.lock.lock();
+    fn replace(&self, lock: &mut Lock, bytes: &[u8]) -> Result<(), String> {
         let done = (|| {
-            if lock.is_none() {
+            if matches!(lock, Lock::None) {
                 fs::create_dir_all(disk::folder(&self.path))?;
                 let mut name = self.path.as_os_str().to_owned();
                 name.push(".lock");
-                *lock = Some(disk::lock(Path::new(&name))?);
+                *lock = Lock::Held {
+                    _file: disk::lock(Path::new(&name))?,
+                };
             }
             disk::replace(&self.path, bytes)
         })();

@@ -9,6 +9,7 @@ mod access_log;
 mod admin;
 mod architecture;
 mod balance;
+mod binary_upgrade;
 mod check;
 mod checks;
 mod client;

@@ -636,6 +636,13 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "callboard_upgrades_failed_total",
+        Counter,
+        &[],
+        "Upgrades of the binary that came to nothing.",
+        |scrape, samples| samples.add(&[], scrape.context.view.upgrade.failed()),
+    ),
+    metric(
         "callboard_unread",
         Gauge,
         &[],

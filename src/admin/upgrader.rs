@@ -1,0 +1,97 @@
+//! What the admin server knows of upgrades. Knows nothing of how one is done.
+
+use std::{path::PathBuf, process::ExitStatus, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+/// How long a new process may take to get ready where nothing is said of it.
+pub const WITHIN: Duration = Duration::from_secs(30);
+
+/// What has a new process take this one's place.
+pub trait Upgrade: Send + Sync {
+    /// Starts the binary that stands at this process's path, and drains when that one serves. It has so
+    /// long to get ready.
+    fn upgrade(&self, within: Duration) -> BoxFuture<'static, Result<Upgraded, UpgradeError>>;
+
+    /// How many have come to nothing.
+    fn failed(&self) -> u64;
+}
+
+/// A process that has taken this one's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgraded {
+    /// Its process id.
+    pub pid: u32,
+    /// How long it took until it served.
+    pub took: Duration,
+    /// Services that were pinned: pins end with this process.
+    pub unpinned: Vec<String>,
+}
+
+/// Why this process goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// It is no process that can be started again.
+    #[error("it was not started as a binary of its own: start another one")]
+    NoProgram,
+    /// Its end is the container's.
+    #[error(
+        "it is process 1, whose end is the end of its container: start a container with the new binary"
+    )]
+    First,
+    /// It is on its way out.
+    #[error("this proxy is on its way out")]
+    Draining,
+    /// There is an upgrade already.
+    #[error("an upgrade is under way already")]
+    UnderWay,
+    /// The system refuses it.
+    #[error("cannot start {path}: {1}", path = .0.display())]
+    Start(PathBuf, std::io::Error),
+    /// The new process has ended.
+    #[error("the new process has ended with {0} before it was ready")]
+    Ended(ExitStatus),
+    /// The new process has said why it cannot start.
+    #[error("the new process cannot start: {0}")]
+    Refused(String),
+    /// The new process was not ready in time.
+    #[error("the new process was not ready within {0:?}")]
+    Late(Duration),
+    /// The new process does not know what this one knows.
+    #[error("the new process could not read what this one knows: {}", .0.join(", "))]
+    Unread(Vec<String>),
+    /// This process was told to end meanwhile.
+    #[error("this proxy was told to end meanwhile")]
+    GivenUp,
+    /// The two do not understand each other.
+    #[error("the new process does not go about it as this one does: {0}")]
+    Misunderstood(String),
+}
+
+impl UpgradeError {
+    /// Whether none was begun.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::NoProgram | Self::First | Self::Draining | Self::UnderWay
+        )
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// Of a proxy that has no binary of its own.
+    pub(in crate::admin) struct Never;
+
+    impl Upgrade for Never {
+        fn upgrade(&self, _: Duration) -> BoxFuture<'static, Result<Upgraded, UpgradeError>> {
+            Box::pin(async { Err(UpgradeError::NoProgram) })
+        }
+
+        fn failed(&self) -> u64 {
+            0
+        }
+    }
+}

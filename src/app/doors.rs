@@ -1,0 +1,146 @@
+//! Everything that a proxy listens on, and what is behind it.
+
+use std::{collections::BTreeMap, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
+
+use super::{
+    certificates::Certificates, predecessor::Predecessor, start_error::StartError,
+    tasks::ControlTasks, upgrade::Sockets,
+};
+use crate::{
+    admin,
+    config::{Config, ListenAddress, RegistryKind},
+    embedded,
+    listen::{BindError, Bound},
+    registry::{self, BuildError, Registry},
+    tls,
+};
+
+/// Everything that is listened on, and what is behind it.
+pub(super) struct Doors {
+    pub(super) bound: Vec<Bound>,
+    pub(super) certificates: Vec<(ListenAddress, Arc<tls::Server>)>,
+    pub(super) admin: admin::Server,
+    pub(super) registries: Registries,
+    pub(super) registry: Option<EmbeddedRegistry>,
+}
+
+/// The embedded registry, which runs.
+pub(super) struct EmbeddedRegistry {
+    pub(super) address: SocketAddr,
+    /// Its socket by another descriptor.
+    socket: Option<OwnedFd>,
+    /// Its address in the file.
+    wanted: SocketAddr,
+    lender: embedded::Lender,
+}
+
+impl Doors {
+    /// Opens them all; the embedded registry begins to serve.
+    pub(super) async fn open(
+        config: &Config,
+        predecessor: &mut Predecessor<'_>,
+        tasks: &mut ControlTasks,
+    ) -> Result<Self, StartError> {
+        let certificates = Certificates::open(config)?;
+        let bound = bind(config, predecessor, &certificates).await?;
+        let registries = open_registries(config)?;
+        predecessor.take_paths(&bound)?;
+        let admin = predecessor.admin_server().await?;
+        let embedded = serve_embedded(config, registries, admin.address(), predecessor, tasks);
+        let (registries, registry) = embedded.await?;
+        let mut doors = Self {
+            certificates: Vec::new(),
+            bound,
+            admin,
+            registries,
+            registry,
+        };
+        doors.certificates = certificates.shown(config, &doors.listeners());
+        Ok(doors)
+    }
+
+    /// Where it listens, in the order of the file.
+    pub(super) fn listeners(&self) -> Vec<ListenAddress> {
+        let addresses = self.bound.iter().map(|bound| bound.address.clone());
+        addresses.collect()
+    }
+
+    /// The sockets by other descriptors, for a successor.
+    pub(super) fn duplicate(&self, config: &Config) -> Result<Sockets, StartError> {
+        let listeners = self.bound.iter().map(|bound| {
+            bound.duplicate().map_err(|source| BindError {
+                address: bound.address.clone(),
+                source,
+            })
+        });
+        let wanted = config.admin.address;
+        let failed = |error| admin::StartError::Bind(wanted, error);
+        let (socket, sharing) = self.admin.duplicate().map_err(failed)?;
+        let registry = self.registry.as_ref().and_then(|registry| {
+            let socket = registry.socket.as_ref()?.try_clone().ok()?;
+            Some((registry.wanted.to_string(), socket, registry.lender.clone()))
+        });
+        Ok(Sockets {
+            listeners: listeners.collect::<Result<_, _>>()?,
+            admin: Some((wanted.to_string(), socket, sharing)),
+            registry,
+        })
+    }
+}
+
+/// Binds the listeners of the file.
+async fn bind(
+    config: &Config,
+    predecessor: &mut Predecessor<'_>,
+    certificates: &Certificates,
+) -> Result<Vec<Bound>, BindError> {
+    let mut all = Vec::new();
+    for listener in &config.listeners {
+        let mut bound = predecessor.listener(listener, config.workers.get()).await?;
+        bound.entrance.tls = certificates.of(listener);
+        all.push(bound);
+    }
+    Ok(all)
+}
+
+/// Registries by their names in the file.
+type Registries = BTreeMap<Arc<str>, Arc<dyn Registry>>;
+
+/// Opens the registries of the file that are elsewhere.
+fn open_registries(config: &Config) -> Result<Registries, BuildError> {
+    let mut registries = Registries::new();
+    for (name, registry) in &config.registries {
+        if !matches!(registry.kind, RegistryKind::Embedded(_)) {
+            let opened = registry::open(name, &registry.kind)?;
+            registries.insert(Arc::clone(name), opened);
+        }
+    }
+    Ok(registries)
+}
+
+/// Begins to serve the embedded registry, where the file has one, and adds it to the others; it leads to the
+/// admin server.
+async fn serve_embedded(
+    config: &Config,
+    mut registries: Registries,
+    admin: SocketAddr,
+    predecessor: &mut Predecessor<'_>,
+    tasks: &mut ControlTasks,
+) -> Result<(Registries, Option<EmbeddedRegistry>), StartError> {
+    let mut embedded = None;
+    for (name, registry) in &config.registries {
+        if let RegistryKind::Embedded(settings) = &registry.kind {
+            let server = predecessor.registry(settings).await?;
+            embedded = Some(EmbeddedRegistry {
+                address: server.address(),
+                socket: server.duplicate().ok().flatten(),
+                wanted: settings.address,
+                lender: server.lender(),
+            });
+            server.leads_to(admin);
+            registries.insert(Arc::clone(name), server.reader());
+            tasks.spawn(|ending| server.run(ending));
+        }
+    }
+    Ok((registries, embedded))
+}

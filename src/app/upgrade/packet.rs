@@ -1,0 +1,61 @@
+//! What the two processes of an upgrade say. Another version may have more to say: a packet that is not
+//! understood is an error, and ends the upgrade.
+
+use serde::{Deserialize, Serialize};
+
+/// What the process before says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Offer {
+    /// A socket of a listener, with its descriptor. A listener has one for each worker.
+    Listener {
+        /// The listener's place in that process.
+        place: usize,
+        /// Its address in the file.
+        wanted: String,
+        /// Where it listens.
+        address: String,
+        /// Whether a supervisor holds it, too.
+        is_kept: bool,
+    },
+    /// The admin server's socket, and its address in the file.
+    Admin(String),
+    /// The embedded registry's socket, and its address in the file.
+    Registry(String),
+    /// A file with the last good sets.
+    Sets,
+    /// Standard input, in whose place the channel is.
+    Input,
+    /// That is all, in this version of what is said.
+    All(u32),
+    /// The state of the embedded registry is the new process's to open.
+    State,
+    /// Begin to serve.
+    Go,
+    /// The clients are the new process's alone.
+    Farewell,
+}
+
+/// What the new process says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reply {
+    /// It is about to open the embedded registry.
+    WantsState,
+    /// It has read all that it needs.
+    Ready {
+        /// What it could not read.
+        missing: Vec<String>,
+        /// The places of the listeners whose sockets it has taken.
+        listeners: Vec<usize>,
+        /// Whether it goes on with the admin server's socket.
+        admin: bool,
+    },
+    /// It serves.
+    Serves,
+    /// It cannot start.
+    Fails(String),
+}
+
+/// The version of what is said.
+pub(super) const VERSION: u32 = 1;

@@ -1,0 +1,395 @@
+//! The process that is to be replaced: it starts the new one, hands over what that one needs, and lets go of
+//! it when that one serves.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::{process::Child, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    channel::{self, Channel},
+    origin::Origin,
+    packet::{Offer, Reply, VERSION},
+    program::Program,
+};
+use crate::{
+    admin::{Upgrade, UpgradeError, Upgraded},
+    app::reload::identities,
+    door::Sharing,
+    embedded::{Lender, Loan},
+    listen::Duplicate,
+    proxy::Shared,
+    saved::Store,
+};
+
+/// How long a new process may take that was told to serve, or to end.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// Has a new binary take the place of this process.
+#[derive(Clone)]
+pub(in crate::app) struct Upgrader(Arc<Inner>);
+
+struct Inner {
+    program: Option<Program>,
+    shared: Arc<Shared>,
+    snapshot: Option<Arc<Store>>,
+    /// `None` once the process is on its way out.
+    sockets: Mutex<Option<Arc<Sockets>>>,
+    /// Held while an upgrade is under way.
+    turn: tokio::sync::Mutex<()>,
+    /// Gives up an upgrade that is under way.
+    ending: CancellationToken,
+    /// A new process has taken this one's place.
+    done: CancellationToken,
+    /// Has everything end but for the requests under way.
+    handover: CancellationToken,
+    /// What the new process has for good.
+    lent: Mutex<Option<Loan>>,
+    failed: AtomicU64,
+}
+
+/// Everything that this process listens on, by descriptors for a successor.
+#[derive(Debug, Default)]
+pub(in crate::app) struct Sockets {
+    /// Those of the file.
+    pub(in crate::app) listeners: Vec<Duplicate>,
+    /// The admin server's, its address in the file, and whether it is shared.
+    pub(in crate::app) admin: Option<(String, OwnedFd, Sharing)>,
+    /// The embedded registry's, its address in the file, and who lends its state.
+    pub(in crate::app) registry: Option<(String, OwnedFd, Lender)>,
+}
+
+/// What a new process has that is ready.
+struct Ready {
+    listeners: Vec<usize>,
+    admin: bool,
+}
+
+impl Upgrader {
+    pub(in crate::app) fn new(
+        origin: Origin,
+        shared: Arc<Shared>,
+        snapshot: Option<Arc<Store>>,
+        sockets: Sockets,
+        handover: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            program: origin.program,
+            shared,
+            snapshot,
+            sockets: Mutex::new(Some(Arc::new(sockets))),
+            turn: tokio::sync::Mutex::default(),
+            ending: CancellationToken::new(),
+            done: CancellationToken::new(),
+            handover,
+            lent: Mutex::default(),
+            failed: AtomicU64::new(0),
+        }))
+    }
+
+    /// Cancelled when a new process has taken this one's place.
+    pub(in crate::app) fn done(&self) -> &CancellationToken {
+        &self.0.done
+    }
+
+    /// Ends an upgrade that is under way, lets go of the sockets, and does no other. Whether a new process
+    /// has taken this one's place.
+    pub(in crate::app) async fn end(&self) -> bool {
+        self.0.ending.cancel();
+        let _turn = self.0.turn.lock().await;
+        // An open descriptor would keep a socket that its worker closes.
+        self.0.sockets.lock().take();
+        self.0.done.is_cancelled()
+    }
+}
+
+impl Upgrade for Upgrader {
+    fn upgrade(&self, within: Duration) -> BoxFuture<'static, Result<Upgraded, UpgradeError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            // It goes on though the client that has asked for it leaves.
+            let upgrading = tokio::spawn(async move { inner.upgrade(within).await });
+            let failed =
+                |panic: tokio::task::JoinError| Err(UpgradeError::Misunderstood(panic.to_string()));
+            upgrading.await.unwrap_or_else(failed)
+        })
+    }
+
+    fn failed(&self) -> u64 {
+        self.0.failed.load(Relaxed)
+    }
+}
+
+impl Inner {
+    async fn upgrade(&self, within: Duration) -> Result<Upgraded, UpgradeError> {
+        let done = self.replace(within).await;
+        match &done {
+            Ok(Upgraded {
+                pid,
+                took,
+                unpinned,
+            }) => {
+                let milliseconds = took.as_millis() as u64;
+                if !unpinned.is_empty() {
+                    let services = unpinned.join(", ");
+                    tracing::warn!(services, "pins end with the process that had them");
+                }
+                tracing::info!(pid, milliseconds, "a new process has the addresses now");
+            }
+            Err(error) => {
+                self.failed.fetch_add(1, Relaxed);
+                tracing::error!(%error, "not upgraded: this process goes on");
+            }
+        }
+        done
+    }
+
+    async fn replace(&self, within: Duration) -> Result<Upgraded, UpgradeError> {
+        let turn = self.turn.try_lock();
+        let _turn = turn.map_err(|_| UpgradeError::UnderWay)?;
+        let program = self.program.as_ref().ok_or(UpgradeError::NoProgram)?;
+        if std::process::id() == 1 {
+            return Err(UpgradeError::First);
+        }
+        let sockets = self.sockets.lock().clone();
+        let sockets = sockets.filter(|_| !self.done.is_cancelled());
+        let sockets = sockets.ok_or(UpgradeError::Draining)?;
+        let began = std::time::Instant::now();
+        let started = channel::pair().and_then(|(channel, theirs)| {
+            let child = program.start(theirs)?;
+            Ok((channel, child))
+        });
+        let failed = |error| UpgradeError::Start(program.path().to_owned(), error);
+        let (channel, child) = started.map_err(failed)?;
+        let pid = child.id().unwrap_or_default();
+        tracing::info!(pid, path = %program.path().display(), "a new process starts, to take this one's place");
+        let mut loan = None;
+        match self.hand_over(&channel, &sockets, &mut loan, within).await {
+            Ok(()) => {
+                *self.lent.lock() = loan;
+                Ok(Upgraded {
+                    pid,
+                    took: began.elapsed(),
+                    unpinned: self.pinned(),
+                })
+            }
+            Err(error) => {
+                let error = match error {
+                    Some(error) => Some(error),
+                    None => last_word(&channel).await,
+                };
+                let status = end(channel, child).await;
+                // Now that it is gone the registry may have its state back.
+                drop(loan);
+                Err(match (error, status) {
+                    (None, Some(status)) => UpgradeError::Ended(status),
+                    (None, None) => UpgradeError::Misunderstood("it left".to_owned()),
+                    (Some(error), _) => error,
+                })
+            }
+        }
+    }
+
+    /// Has the new process get ready and serve. The error is `None` where it has left.
+    async fn hand_over(
+        &self,
+        channel: &Channel,
+        sockets: &Sockets,
+        loan: &mut Option<Loan>,
+        within: Duration,
+    ) -> Result<(), Option<UpgradeError>> {
+        let ready = async {
+            self.offer(channel, sockets).await?;
+            self.until_ready(channel, sockets, loan).await
+        };
+        let ready = tokio::select! {
+            ready = timeout(within, ready) => ready.unwrap_or(Err(Some(UpgradeError::Late(within))))?,
+            () = self.ending.cancelled() => return Err(Some(UpgradeError::GivenUp)),
+        };
+        channel.send(&Offer::Go, None).await.map_err(left)?;
+        match timeout(AT_ONCE, channel.next()).await {
+            Ok(Ok(Some((Reply::Serves, _)))) => {}
+            Ok(Ok(Some((Reply::Fails(why), _)))) => return Err(Some(UpgradeError::Refused(why))),
+            _ => return Err(None),
+        }
+        self.let_go(sockets, &ready);
+        // One that is gone by now has served, and a supervisor looks after it.
+        let _ = channel.send(&Offer::Farewell, None).await;
+        Ok(())
+    }
+
+    /// Clients are the new process's alone from here on.
+    fn let_go(&self, sockets: &Sockets, ready: &Ready) {
+        for place in &ready.listeners {
+            if let Some(listener) = sockets.listeners.get(*place) {
+                listener.leave();
+            }
+        }
+        if let (true, Some((_, _, sharing))) = (ready.admin, &sockets.admin) {
+            sharing.begin();
+        }
+        if let Some(store) = &self.snapshot {
+            store.hand_over();
+        }
+        self.done.cancel();
+        self.handover.cancel();
+    }
+
+    /// Hands over all that the new process may need.
+    async fn offer(
+        &self,
+        channel: &Channel,
+        sockets: &Sockets,
+    ) -> Result<(), Option<UpgradeError>> {
+        for (place, listener) in sockets.listeners.iter().enumerate() {
+            for socket in &listener.sockets {
+                let offer = Offer::Listener {
+                    place,
+                    wanted: listener.wanted.to_string(),
+                    address: listener.address.to_string(),
+                    is_kept: listener.is_kept(),
+                };
+                channel
+                    .send(&offer, Some(socket.as_fd()))
+                    .await
+                    .map_err(left)?;
+            }
+        }
+        if let Some((wanted, socket, _)) = &sockets.admin {
+            let offer = Offer::Admin(wanted.clone());
+            channel
+                .send(&offer, Some(socket.as_fd()))
+                .await
+                .map_err(left)?;
+        }
+        if let Some((wanted, socket, _)) = &sockets.registry {
+            let offer = Offer::Registry(wanted.clone());
+            channel
+                .send(&offer, Some(socket.as_fd()))
+                .await
+                .map_err(left)?;
+        }
+        let shared = Arc::clone(&self.shared);
+        if let Ok(Ok(sets)) = spawn_blocking(move || sets(&shared)).await {
+            let sent = channel.send(&Offer::Sets, Some(sets.as_fd()));
+            sent.await.map_err(left)?;
+        }
+        let input = io::stdin();
+        let sent = channel.send(&Offer::Input, Some(input.as_fd())).await;
+        sent.map_err(left)?;
+        channel.send(&Offer::All(VERSION), None).await.map_err(left)
+    }
+
+    async fn until_ready(
+        &self,
+        channel: &Channel,
+        sockets: &Sockets,
+        loan: &mut Option<Loan>,
+    ) -> Result<Ready, Option<UpgradeError>> {
+        loop {
+            let received = channel.next().await;
+            let received =
+                received.map_err(|error| Some(UpgradeError::Misunderstood(error.to_string())))?;
+            match received.ok_or(None)?.0 {
+                Reply::WantsState => {
+                    if let Some((_, _, lender)) = &sockets.registry {
+                        *loan = lender.borrow().await;
+                    }
+                    channel.send(&Offer::State, None).await.map_err(left)?;
+                }
+                Reply::Ready {
+                    missing,
+                    listeners,
+                    admin,
+                } => {
+                    let unread = beyond(missing, &self.shared.directory().unread());
+                    return match unread.is_empty() {
+                        true => Ok(Ready { listeners, admin }),
+                        false => Err(Some(UpgradeError::Unread(unread))),
+                    };
+                }
+                Reply::Fails(why) => return Err(Some(UpgradeError::Refused(why))),
+                other @ Reply::Serves => {
+                    let text = format!("{other:?} out of turn");
+                    return Err(Some(UpgradeError::Misunderstood(text)));
+                }
+            }
+        }
+    }
+
+    fn pinned(&self) -> Vec<String> {
+        let services = self.shared.directory().services();
+        let pinned = services.iter().filter(|service| service.is_pinned());
+        pinned.map(|service| service.name().to_string()).collect()
+    }
+}
+
+/// The last good sets, as they stand in a snapshot.
+fn sets(shared: &Shared) -> io::Result<File> {
+    let generation = shared.generation.load_full();
+    let contents = generation.directory.to_save();
+    let bytes = contents.write(&identities(&generation.config));
+    let mut file = File::from(memfd_create("sets", MemfdFlags::CLOEXEC)?);
+    file.write_all(&bytes)?;
+    Ok(file)
+}
+
+/// What the new process could not read, and this one could. Each may be followed by the reason.
+fn beyond(missing: Vec<String>, ours: &[String]) -> Vec<String> {
+    let what = |text: &str| text.split(" (").next().map(str::to_owned);
+    let ours: Vec<_> = ours.iter().map(|text| what(text)).collect();
+    let missing = missing.into_iter();
+    missing.filter(|text| !ours.contains(&what(text))).collect()
+}
+
+/// A channel breaks where the other process is gone.
+fn left(_: io::Error) -> Option<UpgradeError> {
+    None
+}
+
+/// Why a process that has left could not start, where it has said so.
+async fn last_word(channel: &Channel) -> Option<UpgradeError> {
+    match timeout(AT_ONCE, channel.next()).await {
+        Ok(Ok(Some((Reply::Fails(why), _)))) => Some(UpgradeError::Refused(why)),
+        _ => None,
+    }
+}
+
+/// Ends a process that is given up: it ends with the channel, or is killed. What it ended with, where it
+/// ended by itself.
+async fn end(channel: Channel, mut child: Child) -> Option<std::process::ExitStatus> {
+    drop(channel);
+    if let Ok(Ok(status)) = timeout(AT_ONCE / 5, child.wait()).await {
+        return Some(status);
+    }
+    // It is killed, and waited for.
+    if let Err(error) = child.kill().await {
+        tracing::warn!(%error, "a new process that is given up cannot be ended");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_neither_process_could_read_keeps_no_upgrade_back() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let ours: Vec<_> = texts(&["service a (refused: 403)", "service b"]);
+        let missing = texts(&["service a", "service b (timed out)", "service c"]);
+        assert_eq!(beyond(missing, &ours), ["service c"]);
+    }
+}

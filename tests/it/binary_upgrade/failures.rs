@@ -1,0 +1,209 @@
+//! A new process that does not get ready is given up, and the one before goes on as if nothing had been; and
+//! what comes at the wrong time.
+
+use super::*;
+use crate::support::raw::{RawBackend, Then, Wire, ok};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+async fn before() -> (Line, RawBackend) {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let route = format!(
+        "[service.cart]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"cart\"\n",
+        backend.address()
+    );
+    (Line::start(&route).await, backend)
+}
+
+/// Asserts that the first process serves as it did, and has counted the failure.
+async fn assert_goes_on(line: &mut Line, client: &mut Wire, failures: u64) {
+    line.first.until_logged("not upgraded").await;
+    assert_eq!(client.ask(GET).await.field("connection"), None);
+    let mut fresh = Wire::connect(line.address()).await;
+    assert_eq!(fresh.ask(GET).await.text(), "well");
+    // Its embedded registry takes changes again.
+    let url = line.registry("/v1/agent/service/register");
+    let entry = json!({ "Name": "other", "Port": 1 });
+    let put = line.http.put(url).json(&entry).send().await.unwrap();
+    assert!(put.status().is_success(), "{put:?}");
+    let wanted = format!("callboard_upgrades_failed_total {failures}");
+    let metrics = line.metrics().await;
+    assert!(metrics.contains(&wanted), "{metrics}");
+    line.until_ready().await;
+    assert!(line.lives(line.pids[0]));
+}
+
+#[tokio::test]
+async fn a_binary_that_ends_at_once_or_never_gets_ready_changes_nothing() {
+    let (mut line, _backend) = before().await;
+    let mut client = Wire::connect(line.address()).await;
+    assert_eq!(client.ask(GET).await.text(), "well");
+
+    line.replace_binary("#!/bin/sh\nexit 3\n");
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!((status, &said["ok"]), (422, &json!(false)));
+    assert!(
+        said["error"].as_str().unwrap().contains("exit status: 3"),
+        "{said}"
+    );
+    assert_goes_on(&mut line, &mut client, 1).await;
+
+    line.replace_binary("#!/bin/sh\nexec sleep 600\n");
+    let (status, said) = line.try_upgrade("200ms").await;
+    assert_eq!(status, 422);
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("not ready within 200ms"), "{said}");
+    assert_goes_on(&mut line, &mut client, 2).await;
+
+    fs::remove_file(line.folder().join("callboard")).unwrap();
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 422);
+    assert!(
+        said["error"].as_str().unwrap().contains("cannot start"),
+        "{said}"
+    );
+    assert_goes_on(&mut line, &mut client, 3).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_and_an_address_that_is_taken_change_nothing_and_are_said() {
+    let (mut line, backend) = before().await;
+    let mut client = Wire::connect(line.address()).await;
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}servce = 1\n")).unwrap();
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 422);
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("unknown key `servce`"), "{error}");
+    assert_goes_on(&mut line, &mut client, 1).await;
+
+    let taken = format!("[[listen]]\naddress = \"{}\"\n", backend.address());
+    fs::write(&file, format!("{text}{taken}")).unwrap();
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 422);
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("cannot listen on"), "{error}");
+    assert_goes_on(&mut line, &mut client, 2).await;
+
+    fs::write(&file, text).unwrap();
+    line.upgrade().await;
+    line.until_gone(0).await;
+    let mut fresh = Wire::connect(line.address()).await;
+    assert_eq!(fresh.ask(GET).await.text(), "well");
+}
+
+#[tokio::test]
+async fn a_registry_that_the_new_process_cannot_read_keeps_the_old_one() {
+    let (mut line, _backend) = before().await;
+    let mut client = Wire::connect(line.address()).await;
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let away = crate::support::server::refusing();
+    let more = format!(
+        "[registry.far]\nkind = \"consul\"\naddress = \"http://{away}\"\n\
+         [service.far]\nregistry = \"far\"\n[[route]]\npath = \"/far\"\nservice = \"far\"\n"
+    );
+    let text = text.replace("[admin]\n", "[admin]\nready_timeout = \"500ms\"\n");
+    fs::write(&file, text + &more).unwrap();
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 422);
+    let error = said["error"].as_str().unwrap();
+    assert!(
+        error.contains("could not read what this one knows: service far"),
+        "{error}"
+    );
+    // Its registry's state was lent until then.
+    assert_goes_on(&mut line, &mut client, 1).await;
+}
+
+#[tokio::test]
+async fn one_upgrade_at_a_time_and_none_of_a_proxy_that_drains() {
+    let (mut line, _backend) = before().await;
+    let mut client = Wire::connect(line.address()).await;
+    line.replace_binary("#!/bin/sh\nexec sleep 600\n");
+    let url = line.admin("/api/upgrade");
+    let first = line.http.post(&url).json(&json!({ "within": "1h" })).send();
+    let first = tokio::spawn(first);
+    line.first.until_logged("a new process starts").await;
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 409);
+    assert!(
+        said["error"]
+            .as_str()
+            .unwrap()
+            .contains("under way already"),
+        "{said}"
+    );
+    assert_eq!(client.ask(GET).await.text(), "well");
+
+    // An end amid an upgrade gives it up.
+    client.send(&GET[..10]).await;
+    line.first.signal(Signal::SIGTERM);
+    line.first.until_logged("told to end meanwhile").await;
+    line.first.until_logged("draining").await;
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(
+        (status, &said["error"]),
+        (409, &json!("this proxy is on its way out"))
+    );
+    drop(client);
+    line.until_gone(0).await;
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_process_that_was_replaced_heeds_a_signal_to_end_as_one_that_is_ending() {
+    let (mut line, _backend) = before().await;
+    let mut client = Wire::connect(line.address()).await;
+    client.send(&GET[..10]).await;
+    line.upgrade().await;
+    line.first.until_logged("draining").await;
+    line.first.signal(Signal::SIGTERM);
+    line.first.until_logged("on its way out; a second").await;
+    tokio::time::sleep(A_MOMENT).await;
+    client.send(&GET[10..]).await;
+    let got = client.message().await.expect("an answer");
+    assert_eq!(
+        (got.text(), got.field("connection")),
+        ("well", Some("close"))
+    );
+    line.until_gone(0).await;
+    assert!(line.lives(line.newest()));
+}
+
+#[tokio::test]
+async fn sigusr2_upgrades_too_and_the_command_says_what_came_of_it() {
+    let (mut line, _backend) = before().await;
+    line.first.signal(Signal::SIGUSR2);
+    let said = line
+        .first
+        .until_logged("a new process has the addresses now")
+        .await;
+    let pid = said.split("pid=").nth(1).unwrap();
+    let pid = pid.split(' ').next().unwrap().parse().unwrap();
+    line.pids.push(Pid::from_raw(pid));
+    line.until_gone(0).await;
+
+    let upgrade = async |line: &Line| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
+        command.arg("upgrade").current_dir(line.folder());
+        command.output().await.unwrap()
+    };
+    let done = upgrade(&line).await;
+    let said = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success(), "{said}");
+    let pid = said.strip_prefix("upgraded: process ").unwrap();
+    let pid = pid.split(' ').next().unwrap().parse().unwrap();
+    line.pids.push(Pid::from_raw(pid));
+    line.until_gone(1).await;
+
+    line.replace_binary("#!/bin/sh\nexit 3\n");
+    let done = upgrade(&line).await;
+    assert_eq!(done.status.code(), Some(1));
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(
+        said.contains("not upgraded: the new process has ended with exit status: 3"),
+        "{said}"
+    );
+}

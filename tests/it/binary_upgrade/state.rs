@@ -1,0 +1,109 @@
+//! What a new process has from the one before: the embedded registry, the last good sets, listeners as the
+//! new file has them; and what it has not.
+
+use super::*;
+use crate::support::{
+    backend::Backend,
+    fake_consul::{Answer, FakeConsul, entry},
+    raw::{RawBackend, Then, Wire, ok},
+    server::free_ports,
+};
+
+const GET: &str = "GET /cart HTTP/1.1\r\nHost: a\r\n\r\n";
+const ROUTE: &str = "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
+
+async fn register(line: &Line, backend: &Backend) {
+    let url = line.registry("/v1/agent/service/register");
+    let (ip, port) = (backend.address().ip(), backend.address().port());
+    let entry = json!({ "ID": backend.id(), "Name": "cart", "Address": ip, "Port": port });
+    let put = line.http.put(url).json(&entry).send().await.unwrap();
+    assert!(put.status().is_success(), "{put:?}");
+}
+
+async fn served(line: &Line) -> u16 {
+    Wire::connect(line.address()).await.ask(GET).await.status()
+}
+
+#[tokio::test]
+async fn the_embedded_registry_goes_over_with_what_it_knows_and_its_clients_wait_a_moment() {
+    let mut line = Line::start(ROUTE).await;
+    let [one, two] = [Backend::start("one").await, Backend::start("two").await];
+    register(&line, &one).await;
+    let is_served = |status: &u16| *status == 200;
+    eventually("it is served", async || served(&line).await, is_served).await;
+    // A blocking query is answered, and comes again.
+    let url = line.registry("/v1/health/service/cart?wait=10m&index=100000000000000");
+    let waits = tokio::spawn(line.http.get(url).send());
+    line.upgrade().await;
+    assert_eq!(served(&line).await, 200);
+    assert!(waits.await.unwrap().is_ok());
+    register(&line, &two).await;
+    let listed = async || {
+        let url = line.registry("/v1/health/service/cart");
+        let answer = line.http.get(url).send().await.unwrap();
+        let listed: Value = answer.json().await.unwrap();
+        listed.as_array().unwrap().len()
+    };
+    assert_eq!(listed().await, 2);
+    line.until_gone(0).await;
+    assert_eq!(listed().await, 2);
+}
+
+#[tokio::test]
+async fn a_listener_may_come_and_another_go_and_workers_may_be_more_or_fewer() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let [second, third] = free_ports();
+    let listen = |port: u16| format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\n");
+    let route = format!(
+        "[service.cart]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"cart\"\n",
+        backend.address()
+    );
+    let mut line = Line::start(&format!("{}{route}", listen(second))).await;
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let asks = async |port: u16| {
+        let mut wire = Wire::connect(([127, 0, 0, 1], port).into()).await;
+        for _ in 0..20 {
+            wire.ask(GET).await;
+            wire = Wire::connect(([127, 0, 0, 1], port).into()).await;
+        }
+        wire.ask(GET).await.text().to_owned()
+    };
+    for (workers, before, after) in [(3, second, third), (1, third, second)] {
+        let next = text.replace("workers = 2", &format!("workers = {workers}"));
+        fs::write(&file, next.replace(&listen(second), &listen(after))).unwrap();
+        line.upgrade().await;
+        assert_eq!(asks(line.ports[0]).await, "well");
+        assert_eq!(asks(after).await, "well");
+        line.until_gone(line.pids.len() - 2).await;
+        let gone = tokio::net::TcpStream::connect(("127.0.0.1", before)).await;
+        assert!(gone.is_err(), "{before}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_good_sets_go_over_though_the_registry_is_away_and_a_pin_is_said_to_end() {
+    let backend = Backend::start("one").await;
+    let consul = FakeConsul::start([]).await;
+    consul.holds(7, json!([entry("cart", backend.address())]));
+    let text = format!(
+        "[registry.consul]\naddress = \"{}\"\n[service.cart]\nregistry = \"consul\"\n\
+         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n",
+        consul.url()
+    );
+    let mut line = Line::start(&text).await;
+    let is_served = |status: &u16| *status == 200;
+    eventually("it is served", async || served(&line).await, is_served).await;
+    consul.always(Answer::error(500, "No cluster leader"));
+    let url = line.admin("/api/services/cart/pin");
+    let pin = line.http.post(url).json(&json!({})).send().await.unwrap();
+    assert!(pin.status().is_success(), "{pin:?}");
+    let said = line.upgrade().await;
+    assert_eq!(said["unpinned"], json!(["cart"]));
+    line.until_gone(0).await;
+    assert_eq!(served(&line).await, 200);
+    let said = line.upgrade().await;
+    assert_eq!(said["unpinned"], json!([]));
+    line.until_gone(1).await;
+    assert_eq!(served(&line).await, 200);
+}
