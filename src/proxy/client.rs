@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -110,6 +110,8 @@ pub(crate) struct RequestStream {
     pub cut_short: AtomicBool,
     /// What came of it before is not written yet.
     pub unwritten: AtomicBool,
+    /// The answer says that the connection goes over to another protocol.
+    pub has_switched: AtomicBool,
     /// Where the answer says that the connection goes over to another protocol: what it goes over to.
     tunnel: Mutex<Option<Box<Tunnel>>>,
     /// The answer's head was handed over, in HTTP/2: there both directions go on side by side, and the rest
@@ -132,6 +134,7 @@ impl RequestStream {
             may_go_over: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             unwritten: AtomicBool::new(false),
+            has_switched: AtomicBool::new(false),
             tunnel: Mutex::default(),
             is_answered: AtomicBool::new(false),
             untaken: AtomicU64::new(0),
@@ -141,6 +144,7 @@ impl RequestStream {
     /// The connection goes over to this when the answer is written.
     pub(super) fn goes_over(&self, tunnel: Tunnel) {
         *self.tunnel.lock() = Some(Box::new(tunnel));
+        self.has_switched.store(true, Relaxed);
     }
 
     /// Takes what the connection goes over to when the answer is written.

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -66,6 +66,9 @@ pub(super) struct ClientStream {
     held: Bytes,
     /// Written in the place of an answer of hyper's own.
     refusal: Option<Bytes>,
+    /// What hyper has written of the answer by which the connection goes over, and the socket has not taken yet.
+    /// hyper is done with the connection then, and gives up what it holds.
+    unsent: BytesMut,
 }
 
 impl ClientStream {
@@ -89,7 +92,47 @@ impl ClientStream {
             framing: Framing::default(),
             held: Bytes::new(),
             refusal: None,
+            unsent: BytesMut::new(),
         }
+    }
+
+    /// Writes what there still is of the answer by which the connection goes over. Returns whether the client can
+    /// have it all: it may be gone, or take nothing until the connection is cut.
+    pub(super) async fn send_rest(&mut self, signal: &StopSignal) -> bool {
+        let mut orders = Orders::to(signal);
+        poll_fn(|cx| match orders.last(cx.waker()) {
+            Stop::Cut => Poll::Ready(false),
+            Stop::Serve | Stop::Finish => self.poll_rest(cx).map(|sent| sent.is_ok()),
+        })
+        .await
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let written = Pin::new(&mut self.transport).poll_write(cx, &self.unsent);
+            match ready!(self.note_write(written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.unsent.advance(count),
+            }
+        }
+        let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+        self.note_write(flushed)
+    }
+
+    /// Keeps what hyper writes, and the socket does not take, where the connection goes over with it.
+    fn keep_unsent(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() || !self.progress.requests.has_switched.load(Relaxed) {
+            return written;
+        }
+        let before = self.unsent.len();
+        for slice in slices {
+            self.unsent.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(self.unsent.len() - before))
     }
 
     /// Says by TLS that nothing more is written. hyper leaves that out behind a request that has asked for
@@ -143,11 +186,13 @@ impl ClientStream {
     /// Whether the client has closed its side while it waits for an answer. hyper would find out
     /// by reading ahead, for which it allocates a buffer with every request.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
-        let client = self.progress.client();
+        let requests = &self.progress.requests;
+        let client = &requests.client;
         if client.listener.half_close || client.activity.requests.value() == 0 {
             return false;
         }
-        self.transport.socket().poll_gone(cx)
+        // One that has seen its connection go over may have said all that it has to say.
+        !requests.has_switched.load(Relaxed) && self.transport.socket().poll_gone(cx)
     }
 
     /// How many of these bytes, which were read, are handed to hyper now. Notes when a head began, and
@@ -340,12 +385,15 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = if self.is_hypers_own() {
+        let polled = if !self.unsent.is_empty() {
+            Poll::Pending
+        } else if self.is_hypers_own() {
             self.poll_refuse(cx, bytes)
         } else {
             Pin::new(&mut self.transport).poll_write(cx, bytes)
         };
-        self.note_write(polled)
+        let polled = self.note_write(polled);
+        self.keep_unsent(polled, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -354,7 +402,9 @@ impl AsyncWrite for ClientStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        let polled = if self.is_hypers_own() {
+        let polled = if !self.unsent.is_empty() {
+            Poll::Pending
+        } else if self.is_hypers_own() {
             let answer: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
             self.poll_refuse(cx, &answer)
         } else if length <= FLATTENED {
@@ -367,7 +417,8 @@ impl AsyncWrite for ClientStream {
         } else {
             Pin::new(&mut self.transport).poll_write_vectored(cx, slices)
         };
-        self.note_write(polled)
+        let polled = self.note_write(polled);
+        self.keep_unsent(polled, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -379,8 +430,7 @@ impl AsyncWrite for ClientStream {
         if self.poll_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let flushed = Pin::new(&mut self.transport).poll_flush(cx);
-        ready!(self.note_write(flushed))?;
+        ready!(self.poll_rest(cx))?;
         // All that it had is written: an answer that was cut short may end.
         let RequestStream {
             client,
@@ -409,8 +459,9 @@ impl AsyncWrite for ClientStream {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{task::Waker, time::Duration};
 
+    use socket2::SockRef;
     use tokio::io::AsyncWriteExt as _;
 
     use super::super::{
@@ -448,6 +499,73 @@ mod tests {
         }
         assert_ne!(progress.stuck.load(Relaxed), 0);
         assert_eq!(progress.late(1, u64::MAX), Some(Stop::Cut));
+    }
+
+    /// A socket that takes nothing, and how much it took before.
+    async fn full(client: &TcpStream, stream: &TcpStream) -> usize {
+        SockRef::from(client).set_recv_buffer_size(4096).unwrap();
+        SockRef::from(stream).set_send_buffer_size(4096).unwrap();
+        let mut taken = 0;
+        // What was written is where it can be after a while, and there is room for more.
+        for _ in 0..100 {
+            while let Ok(count) = stream.try_write(&[0; 4096]) {
+                taken += count;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_goes_over_is_sent_whole_though_the_socket_is_full_when_hyper_is_done() {
+        for is_one in [true, false] {
+            let (mut client, connection, stream) = connected().await;
+            let before = full(&client, &stream).await;
+            let progress = Arc::new(Progress::new(client_of(&connection, Scheme::Http)));
+            progress.requests.asked.store(true, Relaxed);
+            let transport = Transport::Clear(Socket::new(stream));
+            let mut wire = ClientStream::new(transport, Arc::clone(&connection), progress);
+            let mut cx = Context::from_waker(Waker::noop());
+            let slices = [b"HTTP/1.1 101 ", &[b'a'; 3000][..], b"\r\n\r\n"];
+            let all = slices.concat();
+            let write = |wire: &mut ClientStream, cx: &mut Context<'_>| match is_one {
+                true => Pin::new(wire).poll_write(cx, &all),
+                false => Pin::new(wire).poll_write_vectored(cx, &slices.map(IoSlice::new)),
+            };
+            // Another answer waits as long as it has to.
+            assert!(write(&mut wire, &mut cx).is_pending());
+            wire.progress.requests.has_switched.store(true, Relaxed);
+            let written = write(&mut wire, &mut cx).map(Result::unwrap);
+            assert_eq!(written, Poll::Ready(all.len()));
+            assert!(Pin::new(&mut wire).poll_flush(&mut cx).is_pending());
+            let sending = wire.send_rest(&connection.signal);
+            let mut read = vec![0; before + all.len()];
+            let (is_sent, came) = tokio::join!(sending, client.read_exact(&mut read));
+            came.unwrap();
+            assert!(is_sent && read[before..] == all);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_its_side_is_gone_unless_its_connection_has_gone_over() {
+        let (mut client, connection, stream) = connected().await;
+        let progress = Arc::new(Progress::new(client_of(&connection, Scheme::Http)));
+        let requests = Arc::clone(&progress.requests);
+        requests.client.activity.requests.add_one();
+        let transport = Transport::Clear(Socket::new(stream));
+        let mut wire = ClientStream::new(transport, connection, progress);
+        client.write_all(b"all that it says").await.unwrap();
+        client.shutdown().await.unwrap();
+        let gone = poll_fn(|cx| match Pin::new(&mut wire).poll_flush(cx) {
+            Poll::Ready(Ok(())) => Poll::Pending,
+            gone => gone,
+        });
+        assert!(gone.await.is_err());
+        requests.has_switched.store(true, Relaxed);
+        wire.flush().await.unwrap();
+        let mut said = Vec::new();
+        wire.transport().read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"all that it says");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! A connection that has gone over from HTTP/1.1 to another protocol: what its server has read and not
 //! used is the client's first word in it.
 
-use std::{sync::atomic::Ordering::Relaxed, task::Context};
+use std::task::Context;
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,9 +20,8 @@ pub(super) async fn serve(
     read: Bytes,
     tunnel: Box<Tunnel>,
 ) {
-    // The server gives up what it has not written: a client that took no answer before this one has
-    // not seen that its connection goes over.
-    if progress.stuck.load(Relaxed) != 0 {
+    // Until then the time-outs are those of an answer.
+    if !wire.send_rest(&connection.signal).await {
         return;
     }
     wire.transport().socket().keep_alive(Tunnel::KEEP_ALIVE);
