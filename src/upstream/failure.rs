@@ -64,6 +64,15 @@ pub enum FailureKind {
     /// The endpoint broke the request's stream off, and nothing else (RST_STREAM).
     #[error("broken off by the endpoint: {0}")]
     Reset(h2::Reason),
+    /// The endpoint broke the rules of HTTP/2, by its answer to this request or to another one on the same
+    /// connection, which has ended for it (RFC 9113 5.4.1: an error of the connection). Nothing tells by whose.
+    #[error(
+        "the endpoint broke the rules of HTTP/2, which ended the connection with all its requests"
+    )]
+    ProtocolError {
+        /// No other request has failed of this one error.
+        is_first: bool,
+    },
     /// Reading or writing failed.
     #[error("{0}")]
     Io(io::Error),
@@ -97,7 +106,10 @@ pub enum FailureKind {
 impl FailureKind {
     /// Whether the connection died, and not the request's stream alone.
     pub(crate) fn is_of_connection(&self) -> bool {
-        matches!(self, Self::Closed | Self::Io(_) | Self::GoAway)
+        matches!(
+            self,
+            Self::Closed | Self::Io(_) | Self::GoAway | Self::ProtocolError { .. }
+        )
     }
 
     /// What an error of reading says.

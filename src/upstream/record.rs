@@ -106,11 +106,14 @@ impl Cause {
             | FailureKind::Io(_)
             | FailureKind::GoAway
             | FailureKind::Refused
-            | FailureKind::Reset(_) => Self::Closed,
+            | FailureKind::Reset(_)
+            | FailureKind::ProtocolError { is_first: false } => Self::Closed,
             FailureKind::Timeout | FailureKind::TryTimeout => Self::Timeout,
-            FailureKind::BadAnswer(_) | FailureKind::TooLarge(_) | FailureKind::NoHttp2(_) => {
-                Self::BadAnswer
-            }
+            // One answer, of however many requests it was the end.
+            FailureKind::ProtocolError { is_first: true }
+            | FailureKind::BadAnswer(_)
+            | FailureKind::TooLarge(_)
+            | FailureKind::NoHttp2(_) => Self::BadAnswer,
             FailureKind::Removed | FailureKind::Drained => Self::Removed,
             FailureKind::Unwanted(_) | FailureKind::UnwantedGrpc(_) => Self::Unwanted,
             FailureKind::Client(_) => Self::Client,

@@ -42,11 +42,14 @@ impl Outcome {
                 processed,
                 was_kept,
             },
-            // Of one request, whose connection goes on.
-            FailureKind::Refused | FailureKind::Reset(_) => Self::Died {
-                processed,
-                was_kept: false,
-            },
+            // Of one request, whose connection goes on; or of an endpoint that does wrong, and not of a
+            // connection that was kept for too long.
+            FailureKind::Refused | FailureKind::Reset(_) | FailureKind::ProtocolError { .. } => {
+                Self::Died {
+                    processed,
+                    was_kept: false,
+                }
+            }
             FailureKind::TryTimeout => Self::Late,
             _ => Self::Failed { processed },
         }

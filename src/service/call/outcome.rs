@@ -65,6 +65,8 @@ impl<'s> Detector<'s> {
             }
             // It was kept for too long, or is closed in good order, which says nothing of the endpoint.
             FailureKind::Closed | FailureKind::Io(_) | FailureKind::GoAway if was_kept => {}
+            // One thing that the endpoint did, of however many requests it was the end.
+            FailureKind::ProtocolError { is_first: false } => {}
             FailureKind::Closed
             | FailureKind::Io(_)
             | FailureKind::GoAway
@@ -72,6 +74,7 @@ impl<'s> Detector<'s> {
             | FailureKind::Reset(_)
             | FailureKind::Timeout
             | FailureKind::TryTimeout
+            | FailureKind::ProtocolError { is_first: true }
             | FailureKind::BadAnswer(_) => self.note_vain(line, began),
             // It answered, with what one of its pages may be.
             FailureKind::TooLarge(_) => {

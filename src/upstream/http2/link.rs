@@ -56,6 +56,8 @@ pub(super) struct Link {
     /// Bytes that the socket took.
     pub(super) written: AtomicU64,
     end: AtomicU8,
+    /// A request has failed of an error that ended it.
+    has_failed_one: AtomicBool,
     resets: ResetRate,
     /// It takes no more streams, and ends with those that it has.
     is_draining: AtomicBool,
@@ -93,6 +95,7 @@ impl Link {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             end: AtomicU8::new(End::None as u8),
+            has_failed_one: AtomicBool::new(false),
             resets: ResetRate::default(),
             is_draining: AtomicBool::new(false),
         }
@@ -114,6 +117,12 @@ impl Link {
     /// Whether it was given up, since nothing came any more.
     pub(super) fn was_silent(&self) -> bool {
         self.end.load(Acquire) == End::Silent as u8
+    }
+
+    /// Notes that a request fails of an error that has ended the connection. Returns whether it is the first:
+    /// its streams hear of the one error one after the other.
+    pub(super) fn note_failed(&self) -> bool {
+        !self.has_failed_one.swap(true, Relaxed)
     }
 
     /// Notes that a request was not answered in time which was handed over when so much had come. The

@@ -1,10 +1,14 @@
 //! What of the requests that an endpoint of HTTP/2 does not answer is sent to another: all that it has
 //! said it did not process, whatever the method; and what may be repeated.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Method;
-use tokio::time::{sleep, timeout};
+use serde_json::Value;
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 
 use super::{
     before,
@@ -12,7 +16,7 @@ use super::{
 };
 use crate::support::{
     backend::Backend,
-    proxy::Proxy,
+    proxy::{Proxy, are, endpoints},
     raw::{RawBackend, Then, Wire},
 };
 
@@ -149,6 +153,73 @@ async fn a_request_whose_connection_died_takes_none_that_was_there_before() {
         assert_eq!(broken.connections(), 1, "{does:?}");
         assert_eq!(well.connections(), connections, "{does:?}");
     }
+}
+
+/// An endpoint that sends data on no stream at all, which is an error of the connection, when as many requests
+/// as this are on it and it may.
+async fn breaking(requests: usize, may_break: &Arc<Semaphore>) -> RawBackend {
+    let may_break = Arc::clone(may_break);
+    RawBackend::serving(move |wire| {
+        let may_break = Arc::clone(&may_break);
+        async move {
+            let mut frames = Frames::accept(wire).await;
+            for _ in 0..requests {
+                frames.request().await;
+            }
+            let _permit = may_break.acquire().await.unwrap();
+            frames.send(DATA, 0, 0, b"of no stream").await;
+            frames.closed().await;
+        }
+    })
+    .await
+}
+
+/// Nothing tells to whose request the wrong answer was; and the endpoint has done one thing.
+#[tokio::test]
+async fn requests_whose_shared_connection_an_answer_ends_are_as_those_of_one_that_died() {
+    for (method, status) in [(Method::GET, 200), (Method::POST, 502)] {
+        let may_break = Arc::new(Semaphore::new(0));
+        let broken = breaking(3, &may_break).await;
+        let well = Backend::named("well").http2(100).start().await;
+        let more = "eject = { failures = 2, answers = false }";
+        let proxy = before(&[broken.address()], more).await;
+        let asking = [(); 3].map(|()| {
+            let request = proxy.http.request(method.clone(), proxy.url("/cart"));
+            tokio::spawn(request.send())
+        });
+        let wait = |cart: &Value| cart["endpoints"][0]["in_flight"] == 3;
+        proxy.until_service("cart", "all of them wait", wait).await;
+        proxy.register("cart", well.address()).await;
+        let both = [broken.address(), well.address()].map(|address| (address, "serving"));
+        proxy.until_states("cart", &both).await;
+        may_break.add_permits(1);
+        for asking in asking {
+            let answer = asking.await.unwrap().unwrap();
+            assert_eq!(answer.status(), status, "{method}");
+        }
+        let is_blamed_once = |cart: &Value| {
+            let of_broken = |endpoint: &Value| {
+                let causes = &endpoint["failures_by_cause"];
+                causes["bad_answer"] == 1 && causes["closed"] == 2
+            };
+            endpoints(cart).any(of_broken) && are(endpoints(cart), &both)
+        };
+        proxy
+            .until_service("cart", "it is blamed once", is_blamed_once)
+            .await;
+        assert_eq!(broken.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_a_connection_without_others_is_not_sound_and_is_not_asked_for_again() {
+    let broken = breaking(1, &Arc::new(Semaphore::new(1))).await;
+    let proxy = before(&[broken.address()], "").await;
+    let answer = proxy.get("/cart").await;
+    assert_eq!(answer.status(), 502);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("not sound HTTP"), "{text}");
+    assert_eq!(broken.connections(), 1);
 }
 
 /// It waits in the connection, and goes out as soon as the endpoint reads again.
