@@ -1,6 +1,7 @@
 //! What a client may have done that costs the server more than the client: frames that ask for nothing, and
-//! requests that are taken back. A client that is answered may do it as often as answers are long, since window
-//! updates and pings come with what is read. A flood of them is none of that, and ends its connection.
+//! requests that are taken back. A client that is answered may do it as often as answers are long. A flood of
+//! them is none of that, and ends its connection. Window updates and pings have an account of their own: they
+//! come with what is read, in however small pieces, and however much later.
 
 use super::frames::Kind;
 
@@ -14,6 +15,11 @@ const BYTES: u64 = 64;
 /// Pieces of answers that the client has taken, for each of which so much comes back: with each message that
 /// it reads a client of gRPC may send a ping and a window update or two.
 const PIECE: u64 = 10;
+/// Window updates that come with each frame of an answer: one for its stream, and one for its connection. (Envoy
+/// has the same rule, and allows ten.)
+const UPDATES: u64 = 2;
+/// Pings that do: clients of gRPC measure by them how fast they are sent to.
+const PINGS: u64 = 1;
 /// What comes back with a request.
 const REQUEST: u64 = 3;
 
@@ -28,8 +34,22 @@ pub(super) struct Budget {
     left: u64,
     /// Milliseconds.
     now: u64,
-    taken: u64,
-    pieces: u64,
+    answered: Answered,
+    /// Window updates that are paid for, and pings. They pay for nothing else: by a window of one byte an answer
+    /// would buy a request that is taken back with each byte.
+    updates: u64,
+    pings: u64,
+}
+
+/// How much of its answers a client was sent in all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Answered {
+    /// Bytes, of whatever frames, that the kernel has taken.
+    pub(super) bytes: u64,
+    /// Pieces of answers that were taken.
+    pub(super) pieces: u64,
+    /// Frames that hold some of an answer.
+    pub(super) frames: u64,
 }
 
 /// There is nothing left.
@@ -43,24 +63,33 @@ impl Budget {
         Self {
             left: MOST,
             now,
-            taken: 0,
-            pieces: 0,
+            answered: Answered::default(),
+            updates: 0,
+            pings: 0,
         }
     }
 
-    /// Gives back what has come back by now, with so many bytes and pieces of answers that the
-    /// client has taken in all.
-    pub(super) fn refill(&mut self, now: u64, taken: u64, pieces: u64) {
+    /// Gives back what has come back by now, with so much that was answered in all.
+    pub(super) fn refill(&mut self, now: u64, answered: Answered) {
         let passed = now.saturating_sub(self.now);
         let back = passed.saturating_mul(PER_SECOND) / 1000;
         if back > 0 {
             self.now = now;
         }
-        let answered = taken.saturating_sub(self.taken) / BYTES;
-        self.taken += answered * BYTES;
-        let read = pieces.saturating_sub(self.pieces).saturating_mul(PIECE);
-        self.pieces = pieces;
-        self.add(back.saturating_add(answered).saturating_add(read));
+        let Answered {
+            bytes,
+            pieces,
+            frames,
+        } = &mut self.answered;
+        let taken = answered.bytes.saturating_sub(*bytes) / BYTES;
+        *bytes += taken * BYTES;
+        let read = answered.pieces.saturating_sub(*pieces);
+        let sent = answered.frames.saturating_sub(*frames);
+        (*pieces, *frames) = (answered.pieces, answered.frames);
+        self.updates = self.updates.saturating_add(sent.saturating_mul(UPDATES));
+        self.pings = self.pings.saturating_add(sent.saturating_mul(PINGS));
+        let read = read.saturating_mul(PIECE);
+        self.add(back.saturating_add(taken).saturating_add(read));
     }
 
     fn add(&mut self, back: u64) {
@@ -72,8 +101,12 @@ impl Budget {
         match kind {
             Kind::Headers => self.add(REQUEST),
             Kind::Data | Kind::Acknowledgement => {}
+            Kind::WindowUpdate if self.updates > 0 => self.updates -= 1,
+            Kind::Ping if self.pings > 0 => self.pings -= 1,
             Kind::Reset { is_young: true } => self.spend(RESET)?,
-            Kind::Reset { is_young: false } | Kind::Other => self.spend(FRAME)?,
+            Kind::Reset { is_young: false } | Kind::WindowUpdate | Kind::Ping | Kind::Other => {
+                self.spend(FRAME)?;
+            }
         }
         Ok(())
     }
@@ -88,24 +121,31 @@ impl Budget {
 mod tests {
     use super::*;
 
+    fn bytes(bytes: u64) -> Answered {
+        Answered {
+            bytes,
+            ..Answered::default()
+        }
+    }
+
     #[test]
     fn a_flood_ends_at_once_and_what_answers_pay_for_goes_on() {
         let mut budget = Budget::new(0);
         let frames = (0..).take_while(|_| budget.spend(FRAME).is_ok()).count();
         assert_eq!(frames as u64, MOST);
-        budget.refill(1000, 0, 0);
+        budget.refill(1000, bytes(0));
         assert_eq!(budget.left, PER_SECOND);
-        budget.refill(1001, BYTES - 1, 0);
+        budget.refill(1001, bytes(BYTES - 1));
         assert_eq!(budget.left, PER_SECOND);
-        budget.refill(1002, 2 * BYTES - 1, 0);
+        budget.refill(1002, bytes(2 * BYTES - 1));
         assert_eq!(budget.left, PER_SECOND + 1);
-        budget.refill(u64::MAX, 0, 0);
+        budget.refill(u64::MAX, bytes(0));
         assert_eq!(budget.left, MOST);
         // A request that is taken back, and ten frames more, for each short answer.
         let mut budget = Budget::new(0);
         for answers in 1..100_000 {
             assert_eq!(budget.spend(RESET + 10 * FRAME), Ok(()), "{answers}");
-            budget.refill(0, answers * 20 * BYTES, 0);
+            budget.refill(0, bytes(answers * 20 * BYTES));
         }
     }
 
@@ -116,7 +156,11 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(budget.frame(Kind::Other), Ok(()), "{messages}");
             }
-            budget.refill(0, 0, messages);
+            let read = Answered {
+                pieces: messages,
+                ..Answered::default()
+            };
+            budget.refill(0, read);
         }
         // Short answers, each of one piece that is read with the last frame of it.
         for request in 1..=20_000 {
@@ -138,11 +182,38 @@ mod tests {
     }
 
     #[test]
+    fn each_frame_of_an_answer_pays_for_two_window_updates_and_a_ping_and_for_nothing_else() {
+        let frames = |frames| Answered {
+            frames,
+            ..Answered::default()
+        };
+        let mut budget = Budget::new(0);
+        for sent in 1..=20_000 {
+            budget.refill(0, frames(sent));
+            for kind in [Kind::WindowUpdate, Kind::WindowUpdate, Kind::Ping] {
+                assert_eq!(budget.frame(kind), Ok(()), "{sent}");
+            }
+        }
+        assert_eq!(budget.left, MOST);
+        // What was sent before pays for those that come later.
+        budget.refill(0, frames(30_000));
+        let is_paid = |budget: &mut Budget, kind| budget.frame(kind).is_ok();
+        let updates = (0..).take_while(|_| is_paid(&mut budget, Kind::WindowUpdate));
+        assert_eq!(updates.count() as u64, 10_000 * UPDATES + MOST);
+        let pings = (0..).take_while(|_| is_paid(&mut budget, Kind::Ping));
+        assert_eq!(pings.count() as u64, 10_000 * PINGS);
+        budget.refill(0, frames(40_000));
+        assert!(is_paid(&mut budget, Kind::WindowUpdate) && is_paid(&mut budget, Kind::Ping));
+        let reset = Kind::Reset { is_young: false };
+        assert!(!is_paid(&mut budget, Kind::Other) && !is_paid(&mut budget, reset));
+    }
+
+    #[test]
     fn a_fraction_of_a_second_is_not_lost() {
         let mut budget = Budget::new(0);
         assert_eq!(budget.spend(MOST), Ok(()));
         for now in 1..=1000 {
-            budget.refill(now, 0, 0);
+            budget.refill(now, bytes(0));
         }
         assert!(budget.left > PER_SECOND / 2, "{budget:?}");
         assert_eq!(budget.spend(MOST), Err(Flood));

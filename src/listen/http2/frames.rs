@@ -1,6 +1,7 @@
 //! The frames that a client sends (RFC 9113 4.1), followed beside the HTTP library that reads them: of which
 //! kind each is, and whether a head has begun that is not whole. The library says what is sound; what is
-//! not, ends the connection there, whatever is made of it here.
+//! not, ends the connection there, whatever is made of it here. And the frames that the library writes, of
+//! which those are counted that a client may answer with window updates and pings.
 
 use super::super::preface;
 
@@ -18,10 +19,15 @@ pub(super) enum Kind {
     },
     /// Of `SETTINGS` or of a `PING`, which were ours.
     Acknowledgement,
-    /// It costs the server something, and asks for nothing: `SETTINGS`, `PING`, `WINDOW_UPDATE`,
-    /// `PRIORITY`, `CONTINUATION`, and those that are not known.
+    WindowUpdate,
+    Ping,
+    /// It costs the server something, and asks for nothing: `SETTINGS`, `PRIORITY`, `CONTINUATION`, and those
+    /// that are not known.
     Other,
 }
+
+/// The number of `DATA`.
+const DATA: u8 = 0;
 
 /// A flag of `SETTINGS` and `PING`: it answers one of ours.
 const ACK: u8 = 1;
@@ -33,14 +39,64 @@ const END_HEADERS: u8 = 4;
 pub(super) struct Frames {
     /// Bytes of the preface that are still to come.
     preface: usize,
-    /// What was read of a frame's header.
+    place: Place,
+    block: Block,
+    heads: u64,
+    ages: Ages,
+}
+
+/// Where in the frames that are written the next byte stands.
+#[derive(Default)]
+pub(super) struct Written {
+    place: Place,
+    /// Frames of `DATA` that hold something.
+    data: u64,
+}
+
+/// Where in one direction's frames the next byte stands.
+#[derive(Default)]
+struct Place {
+    /// What has come of a frame's header.
     header: [u8; HEADER],
     filled: usize,
     /// Bytes of the payload that are still to come.
     left: usize,
-    block: Block,
-    heads: u64,
-    ages: Ages,
+}
+
+impl Place {
+    /// Passes over bytes of a header. Returns it where it is whole with them.
+    fn header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
+        let count = bytes.len().min(HEADER - self.filled);
+        let (header, rest) = bytes.split_at(count);
+        self.header[self.filled..self.filled + count].copy_from_slice(header);
+        self.filled += count;
+        *bytes = rest;
+        if self.filled < HEADER {
+            return None;
+        }
+        let [high, middle, low, ..] = self.header;
+        self.filled = 0;
+        self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        Some(self.header)
+    }
+}
+
+impl Written {
+    /// Follows bytes that the socket has taken.
+    pub(super) fn follow(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.place.left > 0 {
+                pass(&mut self.place.left, &mut bytes);
+            } else if let Some([_, _, _, kind, ..]) = self.place.header(&mut bytes) {
+                self.data += u64::from(kind == DATA && self.place.left > 0);
+            }
+        }
+    }
+
+    /// How many frames of `DATA` there were that hold something.
+    pub(super) fn data(&self) -> u64 {
+        self.data
+    }
 }
 
 /// Which streams are old: their numbers rise (RFC 9113 5.1.1), so one number in a second is enough.
@@ -78,9 +134,7 @@ impl Frames {
     pub(super) fn new() -> Self {
         Self {
             preface: preface::LENGTH,
-            header: [0; HEADER],
-            filled: 0,
-            left: 0,
+            place: Place::default(),
             block: Block::None,
             heads: 0,
             ages: Ages::default(),
@@ -93,18 +147,11 @@ impl Frames {
         self.ages.look(now);
         pass(&mut self.preface, &mut bytes);
         while !bytes.is_empty() {
-            if self.left > 0 {
-                pass(&mut self.left, &mut bytes);
+            if self.place.left > 0 {
+                pass(&mut self.place.left, &mut bytes);
                 self.end_payload();
-                continue;
-            }
-            let count = bytes.len().min(HEADER - self.filled);
-            let (header, rest) = bytes.split_at(count);
-            self.header[self.filled..self.filled + count].copy_from_slice(header);
-            self.filled += count;
-            bytes = rest;
-            if self.filled == HEADER {
-                begins(self.begin());
+            } else if let Some(header) = self.place.header(&mut bytes) {
+                begins(self.begin(header));
                 self.end_payload();
             }
         }
@@ -131,17 +178,15 @@ impl Frames {
     }
 
     /// A frame's header is whole.
-    fn begin(&mut self) -> Kind {
-        let [high, middle, low, kind, flags, stream @ ..] = self.header;
+    fn begin(&mut self, header: [u8; HEADER]) -> Kind {
+        let [_, _, _, kind, flags, stream @ ..] = header;
         let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
-        self.filled = 0;
-        self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let block = match flags & END_HEADERS {
             0 => Block::GoesOn,
             _ => Block::Ends,
         };
         match kind {
-            0 => Kind::Data,
+            DATA => Kind::Data,
             1 => {
                 self.block = block;
                 self.ages.last = self.ages.last.max(stream);
@@ -151,6 +196,8 @@ impl Frames {
                 is_young: stream > self.ages.old,
             },
             4 | 6 if flags & ACK != 0 => Kind::Acknowledgement,
+            6 => Kind::Ping,
+            8 => Kind::WindowUpdate,
             9 if self.block != Block::None => {
                 self.block = block;
                 Kind::Other
@@ -160,7 +207,7 @@ impl Frames {
     }
 
     fn end_payload(&mut self) {
-        if self.left == 0 && self.block == Block::Ends {
+        if self.place.left == 0 && self.block == Block::Ends {
             self.block = Block::None;
             self.heads += 1;
         }
@@ -196,6 +243,7 @@ mod tests {
             frame(6, ACK, &[0; 8]),
             frame(4, ACK, b""),
             frame(3, 0, &[0; 4]),
+            frame(8, 0, &[0; 4]),
             frame(77, 0, b"x"),
         ]
         .concat();
@@ -205,10 +253,11 @@ mod tests {
             Kind::Other,
             Kind::Other,
             Kind::Data,
-            Kind::Other,
+            Kind::Ping,
             Kind::Acknowledgement,
             Kind::Acknowledgement,
             Kind::Reset { is_young: true },
+            Kind::WindowUpdate,
             Kind::Other,
         ];
         for step in 1..wire.len() {
@@ -220,6 +269,23 @@ mod tests {
             assert_eq!(told, expected, "in pieces of {step}");
             assert!(!frames.is_amid_a_head() && !frames.is_before_all());
             assert_eq!(frames.heads(), 1);
+        }
+    }
+
+    #[test]
+    fn frames_of_data_are_counted_that_hold_something_however_they_are_written() {
+        let wire = [
+            frame(4, 0, &[0; 12]),
+            frame(1, END_HEADERS, b"\0\0\0"),
+            frame(DATA, 0, b"a"),
+            frame(DATA, 0, &[0; 300]),
+            frame(DATA, 1, b""),
+        ]
+        .concat();
+        for step in 1..wire.len() {
+            let mut written = Written::default();
+            wire.chunks(step).for_each(|piece| written.follow(piece));
+            assert_eq!(written.data(), 2, "in pieces of {step}");
         }
     }
 

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     super::{Connection, Stop, linger::Leave, preface::Begun, stall::Stall, transport::Transport},
-    budget::{Budget, Flood},
-    frames::Frames,
+    budget::{Answered, Budget, Flood},
+    frames::{Frames, Written},
     progress::Progress,
 };
 
@@ -26,6 +26,7 @@ pub(super) struct FrameStream {
     /// Read already, and not handed over.
     held: Bytes,
     frames: Frames,
+    written: Written,
     budget: Budget,
     stall: Stall,
     /// There was a flood. Nothing more is read, and the client is told why.
@@ -45,6 +46,7 @@ impl FrameStream {
             connection,
             progress,
             frames: Frames::new(),
+            written: Written::default(),
             stall: Stall::default(),
             flood: None,
             leave: None,
@@ -87,10 +89,14 @@ impl FrameStream {
         } = &*self.progress;
         let now = client.now();
         read_last.store(now, Relaxed);
-        let pieces = client.activity.pieces.value();
+        let answered = Answered {
+            bytes: self.transport.socket().taken(),
+            pieces: client.activity.pieces.value(),
+            frames: self.written.data(),
+        };
         let (budget, mut flood) = (&mut self.budget, Ok(()));
         let heads = self.frames.heads();
-        budget.refill(now, self.transport.socket().taken(), pieces);
+        budget.refill(now, answered);
         self.frames.follow(read, now, |kind| {
             if flood.is_ok() {
                 flood = budget.frame(kind);
@@ -156,6 +162,9 @@ impl AsyncWrite for FrameStream {
             return Poll::Ready(Ok(bytes.len()));
         }
         let polled = Pin::new(&mut self.transport).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = polled {
+            self.written.follow(&bytes[..count]);
+        }
         self.note_write(polled)
     }
 
@@ -168,6 +177,13 @@ impl AsyncWrite for FrameStream {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         let polled = Pin::new(&mut self.transport).poll_write_vectored(cx, slices);
+        if let Poll::Ready(Ok(mut left)) = polled {
+            for slice in slices {
+                let count = slice.len().min(left);
+                self.written.follow(&slice[..count]);
+                left -= count;
+            }
+        }
         self.note_write(polled)
     }
 

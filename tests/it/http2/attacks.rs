@@ -118,6 +118,34 @@ async fn a_client_that_pings_for_each_message_that_it_reads_is_served_to_the_end
 }
 
 #[tokio::test]
+async fn a_client_whose_window_is_one_byte_is_answered_to_the_end() {
+    const BYTES: usize = 5_000;
+    let backend = RawBackend::saying(ok("a".repeat(BYTES)), Then::Keep).await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Frames::connect_with(proxy.address(), &[(4, 1)]).await;
+    client.send(get_frame(1, "/cart")).await;
+    let update = |stream| frame(WINDOW_UPDATE, 0, stream, &1_u32.to_be_bytes());
+    let updates = [update(0), update(1)].concat();
+    let mut read = 0;
+    loop {
+        let frame = client.next().await.expect("it goes on");
+        assert_ne!(frame.kind, GOAWAY, "after {read}");
+        read += if frame.kind == DATA {
+            frame.payload.len()
+        } else {
+            0
+        };
+        if frame.ends() {
+            break;
+        }
+        if frame.kind == DATA {
+            client.send(&updates).await;
+        }
+    }
+    assert_eq!(read, BYTES);
+}
+
+#[tokio::test]
 async fn requests_that_are_taken_back_at_once_end_their_connection() {
     let backend = backend().await;
     let proxy = before(backend.address(), "").await;
