@@ -126,6 +126,12 @@ impl Socket {
         let _ = SockRef::from(&self.stream).set_tcp_keepalive(&keepalive);
     }
 
+    /// Has the kernel end the connection of a client that has acknowledged nothing for so long of what it was sent.
+    pub(super) fn give_up_unacknowledged(&self, after: Duration) {
+        // A unix socket has no such client.
+        let _ = SockRef::from(&self.stream).set_tcp_user_timeout(Some(after));
+    }
+
     /// Has the socket's end be a reset.
     pub(super) fn reset(&self) {
         // Fails only on a socket that is gone already.

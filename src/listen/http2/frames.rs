@@ -26,8 +26,9 @@ pub(super) enum Kind {
     Other,
 }
 
-/// The number of `DATA`.
+/// The numbers of kinds.
 const DATA: u8 = 0;
+const PING: u8 = 6;
 
 /// A flag of `SETTINGS` and `PING`: it answers one of ours.
 const ACK: u8 = 1;
@@ -51,6 +52,8 @@ pub(super) struct Written {
     place: Place,
     /// Frames of `DATA` that hold something.
     data: u64,
+    /// A frame has begun that is no `PING` since the socket had taken all.
+    has_news: bool,
 }
 
 /// Where in one direction's frames the next byte stands.
@@ -88,6 +91,7 @@ impl Written {
             if self.place.left > 0 {
                 pass(&mut self.place.left, &mut bytes);
             } else if let Some([_, _, _, kind, ..]) = self.place.header(&mut bytes) {
+                self.has_news |= kind != PING;
                 self.data += u64::from(kind == DATA && self.place.left > 0);
             }
         }
@@ -96,6 +100,16 @@ impl Written {
     /// How many frames of `DATA` there were that hold something.
     pub(super) fn data(&self) -> u64 {
         self.data
+    }
+
+    /// Whether there is anything in what the socket takes but questions whether the client is there.
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news
+    }
+
+    /// The socket has taken all of it.
+    pub(super) fn note_all_taken(&mut self) {
+        self.has_news = false;
     }
 }
 
@@ -195,8 +209,8 @@ impl Frames {
             3 => Kind::Reset {
                 is_young: stream > self.ages.old,
             },
-            4 | 6 if flags & ACK != 0 => Kind::Acknowledgement,
-            6 => Kind::Ping,
+            4 | PING if flags & ACK != 0 => Kind::Acknowledgement,
+            PING => Kind::Ping,
             8 => Kind::WindowUpdate,
             9 if self.block != Block::None => {
                 self.block = block;

@@ -45,7 +45,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 const PONG: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Serves a connection until either side ends it.
-pub(super) async fn serve(connection: Arc<Connection>, client: Client, begun: Begun) {
+pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun: Begun) {
+    // One that is gone amid answers is not silent, and there is room in its socket for hours of small ones.
+    let most = progress::unacknowledged(&connection.listener.timeout);
+    begun.transport.socket().give_up_unacknowledged(most);
     let worker = Arc::clone(&connection.worker);
     let _open = Open::new(&worker.http2.connections);
     let progress = Arc::new(Progress::new(Arc::new(client)));
@@ -119,5 +122,44 @@ impl<'c> Open<'c> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.sub_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use socket2::SockRef;
+    use tokio::{net::TcpStream, task::yield_now};
+
+    use super::{
+        super::{
+            socket::Socket,
+            testing::{client_of, connected},
+            transport::Transport,
+        },
+        *,
+    };
+    use crate::proxy::Scheme;
+
+    #[tokio::test]
+    async fn the_kernel_ends_a_client_that_acknowledges_nothing_for_as_long_as_it_may_be_silent() {
+        let (client, connection, stream) = connected().await;
+        let stream = stream.into_std().unwrap();
+        let below = stream.try_clone().unwrap();
+        let socket = Socket::new(TcpStream::from_std(stream).unwrap());
+        let begun = Begun {
+            transport: Transport::Clear(socket),
+            read: Bytes::new(),
+        };
+        let of = client_of(&connection, Scheme::Http);
+        let limits = &connection.listener.timeout;
+        let expected = (3 * limits.ping).max(limits.write);
+        let serving = tokio::spawn(serve(Arc::clone(&connection), of, begun));
+        while SockRef::from(&below).tcp_user_timeout().unwrap() != Some(expected) {
+            assert!(!serving.is_finished());
+            yield_now().await;
+        }
+        drop(client);
+        serving.await.unwrap();
     }
 }

@@ -10,13 +10,19 @@ use std::{
 };
 
 use super::{super::stop::Stop, streams::Streams};
-use crate::proxy::Client;
+use crate::{config::ListenTimeouts, proxy::Client};
 
 /// How long a client may take to leave that was told to, and has nothing to wait for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A client that is silent is asked after `timeout.ping` whether it is there, and is gone after as many of them.
 const SILENCES: u32 = 3;
+
+/// For how long a client may leave unacknowledged what it was sent, before the kernel takes it for gone. As long as
+/// it may be silent, and no shorter than it may take nothing.
+pub(super) fn unacknowledged(limits: &ListenTimeouts) -> Duration {
+    limits.ping.saturating_mul(SILENCES).max(limits.write)
+}
 
 /// How far a connection has come. Times are of the worker's clock, plus 1; 0 is "not".
 pub(in super::super) struct Progress {

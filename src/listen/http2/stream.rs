@@ -121,7 +121,9 @@ impl FrameStream {
             ..
         } = &*self.progress;
         let bytes = self.transport.socket().taken();
-        if self.stall.note(&polled, bytes, stuck, || client.now()) {
+        let has_taken = self.stall.note(&polled, bytes, stuck, || client.now());
+        // The kernel takes a question also for a client that is gone.
+        if has_taken && self.written.has_news() {
             taken.store(client.now(), Relaxed);
         }
         polled
@@ -197,7 +199,11 @@ impl AsyncWrite for FrameStream {
             Some(farewell) => farewell.poll_say(cx, &mut this.transport),
             None => Pin::new(&mut this.transport).poll_flush(cx),
         };
-        this.note_write(flushed)
+        let flushed = this.note_write(flushed);
+        if flushed.is_ready() {
+            this.written.note_all_taken();
+        }
+        flushed
     }
 
     /// Ends the connection in good order: the client may be sending still.
@@ -263,5 +269,39 @@ impl Farewell {
         }
         ready!(self.leave.poll(cx, transport.socket().shut()));
         Poll::Ready(io::Error::new(io::ErrorKind::InvalidData, Flood))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::{
+        super::super::{
+            socket::Socket,
+            testing::{client_of, connected},
+        },
+        *,
+    };
+    use crate::proxy::Scheme;
+
+    #[tokio::test]
+    async fn a_question_that_the_kernel_takes_is_no_sign_of_a_client() {
+        let (_client, connection, stream) = connected().await;
+        let of = client_of(&connection, Scheme::Http);
+        let progress = Arc::new(Progress::new(Arc::new(of)));
+        let begun = Begun {
+            transport: Transport::Clear(Socket::new(stream)),
+            read: Bytes::new(),
+        };
+        let mut wire = FrameStream::new(begun, connection, Arc::clone(&progress));
+        let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let data = [0, 0, 1, 0, 0, 0, 0, 0, 1, b'a'];
+        for (frame, is_sign) in [(&ping[..], false), (&data, true), (&ping, false)] {
+            progress.taken.store(0, Relaxed);
+            wire.write_all(frame).await.unwrap();
+            wire.flush().await.unwrap();
+            assert_eq!(progress.taken.load(Relaxed) != 0, is_sign, "{frame:?}");
+        }
     }
 }
