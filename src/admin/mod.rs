@@ -1,7 +1,9 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers, in JSON and as a page. Shows, and
-//! changes nothing but whether a service is pinned to a set, what of proxy.toml runs, and which process has the
-//! addresses.
+//! changes nothing but whether a service is pinned to a set, which of its endpoints are drained, what of
+//! proxy.toml runs, and which process has the addresses.
 
+mod change;
+mod drain;
 mod explain;
 mod findings;
 mod handover;
@@ -75,6 +77,7 @@ Callboard
     …/journal          what became of its set
     …/history          its last fifteen minutes, and its endpoints'
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
+    …/drain            POST {\"endpoint\": \"10.0.0.7:8080\", \"for\": \"30m\"} keeps requests from it, DELETE ?endpoint=… ends that
 /api/explain           what becomes of a request: ?method=GET&url=http://shop.example.com/cart&header=A: b
 /api/events            what of that changes, as it does (server-sent events)
 /api/history           the last fifteen minutes; ?service=NAME for some services, too
@@ -203,7 +206,7 @@ fn router(context: Arc<Context>) -> Router {
         .route("/api/handover", post(handover::hand_over))
         .route(
             "/api/services/{*name}",
-            get(service::show).post(service::pin).delete(service::unpin),
+            get(service::show).post(service::begin).delete(service::end),
         )
         .fallback(async || (StatusCode::NOT_FOUND, "no such page; / lists them\n"))
         .method_not_allowed_fallback(async || {

@@ -1,12 +1,12 @@
 //! One service by itself: how it stands, what became of its set, and the pin that holds the set
-//! while an incident is looked at. The pin is all that the admin server changes.
+//! while an incident is looked at. Pins and drains are all that the admin server changes of one.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -14,17 +14,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    series,
+    change::{self, refuse},
+    drain, series,
     status::ServiceTraffic,
-    view::{Context, Shown, is_json},
+    view::{Context, Shown},
 };
-use crate::{
-    config,
-    service::{self, PinError, Service},
-};
-
-/// How long a pin lasts for which nothing else is said.
-const PIN: Duration = Duration::from_secs(30 * 60);
+use crate::service::{self, PinError, Service};
 
 /// What a pin is asked for with.
 #[derive(Debug, Default, Deserialize)]
@@ -51,51 +46,63 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
     if let Some(service) = of_history.and_then(|name| find(&context, name)) {
         return series::of_service(&context, service.name()).into_response();
     }
-    let of_pin = name.strip_suffix("/pin");
-    if let Some(service) = of_pin.and_then(|name| find(&context, name)) {
+    let of_part = part_of(&name);
+    let found = of_part.and_then(|(name, part)| Some((find(&context, name)?, part)));
+    if let Some((service, part)) = found {
+        let does = match part {
+            Part::Pin => "POST pins the service",
+            Part::Drain => "POST drains an endpoint of the service",
+        };
         let text = format!(
-            "POST pins the service and DELETE ends that; the pin itself is shown at \
-             /api/services/{}",
+            "{does} and DELETE ends that; what is so is shown at /api/services/{}",
             service.name()
         );
         return not_allowed(&text, "POST,DELETE");
     }
-    let name = of_journal.or(of_history).or(of_pin).unwrap_or(&name);
-    refuse(StatusCode::NOT_FOUND, &unknown(name))
+    let of_part = of_part.map(|(name, _)| name);
+    let of_part = of_journal.or(of_history).or(of_part);
+    refuse(StatusCode::NOT_FOUND, &unknown(of_part.unwrap_or(&name)))
 }
 
-/// `POST /api/services/{name}/pin`.
-pub(super) async fn pin(
+/// `POST /api/services/{name}/pin` and `/drain`.
+pub(super) async fn begin(
     State(context): Shown,
-    Path(name): Path<String>,
+    Path(path): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let service = match pinnable(&context, &name) {
-        Ok(service) => service,
+    match changeable(&context, &path) {
+        Ok((service, Part::Pin)) => pin(&service, &headers, &body),
+        Ok((service, Part::Drain)) => drain::begin(&service, &headers, &body),
+        Err(refusal) => refusal,
+    }
+}
+
+/// `DELETE /api/services/{name}/pin` and `/drain`.
+pub(super) async fn end(
+    State(context): Shown,
+    Path(path): Path<String>,
+    Query(named): Query<drain::Named>,
+) -> Response {
+    match changeable(&context, &path) {
+        Ok((service, Part::Pin)) => unpin(&service),
+        Ok((service, Part::Drain)) => drain::end(&service, &named),
+        Err(refusal) => refusal,
+    }
+}
+
+fn pin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Response {
+    let example = "{\"set\": 17, \"for\": \"30m\"}";
+    let and_more = ", or {} for the present set and 30 minutes";
+    let wanted = match change::read::<Wanted>(headers, body, example, and_more) {
+        Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
-    // A web page can post anything here but this without being asked whether it may.
-    if !is_json(&headers) {
-        let text = "send `Content-Type: application/json`, with a body such as \
-                    {\"set\": 17, \"for\": \"30m\"}, or {} for the present set and 30 minutes";
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
-    }
-    let wanted = match serde_json::from_slice::<Wanted>(&body) {
-        Ok(wanted) => wanted,
-        Err(error) => {
-            let text = format!("{error}; write it as {{\"set\": 17, \"for\": \"30m\"}}");
-            return refuse(StatusCode::BAD_REQUEST, &text);
-        }
+    let time = match change::time(wanted.time.as_deref()) {
+        Ok(time) => time,
+        Err(refusal) => return refusal,
     };
-    let time = match wanted.time.as_deref().map(config::duration) {
-        None => PIN,
-        Some(Ok(time)) => time,
-        Some(Err(error)) => {
-            return refuse(StatusCode::BAD_REQUEST, &format!("`for`: {error}"));
-        }
-    };
-    match service::pin(&service, wanted.set, time) {
+    match service::pin(service, wanted.set, time) {
         Ok(pin) => Json(pin).into_response(),
         Err(error) => {
             let status = match error {
@@ -108,33 +115,45 @@ pub(super) async fn pin(
     }
 }
 
-/// `DELETE /api/services/{name}/pin`.
-pub(super) async fn unpin(State(context): Shown, Path(name): Path<String>) -> Response {
-    match pinnable(&context, &name) {
-        Ok(service) if service::unpin(&service) => Json(json!({"pin": null})).into_response(),
-        Ok(service) => {
-            let text = format!("`{}` is not pinned", service.name());
-            refuse(StatusCode::NOT_FOUND, &text)
-        }
-        Err(refusal) => refusal,
+fn unpin(service: &Arc<Service>) -> Response {
+    if service::unpin(service) {
+        return Json(json!({ "pin": null })).into_response();
     }
+    let text = format!("`{}` is not pinned", service.name());
+    refuse(StatusCode::NOT_FOUND, &text)
 }
 
-/// The service whose pin a path names; else how that is refused.
+/// What of a service is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Pin,
+    Drain,
+}
+
+/// The name of the service, and what of it a path is about.
+fn part_of(path: &str) -> Option<(&str, Part)> {
+    let pin = path.strip_suffix("/pin").map(|name| (name, Part::Pin));
+    pin.or_else(|| Some((path.strip_suffix("/drain")?, Part::Drain)))
+}
+
+/// The service that a path names, and what of it; else how that is refused.
 #[expect(clippy::result_large_err, reason = "it is the answer")]
-fn pinnable(context: &Context, path: &str) -> Result<Arc<Service>, Response> {
-    let of_pin = path.strip_suffix("/pin");
-    if let Some(service) = of_pin.and_then(|name| find(context, name)) {
+fn changeable(context: &Context, path: &str) -> Result<(Arc<Service>, Part), Response> {
+    let named = part_of(path);
+    let service = named.and_then(|(name, part)| Some((find(context, name)?, part)));
+    if let Some(service) = service {
         return Ok(service);
     }
     // The whole may be a service, here too.
-    let name = match (of_pin, path.strip_suffix("/journal")) {
+    let name = match (named, path.strip_suffix("/journal")) {
         _ if find(context, path).is_some() => path,
-        (Some(name), _) => return Err(refuse(StatusCode::NOT_FOUND, &unknown(name))),
+        (Some((name, _)), _) => return Err(refuse(StatusCode::NOT_FOUND, &unknown(name))),
         (None, Some(name)) => name,
         (None, None) => path,
     };
-    let text = format!("nothing is changed here but /api/services/{name}/pin");
+    let text = format!(
+        "nothing is changed here but /api/services/{name}/drain and /api/services/{name}/pin"
+    );
     Err(not_allowed(&text, "GET,HEAD"))
 }
 
@@ -145,10 +164,6 @@ fn find(context: &Context, name: &str) -> Option<Arc<Service>> {
 
 fn unknown(name: &str) -> String {
     format!("no route and no request has named a service `{name}`")
-}
-
-fn refuse(status: StatusCode, error: &str) -> Response {
-    (status, Json(json!({ "error": error }))).into_response()
 }
 
 fn not_allowed(error: &str, allowed: &'static str) -> Response {

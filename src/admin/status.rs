@@ -54,6 +54,8 @@ pub(super) struct Status {
     next: Option<Arc<str>>,
     /// Those that stay with a set, whatever their registries say.
     pinned: Vec<Arc<str>>,
+    /// Those of which a person drains endpoints.
+    drained: Vec<Arc<str>>,
     /// What is unusual of the proxy and of these services.
     findings: Vec<Finding>,
     reload: ReloadShown,
@@ -170,6 +172,11 @@ impl Status {
             pinned: services
                 .iter()
                 .filter(|service| service.status.pin.is_some())
+                .map(|service| Arc::clone(&service.status.name))
+                .collect(),
+            drained: services
+                .iter()
+                .filter(|service| !service.status.drains.is_empty())
                 .map(|service| Arc::clone(&service.status.name))
                 .collect(),
             services,

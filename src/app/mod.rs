@@ -1,5 +1,6 @@
 //! The process: build → run → drain.
 
+mod at_run_time;
 mod certificates;
 mod doors;
 mod followed;

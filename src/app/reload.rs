@@ -22,7 +22,10 @@ use crate::{
     saved::Store,
 };
 
-use super::followed::{Followed, is_due};
+use super::{
+    at_run_time,
+    followed::{Followed, is_due},
+};
 
 /// How often it is looked whether the file has changed, where that is wanted, and whether a generation
 /// of the past is used by no request any more.
@@ -150,6 +153,7 @@ impl Inner {
         let registries = open(&running, &next, opened)?;
         let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());
         let directory = self.shared.directory();
+        changes.at_run_time = at_run_time::changes(&directory);
         let prepared = Directory::prepare(&directory, &next, registries.clone()).map_err(failed)?;
         if dry_run {
             return Ok(changes);
@@ -181,6 +185,10 @@ impl Inner {
                     changed = changes.changed.len(),
                     "reloaded"
                 );
+                if !changes.at_run_time.is_empty() {
+                    let what = changes.at_run_time.join("; ");
+                    tracing::warn!(what, "changed at run time, and goes on");
+                }
                 if !changes.at_next_start.is_empty() {
                     let what = changes.at_next_start.join(", ");
                     tracing::warn!(

@@ -72,6 +72,7 @@ impl AdminServer {
         &self,
         method: Method,
         path: &[&str],
+        query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> anyhow::Result<Answer> {
         if let (None, Some(file)) = (&self.admin, self.file())
@@ -82,7 +83,7 @@ impl AdminServer {
                 file.display()
             );
         }
-        self.ask(method, path, &[], body)
+        self.ask(method, path, query, body)
     }
 
     /// Asks it for anything.
@@ -257,7 +258,7 @@ mod tests {
             token_file: None,
             config: Some(folder.path().join("proxy.tml")),
         };
-        let changed = missing.change(Method::POST, &["api"], None);
+        let changed = missing.change(Method::POST, &["api"], &[], None);
         let error = changed.err().unwrap().to_string();
         assert!(error.contains("proxy.tml cannot be read"), "{error}");
         let named = AdminServer {
@@ -265,7 +266,7 @@ mod tests {
             config: None,
             ..missing
         };
-        let changed = named.change(Method::DELETE, &["api", "services", "..", "pin"], None);
+        let changed = named.change(Method::DELETE, &["api", "services", "..", "pin"], &[], None);
         let error = changed.err().unwrap().to_string();
         assert_eq!(error, "`..` is not the name of a service");
     }

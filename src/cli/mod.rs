@@ -6,6 +6,7 @@ mod config;
 mod config_file;
 mod demo;
 mod descriptors;
+mod drain;
 mod duration;
 mod explain;
 mod health;
@@ -73,6 +74,10 @@ enum Command {
     Pin(services::Pin),
     /// Have a service that is pinned follow its registries again
     Unpin(services::Unpin),
+    /// Keep requests from an endpoint while it is worked on
+    Drain(drain::Drain),
+    /// Have an endpoint that is drained get requests again
+    Undrain(drain::Undrain),
     /// Keep a provider registered, and run the command that is the provider
     Register(Box<register::Register>),
     /// Print what a shell completes commands by
@@ -107,6 +112,8 @@ pub fn main() -> ExitCode {
         Command::Journal(journal) => services::journal(&journal),
         Command::Pin(pin) => services::pin(&pin),
         Command::Unpin(unpin) => services::unpin(&unpin),
+        Command::Drain(drain) => drain::drain(&drain),
+        Command::Undrain(undrain) => drain::undrain(&undrain),
         Command::Register(register) => register::register(*register),
         Command::Completions(completions) => shells::completions(&completions, Cli::command()),
         Command::Man(man) => shells::man(&man, Cli::command()),

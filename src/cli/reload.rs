@@ -44,7 +44,7 @@ pub(super) fn reload(reload: &Reload) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let said = match (answer.changes.is_empty(), reload.dry_run) {
-        (true, _) => "nothing has changed\n".to_owned(),
+        (true, _) => format!("{}nothing has changed\n", answer.changes),
         (false, true) => format!("{}nothing is changed: this was a dry run\n", answer.changes),
         (false, false) => format!("{}reloaded\n", answer.changes),
     };

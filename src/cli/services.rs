@@ -105,7 +105,9 @@ pub(super) fn pin(pin: &Pin) -> anyhow::Result<ExitCode> {
         body.insert("for".to_owned(), format!("{}ms", time.as_millis()).into());
     }
     let path = ["api", "services", &pin.service, "pin"];
-    let answer = pin.server.change(Method::POST, &path, Some(&body.into()))?;
+    let answer = pin
+        .server
+        .change(Method::POST, &path, &[], Some(&body.into()))?;
     let pinned: Value = answer.good()?;
     let left = pinned["seconds_left"].as_f64().unwrap_or_default();
     say(&format!(
@@ -117,7 +119,7 @@ pub(super) fn pin(pin: &Pin) -> anyhow::Result<ExitCode> {
 
 pub(super) fn unpin(unpin: &Unpin) -> anyhow::Result<ExitCode> {
     let path = ["api", "services", &unpin.service, "pin"];
-    let answer = unpin.server.change(Method::DELETE, &path, None)?;
+    let answer = unpin.server.change(Method::DELETE, &path, &[], None)?;
     answer.good::<Value>()?;
     say("no longer pinned\n")
 }
@@ -165,17 +167,18 @@ pub(super) fn text(value: &Value) -> String {
 /// A line for each service.
 pub(super) fn of_all<'v>(services: impl Iterator<Item = &'v Value>) -> String {
     let rows = services.map(|service| {
-        let pin = match service["pin"].is_null() {
-            true => String::new(),
-            false => format!("pinned to set {}", service["pin"]["set"]),
-        };
+        let pin = &service["pin"]["set"];
+        let pin = (!pin.is_null()).then(|| format!("pinned to set {pin}"));
+        let drains = each(&service["drains"]).len();
+        let drains = (drains > 0).then(|| format!("{drains} drained"));
+        let notes: Vec<_> = pin.into_iter().chain(drains).collect();
         [
             text(&service["name"]),
             states(each(&service["endpoints"])),
             text(&service["requests"]),
             text(&service["failed"]),
             text(&service["retries"]),
-            pin,
+            notes.join(", "),
         ]
     });
     let head = ["service", "endpoints", "requests", "failed", "retries", ""];
@@ -244,6 +247,9 @@ fn of_journal(entries: &[Value], is_of_all: bool, now: f64) -> String {
         let why = match entry["why"].as_str().unwrap_or_default() {
             "registry" => text(&entry["registry"]),
             "pinned" => format!("pinned to set {}", entry["set"]),
+            "drained" => format!("{} is drained", text(&entry["endpoint"])),
+            "undrained" => format!("{} is no longer drained", text(&entry["endpoint"])),
+            "drain_expired" => format!("the drain of {} is over", text(&entry["endpoint"])),
             other => other.replace('_', " "),
         };
         let why = match entry["applied"].as_bool() {

@@ -30,7 +30,10 @@ impl Endpointer {
             | EndpointState::Doubted
             | EndpointState::Ejected
             | EndpointState::Held => true,
-            EndpointState::Unhealthy | EndpointState::Failing | EndpointState::Draining => false,
+            EndpointState::Unhealthy
+            | EndpointState::Failing
+            | EndpointState::Maintenance
+            | EndpointState::Draining => false,
         });
         Ok(endpoints)
     }

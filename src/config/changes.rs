@@ -21,12 +21,21 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// What is another, and takes effect at the next start.
     pub at_next_start: Vec<String>,
+    /// What was changed at run time and goes on, whatever the file says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub at_run_time: Vec<String>,
 }
 
 impl Changes {
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let all = [
+            &self.added,
+            &self.removed,
+            &self.changed,
+            &self.at_next_start,
+        ];
+        all.into_iter().all(Vec::is_empty)
     }
 
     /// From one config to another.
@@ -145,6 +154,7 @@ impl fmt::Display for Changes {
             ("-", "", &self.removed),
             ("~", "", &self.changed),
             ("!", " takes effect at the next start", &self.at_next_start),
+            ("=", ", as was said at run time", &self.at_run_time),
         ];
         let mut lines = parts
             .iter()

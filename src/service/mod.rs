@@ -41,9 +41,11 @@ pub use endpoint::state::EndpointState;
 pub use endpoint::{Endpoint, EndpointId, WorkerEndpoint};
 pub use health::prober::Checkup;
 pub use members::combine::Difference;
+pub use members::drain::{DrainError, LONGEST_DRAIN, drain, undrain};
 pub(crate) use members::history::unix_seconds;
 pub use members::history::{Change, EntryStatus, Why};
-pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, unpin};
+pub use members::maintenance::DrainStatus;
+pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, pin_of, unpin};
 #[cfg(test)]
 use members::testing;
 pub use policy::{CallPolicy, over_at, within};
@@ -354,6 +356,11 @@ impl Service {
     /// Whether it stays with a set, whatever its registries say.
     pub fn is_pinned(&self) -> bool {
         self.members().is_pinned()
+    }
+
+    /// Its endpoints that a person drains.
+    pub fn drains(&self) -> Vec<DrainStatus> {
+        self.members().endpoints().drain_statuses()
     }
 
     /// An endpoint took no connection.

@@ -6,8 +6,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    BalanceStatus, Checkup, Difference, Doubt, Ejection, Endpoint, EndpointId, EndpointState,
-    LimitsStatus, PinStatus, Service, StatusClass, View, ZoneStatus,
+    BalanceStatus, Checkup, Difference, Doubt, DrainStatus, Ejection, Endpoint, EndpointId,
+    EndpointState, LimitsStatus, PinStatus, Service, StatusClass, View, ZoneStatus,
     members::{history::unix_seconds, member::Member, standing::Standing},
 };
 use crate::{
@@ -45,6 +45,8 @@ pub struct ServiceStatus {
     pub hint: Option<Arc<str>>,
     /// Whether it stays with a set, whatever its registries say.
     pub pin: Option<PinStatus>,
+    /// Its endpoints that a person drains, be they listed or not.
+    pub drains: Vec<DrainStatus>,
     /// Those of its registries of which the set still counts that was kept from before the start.
     pub from_snapshot: Vec<Remembered>,
     /// Where several registries fail over: the one that serves.
@@ -259,6 +261,7 @@ impl ServiceStatus {
                 .collect(),
             hint: service.hint(),
             pin: members.journal().pin.as_deref().map(PinStatus::of),
+            drains: members.endpoints().drain_statuses(),
             from_snapshot: std::iter::zip(service.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {
                     let age = combiner.remembered(of)?.elapsed().unwrap_or_default();

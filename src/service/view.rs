@@ -356,19 +356,23 @@ impl View {
         endpoints.any(|one| !is_this(one) && !tried.has(one.health()))
     }
 
+    /// Whether an instance is one of its endpoints.
+    pub(super) fn wants(&self, instance: &Instance) -> bool {
+        let subset = self.subset.as_deref();
+        subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))
+    }
+
     /// Publishes what there is now, if it differs.
     pub(super) fn publish(&self, endpoints: &EndpointSet) {
-        let is_of = |instance: &Instance| {
-            let subset = self.subset.as_deref();
-            subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))
-        };
+        let is_of = |instance: &Instance| self.wants(instance);
+        let picking = endpoints.picking(is_of);
         if let Some(zone) = &self.zone {
             zone.publish(|is_there| {
                 let wanted = |instance: &Instance| is_of(instance) && is_there(instance);
-                endpoints.snapshot(&self.balance, wanted)
+                endpoints.snapshot(&self.balance, picking, wanted)
             });
         }
-        let snapshot = endpoints.snapshot(&self.balance, is_of);
+        let snapshot = endpoints.snapshot(&self.balance, picking, is_of);
         if !self.snapshot.load().is_like(&snapshot) {
             self.snapshot.store(Arc::new(snapshot));
         }

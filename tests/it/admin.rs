@@ -438,6 +438,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         "callboard_proxy_headers_total",
         "callboard_requests_pending",
         "callboard_requests_shed_total",
+        "callboard_service_drained",
         "callboard_service_pinned",
         "callboard_tls_certificate_expiry_timestamp_seconds",
         "callboard_tls_certificate_unusable",

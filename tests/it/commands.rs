@@ -121,6 +121,45 @@ async fn a_service_is_pinned_and_let_go() {
 }
 
 #[tokio::test]
+async fn an_endpoint_is_drained_and_gets_requests_again() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let proxy = Proxy::start("").await;
+    for backend in [&a, &b] {
+        proxy.register("cart", backend.address()).await;
+    }
+    let states = |of_a| [(a.address(), of_a), (b.address(), "serving")];
+    proxy.until_served("/cart").await;
+    proxy.until_states("cart", &states("serving")).await;
+    let (first, last) = (a.address().to_string(), b.address().to_string());
+    let drained = said(&proxy, &["drain", "cart", &first, "--for", "2h"]).await;
+    assert_eq!(drained, format!("{first} is drained for 2 h\n"));
+    proxy.until_states("cart", &states("maintenance")).await;
+    let all = said(&proxy, &["services"]).await;
+    assert!(
+        all.contains("1 maintenance, 1 serving") && all.contains("1 drained"),
+        "{all}"
+    );
+    let journal = said(&proxy, &["journal", "cart"]).await;
+    assert!(
+        journal.contains(&format!("{first} is drained")),
+        "{journal}"
+    );
+    let reload = said(&proxy, &["reload", "--dry-run"]).await;
+    assert!(
+        reload.contains(&format!("= cart: {first} is drained for another 1h59m")),
+        "{reload}"
+    );
+    let refused = refused(&proxy, &["drain", "cart", &last]).await;
+    assert!(
+        refused.contains("is the last endpoint that can be picked"),
+        "{refused}"
+    );
+    let undrained = said(&proxy, &["undrain", "cart", &first]).await;
+    assert_eq!(undrained, "no longer drained\n");
+    proxy.until_states("cart", &states("serving")).await;
+}
+
+#[tokio::test]
 async fn what_the_admin_server_refuses_is_said_and_is_a_failure() {
     let proxy = Proxy::start("").await;
     for (arguments, reason) in [

@@ -27,6 +27,7 @@ mod dns;
 mod dns_faults;
 mod docker;
 mod docs;
+mod drains;
 mod embedded;
 mod etcd;
 mod etcd_faults;

@@ -50,6 +50,7 @@ pub(super) fn of_service(facts: &ServiceFacts<'_>, unregistered: &[String]) -> V
         let text = format!("pinned to set {} for another {left}", pin.set);
         say(Level::Note, "pinned", text);
     }
+    of_drains(status, &mut say);
     of_registries(status, &mut say);
     if let Some(hint) = &status.hint {
         say(Level::Note, "hint", hint.to_string());
@@ -59,13 +60,15 @@ pub(super) fn of_service(facts: &ServiceFacts<'_>, unregistered: &[String]) -> V
 
 /// That no endpoint can be picked, and why.
 fn emptiness(status: &ServiceStatus, unregistered: &[String]) -> Option<(Level, String)> {
-    use EndpointState::{Draining, Failing, Unhealthy};
+    use EndpointState::{Draining, Failing, Maintenance, Unhealthy};
+    let is_held_away = status.drains.iter().all(|drain| drain.holds);
     let present = status.endpoints.iter().filter(|one| one.state != Draining);
     let mut out = BTreeMap::<_, usize>::new();
     for endpoint in present {
         match endpoint.state {
             Unhealthy => *out.entry("unhealthy").or_default() += 1,
             Failing if !status.panic => *out.entry("failing").or_default() += 1,
+            Maintenance if is_held_away => *out.entry("in maintenance").or_default() += 1,
             _ => return None,
         }
     }
@@ -119,6 +122,21 @@ fn of_states(status: &ServiceStatus, say: &mut impl FnMut(Level, &'static str, S
             state.as_str()
         );
         say(Level::Warning, state.as_str(), text);
+    }
+}
+
+/// Endpoints that a person drains.
+fn of_drains(status: &ServiceStatus, say: &mut impl FnMut(Level, &'static str, String)) {
+    for drain in &status.drains {
+        let left = time(drain.seconds_left);
+        let text = format!("{} is drained for another {left}", drain.endpoint);
+        match drain.holds {
+            true => say(Level::Note, "drained", text),
+            false => {
+                let text = format!("{text}, and called all the same: no other can be picked");
+                say(Level::Warning, "drained", text);
+            }
+        }
     }
 }
 

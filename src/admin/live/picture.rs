@@ -22,8 +22,9 @@ use crate::{
         view::Context,
     },
     discovery::Directory,
+    instance::Address,
     registry::watch::WatchSnapshot,
-    service::{EndpointState, EndpointStatus, LimitsStatus, PinStatus, unix_seconds},
+    service::{DrainStatus, EndpointState, EndpointStatus, LimitsStatus, PinStatus, unix_seconds},
 };
 
 /// As many endpoints are in it, and as many services.
@@ -46,6 +47,7 @@ struct ServiceShown<'s> {
     last_change: Option<f64>,
     hint: Option<&'s str>,
     pin: Option<PinShown>,
+    drains: Vec<DrainShown<'s>>,
     from_snapshot: Vec<&'s str>,
     chosen: Option<&'s str>,
     subsets: Vec<&'s str>,
@@ -68,6 +70,12 @@ struct ServiceShown<'s> {
 #[derive(Serialize)]
 struct PinShown {
     set: u64,
+    ends: f64,
+}
+
+#[derive(Serialize)]
+struct DrainShown<'s> {
+    endpoint: &'s Address,
     ends: f64,
 }
 
@@ -172,6 +180,7 @@ impl<'s> ServiceShown<'s> {
             last_change: status.last_change,
             hint: status.hint.as_deref(),
             pin: status.pin.as_ref().map(PinShown::of),
+            drains: status.drains.iter().map(DrainShown::of).collect(),
             from_snapshot: status
                 .from_snapshot
                 .iter()
@@ -191,6 +200,15 @@ impl<'s> ServiceShown<'s> {
             abandoned: service.abandoned,
             tunnels: service.tunnels,
             recent,
+        }
+    }
+}
+
+impl<'s> DrainShown<'s> {
+    fn of(drain: &'s DrainStatus) -> Self {
+        Self {
+            endpoint: &drain.endpoint,
+            ends: drain.ends,
         }
     }
 }

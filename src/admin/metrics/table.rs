@@ -368,6 +368,19 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "callboard_service_drained",
+        Gauge,
+        SERVICE,
+        "Endpoints of the service that a person drains.",
+        |scrape, samples| {
+            let services = scrape.services.iter();
+            let mut services = services.filter(|(_, status)| !status.drains.is_empty());
+            services.try_for_each(|(service, status)| {
+                samples.add(&[service.name()], status.drains.len())
+            })
+        },
+    ),
+    metric(
         "callboard_service_pinned",
         Gauge,
         SERVICE,

@@ -91,17 +91,19 @@ export async function refresh(service, then) {
 }
 
 function pins(parts, service) {
-  const path = `/api/services/${service.name.split('/').map(encodeURIComponent).join('/')}/pin`;
-  const tell = async (method, body) => {
-    const error = await change(path, method, body);
+  const path = `/api/services/${service.name.split('/').map(encodeURIComponent).join('/')}`;
+  const tell = async (method, body, to = 'pin') => {
+    const error = await change(`${path}/${to}`, method, body);
     parts.trouble.hidden = !error;
     text(parts.trouble, error ?? '');
     service.journal = null;
   };
-  parts.time = h('select', { 'aria-label': 'For how long it is pinned' }, TIMES.map((one) => h('option', { value: one, selected: one === '30m' }, one)));
+  parts.time = h('select', { 'aria-label': 'For how long it is pinned, or an endpoint drained' }, TIMES.map((one) => h('option', { value: one, selected: one === '30m' }, one)));
   parts.pin = h('button', { type: 'button', onclick: () => tell('POST', { for: parts.time.value }) }, 'Pin the set it has');
   parts.unpin = h('button', { type: 'button', onclick: () => tell('DELETE') }, 'Unpin');
   parts.pinned = h('span', { class: 'quiet' });
+  parts.drain = (endpoint) => (endpoint.state === 'maintenance' ? tell('DELETE', undefined, `drain?endpoint=${encodeURIComponent(endpoint.address)}`)
+    : tell('POST', { endpoint: endpoint.address, for: parts.time.value }, 'drain'));
   parts.pin_to = (set) => tell('POST', { set, for: parts.time.value });
   parts.pins.append(parts.pinned, parts.unpin, parts.pin, parts.time);
 }
@@ -118,7 +120,7 @@ export function update(row, item) {
   const series = new Map(service.past?.endpoints.map((one) => [`${one.instance} ${one.address}`, one]) ?? []);
   reconcile(parts.endpoints, found.slice(0, parts.shown), {
     key: (endpoint) => endpoint.key,
-    create: create_endpoint,
+    create: (endpoint) => create_endpoint(endpoint, parts.drain),
     update: (element, endpoint) => update_endpoint(element, endpoint, series.get(endpoint.key)),
   });
   parts.endpoint_table.hidden = found.length === 0;
@@ -167,13 +169,14 @@ function draw_watchers(body, own) {
   if (own.watches.length === 0) rows(body, [['proxy.toml', 'its endpoints stand in the file', '', '', { class: 'mid', content: '' }]]);
 }
 
-function create_endpoint(endpoint) {
+function create_endpoint(endpoint, drain) {
   const cells = { state: h('span', { class: 'state' }), why: h('span', { class: 'why' }), spark: chart('spark') };
   for (const key of ['weight', 'busy', 'rate', 'errors', 'p50', 'p90', 'p99', 'tunnels']) cells[key] = h('td', { class: 'n' });
   for (const key of ['p50', 'p90', 'tunnels']) cells[key].classList.add('wide');
   for (const key of ['weight', 'busy', 'p99']) cells[key].classList.add('mid');
   cells.more = h('span', { class: 'why' });
-  const row = h('tr', null, h('th', { scope: 'row' }, h('span', { class: 'mono' }, endpoint.address), cells.more), h('td', null, cells.state, cells.why), cells.weight, cells.busy,
+  cells.drain = h('button', { type: 'button', class: 'plain', onclick: () => drain(row.endpoint) });
+  const row = h('tr', null, h('th', { scope: 'row' }, h('span', { class: 'mono' }, endpoint.address), cells.more), h('td', null, cells.state, ' ', cells.drain, cells.why), cells.weight, cells.busy,
     h('td', { class: 'wide' }, cells.spark), cells.rate, cells.errors, cells.p50, cells.p90, cells.p99, cells.tunnels);
   row.cells_of = cells;
   return row;
@@ -189,6 +192,10 @@ function update_endpoint(row, endpoint, series) {
   row.endpoint = endpoint;
   attribute(cells.state, 'data-state', endpoint.state);
   text(cells.state, endpoint.state);
+  const drains = endpoint.state === 'maintenance' ? 'Undrain' : 'Drain';
+  text(cells.drain, drains);
+  attribute(cells.drain, 'aria-label', `${drains} ${endpoint.address}`);
+  cells.drain.hidden = endpoint.state === 'draining';
   const registry = endpoint.registry === 'passing' ? null : `registry: ${endpoint.registry}`;
   text(cells.why, [endpoint.why, registry].filter(Boolean).join('; '));
   text(cells.more, [endpoint.instance, endpoint.tls && 'TLS', ...endpoint.tags].filter(Boolean).join(' · '));

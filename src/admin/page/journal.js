@@ -22,6 +22,9 @@ function why(entry) {
     case 'guard': return 'the guard has let go';
     case 'pinned': return `pinned to set ${entry.set}`;
     case 'unpinned': return 'no longer pinned';
+    case 'drained': return `${entry.endpoint} is drained`;
+    case 'undrained': return `${entry.endpoint} is no longer drained`;
+    case 'drain_expired': return `the drain of ${entry.endpoint} is over`;
     case 'pin_expired': return 'the pin’s time is over';
     default: return entry.why;
   }

@@ -8,7 +8,7 @@ import { count, percent, rate, time } from './format.js';
 import { health, matches, model, routes_to, words } from './model.js';
 
 const PAGE = 100;
-const STATES = ['serving', 'warming', 'doubted', 'held', 'ejected', 'failing', 'unhealthy', 'draining'];
+const STATES = ['serving', 'warming', 'doubted', 'held', 'ejected', 'failing', 'unhealthy', 'maintenance', 'draining'];
 /** A share of errors that is marked. */
 const MANY = 0.05;
 
@@ -142,6 +142,7 @@ function update_tags(tags, own, unusual) {
   const level = ['bad', 'warning'].find((one) => unusual?.some((finding) => finding.level === one));
   if (level) wanted.push([level === 'bad' ? 'ill' : 'unusual', level]);
   if (own.pin) wanted.push([`pinned to ${own.pin.set}`, 'warning']);
+  if (own.drains.length) wanted.push([`${own.drains.length} drained`, 'warning']);
   if (own.tunnels) wanted.push([`${count(own.tunnels)} tunnels`, null]);
   const print = JSON.stringify(wanted);
   if (tags.print === print) return;

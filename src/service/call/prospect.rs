@@ -206,6 +206,7 @@ fn why_not(view: &View, one: &EndpointStatus, pickable: Option<&Pickable>) -> Op
     };
     let why = match one.state {
         EndpointState::Draining => "it was removed".to_owned(),
+        EndpointState::Maintenance => "it is drained, by hand".to_owned(),
         EndpointState::Unhealthy => "its registry's checks of it do not pass".to_owned(),
         EndpointState::Failing => {
             let error = one.check.as_ref().and_then(|check| check.error.as_deref());

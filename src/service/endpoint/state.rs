@@ -11,6 +11,8 @@
 //!                    doubted, ejected <
 //! ```
 //!
+//! One that a person drains is in maintenance, whatever it was before.
+//!
 //! What the registry makes of it ([`Standing`]) is kept under the members' lock. What requests find out
 //! ([`EndpointHealth`]) is kept in atomics.
 
@@ -39,6 +41,8 @@ pub enum EndpointState {
     Unhealthy,
     /// Our own checks of it do not pass: it is picked only in a panic.
     Failing,
+    /// A person drains it: it gets no new requests, and finishes what is in flight.
+    Maintenance,
     /// It was removed, and finishes what is in flight.
     Draining,
 }
@@ -54,12 +58,13 @@ impl EndpointState {
             Self::Held => "held",
             Self::Unhealthy => "unhealthy",
             Self::Failing => "failing",
+            Self::Maintenance => "maintenance",
             Self::Draining => "draining",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Serving,
         Self::Warming,
         Self::Doubted,
@@ -67,6 +72,7 @@ impl EndpointState {
         Self::Held,
         Self::Unhealthy,
         Self::Failing,
+        Self::Maintenance,
         Self::Draining,
     ];
 

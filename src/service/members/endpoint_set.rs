@@ -13,13 +13,14 @@ use tokio::time::Instant;
 use super::{
     combine::Update,
     history,
+    maintenance::{DrainStatus, Drains, Maintenance},
     member::{ById, Member},
     standing::{Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
     config::{self, Balance},
     evidence::Order,
-    instance::Instance,
+    instance::{Address, Instance},
     service::{
         Endpoint, EndpointId, EndpointState, Snapshot, balance::Loads, endpoint::Common,
         health::prober::Checkup,
@@ -27,12 +28,23 @@ use crate::{
     upstream::{Tls, Transport},
 };
 
+/// What holds of some of a service's endpoints as a whole when one of them is picked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Picking {
+    /// Our own checks are not believed.
+    panics: bool,
+    /// One that is not drained could be picked.
+    has_others: bool,
+}
+
 /// A service's endpoints and what became of them.
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     common: Arc<Common>,
     loads: Loads,
     members: ById,
+    /// Those that a person works on.
+    drains: Drains,
     /// Removed, and not retired yet; and when their exchanges are cut.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// When the set of those that may be picked last changed.
@@ -45,6 +57,7 @@ impl EndpointSet {
             common,
             loads,
             members: ById::default(),
+            drains: Drains::new(),
             leaving: Vec::new(),
             changed: None,
         }
@@ -89,19 +102,48 @@ impl EndpointSet {
         }
     }
 
+    /// What holds of those that `wants` selects as a whole when one of them is picked.
+    pub(crate) fn picking(&self, wants: impl Fn(&Instance) -> bool) -> Picking {
+        let panics = self.panics();
+        let mut others = self
+            .members
+            .iter()
+            .filter(|member| !self.is_drained(member));
+        Picking {
+            panics,
+            has_others: self.drains.is_empty()
+                || others.any(|one| wants(&one.instance) && one.may_be_picked(panics)),
+        }
+    }
+
+    /// Whether an endpoint is picked: here all that have a say in it meet. A drain that is not forced
+    /// never takes the last one.
+    fn is_picked(&self, member: &Member, picking: Picking) -> bool {
+        let drain = match self.drains.is_empty() {
+            true => None,
+            false => self.drains.get(&member.instance.address),
+        };
+        let drain_holds = drain.is_some_and(|drain| drain.forced || picking.has_others);
+        member.may_be_picked(picking.panics) && !drain_holds
+    }
+
+    fn is_drained(&self, member: &Member) -> bool {
+        !self.drains.is_empty() && self.drains.contains_key(&member.instance.address)
+    }
+
     /// Who of those that `wants` selects may be picked and who may not, in the order of their
     /// identities.
     pub(crate) fn snapshot(
         &self,
         balance: &Balance,
+        picking: Picking,
         wants: impl Fn(&Instance) -> bool,
     ) -> Snapshot {
-        let panics = self.panics();
         let (mut pickable, mut resting) = (Vec::new(), Vec::new());
         let members = self.members.iter();
         for member in members.filter(|member| wants(&member.instance)) {
             let endpoint = Arc::clone(&member.endpoint);
-            if member.may_be_picked(panics) {
+            if self.is_picked(member, picking) {
                 pickable.push((endpoint, member.instance.weight));
             } else if !member.is_removed() {
                 resting.push(endpoint);
@@ -116,6 +158,8 @@ impl EndpointSet {
     pub(crate) fn panics(&self) -> bool {
         let pickable = self.members.iter();
         let pickable = pickable.filter(|member| member.standing().is_pickable());
+        // What is worked on says nothing of the others.
+        let pickable = pickable.filter(|member| !self.is_drained(member));
         let (mut all, mut failing) = (0u64, 0u64);
         for member in pickable {
             all += 1;
@@ -146,9 +190,7 @@ impl EndpointSet {
         }
         self.members.add(new);
         let doubts = self.miss(&listed, &came, served, update);
-        if before != self.picked_ids() {
-            self.changed = Some(SystemTime::now());
-        }
+        self.note_change(&before);
         doubts
     }
 
@@ -375,9 +417,9 @@ impl EndpointSet {
     }
 
     fn picked_ids(&self) -> Vec<EndpointId> {
-        let panics = self.panics();
+        let picking = self.picking(|_| true);
         let members = self.members.iter();
-        let picked = members.filter(|member| member.may_be_picked(panics));
+        let picked = members.filter(|member| self.is_picked(member, picking));
         picked.map(|member| member.id().clone()).collect()
     }
 
@@ -386,9 +428,86 @@ impl EndpointSet {
         let now = Instant::now();
         self.members.iter().map(move |member| {
             let health = member.endpoint.health();
-            let state = EndpointState::of(member.standing(), member.fails_checks(), health, now);
+            let state = match member.is_removed() || !self.is_drained(member) {
+                true => EndpointState::of(member.standing(), member.fails_checks(), health, now),
+                false => EndpointState::Maintenance,
+            };
             (member, state)
         })
+    }
+
+    /// The address of an endpoint that is named by it, or by its id.
+    pub(crate) fn address_of(&self, name: &str) -> Option<Address> {
+        let members = || self.members.iter().filter(|member| !member.is_removed());
+        let mut addresses = members().map(|member| &member.instance.address);
+        let by_address = addresses.find(|address| address.to_string() == name);
+        let by_id = || members().find(|member| &*member.instance.id == name);
+        by_address
+            .or_else(|| by_id().map(|member| &member.instance.address))
+            .cloned()
+    }
+
+    /// The address of a drained endpoint that is named by it, or by its id.
+    pub(crate) fn drained(&self, name: &str) -> Option<Address> {
+        let mut drained = self.drains.keys();
+        let by_address = drained.find(|address| address.to_string() == name).cloned();
+        let by_id = || {
+            self.address_of(name)
+                .filter(|it| self.drains.contains_key(it))
+        };
+        by_address.or_else(by_id)
+    }
+
+    /// Whether no other endpoint could be picked of those that `wants` selects, than the one at this
+    /// address.
+    pub(crate) fn is_last(&self, address: &Address, wants: impl Fn(&Instance) -> bool) -> bool {
+        let panics = self.panics();
+        let members = self.members.iter().filter(|one| wants(&one.instance));
+        let picked = members.filter(|one| one.may_be_picked(panics) && !self.is_drained(one));
+        let mut addresses = picked.map(|one| &one.instance.address).peekable();
+        addresses.peek().is_some() && addresses.all(|one| one == address)
+    }
+
+    /// Drains the endpoint at this address.
+    pub(crate) fn drain(&mut self, address: Address, maintenance: Maintenance) {
+        let before = self.picked_ids();
+        self.drains.insert(address, maintenance);
+        self.note_change(&before);
+    }
+
+    /// No longer drains it: it is as if it were new. Returns whether it was drained.
+    pub(crate) fn undrain(&mut self, address: &Address) -> bool {
+        let before = self.picked_ids();
+        let was_drained = self.drains.remove(address).is_some();
+        let members = self.members.iter();
+        for member in members.filter(|one| was_drained && one.instance.address == *address) {
+            member.endpoint.health().recovered();
+        }
+        self.note_change(&before);
+        was_drained
+    }
+
+    fn note_change(&mut self, before: &[EndpointId]) {
+        if *before != self.picked_ids() {
+            self.changed = Some(SystemTime::now());
+        }
+    }
+
+    /// Those that are drained.
+    pub(crate) fn drains(&self) -> &Drains {
+        &self.drains
+    }
+
+    /// What the admin API shows of them.
+    pub(crate) fn drain_statuses(&self) -> Vec<DrainStatus> {
+        if self.drains.is_empty() {
+            return Vec::new();
+        }
+        let picking = self.picking(|_| true);
+        let status = |(address, drain): (&Address, &Maintenance)| {
+            DrainStatus::of(address, drain, drain.forced || picking.has_others)
+        };
+        self.drains.iter().map(status).collect()
     }
 
     /// Takes over what our own checks of an endpoint come to. Returns whether it passes now where
@@ -424,7 +543,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{instance::Address, service::testing::instance, upstream::Tls};
+    use crate::{
+        service::{members::maintenance::testing::maintenance, testing::instance},
+        upstream::Tls,
+    };
 
     fn policy(guard: Option<config::Guard>) -> config::Service {
         let text = "[[route]]\nservice = \"cart\"\n";
@@ -477,7 +599,7 @@ mod tests {
     }
 
     fn snapshot(members: &EndpointSet) -> Snapshot {
-        members.snapshot(&Balance::RoundRobin, |_| true)
+        members.snapshot(&Balance::RoundRobin, members.picking(|_| true), |_| true)
     }
 
     fn healthy(numbers: std::ops::Range<u16>) -> Vec<Instance> {
@@ -755,6 +877,91 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn one_that_is_drained_is_picked_only_where_no_other_can_be_and_it_is_not_forced() {
+        let ports = |members: &EndpointSet| -> Vec<_> {
+            let endpoints = snapshot(members).endpoints;
+            endpoints
+                .iter()
+                .map(|one| one.id().address.port())
+                .collect()
+        };
+        let drain = |members: &mut EndpointSet, forced| {
+            let address = instance(1, true).address;
+            members.drain(address, maintenance(forced));
+        };
+        let mut members = empty(None);
+        take(&mut members, &healthy(1..4), true);
+        drain(&mut members, false);
+        assert_eq!(ports(&members), [2, 3]);
+        assert_eq!(snapshot(&members).resting.len(), 1);
+        let (serving, maintained) = (EndpointState::Serving, EndpointState::Maintenance);
+        assert_eq!(states(&mut members), [maintained, serving, serving]);
+        // Gone, and back; others are ill, and gone.
+        take(&mut members, &healthy(2..4), true);
+        take(&mut members, &healthy(1..4), true);
+        assert_eq!(ports(&members), [2, 3]);
+        take(
+            &mut members,
+            &[healthy(1..2), unhealthy(2..4)].concat(),
+            true,
+        );
+        assert_eq!(ports(&members), [1], "there is no other");
+        assert!(!members.drain_statuses()[0].holds);
+        drain(&mut members, true);
+        assert!(ports(&members).is_empty());
+        assert!(members.drain_statuses()[0].holds);
+        take(&mut members, &healthy(1..3), true);
+        assert_eq!(ports(&members), [2]);
+        assert!(members.undrain(&instance(1, true).address));
+        assert!(!members.undrain(&instance(1, true).address));
+        assert_eq!(ports(&members), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_neither_counts_nor_calls_one_that_is_drained() {
+        let mut members = empty(None);
+        take(&mut members, &healthy(1..4), true);
+        let check = |members: &mut EndpointSet, of: std::ops::Range<usize>| {
+            let all: Vec<_> = members.members.iter().collect();
+            let all: Vec<_> = all[of]
+                .iter()
+                .map(|one| Arc::clone(&one.endpoint))
+                .collect();
+            for endpoint in all {
+                let (passing, error) = (false, None);
+                members.check(&endpoint, Checkup { passing, error });
+            }
+        };
+        // Two of three fail, and are fewer than half without the one that is drained.
+        check(&mut members, 0..2);
+        assert!(members.panics());
+        members.drain(instance(1, true).address, maintenance(false));
+        assert!(!members.panics());
+        check(&mut members, 2..3);
+        assert!(members.panics());
+        assert_eq!(snapshot(&members).endpoints.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_last_that_can_be_picked_is_known() {
+        let mut members = empty(None);
+        take(
+            &mut members,
+            &[healthy(1..3), unhealthy(3..4)].concat(),
+            true,
+        );
+        let at = |port| instance(port, true).address;
+        assert!(!members.is_last(&at(1), |_| true));
+        assert!(members.is_last(&at(1), |one| one.address.port() != 2));
+        assert!(!members.is_last(&at(3), |_| true), "it is not picked");
+        members.drain(at(2), maintenance(true));
+        assert!(members.is_last(&at(1), |_| true));
+        assert!(!members.is_last(&at(2), |_| true), "it is not picked");
+        assert_eq!(members.address_of("10.0.0.1:1"), Some(at(1)));
+        assert_eq!(members.address_of("none"), None);
+    }
+
     fn checked(members: &mut EndpointSet, passing: bool) {
         let all: Vec<_> = members.members.iter().collect();
         let endpoints: Vec<_> = all.iter().map(|one| Arc::clone(&one.endpoint)).collect();
@@ -767,7 +974,7 @@ mod tests {
     #[tokio::test]
     async fn in_a_panic_all_are_picked_but_those_that_are_ill_or_gone() {
         let ports = |members: &EndpointSet| -> Vec<_> {
-            let endpoints = members.snapshot(&Balance::RoundRobin, |_| true);
+            let endpoints = snapshot(members);
             let endpoints = endpoints.endpoints.iter();
             endpoints.map(|one| one.id().address.port()).collect()
         };

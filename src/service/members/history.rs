@@ -126,6 +126,32 @@ pub enum Why {
     Unpinned,
     /// The pin's time was over: the registries are followed again.
     PinExpired,
+    /// A person drains an endpoint.
+    Drained {
+        /// Its address.
+        endpoint: Address,
+    },
+    /// A person has ended that.
+    Undrained {
+        /// Its address.
+        endpoint: Address,
+    },
+    /// The drain's time was over.
+    DrainExpired {
+        /// Its address.
+        endpoint: Address,
+    },
+}
+
+impl Why {
+    /// Whether it is news although it changes no instance of the set.
+    fn is_news(&self) -> bool {
+        use Why::{DrainExpired, Drained, Pinned, Undrained};
+        matches!(
+            self,
+            Pinned { .. } | Drained { .. } | Undrained { .. } | DrainExpired { .. }
+        )
+    }
 }
 
 impl fmt::Display for Why {
@@ -139,6 +165,9 @@ impl fmt::Display for Why {
             Self::Pinned { set } => write!(f, "pinned to set {set}"),
             Self::Unpinned => f.write_str("no longer pinned"),
             Self::PinExpired => f.write_str("the pin's time is over"),
+            Self::Drained { endpoint } => write!(f, "{endpoint} is drained"),
+            Self::Undrained { endpoint } => write!(f, "{endpoint} is no longer drained"),
+            Self::DrainExpired { endpoint } => write!(f, "the drain of {endpoint} is over"),
         }
     }
 }
@@ -225,8 +254,7 @@ impl Journal {
         set: impl Iterator<Item = (&'i Arc<Instance>, Listed)>,
     ) {
         let (all, changes) = compare(&self.set, set);
-        // A pin is news although it changes nothing.
-        if changes.is_empty() && !matches!(why, Why::Pinned { .. }) {
+        if changes.is_empty() && !why.is_news() {
             return;
         }
         tell(service, &changes, &why);

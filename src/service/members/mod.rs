@@ -3,9 +3,11 @@
 //! gives back what else must follow from it. Knows nothing of locks, tasks and requests.
 
 pub(crate) mod combine;
+pub(crate) mod drain;
 pub(crate) mod endpoint_set;
 pub(crate) mod history;
 pub(crate) mod inquiry;
+pub(crate) mod maintenance;
 pub(crate) mod member;
 pub(crate) mod pin;
 pub(crate) mod restore;
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{self, Origin},
-    instance::{Instance, InstanceSet},
+    instance::{Address, Instance, InstanceSet},
     registry::watch::Event,
     service::{
         Endpoint, EndpointId, View, balance::Loads, endpoint::Common, health::prober::Findings,
@@ -36,6 +38,7 @@ use combine::{Combiner, Update};
 use endpoint_set::EndpointSet;
 use history::{Journal, ListedInstance, Pin, Why};
 use inquiry::SecondAnswer;
+use maintenance::Maintenance;
 use standing::Held;
 
 /// What a service's events have made of it so far.
@@ -80,6 +83,10 @@ pub(crate) enum MemberEvent {
     Pinned(Box<Pin>, Arc<[ListedInstance]>),
     /// A person takes the pin off, or its time is over.
     Unpinned(Why),
+    /// A person drains the endpoint at this address, for so long.
+    Drained(Address, Box<Maintenance>),
+    /// A person ends that, or its time is over.
+    Undrained(Address, Why),
 }
 
 /// What follows from an event; [`Members::carry_out`] does it in this order.
@@ -205,17 +212,29 @@ impl Members {
                 let set = Update::ours(set.iter().map(ListedInstance::instance).collect());
                 self.take_over(&set, why, self.combiner.is_settled())
             }
-            MemberEvent::Unpinned(why) => {
-                let Some(pin) = self.journal.pin.take() else {
-                    return Effects::default();
-                };
-                // A set that was given up meanwhile leaves no endpoint, as it would have without the
-                // pin; another origin that has said nothing yet leaves those that there are.
-                match self.now(pin.began.elapsed()) {
-                    Some(update) => self.take_over(&update, why, self.combiner.is_settled()),
-                    None => self.change(why),
-                }
+            MemberEvent::Unpinned(why) => self.unpin(why),
+            // What the registries say is what it was, be the set pinned or not.
+            MemberEvent::Drained(address, maintenance) => {
+                let endpoint = address.clone();
+                self.endpoints.drain(address, *maintenance);
+                self.change(Why::Drained { endpoint })
             }
+            MemberEvent::Undrained(address, why) => match self.endpoints.undrain(&address) {
+                true => self.change(why),
+                false => Effects::default(),
+            },
+        }
+    }
+
+    fn unpin(&mut self, why: Why) -> Effects {
+        let Some(pin) = self.journal.pin.take() else {
+            return Effects::default();
+        };
+        // A set that was given up meanwhile leaves no endpoint, as it would have without the pin;
+        // another origin that has said nothing yet leaves those that there are.
+        match self.now(pin.began.elapsed()) {
+            Some(update) => self.take_over(&update, why, self.combiner.is_settled()),
+            None => self.change(why),
         }
     }
 

@@ -97,6 +97,16 @@ pub fn unpin(service: &Arc<Service>) -> bool {
     end(service, service.members(), Why::Unpinned)
 }
 
+/// The pin, while the service stays with a set.
+pub fn pin_of(service: &Service) -> Option<PinStatus> {
+    service
+        .members()
+        .journal()
+        .pin
+        .as_deref()
+        .map(PinStatus::of)
+}
+
 fn end(service: &Arc<Service>, members: MutexGuard<'_, Members>, why: Why) -> bool {
     if !members.is_pinned() {
         return false;

@@ -155,6 +155,44 @@ async fn a_service_is_pinned_with_the_token_and_nothing_is_shown_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_is_drained_and_has_requests_again_by_its_button() {
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\ntoken = { file = \"token\" }\n";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), "s3cret").unwrap();
+    let proxy = Proxy::start_in(folder, &format!("{CART}{admin}")).await;
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    for backend in [&a, &b] {
+        proxy.register("cart", backend.address()).await;
+    }
+    proxy.until_served("/cart").await;
+    let Some(mut browser) = page(&proxy, "light", 1280).await else {
+        return;
+    };
+    browser
+        .until("document.querySelector('#token-dialog').open")
+        .await;
+    browser.fill("#token-text", "s3cret").await;
+    browser.click("#token-dialog button.main").await;
+    browser.until(&shows("cart", "2 / 2")).await;
+    browser.click("#service-table button.name").await;
+    let button = |says: &str| format!("button[aria-label='{says} {}']", a.address());
+    browser.click(&button("Drain")).await;
+    let drained = format!("{} is drained for another 30 min", a.address());
+    browser.until_text("#findings", &drained).await;
+    browser.until_text("tr.detail", "maintenance").await;
+    // The last is refused, and why is said.
+    browser
+        .click(&format!("button[aria-label='Drain {}']", b.address()))
+        .await;
+    browser
+        .until_text("tr.detail", "is the last endpoint that can be picked")
+        .await;
+    browser.click(&button("Undrain")).await;
+    browser.until_text("#findings", "Nothing is unusual").await;
+    browser.until(&shows("cart", "2 / 2")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_strangers_chose_is_text_and_nothing_else() {
     const MARKUP: &str = "<img src=x onerror=\"document.title = 'taken'\">";
     let proxy = Proxy::start(CART).await;

@@ -1,0 +1,56 @@
+//! What was changed of the process at run time and goes on, whatever the file says: a reload names it.
+
+use std::time::Duration;
+
+use crate::{discovery::Directory, service::pin_of};
+
+/// A line for each change.
+pub(super) fn changes(directory: &Directory) -> Vec<String> {
+    let mut lines = Vec::new();
+    for service in directory.services() {
+        let name = service.name();
+        if let Some(pin) = pin_of(&service) {
+            let left = left(pin.seconds_left);
+            lines.push(format!(
+                "{name}: pinned to set {} for another {left}",
+                pin.set
+            ));
+        }
+        for drain in service.drains() {
+            let left = left(drain.seconds_left);
+            lines.push(format!(
+                "{name}: {} is drained for another {left}",
+                drain.endpoint
+            ));
+        }
+    }
+    lines
+}
+
+/// A time as durations are written in proxy.toml, to the second.
+fn left(seconds: f64) -> String {
+    let seconds = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_in_proxy_toml() {
+        for (seconds, text) in [
+            (-1.0, "0s"),
+            (59.9, "59s"),
+            (61.0, "1m1s"),
+            (7200.0, "2h0m0s"),
+        ] {
+            assert_eq!(left(seconds), text);
+        }
+    }
+}

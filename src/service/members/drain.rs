@@ -1,0 +1,215 @@
+//! Drains an endpoint for a while, as long as a person works on it: it gets no new requests, and those
+//! that it has end. It is known by its address, so that it stays drained if it signs out and in again.
+//! What its registries say of it is followed as ever.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::MutexGuard;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    MemberEvent, Members,
+    history::Why,
+    maintenance::{DrainStatus, Maintenance},
+    shrink_guard,
+};
+use crate::{
+    instance::Address,
+    service::{Service, ServiceRef},
+};
+
+/// The longest that an endpoint may be drained: a drain that is forgotten must end.
+pub const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Why an endpoint cannot be drained.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    /// The service has no such endpoint.
+    #[error("it has no endpoint `{0}`")]
+    Unknown(String),
+    /// It would last for nothing or for ever.
+    #[error("a drain lasts for at least a second and at most 24 hours")]
+    Time,
+    /// No other endpoint could be picked.
+    #[error("`{0}` is the last endpoint that can be picked{1}; `force` drains it all the same")]
+    Last(Address, String),
+}
+
+/// Drains an endpoint, which is named by its address or its id. An earlier drain of it ends. Must be
+/// called on a runtime that goes on.
+///
+/// # Errors
+/// Why not; then nothing has changed.
+pub fn drain(
+    service: &Arc<Service>,
+    endpoint: &str,
+    time: Duration,
+    forced: bool,
+) -> Result<DrainStatus, DrainError> {
+    if time < Duration::from_secs(1) || time > LONGEST_DRAIN {
+        return Err(DrainError::Time);
+    }
+    let reference = service.reference();
+    let members = service.members();
+    let address = members.endpoints().address_of(endpoint);
+    let address = address.ok_or_else(|| DrainError::Unknown(endpoint.to_owned()))?;
+    if let Some(of) = leaves_none(&members, &address).filter(|_| !forced) {
+        return Err(DrainError::Last(address, of));
+    }
+    let mut maintenance = Box::new(Maintenance::new(time, forced));
+    let began = maintenance.began;
+    let expiry = tokio::spawn(expire(reference, address.clone(), began, time));
+    maintenance.expiry = Some(AbortOnDropHandle::new(expiry));
+    let event = MemberEvent::Drained(address.clone(), maintenance);
+    shrink_guard::apply_to(members, service, event);
+    tracing::warn!(
+        service = %service.name(), endpoint = %address, seconds = time.as_secs(), forced,
+        "an endpoint is drained: it gets no new requests"
+    );
+    let drains = service.drains();
+    let drained = drains.into_iter().find(|one| one.endpoint == address);
+    // One that ended meanwhile.
+    drained.ok_or_else(|| DrainError::Unknown(endpoint.to_owned()))
+}
+
+/// Ends a drain. Returns whether there was one.
+pub fn undrain(service: &Arc<Service>, endpoint: &str) -> bool {
+    let members = service.members();
+    let address = members.endpoints().drained(endpoint);
+    match address {
+        Some(address) => {
+            end(service, members, address, false);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Of which subset, in words, an endpoint is the last that can be picked; an empty text is of all.
+fn leaves_none(members: &Members, address: &Address) -> Option<String> {
+    let mut views = members.views();
+    let last = views.find(|view| {
+        let wants = |instance: &_| view.wants(instance);
+        members.endpoints().is_last(address, wants)
+    })?;
+    let subset = last
+        .subset()
+        .map(|subset| format!(" of those with {subset}"));
+    Some(subset.unwrap_or_default())
+}
+
+fn end(service: &Arc<Service>, members: MutexGuard<'_, Members>, address: Address, expired: bool) {
+    tracing::warn!(
+        service = %service.name(), endpoint = %address, expired,
+        "an endpoint is no longer drained"
+    );
+    let endpoint = address.clone();
+    let why = match expired {
+        true => Why::DrainExpired { endpoint },
+        false => Why::Undrained { endpoint },
+    };
+    shrink_guard::apply_to(members, service, MemberEvent::Undrained(address, why));
+}
+
+async fn expire(service: ServiceRef, address: Address, began: Instant, time: Duration) {
+    tokio::time::sleep(time).await;
+    let Some(service) = service.upgrade() else {
+        return;
+    };
+    let members = service.members();
+    let now = members.endpoints().drains().get(&address);
+    // A later one has an end of its own.
+    if now.is_some_and(|now| now.began == began) {
+        end(&service, members, address, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        config::{Config, EndpointTls},
+        instance::InstanceSet,
+        registry::watch::Event,
+        service::testing::instance,
+        upstream::Tls,
+    };
+
+    fn service() -> Arc<Service> {
+        let text = "[registry.a]\nkind = \"consul\"\n[[route]]\nservice = \"cart\"\n";
+        let config = Config::parse(text, Path::new(".")).unwrap();
+        let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
+        let policy = config.services["cart"].clone();
+        let name = "cart".into();
+        let service = Service::new(name, policy, tls, 1, [], Arc::default());
+        let instances = [1, 2].map(|port| Ok(instance(port, true)));
+        let set = Event::State(InstanceSet::of(instances).into());
+        service.apply(MemberEvent::Registry(0, set));
+        Arc::new(service)
+    }
+
+    fn picked(service: &Service) -> Vec<u16> {
+        let snapshot = service.main().snapshot();
+        let picked = snapshot.endpoints.iter();
+        picked.map(|one| one.id().address.port()).collect()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_at_its_time_and_no_earlier_one_ends_a_later_one() {
+        let service = service();
+        let address = instance(1, true).address.to_string();
+        drain(&service, &address, HOUR, false).unwrap();
+        assert_eq!(picked(&service), [2]);
+        tokio::time::sleep(HOUR / 2).await;
+        let again = drain(&service, &address, HOUR, false).unwrap();
+        assert_eq!(again.endpoint.to_string(), address);
+        tokio::time::sleep(HOUR * 3 / 4).await;
+        assert_eq!(picked(&service), [2], "the second one holds");
+        tokio::time::sleep(HOUR / 2).await;
+        assert_eq!(picked(&service), [1, 2]);
+        assert!(!undrain(&service, &address));
+        let why: Vec<_> = service
+            .changes()
+            .into_iter()
+            .map(|entry| entry.why)
+            .collect();
+        assert!(matches!(
+            why[..],
+            [
+                Why::DrainExpired { .. },
+                Why::Drained { .. },
+                Why::Drained { .. },
+                Why::Registry { .. }
+            ]
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_drained_is_refused_and_changes_nothing() {
+        let service = service();
+        let (first, last) = (instance(1, true), instance(2, true));
+        for (name, time, error) in [
+            ("none", HOUR, DrainError::Unknown("none".to_owned())),
+            (&*first.id, Duration::ZERO, DrainError::Time),
+            (&*first.id, HOUR * 25, DrainError::Time),
+        ] {
+            assert_eq!(drain(&service, name, time, true).unwrap_err(), error);
+        }
+        drain(&service, &first.id, HOUR, false).unwrap();
+        let error = drain(&service, &last.id, HOUR, false).unwrap_err();
+        assert_eq!(error, DrainError::Last(last.address, String::new()));
+        assert_eq!(picked(&service), [2]);
+        drain(&service, &last.id, HOUR, true).unwrap();
+        // The one that is not forced yields.
+        assert_eq!(picked(&service), [1]);
+        assert!(undrain(&service, &last.id));
+        assert_eq!(picked(&service), [2]);
+    }
+}
