@@ -14,6 +14,7 @@
 //! discovery: which services there are, and what makes them
 //! service: policy + snapshot + balancer + endpoints
 //! registry, route, upstream: what is known of instances; of paths; how endpoints are called
+//! acme: certificates that the proxy orders itself
 //! access_log, saved, tls: a line for each request; what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
@@ -21,6 +22,7 @@
 //! ```
 
 pub(crate) mod access_log;
+pub(crate) mod acme;
 pub mod admin;
 pub mod app;
 pub(crate) mod backoff;

@@ -19,6 +19,7 @@ use super::{
     view::{Context, Shown},
 };
 use crate::{
+    acme::NameStatus,
     config::{ListenAddress, RegistryKind},
     discovery::{Directory, Quarantined},
     metrics::Counter,
@@ -40,6 +41,8 @@ pub(super) struct Status {
     listeners: Vec<ListenAddress>,
     /// Of the listeners that speak TLS.
     tls: Vec<TlsStatus>,
+    /// Names that certificates are ordered for.
+    acme: Vec<NameStatus>,
     /// Open client connections.
     connections: usize,
     /// Those of them that speak HTTP/2.
@@ -164,6 +167,7 @@ impl Status {
             readiness: Readiness::of(view),
             listeners: view.listeners.clone(),
             tls: view.tls.iter().map(TlsStatus::of).collect(),
+            acme: view.orders.names(),
             connections: (view.connections)(),
             http2: Http2Status::of(&view.workers),
             workers: view.workers.iter().map(WorkerStatus::of).collect(),
@@ -214,6 +218,7 @@ impl Status {
                 .iter()
                 .flat_map(TlsStatus::errors)
                 .collect::<Vec<_>>(),
+            orders: &self.acme,
             snapshot: self.snapshot.as_ref(),
             catalogs: &catalogs.collect::<Vec<_>>(),
             now: now.map_or(0, |now| now.as_secs() as i64),

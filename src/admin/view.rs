@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{history::History, live::Live, reloader::Reload, upgrader::Upgrade};
 use crate::{
+    acme::Board,
     config::ListenAddress,
     control::access::Access,
     proxy::{Shared, Worker},
@@ -36,6 +37,8 @@ pub struct View {
     pub listeners: Vec<ListenAddress>,
     /// The certificates of the listeners that speak TLS, each by its first address.
     pub tls: Vec<(ListenAddress, Arc<Server>)>,
+    /// How the certificates stand that the proxy orders itself.
+    pub orders: Arc<Board>,
     /// Where the last good sets are kept, if they are.
     pub snapshot: Option<Arc<Store>>,
     /// A successor wants the addresses.
@@ -130,6 +133,7 @@ pub(super) mod testing {
             connections: Box::new(|| 0),
             listeners: Vec::new(),
             tls: Vec::new(),
+            orders: Arc::default(),
             snapshot: None,
             handover: CancellationToken::new(),
         };

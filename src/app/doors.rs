@@ -3,8 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use super::{
-    certificates::Certificates, predecessor::Predecessor, start_error::StartError,
-    tasks::ControlTasks, upgrade::Sockets,
+    certificates::{Certificates, Orders},
+    predecessor::Predecessor,
+    start_error::StartError,
+    tasks::ControlTasks,
+    upgrade::Sockets,
 };
 use crate::{
     admin,
@@ -19,6 +22,7 @@ use crate::{
 pub(super) struct Doors {
     pub(super) bound: Vec<Bound>,
     pub(super) certificates: Vec<(ListenAddress, Arc<tls::Server>)>,
+    pub(super) orders: Orders,
     pub(super) admin: admin::Server,
     pub(super) registries: Registries,
     pub(super) registry: Option<EmbeddedRegistry>,
@@ -50,6 +54,7 @@ impl Doors {
         let (registries, registry) = embedded.await?;
         let mut doors = Self {
             certificates: Vec::new(),
+            orders: certificates.orders(config),
             bound,
             admin,
             registries,

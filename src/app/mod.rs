@@ -29,6 +29,7 @@ use crate::{
     tls,
     worker::Workers,
 };
+use certificates::Orders;
 use doors::Doors;
 use predecessor::Predecessor;
 pub use reload::Source;
@@ -93,7 +94,8 @@ impl App {
         let saved = predecessor.sets(&config, snapshot.as_ref()).await;
         let directory = Directory::start(&config, doors.registries.clone(), &saved)?;
         let generation = Generation::new(Arc::clone(&config), directory);
-        let shared = Arc::new(Shared::new(generation, access_log));
+        let shared =
+            Arc::new(Shared::new(generation, access_log).proving(&doors.orders.challenges));
         tasks.follow_tags(&shared);
         predecessor.until_go(&shared, &doors.bound).await?;
         let sockets = match origin.is_binary() {
@@ -133,7 +135,7 @@ impl App {
             _writing: writing,
         };
         Ok(app
-            .serve(doors.admin, doors.certificates, predecessor)
+            .serve(doors.admin, doors.certificates, doors.orders, predecessor)
             .await)
     }
 
@@ -142,6 +144,7 @@ impl App {
         mut self,
         admin: admin::Server,
         certificates: Vec<(ListenAddress, Arc<tls::Server>)>,
+        orders: Orders,
         predecessor: Predecessor<'_>,
     ) -> Self {
         let view = admin::View {
@@ -152,12 +155,14 @@ impl App {
             connections: Box::new(self.workers.connection_count()),
             listeners: self.listeners.clone(),
             tls: certificates,
+            orders: Arc::clone(&orders.board),
             snapshot: self.snapshot.clone(),
             handover: self.handover.clone(),
         };
         self.tasks.spawn(|ending| admin.run(view, ending));
         predecessor.serves().await;
         self.tasks.follow(&self.shared, self.snapshot.clone());
+        orders.begin(&self.shared, &mut self.tasks);
         let (following, past) = (self.reloader.clone(), Arc::clone(&self.shared));
         self.tasks.spawn(|ending| following.follow_file(ending));
         self.tasks.spawn(|ending| forget_generations(past, ending));

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, RegistryKind, Route, Subset};
+use super::{Config, Domains, Listener, RegistryKind, Route, Subset};
 
 /// How a config differs from the one that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ impl Changes {
         if before.drain != after.drain {
             changes.changed.push("[drain]".to_owned());
         }
+        if differ_in_domains_only(&before.listeners, &after.listeners) {
+            changes.changed.push("listen.tls.acme.domains".to_owned());
+        }
         if before.watch_config != after.watch_config {
             changes.changed.push("watch_config".to_owned());
         }
@@ -66,11 +69,13 @@ impl Changes {
 
     /// What no process changes while it runs.
     fn note_fixed(&mut self, before: &Config, after: &Config) {
+        let same_listeners = before.listeners == after.listeners
+            || differ_in_domains_only(&before.listeners, &after.listeners);
         let fixed = [
             ("workers", before.workers == after.workers),
             ("[log]", before.log == after.log),
             ("[access_log]", before.access_log == after.access_log),
-            ("[[listen]]", before.listeners == after.listeners),
+            ("[[listen]]", same_listeners),
             ("[admin]", before.admin == after.admin),
             ("[snapshot]", before.snapshot == after.snapshot),
         ];
@@ -174,7 +179,9 @@ impl Config {
     pub fn in_place_of(mut self, running: &Self) -> Self {
         self.workers = running.workers;
         self.log = running.log.clone();
-        self.listeners.clone_from(&running.listeners);
+        if !differ_in_domains_only(&running.listeners, &self.listeners) {
+            self.listeners.clone_from(&running.listeners);
+        }
         self.admin = running.admin.clone();
         self.snapshot.clone_from(&running.snapshot);
         for (name, was) in &running.registries {
@@ -234,6 +241,21 @@ impl Config {
             (None, None) => None,
         }
     }
+}
+
+/// Whether listeners differ in nothing but the names that certificates are ordered for, which a process
+/// can go over to.
+fn differ_in_domains_only(before: &[Listener], after: &[Listener]) -> bool {
+    let without_domains = |listeners: &[Listener]| {
+        let mut listeners = listeners.to_vec();
+        for tls in listeners.iter_mut().filter_map(|one| one.tls.as_mut()) {
+            if let Some(acme) = &mut Arc::make_mut(tls).acme {
+                acme.domains = Domains::OfRoutes;
+            }
+        }
+        listeners
+    };
+    before != after && without_domains(before) == without_domains(after)
 }
 
 /// The routes that have conditions and that both configs have, by host and path, in the order in which
@@ -325,6 +347,26 @@ mod tests {
             &running.services["cart"]
         ));
         assert_eq!(running.refuses(&next), None);
+    }
+
+    #[test]
+    fn other_names_to_order_certificates_for_are_taken_over_while_a_process_runs() {
+        let of = |names: &str, more: &str| {
+            config(&format!(
+                "[[listen]]\naddress = \"127.0.0.1:443\"\n\
+                 tls = {{ acme = {{ domains = [\"{names}\"] }}{more} }}\n"
+            ))
+        };
+        let (before, after) = (of("a.b", ""), of("c.d", ""));
+        let changes = Changes::between(&before, &after);
+        assert_eq!(changes.changed, ["listen.tls.acme.domains"]);
+        assert!(changes.at_next_start.is_empty(), "{changes}");
+        let listeners = after.listeners.clone();
+        assert_eq!(after.in_place_of(&before).listeners, listeners);
+        let other = of("c.d", ", profile = \"modern\"");
+        let changes = Changes::between(&before, &other);
+        assert_eq!(changes.at_next_start, ["[[listen]]"]);
+        assert_eq!(other.in_place_of(&before).listeners, before.listeners);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub use access_log::{AccessLog, Always, LineFormat, LogField, LogTarget, MILLION
 pub use changes::Changes;
 pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
+pub use listen::acme::{Acme, AcmeAccount, Domains};
 pub use listen::address::ListenAddress;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
 pub use load::Include;
@@ -41,7 +42,7 @@ pub use snapshot::SavedSets;
 pub use tls::{ClientTls, EndpointTls, Pin};
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     sync::Arc,
@@ -95,6 +96,14 @@ impl Config {
         let routes = routes.flat_map(|route| route.goal.services().chain(&route.fallback));
         let services = self.services.values();
         routes.chain(services.filter_map(|service| service.fallback.as_ref()))
+    }
+
+    /// The names that a listener's certificates are ordered for.
+    pub fn names_to_order(&self, acme: &Acme) -> BTreeSet<String> {
+        acme.names(self.routes.iter().filter_map(|route| match &route.host {
+            HostPattern::Exact(host) => Some(&**host),
+            _ => None,
+        }))
     }
 }
 

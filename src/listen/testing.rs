@@ -50,13 +50,14 @@ pub(super) fn server() -> Arc<Server> {
 fn opened(folder: &Folder) -> Arc<Server> {
     let settings = ListenTls {
         certificates: vec![folder.write("site", &["localhost"])],
+        acme: None,
         unknown_name: UnknownName::Default,
         min_version: TlsVersion::Tls12,
         client: None,
         tickets: None,
         hsts: None,
     };
-    Arc::new(Server::open(&Arc::new(settings), ListenProtocol::Auto).unwrap())
+    Arc::new(Server::open(&Arc::new(settings), Vec::new(), ListenProtocol::Auto).unwrap())
 }
 
 /// A client whose handshake is done, and its connection.

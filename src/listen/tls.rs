@@ -12,8 +12,8 @@ use std::{
 
 use http::Version;
 use parking_lot::{Mutex, MutexGuard};
-use rustls::HandshakeKind;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use rustls::{HandshakeKind, server::Acceptor};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
 use super::{
     connection::Connection,
@@ -21,7 +21,10 @@ use super::{
     socket::Socket,
     stop::{Orders, Stop},
 };
-use crate::tls::{HTTP2, Server, Session};
+use crate::{
+    acme::{ACME_TLS, Challenges},
+    tls::{HTTP2, Server, Session},
+};
 
 /// What a client hears that speaks HTTP where TLS is spoken.
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -67,6 +70,7 @@ impl First {
 /// TLS of a listener, with the handshakes that are under way.
 pub(crate) struct Tls {
     server: Arc<Server>,
+    challenges: Arc<Challenges>,
     most: usize,
     under_way: Mutex<UnderWay>,
 }
@@ -88,10 +92,12 @@ pub(super) struct Secured {
 }
 
 impl Tls {
-    /// None is under way, and there may be so many.
-    pub(crate) fn new(server: Arc<Server>, most: usize) -> Self {
+    /// None is under way, and there may be so many. An authority of certificates is answered by
+    /// `challenges`.
+    pub(crate) fn new(server: Arc<Server>, challenges: Arc<Challenges>, most: usize) -> Self {
         Self {
             server,
+            challenges,
             most,
             under_way: Mutex::default(),
         }
@@ -123,8 +129,7 @@ impl Tls {
         }
         connection.begin_handshake();
         socket.follow_records();
-        let acceptor = TlsAcceptor::from(self.server.current());
-        let mut accepting = pin!(acceptor.accept(socket).into_fallible());
+        let mut accepting = pin!(self.accept(socket));
         let accepted = poll_fn(|cx| match orders.last(cx.waker()) {
             Stop::Cut => Poll::Ready(None),
             Stop::Serve | Stop::Finish => accepting.as_mut().poll(cx).map(Some),
@@ -150,6 +155,33 @@ impl Tls {
         }
     }
 
+    async fn accept(&self, socket: Socket) -> Result<TlsStream<Socket>, (io::Error, Socket)> {
+        if self.challenges.are_there() {
+            // Boxed, since it is seldom.
+            return Box::pin(self.accept_amid_an_order(socket)).await;
+        }
+        let acceptor = TlsAcceptor::from(self.server.current());
+        acceptor.accept(socket).into_fallible().await
+    }
+
+    /// Does a handshake that may be an authority's, which is known by what it says first.
+    async fn accept_amid_an_order(
+        &self,
+        socket: Socket,
+    ) -> Result<TlsStream<Socket>, (io::Error, Socket)> {
+        let mut accepting = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        let begun = match (&mut accepting).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                let socket = accepting.take_io();
+                return Err((error, socket.expect("only one that has begun takes it")));
+            }
+        };
+        let config = self.challenges.config_for(&begun.client_hello());
+        let config = config.unwrap_or_else(|| self.server.current());
+        begun.into_stream(config).into_fallible().await
+    }
+
     fn done(&self, connection: &Connection, stream: TlsStream<Socket>) -> Option<Secured> {
         let counts = &self.server.handshakes;
         let agreed = stream.get_ref().1;
@@ -168,6 +200,10 @@ impl Tls {
         match agreed.handshake_kind() {
             Some(HandshakeKind::Resumed) => counts.resumed.add_one(),
             _ => counts.full.add_one(),
+        }
+        if agreed.alpn_protocol() == Some(ACME_TLS) {
+            // It has seen the certificate, and speaks nothing within.
+            return None;
         }
         Some(Secured {
             stream,
@@ -256,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handshake_that_is_over_gives_its_place_back_and_is_not_given_up_after() {
-        let tls = Tls::new(server(), 1);
+        let tls = Tls::new(server(), Arc::default(), 1);
         let mut connections = Vec::new();
         for _ in 0..3 {
             connections.push(connected().await.1);
@@ -277,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handshake_that_is_cut_before_its_time_is_over_is_not_late() {
-        let tls = Tls::new(server(), 2);
+        let tls = Tls::new(server(), Arc::default(), 2);
         let connection = connected().await.1;
         connection.order(Stop::Cut);
         let place = tls.begin(&connection);

@@ -31,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -88,6 +89,7 @@ pub(crate) fn handle(
         stream.rest.settle().await;
         Ok(match own {
             Own::Health => health(client, record),
+            Own::Proof(proof) => record.reply(StatusCode::OK, proof),
             Own::Options => options(record),
             Own::Redirect(location) => redirect(record, &location),
             Own::Refusal(refusal) => refusal.into_response(stream, record),
@@ -98,6 +100,7 @@ pub(crate) fn handle(
 /// An answer of the proxy's own.
 enum Own {
     Health,
+    Proof(Bytes),
     Options,
     Redirect(String),
     Refusal(LocalReply),
@@ -106,6 +109,10 @@ enum Own {
 impl Own {
     /// What a request gets that is forwarded nowhere.
     fn to(client: &Client, head: &Head) -> Option<Self> {
+        // An authority of certificates asks in the clear, and where routes may lead elsewhere.
+        if let Some(proof) = client.worker.shared.challenges.answer(head.path()) {
+            return Some(Self::Proof(proof));
+        }
         match head.path() {
             path if client.listener.health_path.as_deref() == Some(path) => Some(Self::Health),
             admit::ASTERISK => Some(Self::Options),

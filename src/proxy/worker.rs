@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::{Generation, header_counts::HeaderCounts};
 use crate::{
     access_log::{AccessLog, Lines},
+    acme::Challenges,
     discovery::Directory,
     metrics::Counter,
 };
@@ -39,6 +40,8 @@ pub struct Shared {
     pub ready: AtomicBool,
     /// The access log, where there is one.
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// The proofs that an authority may ask for.
+    pub(crate) challenges: Arc<Challenges>,
     /// This proxy's name in `Via`: a request that bears it has been here before.
     pub pseudonym: String,
 }
@@ -54,8 +57,15 @@ impl Shared {
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             access_log,
+            challenges: Arc::default(),
             pseudonym: format!("callboard-{:08x}", fastrand::u32(..)),
         }
+    }
+
+    /// The same, with listeners that give these proofs to an authority of certificates.
+    pub(crate) fn proving(self, challenges: &Arc<Challenges>) -> Self {
+        let challenges = Arc::clone(challenges);
+        Self { challenges, ..self }
     }
 
     /// Has another generation take the place of the current one, of which it is made.

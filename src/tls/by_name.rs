@@ -7,7 +7,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::identity::Identity;
+use super::{identity::Identity, stand_in::StandIn};
 use crate::config::UnknownName;
 
 /// Certificates by the names that clients ask for. Several for one name differ in their kind of key:
@@ -17,13 +17,18 @@ pub(super) struct ByName {
     exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// `*.example.com` stands under `example.com`.
     wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    /// The first, and those for its hosts.
+    /// The first, and those for its hosts; where there is none, what stands in.
     default: Vec<Arc<CertifiedKey>>,
     unknown_name: UnknownName,
 }
 
 impl ByName {
-    pub(super) fn new(certificates: &[Identity], unknown_name: UnknownName) -> Self {
+    /// What stands in is shown for its hosts where no certificate is for them.
+    pub(super) fn new(
+        certificates: &[&Identity],
+        stand_in: Option<&StandIn>,
+        unknown_name: UnknownName,
+    ) -> Self {
         let mut by_name = Self {
             exact: HashMap::new(),
             wildcard: HashMap::new(),
@@ -39,12 +44,28 @@ impl ByName {
                 let keys = names.entry(host.to_owned()).or_default();
                 keys.push(Arc::clone(&shown.key));
             }
-            let first = &certificates[0];
+            let first = certificates[0];
             if shown.says.hosts().eq(first.says.hosts()) {
                 by_name.default.push(Arc::clone(&shown.key));
             }
         }
+        if let Some(stand_in) = stand_in {
+            by_name.stand_in(stand_in);
+        }
         by_name
+    }
+
+    fn stand_in(&mut self, stand_in: &StandIn) {
+        for host in &stand_in.hosts {
+            let domain = host.split_once('.').map(|(_, domain)| domain);
+            if !domain.is_some_and(|domain| self.wildcard.contains_key(domain)) {
+                let keys = self.exact.entry(host.clone());
+                keys.or_insert_with(|| vec![Arc::clone(&stand_in.key)]);
+            }
+        }
+        if self.default.is_empty() {
+            self.default.push(Arc::clone(&stand_in.key));
+        }
     }
 
     /// Those for the host that a client asks for.
@@ -91,8 +112,9 @@ mod tests {
             let files = folder.write(name, &[host]);
             Identity::read(&files, &default_provider()).unwrap()
         });
-        let by_name = ByName::new(&certificates, UnknownName::Default);
-        let strict = ByName::new(&certificates, UnknownName::Refuse);
+        let all: Vec<_> = certificates.iter().collect();
+        let by_name = ByName::new(&all, None, UnknownName::Default);
+        let strict = ByName::new(&all, None, UnknownName::Refuse);
         for (host, place, is_known) in [
             (Some("example.com"), 0, true),
             (Some("shop.example.com"), 2, true),
@@ -107,5 +129,33 @@ mod tests {
             assert!(Arc::ptr_eq(&found[0], expected), "{host:?}");
             assert_eq!(strict.find(host).is_some(), is_known, "{host:?}");
         }
+    }
+    #[test]
+    fn what_stands_in_is_shown_for_names_that_no_certificate_is_for() {
+        let folder = Folder::new();
+        let provider = default_provider();
+        let files = folder.write("a", &["*.example.com", "a.example.org"]);
+        let own = Identity::read(&files, &provider).unwrap();
+        let hosts = ["shop.example.com", "a.example.org", "b.example.org"];
+        let stand_in = StandIn::new(hosts.map(str::to_owned).to_vec(), &provider).unwrap();
+        let by_name = ByName::new(&[&own], Some(&stand_in), UnknownName::Refuse);
+        for (host, expected) in [
+            ("shop.example.com", &own.key),
+            ("a.example.org", &own.key),
+            ("b.example.org", &stand_in.key),
+        ] {
+            let found = by_name.find(Some(host)).unwrap();
+            assert!(Arc::ptr_eq(&found[0], expected), "{host}");
+        }
+        assert!(by_name.find(Some("c.example.org")).is_none());
+        let alone = ByName::new(&[], Some(&stand_in), UnknownName::Default);
+        let found = alone.find(None).unwrap();
+        assert!(Arc::ptr_eq(&found[0], &stand_in.key));
+        assert!(
+            ByName::new(&[], None, UnknownName::Default)
+                .find(None)
+                .unwrap()
+                .is_empty()
+        );
     }
 }

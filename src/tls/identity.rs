@@ -30,6 +30,8 @@ pub(super) struct Identity {
     /// What stands in the files, while that is not to be used yet.
     waiting: Option<Pair>,
     warned: Option<SystemTime>,
+    /// Whether another is ordered in time by the proxy itself, of whatever lifetime.
+    pub(super) is_ordered: bool,
 }
 
 /// A certificate with its key, and what it says.
@@ -54,6 +56,22 @@ impl Identity {
             says,
             waiting: None,
             warned: None,
+            is_ordered: false,
+        })
+    }
+
+    /// The same of a certificate that the proxy has ordered.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn of_order(
+        files: &CertificateFiles,
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let read = Self::read(files, provider)?;
+        Ok(Self {
+            is_ordered: true,
+            ..read
         })
     }
 
@@ -101,7 +119,11 @@ impl Identity {
         if !self.warned.is_none_or(is_due) {
             return;
         }
-        if let Some(days) = days_to_warn_of(self.says.not_after, now) {
+        let soon = match self.is_ordered {
+            true => SOON.min(lifetime(&self.says) / 6),
+            false => SOON,
+        };
+        if let Some(days) = days_to_warn_of(self.says.not_after, soon, now) {
             self.warned = Some(now);
             tracing::warn!(%certificate, days, "a certificate ends soon, or has ended");
         } else if self.says.not_before > seconds(now) {
@@ -112,10 +134,15 @@ impl Identity {
     }
 }
 
-/// How many days a certificate has left, from two weeks before its end.
-fn days_to_warn_of(not_after: i64, now: SystemTime) -> Option<i64> {
+fn lifetime(says: &Certificate) -> Duration {
+    let seconds = says.not_after.saturating_sub(says.not_before);
+    Duration::from_secs(seconds.max(0).cast_unsigned())
+}
+
+/// How many days a certificate has left, from so long before its end.
+fn days_to_warn_of(not_after: i64, soon: Duration, now: SystemTime) -> Option<i64> {
     let left = not_after.saturating_sub(seconds(now));
-    let is_soon = left < SOON.as_secs().cast_signed();
+    let is_soon = left < soon.as_secs().cast_signed();
     is_soon.then(|| left.div_euclid(DAILY.as_secs().cast_signed()))
 }
 
@@ -185,7 +212,7 @@ mod tests {
             (100, Some(0)),
             (102, Some(-2)),
         ] {
-            let said = days_to_warn_of((100 * DAY).cast_signed(), day(today));
+            let said = days_to_warn_of((100 * DAY).cast_signed(), SOON, day(today));
             assert_eq!(said, days, "{today}");
         }
     }

@@ -7,10 +7,12 @@ mod client;
 mod client_authorities;
 mod followed;
 mod identity;
+mod ordered;
 mod pem;
 mod server;
 mod session;
 mod stamp;
+mod stand_in;
 #[cfg(test)]
 mod testing;
 mod tickets;
@@ -18,6 +20,7 @@ mod trust;
 
 pub(crate) use certificate::{AlternativeName, Certificate};
 pub(crate) use client::{Client, client_config};
+pub(crate) use ordered::Ordered;
 pub(crate) use pem::TlsError;
 pub(crate) use server::{CertificateStatus, HTTP2, Server, TicketStatus};
 pub(crate) use session::Session;

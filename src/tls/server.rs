@@ -24,6 +24,7 @@ use super::{
     client_authorities::ClientAuthorities,
     followed::{Change, Follower},
     identity::Identity,
+    ordered::{Ordered, OrderedCertificates},
     pem::TlsError,
     tickets::TicketFile,
 };
@@ -48,6 +49,8 @@ pub struct Server {
     provider: Arc<CryptoProvider>,
     /// What new connections are served with.
     current: ArcSwap<ServerConfig>,
+    /// The certificates that are ordered for it.
+    ordered: ArcSwap<Vec<Ordered>>,
     status: ArcSwap<Status>,
     /// Held while files are read, which may take for ever: only what looks after them takes it.
     files: Mutex<Files>,
@@ -113,6 +116,9 @@ pub struct CertificateStatus {
     pub fingerprint: String,
     /// Why the file's new content is not used, where it is not.
     pub error: Option<String>,
+    /// Whether the proxy has ordered it, and orders another in time.
+    #[serde(skip)]
+    pub is_ordered: bool,
 }
 
 /// The file of the keys of session tickets, as it stands.
@@ -135,6 +141,7 @@ struct Status {
 
 struct Files {
     certificates: Vec<Identity>,
+    ordered: OrderedCertificates,
     clients: Option<ClientAuthorities>,
     tickets: Tickets,
 }
@@ -151,11 +158,15 @@ enum Tickets {
 }
 
 impl Server {
-    /// Reads the files of the settings.
+    /// Reads the files of the settings, and those of `ordered` that are there.
     ///
     /// # Errors
-    /// Where one cannot be used.
-    pub fn open(settings: &Arc<ListenTls>, protocol: ListenProtocol) -> Result<Self, TlsError> {
+    /// Where one of the settings cannot be used.
+    pub fn open(
+        settings: &Arc<ListenTls>,
+        ordered: Vec<Ordered>,
+        protocol: ListenProtocol,
+    ) -> Result<Self, TlsError> {
         let protocols = match protocol {
             ListenProtocol::Auto => &PROTOCOLS[..],
             ListenProtocol::Http1 => &PROTOCOLS[1..],
@@ -163,15 +174,18 @@ impl Server {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificates = settings.certificates.iter();
         let certificates = certificates.map(|files| Identity::read(files, &provider));
+        let ordered = Arc::new(ordered);
         let clients = settings.client.as_ref();
         let clients = clients.map(|clients| ClientAuthorities::read(clients, &provider));
         let files = Files {
             certificates: certificates.collect::<Result<_, _>>()?,
+            ordered: OrderedCertificates::read(Arc::clone(&ordered), &provider, SystemTime::now()),
             clients: clients.transpose()?,
             tickets: Tickets::open(settings)?,
         };
         Ok(Self {
             current: ArcSwap::new(config(settings, protocols, &provider, &files)),
+            ordered: ArcSwap::new(ordered),
             status: ArcSwap::from_pointee(files.status()),
             settings: Arc::clone(settings),
             protocols,
@@ -188,6 +202,11 @@ impl Server {
     pub fn follow(self: &Arc<Self>) {
         let start = || Follower::start(self, Self::look_after);
         self.follower.get_or_init(start);
+    }
+
+    /// Has these certificates be those that are ordered for it, within a second.
+    pub fn order(&self, certificates: Vec<Ordered>) {
+        self.ordered.store(Arc::new(certificates));
     }
 
     /// What a new connection is served with.
@@ -207,6 +226,9 @@ impl Server {
             certificate.warn(now);
             self.publish(&files, change);
         }
+        let ordered = self.ordered.load_full();
+        let change = files.ordered.follow(&ordered, &self.provider, now);
+        self.publish(&files, change);
         if let Some(clients) = &mut files.clients {
             let change = clients.follow(&self.provider);
             self.publish(&files, change);
@@ -263,10 +285,16 @@ impl Server {
 }
 
 impl Files {
+    /// Its certificates: those of the file first.
+    fn shown(&self) -> Vec<&Identity> {
+        let of_the_file = self.certificates.iter();
+        of_the_file.chain(&self.ordered.there).collect()
+    }
+
     fn status(&self) -> Status {
         let clients = self.clients.as_ref();
         Status {
-            certificates: self.certificates.iter().map(status).collect(),
+            certificates: self.shown().into_iter().map(status).collect(),
             error_of_clients: clients.and_then(|clients| clients.followed.error().cloned()),
             tickets: match &self.tickets {
                 Tickets::None | Tickets::Own(_) => None,
@@ -310,6 +338,7 @@ fn status(shown: &Identity) -> CertificateStatus {
         not_after: says.not_after,
         fingerprint: says.fingerprint.clone(),
         error: shown.followed.error().cloned(),
+        is_ordered: shown.is_ordered,
     }
 }
 
@@ -331,7 +360,8 @@ fn config(
         None => config.with_no_client_auth(),
         Some(clients) => config.with_client_cert_verifier(Arc::clone(&clients.verifier)),
     };
-    let by_name = ByName::new(&files.certificates, settings.unknown_name);
+    let stand_in = files.ordered.stand_in.as_ref();
+    let by_name = ByName::new(&files.shown(), stand_in, settings.unknown_name);
     let mut config = config.with_cert_resolver(Arc::new(by_name));
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     // What a session needs is in its ticket: strangers have nothing kept here.
@@ -354,13 +384,14 @@ mod tests {
     fn server(files: &CertificateFiles) -> Server {
         let settings = ListenTls {
             certificates: vec![files.clone()],
+            acme: None,
             unknown_name: UnknownName::Default,
             min_version: TlsVersion::Tls12,
             client: None,
             tickets: None,
             hsts: None,
         };
-        Server::open(&Arc::new(settings), ListenProtocol::Auto).unwrap()
+        Server::open(&Arc::new(settings), Vec::new(), ListenProtocol::Auto).unwrap()
     }
 
     fn now() -> SystemTime {
@@ -443,5 +474,51 @@ mod tests {
         drop(pipe);
         reading.join().unwrap();
         assert_ne!(server.certificates()[0].error.as_deref(), Some(says));
+    }
+    fn one_file(folder: &Folder, host: &str) -> Ordered {
+        let files = folder.write(host, &[host]);
+        let both = [&files.cert, &files.key].map(|file| std::fs::read_to_string(file).unwrap());
+        let file = folder.file(&format!("{host}.both"));
+        std::fs::write(&file, both.concat()).unwrap();
+        let host = host.to_owned();
+        Ordered { host, file }
+    }
+
+    #[test]
+    fn a_certificate_that_is_ordered_is_shown_once_it_is_there_and_none_is_needed_before() {
+        let folder = Folder::new();
+        let first = one_file(&folder, "a.example.com");
+        let missing = Ordered {
+            host: "b.example.com".to_owned(),
+            file: folder.file("b.example.com.both"),
+        };
+        let settings = ListenTls {
+            certificates: Vec::new(),
+            ..ListenTls::clone(&server(&folder.write("x", &["x"])).settings)
+        };
+        let wanted = vec![missing, first];
+        let server = Server::open(&Arc::new(settings), wanted.clone(), ListenProtocol::Auto);
+        let server = server.unwrap();
+        let hosts = || {
+            let all = server.certificates().into_iter();
+            all.flat_map(|one| one.hosts).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts(), ["a.example.com"]);
+        let before = server.current();
+        server.look_after(now());
+        assert!(Arc::ptr_eq(&before, &server.current()), "nothing has come");
+        let stands_in = || {
+            let files = server.files.lock();
+            let stand_in = files.ordered.stand_in.as_ref();
+            stand_in.map(|it| it.hosts.clone())
+        };
+        assert_eq!(stands_in(), Some(vec!["b.example.com".to_owned()]));
+        one_file(&folder, "b.example.com");
+        server.look_after(now());
+        assert_eq!(hosts(), ["a.example.com", "b.example.com"]);
+        assert_eq!(stands_in(), None);
+        server.order(wanted[..1].to_vec());
+        server.look_after(now());
+        assert_eq!(hosts(), ["b.example.com"]);
     }
 }

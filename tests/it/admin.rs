@@ -429,6 +429,8 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
     let expected = [
         "callboard_access_log_lines_total",
         "callboard_access_log_lost_lines_total",
+        "callboard_acme_failures",
+        "callboard_acme_orders_total",
         "callboard_balance_keyless_total",
         "callboard_balance_moved_total",
         "callboard_balance_overflowed_total",

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Level, some, time};
 use crate::{
+    acme::NameStatus,
     admin::{ready::Readiness, reloader::ReloadStatus},
     discovery::Quarantined,
     registry::watch::WatchSnapshot,
@@ -19,6 +20,8 @@ pub(in crate::admin) struct ProcessFacts<'a> {
     pub(in crate::admin) certificates: &'a [CertificateStatus],
     /// Why other files of TLS are not used.
     pub(in crate::admin) tls_errors: &'a [String],
+    /// Names that certificates are ordered for.
+    pub(in crate::admin) orders: &'a [NameStatus],
     pub(in crate::admin) snapshot: Option<&'a saved::Status>,
     pub(in crate::admin) catalogs: &'a [WatchSnapshot],
     /// In seconds since 1970.
@@ -53,6 +56,11 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
             say(level, kind, text);
         }
     }
+    for order in facts.orders {
+        if let Some((level, text)) = of_order(order, facts.now) {
+            say(level, "certificate_not_issued", text);
+        }
+    }
     for error in facts.tls_errors {
         say(Level::Warning, "tls_file", error.clone());
     }
@@ -75,6 +83,19 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
         say(Level::Warning, "quarantined", text);
     }
     all
+}
+
+/// An order that failed is worse where there is no certificate yet.
+fn of_order(order: &NameStatus, now: i64) -> Option<(Level, String)> {
+    let error = order.error.as_ref()?;
+    let name = &order.name;
+    let (level, what) = match order.issued {
+        true => (Level::Warning, "another certificate"),
+        false => (Level::Bad, "a certificate"),
+    };
+    let again = time((order.next - now).max(0) as f64);
+    let text = format!("{what} for {name} was not issued: {error}; ordered again in {again}");
+    Some((level, text))
 }
 
 fn of_certificate(
@@ -101,10 +122,20 @@ fn of_certificate(
         let text = format!("{what}: what its file has now is not used: {error}");
         return Some((Level::Bad, "certificate_not_used", text));
     }
-    let level = match left / DAY {
-        0..3 => Level::Bad,
-        3..14 => Level::Warning,
-        _ => return None,
+    let (bad, soon) = match certificate.is_ordered {
+        // Another is there in time, of however short a lifetime it is.
+        true => {
+            let lifetime = certificate.not_after - certificate.not_before;
+            (lifetime / 28, lifetime / 6)
+        }
+        false => (i64::MAX, i64::MAX),
+    };
+    let level = if left < bad.min(3 * DAY) {
+        Level::Bad
+    } else if left < soon.min(14 * DAY) {
+        Level::Warning
+    } else {
+        return None;
     };
     let text = format!("{what} expires in {}", time(left as f64));
     Some((level, "certificate_expires", text))

@@ -2,6 +2,7 @@ use std::{path::Path, time::Duration};
 
 use super::*;
 use crate::{
+    acme::NameStatus,
     admin::{
         history::{Recent, RecentOfEndpoint},
         ready::Readiness,
@@ -69,6 +70,17 @@ fn ready() -> Readiness {
     }
 }
 
+fn order(issued: bool) -> NameStatus {
+    NameStatus {
+        name: "shop.example.com".to_owned(),
+        file: "/etc/acme/shop.example.com.pem".into(),
+        issued,
+        next: NOW + 120,
+        failures: 1,
+        error: Some("port 80 is closed".to_owned()),
+    }
+}
+
 fn certificate(left: i64) -> CertificateStatus {
     CertificateStatus {
         file: "/etc/shop.pem".into(),
@@ -77,6 +89,7 @@ fn certificate(left: i64) -> CertificateStatus {
         not_after: NOW + left,
         fingerprint: String::new(),
         error: None,
+        is_ordered: false,
     }
 }
 
@@ -86,6 +99,7 @@ struct Case {
     reload: ReloadStatus,
     quarantined: Vec<Quarantined>,
     certificates: Vec<CertificateStatus>,
+    orders: Vec<NameStatus>,
     catalogs: Vec<WatchSnapshot>,
     service: ServiceStatus,
     retries_left: u64,
@@ -100,6 +114,7 @@ impl Case {
             reload: ReloadStatus::default(),
             quarantined: Vec::new(),
             certificates: Vec::new(),
+            orders: Vec::new(),
             catalogs: Vec::new(),
             service: cart(endpoints),
             retries_left: 10,
@@ -115,6 +130,7 @@ impl Case {
             quarantined: &self.quarantined,
             certificates: &self.certificates,
             tls_errors: &[],
+            orders: &self.orders,
             snapshot: None,
             catalogs: &self.catalogs,
             now: NOW,
@@ -389,6 +405,27 @@ async fn what_is_unusual_of_the_proxy_is_said_in_plain_words() {
             Level::Bad,
             "the certificate for shop.example.com: what its file has now is not used: \
              not a certificate",
+        ),
+        (
+            certificates(CertificateStatus {
+                is_ordered: true,
+                not_before: NOW - 3 * 24 * 3600,
+                ..certificate(24 * 3600 / 2)
+            }),
+            Level::Warning,
+            "the certificate for shop.example.com expires in 12 h",
+        ),
+        (
+            with(|case| case.orders = vec![order(false)]),
+            Level::Bad,
+            "a certificate for shop.example.com was not issued: port 80 is closed; ordered again \
+             in 2 min",
+        ),
+        (
+            with(|case| case.orders = vec![order(true)]),
+            Level::Warning,
+            "another certificate for shop.example.com was not issued: port 80 is closed; ordered \
+             again in 2 min",
         ),
         (
             with(|case| {

@@ -2,6 +2,7 @@
 //! [`METRICS`]; what is not in it is not sent.
 
 mod access_log;
+mod acme;
 mod process;
 mod proxy_headers;
 mod scrape;

@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use super::{
-    access_log, process, proxy_headers,
+    access_log, acme, process, proxy_headers,
     scrape::{
         Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
         per_service, per_shadow, per_watch,
@@ -291,6 +291,20 @@ pub const METRICS: &[Metric] = &[
         &["listener"],
         "TLS handshakes with clients that are under way.",
         tls::pending,
+    ),
+    metric(
+        "callboard_acme_orders_total",
+        Counter,
+        &["result"],
+        "Orders of certificates, by what came of them.",
+        acme::orders,
+    ),
+    metric(
+        "callboard_acme_failures",
+        Gauge,
+        &["name"],
+        "Orders of a certificate that have failed in a row.",
+        acme::failures,
     ),
     metric(
         "callboard_balance_keyless_total",

@@ -124,6 +124,13 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Notes what is probably not meant of the file as a whole, where that is asked for.
+    pub(crate) fn unlikely_of_file(&self, key: &str, wrong: Wrong) {
+        if self.problems.is_strict() {
+            self.problems.absent_from_file(key, wrong);
+        }
+    }
+
     /// Refuses a key of which more can be said than that it is unknown.
     pub(crate) fn refuse(&mut self, key: &'static str, wrong: Wrong) {
         if let Some((found, _)) = self.entries.and_then(|entries| entries.get_key_value(key)) {

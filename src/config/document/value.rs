@@ -273,7 +273,7 @@ const ELSEWHERE: [(&str, &str); 21] = [
 
 /// What a table may look like, for one that is something else: something that can be pasted.
 pub(crate) fn example_of_a_table(path: &str) -> Option<&'static str> {
-    const TABLES: [(&str, &str); 16] = [
+    const TABLES: [(&str, &str); 17] = [
         ("listen.timeout", "{ header = \"10s\" }"),
         ("listen.limits", "{ connections = 20000 }"),
         ("timeout", "{ response = \"30s\" }"),
@@ -284,6 +284,7 @@ pub(crate) fn example_of_a_table(path: &str) -> Option<&'static str> {
         ("health", "{ kind = \"http\", path = \"/health\" }"),
         ("eject", "{ failures = 5 }"),
         ("guard", "{ share = 0.5 }"),
+        ("acme", "{ domains = [\"shop.example.com\"] }"),
         ("tls", "{ ca = \"ca.pem\" }"),
         ("expose", "{ tags = [\"public\"] }"),
         ("log", "{ level = \"info\" }"),

@@ -1,5 +1,6 @@
 //! `[[listen]]`: where clients come in, and what they may do. Knows nothing of sockets.
 
+pub(super) mod acme;
 pub(super) mod address;
 pub(super) mod tls;
 
@@ -10,8 +11,8 @@ use std::{
 };
 
 use super::{
-    HeaderCase, ListenAddress, ListenLimits, ListenProtocol, ListenTimeouts, Listener, Paths,
-    Underscores,
+    AcmeAccount, HeaderCase, ListenAddress, ListenLimits, ListenProtocol, ListenTimeouts, Listener,
+    Paths, Underscores,
     addresses::Claims,
     document::{field::Field, report::Wrong, table::Table, value},
     route::pattern,
@@ -28,7 +29,42 @@ pub(super) fn read<'a>(top: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>
         claims.add(listener.address.clone(), OWNER, None);
         listeners.push(listener);
     }
+    check_acme(top, &listeners);
     listeners
+}
+
+/// Notes what is wrong with all of them together.
+fn check_acme(top: &Table<'_>, listeners: &[Listener]) {
+    let accounts: Vec<_> = listeners
+        .iter()
+        .filter_map(|listener| Some(&listener.tls.as_ref()?.acme.as_ref()?.account))
+        .collect();
+    let of_another = |one: &&AcmeAccount| {
+        let mut all = accounts.iter();
+        all.any(|other| other.folder == one.folder && other != one)
+    };
+    if let Some(account) = accounts.iter().copied().find(of_another) {
+        let folder = account.folder.display();
+        let wrong = Wrong::new(format!(
+            "two listeners keep certificates in {folder}, and their accounts differ"
+        ));
+        let advice = "give them the same `directory`, `email` and `ca`, or another `folder` each";
+        top.absent_from_file("listen.tls.acme.folder", wrong.suggest(advice));
+    }
+    let is_asked_at = |listener: &Listener| {
+        let port = listener.address.tcp().map(|address| address.port());
+        matches!(
+            (port, &listener.tls),
+            (Some(80), None) | (Some(443), Some(_))
+        )
+    };
+    if !accounts.is_empty() && !listeners.iter().any(is_asked_at) {
+        let wrong = Wrong::new(
+            "the authority asks at port 80, or by TLS at port 443, and no listener is at either",
+        );
+        let advice = "listen there, or have what stands in front pass one of them on";
+        top.unlikely_of_file("listen.tls.acme", wrong.suggest(advice));
+    }
 }
 
 const OWNER: &str = "a listener";
@@ -40,6 +76,9 @@ fn one<'a>(table: &mut Table<'a>, base: &Path, claims: &mut Claims<'a>) -> Vec<L
         let example = "tls = { certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }] }";
         table.refuse(key, wrong.suggest(format!("write `{example}`")));
     }
+    let wrong = Wrong::new("a certificate that is ordered is shown by a listener with `tls`");
+    let example = "tls = { acme = { domains = [\"shop.example.com\"] } }";
+    table.refuse("acme", wrong.suggest(format!("write `{example}`")));
     let addresses = addresses(table, claims);
     let has_path = addresses.iter().any(|address| address.tcp().is_none());
     let listener = Listener {
@@ -251,7 +290,7 @@ impl Default for Listener {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{ROUTE, config, error, errors};
+    use super::super::testing::{ROUTE, config, error, errors, strictly};
     use super::*;
 
     #[test]
@@ -459,5 +498,33 @@ mod tests {
             error(&text),
             "4:3 listen.address: `:2` is not an IP address with a port; did you mean \"0.0.0.0:2\"?"
         );
+    }
+    /// A listener whose certificates are ordered.
+    fn acme_at(port: u16, tls: &str) -> String {
+        format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ {tls} }}\n")
+    }
+
+    #[test]
+    fn a_folder_is_one_accounts() {
+        let one = acme_at(443, "acme = { domains = \"a.b\" }");
+        let same = acme_at(444, "acme = { domains = \"c.d\" }");
+        config(&format!("{one}{same}{ROUTE}"));
+        let other = acme_at(444, "acme = { domains = \"c.d\", email = \"a@b\" }");
+        let said = error(&format!("{one}{other}{ROUTE}"));
+        assert!(said.contains("their accounts differ"), "{said}");
+    }
+
+    #[test]
+    fn it_is_said_by_check_where_no_listener_can_be_asked() {
+        let acme = "acme = { domains = \"a.b\" }";
+        let said = strictly(&format!("{}{ROUTE}", acme_at(8443, acme)));
+        assert!(said.len() == 1 && said[0].contains("port 80"), "{said:?}");
+        let clear = "[[listen]]\naddress = \"0.0.0.0:80\"\n";
+        for well in [
+            acme_at(443, acme),
+            format!("{}{clear}", acme_at(8443, acme)),
+        ] {
+            assert_eq!(strictly(&format!("{well}{ROUTE}")), [""; 0]);
+        }
     }
 }

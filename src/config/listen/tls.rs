@@ -8,6 +8,7 @@ use std::{
 
 use http::HeaderValue;
 
+use super::acme::{self, Acme};
 use crate::config::{
     document::{report::Wrong, table::Table, value::Zero},
     load::strict,
@@ -16,8 +17,10 @@ use crate::config::{
 /// `listen.tls`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenTls {
-    /// At least one. The first is shown to a client that names no host.
+    /// At least one, where none is ordered. The first is shown to a client that names no host.
     pub certificates: Vec<CertificateFiles>,
+    /// What certificates the proxy orders itself; `None` where it orders none.
+    pub acme: Option<Acme>,
     /// What becomes of a client that names a host which no certificate is for.
     pub unknown_name: UnknownName,
     /// The oldest version that is spoken.
@@ -99,8 +102,10 @@ fn one(table: &mut Table<'_>, base: &Path) -> ListenTls {
         Profile::Intermediate,
     );
     let client = client(table, base);
+    let acme = acme::read(table, base);
     ListenTls {
         certificates: certificates(table, base),
+        acme,
         unknown_name: table.choice(
             "unknown_name",
             &[
@@ -118,7 +123,7 @@ fn one(table: &mut Table<'_>, base: &Path) -> ListenTls {
 
 fn certificates(table: &mut Table<'_>, base: &Path) -> Vec<CertificateFiles> {
     let misspelt = ["cert", "key", "certificate"];
-    let is_said = misspelt.iter().any(|key| table.has(key));
+    let is_said = misspelt.iter().any(|key| table.has(key)) || table.has("acme");
     let field = if is_said {
         table.take("certificates")
     } else {
@@ -128,7 +133,7 @@ fn certificates(table: &mut Table<'_>, base: &Path) -> Vec<CertificateFiles> {
         return Vec::new();
     };
     let elements = field.elements(EXAMPLE);
-    if field.is_empty_array() {
+    if field.is_empty_array() && !table.has("acme") {
         let wrong = Wrong::new("a listener with `tls` needs a certificate");
         field.wrong(wrong.suggest(format!("write `certificates = [{EXAMPLE}]`")));
     }

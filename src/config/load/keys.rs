@@ -32,7 +32,7 @@ fn of_all_tables() -> Vec<Keys> {
     let tables =
         "?=1\nlog={?=1}\naccess_log={?=1,always={?=1}}\ndrain={?=1}\nadmin={?=1}\nsnapshot={?=1}\n\
         listen=[{address='127.0.0.1:1',?=1,timeout={?=1},limits={?=1},\
-        tls={?=1,certificates=[{?=1}],client={?=1},tickets={?=1},hsts={?=1}}}]\n\
+        tls={?=1,certificates=[{?=1}],acme={?=1},client={?=1},tickets={?=1},hsts={?=1}}}]\n\
         registry.consul={?=1,tls={?=1},token={?=1},expose={?=1},address='https://a'}\n\
         registry.embedded={?=1}\n\
         registry.zookeeper={?=1}\n\
@@ -63,7 +63,7 @@ fn of_all_tables() -> Vec<Keys> {
             })
         })
         .collect();
-    assert_eq!(tables.len(), 53);
+    assert_eq!(tables.len(), 54);
     tables
 }
 
@@ -221,6 +221,7 @@ fn table_of(section: &str, key: &str) -> String {
         "[[listen]]" if table == "tls" => {
             let needed = match rest.split_once('.') {
                 Some(("client", _)) => "tls.client.ca = \"ca.pem\"",
+                Some(("acme", _)) => "tls.acme.domains = [\"a.example.com\"]",
                 Some(("hsts", _)) => "tls.hsts.max_age = \"1h\"",
                 _ => "",
             };

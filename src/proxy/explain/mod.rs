@@ -149,6 +149,10 @@ impl Explaining<'_> {
                 (StatusCode::PERMANENT_REDIRECT, format!("to {location}"))
             }
             Some(Own::Health) => self.health(),
+            Some(Own::Proof(_)) => (
+                StatusCode::OK,
+                "the proof that an authority of certificates asks for".to_owned(),
+            ),
             Some(Own::Options) => (
                 StatusCode::NO_CONTENT,
                 "it asks about the proxy itself".to_owned(),

@@ -19,6 +19,10 @@ address = "127.0.0.1:0"
 address = "127.0.0.1:0"
 tls = { certificates = [{ cert = "site-certificate.pem", key = "site-key.pem" }] }
 
+[[listen]]
+address = "127.0.0.1:0"
+tls = { acme = { domains = ["shop.example.com"], directory = "https://127.0.0.1:9/none", ca = "ca.pem" } }
+
 [registry.embedded]
 address = "127.0.0.1:0"
 
@@ -115,6 +119,7 @@ async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
             "A certificate",
             fields([&whole["tls"][0]["certificates"][0]]),
         ),
+        ("A name with an order", fields([&whole["acme"][0]])),
         ("A route", fields(whole["routes"].as_array().unwrap())),
         ("A service", fields([cart])),
         ("A view", fields([&cart["views"][0]])),

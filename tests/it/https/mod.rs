@@ -1,6 +1,7 @@
 //! A listener that speaks TLS serves as all others do, shows the certificate that is asked for, and holds
 //! out against clients that do nothing but begin.
 
+mod acme;
 mod certificates;
 mod clients;
 mod handshakes;

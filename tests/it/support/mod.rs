@@ -15,6 +15,7 @@ pub(crate) mod grpc;
 pub(crate) mod haproxy;
 pub(crate) mod load;
 pub(crate) mod nginx;
+pub(crate) mod pebble;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
