@@ -209,6 +209,7 @@ impl Client {
                 // An end before the answer would be that of a client that is gone.
                 let _ = told.wait_for(|at| at.switched || at.closing).await;
                 if written.is_ok() {
+                    self.oracle.passes(id);
                     let _ = tokio::io::AsyncWriteExt::shutdown(&mut sink).await;
                 }
                 Ended::Done

@@ -454,7 +454,7 @@ async fn respond<S: Socket>(
         if let Some(last) = pieces.last_mut() {
             last.end = stop;
         }
-        shared.oracle.upset(shared.service);
+        shared.oracle.upset(shared.service, shared.address);
     }
     let socket = connection.source();
     let written = pieces::write(socket, &bytes, &pieces, 0, stop).await;
@@ -468,8 +468,12 @@ async fn respond<S: Socket>(
         return false;
     }
     if let (Some(tunnel), Some(passage)) = (&answer.tunnel, &request.passage) {
-        if let Err(why) = pass(connection, tunnel, passage).await {
-            shared.oracle.fault(Some(request), &why);
+        let oracle = &shared.oracle;
+        // Its client may have left before, and the proxy waits no longer for an answer that comes too late.
+        let may_break =
+            || !oracle.has_passed(request.id) || oracle.was_held_up(request, answer.arrival);
+        if let Err(why) = pass(connection, tunnel, passage, may_break).await {
+            oracle.fault(Some(request), &why);
         }
         return false;
     }
@@ -480,19 +484,20 @@ async fn respond<S: Socket>(
         return false;
     }
     if answer.closes_unsaid {
-        shared.oracle.upset(shared.service);
+        shared.oracle.upset(shared.service, shared.address);
         sleep(Duration::from_millis(answer.delay_ms)).await;
-        shared.oracle.upset(shared.service);
+        shared.oracle.upset(shared.service, shared.address);
         return false;
     }
     written.is_ok() && answer.trouble.is_none()
 }
 
-/// A tunnel, to its end.
+/// A tunnel, to its end. Which may come before all bytes where `may_break` says so by then.
 async fn pass<S: Socket>(
     connection: &mut Reader<S>,
     tunnel: &Tunnel,
     passage: &Passage,
+    may_break: impl Fn() -> bool,
 ) -> Result<(), String> {
     let mut heard = Vec::new();
     let mut piece = vec![0; 16 * 1024];
@@ -508,7 +513,7 @@ async fn pass<S: Socket>(
         let Ok(count @ 1..) = read else {
             let (length, whole) = (heard.len(), passage.length());
             return match read {
-                _ if !tunnel.is_sound(passage) => Ok(()),
+                _ if !tunnel.is_sound(passage) || may_break() => Ok(()),
                 Ok(_) if length == whole => Ok(()),
                 Ok(_) => Err(format!(
                     "a tunnel's end upstream after {length} of {whole} bytes"
@@ -538,16 +543,16 @@ async fn leave(shared: &Shared) {
     let Some((way, life)) = &shared.leaving else {
         return;
     };
-    shared.oracle.upset(shared.service);
+    shared.oracle.upset(shared.service, shared.address);
     let _ = life.send(Life::Closing);
     if let Some(way) = way.upgrade() {
         let mut leaving = way.leave(shared.address);
         // Until it has left, which a busy disk of the registry's makes long, it takes no connection.
         while tokio::time::timeout(AGAIN, &mut leaving).await.is_err() {
-            shared.oracle.upset(shared.service);
+            shared.oracle.upset(shared.service, shared.address);
         }
     }
-    shared.oracle.upset(shared.service);
+    shared.oracle.upset(shared.service, shared.address);
 }
 
 /// Waits until the proxy gives up.

@@ -316,12 +316,12 @@ impl Storm {
             let old = crowd.pop_front().expect("there are three");
             let address = old.address;
             if round % 4 == 0 {
-                self.oracle.upset("crowd");
+                self.oracle.upset("crowd", address);
                 old.kill();
                 let_pass(200).await;
-                self.oracle.upset("crowd");
+                self.oracle.upset("crowd", address);
                 self.registry.sign_out(address).await;
-                self.oracle.upset("crowd");
+                self.oracle.upset("crowd", address);
             } else {
                 self.registry.sign_out(address).await;
                 let_pass(300).await;

@@ -109,6 +109,8 @@ struct Case {
     arrivals: Vec<Arrival>,
     /// How often it has come to a connection that had left it out before.
     missed: usize,
+    /// Its client has sent all that it has to say in a tunnel.
+    passed: bool,
 }
 
 /// How long a request is remembered.
@@ -125,12 +127,45 @@ const TOLD: usize = 3;
 struct State {
     cases: HashMap<Id, Case>,
     order: VecDeque<Id>,
-    /// Services whose endpoints did what may fail any request of theirs, and when.
-    upsets: VecDeque<(Instant, &'static str)>,
+    /// Endpoints that did what may fail any request of theirs.
+    upsets: VecDeque<Doing>,
+    /// Endpoints that have left requests out of those that they go on with.
+    leaves: VecDeque<Doing>,
     counts: BTreeMap<String, usize>,
     faults: usize,
     /// The same, by what they begin with.
     kinds: BTreeMap<String, usize>,
+}
+
+impl State {
+    /// Those of these doings that came while the request was made.
+    fn nearby<'d>(
+        &self,
+        doings: &'d VecDeque<Doing>,
+        id: Id,
+    ) -> impl Iterator<Item = &'d Doing> + use<'d> {
+        let begun = self.cases.get(&id).map(|case| case.begun);
+        let is_near = move |doing: &&Doing| begun.is_some_and(|begun| doing.at + NEARBY >= begun);
+        doings.iter().filter(is_near)
+    }
+}
+
+/// What an endpoint did that may fail other requests than the one that it was told to fail.
+#[derive(Clone, Copy, Debug)]
+struct Doing {
+    at: Instant,
+    service: &'static str,
+    endpoint: SocketAddr,
+}
+
+impl Doing {
+    fn now(service: &'static str, endpoint: SocketAddr) -> Self {
+        Self {
+            at: Instant::now(),
+            service,
+            endpoint,
+        }
+    }
 }
 
 pub(super) struct Oracle {
@@ -182,6 +217,7 @@ impl Oracle {
                 begun: now,
                 arrivals: Vec::new(),
                 missed: 0,
+                passed: false,
             },
         );
         state.order.push_back(request.id);
@@ -194,8 +230,10 @@ impl Oracle {
             let id = state.order.pop_front();
             state.cases.remove(&id.expect("there is a front"));
         }
-        while state.upsets.front().is_some_and(|(at, _)| is_old(*at)) {
-            state.upsets.pop_front();
+        for doings in [&mut state.upsets, &mut state.leaves] {
+            while doings.front().is_some_and(|doing| is_old(doing.at)) {
+                doings.pop_front();
+            }
         }
     }
 
@@ -204,12 +242,9 @@ impl Oracle {
     }
 
     /// An endpoint of this service does what may fail any of its requests.
-    pub(super) fn upset(&self, service: &'static str) {
-        self.state
-            .lock()
-            .unwrap()
-            .upsets
-            .push_back((Instant::now(), service));
+    pub(super) fn upset(&self, service: &'static str, endpoint: SocketAddr) {
+        let doing = Doing::now(service, endpoint);
+        self.state.lock().unwrap().upsets.push_back(doing);
     }
 
     /// An endpoint has read its head. Returns how many arrivals were before.
@@ -262,6 +297,20 @@ impl Oracle {
         }
     }
 
+    /// Its client has sent all that it has to say in a tunnel, and is about to say its end.
+    pub(super) fn passes(&self, id: Id) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(case) = state.cases.get_mut(&id) {
+            case.passed = true;
+        }
+    }
+
+    /// Whether its client has: it leaves before where it does so amid the answer to another request.
+    pub(super) fn has_passed(&self, id: Id) -> bool {
+        let state = self.state.lock().unwrap();
+        state.cases.get(&id).is_some_and(|case| case.passed)
+    }
+
     /// What its endpoint does to the connection may fail it.
     pub(super) fn hurts(&self, id: Id, arrival: usize) {
         let mut state = self.state.lock().unwrap();
@@ -273,9 +322,19 @@ impl Oracle {
     /// Its endpoint is about to say that it does not process it: so it may come again.
     pub(super) fn leaves_out(&self, request: &Request, arrival: usize) {
         let mut state = self.state.lock().unwrap();
+        let state = &mut *state;
         if let Some(case) = state.cases.get_mut(&request.id) {
-            case.arrivals[arrival].left_out = true;
+            let arrival = &mut case.arrivals[arrival];
+            arrival.left_out = true;
+            let doing = Doing::now(arrival.service, arrival.endpoint);
+            state.leaves.push_back(doing);
         }
+    }
+
+    /// An endpoint leaves requests out that it need not have seen.
+    pub(super) fn leaves_some_out(&self, service: &'static str, endpoint: SocketAddr) {
+        let doing = Doing::now(service, endpoint);
+        self.state.lock().unwrap().leaves.push_back(doing);
     }
 
     /// An endpoint has read it to its end, and it is as it was to be.
@@ -292,6 +351,12 @@ impl Oracle {
         if let Some(case) = state.cases.get_mut(&request.id) {
             case.arrivals[arrival].answered = Some(Instant::now());
         }
+    }
+
+    /// Whether the machine gave its endpoint no time to answer.
+    pub(super) fn was_held_up(&self, request: &Request, arrival: usize) -> bool {
+        let arrivals = self.arrivals(request.id);
+        arrivals.get(arrival).is_some_and(Arrival::was_held_up)
     }
 
     /// Judges what came for a request. `before`: what came on its connection before it. `excused`:
@@ -493,7 +558,9 @@ impl Oracle {
             | (Route::Rated, 429)
             | (Route::Limited, 503) => true,
             (_, 502) if arrivals.iter().any(|arrival| arrival.hurt) => true,
-            (_, 502) => causes.iter().any(fails) || request.route.services().iter().any(upset),
+            (_, 502) if causes.iter().any(fails) => true,
+            (_, 502) if !was_seen && self.may_be_left_out_for_good(request) => true,
+            (_, 502) => request.route.services().iter().any(upset),
             // What an endpoint says too much may come when its connection is another request's.
             (Route::Edgy, 200) => upset(&"edgy"),
             (_, 504) => {
@@ -515,7 +582,6 @@ impl Oracle {
         status: u16,
         causes: &[Answer],
     ) -> Result<(), String> {
-        let is_small = request.body.len() <= 64 * 1024 && request.trailers().is_empty();
         let left_out =
             |plan: &Answer| matches!(plan.trouble, Some(Trouble::Refuses | Trouble::LeavesOut));
         let broke = |plan: &Answer| {
@@ -526,13 +592,18 @@ impl Oracle {
             Route::Plain | Route::Retried | Route::Streams | Route::Sealed
         );
         let may_go_on = request.is_repeatable() || causes.iter().all(left_out);
-        let is_sure = status == 502 && is_small && has_others && may_go_on;
+        let is_sure = status == 502 && is_small(request) && has_others && may_go_on;
         let missed = {
             let state = self.state.lock().unwrap();
             state.cases.get(&request.id).map_or(0, |case| case.missed)
         };
         // Where none has arrived, its connection broke before.
-        if is_sure && !causes.is_empty() && causes.len() + missed < 3 && causes.iter().all(broke) {
+        if is_sure
+            && !causes.is_empty()
+            && causes.len() + missed < 3
+            && causes.iter().all(broke)
+            && !self.may_be_lost_elsewhere(request)
+        {
             return Err(format!("given up after {} attempts", causes.len()));
         }
         Ok(())
@@ -548,13 +619,30 @@ impl Oracle {
     /// Whether something happened to this service while the request was made.
     fn was_upset(&self, id: Id, service: &str) -> bool {
         let state = self.state.lock().unwrap();
-        let Some(case) = state.cases.get(&id) else {
-            return false;
+        let is_of = |upset: &Doing| upset.service == service;
+        state.nearby(&state.upsets, id).any(is_of)
+    }
+
+    /// Whether an endpoint to which it has not come did what fails requests that have not, while it was made: it may
+    /// have been on its way there, over a connection that ended first.
+    fn may_be_lost_elsewhere(&self, request: &Request) -> bool {
+        let arrivals = self.arrivals(request.id);
+        let state = self.state.lock().unwrap();
+        let is_elsewhere = |doing: &Doing| {
+            let is_there = |arrival: &Arrival| arrival.endpoint == doing.endpoint;
+            request.route.services().contains(&doing.service) && !arrivals.iter().any(is_there)
         };
-        state
-            .upsets
-            .iter()
-            .any(|(at, upset)| *upset == service && *at + NEARBY >= case.begun)
+        let doings = [&state.upsets, &state.leaves];
+        let mut doings = doings.map(|of| state.nearby(of, request.id)).into_iter();
+        doings.any(|mut of| of.any(is_elsewhere))
+    }
+
+    /// Whether a connection that it was sent on may have left it out, some of whose body was sent by then, and not
+    /// kept for another one. An endpoint that ends the connection with others need not see it.
+    fn may_be_left_out_for_good(&self, request: &Request) -> bool {
+        let state = self.state.lock().unwrap();
+        let is_of = |leave: &Doing| request.route.services().contains(&leave.service);
+        !is_small(request) && state.nearby(&state.leaves, request.id).any(is_of)
     }
 
     /// Says what is wrong, with all that makes it happen again.
@@ -591,6 +679,11 @@ impl Oracle {
         }
         println!("{text}");
     }
+}
+
+/// Whether the proxy can send it again.
+fn is_small(request: &Request) -> bool {
+    request.body.len() <= 64 * 1024 && request.trailers().is_empty()
 }
 
 /// What came through a tunnel is what was sent, and all of it where both sides came to their ends.

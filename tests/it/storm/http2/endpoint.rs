@@ -2,6 +2,7 @@
 //! connection hurts those requests alone that it has there: the oracle is told which.
 
 use std::{
+    collections::HashSet,
     future::poll_fn,
     sync::{
         Arc, Mutex,
@@ -26,7 +27,7 @@ use super::{
     },
     client::{fields, map, send},
     malformed,
-    wire::{Notes, Wire},
+    wire::{Notes, Seen, Wire},
 };
 use crate::support::frames::{GOAWAY, frame};
 
@@ -50,6 +51,11 @@ struct Common {
     last: Arc<Mutex<(u32, u32)>>,
     /// What was said ends the connection.
     is_broken: Arc<AtomicBool>,
+    /// The streams that its library has handed over, and not reset.
+    taken: Arc<Mutex<HashSet<u32>>>,
+    /// Those on which trailers have come before that, or after it. Where the library has refused one, or forgotten
+    /// that it has reset it, it takes them for the head of a request on an old stream, and ends the connection.
+    trailed: Arc<Mutex<HashSet<u32>>>,
 }
 
 impl Common {
@@ -59,7 +65,34 @@ impl Common {
         for (id, arrival) in self.arrived.lock().unwrap().iter() {
             self.shared.oracle.hurts(*id, *arrival);
         }
-        self.shared.oracle.upset(self.shared.service);
+        let Shared {
+            service, address, ..
+        } = self.shared;
+        self.shared.oracle.upset(service, address);
+    }
+
+    /// Whether trailers have come on a stream that is not there.
+    fn has_late_trailers(&self) -> bool {
+        let (taken, trailed) = (self.taken.lock().unwrap(), self.trailed.lock().unwrap());
+        trailed.difference(&taken).next().is_some()
+    }
+
+    fn note(&self, seen: Seen) {
+        let Shared {
+            service, address, ..
+        } = self.shared;
+        let mut taken = self.taken.lock().unwrap();
+        match seen {
+            Seen::Reset(stream) => {
+                taken.remove(&stream);
+                self.shared.oracle.leaves_some_out(service, address);
+            }
+            Seen::Trailers(stream) if !taken.contains(&stream) => {
+                self.trailed.lock().unwrap().insert(stream);
+                self.shared.oracle.upset(service, address);
+            }
+            Seen::Trailers(_) => {}
+        }
     }
 }
 
@@ -69,7 +102,19 @@ pub(in super::super) async fn serve<S: Socket + 'static>(socket: S, shared: &Sha
         .planner
         .hosting(shared.service, shared.next_connection());
     let notes = Arc::<Notes>::default();
-    let wire = Wire::of_endpoint(socket, plan.manners, Arc::clone(&notes));
+    let (deeds, mut told) = mpsc::unbounded_channel();
+    let common = Common {
+        shared: shared.clone(),
+        notes: Arc::clone(&notes),
+        deeds,
+        arrived: Arc::default(),
+        last: Arc::new(Mutex::new((u32::MAX, 0))),
+        is_broken: Arc::default(),
+        taken: Arc::default(),
+        trailed: Arc::default(),
+    };
+    let seeing = common.clone();
+    let wire = Wire::of_endpoint(socket, plan.manners, notes, move |seen| seeing.note(seen));
     let mut builder = Builder::new();
     builder
         .initial_window_size(plan.window)
@@ -82,21 +127,14 @@ pub(in super::super) async fn serve<S: Socket + 'static>(socket: S, shared: &Sha
     let Ok(mut connection) = builder.handshake::<_, Bytes>(wire).await else {
         return;
     };
-    let (deeds, mut told) = mpsc::unbounded_channel();
-    let common = Common {
-        shared: shared.clone(),
-        notes,
-        deeds,
-        arrived: Arc::default(),
-        last: Arc::new(Mutex::new((u32::MAX, 0))),
-        is_broken: Arc::default(),
-    };
     let mut opens_after_ms = plan.opens_after_ms;
     let mut requests = JoinSet::new();
     loop {
         tokio::select! {
             asked = connection.accept() => match asked {
                 Some(Ok((request, answer))) => {
+                    let stream = answer.stream_id().as_u32();
+                    common.taken.lock().unwrap().insert(stream);
                     requests.spawn(one(common.clone(), request, answer));
                 }
                 ended => {
@@ -142,8 +180,12 @@ fn judge_end(common: &Common, error: Option<h2::Error>) {
     let Some(error) = error.filter(|error| !error.is_io()) else {
         return;
     };
+    if error.reason() == Some(Reason::PROTOCOL_ERROR) && common.has_late_trailers() {
+        return common.hurt();
+    }
     if !common.is_broken.load(Relaxed) && error.reason() != Some(Reason::NO_ERROR) {
-        let why = format!("a connection of HTTP/2 ends upstream: {error}");
+        let arrived = common.arrived.lock().unwrap();
+        let why = format!("a connection of HTTP/2 ends upstream: {error}, behind {arrived:?}");
         common.shared.oracle.fault(None, &why);
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{super::endpoint::Socket, one_in};
 use crate::support::frames::{
-    CONTINUATION, END_HEADERS, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, frame,
+    CONTINUATION, END_HEADERS, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, frame,
 };
 
 /// Where a side ends its connection, in bytes of one direction.
@@ -88,6 +88,41 @@ impl Notes {
     pub(super) fn insert(&self, frames: &[u8]) {
         self.inserted.lock().unwrap().extend_from_slice(frames);
         self.waker.wake();
+    }
+}
+
+/// What is seen of an endpoint's frames, by their streams, that its library does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It resets one, be it of a request that it has not taken.
+    Reset(u32),
+    Trailers(u32),
+}
+
+/// An endpoint's side, of which something is seen.
+struct Watch {
+    inward: Walk,
+    /// The last stream that has begun.
+    last: u32,
+    seen: Box<dyn Fn(Seen) + Send>,
+}
+
+impl Watch {
+    fn follow_read(&mut self, bytes: &[u8]) {
+        let (last, seen) = (&mut self.last, &self.seen);
+        self.inward.follow(bytes, |head| {
+            if head.kind == HEADERS && head.stream > *last {
+                *last = head.stream;
+            } else if head.kind == HEADERS {
+                seen(Seen::Trailers(head.stream));
+            }
+        });
+    }
+
+    fn note_written(&self, head: &Head) {
+        if head.kind == RST_STREAM {
+            (self.seen)(Seen::Reset(head.stream));
+        }
     }
 }
 
@@ -187,6 +222,7 @@ pub(super) struct Wire<S> {
     between: Vec<u8>,
     /// The last stream of a client that leaves behind it.
     last: Option<u32>,
+    watch: Option<Watch>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -204,9 +240,24 @@ impl<S: Socket> Wire<S> {
         wire
     }
 
-    /// An endpoint's.
-    pub(super) fn of_endpoint(socket: S, manners: Manners, notes: std::sync::Arc<Notes>) -> Self {
-        Self::new(socket, manners, notes)
+    /// An endpoint's, which is told what is seen of its frames, before the library acts on it.
+    pub(super) fn of_endpoint(
+        socket: S,
+        manners: Manners,
+        notes: std::sync::Arc<Notes>,
+        seen: impl Fn(Seen) + Send + 'static,
+    ) -> Self {
+        let mut wire = Self::new(socket, manners, notes);
+        let inward = Walk {
+            preface: PREFACE.len(),
+            ..Walk::default()
+        };
+        wire.watch = Some(Watch {
+            inward,
+            last: 0,
+            seen: Box::new(seen),
+        });
+        wire
     }
 
     fn new(socket: S, manners: Manners, notes: std::sync::Arc<Notes>) -> Self {
@@ -220,6 +271,7 @@ impl<S: Socket> Wire<S> {
             read: 0,
             between: Vec::new(),
             last: None,
+            watch: None,
             pause: None,
         }
     }
@@ -282,7 +334,11 @@ impl<S: Socket> Wire<S> {
         self.written += bytes.len();
         let (last, mut leaves) = (self.last, false);
         let before = self.out.frames;
+        let watch = &self.watch;
         self.out.follow(bytes, |head| {
+            if let Some(watch) = watch {
+                watch.note_written(head);
+            }
             leaves |= last == Some(head.stream) && matches!(head.kind, HEADERS | CONTINUATION);
         });
         if !self.out.is_between_frames() || self.out.frames == before {
@@ -351,6 +407,9 @@ impl<S: Socket> AsyncRead for Wire<S> {
         let mut piece = ReadBuf::new(&mut piece[..most]);
         ready!(Pin::new(&mut this.socket).poll_read(cx, &mut piece))?;
         this.read += piece.filled().len();
+        if let Some(watch) = &mut this.watch {
+            watch.follow_read(piece.filled());
+        }
         buffer.put_slice(piece.filled());
         Poll::Ready(Ok(()))
     }
