@@ -88,7 +88,7 @@ impl Planner {
     pub(super) fn request(self, id: Id) -> Request {
         let mut dice = self.dice(&[3, id.0]);
         let dice = &mut dice;
-        let route = ROUTES[dice.usize(..ROUTES.len())].drawn();
+        let route = ROUTES[dice.usize(..ROUTES.len())];
         let method = METHODS[dice.usize(..METHODS.len())];
         let http2 = id.is_http2();
         let http10 = !http2 && one_in(dice, 12);

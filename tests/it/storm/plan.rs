@@ -1,20 +1,12 @@
 //! What a client asks and an endpoint answers, and the bytes of both: each side knows the whole of a
 //! request by its id, which travels along as `X-Storm`.
 
-use std::{
-    fmt::{self, Write as _},
-    sync::LazyLock,
-};
+use std::fmt::{self, Write as _};
 
 use super::{
     http2::Malformed,
     spoil::{Garbled, Spoilt},
 };
-
-/// Whether HTTP/2 and tunnels are in the storm, on both sides. Only where that is asked for: it finds
-/// faults there that are not mended.
-static HAS_ALL: LazyLock<bool> =
-    LazyLock::new(|| std::env::var_os("CALLBOARD_STORM_ALL").is_some());
 
 /// How many requests a client may send behind one that is not answered yet.
 pub(super) const PIPELINED: u64 = 3;
@@ -40,7 +32,7 @@ impl Id {
 
     /// Whether its client speaks HTTP/2: two of four do, one of them over TLS.
     pub(super) fn is_http2(self) -> bool {
-        *HAS_ALL && self.0 >> 41 & 1 == 1
+        self.0 >> 41 & 1 == 1
     }
 
     /// An id that no client has: what bytes behind a spoilt request say.
@@ -87,14 +79,6 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// The same, or another one where the storm has not all.
-    pub(super) fn drawn(self) -> Self {
-        match self {
-            Self::Streams | Self::Sealed | Self::Tunnel if !*HAS_ALL => Self::Plain,
-            route => route,
-        }
-    }
-
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::Plain => "/plain",
