@@ -199,13 +199,14 @@ impl Storm {
         let authority = Authority::new(folder.path());
         let identity = authority.issue("storm");
         let [proxy, proxy_tls, admin, registry] = free_ports();
-        // A client that reads in sips on a busy machine does so for longer than its answer is on its way.
+        // A client that reads in sips on a busy machine does so for longer than its answer is on its way, and one that
+        // sends its head byte by byte, for longer than ten seconds.
         let text = format!(
             "workers = 2\nsnapshot = false\n[log]\nlevel = \"error\"\n\
              [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
-             timeout = {{ body = \"5s\", idle = \"20s\" }}\n\
+             timeout = {{ header = \"60s\", body = \"5s\", idle = \"20s\" }}\n\
              [[listen]]\naddress = \"127.0.0.1:{proxy_tls}\"\n\
-             timeout = {{ body = \"5s\", idle = \"20s\" }}\n\
+             timeout = {{ header = \"60s\", body = \"5s\", idle = \"20s\" }}\n\
              tls = {{ certificates = [{{ cert = \"storm-certificate.pem\", key = \"storm-key.pem\" }}] }}\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\
              [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
