@@ -1,11 +1,15 @@
-//! The two bare epoll programs of the benches, one thread each, four system calls a request at
-//! most and nothing else: what a proxy's figures are measured against.
+//! The bare epoll programs of the benches, one thread each, four system calls a request at most and
+//! nothing else: what a proxy's figures are measured against.
 //!
 //! `bare relay LISTEN UPSTREAM…` joins each client's connection to one of its own upstream, in
 //! turn, and copies bytes both ways without reading them.
-//! `bare backend LISTEN…` answers every request that has no body with 117 bytes.
+//! `bare backend LISTEN…` answers every request that has no body with 117 bytes; one for `/chat` goes
+//! over to WebSocket, in which each message is answered with one of the same size.
+//! `bare messages SERVER HOST SECONDS` has messages go to and fro at `/chat`.
 //!
 //! What is not taken by a socket at once ends the connection: the benches' messages are small.
+
+mod messages;
 
 use std::{
     env,
@@ -27,7 +31,15 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     \r\n\
     One hundred and seventeen bytes: enough to be an answer, and too few for their copying to \
     weigh in what is measured.\n";
+const GOES_OVER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\
+    Connection: Upgrade\r\n\
+    Upgrade: websocket\r\n\
+    Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\
+    \r\n";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+const USAGE: &str =
+    "usage: bare relay LISTEN UPSTREAM… | bare backend LISTEN… | bare messages SERVER HOST SECONDS";
 
 struct Connection {
     stream: TcpStream,
@@ -35,6 +47,8 @@ struct Connection {
     peer: Option<usize>,
     /// How much of the end of a request's head the last bytes were.
     matched: usize,
+    /// Of a connection that has gone over: how many bytes of a message have come.
+    message: Option<usize>,
 }
 
 struct Program {
@@ -62,7 +76,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some((mode, listen)) if mode == "backend" && !listen.is_empty() => {
             (addresses(listen)?, Vec::new())
         }
-        _ => return Err("usage: bare relay LISTEN UPSTREAM… | bare backend LISTEN…".into()),
+        Some((mode, [server, host, seconds])) if mode == "messages" => {
+            return messages::run(server.parse()?, host, seconds.parse()?);
+        }
+        _ => return Err(USAGE.into()),
     };
     Ok(Program::new(&listen, upstreams)?.run()?)
 }
@@ -142,6 +159,7 @@ impl Program {
             stream,
             peer: None,
             matched: 0,
+            message: None,
         });
         Ok(slot)
     }
@@ -193,6 +211,18 @@ impl Program {
 
 impl Connection {
     fn answer(&mut self, received: &[u8]) -> io::Result<()> {
+        if let Some(come) = &mut self.message {
+            *come += received.len();
+            while *come >= messages::FROM_CLIENT.len() {
+                *come -= messages::FROM_CLIENT.len();
+                self.stream.write_all(&messages::FROM_SERVER)?;
+            }
+            return Ok(());
+        }
+        if received.starts_with(b"GET /chat ") && received.ends_with(END_OF_HEAD) {
+            self.message = Some(0);
+            return self.stream.write_all(GOES_OVER);
+        }
         for &byte in received {
             self.matched = match self.matched {
                 at if byte == END_OF_HEAD[at] => at + 1,

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import time
 
-from load import Clients, wrk
+from load import Clients, h2load, messages, wrk
 from peers import HOST, PATH
 from processes import Unavailable, find, wait_until
 
@@ -30,24 +30,47 @@ Groups = P-256
 
 def cpu(peers, rounds, seconds, core):
     """Per peer and round: CPU µs a request, and the part of the core's time that was in use."""
-    return in_turns(peers, rounds, seconds, core, lambda peer: f"http://127.0.0.1:{peer.port}{PATH}")
+    url = lambda peer: f"http://127.0.0.1:{peer.port}{PATH}"
+    return by_wrk(peers, rounds, seconds, core, url)
 
 
 def tls(peers, rounds, seconds, core, folder, fields=()):
     """The same by TLS 1.3; with `Connection: close` among the fields each is a handshake, too."""
+    url = lambda peer: f"https://127.0.0.1:{peer.secure}{PATH}"
+    return by_wrk(peers, rounds, seconds, core, url, fields, only_tls13(folder))
+
+
+def only_tls13(folder):
     config = folder / "openssl.cnf"
     config.write_text(TLS)
+    return {"OPENSSL_CONF": str(config)}
+
+
+def http2(peers, rounds, seconds, core, folder):
+    """Per peer and round the same of HTTP/2 by TLS 1.3."""
+    program, env = find("h2load", "nghttp2-client"), only_tls13(folder)
     url = lambda peer: f"https://127.0.0.1:{peer.secure}{PATH}"
-    return in_turns(peers, rounds, seconds, core, url, fields, {"OPENSSL_CONF": str(config)})
+    ask = lambda peer, seconds: h2load(program, url(peer), HOST, seconds, core, env)
+    return in_turns(peers, rounds, seconds, ask)
 
 
-def in_turns(peers, rounds, seconds, core, url, fields=(), env=None):
+def websocket(peers, rounds, seconds, core, bare):
+    """Per peer and round: CPU µs a message of 128 bytes and its answer, through 64 tunnels."""
+    ask = lambda peer, seconds: messages(bare, peer.port, HOST, seconds, core)
+    return in_turns(peers, rounds, seconds, ask)
+
+
+def by_wrk(peers, rounds, seconds, core, url, fields=(), env=None):
+    program = find("wrk", "wrk")
+    ask = lambda peer, seconds: wrk(program, url(peer), HOST, seconds, core, fields, env)
+    return in_turns(peers, rounds, seconds, ask)
+
+
+def in_turns(peers, rounds, seconds, ask):
     """The peers take turns within a round, and every other round goes the other way about, so that
     a machine that slows down or speeds up does so for all of them.
     """
-    program = find("wrk", "wrk")
     find("taskset", "util-linux")
-    ask = lambda peer, seconds: wrk(program, url(peer), HOST, seconds, core, fields, env)
     for peer in peers:
         ask(peer, 1)
     samples = {peer.name: [] for peer in peers}

@@ -27,6 +27,29 @@ def wrk(program, url, host, seconds, cpu, fields=(), env=None):
     return int(re.search(r"(\d+) requests in", said)[1])
 
 
+def h2load(program, url, host, seconds, cpu, env=None):
+    """Runs h2load on one core: 8 connections of 32 streams each; how many requests were answered."""
+    command = ["taskset", "-c", cpu, program, "-t1", "-c8", "-m32", f"-D{seconds}",
+               "-H", f":authority: {host}", url]
+    command = [str(word) for word in command]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **(env or {})}).stdout
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", said)
+    answered = re.search(r"status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx", said)
+    if not counts or counts[2] != "0" or counts[3] != "0" or not answered or answered[1] == "0":
+        raise Unavailable(f"h2load on {url}: {said.strip()}")
+    return int(counts[1])
+
+
+def messages(bare, port, host, seconds, cpu):
+    """Has messages go to and fro on 64 connections of WebSocket; how many came back."""
+    command = ["taskset", "-c", cpu, bare, "messages", f"127.0.0.1:{port}", host, seconds]
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if ended.returncode:
+        raise Unavailable(f"messages by port {port}: {ended.stderr.strip()}")
+    return int(ended.stdout.split()[0])
+
+
 class Client:
     """One keep-alive connection that sends the same GET again and again."""
 

@@ -97,7 +97,7 @@ def register(registry, service, instance, port):
 
 
 def callboard_config(port, secure, identity, admin, registry, folder):
-    """One worker, and what a person has on: 50 routes by host and prefix, retries, time-outs."""
+    """One worker, and what a person has on: 51 routes by host and prefix, retries, time-outs."""
     routes = "".join(
         f"""
 [[route]]
@@ -108,6 +108,12 @@ service = "shop-{number}-{part}"
         for number in range(25)
         for part in ("api", "static")
     )
+    routes += f"""
+[[route]]
+host = "{HOST}"
+path = "/chat"
+service = "shop-12-api"
+"""
     return f"""
 workers = 1
 
@@ -156,7 +162,7 @@ http {{
     }}
     server {{
         listen 127.0.0.1:{port};
-        listen 127.0.0.1:{secure} ssl;
+        listen 127.0.0.1:{secure} ssl http2;
         ssl_certificate {identity[0]};
         ssl_certificate_key {identity[1]};
         ssl_protocols TLSv1.2 TLSv1.3;
@@ -167,6 +173,15 @@ http {{
             proxy_set_header Host $host;
             proxy_set_header Connection "";
             proxy_set_header X-Forwarded-For $remote_addr;
+        }}
+        location /chat {{
+            proxy_pass http://backends;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_read_timeout 1h;
         }}
     }}
 }}
@@ -186,12 +201,13 @@ defaults
     timeout connect 1s
     timeout client 60s
     timeout server 30s
+    timeout tunnel 1h
     retries 3
     option forwardfor
     http-reuse always
 frontend front
     bind 127.0.0.1:{port}
-    bind 127.0.0.1:{secure} ssl crt {identity[2]} curves P-256 alpn http/1.1
+    bind 127.0.0.1:{secure} ssl crt {identity[2]} curves P-256 alpn h2,http/1.1
     default_backend backends
 backend backends
     balance roundrobin
