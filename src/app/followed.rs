@@ -43,8 +43,10 @@ impl Followed {
     fn look_now(mut self) -> (Self, Stamps) {
         let now = stamp(&self.path);
         if now != self.own {
-            self.own = now;
-            self.includes = Include::of_file(&self.path);
+            // One that cannot be read for a moment includes what it did.
+            if let Ok(includes) = Include::of_file(&self.path) {
+                (self.own, self.includes) = (now, includes);
+            }
         }
         let files = self
             .includes
@@ -111,5 +113,19 @@ mod tests {
         assert_ne!(seen[2], seen[3]);
         assert_eq!(seen[3], seen[4]);
         assert_eq!(seen[5], seen[1]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_for_a_moment_includes_what_it_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a.toml"), "a").unwrap();
+        std::fs::write(at("proxy.toml"), "include = \"a.toml\"").unwrap();
+        let (followed, _) = Followed::new(&at("proxy.toml")).look_now();
+        std::fs::write(at("proxy.toml"), [0xff]).unwrap();
+        let (followed, stamps) = followed.look_now();
+        assert!(stamps.contains_key(&at("a.toml")));
+        std::fs::write(at("proxy.toml"), "").unwrap();
+        assert!(!followed.look_now().1.contains_key(&at("a.toml")));
     }
 }

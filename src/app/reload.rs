@@ -86,16 +86,17 @@ impl Reloader {
         let mut seen = used.clone();
         loop {
             tick.tick().await;
+            if !self.0.shared.generation.load().config.watch_config {
+                continue;
+            }
             let now;
             (followed, now) = followed.look().await;
             let is_due = is_due(path, &used, &seen, &now);
             seen = now;
             if is_due {
                 used.clone_from(&seen);
-                if self.0.shared.generation.load().config.watch_config {
-                    // What came of it is in the log.
-                    let _ = self.reload(false).await;
-                }
+                // What came of it is in the log.
+                let _ = self.reload(false).await;
             }
         }
     }

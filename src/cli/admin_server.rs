@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::{
-    config::{Config, Secret},
+    config::{Admin, Config, Secret},
     control::server::reachable,
 };
 
@@ -76,7 +76,7 @@ impl AdminServer {
         body: Option<&Value>,
     ) -> anyhow::Result<Answer> {
         if let (None, Some(file)) = (&self.admin, self.file())
-            && config_of(file).is_none()
+            && Config::admin_of(file).is_none()
         {
             bail!(
                 "{} cannot be read, and so it is not known which proxy is meant: say --admin",
@@ -141,8 +141,8 @@ impl AdminServer {
         Ok(match (&self.admin, self.file()) {
             (Some(url), _) => (url.clone(), self.token_file.clone().map(Secret::File)),
             (None, None) => (DEFAULT.to_owned(), None),
-            (None, Some(path)) => match config_of(path) {
-                Some(config) => (url_of(&config, path)?, config.admin.token),
+            (None, Some(path)) => match Config::admin_of(path) {
+                Some(admin) => (url_of(&admin, path)?, admin.token),
                 None => (DEFAULT.to_owned(), None),
             },
         })
@@ -178,21 +178,8 @@ impl Answer {
     }
 }
 
-/// A file's config. A proxy with another file may run, and so it is asked though this one has errors.
-fn config_of(path: &Path) -> Option<Config> {
-    Config::load(path).ok().or_else(|| admin_alone(path))
-}
-
-/// What a file says of the admin server, though there are errors elsewhere in it.
-fn admin_alone(path: &Path) -> Option<Config> {
-    let mut all: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
-    all.retain(|key, _| key == "admin");
-    let base = path.parent().unwrap_or(Path::new(""));
-    Config::parse_for_client(&all.to_string(), base).ok()
-}
-
-fn url_of(config: &Config, path: &Path) -> anyhow::Result<String> {
-    let address = reachable(config.admin.address);
+fn url_of(admin: &Admin, path: &Path) -> anyhow::Result<String> {
+    let address = reachable(admin.address);
     if address.port() == 0 {
         bail!(
             "{} lets the admin server take any port: say --admin",
@@ -243,10 +230,10 @@ mod tests {
         let path = folder.path().join("proxy.toml");
         let admin = "workers = 0\n[admin]\naddress = \"127.0.0.1:9901\"\n";
         std::fs::write(&path, admin).unwrap();
-        let config = admin_alone(&path).unwrap();
-        assert_eq!(url_of(&config, &path).unwrap(), "http://127.0.0.1:9901");
+        let admin = Config::admin_of(&path).unwrap();
+        assert_eq!(url_of(&admin, &path).unwrap(), "http://127.0.0.1:9901");
         std::fs::write(&path, "[[route]\n").unwrap();
-        assert!(admin_alone(&path).is_none());
+        assert!(Config::admin_of(&path).is_none());
     }
 
     #[test]

@@ -25,6 +25,11 @@ fn or_variable(mut schema: Value) -> Value {
     schema
 }
 
+/// A text that is no word of those that may stand there, but a variable that stands for one.
+fn variable() -> Value {
+    json!({ "type": "string", "pattern": VARIABLE })
+}
+
 /// What a key is, by the page's words for it.
 fn of_words(words: &str) -> Option<Value> {
     let text = || json!({ "type": "string" });
@@ -98,10 +103,11 @@ fn of_alternatives(words: &str) -> Option<Value> {
         Some(name.to_owned())
     });
     let names = json!({ "enum": names.collect::<Option<Vec<_>>>()? });
-    Some(match has_table {
-        true => json!({ "anyOf": [names, { "type": "object" }] }),
-        false => names,
-    })
+    let mut kinds = vec![names, variable()];
+    if has_table {
+        kinds.push(json!({ "type": "object" }));
+    }
+    Some(json!({ "anyOf": kinds }))
 }
 
 /// A key of the page.

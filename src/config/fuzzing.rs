@@ -16,7 +16,8 @@ pub(crate) fn proxy_toml(bytes: &[u8]) {
             .diagnostics()
             .iter()
             .filter_map(|one| one.place.as_ref());
-        for place in places {
+        // A file that it includes is this machine's.
+        for place in places.filter(|place| &*place.file == "proxy.toml") {
             assert!((1..=lines).contains(&place.line), "{place:?}");
             assert!(place.column >= 1 && place.length >= 1, "{place:?}");
         }

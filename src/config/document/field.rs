@@ -59,13 +59,19 @@ impl<'a> Field<'a> {
 
     /// Notes what is wrong with the value.
     pub(crate) fn wrong(&self, wrong: Wrong) {
-        let wrong = match (self.variable(), self.text()) {
-            // Enough was said of a variable that is not set.
-            (Some(variable), _) if !variable.is_known => return,
-            (Some(variable), Some(value)) => variable.hide(value, wrong),
-            _ => wrong,
-        };
-        self.problems.add(self.at.clone(), Some(&self.path), wrong);
+        if let Some(wrong) = self.sayable(wrong) {
+            self.problems.add(self.at.clone(), Some(&self.path), wrong);
+        }
+    }
+
+    /// What may be said of a value that is wrong; nothing of a variable that is not set, of which enough was
+    /// said.
+    fn sayable(&self, wrong: Wrong) -> Option<Wrong> {
+        match (self.variable(), self.text()) {
+            (Some(variable), _) if !variable.is_known => None,
+            (Some(variable), Some(value)) => Some(variable.hide(value, wrong)),
+            _ => Some(wrong),
+        }
     }
 
     /// What was put in for a variable, where the value is a text that has one.
@@ -84,13 +90,15 @@ impl<'a> Field<'a> {
     /// not be read is no matter.
     pub(crate) fn unlikely(&self, wrong: Wrong) {
         if self.problems.is_strict() {
-            self.problems.absent(self.at.clone(), &self.path, wrong);
+            self.names_nothing(wrong);
         }
     }
 
     /// Notes that what the value names is not there.
     pub(crate) fn names_nothing(&self, wrong: Wrong) {
-        self.problems.absent(self.at.clone(), &self.path, wrong);
+        if let Some(wrong) = self.sayable(wrong) {
+            self.problems.absent(self.at.clone(), &self.path, wrong);
+        }
     }
 
     /// Notes that the value is of a wrong type.

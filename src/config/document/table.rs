@@ -398,7 +398,12 @@ impl Table<'_> {
     }
 
     /// A table of texts under names of the file's own choice; empty where it is left out.
-    pub(crate) fn map(&mut self, key: &'static str, example: &str) -> BTreeMap<String, String> {
+    pub(crate) fn map(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        allowed: impl Fn(&str, &str) -> Result<(), Wrong>,
+    ) -> BTreeMap<String, String> {
         let Some(field) = self.take(key) else {
             return BTreeMap::new();
         };
@@ -409,7 +414,10 @@ impl Table<'_> {
         let members = field.members().into_iter();
         members
             .filter_map(|(name, field)| {
-                let text = field.parse("a text", "\"…\"", |text| Ok(text.to_owned()))?;
+                let text = field.parse("a text", "\"…\"", |text| {
+                    allowed(name, text)?;
+                    Ok(text.to_owned())
+                })?;
                 Some((name.to_owned(), text))
             })
             .collect()

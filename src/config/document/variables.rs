@@ -38,21 +38,32 @@ pub(crate) struct Variable {
 }
 
 impl Variable {
-    /// The same, without the value: it may be a secret that is named in the wrong place.
+    /// What is wrong with the value, without a word of it: it may be a secret that is named in the wrong
+    /// place. Where the value stands in quotes, the text stands there as the file has it; what says any
+    /// other part of the value is left out.
     pub(crate) fn hide(&self, value: &str, wrong: Wrong) -> Wrong {
         let written = format!("`{}`", self.written);
         let hidden = |text: &str| {
             let text = text.replace(&format!("the text {value:?}"), &written);
             let text = text.replace(&format!("{value:?}"), &written);
-            text.replace(&format!("`{value}`"), &written)
+            let text = text.replace(&format!("`{value}`"), &written);
+            let rest = text.replace(&self.written, "").to_lowercase();
+            let mut words = words(value).map(str::to_lowercase);
+            (!words.any(|word| rest.contains(&word))).then_some(text)
         };
-        // What may have been meant is made of the value.
-        let is_said = |text: &String| !text.starts_with("did you mean") && !text.contains(value);
+        let message = hidden(&wrong.message);
         Wrong {
-            message: hidden(&wrong.message),
-            suggestion: wrong.suggestion.filter(is_said).map(|text| hidden(&text)),
+            message: message
+                .unwrap_or_else(|| format!("what {written} stands for is not right here")),
+            suggestion: wrong.suggestion.and_then(|text| hidden(&text)),
         }
     }
+}
+
+/// What could be known again of a value: shorter words stand in any sentence.
+fn words(value: &str) -> impl Iterator<Item = &str> {
+    let words = value.split(|c: char| !c.is_alphanumeric());
+    words.filter(|word| word.chars().count() > 2)
 }
 
 /// A value's key, as a list of the keys that it is within.
@@ -167,6 +178,10 @@ fn stands_for(inner: &str, lookup: Lookup<'_>) -> Result<String, Wrong> {
             && name.chars().all(is_letter)
             && !name.starts_with(|c: char| c.is_ascii_digit())
     };
+    if default.is_some_and(|default| default.contains("${")) {
+        let wrong = Wrong::new(format!("the default of `{name}` has a variable"));
+        return Err(wrong.suggest("write what it stands for"));
+    }
     if !is_name(name) {
         let wrong = Wrong::new(format!("`${{{inner}}}` names no variable"));
         return Err(wrong.suggest("write `${NAME}` or `${NAME:-default}`, or `$${` for itself"));
@@ -250,6 +265,10 @@ mod tests {
                 "`${1A}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself",
             ),
             (
+                "${A:-${B:-c}}",
+                "the default of `A` has a variable; write what it stands for",
+            ),
+            (
                 "${A-d}",
                 "`${A-d}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself",
             ),
@@ -318,6 +337,47 @@ mod tests {
                 "4:11 admin.address: `${SECRET}` is not an IP address with a port; write it like \"127.0.0.1:8080\" or \"[::1]:8080\"",
                 "4:34 admin.token: a secret does not stand in this file; write `token = { file = \"…\" }` or `token = { env = \"…\" }`",
                 "6:12 route.header.a: no header's value is `${LINES}`; leave out what is not printed, and spaces at both ends",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_part_of_what_a_variable_stands_for_is_said() {
+        let text = "log.level = \"${SECRET}\"\nadmin = { address = \"${SECRET}\" }\n\
+            [[listen]]\naddress = \"${SECRET}\"\ntrusted_proxies = [\"${SECRET}\"]\n\
+            [registry.consul]\naddress = \"${SECRET}\"\n[registry.other]\nkind = \"consul\"\n\
+            [service.cart]\nendpoints = [\"${SECRET}\"]\n[service.cart.health]\npath = \"${SECRET}\"\n\
+            header = { Authorization = \"${SECRET}\\n\" }\n\
+            [service.hat]\nregistry = \"${SECRET}\"\nbalance = \"${SECRET}\"\n\
+            [[route]]\nhost = \"${SECRET}\"\npath = \"${SECRET}\"\nservice = \"hat\"\n";
+        for value in [
+            "warn,hunter2",
+            "http://Hunter2",
+            "/hunter2 {a}",
+            "hunter2\n",
+        ] {
+            let errors = config_with(text, &[("SECRET", value)]).unwrap_err();
+            assert!(errors.len() > 5, "{errors:#?}");
+            for error in errors {
+                assert!(
+                    !error.to_lowercase().contains("hunter2"),
+                    "{value:?}: {error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_up_of_a_variable_that_is_not_set() {
+        let text = "include = \"${NONE}/*.toml\"\n[service.cart]\nregistry = \"${NONE}\"\n\
+            [[route]]\nservice = \"cart\"\n";
+        let errors = config_with(text, &[]).unwrap_err();
+        let said = "the environment variable NONE is not set; set it, or write `${NONE:-default}`";
+        assert_eq!(
+            errors,
+            [
+                format!("1:11 include: {said}"),
+                format!("3:12 service.cart.registry: {said}"),
             ]
         );
     }

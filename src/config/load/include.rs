@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    str::Chars,
 };
 
 use toml::{
@@ -26,19 +27,23 @@ pub(crate) const KEY: &str = "include";
 pub struct Include(PathBuf);
 
 impl Include {
-    /// What a file includes, as it says at this moment; nothing where it cannot be read.
-    pub fn of_file(path: &Path) -> Vec<Self> {
-        let is_file = fs::metadata(path).is_ok_and(|found| found.is_file());
-        let text = is_file.then(|| fs::read_to_string(path).ok()).flatten();
-        let source = Source::new("", &text.unwrap_or_default(), 0);
+    /// What a file includes, as it says at this moment.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn of_file(path: &Path) -> io::Result<Vec<Self>> {
+        if !fs::metadata(path)?.is_file() {
+            return Ok(Vec::new());
+        }
+        let source = Source::new("", &fs::read_to_string(path)?, 0);
         let mut table = source.table();
+        let mut variables = Variables::default();
         // Of one that is not set is said when the file is read.
-        Variables::default().put_in(&mut table, &environment, &mut Vec::new());
+        variables.put_in(&mut table, &environment, &mut Vec::new());
         let base = path.parent().unwrap_or(Path::new(""));
-        let patterns = patterns(&table).into_iter();
-        patterns
-            .map(|(pattern, _)| Self(base.join(pattern)))
-            .collect()
+        let patterns = patterns(&table, &variables).into_iter();
+        let includes = patterns.map(|(pattern, _)| Self(base.join(pattern)));
+        Ok(includes.collect())
     }
 
     /// The files that there are at this moment, by their names.
@@ -57,11 +62,10 @@ impl Include {
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(folder)? {
             let name = entry?.file_name();
-            names.extend(
-                name.to_str()
-                    .filter(|name| fits(pattern, name))
-                    .map(str::to_owned),
-            );
+            // One that is not UTF-8 is known by what of it is.
+            if fits(pattern, &name.to_string_lossy()) {
+                names.insert(name);
+            }
         }
         let files = names.iter().map(|name| self.0.with_file_name(name));
         Ok(files.filter(|path| !path.is_dir()).collect())
@@ -85,27 +89,36 @@ fn is_pattern(name: &str) -> bool {
 /// Whether a name fits a pattern: `*` is any text, `?` one character. What begins with a dot is hidden
 /// from both, as it is from a shell: an editor's half-written file is such a one.
 fn fits(pattern: &str, name: &str) -> bool {
-    fn rest_fits(pattern: &str, name: &str) -> bool {
-        let mut chars = pattern.chars();
-        match chars.next() {
-            None => name.is_empty(),
-            Some('*') => {
-                let ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
-                let mut ends = ends.map(|at| &name[at..]);
-                ends.any(|rest| rest_fits(chars.as_str(), rest))
+    if name.starts_with('.') && !pattern.starts_with('.') {
+        return false;
+    }
+    let (mut pattern, mut name) = (pattern.chars(), name.chars());
+    // What follows the last `*`, and what of the name this was tried at: an earlier one need not take more.
+    let mut last: Option<(Chars<'_>, Chars<'_>)> = None;
+    loop {
+        let ahead = (pattern.clone(), name.clone());
+        match (pattern.next(), name.next()) {
+            (None, None) => return true,
+            (Some('*'), _) => {
+                last = Some((pattern.clone(), ahead.1.clone()));
+                name = ahead.1;
             }
-            Some(wanted) => {
-                let mut name = name.chars();
-                let is_it = name.next().is_some_and(|c| wanted == '?' || c == wanted);
-                is_it && rest_fits(chars.as_str(), name.as_str())
+            (Some(wanted), Some(c)) if wanted == '?' || wanted == c => {}
+            _ => {
+                let Some((after, tried)) = &mut last else {
+                    return false;
+                };
+                if tried.next().is_none() {
+                    return false;
+                }
+                (pattern, name) = (after.clone(), tried.clone());
             }
         }
     }
-    (pattern.starts_with('.') || !name.starts_with('.')) && rest_fits(pattern, name)
 }
 
 /// The texts of the key, and where each stands. What else it may be is no matter here.
-fn patterns(table: &DeTable<'_>) -> Vec<(String, std::ops::Range<usize>)> {
+fn patterns(table: &DeTable<'_>, variables: &Variables) -> Vec<(String, std::ops::Range<usize>)> {
     let Some(value) = table.get(KEY) else {
         return Vec::new();
     };
@@ -114,25 +127,30 @@ fn patterns(table: &DeTable<'_>) -> Vec<(String, std::ops::Range<usize>)> {
         _ => std::slice::from_ref(value),
     };
     let text = |one: &Spanned<DeValue<'_>>| match one.get_ref() {
-        DeValue::String(text) if !text.is_empty() => Some((text.to_string(), one.span())),
+        DeValue::String(text) if !text.is_empty() => {
+            let variable = variables.at(one.span().start);
+            let is_known = variable.is_none_or(|variable| variable.is_known);
+            is_known.then(|| (text.to_string(), one.span()))
+        }
         _ => None,
     };
     several.iter().filter_map(text).collect()
 }
 
 /// Reads the files that a table includes, each once, in the order in which they are named; and what is
-/// wrong with that. `own` is the file that the table stands in.
+/// wrong with that. `own` is the file that the table stands in, where it is one.
 pub(crate) fn read(
     table: &DeTable<'_>,
-    own: &Path,
+    variables: &Variables,
+    own: Option<&Path>,
     base: &Path,
     first: usize,
 ) -> (Vec<Source>, Vec<Flaw>) {
     let (mut sources, mut flaws): (Vec<Source>, _) = (Vec::new(), Vec::new());
     let identity = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // A file is no part of itself.
-    let mut known = BTreeSet::from([identity(own)]);
-    for (pattern, at) in patterns(table) {
+    let mut known: BTreeSet<_> = own.into_iter().map(identity).collect();
+    for (pattern, at) in patterns(table, variables) {
         let include = Include(base.join(pattern));
         if let Some(wrong) = include.refused() {
             flaws.push((at, wrong));
@@ -176,12 +194,12 @@ pub(crate) struct Merged<'a> {
 impl<'a> Merged<'a> {
     /// Puts the tables of an included file in. `place` says where a byte is.
     pub(crate) fn add(&mut self, table: DeTable<'a>, place: impl Fn(usize) -> String) {
+        let twice = |before: usize, name: &str| {
+            let wrong = format!("`{name}` stands in {}, too", place(before));
+            Wrong::new(wrong).suggest("keep one of them")
+        };
         for (key, value) in table {
             let name = key.get_ref().to_string();
-            let twice = |before: usize, name: &str| {
-                let wrong = format!("`{name}` stands in {}, too", place(before));
-                Wrong::new(wrong).suggest("keep one of them")
-            };
             if name == KEY {
                 let wrong = Wrong::new("a file that is included includes no others");
                 let wrong = wrong.suggest("name them in the file that includes this one");
@@ -212,6 +230,11 @@ impl<'a> Merged<'a> {
                             None => drop(present.insert(of, value)),
                         }
                     }
+                }
+                ("listen" | "route", DeValue::Array(_), DeValue::Table(_)) => {
+                    let wrong = Wrong::new(format!("there may be several `{name}`"));
+                    let wrong = wrong.suggest(format!("write `[[{name}]]`"));
+                    self.flaws.push((name, (key.span(), wrong)));
                 }
                 _ => {
                     let wrong = twice(before, &name);
@@ -399,6 +422,7 @@ mod tests {
 
     #[test]
     fn a_pattern_fits_as_a_shells_does() {
+        let many = "a".repeat(200);
         for (pattern, name, is_fitting) in [
             ("*.toml", "a.toml", true),
             ("*.toml", ".toml", false),
@@ -410,8 +434,49 @@ mod tests {
             ("a*b*c", "a-b-b-c", true),
             ("a*b*c", "a-b-b", false),
             ("*", "a", true),
+            ("*", "", true),
+            ("a**", "a", true),
+            ("*a?", "aaab", true),
+            ("*a*a*a*a*a*a*a*a*a*b", many.as_str(), false),
         ] {
             assert_eq!(fits(pattern, name), is_fitting, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_the_admin_server_is_known_whatever_is_wrong_elsewhere() {
+        let admin = "[admin]\naddress = \"127.0.0.1:9911\"\n";
+        for (of_b, port) in [
+            ("foo = 1\n", Some(9911)),
+            ("[log]\nlevel = \"${NONE}\"\n", Some(9911)),
+            // What it says may be anywhere in such a text.
+            ("foo = \n", None),
+            ("include = \"none\"\n", None),
+            ("[admin]\naddress = \"127.0.0.1:9912\"\n", None),
+        ] {
+            let files = [
+                ("proxy.toml", ALL),
+                ("conf.d/a.toml", admin),
+                ("conf.d/b.toml", of_b),
+            ];
+            let (folder, _) = read(&files);
+            let known = Config::admin_of(&folder.path().join("proxy.toml"));
+            assert_eq!(known.map(|admin| admin.address.port()), port, "{of_b}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_another_kind_than_the_one_before_is_not_one_too_many() {
+        let errors = errors(&[
+            (
+                "proxy.toml",
+                &format!("{ALL}[[route]]\nservice = \"cart\"\n"),
+            ),
+            ("conf.d/a.toml", "[route]\nservice = \"hat\"\n"),
+        ]);
+        assert_eq!(
+            errors,
+            ["conf.d/a.toml:1:2 route: there may be several `route`; write `[[route]]`"]
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::{
     iter::once,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread::available_parallelism,
     time::Duration,
@@ -52,26 +52,26 @@ impl Config {
         Self::load_for(path, Reader::Check)
     }
 
-    fn load_for(path: &Path, reader: Reader) -> Result<Self, Report> {
-        let name = path.display().to_string();
-        let text = match std::fs::read(path) {
-            Ok(bytes) => source::decode(bytes)
-                .map_err(|line| Wrong::new(format!("line {line} is not UTF-8"))),
-            Err(error) => Err(Wrong::new(format!("the file cannot be read: {error}"))
-                .suggest("name the right one with `--config`")),
-        }
-        .map_err(|wrong| Report::of_file(name.clone(), wrong))?;
-        let file = File {
-            text: &text,
-            name: &name,
-            path: path.to_owned(),
-            base: path.parent().unwrap_or(Path::new("")),
-            lookup: &environment,
-        };
-        file.read(reader)
+    /// What a file, and those that it includes, say of the admin server; `None` where that is not known.
+    /// What else is wrong with them is no matter.
+    pub(crate) fn admin_of(path: &Path) -> Option<Admin> {
+        let (config, report) = read_file(path, Reader::Client).ok()?;
+        let errors = report.iter().flat_map(|report| report.diagnostics());
+        // An error of syntax has no key, and may be anywhere.
+        let mut keys = errors.map(|error| error.key.as_deref());
+        let is_elsewhere =
+            |key: &str| key != include::KEY && key != "admin" && !key.starts_with("admin.");
+        let is_known = keys.all(|key| key.is_some_and(is_elsewhere));
+        is_known.then_some(config.admin)
     }
 
-    /// Reads a text. Relative paths in it are taken from `base`.
+    fn load_for(path: &Path, reader: Reader) -> Result<Self, Report> {
+        let (config, report) = read_file(path, reader)?;
+        report.map_or(Ok(config), Err)
+    }
+
+    /// Reads a text, and the files that it includes. Relative paths are taken from `base`, variables from
+    /// the environment of the process.
     ///
     /// # Errors
     /// All that is wrong with the text.
@@ -91,14 +91,38 @@ impl Config {
         File::of_text(text, base, &environment).read(Reader::Check)
     }
 
-    /// Reads a text for a program that calls services itself, as [`crate::client`] does: the same
-    /// tables, but it needs no route.
+    /// Reads a text, as [`parse`](Self::parse) does, for a program that calls services itself, as
+    /// [`crate::client`] does: it needs no route.
     ///
     /// # Errors
     /// All that is wrong with the text.
     pub fn parse_for_client(text: &str, base: &Path) -> Result<Self, Report> {
         File::of_text(text, base, &environment).read(Reader::Client)
     }
+}
+
+/// What a file and those that it includes say, and what is wrong with them.
+///
+/// # Errors
+/// Why it cannot be read.
+fn read_file(path: &Path, reader: Reader) -> Result<(Config, Option<Report>), Report> {
+    let name = path.display().to_string();
+    let text = match std::fs::read(path) {
+        Ok(bytes) => {
+            source::decode(bytes).map_err(|line| Wrong::new(format!("line {line} is not UTF-8")))
+        }
+        Err(error) => Err(Wrong::new(format!("the file cannot be read: {error}"))
+            .suggest("name the right one with `--config`")),
+    }
+    .map_err(|wrong| Report::of_file(name.clone(), wrong))?;
+    let file = File {
+        text: &text,
+        name: &name,
+        path: Some(path),
+        base: path.parent().unwrap_or(Path::new("")),
+        lookup: &environment,
+    };
+    Ok(file.all(reader))
 }
 
 /// Who reads a file.
@@ -117,7 +141,8 @@ struct File<'f> {
     text: &'f str,
     /// As errors name it.
     name: &'f str,
-    path: PathBuf,
+    /// `None` for a text alone.
+    path: Option<&'f Path>,
     /// What relative paths are taken from.
     base: &'f Path,
     lookup: Lookup<'f>,
@@ -125,11 +150,10 @@ struct File<'f> {
 
 impl<'f> File<'f> {
     fn of_text(text: &'f str, base: &'f Path, lookup: Lookup<'f>) -> Self {
-        let name = "proxy.toml";
         Self {
             text,
-            name,
-            path: base.join(name),
+            name: "proxy.toml",
+            path: None,
             base,
             lookup,
         }
@@ -137,11 +161,17 @@ impl<'f> File<'f> {
 
     /// What it and the files that it includes say.
     fn read(&self, reader: Reader) -> Result<Config, Report> {
+        let (config, report) = self.all(reader);
+        report.map_or(Ok(config), Err)
+    }
+
+    /// The same, with defaults in the place of what is wrong; and what that is.
+    fn all(&self, reader: Reader) -> (Config, Option<Report>) {
         let own = Source::new(self.name, self.text, 0);
         let (mut variables, mut flaws) = (Variables::default(), Vec::new());
         let mut table = own.table();
         variables.put_in(&mut table, self.lookup, &mut flaws);
-        let (included, unread) = include::read(&table, &self.path, self.base, own.end());
+        let (included, unread) = include::read(&table, &variables, self.path, self.base, own.end());
         let sources: Vec<_> = once(&own).chain(&included).collect();
         let place = |byte| {
             let source = source::of_byte(&sources, byte);
@@ -165,7 +195,7 @@ impl<'f> File<'f> {
             included: included_by(top, &included),
             ..config(top, self.base, reader)
         });
-        problems.report().map_or(Ok(config), Err)
+        (config, problems.report())
     }
 }
 

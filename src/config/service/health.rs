@@ -124,12 +124,7 @@ fn http(table: &mut Table<'_>, base: Option<&HttpHealth>) -> HttpHealth {
             Wrong::new("the key `path` is missing").suggest(format!("write `path = {example}`")),
         );
     }
-    let header = table.map("header", "{ x-ready = \"yes\" }");
-    for (name, value) in &header {
-        if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
-            table.wrong(Wrong::new(format!("`{name}: {value}` is no header field")));
-        }
-    }
+    let header = table.map("header", "{ x-ready = \"yes\" }", header_field);
     HttpHealth {
         path: path.unwrap_or_default(),
         host: match table.take("host") {
@@ -149,6 +144,16 @@ fn http(table: &mut Table<'_>, base: Option<&HttpHealth>) -> HttpHealth {
             None => base.and_then(|base| base.body.clone()),
         },
     }
+}
+
+fn header_field(name: &str, value: &str) -> Result<(), Wrong> {
+    if name.parse::<HeaderName>().is_err() {
+        return Err(Wrong::new(format!("`{name}` is no header's name")));
+    }
+    value.parse::<HeaderValue>().map(drop).map_err(|_| {
+        Wrong::new(format!("no header's value is {value:?}"))
+            .suggest("leave out what is not printed")
+    })
 }
 
 /// As much of an answer's body as a check looks at.

@@ -156,7 +156,7 @@ pub(super) fn selection(
     registries: &Registries,
 ) -> (Vec<String>, BTreeMap<String, String>) {
     let tags = tags(table, origins, registries);
-    let meta = table.map("meta", "{ version = \"2\" }");
+    let meta = table.map("meta", "{ version = \"2\" }", |_, _| Ok(()));
     if origins.iter().any(|origin| origin.is_inline()) {
         for (key, is_wanted) in [("tags", !tags.is_empty()), ("meta", !meta.is_empty())] {
             if is_wanted && let Some(field) = table.take(key) {

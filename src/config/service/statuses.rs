@@ -104,7 +104,7 @@ fn grpc(field: &Field<'_>) -> Option<Statuses> {
 }
 
 fn some(field: &Field<'_>) -> Option<Statuses> {
-    if !field.is_text() {
+    if field.is_number() || !field.is_text() {
         let code = field.count(100..=599, 503)?;
         return Some(Statuses::of([code as u16]));
     }
