@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use instant_acme::{CertificateIdentifier, ChallengeType, Error};
+use instant_acme::{CertificateIdentifier, Error};
 use tokio::{
     task::spawn_blocking,
     time::{interval, timeout},
@@ -21,11 +21,13 @@ use super::{
     challenges::Challenges,
     client::Client,
     failure::Failure,
+    known::Known,
     order::{Stage, order},
-    schedule::{Window, after_failure, after_success, renewal},
+    schedule::{Window, after_failure, after_success},
     store::{Held, LONGEST, LastOrder, Stamps, Store, certificate_file, issued},
+    ways::Ways,
 };
-use crate::config::{AcmeAccount, Listener};
+use crate::config::AcmeAccount;
 
 /// How often it is looked whether anything is to be done.
 const PACE: Duration = Duration::from_secs(1);
@@ -36,36 +38,6 @@ const ASK_AGAIN: i64 = 6 * 3600;
 /// At least.
 const LEAST: i64 = 60;
 
-/// In which ways the authority can ask the listeners for a proof, the first choice first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ways(Vec<ChallengeType>);
-
-impl Ways {
-    /// Those of these listeners. What stands in front may pass other ports on.
-    pub(crate) fn of(listeners: &[Listener]) -> Self {
-        let is_at = |listener: &Listener, port| {
-            let own = listener.address.tcp().map(|address| address.port());
-            own == Some(port)
-        };
-        let (by_tls, by_http): (Vec<_>, Vec<_>) = listeners
-            .iter()
-            .partition(|listener| listener.tls.is_some());
-        let (http, tls) = (ChallengeType::Http01, ChallengeType::TlsAlpn01);
-        let has_port_80 = by_http.iter().any(|listener| is_at(listener, 80));
-        let has_port_443 = by_tls.iter().any(|listener| is_at(listener, 443));
-        Self(match (by_http.is_empty(), has_port_80, has_port_443) {
-            (true, ..) => vec![tls],
-            (false, false, true) => vec![tls, http],
-            (false, ..) => vec![http, tls],
-        })
-    }
-
-    /// That of an order after so many failures in a row: each has its turn.
-    fn after(&self, failures: u32) -> &ChallengeType {
-        &self.0[failures as usize % self.0.len()]
-    }
-}
-
 /// What keeps the certificates of an account.
 pub(crate) struct Keeper {
     account: AcmeAccount,
@@ -75,17 +47,6 @@ pub(crate) struct Keeper {
     /// Opened when it is needed.
     client: Option<Client>,
     names: BTreeMap<String, Known>,
-}
-
-/// What is known of a name.
-struct Known {
-    stamps: Stamps,
-    held: Held,
-    window: Option<Window>,
-    /// When the authority is asked for the window again.
-    ask_at: i64,
-    /// Between 0 and 1, so that not all come together.
-    luck: f64,
 }
 
 impl Keeper {
@@ -428,28 +389,6 @@ impl Keeper {
     }
 }
 
-impl Known {
-    /// When the next certificate is ordered, of this directory.
-    fn due_at(&self, directory: &str) -> i64 {
-        let at = match &self.held.issued {
-            Some(issued) if self.is_of(directory) => {
-                renewal(issued.validity, self.window, self.luck)
-            }
-            _ => 0,
-        };
-        let last = self.held.last.as_ref();
-        let last = last.filter(|last| last.directory == directory);
-        at.max(last.map_or(0, |last| last.next))
-    }
-
-    /// Whether what there is, is of this directory, for all that is known.
-    fn is_of(&self, directory: &str) -> bool {
-        let last = self.held.last.as_ref();
-        let by = last.and_then(|last| last.issued_by.as_deref());
-        by.is_none_or(|by| by == directory)
-    }
-}
-
 fn read(store: &Store, name: &str) -> (Stamps, Held) {
     // Before the files, which are no older then.
     let stamps = store.stamps(name);
@@ -468,80 +407,4 @@ fn identifier(
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs().cast_signed()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{
-        super::{schedule::Validity, store::Issued},
-        *,
-    };
-
-    const OWN: &str = "https://own/directory";
-
-    fn known(issued_by: Option<&str>, failed_at: Option<&str>) -> Known {
-        let validity = Validity { from: 0, until: 90 };
-        Known {
-            stamps: [None; 2],
-            held: Held {
-                issued: issued_by.map(|_| Issued {
-                    validity,
-                    der: Vec::new().into(),
-                }),
-                last: Some(LastOrder {
-                    directory: failed_at.or(issued_by).unwrap_or_default().to_owned(),
-                    issued_by: issued_by.map(str::to_owned),
-                    failures: u32::from(failed_at.is_some()),
-                    error: None,
-                    next: 7,
-                }),
-            },
-            window: None,
-            ask_at: 0,
-            luck: 0.0,
-        }
-    }
-
-    #[test]
-    fn what_another_authority_has_issued_is_ordered_anew_and_its_pauses_do_not_count() {
-        for (issued_by, failed_at, at) in [
-            (None, None, 0),
-            (None, Some(OWN), 7),
-            (None, Some("other"), 0),
-            (Some(OWN), None, 60),
-            (Some("other"), None, 0),
-            (Some("other"), Some(OWN), 7),
-        ] {
-            let due = known(issued_by, failed_at).due_at(OWN);
-            assert_eq!(due, at, "{issued_by:?} {failed_at:?}");
-        }
-    }
-
-    #[test]
-    fn the_authority_asks_where_there_are_listeners_and_by_turns_after_failures() {
-        let (http, tls) = (ChallengeType::Http01, ChallengeType::TlsAlpn01);
-        let listeners = |ports: &[(u16, bool)]| {
-            let listener = |(port, has_tls): &(u16, bool)| {
-                let tls = "\ntls = { certificates = [{ cert = \"a\", key = \"b\" }] }";
-                let tls = if *has_tls { tls } else { "" };
-                format!("[[listen]]\naddress = \"127.0.0.1:{port}\"{tls}\n")
-            };
-            let text: String = ports.iter().map(listener).collect();
-            let route = "[[route]]\nservice = \"a\"\n";
-            let config =
-                crate::config::Config::parse(&format!("{text}{route}"), std::path::Path::new("."));
-            config.unwrap().listeners
-        };
-        for (ports, ways) in [
-            (&[(443, true)][..], vec![&tls]),
-            (&[(443, true), (8080, false)], vec![&tls, &http]),
-            (&[(443, true), (80, false)], vec![&http, &tls]),
-            (&[(8443, true), (8080, false)], vec![&http, &tls]),
-        ] {
-            let found = Ways::of(&listeners(ports));
-            assert_eq!(found.0.iter().collect::<Vec<_>>(), ways, "{ports:?}");
-            let third = ways.get(2 % ways.len()).copied();
-            assert_eq!(Some(found.after(2)), third);
-        }
-    }
 }

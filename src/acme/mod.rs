@@ -7,11 +7,14 @@ mod challenges;
 mod client;
 mod failure;
 mod keeper;
+mod known;
 mod order;
 mod schedule;
 mod store;
+mod ways;
 
 pub(crate) use board::{Board, NameStatus};
 pub(crate) use challenges::{ACME_TLS, Challenges};
-pub(crate) use keeper::{Keeper, Ways};
+pub(crate) use keeper::Keeper;
 pub(crate) use store::certificate_file;
+pub(crate) use ways::Ways;
