@@ -47,6 +47,7 @@ impl Doors {
     ) -> Result<Self, StartError> {
         let certificates = Certificates::open(config)?;
         let bound = bind(config, predecessor, &certificates).await?;
+        predecessor.leave_supervised();
         let registries = open_registries(config)?;
         predecessor.take_paths(&bound)?;
         let admin = predecessor.admin_server().await?;

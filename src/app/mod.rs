@@ -8,8 +8,11 @@ mod predecessor;
 mod ready;
 mod reload;
 mod start_error;
+mod supervised;
+mod supervisor;
 mod tasks;
 mod upgrade;
+mod watchdog;
 
 use std::{
     net::SocketAddr,
@@ -35,6 +38,7 @@ use predecessor::Predecessor;
 pub use reload::Source;
 use reload::{Reloader, forget_generations, identities};
 pub use start_error::StartError;
+use supervisor::Supervisor;
 use tasks::ControlTasks;
 pub use upgrade::{Complaint, Origin};
 use upgrade::{Sockets, Upgrader};
@@ -51,6 +55,7 @@ pub struct App {
     reloader: Reloader,
     upgrader: Upgrader,
     snapshot: Option<Arc<Store>>,
+    supervisor: Supervisor,
     tasks: ControlTasks,
     /// Dropped last: what the workers have logged is written then.
     _writing: Option<access_log::Writing>,
@@ -82,14 +87,14 @@ impl App {
     pub async fn start_as(
         config: Config,
         source: Option<Source>,
-        origin: Origin,
+        mut origin: Origin,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let (access_log, writing) = start_access_log(&config)?.unzip();
-        let mut predecessor = Predecessor::of(&origin, &config.admin).await?;
+        let mut predecessor = Predecessor::of(&mut origin, &config.admin).await?;
         let mut tasks = ControlTasks::default();
         let doors = Doors::open(&config, &mut predecessor, &mut tasks).await?;
-        let handover = CancellationToken::new();
+        let (handover, supervisor) = (CancellationToken::new(), origin.supervisor.clone());
         let snapshot = store(&config);
         let saved = predecessor.sets(&config, snapshot.as_ref()).await;
         let directory = Directory::start(&config, doors.registries.clone(), &saved)?;
@@ -107,12 +112,12 @@ impl App {
         let workers = workers.map(Arc::new).collect();
         let listeners = doors.listeners();
         let workers = Workers::start(workers, doors.bound).map_err(StartError::Worker)?;
-
         let reloader = Reloader::new(
             source,
             Arc::clone(&shared),
             snapshot.clone(),
             doors.registries,
+            supervisor.clone(),
         );
         let upgrader = Upgrader::new(
             origin,
@@ -131,6 +136,7 @@ impl App {
             workers,
             handover,
             snapshot,
+            supervisor,
             tasks,
             _writing: writing,
         };
@@ -161,7 +167,13 @@ impl App {
         };
         self.tasks.spawn(|ending| admin.run(view, ending));
         predecessor.serves().await;
-        self.tasks.follow(&self.shared, self.snapshot.clone());
+        let supervisor = self.supervisor.clone();
+        self.tasks
+            .follow(&self.shared, self.snapshot.clone(), supervisor);
+        let (supervisor, shared) = (self.supervisor.clone(), Arc::clone(&self.shared));
+        let workers = self.workers.all().to_vec();
+        self.tasks
+            .spawn(|ending| watchdog::keep(supervisor, shared, workers, ending));
         orders.begin(&self.shared, &mut self.tasks);
         let (following, past) = (self.reloader.clone(), Arc::clone(&self.shared));
         self.tasks.spawn(|ending| following.follow_file(ending));
@@ -237,6 +249,7 @@ impl App {
             self.workers.hand_over();
         } else {
             self.shared.ready.store(false, Relaxed);
+            self.supervisor.stopping();
         }
         tracing::info!(?notice, ?deadline, "draining");
         let finished = CancellationToken::new();

@@ -1,7 +1,8 @@
 //! The process that has our addresses. One that has started this one hands its sockets over. A proxy with
-//! the same configuration that is on its way out is found by its admin server, and gives its addresses up.
+//! the same configuration that is on its way out is found by its admin server, and gives its addresses up. A
+//! supervisor may have bound some of them.
 
-use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, io, mem, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -12,6 +13,7 @@ use super::{
     ready::become_ready,
     reload::identities,
     start_error::StartError,
+    supervised::{self, Supervised},
     upgrade::{Origin, Parent},
 };
 use crate::{
@@ -36,6 +38,8 @@ pub(super) struct Predecessor<'a> {
     admin: &'a config::Admin,
     /// One that has started this process to take its place.
     parent: Option<Parent>,
+    /// What a supervisor has bound.
+    supervised: Vec<Supervised>,
     /// Whether it goes, once that was asked.
     goes: Option<bool>,
     /// Whether it was told that we are here, and gives them up.
@@ -48,13 +52,22 @@ pub(super) trait Taken {
 }
 
 impl<'a> Predecessor<'a> {
-    pub(super) async fn of(origin: &Origin, admin: &'a config::Admin) -> Result<Self, StartError> {
+    pub(super) async fn of(
+        origin: &mut Origin,
+        admin: &'a config::Admin,
+    ) -> Result<Self, StartError> {
         Ok(Self {
             admin,
             parent: Parent::of(origin).await?,
+            supervised: mem::take(&mut origin.sockets),
             goes: None,
             told: false,
         })
+    }
+
+    /// Lets go of what a supervisor has bound for no listener.
+    pub(super) fn leave_supervised(&mut self) {
+        supervised::leave(&mut self.supervised);
     }
 
     /// The admin server, at the socket that there is already, or at one of its own.
@@ -145,6 +158,9 @@ impl<'a> Predecessor<'a> {
         let inherited = self.parent.as_mut();
         if let Some(sockets) = inherited.and_then(|parent| parent.listener(&settings.address)) {
             return listen::inherit(settings.clone(), sockets, workers);
+        }
+        if let Some(socket) = supervised::take(&mut self.supervised, &settings.address) {
+            return listen::inherit(settings.clone(), socket, workers);
         }
         let bind = || listen::bind(settings.clone(), workers);
         match bind() {

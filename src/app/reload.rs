@@ -13,6 +13,11 @@ use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::interval};
 use tokio_util::sync::CancellationToken;
 
+use super::{
+    at_run_time,
+    followed::{Followed, is_due},
+    supervisor::Supervisor,
+};
 use crate::{
     admin::{LastReload, Reload, ReloadError, ReloadStatus},
     config::{Changes, Config, Report},
@@ -20,11 +25,6 @@ use crate::{
     proxy::{Generation, Shared},
     registry::{self, Registry},
     saved::Store,
-};
-
-use super::{
-    at_run_time,
-    followed::{Followed, is_due},
 };
 
 /// How often it is looked whether the file has changed, where that is wanted, and whether a generation
@@ -53,6 +53,7 @@ struct Inner {
     /// Those that are open, by name. Held while a reload is under way.
     registries: Mutex<BTreeMap<Arc<str>, Arc<dyn Registry>>>,
     status: Mutex<ReloadStatus>,
+    supervisor: Supervisor,
 }
 
 impl Reloader {
@@ -61,6 +62,7 @@ impl Reloader {
         shared: Arc<Shared>,
         snapshot: Option<Arc<Store>>,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
+        supervisor: Supervisor,
     ) -> Self {
         Self(Arc::new(Inner {
             source,
@@ -68,6 +70,7 @@ impl Reloader {
             snapshot,
             registries: Mutex::new(registries),
             status: Mutex::default(),
+            supervisor,
         }))
     }
 
@@ -123,9 +126,18 @@ impl Inner {
     fn reload(&self, dry_run: bool) -> Result<Changes, ReloadError> {
         let mut registries = self.registries.lock();
         let began = Instant::now();
+        if dry_run {
+            return self.take_over(&mut registries, dry_run);
+        }
+        // One that is not ready yet has not told its supervisor of its start.
+        let is_told = self.shared.ready.load(Relaxed) && !self.shared.draining.load(Relaxed);
+        if is_told {
+            self.supervisor.reloading();
+        }
         let done = self.take_over(&mut registries, dry_run);
-        if !dry_run {
-            self.note(&done, began.elapsed());
+        self.note(&done, began.elapsed());
+        if is_told && !self.shared.draining.load(Relaxed) {
+            self.supervisor.ready();
         }
         done
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::ready::become_ready;
+use super::{ready::become_ready, supervisor::Supervisor};
 use crate::{
     discovery,
     proxy::{Generation, Shared},
@@ -35,16 +35,26 @@ impl ControlTasks {
     }
 
     /// Begins the tasks that follow what the registries say.
-    pub(super) fn follow(&mut self, shared: &Arc<Shared>, snapshot: Option<Arc<Store>>) {
+    pub(super) fn follow(
+        &mut self,
+        shared: &Arc<Shared>,
+        snapshot: Option<Arc<Store>>,
+        supervisor: Supervisor,
+    ) {
         if let Some(store) = snapshot {
             let state = Arc::clone(shared);
             let directory = move || state.directory();
             self.spawn(|ending| discovery::keep(directory, store, ending));
         }
-        if !shared.ready.load(Relaxed) {
-            let state = Arc::clone(shared);
-            self.spawn(|ending| become_ready(state, ending));
-        }
+        let state = Arc::clone(shared);
+        self.spawn(|ending| async move {
+            if !state.ready.load(Relaxed) {
+                become_ready(Arc::clone(&state), ending).await;
+            }
+            if state.ready.load(Relaxed) {
+                supervisor.ready();
+            }
+        });
     }
 
     /// Ends them all.

@@ -65,6 +65,7 @@ mod serving;
 mod soak;
 mod storm;
 mod structure;
+mod supervised;
 mod support;
 mod troubleshooting;
 mod unix_sockets;

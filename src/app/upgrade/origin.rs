@@ -1,4 +1,5 @@
-//! How a process came to be: by which program, and whether it is the successor in an upgrade.
+//! How a process came to be: by which program and which supervisor, and whether it is the successor in an
+//! upgrade.
 
 use std::{
     env,
@@ -17,6 +18,10 @@ use super::{
     packet::Reply,
     program::{OF, Program},
 };
+use crate::app::{
+    supervised::{self, Supervised},
+    supervisor::Supervisor,
+};
 
 /// The longest text of why a process cannot start, so that it is one packet.
 const LONGEST: usize = 16 * 1024;
@@ -28,6 +33,10 @@ pub struct Origin {
     pub(super) program: Option<Program>,
     /// The channel to the process before.
     pub(super) parent: Option<Arc<OwnedFd>>,
+    /// Who looks after it.
+    pub(in crate::app) supervisor: Supervisor,
+    /// What that one has bound for it.
+    pub(in crate::app) sockets: Vec<Supervised>,
 }
 
 /// Tells the process before, where there is one, why this one cannot start.
@@ -42,6 +51,8 @@ impl Origin {
             // Where its path is not known it cannot be started again.
             program: Program::of_this_process().ok(),
             parent: channel_to_parent().map(Arc::new),
+            supervisor: Supervisor::of_environment(),
+            sockets: supervised::of_environment(),
         }
     }
 

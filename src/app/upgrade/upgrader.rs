@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     admin::{Upgrade, UpgradeError, Upgraded},
-    app::reload::identities,
+    app::{reload::identities, supervisor::Supervisor},
     door::Sharing,
     embedded::{Lender, Loan},
     listen::Duplicate,
@@ -43,6 +43,7 @@ pub(in crate::app) struct Upgrader(Arc<Inner>);
 
 struct Inner {
     program: Option<Program>,
+    supervisor: Supervisor,
     shared: Arc<Shared>,
     snapshot: Option<Arc<Store>>,
     /// `None` once the process is on its way out.
@@ -87,6 +88,7 @@ impl Upgrader {
     ) -> Self {
         Self(Arc::new(Inner {
             program: origin.program,
+            supervisor: origin.supervisor,
             shared,
             snapshot,
             sockets: Mutex::new(Some(Arc::new(sockets))),
@@ -176,7 +178,10 @@ impl Inner {
         let pid = child.id().unwrap_or_default();
         tracing::info!(pid, path = %program.path().display(), "a new process starts, to take this one's place");
         let mut loan = None;
-        match self.hand_over(&channel, &sockets, &mut loan, within).await {
+        match self
+            .hand_over(&channel, &sockets, &mut loan, (pid, within))
+            .await
+        {
             Ok(()) => {
                 *self.lent.lock() = loan;
                 Ok(Upgraded {
@@ -208,7 +213,7 @@ impl Inner {
         channel: &Channel,
         sockets: &Sockets,
         loan: &mut Option<Loan>,
-        within: Duration,
+        (pid, within): (u32, Duration),
     ) -> Result<(), Option<UpgradeError>> {
         let ready = async {
             self.offer(channel, sockets).await?;
@@ -225,6 +230,8 @@ impl Inner {
             _ => return Err(None),
         }
         self.let_go(sockets, &ready);
+        // Before that one says anything, for what it says is heeded from here on.
+        self.supervisor.replaced_by(pid);
         // One that is gone by now has served, and a supervisor looks after it.
         let _ = channel.send(&Offer::Farewell, None).await;
         Ok(())

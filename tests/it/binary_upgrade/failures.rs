@@ -161,7 +161,6 @@ async fn a_process_that_was_replaced_heeds_a_signal_to_end_as_one_that_is_ending
     line.first.until_logged("draining").await;
     line.first.signal(Signal::SIGTERM);
     line.first.until_logged("on its way out; a second").await;
-    tokio::time::sleep(A_MOMENT).await;
     client.send(&GET[10..]).await;
     let got = client.message().await.expect("an answer");
     assert_eq!(

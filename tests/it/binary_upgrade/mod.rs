@@ -5,7 +5,7 @@ mod failures;
 mod load;
 mod state;
 
-use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -152,6 +152,3 @@ impl Drop for Line {
         }
     }
 }
-
-/// A moment in which what must not come would have come.
-const A_MOMENT: Duration = Duration::from_millis(300);
