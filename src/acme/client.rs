@@ -47,27 +47,58 @@ pub(super) use again;
 pub(super) struct Client {
     pub(super) account: Account,
     http: Http,
+    /// What the folder has not taken yet.
+    unwritten: Option<KeptAccount>,
 }
 
 impl Client {
-    /// The account that the folder has, else a new one, which it has from then on.
+    /// The account that the folder has, else a new one, which is to be [written](Self::write).
     ///
     /// # Errors
     /// Why there is none.
     pub(super) async fn open(settings: &AcmeAccount, store: &Store) -> Result<Self, Failure> {
         let http = Http::new(settings)?;
-        let failed = |error| Failure::of(&error);
-        let kept = store.account();
+        let failed = |error| Failure::of_opening(&error);
+        let kept = store.account().map_err(|error| {
+            let folder = store.folder.display();
+            Failure::of_folder(format!("the account in {folder} cannot be read: {error}"))
+        })?;
         let kept = kept.filter(|kept| kept.directory == settings.directory);
-        let account = match kept {
+        let (account, unwritten) = match kept {
             Some(kept) => {
                 let builder = Account::builder_with_http(Box::new(http.clone()));
                 let opened = builder.from_credentials(kept.credentials).await;
-                opened.map_err(failed)?
+                (opened.map_err(failed)?, None)
             }
-            None => create(settings, store, &http).await?,
+            None => {
+                let (account, new) = create(settings, &http).await.map_err(failed)?;
+                (account, Some(new))
+            }
         };
-        Ok(Self { account, http })
+        Ok(Self {
+            account,
+            http,
+            unwritten,
+        })
+    }
+
+    /// Writes a new account to the folder. One that cannot be written stays in memory and is written later:
+    /// authorities allow few accounts, so that it is not made again.
+    ///
+    /// # Errors
+    /// Where the disk takes none.
+    pub(super) fn write(&mut self, store: &Store) -> Result<(), Failure> {
+        let Some(new) = &self.unwritten else {
+            return Ok(());
+        };
+        store.keep_account(new).map_err(|error| {
+            Failure::of_folder(format!(
+                "the account cannot be written to {}: {error}",
+                store.folder.display()
+            ))
+        })?;
+        self.unwritten = None;
+        Ok(())
     }
 
     /// How long the last answer that asked for it would have this client stay away, in seconds.
@@ -76,7 +107,7 @@ impl Client {
     }
 }
 
-async fn create(settings: &AcmeAccount, store: &Store, http: &Http) -> Result<Account, Failure> {
+async fn create(settings: &AcmeAccount, http: &Http) -> Result<(Account, KeptAccount), Error> {
     let contact = settings
         .email
         .as_ref()
@@ -94,22 +125,16 @@ async fn create(settings: &AcmeAccount, store: &Store, http: &Http) -> Result<Ac
         directory.clone(),
         None
     ));
-    let (account, credentials) = created.map_err(|error| Failure::of(&error))?;
-    let kept = KeptAccount {
-        directory: directory.clone(),
-        credentials,
-    };
-    store.keep_account(&kept).map_err(|error| {
-        Failure::new(format!(
-            "the account cannot be written to {}: {error}",
-            store.folder.display()
-        ))
-    })?;
+    let (account, credentials) = created?;
     tracing::info!(
         directory,
         "an account was made at an authority of certificates"
     );
-    Ok(account)
+    let kept = KeptAccount {
+        directory: directory.clone(),
+        credentials,
+    };
+    Ok((account, kept))
 }
 
 /// The client.

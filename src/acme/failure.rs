@@ -12,32 +12,64 @@ const KIND: &str = "urn:ietf:params:acme:error:";
 pub(super) struct Failure {
     /// Why.
     pub(super) words: String,
-    /// Whether the authority does not know the account.
-    pub(super) is_of_account: bool,
+    pub(super) concerns: Concern,
+}
+
+/// What a failure concerns, and so what waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Concern {
+    /// The name: all others are ordered.
+    Name,
+    /// The account: a limit, or an authority that is not reached. The next name would meet the same.
+    Account,
+    /// An account that the authority does not know.
+    UnknownAccount,
+    /// The folder: the authority was not asked for an order.
+    Folder,
 }
 
 impl Failure {
     pub(super) fn new(words: impl Into<String>) -> Self {
         Self {
             words: words.into(),
-            is_of_account: false,
+            concerns: Concern::Name,
         }
+    }
+
+    /// Of the folder.
+    pub(super) fn of_folder(words: impl Into<String>) -> Self {
+        Self {
+            concerns: Concern::Folder,
+            ..Self::new(words)
+        }
+    }
+
+    /// Of a step that opens or makes the account, which has no name in it.
+    pub(super) fn of_opening(error: &Error) -> Self {
+        let mut failure = Self::of(error);
+        if failure.concerns == Concern::Name {
+            failure.concerns = Concern::Account;
+        }
+        failure
     }
 
     /// Of a step that failed.
     pub(super) fn of(error: &Error) -> Self {
+        let concerns = concern(error);
+        let words = Self::new(Self::words(error)).words;
+        Self { words, concerns }
+    }
+
+    fn words(error: &Error) -> String {
         match error {
-            Error::Api(problem) => Self {
-                is_of_account: kind(problem) == "accountDoesNotExist",
-                ..Self::new(of_problem(problem))
-            },
-            Error::Timeout(_) => Self::new("the authority has not come to an end in time"),
+            Error::Api(problem) => of_problem(problem),
+            Error::Timeout(_) => "the authority has not come to an end in time".to_owned(),
             Error::Other(error) => {
                 let error = with_causes(&**error);
-                Self::new(format!("the authority cannot be asked: {error}"))
+                format!("the authority cannot be asked: {error}")
             }
-            Error::Json(_) => Self::new(format!("what answers is no authority: {error}")),
-            error => Self::new(error.to_string()),
+            Error::Json(_) => format!("what answers is no authority: {error}"),
+            error => error.to_string(),
         }
     }
 
@@ -64,6 +96,42 @@ impl Failure {
 /// Whether a step is only to be tried again, with a nonce that the authority has just given.
 pub(super) fn is_bad_nonce(error: &Error) -> bool {
     matches!(error, Error::Api(problem) if kind(problem) == "badNonce")
+}
+
+/// Whether the authority has refused that an order replaces a certificate, and not the order (RFC 9773 5).
+pub(super) fn refuses_replacing(error: &Error) -> bool {
+    match error {
+        // An account of its own has the certificate, where it says `unauthorized`.
+        Error::Api(problem) => {
+            let kinds = ["alreadyReplaced", "malformed", "conflict", "unauthorized"];
+            kinds.contains(&kind(problem))
+        }
+        Error::Unsupported(_) => true,
+        // The library's own word for an order that does not say what it replaces.
+        Error::Other(error) => !error.is::<reqwest::Error>(),
+        _ => false,
+    }
+}
+
+fn concern(error: &Error) -> Concern {
+    match error {
+        Error::Api(problem) => match kind(problem) {
+            "accountDoesNotExist" => Concern::UnknownAccount,
+            "rateLimited"
+            | "serverInternal"
+            | "unauthorized"
+            | "externalAccountRequired"
+            | "invalidContact"
+            | "unsupportedContact"
+            | "userActionRequired" => Concern::Account,
+            _ if matches!(problem.status, Some(429 | 500..)) => Concern::Account,
+            _ => Concern::Name,
+        },
+        Error::Other(error) if error.is::<reqwest::Error>() => Concern::Account,
+        // What stands in front of an authority that is away.
+        Error::Json(_) => Concern::Account,
+        _ => Concern::Name,
+    }
 }
 
 fn of_problem(problem: &Problem) -> String {
@@ -137,11 +205,52 @@ mod tests {
             limited.words,
             "the authority was asked too often: come later"
         );
-        assert!(!limited.is_of_account);
-        let gone = Failure::of(&Error::Api(problem("accountDoesNotExist", "who?")));
-        assert!(gone.is_of_account);
+        assert_eq!(limited.concerns, Concern::Account);
         assert!(is_bad_nonce(&Error::Api(problem("badNonce", ""))));
         let long = Failure::of(&Error::Api(problem("malformed", &"x".repeat(1000))));
         assert!(long.words.len() < 500);
+    }
+
+    #[test]
+    fn what_the_next_name_would_meet_as_well_concerns_the_account() {
+        for (of, concerns) in [
+            ("rateLimited", Concern::Account),
+            ("serverInternal", Concern::Account),
+            ("userActionRequired", Concern::Account),
+            ("accountDoesNotExist", Concern::UnknownAccount),
+            ("rejectedIdentifier", Concern::Name),
+            ("caa", Concern::Name),
+        ] {
+            let failure = Failure::of(&Error::Api(problem(of, "")));
+            assert_eq!(failure.concerns, concerns, "{of}");
+        }
+        let busy = Problem {
+            status: Some(503),
+            ..problem("other", "")
+        };
+        assert_eq!(Failure::of(&Error::Api(busy)).concerns, Concern::Account);
+        let page = serde_json::from_str::<u8>("<html>").unwrap_err();
+        assert_eq!(Failure::of(&Error::Json(page)).concerns, Concern::Account);
+        let refused = Error::Api(problem("malformed", ""));
+        assert_eq!(Failure::of_opening(&refused).concerns, Concern::Account);
+        let late = Failure::of(&Error::Timeout(None));
+        assert_eq!(late.concerns, Concern::Name);
+    }
+
+    #[test]
+    fn an_order_is_made_again_only_where_its_replacing_was_refused() {
+        for (of, is_refused) in [
+            ("alreadyReplaced", true),
+            ("malformed", true),
+            ("conflict", true),
+            ("rateLimited", false),
+            ("serverInternal", false),
+        ] {
+            let error = Error::Api(problem(of, ""));
+            assert_eq!(refuses_replacing(&error), is_refused, "{of}");
+        }
+        assert!(refuses_replacing(&Error::Unsupported("ARI")));
+        assert!(refuses_replacing(&Error::Other("mismatch".into())));
+        assert!(!refuses_replacing(&Error::Timeout(None)));
     }
 }

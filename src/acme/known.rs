@@ -1,8 +1,8 @@
 //! What a process knows of a name, and when its next certificate is ordered. Times are Unix times in seconds.
 
 use super::{
-    schedule::{Window, renewal},
-    store::{Held, Stamps},
+    schedule::{Window, after_failure, believed, renewal},
+    store::{Held, LastOrder, Stamps},
 };
 
 /// What is known of a name.
@@ -18,7 +18,7 @@ pub(super) struct Known {
 
 impl Known {
     /// When the next certificate is ordered, of this directory.
-    pub(super) fn due_at(&self, directory: &str) -> i64 {
+    pub(super) fn due_at(&self, directory: &str, now: i64) -> i64 {
         let at = match &self.held.issued {
             Some(issued) if self.is_of(directory) => {
                 renewal(issued.validity, self.window, self.luck)
@@ -27,24 +27,45 @@ impl Known {
         };
         let last = self.held.last.as_ref();
         let last = last.filter(|last| last.directory == directory);
-        at.max(last.map_or(0, |last| last.next))
+        at.max(last.map_or(0, |last| believed(last.next, now)))
     }
 
-    /// Whether what there is, is of this directory, for all that is known.
+    /// Whether what there is, is of this directory. What was put there by hand is taken for it.
     pub(super) fn is_of(&self, directory: &str) -> bool {
-        let last = self.held.last.as_ref();
-        let by = last.and_then(|last| last.issued_by.as_deref());
+        let issued = self.held.issued.as_ref();
+        let by = issued.and_then(|issued| issued.by.as_deref());
         by.is_none_or(|by| by == directory)
     }
+
+    /// An order that fails, or that is broken off: it is noted before it begins, so that a process that is
+    /// ended again and again does not order each time.
+    pub(super) fn failing(&self, directory: &str, at: Attempt) -> LastOrder {
+        let last = self.held.last.as_ref();
+        let last = last.filter(|last| last.directory == directory);
+        let failures = last.map_or(0, |last| last.failures).saturating_add(1);
+        LastOrder {
+            directory: directory.to_owned(),
+            failures,
+            error: at.error,
+            next: after_failure(at.now, failures, at.asked, at.luck),
+        }
+    }
+}
+
+/// How an order went.
+pub(super) struct Attempt {
+    pub(super) now: i64,
+    /// Seconds for which the authority would have the client stay away.
+    pub(super) asked: Option<i64>,
+    pub(super) luck: f64,
+    /// `None` while it is under way.
+    pub(super) error: Option<String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{
-            schedule::Validity,
-            store::{Issued, LastOrder},
-        },
+        super::{schedule::Validity, store::Issued},
         *,
     };
 
@@ -55,17 +76,18 @@ mod tests {
         Known {
             stamps: [None; 2],
             held: Held {
-                issued: issued_by.map(|_| Issued {
+                issued: issued_by.map(|by| Issued {
                     validity,
                     der: Vec::new().into(),
+                    by: Some(by.to_owned()),
                 }),
                 last: Some(LastOrder {
                     directory: failed_at.or(issued_by).unwrap_or_default().to_owned(),
-                    issued_by: issued_by.map(str::to_owned),
                     failures: u32::from(failed_at.is_some()),
                     error: None,
                     next: 7,
                 }),
+                unreadable: None,
             },
             window: None,
             ask_at: 0,
@@ -83,8 +105,36 @@ mod tests {
             (Some("other"), None, 0),
             (Some("other"), Some(OWN), 7),
         ] {
-            let due = known(issued_by, failed_at).due_at(OWN);
+            let due = known(issued_by, failed_at).due_at(OWN, 0);
             assert_eq!(due, at, "{issued_by:?} {failed_at:?}");
         }
+    }
+
+    #[test]
+    fn another_authoritys_certificate_is_told_without_the_last_order() {
+        let mut known = known(Some("other"), None);
+        known.held.last = None;
+        assert_eq!(known.due_at(OWN, 0), 0);
+        assert!(!known.is_of(OWN));
+        known.held.issued.as_mut().unwrap().by = None;
+        assert_eq!(known.due_at(OWN, 0), 60, "it was put there by hand");
+    }
+
+    #[test]
+    fn an_order_counts_from_its_beginning_and_another_authoritys_do_not_count() {
+        let at = |error: Option<&str>| Attempt {
+            now: 100,
+            asked: None,
+            luck: 0.0,
+            error: error.map(str::to_owned),
+        };
+        let mut known = known(None, Some(OWN));
+        let begun = known.failing(OWN, at(None));
+        assert_eq!((begun.failures, begun.next), (2, 100 + 240));
+        let failed = known.failing(OWN, at(Some("no")));
+        assert_eq!((failed.failures, failed.next), (2, 100 + 240));
+        known.held.last = Some(begun);
+        assert_eq!(known.due_at(OWN, 100), 340, "it was broken off");
+        assert_eq!(known.failing("other", at(None)).failures, 1);
     }
 }

@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{
     challenges::{Challenges, Proof},
     client::again,
-    failure::Failure,
+    failure::{Failure, refuses_replacing},
     store::{Store, issued},
 };
 
@@ -108,7 +108,10 @@ async fn begin(
         let order = NewOrder::new(&names).replaces(before);
         match again!(account.new_order(&order)) {
             Ok(order) => return Ok(order),
-            Err(error) => tracing::debug!(name, %error, "an order that replaces none is made"),
+            Err(error) if refuses_replacing(&error) => {
+                tracing::debug!(name, %error, "an order that replaces none is made");
+            }
+            Err(error) => return Err(error),
         }
     }
     let order = NewOrder::new(&names);

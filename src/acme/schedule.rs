@@ -63,6 +63,24 @@ pub(super) fn after_failure(now: i64, failures: u32, asked: Option<i64>, luck: f
     now + pause.max(asked.unwrap_or(0).min(LONGEST_ASKED))
 }
 
+/// When the account is used again after so many failures in a row that concern it. A limit may be of one
+/// name though the authority does not say so: the other names wait an hour at most, and the name itself as long
+/// as it was asked to.
+pub(super) fn after_account_failure(now: i64, failures: u32, asked: Option<i64>, luck: f64) -> i64 {
+    let at = after_failure(now, failures, asked, luck);
+    at.min(now + HOUR)
+}
+
+/// A time to wait for, unless it is further off than any pause: then it was written by a clock that was wrong.
+pub(super) fn believed(at: i64, now: i64) -> i64 {
+    let longest = LONGEST_ASKED + LONGEST_ASKED / 10;
+    if at > now.saturating_add(longest) {
+        0
+    } else {
+        at
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +134,23 @@ mod tests {
         assert_eq!(after_failure(0, 1, None, 1.0), FIRST + FIRST / 10);
         assert_eq!(after_failure(0, 1, Some(DAY), 0.0), DAY);
         assert_eq!(after_failure(0, 1, Some(400 * DAY), 0.0), LONGEST_ASKED);
+        assert_eq!(after_account_failure(0, 1, None, 0.0), FIRST);
+        assert_eq!(after_account_failure(0, 1, Some(7 * DAY), 0.0), HOUR);
+        assert_eq!(after_account_failure(0, 29, None, 1.0), HOUR);
+    }
+
+    #[test]
+    fn a_pause_that_a_wrong_clock_has_written_is_over() {
+        let year = 365 * DAY;
+        for (at, found) in [
+            (0, 0),
+            (year + DAY, year + DAY),
+            (year + LONGEST_ASKED, year + LONGEST_ASKED),
+            (year + 8 * DAY, 0),
+            (10 * year, 0),
+            (i64::MAX, 0),
+        ] {
+            assert_eq!(believed(at, year), found, "{at}");
+        }
     }
 }

@@ -38,9 +38,7 @@ pub(super) struct Store {
 pub(super) struct LastOrder {
     /// Of whom it was.
     pub(super) directory: String,
-    /// Of whom the certificate is that is there, where that is known.
-    pub(super) issued_by: Option<String>,
-    /// Orders in a row that have failed.
+    /// Orders in a row that have failed, or were broken off.
     pub(super) failures: u32,
     /// Why the last one has.
     pub(super) error: Option<String>,
@@ -54,6 +52,23 @@ pub(super) struct Issued {
     pub(super) validity: Validity,
     /// The certificate itself.
     pub(super) der: CertificateDer<'static>,
+    /// The directory of whom it is, unless it was put there by hand.
+    pub(super) by: Option<String>,
+}
+
+/// How the first line of a certificate's file begins, which says of whom it is. It stands in the same file, so
+/// that neither is ever without the other.
+const ISSUED_BY: &str = "Issued by ";
+
+/// How long an account is not used: what concerns it would meet every name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pause {
+    /// Of whom the account is.
+    pub(super) directory: String,
+    /// Failures in a row that concern it.
+    pub(super) failures: u32,
+    /// Unix time in seconds.
+    pub(super) not_before: i64,
 }
 
 /// What is there of a name.
@@ -62,6 +77,8 @@ pub(super) struct Held {
     /// `None` where there is none that can be used.
     pub(super) issued: Option<Issued>,
     pub(super) last: Option<LastOrder>,
+    /// Why a file cannot be read that may be there: then nothing is ordered in its place.
+    pub(super) unreadable: Option<String>,
 }
 
 /// What tells whether files of a name have changed.
@@ -91,19 +108,59 @@ impl Store {
     }
 
     pub(super) fn read(&self, name: &str) -> Held {
-        let pem = fs::read(self.certificate(name)).ok();
-        Held {
-            issued: pem.and_then(|pem| issued(&pem, name).ok()),
-            last: self.json(&self.last(name)),
+        let both = || -> io::Result<_> {
+            let [certificate, last] = [self.certificate(name), self.last(name)];
+            Ok((content(&certificate)?, content(&last)?))
+        };
+        match both() {
+            Ok((pem, last)) => Held {
+                issued: pem.and_then(|pem| issued(&pem, name).ok()),
+                last: last.and_then(|text| serde_json::from_slice(&text).ok()),
+                unreadable: None,
+            },
+            Err(error) => Held {
+                unreadable: Some(format!(
+                    "what there is of {name} in {} cannot be read: {error}",
+                    self.folder.display()
+                )),
+                ..Held::default()
+            },
         }
     }
 
-    /// Keeps a new certificate.
+    /// Keeps a new certificate, of this directory.
     ///
     /// # Errors
     /// Where the disk takes none.
-    pub(super) fn keep(&self, name: &str, pem: &str) -> io::Result<()> {
-        disk::replace(&self.certificate(name), pem.as_bytes())
+    pub(super) fn keep(&self, name: &str, pem: &str, directory: &str) -> io::Result<()> {
+        let text = format!("{ISSUED_BY}{directory}\n{pem}");
+        disk::replace(&self.certificate(name), text.as_bytes())
+    }
+
+    /// Takes back what was noted of an order that did not begin.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`].
+    pub(super) fn restore(&self, name: &str, last: Option<&LastOrder>) -> io::Result<()> {
+        match last {
+            Some(last) => self.note(name, last),
+            None => remove(&self.last(name)),
+        }
+    }
+
+    pub(super) fn pause(&self) -> Option<Pause> {
+        self.json(&self.pause_file())
+    }
+
+    /// Has the account pause; `None` ends it.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`].
+    pub(super) fn set_pause(&self, pause: Option<&Pause>) -> io::Result<()> {
+        match pause {
+            Some(pause) => self.write(&self.pause_file(), pause),
+            None => remove(&self.pause_file()),
+        }
     }
 
     /// Notes what became of an order.
@@ -114,8 +171,14 @@ impl Store {
         self.write(&self.last(name), last)
     }
 
-    pub(super) fn account(&self) -> Option<KeptAccount> {
-        self.json(&self.account_file())
+    /// The account that is there. One that cannot be read is not replaced by another.
+    ///
+    /// # Errors
+    /// Where there is a file that cannot be read, or that holds none.
+    pub(super) fn account(&self) -> io::Result<Option<KeptAccount>> {
+        let text = content(&self.account_file())?;
+        let account = text.map(|text| serde_json::from_slice(&text)).transpose();
+        account.map_err(io::Error::from)
     }
 
     /// Keeps an account.
@@ -152,10 +215,7 @@ impl Store {
     /// As for [`Self::keep`].
     pub(super) fn share(&self, proofs: &[Proof]) -> io::Result<()> {
         if proofs.is_empty() {
-            return match fs::remove_file(self.proofs_file()) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return remove(&self.proofs_file());
         }
         self.write(&self.proofs_file(), proofs)
     }
@@ -172,6 +232,10 @@ impl Store {
         self.folder.join("account.json")
     }
 
+    fn pause_file(&self) -> PathBuf {
+        self.folder.join("pause.json")
+    }
+
     fn proofs_file(&self) -> PathBuf {
         self.folder.join("proofs.json")
     }
@@ -184,6 +248,22 @@ impl Store {
     fn write<T: Serialize + ?Sized>(&self, path: &Path, value: &T) -> io::Result<()> {
         let text = serde_json::to_vec(value).map_err(io::Error::other)?;
         disk::replace(path, &text)
+    }
+}
+
+/// What stands in a file; `None` where it is not there.
+fn content(file: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -202,7 +282,15 @@ pub(super) fn issued(pem: &[u8], name: &str) -> Result<Issued, String> {
         from: says.not_before,
         until: says.not_after,
     };
-    Ok(Issued { validity, der })
+    let first = pem.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let by = str::from_utf8(first)
+        .ok()
+        .and_then(|first| first.strip_prefix(ISSUED_BY));
+    Ok(Issued {
+        validity,
+        der,
+        by: by.map(|by| by.trim_end().to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -232,7 +320,7 @@ mod tests {
         let name = "shop.example.com";
         assert_eq!(store.read(name), Held::default());
         let before = store.stamps(name);
-        store.keep(name, &pem(name)).unwrap();
+        store.keep(name, &pem(name), "https://own/dir").unwrap();
         let last = LastOrder {
             failures: 3,
             error: Some("no".to_owned()),
@@ -242,7 +330,18 @@ mod tests {
         assert_ne!(store.stamps(name), before);
         let held = store.read(name);
         assert_eq!(held.last, Some(last));
-        assert!(held.issued.is_some());
+        assert_eq!(held.issued.unwrap().by.as_deref(), Some("https://own/dir"));
+        store.restore(name, None).unwrap();
+        assert_eq!(store.read(name).last, None);
+        let pause = Pause {
+            failures: 2,
+            ..Pause::default()
+        };
+        store.set_pause(Some(&pause)).unwrap();
+        assert_eq!(store.pause(), Some(pause));
+        assert!(store.account().unwrap().is_none());
+        store.set_pause(None).unwrap();
+        assert_eq!(store.pause(), None);
         let proof = Proof {
             name: name.to_owned(),
             token: "a".to_owned(),
@@ -268,10 +367,24 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_taken_for_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store {
+            folder: folder.path().to_owned(),
+        };
+        let name = "shop.example.com";
+        fs::create_dir(store.certificate(name)).unwrap();
+        let why = store.read(name).unreadable.unwrap_or_default();
+        assert!(why.contains("of shop.example.com in "), "{why}");
+        fs::write(store.account_file(), "{").unwrap();
+        assert!(store.account().is_err());
+    }
+
+    #[test]
     fn a_certificate_is_none_without_its_key_or_for_another_name() {
         let name = "shop.example.com";
         let pem = pem(name);
-        assert!(issued(pem.as_bytes(), name).is_ok());
+        assert_eq!(issued(pem.as_bytes(), name).unwrap().by, None);
         let other = issued(pem.as_bytes(), "cart.example.com").unwrap_err();
         assert!(other.contains("not for cart.example.com"), "{other}");
         let (certificate, _) = pem.split_once("-----BEGIN PRIVATE").unwrap();

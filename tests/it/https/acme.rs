@@ -290,6 +290,34 @@ async fn what_is_refused_says_why_and_leaves_what_is_there() {
 }
 
 #[tokio::test]
+async fn an_account_that_cannot_be_written_is_made_once() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let kept = Kept::of(&pebble);
+    // What takes the account's place is written here.
+    let in_the_way = kept.folder.path().join("account.json.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let names = [CART, SHOP];
+    let proxy = Proxy::start(&kept.config([pebble.asks_at()[0], 0], &names)).await;
+    for of in names {
+        let failed = async || name(&proxy, of).await;
+        let says = "the account cannot be written";
+        let failed = eventually("it is said", failed, |one| {
+            one["error"].to_string().contains(says)
+        });
+        assert_eq!(failed.await["failures"], 0);
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    for of in names {
+        until_issued(&proxy, of).await;
+    }
+    let made = (pebble.orders(), pebble.accounts());
+    assert_eq!(made, (2, 1), "{}", pebble.log());
+    proxy.drain().await;
+}
+
+#[tokio::test]
 async fn proxies_of_one_folder_make_one_order_and_show_what_comes() {
     let Some(pebble) = Pebble::start().await else {
         return;
