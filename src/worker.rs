@@ -300,7 +300,7 @@ impl WorkerTasks {
 
     /// Hands over what was logged since the last time.
     fn write_access_log(&self) {
-        if let Some(lines) = &self.worker.access_log {
+        if let Some(lines) = &*self.worker.access_log.load() {
             lines.flush();
         }
     }

@@ -4,14 +4,14 @@
 
 mod copied;
 mod line;
+mod logs;
+mod outlet;
 mod queue;
 mod sink;
 
-use std::{
-    io,
-    sync::{Arc, Weak},
-    thread,
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use http::{Request, StatusCode};
@@ -19,16 +19,15 @@ use parking_lot::Mutex;
 
 pub(crate) use copied::Copied;
 pub(crate) use line::Line;
+pub(crate) use logs::{AccessLogs, Writing};
 
-use crate::{config, metrics::Counter};
+use crate::config;
 use copied::Wanted;
-use queue::{Piece, Queue};
-use sink::Sink;
+use outlet::Outlet;
+use queue::Piece;
 
 /// A worker hands over what it has from so many bytes on.
 const PIECE: usize = 16 * 1024;
-/// How long the end of the process waits for what is not written.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is the same for all workers.
 #[derive(Debug)]
@@ -37,37 +36,15 @@ pub(crate) struct AccessLog {
     settings: config::AccessLog,
     /// Fields of a request's head that its lines have.
     wanted: Wanted,
-    queue: Arc<Queue>,
-    /// Those of its workers.
-    lines: Mutex<Vec<Weak<Lines>>>,
+    outlet: Arc<Outlet>,
 }
 
-/// The end of a process's access log: dropped, what was handed over is written first.
-#[derive(Debug)]
-pub(crate) struct Writing(Arc<AccessLog>);
-
 impl AccessLog {
-    /// Begins one, whose lines go where the file says.
-    ///
-    /// # Errors
-    /// Where nothing can be written there.
-    pub(crate) fn start(settings: config::AccessLog) -> io::Result<(Arc<Self>, Writing)> {
-        let sink = Sink::open(&settings.to)?;
-        let queue = Arc::new(Queue::default());
-        let from = Arc::clone(&queue);
-        thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(&from, sink))?;
-        let log = Arc::new(Self::of(settings, queue));
-        Ok((Arc::clone(&log), Writing(log)))
-    }
-
-    fn of(settings: config::AccessLog, queue: Arc<Queue>) -> Self {
+    fn of(settings: config::AccessLog, outlet: Arc<Outlet>) -> Self {
         Self {
             wanted: Wanted::by(&settings.format),
             settings,
-            queue,
-            lines: Mutex::default(),
+            outlet,
         }
     }
 
@@ -82,95 +59,25 @@ impl AccessLog {
             || is_slow()
             || is_such()
     }
-
-    /// Lines that were written nowhere, since more came than could be written.
-    pub(crate) fn overflowed(&self) -> u64 {
-        self.queue.overflowed.value()
-    }
-
-    /// Lines that were written nowhere, since writing failed.
-    pub(crate) fn failed(&self) -> u64 {
-        self.queue.failed.value()
-    }
-
-    /// Whether it goes to a file.
-    pub(crate) fn has_file(&self) -> bool {
-        matches!(self.settings.to, config::LogTarget::File(_))
-    }
-
-    /// Has its file opened anew, for tools that have moved it.
-    pub(crate) fn reopen(&self) {
-        self.queue.reopen();
-    }
 }
 
-impl Drop for Writing {
-    fn drop(&mut self) {
-        for lines in self.0.lines.lock().iter().filter_map(Weak::upgrade) {
-            lines.flush();
-        }
-        if !self.0.queue.end(PATIENCE) {
-            tracing::warn!("the access log took no more at the end: lines are lost");
-        }
-    }
-}
-
-fn write_all(queue: &Queue, mut sink: Sink) {
-    let mut is_failing = false;
-    loop {
-        let due = queue.next();
-        if due.reopen {
-            reopen(&mut sink);
-        }
-        for piece in due.pieces {
-            let lost = sink.write(&piece);
-            match lost {
-                Ok(()) => is_failing = false,
-                Err(failure) => {
-                    queue.failed.add(failure.lines);
-                    if !is_failing {
-                        let error = failure.error;
-                        tracing::warn!(%error, "the access log cannot be written: lines are lost");
-                    }
-                    is_failing = true;
-                }
-            }
-        }
-        if due.is_last {
-            queue.ended();
-            return;
-        }
-    }
-}
-
-fn reopen(sink: &mut Sink) {
-    match sink.reopen() {
-        Ok(()) => tracing::info!("the access log is opened anew"),
-        Err(error) => {
-            tracing::warn!(%error, "the access log cannot be opened anew, and goes on where it was");
-        }
-    }
-}
-
-/// The lines of one worker. The lock is the worker's alone but for its own tick.
+/// The lines of one worker. The lock is the worker's alone but for its own tick, and for a reload.
 #[derive(Debug)]
 pub(crate) struct Lines {
     log: Arc<AccessLog>,
     piece: Mutex<Piece>,
-    /// Lines that were made.
-    pub made: Counter,
+    /// New requests go by another log: no tick hands over what comes still.
+    is_retired: AtomicBool,
 }
 
 impl Lines {
     /// None yet.
-    pub(crate) fn new(log: &Arc<AccessLog>) -> Arc<Self> {
-        let lines = Arc::new(Self {
+    fn new(log: &Arc<AccessLog>) -> Self {
+        Self {
             log: Arc::clone(log),
             piece: Mutex::default(),
-            made: Counter::default(),
-        });
-        log.lines.lock().push(Arc::downgrade(&lines));
-        lines
+            is_retired: AtomicBool::new(false),
+        }
     }
 
     /// What a line has of this request's head.
@@ -178,12 +85,11 @@ impl Lines {
         Copied::of(request, &self.log.wanted, &self.log.settings)
     }
 
-    /// Adds one, if such a request is a line.
-    pub(crate) fn add(&self, line: &Line<'_>) {
+    /// Adds one, if such a request is a line. Returns whether it is.
+    pub(crate) fn add(&self, line: &Line<'_>) -> bool {
         if !self.log.takes(line) {
-            return;
+            return false;
         }
-        self.made.add_one();
         let mut piece = self.piece.lock();
         line.write(
             &self.log.settings.format,
@@ -192,27 +98,44 @@ impl Lines {
         );
         piece.bytes.push(b'\n');
         piece.lines += 1;
-        if piece.bytes.len() >= PIECE {
-            self.log.queue.hand_over(std::mem::take(&mut *piece));
+        if piece.bytes.len() >= PIECE || self.is_retired.load(Relaxed) {
+            self.hand_over(&mut piece);
         }
+        true
     }
 
     /// Hands over what there is.
     pub(crate) fn flush(&self) {
         let mut piece = self.piece.lock();
         if piece.lines > 0 {
-            self.log.queue.hand_over(std::mem::take(&mut *piece));
+            self.hand_over(&mut piece);
         }
+    }
+
+    /// Hands over what there is, and from now on whatever comes: of requests that are under way.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Relaxed);
+        self.flush();
+    }
+
+    fn hand_over(&self, piece: &mut Piece) {
+        self.log.outlet.queue.hand_over(std::mem::take(piece));
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        fs,
+        fs, io,
         net::{IpAddr, Ipv4Addr},
         os::unix::net::UnixDatagram,
-        time::SystemTime,
+        time::{Duration, SystemTime},
     };
 
     use http::{Method, Version};
@@ -264,15 +187,26 @@ mod tests {
     /// Adds a request for [`PATH`].
     fn add(lines: &Lines) {
         let copied = lines.copied(&Request::get(PATH).body(()).unwrap());
-        lines.add(&line(&copied));
+        assert!(lines.add(&line(&copied)));
+    }
+
+    /// A log that goes there, and what has its lines written when it is dropped.
+    fn start(to: LogTarget) -> io::Result<(Arc<AccessLogs>, Writing)> {
+        let logs = Arc::new(AccessLogs::start(Some(&settings(to)))?);
+        Ok((Arc::clone(&logs), Writing(logs)))
+    }
+
+    fn lost(logs: &AccessLogs) -> (u64, u64) {
+        let losses = logs.losses();
+        (losses.overflowed.value(), losses.failed.value())
     }
 
     #[test]
     fn lines_of_all_workers_are_in_the_file_before_the_process_ends() {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("access.log");
-        let (log, writing) = AccessLog::start(settings(LogTarget::File(file.clone()))).unwrap();
-        let workers = [Lines::new(&log), Lines::new(&log)];
+        let (logs, writing) = start(LogTarget::File(file.clone())).unwrap();
+        let workers = [logs.lines().unwrap(), logs.lines().unwrap()];
         for lines in &workers {
             for _ in 0..5_000 {
                 add(lines);
@@ -282,17 +216,17 @@ mod tests {
         drop(writing);
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(text, format!("{PATH}\n").repeat(10_000));
-        assert_eq!((log.overflowed(), log.failed()), (0, 0));
+        assert_eq!(lost(&logs), (0, 0));
     }
 
     #[test]
     fn a_file_that_was_moved_is_begun_anew_when_that_is_asked() {
         let folder = tempfile::TempDir::new().unwrap();
         let [file, moved] = ["access.log", "access.log.1"].map(|name| folder.path().join(name));
-        let (log, writing) = AccessLog::start(settings(LogTarget::File(file.clone()))).unwrap();
-        let lines = &Lines::new(&log);
+        let (logs, writing) = start(LogTarget::File(file.clone())).unwrap();
+        let lines = &logs.lines().unwrap();
         fs::rename(&file, &moved).unwrap();
-        log.reopen();
+        assert!(logs.reopen());
         add(lines);
         lines.flush();
         drop(writing);
@@ -330,7 +264,7 @@ mod tests {
         let path = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&path).status();
         assert!(made.unwrap().success());
-        assert!(AccessLog::start(settings(LogTarget::File(path))).is_err());
+        assert!(start(LogTarget::File(path)).is_err());
     }
 
     #[test]
@@ -338,8 +272,8 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("access.log");
         fs::write(&file, "/to").unwrap();
-        let (log, writing) = AccessLog::start(settings(LogTarget::File(file.clone()))).unwrap();
-        let lines = &Lines::new(&log);
+        let (logs, writing) = start(LogTarget::File(file.clone())).unwrap();
+        let lines = &logs.lines().unwrap();
         add(lines);
         drop(writing);
         assert_eq!(fs::read_to_string(&file).unwrap(), format!("/to\n{PATH}\n"));
@@ -348,15 +282,15 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_counted_and_a_folder_that_is_missing_is_no_place() {
         let missing = LogTarget::File("/nowhere/access.log".into());
-        assert!(AccessLog::start(settings(missing)).is_err());
+        assert!(start(missing).is_err());
         let full = LogTarget::File("/dev/full".into());
-        let (log, writing) = AccessLog::start(settings(full)).unwrap();
-        let lines = &Lines::new(&log);
+        let (logs, writing) = start(full).unwrap();
+        let lines = &logs.lines().unwrap();
         add(lines);
         add(lines);
         lines.flush();
         drop(writing);
-        assert_eq!((log.failed(), lines.made.value()), (2, 2));
+        assert_eq!(lost(&logs), (0, 2));
     }
 
     #[test]
@@ -364,8 +298,8 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("log");
         let syslog = UnixDatagram::bind(&path).unwrap();
-        let (log, writing) = AccessLog::start(settings(LogTarget::SyslogSocket(path))).unwrap();
-        let lines = &Lines::new(&log);
+        let (logs, writing) = start(LogTarget::SyslogSocket(path)).unwrap();
+        let lines = &logs.lines().unwrap();
         add(lines);
         add(lines);
         lines.flush();
@@ -386,11 +320,56 @@ mod tests {
         for _ in 0..600_000 {
             add(lines);
         }
-        let due = log.queue.next();
+        let due = log.outlet.queue.next();
         let written: u64 = due.pieces.iter().map(|piece| piece.lines).sum();
         let bytes: usize = due.pieces.iter().map(|piece| piece.bytes.len()).sum();
         let held = lines.piece.lock().lines;
-        assert!(log.overflowed() > 0 && bytes <= queue::MOST);
-        assert_eq!(written + held + log.overflowed(), 600_000);
+        let overflowed = log.outlet.queue.losses.overflowed.value();
+        assert!(overflowed > 0 && bytes <= queue::MOST);
+        assert_eq!(written + held + overflowed, 600_000);
+    }
+
+    #[test]
+    fn lines_of_requests_that_are_under_way_at_a_change_go_where_they_would_have_gone() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let [first, second] = ["first.log", "second.log"].map(|name| folder.path().join(name));
+        let (logs, writing) = start(LogTarget::File(first.clone())).unwrap();
+        let before = logs.lines().unwrap();
+        add(&before);
+        let same = logs.prepare(Some(&settings(LogTarget::File(first.clone()))));
+        assert!(!logs.change(same.unwrap()));
+        let other = logs.prepare(Some(&settings(LogTarget::File(second.clone()))));
+        assert!(logs.change(other.unwrap()));
+        before.retire();
+        let after = logs.lines().unwrap();
+        add(&after);
+        add(&before);
+        let none = logs.prepare(None).unwrap();
+        assert!(logs.change(none) && logs.lines().is_none());
+        after.retire();
+        add(&after);
+        drop((before, after));
+        drop(writing);
+        let twice = format!("{PATH}\n").repeat(2);
+        for file in [first, second] {
+            assert_eq!(fs::read_to_string(&file).unwrap(), twice);
+        }
+    }
+
+    #[test]
+    fn a_log_with_other_lines_at_the_same_place_keeps_their_order() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("access.log");
+        let (logs, writing) = start(LogTarget::File(file.clone())).unwrap();
+        let before = logs.lines().unwrap();
+        add(&before);
+        let mut next = settings(LogTarget::File(file.clone()));
+        next.format = LineFormat::Text(vec![Part::Field(LogField::Status)]);
+        let next = logs.prepare(Some(&next)).unwrap();
+        assert!(logs.change(next));
+        before.retire();
+        add(&logs.lines().unwrap());
+        drop(writing);
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("{PATH}\n200\n"));
     }
 }

@@ -1,7 +1,7 @@
 //! What is handed over to be written, and not yet taken: bounded, and what finds it full is counted as
 //! lost.
 
-use std::{collections::VecDeque, mem, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -25,9 +25,16 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// There is something to do, or nothing will be any more.
     changed: Condvar,
-    /// Lines for which there was no room.
+    /// Of this one, and of others that count with it.
+    pub losses: Arc<Losses>,
+}
+
+/// Lines that were written nowhere.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    /// There was no room for them: more came than could be written.
     pub overflowed: Counter,
-    /// Lines whose writing failed.
+    /// Their writing failed.
     pub failed: Counter,
 }
 
@@ -53,6 +60,14 @@ pub(super) struct Due {
 }
 
 impl Queue {
+    /// Nothing waits yet.
+    pub(super) fn counting(losses: &Arc<Losses>) -> Self {
+        Self {
+            losses: Arc::clone(losses),
+            ..Self::default()
+        }
+    }
+
     /// Adds a piece, or counts what is lost.
     pub(super) fn hand_over(&self, piece: Piece) {
         let mut state = self.state.lock();
@@ -62,7 +77,7 @@ impl Queue {
             self.changed.notify_all();
             return;
         }
-        self.overflowed.add(piece.lines);
+        self.losses.overflowed.add(piece.lines);
         if !mem::replace(&mut state.overflows, true) {
             drop(state);
             tracing::warn!("the access log is not written as fast as lines come: some are lost");
@@ -96,11 +111,16 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Nothing comes any more: what is there is the last.
+    pub(super) fn finish(&self) {
+        self.state.lock().is_ending = true;
+        self.changed.notify_all();
+    }
+
     /// Waits until all that was handed over is written, but no longer than this. Returns whether it is.
     pub(super) fn end(&self, patience: Duration) -> bool {
+        self.finish();
         let mut state = self.state.lock();
-        state.is_ending = true;
-        self.changed.notify_all();
         let still = |state: &mut State| !state.is_over;
         let waited = self.changed.wait_while_for(&mut state, still, patience);
         !waited.timed_out()

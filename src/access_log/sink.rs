@@ -123,6 +123,22 @@ impl Sink {
     }
 }
 
+/// Whether lines could be written there, as far as can be said without a new file.
+pub(super) fn try_to_open(target: &LogTarget) -> io::Result<()> {
+    let LogTarget::File(path) = target else {
+        return Sink::open(target).map(drop);
+    };
+    let mut options = OpenOptions::new();
+    options.append(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().unwrap_or(path);
+            std::fs::metadata(folder).map(drop)
+        }
+        opened => opened.map(drop),
+    }
+}
+
 /// Opens a file for its end to be written to. A pipe that is not read is an error, and no wait.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();

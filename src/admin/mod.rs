@@ -3,6 +3,7 @@
 //! proxy.toml runs, and which process has the addresses.
 
 mod change;
+mod control;
 mod drain;
 mod explain;
 mod findings;
@@ -24,6 +25,7 @@ mod upgrade;
 mod upgrader;
 mod view;
 
+pub use control::{Control, StartError};
 pub use metrics::{Kind, METRICS, Metric};
 pub use ready::DRAINING;
 pub use reloader::{LastReload, Reload, ReloadError, ReloadStatus};
@@ -38,6 +40,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     extract::{Request, State},
@@ -49,7 +52,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Secret},
+    config,
     control::{
         access::{self, Access, Denied},
         server::serve,
@@ -88,24 +91,14 @@ Callboard
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
 
-/// Why the admin server cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its address cannot be had.
-    #[error("the admin server cannot listen on {0}")]
-    Bind(SocketAddr, #[source] io::Error),
-    /// Its token cannot be read, or is empty.
-    #[error("the admin server's token: {0}")]
-    Token(String),
-}
-
 /// The admin server, bound and not yet serving.
 #[derive(Debug)]
 pub struct Server {
     listener: tokio::net::TcpListener,
-    gate: Access,
+    gate: Arc<ArcSwap<Access>>,
     started: Started,
     sharing: Sharing,
+    control: Control,
 }
 
 impl Server {
@@ -141,17 +134,20 @@ impl Server {
         };
         let failed = |error| StartError::Bind(config.address, error);
         let address = listener.local_addr().map_err(failed)?;
-        let token = config.token.as_ref().map(Secret::read).transpose();
-        let token = token.map_err(StartError::Token)?;
-        if token.as_ref().is_some_and(String::is_empty) {
-            return Err(StartError::Token("it is empty".to_owned()));
-        }
+        let gate = Arc::new(ArcSwap::from_pointee(control::gate(config, address)?));
+        let control = Control::new(address, Arc::clone(&gate));
         Ok(Self {
             listener,
-            gate: Access::new(address, token).named(&config.hosts),
+            gate,
             started,
             sharing: Sharing::default(),
+            control,
         })
+    }
+
+    /// What changes it while it runs.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Its socket by another descriptor, for a successor, and whether one goes on with it.
@@ -248,7 +244,8 @@ async fn admit(State(context): Shown, request: Request, next: Next) -> Response 
     let sent = access::bearer(headers);
     let is_open = OPEN.contains(&request.uri().path());
     let is_probe = is_open && Access::is_nameless(request.uri(), headers);
-    if !is_probe && !context.gate.is_meant(request.uri(), headers, sent) {
+    let gate = context.gate.load_full();
+    if !is_probe && !gate.is_meant(request.uri(), headers, sent) {
         let text = "the Host header names no address of this server: call it by an IP address, \
                     send the token, or list the name in admin.hosts\n";
         return (StatusCode::FORBIDDEN, text).into_response();
@@ -261,7 +258,7 @@ async fn admit(State(context): Shown, request: Request, next: Next) -> Response 
     let admitted = if is_open || is_page {
         Ok(())
     } else {
-        context.gate.admit(sent)
+        gate.admit(sent)
     };
     match admitted {
         Ok(()) => next.run(request).await,
@@ -290,6 +287,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::config::Secret;
 
     /// The status of an answer of a server that listens beyond loopback.
     async fn beyond_loopback(token: Option<&str>, host: &str, sent: &str, path: &str) -> u16 {

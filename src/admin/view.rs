@@ -5,6 +5,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use axum::extract::State;
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
@@ -52,7 +53,7 @@ const MOST_EXPLAINED: usize = 4;
 /// What every request needs.
 pub(super) struct Context {
     pub(super) view: View,
-    pub(super) gate: Access,
+    pub(super) gate: Arc<ArcSwap<Access>>,
     pub(super) started: Started,
     pub(super) history: Mutex<History>,
     pub(super) live: Live,
@@ -61,7 +62,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(view: View, gate: Access, started: Started) -> Self {
+    pub(super) fn new(view: View, gate: Arc<ArcSwap<Access>>, started: Started) -> Self {
         Self {
             view,
             gate,
@@ -126,7 +127,7 @@ pub(super) mod testing {
         let directory = Directory::start(&config, BTreeMap::new(), &Contents::default()).unwrap();
         let generation = Generation::new(Arc::new(config), directory);
         let view = View {
-            shared: Arc::new(Shared::new(generation, None)),
+            shared: Arc::new(Shared::new(generation, Arc::default())),
             reload: Box::new(reloader::testing::Never),
             upgrade: Box::new(upgrader::testing::Never),
             workers: Vec::new(),
@@ -141,6 +142,6 @@ pub(super) mod testing {
             at: SystemTime::now(),
             since: Instant::now(),
         };
-        Context::new(view, gate, started)
+        Context::new(view, Arc::new(ArcSwap::from_pointee(gate)), started)
     }
 }

@@ -4,6 +4,7 @@ mod at_run_time;
 mod certificates;
 mod doors;
 mod followed;
+mod parts;
 mod predecessor;
 mod ready;
 mod reload;
@@ -23,7 +24,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access_log::{self, AccessLog},
+    access_log::{AccessLogs, Writing},
     admin::{self, Reload as _, Upgrade as _},
     config::{Config, ListenAddress},
     discovery::Directory,
@@ -34,6 +35,7 @@ use crate::{
 };
 use certificates::Orders;
 use doors::Doors;
+use parts::Parts;
 use predecessor::Predecessor;
 pub use reload::Source;
 use reload::{Reloader, forget_generations, identities};
@@ -58,7 +60,7 @@ pub struct App {
     supervisor: Supervisor,
     tasks: ControlTasks,
     /// Dropped last: what the workers have logged is written then.
-    _writing: Option<access_log::Writing>,
+    _writing: Writing,
 }
 
 impl App {
@@ -90,7 +92,7 @@ impl App {
         mut origin: Origin,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
-        let (access_log, writing) = start_access_log(&config)?.unzip();
+        let access_logs = start_access_log(&config)?;
         let mut predecessor = Predecessor::of(&mut origin, &config.admin).await?;
         let mut tasks = ControlTasks::default();
         let doors = Doors::open(&config, &mut predecessor, &mut tasks).await?;
@@ -99,22 +101,22 @@ impl App {
         let saved = predecessor.sets(&config, snapshot.as_ref()).await;
         let directory = Directory::start(&config, doors.registries.clone(), &saved)?;
         let generation = Generation::new(Arc::clone(&config), directory);
-        let shared =
-            Arc::new(Shared::new(generation, access_log).proving(&doors.orders.challenges));
+        let shared = Shared::new(generation, Arc::clone(&access_logs));
+        let shared = Arc::new(shared.proving(&doors.orders.challenges));
         tasks.follow_tags(&shared);
         predecessor.until_go(&shared, &doors.bound).await?;
         let sockets = match origin.is_binary() {
             true => doors.duplicate(&config)?,
             false => Sockets::default(),
         };
-        let workers =
-            (0..config.workers.get()).map(|index| Worker::new(index, Arc::clone(&shared)));
-        let workers = workers.map(Arc::new).collect();
+        let worker = |index| Arc::new(Worker::new(index, Arc::clone(&shared)));
+        let workers = (0..config.workers.get()).map(worker).collect();
         let listeners = doors.listeners();
         let workers = Workers::start(workers, doors.bound).map_err(StartError::Worker)?;
         let reloader = Reloader::new(
             source,
             Arc::clone(&shared),
+            Parts::of(&workers, &access_logs, &doors.admin),
             snapshot.clone(),
             doors.registries,
             supervisor.clone(),
@@ -138,7 +140,7 @@ impl App {
             snapshot,
             supervisor,
             tasks,
-            _writing: writing,
+            _writing: Writing(access_logs),
         };
         Ok(app
             .serve(doors.admin, doors.certificates, doors.orders, predecessor)
@@ -220,10 +222,10 @@ impl App {
     }
 
     /// What has the file of the access log opened anew, for tools that have moved it, also while it
-    /// drains; `None` where there is no such file.
-    pub fn reopens_access_log(&self) -> Option<impl Fn() + use<>> {
-        let log = self.shared.access_log.clone()?;
-        log.has_file().then_some(move || log.reopen())
+    /// drains; it says whether there is such a file.
+    pub fn reopens_access_log(&self) -> impl Fn() -> bool + use<> {
+        let logs = Arc::clone(&self.shared.access_logs);
+        move || logs.reopen()
     }
 
     /// Whether it may be sent traffic.
@@ -286,17 +288,13 @@ impl App {
 }
 
 /// Begins the access log, where the file has one.
-fn start_access_log(
-    config: &Config,
-) -> Result<Option<(Arc<AccessLog>, access_log::Writing)>, StartError> {
-    let Some(settings) = &config.access_log else {
-        return Ok(None);
-    };
-    let started = AccessLog::start(settings.clone());
-    started.map(Some).map_err(|source| StartError::AccessLog {
-        to: settings.to.to_string(),
+fn start_access_log(config: &Config) -> Result<Arc<AccessLogs>, StartError> {
+    let settings = config.access_log.as_ref();
+    let started = AccessLogs::start(settings).map_err(|source| StartError::AccessLog {
+        to: settings.map(|log| log.to.to_string()).unwrap_or_default(),
         source,
-    })
+    });
+    started.map(Arc::new)
 }
 
 /// Where the last good sets are kept; nowhere, where no registry can be away without the proxy.

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     at_run_time,
     followed::{Followed, is_due},
+    parts::Parts,
     supervisor::Supervisor,
 };
 use crate::{
     admin::{LastReload, Reload, ReloadError, ReloadStatus},
-    config::{Changes, Config, Report},
+    config::{Changes, Config, Log, Report},
     discovery::Directory,
     proxy::{Generation, Shared},
     registry::{self, Registry},
@@ -37,10 +38,15 @@ pub struct Source {
     pub path: PathBuf,
     /// Reads it.
     pub read: Box<Read>,
+    /// Has the log of the process go by what it says.
+    pub log: Box<GoBy>,
 }
 
 /// Reads a configuration file.
 type Read = dyn Fn(&Path) -> Result<Config, Report> + Send + Sync;
+
+/// Changes how a process logs.
+type GoBy = dyn Fn(&Log) + Send + Sync;
 
 /// Reloads, one at a time.
 #[derive(Clone)]
@@ -49,6 +55,7 @@ pub(super) struct Reloader(Arc<Inner>);
 struct Inner {
     source: Option<Source>,
     shared: Arc<Shared>,
+    parts: Parts,
     snapshot: Option<Arc<Store>>,
     /// Those that are open, by name. Held while a reload is under way.
     registries: Mutex<BTreeMap<Arc<str>, Arc<dyn Registry>>>,
@@ -60,6 +67,7 @@ impl Reloader {
     pub(super) fn new(
         source: Option<Source>,
         shared: Arc<Shared>,
+        parts: Parts,
         snapshot: Option<Arc<Store>>,
         registries: BTreeMap<Arc<str>, Arc<dyn Registry>>,
         supervisor: Supervisor,
@@ -67,6 +75,7 @@ impl Reloader {
         Self(Arc::new(Inner {
             source,
             shared,
+            parts,
             snapshot,
             registries: Mutex::new(registries),
             status: Mutex::default(),
@@ -169,8 +178,9 @@ impl Inner {
         changes.at_run_time = at_run_time::changes(&directory);
         let prepared = Directory::prepare(&directory, &next, registries.clone()).map_err(failed)?;
         if dry_run {
-            return Ok(changes);
+            return self.parts.try_next(&next).map(|()| changes);
         }
+        let beside = self.parts.open(&next)?;
         let succession = self.shared.try_update(|current| {
             let succession = Directory::after(&current.directory, &next, prepared);
             let succession = succession.map_err(failed)?;
@@ -178,6 +188,10 @@ impl Inner {
             let generation = Generation::after(current, Arc::clone(&next), directory);
             Ok((generation, succession))
         })?;
+        self.parts.change(beside);
+        if running.log != next.log {
+            (source.log)(&next.log);
+        }
         succession.begin();
         *opened = registries;
         if let Some(store) = &self.snapshot {

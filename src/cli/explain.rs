@@ -205,7 +205,7 @@ async fn explain_with(
     let is_said = |name: &Arc<str>| listed.is_some() || is_file(name);
     directory.wait_for_catalogs_of(is_said, left).await;
     let generation = Generation::new(Arc::clone(config), Arc::clone(&directory));
-    let shared = Arc::new(Shared::new(generation, None));
+    let shared = Arc::new(Shared::new(generation, Arc::default()));
     shared.ready.store(true, Relaxed);
     let worker = Arc::new(Worker::new(0, shared));
     let explanation = explain_once_read(&worker, question, Duration::ZERO).await;

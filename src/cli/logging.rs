@@ -10,6 +10,7 @@ use tracing_subscriber::{
     field::RecordFields,
     fmt::{self, FormatFields, format::Writer},
     layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -23,21 +24,26 @@ const QUIET: &str = "zookeeper_client=off";
 /// Lines that wait to be written. One may be as long as a request's target.
 const WAITING: usize = 32 * 1024;
 
-/// Sends the log there from now on. What is still in the buffer is written when the guard
-/// goes, so it is kept until the process ends.
+/// The log of a process.
+pub(super) struct Logging {
+    /// What is still in the buffer is written when this goes, so it is kept until the process ends.
+    pub(super) flushed_at_exit: WorkerGuard,
+    /// Has it go by other settings.
+    pub(super) change: Change,
+}
+
+/// Changes how a process logs.
+type Change = Box<dyn Fn(&Log) + Send + Sync>;
+
+/// Sends the log there from now on.
 ///
 /// # Errors
 /// Where there is a log already.
 pub(super) fn start(
     log: &Log,
     out: impl Write + IsTerminal + Send + 'static,
-) -> anyhow::Result<WorkerGuard> {
-    let terminal = out.is_terminal();
-    let json = match log.format {
-        LogFormat::Auto => !terminal,
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
+) -> anyhow::Result<Logging> {
+    let is_terminal = out.is_terminal();
     // Lines go through a buffer to a thread of their own. Where the log's reader is too slow, lines
     // are lost, but no request is held up.
     let (writer, guard) = NonBlockingBuilder::default()
@@ -45,20 +51,46 @@ pub(super) fn start(
         .buffered_lines_limit(WAITING)
         .thread_name("log")
         .finish(out);
-    let lines = fmt::layer().with_writer(writer);
-    let lines = if json {
-        lines.json().flatten_event(true).boxed()
-    } else {
-        let colours = terminal && std::env::var_os("NO_COLOR").is_none();
-        lines.with_ansi(colours).fmt_fields(PlainFields).boxed()
+    let [as_text, as_json] = filters(log, is_terminal)?;
+    // A layer cannot become another one, but the filter of each can: one lets nothing through.
+    let (as_text, text) = reload::Layer::new(as_text);
+    let (as_json, json) = reload::Layer::new(as_json);
+    let colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
+    let lines = fmt::layer().with_writer(writer.clone());
+    let lines = lines.with_ansi(colours).fmt_fields(PlainFields);
+    let objects = fmt::layer().with_writer(writer).json().flatten_event(true);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(as_text))
+        .with(objects.with_filter(as_json))
+        .try_init()
+        .context("cannot start the log")?;
+    let change = move |log: &Log| {
+        // The file's level was read well; and a process has its log to its end.
+        if let Ok([as_text, as_json]) = filters(log, is_terminal) {
+            let _ = text.reload(as_text);
+            let _ = json.reload(as_json);
+        }
+    };
+    Ok(Logging {
+        flushed_at_exit: guard,
+        change: Box::new(change),
+    })
+}
+
+/// What becomes a line of text, and what a JSON object.
+fn filters(log: &Log, is_terminal: bool) -> anyhow::Result<[EnvFilter; 2]> {
+    let is_json = match log.format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
     };
     let filter = format!("{QUIET},{}", log.level);
     let filter = EnvFilter::try_new(filter).context("the log level")?;
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .try_init()
-        .context("cannot start the log")?;
-    Ok(guard)
+    let nothing = EnvFilter::new("off");
+    Ok(match is_json {
+        false => [filter, nothing],
+        true => [nothing, filter],
+    })
 }
 
 /// The fields of an event on one line, whatever stands in them: `text name=value name=value`.

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::{
     config_file::{Chosen, Run},
-    descriptors, logging,
+    descriptors,
+    logging::{self, Logging},
     signals::{self, OTHERS, Signals},
 };
 use crate::{
@@ -55,7 +56,10 @@ fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let _flushed_at_exit = logging::start(&config.log, stdout())?;
+    let Logging {
+        flushed_at_exit: _flushed_at_exit,
+        change: log,
+    } = logging::start(&config.log, stdout())?;
     introduce(&config, file.as_deref());
     descriptors::fit(&mut config.listeners, descriptors::raise());
     let source = file.map(|path| Source {
@@ -66,6 +70,7 @@ fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
                 config
             })
         }),
+        log,
     });
     serve(config, source, origin, is_unsaid)?;
     Ok(ExitCode::SUCCESS)
@@ -127,7 +132,7 @@ fn serve(
             tracing::info!("{NEXT}");
         }
         let reopen = app.reopens_access_log();
-        let signal = until_end(&mut signals, &app, reopen.as_ref()).await;
+        let signal = until_end(&mut signals, &app, &reopen).await;
         if let Some(signal) = signal {
             tracing::info!("{signal} came: it ends what it has; a second signal ends it at once");
         }
@@ -142,10 +147,10 @@ fn serve(
         let ended = async {
             if signal.is_none() {
                 // A supervisor that ends all processes does not know that this one is on its way out.
-                let first = until_second(&mut signals, reopen.as_ref()).await;
+                let first = until_second(&mut signals, &reopen).await;
                 tracing::info!("{first} came to a process that is on its way out; a second signal ends it at once");
             }
-            until_second(&mut signals, reopen.as_ref()).await
+            until_second(&mut signals, &reopen).await
         };
         tokio::select! {
             () = drained => {}
@@ -165,7 +170,7 @@ fn serve(
 /// Reloads and upgrades for each signal that asks for that, and opens the access log anew for tools that have
 /// moved its file. A reload that waits for a disk holds no signal up; those that
 /// ask for one meanwhile have it done once more.
-async fn until_end(signals: &mut Signals, app: &App, reopen: Option<&impl Fn()>) -> Option<Signal> {
+async fn until_end(signals: &mut Signals, app: &App, reopen: &impl Fn() -> bool) -> Option<Signal> {
     let (mut reloading, mut is_due) = (JoinSet::new(), false);
     let mut upgrading = JoinSet::new();
     loop {
@@ -176,7 +181,8 @@ async fn until_end(signals: &mut Signals, app: &App, reopen: Option<&impl Fn()>)
         tokio::select! {
             signal = signals.until_end_or(&OTHERS) => match signal {
                 Signal::SIGHUP => is_due = true,
-                Signal::SIGUSR1 => reopen.map_or_else(|| signals::ignore(signal), |reopen| reopen()),
+                Signal::SIGUSR1 if reopen() => {}
+                Signal::SIGUSR1 => signals::ignore(signal),
                 Signal::SIGUSR2 => drop(upgrading.spawn(app.upgrade(WITHIN))),
                 signal => return Some(signal),
             },
@@ -189,12 +195,11 @@ async fn until_end(signals: &mut Signals, app: &App, reopen: Option<&impl Fn()>)
 }
 
 /// Waits for another signal that asks to end; a file that is moved meanwhile is opened anew.
-async fn until_second(signals: &mut Signals, reopen: Option<&impl Fn()>) -> Signal {
+async fn until_second(signals: &mut Signals, reopen: &impl Fn() -> bool) -> Signal {
     loop {
         match signals.until_end_or(&[Signal::SIGUSR1]).await {
-            signal @ Signal::SIGUSR1 => {
-                reopen.map_or_else(|| signals::ignore(signal), |reopen| reopen());
-            }
+            Signal::SIGUSR1 if reopen() => {}
+            signal @ Signal::SIGUSR1 => signals::ignore(signal),
             signal => return signal,
         }
     }

@@ -46,14 +46,9 @@ impl Changes {
         if before.defaults != after.defaults {
             changes.changed.push("[defaults]".to_owned());
         }
-        if before.drain != after.drain {
-            changes.changed.push("[drain]".to_owned());
-        }
+        changes.note_tables(before, after);
         if differ_in_domains_only(&before.listeners, &after.listeners) {
             changes.changed.push("listen.tls.acme.domains".to_owned());
-        }
-        if before.watch_config != after.watch_config {
-            changes.changed.push("watch_config".to_owned());
         }
         let services = |config: &Config| {
             let services = config.services.iter();
@@ -67,16 +62,35 @@ impl Changes {
         changes
     }
 
+    /// What there is once.
+    fn note_tables(&mut self, before: &Config, after: &Config) {
+        let mut admin = after.admin.clone();
+        admin.address = before.admin.address;
+        let all = [
+            ("[drain]", before.drain == after.drain),
+            ("watch_config", before.watch_config == after.watch_config),
+            ("[log]", before.log == after.log),
+            ("[admin]", before.admin == admin),
+        ];
+        let others = all.into_iter().filter(|(_, is_same)| !is_same);
+        self.changed.extend(others.map(|(what, _)| what.to_owned()));
+        let what = || "[access_log]".to_owned();
+        match (&before.access_log, &after.access_log) {
+            (None, Some(_)) => self.added.push(what()),
+            (Some(_), None) => self.removed.push(what()),
+            (before, after) if before != after => self.changed.push(what()),
+            _ => {}
+        }
+    }
+
     /// What no process changes while it runs.
     fn note_fixed(&mut self, before: &Config, after: &Config) {
         let same_listeners = before.listeners == after.listeners
             || differ_in_domains_only(&before.listeners, &after.listeners);
         let fixed = [
             ("workers", before.workers == after.workers),
-            ("[log]", before.log == after.log),
-            ("[access_log]", before.access_log == after.access_log),
             ("[[listen]]", same_listeners),
-            ("[admin]", before.admin == after.admin),
+            ("admin.address", before.admin.address == after.admin.address),
             ("[snapshot]", before.snapshot == after.snapshot),
         ];
         let others = fixed.into_iter().filter(|(_, is_same)| !is_same);
@@ -178,11 +192,10 @@ impl Config {
     #[must_use]
     pub fn in_place_of(mut self, running: &Self) -> Self {
         self.workers = running.workers;
-        self.log = running.log.clone();
         if !differ_in_domains_only(&running.listeners, &self.listeners) {
             self.listeners.clone_from(&running.listeners);
         }
-        self.admin = running.admin.clone();
+        self.admin.address = running.admin.address;
         self.snapshot.clone_from(&running.snapshot);
         for (name, was) in &running.registries {
             if let (RegistryKind::Embedded(_), Some(now)) =
@@ -323,14 +336,14 @@ mod tests {
         );
         let changes = Changes::between(&before, &after);
         assert_eq!(changes.added, ["registry b", "service new", "route /new"]);
-        assert_eq!(changes.changed, ["service cart"]);
-        assert_eq!(changes.at_next_start, ["workers", "[log]"]);
+        assert_eq!(changes.changed, ["[log]", "service cart"]);
+        assert_eq!(changes.at_next_start, ["workers"]);
         let back = Changes::between(&after, &before);
         assert_eq!(back.removed, ["registry b", "service new", "route /new"]);
         assert_eq!(
             changes.to_string(),
-            "+ registry b\n+ service new\n+ route /new\n~ service cart\n\
-             ! workers takes effect at the next start\n! [log] takes effect at the next start\n"
+            "+ registry b\n+ service new\n+ route /new\n~ [log]\n~ service cart\n\
+             ! workers takes effect at the next start\n"
         );
     }
 

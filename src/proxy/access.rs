@@ -18,6 +18,8 @@ use crate::{
 
 /// See the module.
 pub(super) struct Access {
+    /// Those of the log that it came under.
+    lines: Arc<Lines>,
     copied: Copied,
     method: Method,
     client: IpAddr,
@@ -42,13 +44,14 @@ pub(super) struct Access {
 impl Access {
     /// Of a request that has arrived.
     pub(super) fn of<B>(
-        lines: &Lines,
+        lines: Arc<Lines>,
         client: &Client,
         request: &Request<B>,
         arrived: Instant,
     ) -> Self {
         Self {
             copied: lines.copied(request),
+            lines,
             method: request.method().clone(),
             client: client.asker(request.headers()),
             arrived,
@@ -119,14 +122,14 @@ impl Access {
         (self.bytes, self.is_whole) = (bytes, is_whole);
     }
 
-    /// The request is over.
-    pub(super) fn log(&self, lines: &Lines, client: &Client, version: Version) {
+    /// The request is over. Returns whether it is a line.
+    pub(super) fn log(&self, client: &Client, version: Version) -> bool {
         let since = |from: Instant| move |at: Instant| at.saturating_duration_since(from);
         let endpoint = self.endpoint.as_ref().map(ToString::to_string);
         // As nginx has it, for a client that did not wait.
         let status = self.status.filter(|_| !self.is_abandoned);
         let tls = client.tls.as_deref();
-        lines.add(&Line {
+        self.lines.add(&Line {
             copied: &self.copied,
             at: self.at,
             client: self.client,
@@ -149,7 +152,7 @@ impl Access {
             tls_version: tls.map(|session| session.version),
             tls_cipher: tls.map(|session| session.cipher.as_str()),
             sni: tls.and_then(|session| session.name.as_deref()),
-        });
+        })
     }
 
     /// How long the last attempt waited for a new connection.

@@ -84,7 +84,7 @@ impl RequestLog {
         stream.asked.store(true, Relaxed);
         let is_http10 = request.version() == Version::HTTP_10;
         stream.http10.store(is_http10, Relaxed);
-        let lines = client.worker.access_log.as_ref();
+        let lines = client.worker.access_log.load_full();
         let access = lines.map(|lines| Box::new(Access::of(lines, client, request, arrived)));
         Self {
             count: RequestCount::new(arrived),
@@ -300,8 +300,10 @@ impl Drop for Ending {
         let client = &self.stream.client;
         client.activity.requests.sub_one();
         client.activity.answered.store(client.now(), Relaxed);
-        if let (Some(access), Some(lines)) = (self.access.take(), &client.worker.access_log) {
-            access.log(lines, client, self.version);
+        if let Some(access) = self.access.take()
+            && access.log(client, self.version)
+        {
+            client.worker.logged.add_one();
         }
     }
 }

@@ -12,12 +12,12 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use super::{Generation, header_counts::HeaderCounts};
 use crate::{
-    access_log::{AccessLog, Lines},
+    access_log::{AccessLogs, Lines},
     acme::Challenges,
     discovery::Directory,
     metrics::Counter,
@@ -39,7 +39,7 @@ pub struct Shared {
     /// Whether the proxy may be sent traffic.
     pub ready: AtomicBool,
     /// The access log, where there is one.
-    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) access_logs: Arc<AccessLogs>,
     /// The proofs that an authority may ask for.
     pub(crate) challenges: Arc<Challenges>,
     /// This proxy's name in `Via`: a request that bears it has been here before.
@@ -48,7 +48,7 @@ pub struct Shared {
 
 impl Shared {
     /// For a proxy that begins with `generation`.
-    pub(crate) fn new(generation: Generation, access_log: Option<Arc<AccessLog>>) -> Self {
+    pub(crate) fn new(generation: Generation, access_logs: Arc<AccessLogs>) -> Self {
         Self {
             generation: ArcSwap::from_pointee(generation),
             number: AtomicU64::new(0),
@@ -56,7 +56,7 @@ impl Shared {
             past: Mutex::default(),
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
-            access_log,
+            access_logs,
             challenges: Arc::default(),
             pseudonym: format!("callboard-{:08x}", fastrand::u32(..)),
         }
@@ -125,8 +125,10 @@ pub struct Worker {
     pub http2: Http2Counts,
     /// What became of the PROXY headers of its connections.
     pub proxy_headers: HeaderCounts,
-    /// Its lines of the access log, where there is one.
-    pub(crate) access_log: Option<Arc<Lines>>,
+    /// Its lines of the access log, where there is one; see [`Worker::follow_access_log`].
+    pub(crate) access_log: ArcSwapOption<Lines>,
+    /// Lines of the access log that were made.
+    pub logged: Counter,
     pinned: Mutex<Arc<Pinned>>,
 }
 
@@ -175,7 +177,7 @@ impl Deref for Pinned {
 impl Worker {
     /// The worker with this index.
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
-        let access_log = shared.access_log.as_ref().map(Lines::new);
+        let access_log = ArcSwapOption::new(shared.access_logs.lines());
         Self {
             index,
             pinned: Mutex::new(Arc::new(Pinned::current(&shared))),
@@ -187,6 +189,15 @@ impl Worker {
             http2: Http2Counts::default(),
             proxy_headers: HeaderCounts::default(),
             access_log,
+            logged: Counter::default(),
+        }
+    }
+
+    /// Has its new requests go by the access log of the moment. Those under way go on by the one before.
+    pub(crate) fn follow_access_log(&self) {
+        let before = self.access_log.swap(self.shared.access_logs.lines());
+        if let Some(lines) = before {
+            lines.retire();
         }
     }
 
@@ -216,7 +227,7 @@ impl Worker {
         let saved = saved::Contents::default();
         let directory = Directory::start(&config, std::collections::BTreeMap::new(), &saved);
         let generation = Generation::new(Arc::new(config), directory.unwrap());
-        let shared = Shared::new(generation, None);
+        let shared = Shared::new(generation, Arc::default());
         Arc::new(Self::new(0, Arc::new(shared)))
     }
 }

@@ -6,10 +6,12 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     callboard::Callboard,
     eventually,
+    proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
 };
 
@@ -337,4 +339,84 @@ async fn a_client_that_does_not_wait_is_a_line_with_the_attempt_that_it_left() {
         (&499.into(), &1.into(), &false.into()),
         "{line}"
     );
+}
+
+/// Of requests that come while the log changes each is a line once, and as one of both logs has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_log_takes_over_with_a_reload_and_no_line_is_lost() {
+    const LAST: &str = "GET /cart HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let backend = answering().await;
+    let text = |log: &str| {
+        format!(
+            "workers = 2\n{log}\n[service.cart]\nendpoints = [\"{}\"]\n\
+             [[route]]\npath = \"/cart\"\nservice = \"cart\"\n",
+            backend.address()
+        )
+    };
+    let log = |file: &str, format: &str| {
+        text(&format!(
+            "[access_log]\nto = \"file:{file}\"\nformat = \"{format}\""
+        ))
+    };
+    let proxy = Proxy::start(&log("a.log", "a {status}")).await;
+    let stop = CancellationToken::new();
+    let (address, stopped) = (proxy.address(), stop.clone());
+    let asking = tokio::spawn(async move {
+        let mut asked = 0;
+        while !stopped.is_cancelled() {
+            assert_eq!(Wire::connect(address).await.ask(LAST).await.status(), 200);
+            asked += 1;
+        }
+        asked
+    });
+    let files = [
+        log("a.log", "b {status}"),
+        log("b.log", "b {status}"),
+        log("a.log", "a {status}"),
+    ];
+    for (n, file) in files.iter().cycle().take(12).enumerate() {
+        let (status, said) = proxy.reload(file).await;
+        assert_eq!(status, 200, "{said}");
+        assert_eq!(
+            said["changes"]["changed"],
+            serde_json::json!(["[access_log]"]),
+            "{n}"
+        );
+    }
+    // Where nothing can be written it stays as it is.
+    let (status, said) = proxy.reload(&log("missing/a.log", "x {status}")).await;
+    assert_eq!(status, 422, "{said}");
+    assert!(
+        said["error"].as_str().unwrap().contains("missing/a.log"),
+        "{said}"
+    );
+    stop.cancel();
+    let asked: usize = asking.await.unwrap();
+    let written = async || {
+        let read = |name| std::fs::read_to_string(proxy.folder().join(name)).unwrap_or_default();
+        let text = read("a.log") + &read("b.log");
+        let lines = text
+            .lines()
+            .filter(|line| ["a 200", "b 200"].contains(line));
+        (lines.count(), text.lines().count())
+    };
+    eventually("all are written", written, |count| *count == (asked, asked)).await;
+    // It goes, and comes again with what was counted.
+    let counted = async || {
+        let text = proxy.page("/metrics").await.text().await.unwrap();
+        text.contains(&format!("callboard_access_log_lines_total {asked}\n"))
+    };
+    assert!(counted().await);
+    let (_, said) = proxy.reload(&text("")).await;
+    assert_eq!(
+        said["changes"]["removed"],
+        serde_json::json!(["[access_log]"])
+    );
+    assert!(!counted().await);
+    let (_, said) = proxy.reload(&log("b.log", "b {status}")).await;
+    assert_eq!(
+        said["changes"]["added"],
+        serde_json::json!(["[access_log]"])
+    );
+    assert!(counted().await);
 }

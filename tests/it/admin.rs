@@ -744,3 +744,50 @@ async fn a_page_of_another_site_has_a_browser_ask_for_nothing() {
     assert_eq!(ask("/live", "cross-site", "empty").await, StatusCode::OK);
     assert_eq!(ask("/ui/", "cross-site", "iframe").await, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_changes_the_token_at_once_and_another_address_waits() {
+    let [first, second] = free_ports();
+    let text = |port: u16, token: &str| {
+        format!(
+            "[admin]\naddress = \"127.0.0.1:{port}\"\n{token}\n[service.cart]\n\
+             endpoints = [\"127.0.0.1:1\"]\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n"
+        )
+    };
+    let proxy = Proxy::start(&text(first, "")).await;
+    let url = |port: u16, path: &str| format!("http://127.0.0.1:{port}{path}");
+    let reload = async |port: u16, token: &str, text: &str| {
+        proxy.write(text);
+        let request = proxy.http.post(url(port, "/api/reload"));
+        let request = request.bearer_auth(token).json(&json!({}));
+        let answer = request.send().await.unwrap();
+        (
+            answer.status().as_u16(),
+            answer.json::<Value>().await.unwrap(),
+        )
+    };
+    let asked = async |port: u16, token: &str| {
+        let request = proxy.http.get(url(port, "/api/status")).bearer_auth(token);
+        let answer = request.send().await.ok();
+        answer.map(|answer| answer.status().as_u16())
+    };
+    std::fs::write(proxy.folder().join("token"), "one").unwrap();
+    let with_token = |port| text(port, "token = { file = \"token\" }");
+    let (status, said) = reload(first, "", &with_token(first)).await;
+    assert_eq!(
+        (status, &said["changes"]["changed"]),
+        (200, &json!(["[admin]"]))
+    );
+    assert_eq!(asked(first, "").await, Some(401));
+    assert_eq!(asked(first, "one").await, Some(200));
+    // The file of the token is read by every reload.
+    std::fs::write(proxy.folder().join("token"), "two").unwrap();
+    assert_eq!(reload(first, "one", &with_token(first)).await.0, 200);
+    assert_eq!(asked(first, "one").await, Some(401));
+    // Another address waits for the next start.
+    let (status, said) = reload(first, "two", &with_token(second)).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(said["changes"]["at_next_start"], json!(["admin.address"]));
+    assert_eq!(asked(first, "two").await, Some(200));
+    assert_eq!(asked(second, "two").await, None);
+}

@@ -281,3 +281,40 @@ async fn the_start_says_which_version_runs_what_file_and_what_is_in_it() {
     callboard.until_logged("the admin server is at").await;
     ended(callboard).await;
 }
+
+#[tokio::test]
+async fn a_reload_changes_the_level_and_the_form_of_the_lines() {
+    let folder = TempDir::new().unwrap();
+    let text = |log: &str| {
+        format!(
+            "[log]\n{log}\n[drain]\nnotice = \"0s\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+             [admin]\naddress = \"127.0.0.1:0\"\n[service.cart]\nendpoints = [\"127.0.0.1:1\"]\n\
+             [[route]]\npath = \"/cart\"\nservice = \"cart\"\n"
+        )
+    };
+    let mut callboard = Callboard::run(folder.path(), &text("format = \"text\""));
+    let line = callboard.until_logged("listening on").await;
+    let address: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    callboard.until_logged("ready").await;
+    let other = text("format = \"json\"\nlevel = \"debug\"");
+    std::fs::write(folder.path().join("proxy.toml"), other).unwrap();
+    callboard.signal(Signal::SIGHUP);
+    let line = callboard.until_logged("reloaded").await;
+    assert_eq!(json(&line)["message"], "reloaded");
+    let unrouted = "GET /other HTTP/1.1\r\nHost: shop\r\n\r\n";
+    assert_eq!(
+        Wire::connect(address).await.ask(unrouted).await.status(),
+        404
+    );
+    let line = callboard.until_logged("\"DEBUG\"").await;
+    assert_eq!(json(&line)["level"], "DEBUG");
+    let quiet = text("format = \"text\"\nlevel = \"warn\"");
+    let quiet = format!("workers = 7\n{quiet}");
+    std::fs::write(folder.path().join("proxy.toml"), quiet).unwrap();
+    callboard.signal(Signal::SIGHUP);
+    // What it says next is of another form, and of this level.
+    let line = callboard
+        .until_logged("takes effect at the next start")
+        .await;
+    assert!(line.contains(" WARN "), "{line}");
+}

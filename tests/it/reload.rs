@@ -36,14 +36,11 @@ async fn start(text: &str) -> (Proxy, Backend, Backend) {
 
 /// What a reload with this file answers.
 async fn reload(proxy: &Proxy, text: &str) -> (StatusCode, Value) {
-    proxy.write(text);
-    ask(proxy, json!({})).await
+    proxy.reload(text).await
 }
 
 async fn ask(proxy: &Proxy, body: Value) -> (StatusCode, Value) {
-    let request = proxy.http.post(proxy.admin("/api/reload")).json(&body);
-    let answer = request.send().await.unwrap();
-    (answer.status(), answer.json().await.unwrap())
+    proxy.ask_to_reload(body).await
 }
 
 async fn reloaded(proxy: &Proxy, text: &str) -> Value {

@@ -5,20 +5,25 @@ use std::fmt;
 use super::scrape::{Samples, Scrape};
 
 pub(super) fn made(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    let workers = scrape.context.view.workers.iter();
-    let mut lines = workers
-        .filter_map(|worker| worker.access_log.as_ref())
-        .peekable();
-    if lines.peek().is_none() {
+    if !has_any(scrape) {
         return Ok(());
     }
-    samples.add(&[], lines.map(|lines| lines.made.value()).sum::<u64>())
+    let workers = scrape.context.view.workers.iter();
+    samples.add(
+        &[],
+        workers.map(|worker| worker.logged.value()).sum::<u64>(),
+    )
 }
 
 pub(super) fn lost(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
-    let Some(log) = &scrape.context.view.shared.access_log else {
+    if !has_any(scrape) {
         return Ok(());
-    };
-    samples.add(&["overflow"], log.overflowed())?;
-    samples.add(&["failure"], log.failed())
+    }
+    let losses = scrape.context.view.shared.access_logs.losses();
+    samples.add(&["overflow"], losses.overflowed.value())?;
+    samples.add(&["failure"], losses.failed.value())
+}
+
+fn has_any(scrape: &Scrape<'_>) -> bool {
+    scrape.context.view.shared.access_logs.current().is_some()
 }

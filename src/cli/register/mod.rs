@@ -141,7 +141,7 @@ pub(super) fn register(args: Register) -> anyhow::Result<ExitCode> {
     }
     let chosen = registry::choose(args.registry.as_deref(), args.config.as_deref())?;
     // stdout is the command's.
-    let _flushed_at_exit = logging::start(&chosen.log, stderr())?;
+    let _flushed_at_exit = logging::start(&chosen.log, stderr())?.flushed_at_exit;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -65,6 +65,7 @@ impl Proxy {
         let source = Source {
             path: folder.path().join(FILE),
             read: Box::new(|path| read(&std::fs::read_to_string(path).unwrap(), path)),
+            log: Box::new(|_| ()),
         };
         let config = (source.read)(&source.path).unwrap_or_else(|report| panic!("{report}"));
         let stop = CancellationToken::new();
@@ -92,6 +93,19 @@ impl Proxy {
     /// Writes its configuration anew, which a reload then reads.
     pub(crate) fn write(&self, text: &str) {
         std::fs::write(self.folder().join(FILE), text).unwrap();
+    }
+
+    /// What a reload with this configuration answers.
+    pub(crate) async fn reload(&self, text: &str) -> (StatusCode, Value) {
+        self.write(text);
+        self.ask_to_reload(json!({})).await
+    }
+
+    /// What a reload answers of which this is asked.
+    pub(crate) async fn ask_to_reload(&self, body: Value) -> (StatusCode, Value) {
+        let request = self.http.post(self.admin("/api/reload")).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
     }
 
     /// Where its first listener is.
