@@ -10,12 +10,10 @@ variable "image" {
 job "callboard" {
   type = "system"
 
-  # One after the other, each when its predecessor is healthy.
+  # One client after the other, each when the one before has drained.
   update {
-    max_parallel     = 1
-    min_healthy_time = "10s"
-    healthy_deadline = "2m"
-    auto_revert      = true
+    max_parallel = 1
+    stagger      = "45s"
   }
 
   group "callboard" {
