@@ -59,6 +59,9 @@ const COMPOSE: &str = include_str!("../../contrib/compose.yaml");
 const KUBERNETES: &str = include_str!("../../contrib/kubernetes/callboard.yaml");
 const NOMAD: &str = include_str!("../../contrib/nomad/callboard.nomad.hcl");
 
+const UNIT: &str = include_str!("../../contrib/systemd/callboard.service");
+const PACKAGED: &str = include_str!("../../dist/proxy.toml");
+
 /// The proxy.toml that a file of `contrib/` brings: what is indented further than the line that announces it.
 fn brought(file: &str, announced: &str) -> Config {
     let indent = |line: &str| line.len() - line.trim_start().len();
@@ -95,6 +98,23 @@ fn no_supervisor_kills_before_a_drain_is_over() {
     let default = least.drain.notice + least.drain.deadline;
     assert!(PAGE.contains(&format!("{} s with the\ndefaults", default.as_secs())));
     assert!(DOCKERFILE.contains(&format!(" {} s by default", default.as_secs())));
+}
+
+#[test]
+fn the_file_of_the_packages_fits_their_unit() {
+    let config = Config::parse(PACKAGED, Path::new("/etc/callboard"));
+    let config = config.unwrap_or_else(|report| panic!("{report}"));
+    // All else is read-only there.
+    let state = Path::new("/var/lib").join(value(UNIT, "StateDirectory"));
+    let RegistryKind::Embedded(embedded) = &config.registries["embedded"].kind else {
+        panic!("no embedded registry");
+    };
+    for path in [&config.snapshot.as_ref().unwrap().file, &embedded.data] {
+        assert!(path.starts_with(&state), "{}", path.display());
+    }
+    let longest = config.drain.notice + config.drain.deadline;
+    let time = config::duration(value(UNIT, "TimeoutStopSec")).unwrap();
+    assert!(time > longest, "{time:?} is no longer than {longest:?}");
 }
 
 /// The only listener's port.
@@ -138,6 +158,7 @@ fn the_descriptors_are_enough_for_the_default_of_clients() {
     let needed = 2 * Listener::default().limits.connections + 512;
     for given in [
         value(unit(), "LimitNOFILE"),
+        value(UNIT, "LimitNOFILE"),
         value(compose(), "nofile"),
         value(COMPOSE, "nofile"),
     ] {
@@ -165,6 +186,7 @@ fn what_the_file_names_is_where_each_supervisor_puts_it() {
         assert!(block.contains("/etc/callboard/proxy.toml"), "{block}");
     }
     assert_eq!(value(unit(), "StateDirectory"), "callboard");
+    assert_eq!(value(UNIT, "StateDirectory"), "callboard");
     let (user, _) = word("USER ").split_once(':').unwrap();
     assert_eq!(value(KUBERNETES, "runAsUser"), user);
     assert!(PAGE.contains(&format!("User {user} must")));

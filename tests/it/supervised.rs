@@ -193,7 +193,7 @@ async fn the_units_are_those_that_systemd_takes() {
     // The binary and the file are where the unit says on no machine of a test.
     let folder = TempDir::new().unwrap();
     for name in ["callboard.service", "callboard.socket"] {
-        let text = unit(name).replace("/usr/local/bin/callboard", env!("CARGO_BIN_EXE_callboard"));
+        let text = unit(name).replace("/usr/bin/callboard", env!("CARGO_BIN_EXE_callboard"));
         fs::write(folder.path().join(name), text).unwrap();
     }
     let verify = std::process::Command::new("systemd-analyze")
