@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     config::{Admin, Config, Secret},
-    control::server::reachable,
+    control::{http_client::client, server::reachable},
 };
 
 /// A file of a hundred thousand routes is read in less.
@@ -196,8 +196,8 @@ async fn exchange(
     token: Option<String>,
     body: Option<&Value>,
 ) -> anyhow::Result<Answer> {
-    let client = reqwest::Client::builder().no_proxy().timeout(patience);
-    let mut request = client.build()?.request(method, url.clone());
+    let client = client(|| reqwest::Client::builder().no_proxy().timeout(patience))?;
+    let mut request = client.request(method, url.clone());
     if let Some(body) = body {
         request = request.json(body);
     }

@@ -10,7 +10,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use reqwest::StatusCode;
 
-use crate::{config::Config, control::server::reachable};
+use crate::{
+    config::Config,
+    control::{http_client::client, server::reachable},
+};
 
 /// Less than a health check usually waits, so that its log has the reason.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -76,6 +79,6 @@ fn url_from(path: &Path) -> anyhow::Result<String> {
 }
 
 async fn ask(url: &str) -> reqwest::Result<StatusCode> {
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
-    Ok(client.build()?.get(url).send().await?.status())
+    let client = client(|| reqwest::Client::builder().no_proxy().timeout(PATIENCE))?;
+    Ok(client.get(url).send().await?.status())
 }

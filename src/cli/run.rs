@@ -21,7 +21,7 @@ use crate::{
     admin::WITHIN,
     app::{App, Origin, Source, StartError},
     config::Config,
-    control::server::reachable,
+    control::{http_client::client, server::reachable},
     embedded,
 };
 
@@ -228,9 +228,9 @@ async fn with_hint(error: StartError) -> anyhow::Error {
 
 async fn speaks_consul(address: SocketAddr) -> bool {
     let answer = async {
-        let client = reqwest::Client::builder().no_proxy().timeout(GLANCE);
+        let client = client(|| reqwest::Client::builder().no_proxy().timeout(GLANCE))?;
         let url = format!("http://{address}/v1/status/leader");
-        client.build()?.get(url).send().await?.text().await
+        client.get(url).send().await?.text().await
     };
     let answer: reqwest::Result<String> = answer.await;
     // A leader's address, as JSON.

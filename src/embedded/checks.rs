@@ -14,6 +14,7 @@ use tokio::{
 use super::model::{DEFAULT_TIMEOUT, HttpTarget, Probe, Status, Target, Thresholds};
 use crate::{
     backoff::Repeated,
+    control::http_client::client,
     error::with_causes,
     upstream::{connect_to, is_caused_by_want_of_descriptors},
 };
@@ -33,17 +34,18 @@ impl Clients {
         if let Some(client) = self.0[place].get() {
             return Ok(client);
         }
-        let redirects = match target.follow_redirects {
+        let redirects = || match target.follow_redirects {
             true => reqwest::redirect::Policy::limited(10),
             false => reqwest::redirect::Policy::none(),
         };
-        let client = reqwest::Client::builder()
-            .user_agent("Consul Health Check")
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .redirect(redirects)
-            .tls_danger_accept_invalid_certs(target.skip_verify)
-            .build()?;
+        let client = client(|| {
+            reqwest::Client::builder()
+                .user_agent("Consul Health Check")
+                .no_proxy()
+                .pool_max_idle_per_host(0)
+                .redirect(redirects())
+                .tls_danger_accept_invalid_certs(target.skip_verify)
+        })?;
         Ok(self.0[place].get_or_init(|| client))
     }
 }

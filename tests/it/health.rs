@@ -45,6 +45,22 @@ async fn a_proxy_that_lives_is_well_and_one_that_is_gone_is_not() {
 }
 
 #[tokio::test]
+async fn a_machine_without_certificate_authorities_asks_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start("").await;
+    for command in ["health", "status"] {
+        let mut command_line = Command::new(env!("CARGO_BIN_EXE_callboard"));
+        command_line
+            .args([command, "--admin", &proxy.admin("")])
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env("SSL_CERT_DIR", folder.path());
+        let output = command_line.output().await.unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    proxy.drain().await;
+}
+
+#[tokio::test]
 async fn another_server_in_its_place_is_not_well() {
     let folder = tempfile::tempdir().unwrap();
     let other = Backend::named("other")
