@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet, ops::Range};
 
-use http::{HeaderName, Request, header, uri::PathAndQuery};
+use http::{HeaderName, header, request::Parts, uri::PathAndQuery};
 use percent_encoding::percent_decode_str;
 
 use crate::config;
@@ -56,26 +56,26 @@ pub(crate) struct Copied {
 
 impl Copied {
     /// Of this request.
-    pub(super) fn of<B>(request: &Request<B>, wanted: &Wanted, log: &config::AccessLog) -> Self {
+    pub(super) fn of(request: &Parts, wanted: &Wanted, log: &config::AccessLog) -> Self {
         let mut text = String::new();
         let named = request
-            .uri()
+            .uri
             .authority()
             .map(|named| named.as_str().as_bytes());
-        let field = request.headers().get(header::HOST);
+        let field = request.headers.get(header::HOST);
         let host = named.or_else(|| field.map(|value| value.as_bytes()));
         // What stands before the last `@` may be a password.
         let host = host.and_then(|host| host.rsplit(|byte| *byte == b'@').next());
         let host = host.filter(|host| is_shaped_like_a_host(host));
         let host = host.map(|host| add(&mut text, host));
         let start = text.len();
-        let target = request.uri().path_and_query();
+        let target = request.uri.path_and_query();
         text.push_str(target.map_or("/", PathAndQuery::as_str));
         cut(&mut text, start + MOST_OF_A_TARGET);
         leave_out(&mut text, start, log);
         let path = start..text.len();
         let fields = wanted.0.iter().map(|name| {
-            let value = request.headers().get(name);
+            let value = request.headers.get(name);
             let value = value.map_or(&b""[..], |value| value.as_bytes());
             let start = text.len();
             add(&mut text, value);

@@ -226,20 +226,20 @@ pub(super) fn syslog_time(at: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, request::Parts};
 
     use super::*;
     use crate::access_log::tests::line;
 
-    fn request(target: &str, fields: &[(&str, &str)]) -> Request<()> {
+    fn request(target: &str, fields: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().uri(target).header("host", "shop");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        request.body(()).unwrap()
+        request.body(()).unwrap().into_parts().0
     }
 
-    fn written(log: &crate::config::AccessLog, request: &Request<()>) -> String {
+    fn written(log: &crate::config::AccessLog, request: &Parts) -> String {
         let wanted = Wanted::by(&log.format);
         let copied = Copied::of(request, &wanted, log);
         let mut out = Vec::new();

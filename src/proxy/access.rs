@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Method, Request, StatusCode, Version};
+use http::{Method, StatusCode, Version, request::Parts};
 use tokio::time::Instant;
 
 use super::{Client, Target};
@@ -43,17 +43,17 @@ pub(super) struct Access {
 
 impl Access {
     /// Of a request that has arrived.
-    pub(super) fn of<B>(
+    pub(super) fn of(
         lines: Arc<Lines>,
         client: &Client,
-        request: &Request<B>,
+        request: &Parts,
         arrived: Instant,
     ) -> Self {
         Self {
             copied: lines.copied(request),
             lines,
-            method: request.method().clone(),
-            client: client.asker(request.headers()),
+            method: request.method.clone(),
+            client: client.asker(&request.headers),
             arrived,
             at: SystemTime::now(),
             route: None,

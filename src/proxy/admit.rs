@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Version, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Version, request::Parts, uri::PathAndQuery};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -29,14 +29,15 @@ const LONGEST_METHOD: usize = 64;
 const LONGEST_HOST: usize = 255;
 
 /// A request that may be answered.
-pub(super) struct Admitted {
-    pub(super) head: Head,
+pub(super) struct Admitted<'r> {
+    pub(super) head: Head<'r>,
     pub(super) request: upstream::Request<RequestBody>,
 }
 
 /// A request's head, and its one host.
-pub(super) struct Head {
-    pub(super) parts: Parts,
+pub(super) struct Head<'r> {
+    /// They are large, and stay where the request's future has them.
+    pub(super) parts: &'r mut Parts,
     host: Option<HeaderValue>,
     /// Whether there is a `Connection`, which may name fields that are not to be passed on.
     pub(super) connection: bool,
@@ -48,8 +49,8 @@ pub(super) struct Head {
     pub(super) readings: Vec<String>,
 }
 
-impl Head {
-    fn of(parts: Parts, checked: Checked) -> Self {
+impl<'p> Head<'p> {
+    fn of(parts: &'p mut Parts, checked: Checked) -> Self {
         let Checked {
             host,
             connection,
@@ -99,13 +100,13 @@ impl Head {
 }
 
 /// Admits a request, or says why not.
-pub(super) fn admit(
+pub(super) fn admit<'r>(
     stream: &Arc<RequestStream>,
     record: &mut RequestLog,
-    request: Request<Incoming>,
-) -> Result<Admitted, LocalReply> {
+    parts: &'r mut Parts,
+    incoming: Incoming,
+) -> Result<Admitted<'r>, LocalReply> {
     let client = &*stream.client;
-    let (parts, incoming) = request.into_parts();
     let body = body::of_client(incoming, stream);
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
@@ -115,7 +116,7 @@ pub(super) fn admit(
     if expects_continue {
         stream.rest.waits_to_be_asked();
     }
-    let checked = fields.check(client, &parts, &body)?;
+    let checked = fields.check(client, parts, &body)?;
     stream.may_go_over.store(checked.may_upgrade, Relaxed);
     Ok(Admitted {
         request: upstream::Request::new(&parts.method, body, expects_continue),
@@ -124,8 +125,12 @@ pub(super) fn admit(
 }
 
 /// The head of a request that is not made, and whose body is only announced; or why it would be refused.
-pub(super) fn head_of(client: &Client, parts: Parts, body: &impl Body) -> Result<Head, LocalReply> {
-    let checked = Fields::read(client, &parts.headers).check(client, &parts, body)?;
+pub(super) fn head_of<'p>(
+    client: &Client,
+    parts: &'p mut Parts,
+    body: &impl Body,
+) -> Result<Head<'p>, LocalReply> {
+    let checked = Fields::read(client, &parts.headers).check(client, parts, body)?;
     Ok(Head::of(parts, checked))
 }
 

@@ -69,10 +69,11 @@ pub(crate) fn handle(
     stream: &Arc<RequestStream>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send {
+    let (mut parts, incoming) = request.into_parts();
     async move {
         let client = &*stream.client;
-        let mut record = RequestLog::new(stream, Instant::now(), &request);
-        let own = match admit::admit(stream, &mut record, request) {
+        let mut record = RequestLog::new(stream, Instant::now(), &parts);
+        let own = match admit::admit(stream, &mut record, &mut parts, incoming) {
             Ok(Admitted {
                 ref mut head,
                 ref mut request,
@@ -108,7 +109,7 @@ enum Own {
 
 impl Own {
     /// What a request gets that is forwarded nowhere.
-    fn to(client: &Client, head: &Head) -> Option<Self> {
+    fn to(client: &Client, head: &Head<'_>) -> Option<Self> {
         // An authority of certificates asks in the clear, and where routes may lead elsewhere.
         if let Some(proof) = client.worker.shared.challenges.answer(head.path()) {
             return Some(Self::Proof(proof));
@@ -154,7 +155,7 @@ fn options(record: RequestLog) -> Response {
 async fn forward(
     client: &Client,
     record: &mut RequestLog,
-    head: &mut Head,
+    head: &mut Head<'_>,
     request: &mut upstream::Request<RequestBody>,
 ) -> Result<Answer<RequestBody>, LocalReply> {
     let generation = client.worker.generation();
@@ -216,7 +217,7 @@ async fn forward(
 fn route<'g>(
     generation: &'g Generation,
     client: &Client,
-    head: &'g Head,
+    head: &'g Head<'_>,
 ) -> Result<Match<'g>, LocalReply> {
     let matched = generation.routes.find(&head.route_by());
     let leads_elsewhere =
@@ -257,7 +258,7 @@ fn grant<'g>(
 fn leads_elsewhere(
     generation: &Generation,
     client: &Client,
-    head: &Head,
+    head: &Head<'_>,
     reading: &str,
     found: Option<Match<'_>>,
 ) -> bool {

@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// A client's request on its way out.
-pub(super) struct Outgoing<'a, 's> {
+pub(super) struct Outgoing<'a, 'r, 's> {
     pub(super) client: &'a Client,
-    pub(super) head: &'a mut Head,
+    pub(super) head: &'a mut Head<'r>,
     /// The service that it goes to.
     pub(super) service: &'s Service,
     /// Its line of the access log.
@@ -35,7 +35,7 @@ pub(super) struct Outgoing<'a, 's> {
 }
 
 /// A request before it is known where it goes.
-pub(super) struct Asking<'r>(pub(super) &'r Client, pub(super) &'r Head);
+pub(super) struct Asking<'r>(pub(super) &'r Client, pub(super) &'r Head<'r>);
 
 impl RequestInfo for Asking<'_> {
     fn headers(&self) -> &HeaderMap {
@@ -51,7 +51,7 @@ impl RequestInfo for Asking<'_> {
     }
 }
 
-impl RequestInfo for Outgoing<'_, '_> {
+impl RequestInfo for Outgoing<'_, '_, '_> {
     fn headers(&self) -> &HeaderMap {
         &self.head.parts.headers
     }
@@ -81,7 +81,7 @@ impl RequestInfo for Outgoing<'_, '_> {
     }
 }
 
-impl<'s> Dispatched<'s> for Outgoing<'_, 's> {
+impl<'s> Dispatched<'s> for Outgoing<'_, '_, 's> {
     fn goes_to(&mut self, service: &'s Service) {
         self.service = service;
         if let Some(access) = &mut self.access {
@@ -90,7 +90,7 @@ impl<'s> Dispatched<'s> for Outgoing<'_, 's> {
     }
 }
 
-impl upstream::Head for Outgoing<'_, '_> {
+impl upstream::Head for Outgoing<'_, '_, '_> {
     fn method(&self) -> &Method {
         &self.head.parts.method
     }
@@ -146,7 +146,7 @@ impl upstream::Head for Outgoing<'_, '_> {
     }
 }
 
-impl Outgoing<'_, '_> {
+impl Outgoing<'_, '_, '_> {
     /// What is taken off the path, and what is left of it with the query.
     fn split_target(&self) -> (&str, &str) {
         let target = self.head.parts.uri.path_and_query();
@@ -171,7 +171,7 @@ fn title_case(head: &mut [u8]) {
 }
 
 /// The client's fields, without those of its connection and those that are written anew.
-fn end_to_end(out: &mut Fields<'_>, client: &Client, head: &Head) {
+fn end_to_end(out: &mut Fields<'_>, client: &Client, head: &Head<'_>) {
     let headers = &head.parts.headers;
     let nominated = head.connection.then(|| Nominated::of(headers));
     let is_nominated = |name| nominated.as_ref().is_some_and(|named| named.contains(name));
@@ -238,7 +238,7 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
 }
 
 /// Who asked, by what, and through whom.
-fn forwarded(out: &mut Fields<'_>, client: &Client, head: &Head, stripped: &[u8]) {
+fn forwarded(out: &mut Fields<'_>, client: &Client, head: &Head<'_>, stripped: &[u8]) {
     if client.peer.trusted {
         return forwarded_further(out, client, head, stripped);
     }
@@ -252,7 +252,7 @@ fn forwarded(out: &mut Fields<'_>, client: &Client, head: &Head, stripped: &[u8]
 }
 
 /// The same for a trusted proxy, whose own words are kept and added to.
-fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head, stripped: &[u8]) {
+fn forwarded_further(out: &mut Fields<'_>, client: &Client, head: &Head<'_>, stripped: &[u8]) {
     let said = |name: &str| {
         let values = head.parts.headers.get_all(name).iter();
         let values: Vec<_> = values.map(HeaderValue::as_bytes).collect();

@@ -10,9 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::{
@@ -74,15 +73,11 @@ struct Ending {
 }
 
 impl RequestLog {
-    pub(super) fn new(
-        stream: &Arc<RequestStream>,
-        arrived: Instant,
-        request: &Request<Incoming>,
-    ) -> Self {
+    pub(super) fn new(stream: &Arc<RequestStream>, arrived: Instant, request: &Parts) -> Self {
         let client = &stream.client;
         client.activity.requests.add_one();
         stream.asked.store(true, Relaxed);
-        let is_http10 = request.version() == Version::HTTP_10;
+        let is_http10 = request.version == Version::HTTP_10;
         stream.http10.store(is_http10, Relaxed);
         let lines = client.worker.access_log.load_full();
         let access = lines.map(|lines| Box::new(Access::of(lines, client, request, arrived)));
@@ -90,12 +85,12 @@ impl RequestLog {
             count: RequestCount::new(arrived),
             wants_json: false,
             is_grpc: false,
-            wants_no_body: request.version() == Version::HTTP_2
-                && request.method() == http::Method::HEAD,
+            wants_no_body: request.version == Version::HTTP_2
+                && request.method == http::Method::HEAD,
             question: None,
             ending: Some(Ending {
                 stream: Arc::clone(stream),
-                version: request.version(),
+                version: request.version,
                 access,
             }),
         }

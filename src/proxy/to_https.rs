@@ -11,7 +11,7 @@ const DEFAULT_PORT: u16 = 443;
 ///
 /// # Errors
 /// Where it names no host.
-pub(super) fn location(client: &Client, head: &Head) -> Result<Option<String>, LocalReply> {
+pub(super) fn location(client: &Client, head: &Head<'_>) -> Result<Option<String>, LocalReply> {
     let Some(port) = client.listener.redirect_to_https else {
         return Ok(None);
     };
@@ -29,7 +29,7 @@ pub(super) fn location(client: &Client, head: &Head) -> Result<Option<String>, L
     Ok(Some(url(host, port, target)))
 }
 
-fn says_https(head: &Head) -> bool {
+fn says_https(head: &Head<'_>) -> bool {
     // The nearest proxy has the last word of the last line.
     let said = head.parts.headers.get_all("x-forwarded-proto");
     let last = said.iter().next_back().map(HeaderValue::as_bytes);

@@ -94,8 +94,8 @@ fn explain(worker: &Arc<Worker>, question: &Question) -> Explanation {
         request: request(question, &client),
         ..Explanation::default()
     };
-    let body = question.body;
-    let refused = match admit::head_of(&client, question.parts(), &body) {
+    let (mut parts, body) = (question.parts(), question.body);
+    let refused = match admit::head_of(&client, &mut parts, &body) {
         Ok(head) => Explaining {
             generation: &generation,
             client: &client,
@@ -135,7 +135,7 @@ fn answer(refusal: &LocalReply) -> AnswerAccount {
 struct Explaining<'a> {
     generation: &'a Generation,
     client: &'a Client,
-    head: Head,
+    head: Head<'a>,
     body: Announced,
     now: Instant,
 }

@@ -15,7 +15,7 @@ const MOST: usize = 10;
 /// The route that takes a request, if one does, and those before it that do not.
 pub(super) fn accounts(
     generation: &Generation,
-    head: &Head,
+    head: &Head<'_>,
 ) -> (Option<RouteAccount>, Vec<RouteAccount>) {
     let request = head.route_by();
     let fitting = generation.routes.fitting(&request);
@@ -30,7 +30,7 @@ pub(super) fn accounts(
 }
 
 /// Routes whose host fits and whose path does not, and then those of which the reverse is true.
-pub(super) fn near_misses(generation: &Generation, head: &Head) -> Vec<RouteAccount> {
+pub(super) fn near_misses(generation: &Generation, head: &Head<'_>) -> Vec<RouteAccount> {
     let request = head.route_by();
     let any_path = PathPattern {
         segments: Vec::new(),
