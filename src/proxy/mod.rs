@@ -51,7 +51,7 @@ use crate::{
     discovery::Lookup,
     route::Match,
     service::{Destination, Service, dispatch, over_at, within},
-    upstream::{self, Answer},
+    upstream,
 };
 use admit::{Admitted, Head};
 use failure_log::Question;
@@ -80,7 +80,7 @@ pub(crate) fn handle(
             }) => match Own::to(client, head) {
                 Some(own) => own,
                 None => match forward(client, &mut record, head, request).await {
-                    Ok(answer) => return Ok(record.pass_on(answer)),
+                    Ok(response) => return Ok(response),
                     Err(refusal) => Own::Refusal(refusal),
                 },
             },
@@ -157,7 +157,7 @@ async fn forward(
     record: &mut RequestLog,
     head: &mut Head<'_>,
     request: &mut upstream::Request<RequestBody>,
-) -> Result<Answer<RequestBody>, LocalReply> {
+) -> Result<Response, LocalReply> {
     let generation = client.worker.generation();
     let matched = route(&generation, client, head)?;
     let target = &generation.targets[matched.route];
@@ -203,7 +203,7 @@ async fn forward(
             if let Some((rate, level)) = granted {
                 rate.note(level, &mut answered.answer.head.headers);
             }
-            Ok(answered.answer)
+            Ok(record.pass_on(answered.answer))
         }
         Err(undelivered) => {
             let question = Question::new(&head.parts.method, head.host(), head.path());

@@ -142,7 +142,7 @@ impl RequestLog {
     }
 
     /// Passes an endpoint's answer on.
-    pub(super) fn pass_on(self, answer: upstream::Answer<RequestBody>) -> Response {
+    pub(super) fn pass_on(&mut self, answer: upstream::Answer<RequestBody>) -> Response {
         let AnswerHead {
             status,
             reason,
@@ -171,7 +171,7 @@ impl RequestLog {
     }
 
     /// Answers with a short text of our own.
-    pub(super) fn reply(self, status: StatusCode, text: impl Into<Bytes>) -> Response {
+    pub(super) fn reply(mut self, status: StatusCode, text: impl Into<Bytes>) -> Response {
         let mut text = text.into();
         let length = text.len();
         let wants_no_body = self.wants_no_body && length > 0;
@@ -188,7 +188,7 @@ impl RequestLog {
         response
     }
 
-    fn finish(mut self, status: StatusCode, kind: Kind, at: Instant) -> Response {
+    fn finish(&mut self, status: StatusCode, kind: Kind, at: Instant) -> Response {
         self.count.answered(status, at);
         let is_empty = kind.is_at_its_end();
         if let Some(access) = self.access() {
@@ -197,7 +197,7 @@ impl RequestLog {
         let ending = self
             .ending
             .take()
-            .expect("only this takes it, and it takes the record");
+            .expect("only this takes it, once for each request");
         if ending.version == Version::HTTP_2 {
             ending.stream.is_answered.store(true, Relaxed);
             ending.stream.body_awaited.store(0, Relaxed);
