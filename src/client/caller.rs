@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::{Error, held::HeldService, outgoing::Outgoing};
 use crate::{
-    config::Overrides,
     instance::Address,
     service::{CallAnswer, Destination, ReplayBody, RequestCount, Service, dispatch},
     upstream::{self, Answer, AnswerBody},
@@ -74,7 +73,7 @@ impl Caller {
         let to = Destination {
             service: &self.held.service,
             subset: None,
-            overrides: Overrides::NONE,
+            overrides: None,
             deadline: None,
             fallback: || Some(&self.fallback.as_ref()?.service),
         };

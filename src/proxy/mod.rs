@@ -184,7 +184,7 @@ async fn forward(
     let to = Destination {
         service,
         subset: target.subset.as_ref(),
-        overrides: target.overrides(),
+        overrides: target.overrides.as_deref(),
         deadline: head.deadline,
         fallback: || generation.fallback(target, service),
     };

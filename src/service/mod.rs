@@ -48,7 +48,7 @@ pub use members::maintenance::DrainStatus;
 pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, pin_of, unpin};
 #[cfg(test)]
 use members::testing;
-pub use policy::{CallPolicy, over_at, within};
+pub use policy::{CallPolicy, Overridden, over_at, within};
 pub use renewal::ServiceRef;
 pub use snapshot::Snapshot;
 pub use split::{Share, Split};

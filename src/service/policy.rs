@@ -8,24 +8,43 @@ use tokio::time::Instant;
 use super::{Service, View};
 use crate::config::{Overrides, Retry, Subset, Timeouts};
 
+/// A service's retries and time-outs as a route has them that says something of them itself.
+#[derive(Debug)]
+pub struct Overridden {
+    retry: Retry,
+    timeout: Timeouts,
+}
+
+impl Overridden {
+    /// Those of a service, below these of a route.
+    pub fn of(service: &Service, overrides: &Overrides) -> Self {
+        let policy = service.policy();
+        Self {
+            retry: overrides.retry(policy.retry),
+            timeout: overrides.timeout(policy.timeout),
+        }
+    }
+}
+
 /// How a request is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct CallPolicy<'s> {
     /// The endpoints that may be picked.
     pub view: &'s View,
     /// How often. The budget is the service's, and all its routes share it.
-    pub retry: Retry,
+    pub retry: &'s Retry,
     /// For how long.
-    pub timeout: Timeouts,
+    pub timeout: &'s Timeouts,
 }
 
 impl<'s> CallPolicy<'s> {
-    /// That of a route to the service that wants this subset and has these values of its own; `None`
-    /// where the service was made without that subset, as none is that its own generation leads to.
+    /// That of a route to the service that wants this subset and goes before the service with these
+    /// values, if it has some; `None` where the service was made without that subset, as none is that
+    /// its own generation leads to.
     pub fn of(
         service: &'s Service,
         subset: Option<&Arc<Subset>>,
-        overrides: &Overrides,
+        overridden: Option<&'s Overridden>,
     ) -> Option<Self> {
         let policy = service.policy();
         let view = match subset {
@@ -37,8 +56,8 @@ impl<'s> CallPolicy<'s> {
         };
         Some(Self {
             view,
-            retry: overrides.retry(policy.retry),
-            timeout: overrides.timeout(policy.timeout),
+            retry: overridden.map_or(&policy.retry, |own| &own.retry),
+            timeout: overridden.map_or(&policy.timeout, |own| &own.timeout),
         })
     }
 }

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{Config, Overrides},
+        config::Config,
         instance::{Instance, InstanceSet},
         registry::watch::Event,
         service::{CallPolicy, members::MemberEvent, members::shrink_guard, testing::instance},
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(ports(&other.views[0]), [2]);
         // A request by a subset of another generation finds none, and panics nowhere.
         let (.., subsets) = policy(EVEN);
-        let by = CallPolicy::of(&other, subsets.first(), &Overrides::default());
+        let by = CallPolicy::of(&other, subsets.first(), None);
         assert!(by.is_none());
     }
 

@@ -393,10 +393,7 @@ mod tests {
 
     use super::super::{CallPolicy, Service, members::MemberEvent, testing};
     use super::*;
-    use crate::{
-        config::{Config, Overrides},
-        upstream::Tls,
-    };
+    use crate::{config::Config, upstream::Tls};
 
     /// A service with the subsets of these routes.
     fn service(routes: &str) -> (Service, Config) {
@@ -444,9 +441,7 @@ mod tests {
         let (service, config) = service(TWO);
         let view = |route: usize| {
             let subset = config.routes[route].subset.as_ref();
-            CallPolicy::of(&service, subset, &Overrides::default())
-                .unwrap()
-                .view
+            CallPolicy::of(&service, subset, None).unwrap().view
         };
         update(
             &service,
@@ -480,7 +475,7 @@ mod tests {
         let (service, config) = service(TWO);
         update(&service, vec![instance(1, true, ""), instance(3, true, "")]);
         let subset = config.routes[2].subset.as_ref();
-        let weighted = CallPolicy::of(&service, subset, &Overrides::default());
+        let weighted = CallPolicy::of(&service, subset, None);
         let weighted = weighted.unwrap().view;
         let tally = &service.stats(0).tally;
         let picks_of_the_first = |view: &View| {
@@ -516,7 +511,7 @@ mod tests {
             .routes
             .iter()
             .map(|route| {
-                let policy = CallPolicy::of(&service, route.subset.as_ref(), &Overrides::default());
+                let policy = CallPolicy::of(&service, route.subset.as_ref(), None);
                 match policy.unwrap().view.balance() {
                     Balance::Sticky(sticky) => sticky.cookie.clone().unwrap(),
                     other => panic!("{other:?}"),

@@ -37,7 +37,7 @@ use crate::{
     route::Match,
     service::{
         CallError, CallPolicy, EndpointProspect, Event, FollowUp, LimitsProspect, Outlook,
-        Prospect, RequestShape, Service, Then, Undelivered, prospect,
+        Overridden, Prospect, RequestShape, Service, Then, Undelivered, prospect,
     },
     upstream,
 };
@@ -274,7 +274,7 @@ impl Explaining<'_> {
             subset: target.subset.as_ref(),
             instead_of: None,
         };
-        let other = match own.is_empty(target) {
+        let other = match own.is_empty() {
             true => self.generation.fallback(target, service),
             false => None,
         };
@@ -300,7 +300,9 @@ impl Explaining<'_> {
             subset,
             instead_of,
         } = called;
-        let policy = CallPolicy::of(service, subset, target.overrides());
+        let overrides = target.overrides.as_deref();
+        let overridden = overrides.map(|own| Overridden::of(service, own));
+        let policy = CallPolicy::of(service, subset, overridden.as_ref());
         let prospect = policy.as_ref().map(|policy| self.prospect(service, policy));
         let limits = prospect.as_ref().and_then(|it| it.limits);
         let shed = limits.and_then(|limits| match limits.outlook {
@@ -408,14 +410,14 @@ struct Called<'s> {
 
 impl Called<'_> {
     /// Whether it is known to have no endpoint to call.
-    fn is_empty(&self, target: &Target) -> bool {
-        let policy = CallPolicy::of(self.service, self.subset, target.overrides());
+    fn is_empty(&self) -> bool {
+        let policy = CallPolicy::of(self.service, self.subset, None);
         self.service.is_read() && policy.is_none_or(|policy| policy.view.is_empty())
     }
 
     /// What is answered where it has none.
     fn answer(&self, target: &Target) -> Option<AnswerAccount> {
-        let is_empty = self.is_empty(target);
+        let is_empty = self.is_empty();
         is_empty.then(|| self.failed(target, CallError::NoEndpoints))
     }
 
@@ -483,7 +485,7 @@ fn timeouts(policy: &CallPolicy<'_>, deadline: Option<Duration>) -> BTreeMap<Str
         idle,
         total,
         tunnel,
-    } = policy.timeout;
+    } = *policy.timeout;
     let all = [
         ("connect", Some(connect)),
         ("response", Some(response)),

@@ -11,7 +11,8 @@ use crate::{
     config::{Overrides, Subset},
     metrics::Padded,
     service::{
-        CallPolicy, Replay, RequestInfo, Service, ServiceStats, StatusClass, over_at, within,
+        CallPolicy, Overridden, Replay, RequestInfo, Service, ServiceStats, StatusClass, over_at,
+        within,
     },
     upstream::{Head, Request},
 };
@@ -28,8 +29,8 @@ pub struct Destination<'d, F> {
     pub service: &'d Arc<Service>,
     /// To these of its endpoints; `None` is all.
     pub subset: Option<&'d Arc<Subset>>,
-    /// With these retries and time-outs, which stand before those of the services.
-    pub overrides: &'d Overrides,
+    /// With these retries and time-outs, which stand before those of the services, if there are any.
+    pub overrides: Option<&'d Overrides>,
     /// Within this time after its arrival, however long a service would take.
     pub deadline: Option<Duration>,
     /// Finds the service that is called where the first one has no endpoint.
@@ -66,10 +67,11 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
         count.begin(service.stats(worker));
         head.goes_to(service);
         service.usage().note(now);
-        let error = match CallPolicy::of(service, subset, to.overrides) {
+        let overridden = to.overrides.map(|own| Overridden::of(service, own));
+        let error = match CallPolicy::of(service, subset, overridden.as_ref()) {
             None => CallError::NoEndpoints,
             Some(policy) => {
-                let total = over_at(count.arrived, &policy.timeout, to.deadline);
+                let total = over_at(count.arrived, policy.timeout, to.deadline);
                 if !service.is_read() {
                     now = Box::pin(until_read(service, now, total)).await;
                 }

@@ -178,7 +178,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
                     bytes: answer_limits.header_bytes,
                 },
             },
-            rules: Rules::new(&policy.retry, head.method(), length),
+            rules: Rules::new(policy.retry, head.method(), length),
             died: None,
             past: AttemptLog::default(),
             now: chooser.now_after_a_wait(now),
@@ -302,7 +302,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
     /// has named the endpoint that is called in its stead.
     fn takes(&mut self, head: &AnswerHead, body: &impl Replay) -> bool {
         let detector = self.chooser.detector;
-        let retry_on = self.policy.retry.on;
+        let retry_on = &self.policy.retry.on;
         self.is_fault = detector.note_head(&self.endpoint, head, retry_on, self.began);
         if retry_on.holds(head.status, head.grpc) {
             let is_by_grpc = retry_on.holds_grpc(head.grpc);

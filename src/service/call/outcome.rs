@@ -99,7 +99,7 @@ impl<'s> Detector<'s> {
         &self,
         line: &Arc<WorkerEndpoint>,
         head: &AnswerHead,
-        retry_on: Statuses,
+        retry_on: &Statuses,
         began: Instant,
     ) -> bool {
         let rule = self.service.policy().eject.as_ref();
@@ -375,7 +375,7 @@ mod tests {
                     let failure = Failure { kind, processed };
                     detector.note_failure(line, &failure, false, began);
                 } else {
-                    detector.note_head(line, &head, Statuses::default(), began);
+                    detector.note_head(line, &head, &Statuses::default(), began);
                     line.health().ended();
                 }
                 if let Some(ejection) = line.health().ejection(Instant::now()) {

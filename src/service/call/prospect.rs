@@ -248,7 +248,7 @@ fn follow_ups(
     }
     // Of a service that was not read there may be any number.
     let has_other = count != 1;
-    let rules = Rules::new(&policy.retry, shape.method, shape.length);
+    let rules = Rules::new(policy.retry, shape.method, shape.length);
     let try_timeout = rules.try_timeout(0, || has_other, || service.retries_left(now));
     let (has_http, has_grpc) = (policy.retry.on.has_http(), policy.retry.on.has_grpc());
     let may_be = |event| match event {
@@ -337,12 +337,9 @@ mod tests {
     use http::{HeaderMap, Uri};
 
     use super::*;
-    use crate::{
-        config::Overrides,
-        service::{
-            Shed,
-            testing::{self, line},
-        },
+    use crate::service::{
+        Shed,
+        testing::{self, line},
     };
 
     struct Asked(HeaderMap, Uri);
@@ -374,7 +371,7 @@ mod tests {
 
     fn of_shape(service: &Service, shape: RequestShape<'_>) -> Prospect {
         let asked = Asked(HeaderMap::new(), Uri::from_static("/"));
-        let policy = CallPolicy::of(service, None, Overrides::NONE).unwrap();
+        let policy = CallPolicy::of(service, None, None).unwrap();
         prospect(service, &policy, &asked, shape, Instant::now())
     }
 
