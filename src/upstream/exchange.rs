@@ -1,7 +1,7 @@
 //! One request and its answer, in the wire format of the connection that it has. Knows nothing of
 //! either format.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -55,11 +55,11 @@ impl<B: Source> Exchange<B> {
     ///
     /// # Errors
     /// Where there is none.
-    pub(crate) async fn opening(
+    pub(crate) fn opening(
         &mut self,
         mut spare: Option<&mut HeaderMap>,
-    ) -> Result<Opening, Failure> {
-        poll_fn(|cx| {
+    ) -> impl Future<Output = Result<Opening, Failure>> {
+        poll_fn(move |cx| {
             let exchange = match self {
                 Self::Http1(exchange) => exchange,
                 Self::Http2(exchange) => return exchange.poll_opening(cx),
@@ -74,7 +74,6 @@ impl<B: Source> Exchange<B> {
             };
             exchange.poll_opening(cx, spare)
         })
-        .await
     }
 
     /// The request's body.

@@ -15,12 +15,12 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     connection::Connection,
-    head::{self, Asked, BodyLength, Parsed, Persistence},
+    head::{self, Asked, BodyLength, Parsed},
     send::{SendError, Sender},
 };
 use crate::upstream::{
-    Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source,
-    answer_head::AnswerHead, buffers, limits::SILENCE, opening::Opening, tls,
+    Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source, buffers,
+    limits::SILENCE, opening::Opening, tls,
 };
 
 /// A request that is sent, and the answer to it that is read, on one connection.
@@ -90,7 +90,13 @@ impl<B: Source> Exchange<B> {
                             // What follows is not kept in so large a buffer.
                             self.read = BytesMut::from(&self.read[..]);
                         }
-                        return Poll::Ready(self.opened(head, length, persistence));
+                        let at = self.note_opening(head.status, length)?;
+                        return Poll::Ready(Ok(Opening {
+                            head,
+                            at,
+                            length,
+                            persistence,
+                        }));
                     }
                     Ok(Parsed::Interim(status)) => {
                         self.looked_at = 0;
@@ -127,24 +133,15 @@ impl<B: Source> Exchange<B> {
         }
     }
 
-    fn opened(
-        &mut self,
-        head: AnswerHead,
-        length: BodyLength,
-        persistence: Persistence,
-    ) -> Result<Opening, Failure> {
+    /// The head of the answer is there. Returns when it came.
+    fn note_opening(&mut self, status: StatusCode, length: BodyLength) -> Result<Instant, Failure> {
         let at = Instant::now();
-        self.in_flight.note_answer(head.status, at);
+        self.in_flight.note_answer(status, at);
         if length == BodyLength::Switched && !self.sender.is_done() {
             let early = "101 before the request was whole";
             return Err(self.failed(FailureKind::BadAnswer(early)));
         }
-        Ok(Opening {
-            head,
-            at,
-            length,
-            persistence,
-        })
+        Ok(at)
     }
 
     /// Ready when the endpoint has not said for long enough that it wants the body. It has half of
