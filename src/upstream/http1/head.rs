@@ -88,8 +88,8 @@ impl From<Refused> for FailureKind {
     }
 }
 
-/// Where a field stands in the head: small, since there is an array of them on the stack.
-#[derive(Clone, Copy, Default)]
+/// Where a field stands in the head.
+#[derive(Clone, Copy)]
 struct Field {
     name: (u32, u32),
     value: (u32, u32),
@@ -138,31 +138,32 @@ pub(super) fn parse(
     asked: &Asked,
     limits: HeadLimits,
 ) -> Result<Parsed, Refused> {
-    let mut fields = [Field::default(); USUAL_FIELDS];
-    let mut many = Vec::new();
-    let usual = limits.fields.min(USUAL_FIELDS);
-    let read = {
-        let mut slots = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
-        let fields = &mut fields[..usual];
-        read(buffer, &mut slots[..usual], fields, asked, limits)
-    };
-    let (read, fields) = match read {
-        Err(Refused::TooLarge(FIELDS)) if limits.fields > usual => {
-            let mut slots = vec![MaybeUninit::uninit(); limits.fields];
-            many.resize(limits.fields, Field::default());
-            let read = self::read(buffer, &mut slots, &mut many, asked, limits)?;
-            (read, &many[..])
-        }
-        read => (read?, &fields[..]),
-    };
-    match read {
-        Read::Partial => Ok(Parsed::Partial),
-        Read::Interim(status, length) => {
-            buffer.advance(length);
-            Ok(Parsed::Interim(status))
-        }
-        Read::Complete(read) => take(buffer, read, fields, recycled),
+    thread_local! {
+        /// Those of the head that is read: memory that is used again, and need not be cleared.
+        static PLACES: RefCell<Vec<Field>> = const { RefCell::new(Vec::new()) };
     }
+    PLACES.with_borrow_mut(|fields| {
+        let usual = limits.fields.min(USUAL_FIELDS);
+        let read = {
+            let mut slots = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+            read(buffer, &mut slots[..usual], fields, asked, limits)
+        };
+        let read = match read {
+            Err(Refused::TooLarge(FIELDS)) if limits.fields > usual => {
+                let mut slots = vec![MaybeUninit::uninit(); limits.fields];
+                self::read(buffer, &mut slots, fields, asked, limits)
+            }
+            read => read,
+        };
+        match read? {
+            Read::Partial => Ok(Parsed::Partial),
+            Read::Interim(status, length) => {
+                buffer.advance(length);
+                Ok(Parsed::Interim(status))
+            }
+            Read::Complete(read) => take(buffer, read, fields, recycled),
+        }
+    })
 }
 
 /// What stands in a buffer.
@@ -175,8 +176,6 @@ enum Read {
 /// A whole head that was understood.
 struct Complete {
     length: usize,
-    /// How many fields it has.
-    count: usize,
     status: StatusCode,
     reason: Option<ReasonPhrase>,
     body: BodyLength,
@@ -190,7 +189,7 @@ struct Complete {
 fn read<'b>(
     buffer: &'b [u8],
     slots: &mut [MaybeUninit<httparse::Header<'b>>],
-    fields: &mut [Field],
+    fields: &mut Vec<Field>,
     asked: &Asked,
     limits: HeadLimits,
 ) -> Result<Read, Refused> {
@@ -214,7 +213,6 @@ fn read<'b>(
     };
     Ok(Read::Complete(Complete {
         length,
-        count: response.headers.len(),
         status,
         reason: reason(status, response.reason.unwrap_or_default()),
         body,
@@ -260,17 +258,19 @@ fn split<'h, 'b>(
 fn locate<'b>(
     buffer: &[u8],
     headers: &[httparse::Header<'b>],
-    fields: &mut [Field],
+    fields: &mut Vec<Field>,
 ) -> Result<Connection<'b>, Refused> {
     let base = buffer.as_ptr() as usize;
     let mut connection = Connection::default();
-    for (field, header) in fields.iter_mut().zip(headers) {
+    fields.clear();
+    fields.reserve(headers.len());
+    for header in headers {
         // What fits is far more than a head may have.
         let at = |bytes: &[u8]| ((bytes.as_ptr() as usize - base) as u32, bytes.len() as u32);
-        *field = Field {
+        fields.push(Field {
             name: at(header.name.as_bytes()),
             value: at(header.value),
-        };
+        });
         connection.read(header.name, header.value)?;
     }
     Ok(connection)
@@ -285,7 +285,8 @@ fn take(
 ) -> Result<Parsed, Refused> {
     let (status, mut persistence) = (read.status, read.persistence);
     let head = buffer.split_to(read.length).freeze();
-    let mut headers = collect(&head, &fields[..read.count], read.nominates, recycled)?;
+    let mut headers = std::mem::take(recycled);
+    collect(&head, fields, read.nominates, &mut headers)?;
     match read.body {
         BodyLength::Switched => {
             // RFC 9110 8.6: a 1xx carries no length.
@@ -488,9 +489,8 @@ fn collect(
     head: &Bytes,
     fields: &[Field],
     nominates: bool,
-    recycled: &mut HeaderMap,
-) -> Result<HeaderMap, &'static str> {
-    let mut headers = std::mem::take(recycled);
+    headers: &mut HeaderMap,
+) -> Result<(), &'static str> {
     headers.clear();
     headers.reserve(fields.len());
     for field in fields {
@@ -512,9 +512,9 @@ fn collect(
         headers.append(name, value.map_err(|_| "malformed header value")?);
     }
     if nominates {
-        remove_nominated(head, fields, &mut headers);
+        remove_nominated(head, fields, headers);
     }
-    Ok(headers)
+    Ok(())
 }
 
 /// The name of an end-to-end field that most answers have, in a spelling that most servers use. Where
