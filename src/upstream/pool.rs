@@ -20,7 +20,7 @@ use super::{
     http2::{Keep, Lease, Links},
     idle_limits::IdleLimits,
     load::{Counted, Load},
-    record::{LatencySum, Quiet, Record, Recorded},
+    record::{LatencySum, Quiet, Record, Recorded, micros},
     stream::Ask,
     tls::{Handshake, Protocol, Tls},
 };
@@ -437,8 +437,9 @@ impl Pool {
         self.record.get_or_init(Box::default)
     }
 
-    fn age(&self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.target.made)
+    /// Microseconds since its target was made.
+    fn age(&self, at: Instant) -> u64 {
+        micros(at.saturating_duration_since(self.target.made))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -452,8 +453,9 @@ pub struct InFlight {
     pool: Arc<Pool>,
     /// Where a balancer asked for the endpoint's load when it began.
     counted: Option<Counted>,
-    /// Since when the endpoint has all of the request, and has not answered: after its pool was made.
-    waits_since: Option<Duration>,
+    /// Since when the endpoint has all of the request, and has not answered: microseconds after its target was
+    /// made.
+    waits_since: Option<u64>,
 }
 
 impl InFlight {

@@ -16,7 +16,7 @@ use http::StatusCode;
 use super::FailureKind;
 use crate::metrics::Counter;
 
-/// What one worker has heard of one endpoint. Moments are durations since its pool was made.
+/// What one worker has heard of one endpoint. Moments are microseconds since its pool was made.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     answers: [Counter; 5],
@@ -26,7 +26,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn note_answer(&self, status: StatusCode, waited: Option<Duration>, at: Duration) {
+    pub(super) fn note_answer(&self, status: StatusCode, waited: Option<u64>, at: u64) {
         let class = usize::from(status.as_u16() / 100).clamp(1, self.answers.len()) - 1;
         self.answers[class].add_one();
         if let Some(took) = waited {
@@ -148,7 +148,8 @@ pub(super) struct Latencies {
     since: AtomicU64,
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+/// In microseconds.
+const MINUTE: u64 = 60 * 1_000_000;
 /// What is known is not forgotten for fewer answers than that.
 const FEW: u64 = 64;
 
@@ -163,16 +164,17 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    fn note(&self, took: Duration, at: Duration) {
-        let since = Duration::from_micros(self.since.load(Relaxed));
-        if at.saturating_sub(since) >= MINUTE {
+    fn note(&self, took: u64, at: u64) {
+        if at.saturating_sub(self.since.load(Relaxed)) >= MINUTE {
             self.turn_over(at);
         }
-        self.now[bucket_of(took)].fetch_add(1, Relaxed);
+        let count = &self.now[bucket_of(took)];
+        // Its worker alone counts.
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     #[cold]
-    fn turn_over(&self, at: Duration) {
+    fn turn_over(&self, at: u64) {
         let counts = self.now.iter().map(|count| u64::from(count.load(Relaxed)));
         if counts.sum::<u64>() < FEW {
             return;
@@ -180,7 +182,7 @@ impl Latencies {
         for (before, now) in self.before.iter().zip(&self.now) {
             before.store(now.swap(0, Relaxed), Relaxed);
         }
-        self.since.store(at.as_micros() as u64, Relaxed);
+        self.since.store(at, Relaxed);
     }
 
     pub(super) fn add_to(&self, sum: &mut LatencySum) {
@@ -190,8 +192,12 @@ impl Latencies {
     }
 }
 
-fn bucket_of(took: Duration) -> usize {
-    let micros = took.as_micros().min(1 << 40) as u64;
+/// A time as it is noted.
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn bucket_of(micros: u64) -> usize {
     let Some(doublings) = micros.max(1).ilog2().checked_sub(6) else {
         return 0;
     };
@@ -225,7 +231,7 @@ impl LatencySum {
 
     /// How many took that long, or may have.
     pub fn at_least(&self, time: Duration) -> u64 {
-        self.0[bucket_of(time)..].iter().sum()
+        self.0[bucket_of(micros(time))..].iter().sum()
     }
 
     /// What this part of them took at most, as far as the buckets tell; `None` where there are none.
@@ -266,14 +272,13 @@ struct Mark {
     waiting: AtomicU32,
 }
 
-/// A silence is looked at so often at first, and then less and less often.
-const LOOK: Duration = Duration::from_millis(25);
+/// A silence is looked at so often at first, and then less and less often. In microseconds.
+const LOOK: u64 = 25_000;
 
 impl Silence {
-    pub(super) fn note_request(&self, at: Duration) {
+    pub(super) fn note_request(&self, at: u64) {
         let before = self.waiting.load(Relaxed);
         if before == 0 {
-            let at = at.as_micros() as u64;
             self.from.store(at, Relaxed);
             for mark in &self.marks {
                 mark.at.store(at, Relaxed);
@@ -283,8 +288,8 @@ impl Silence {
         self.waiting.store(before + 1, Release);
     }
 
-    fn note_answer(&self, at: Duration) {
-        self.heard.store(at.as_micros() as u64, Relaxed);
+    fn note_answer(&self, at: u64) {
+        self.heard.store(at, Relaxed);
         self.waiting.store(0, Release);
     }
 
@@ -296,31 +301,32 @@ impl Silence {
 
     /// Whether it is time to look at this silence again.
     #[inline]
-    pub(super) fn is_due(&self, at: impl FnOnce() -> Duration) -> bool {
+    pub(super) fn is_due(&self, at: impl FnOnce() -> u64) -> bool {
         if self.waiting.load(Relaxed) == 0 {
             return false;
         }
-        let at = at().as_micros() as u64;
+        let at = at();
         let since = |moment: &AtomicU64| at.saturating_sub(moment.load(Relaxed));
         let [_, late] = &self.marks;
-        since(&late.at) >= (LOOK.as_micros() as u64).max(since(&self.from) / 4)
+        since(&late.at) >= LOOK.max(since(&self.from) / 4)
     }
 
     /// Notes that it was looked at. For its worker only.
     #[cold]
-    pub(super) fn note_look(&self, at: Duration) {
+    pub(super) fn note_look(&self, at: u64) {
         let [early, late] = &self.marks;
         early.at.store(late.at.load(Relaxed), Relaxed);
         early.waiting.store(late.waiting.load(Relaxed), Relaxed);
-        late.at.store(at.as_micros() as u64, Relaxed);
+        late.at.store(at, Relaxed);
         late.waiting.store(self.waiting.load(Relaxed), Relaxed);
     }
 
     /// What is known of it, from the last look and the one before.
-    pub(super) fn observed(&self, at: Duration) -> Quiet {
+    pub(super) fn observed(&self, at: u64) -> Quiet {
         let waiting = self.waiting.load(Acquire);
         let [early, _] = &self.marks;
-        let since = |moment: &AtomicU64| at.saturating_sub(micros(moment));
+        let since =
+            |moment: &AtomicU64| Duration::from_micros(at.saturating_sub(moment.load(Relaxed)));
         let heard = self.heard.load(Relaxed);
         Quiet {
             heard: (heard != 0).then(|| since(&self.heard)),
@@ -329,10 +335,6 @@ impl Silence {
             for_at_least: since(&early.at),
         }
     }
-}
-
-fn micros(moment: &AtomicU64) -> Duration {
-    Duration::from_micros(moment.load(Relaxed))
 }
 
 /// What one worker knows of an endpoint's silence at one moment.
@@ -357,7 +359,7 @@ pub(crate) mod testing {
     pub(crate) fn latencies(of: &[(Duration, u64)]) -> LatencySum {
         let mut sum = LatencySum::default();
         of.iter()
-            .for_each(|(took, count)| sum.0[bucket_of(*took)] += count);
+            .for_each(|(took, count)| sum.0[bucket_of(micros(*took))] += count);
         sum
     }
 }
@@ -366,21 +368,18 @@ pub(crate) mod testing {
 mod tests {
     use super::*;
 
-    fn millis(millis: u64) -> Duration {
-        Duration::from_millis(millis)
+    fn millis(millis: u64) -> u64 {
+        millis * 1_000
     }
 
     #[test]
     fn buckets_are_in_order_and_a_latency_is_in_its_own() {
         for bucket in 0..BUCKETS - 1 {
             assert!(bound(bucket) < bound(bucket + 1));
-            assert_eq!(bucket_of(bound(bucket)), bucket);
-            assert_eq!(
-                bucket_of(bound(bucket + 1) - Duration::from_micros(1)),
-                bucket
-            );
+            assert_eq!(bucket_of(micros(bound(bucket))), bucket);
+            assert_eq!(bucket_of(micros(bound(bucket + 1)) - 1), bucket);
         }
-        assert_eq!(bucket_of(Duration::MAX), BUCKETS - 1);
+        assert_eq!(bucket_of(micros(Duration::MAX)), BUCKETS - 1);
     }
 
     #[test]
@@ -390,7 +389,11 @@ mod tests {
             let mut sum = LatencySum::default();
             latencies.add_to(&mut sum);
             let part = |part| sum.quantile(part).map(|time| time.as_millis());
-            (part(0.5), part(0.99), sum.at_least(millis(400)))
+            (
+                part(0.5),
+                part(0.99),
+                sum.at_least(Duration::from_millis(400)),
+            )
         };
         assert_eq!(quantiles(), (None, None, 0));
         (0..98).for_each(|_| latencies.note(millis(10), millis(1)));
