@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Error, held::HeldService, outgoing::Outgoing};
 use crate::{
     instance::Address,
-    service::{CallAnswer, Destination, ReplayBody, RequestCount, Service, dispatch},
+    service::{ANSWERED, CallAnswer, Destination, ReplayBody, RequestCount, Service, dispatch},
     upstream::{self, Answer, AnswerBody},
 };
 
@@ -78,10 +78,19 @@ impl Caller {
             fallback: || Some(&self.fallback.as_ref()?.service),
         };
         let (mut count, slot) = (RequestCount::new(arrived), self.held.slot());
-        match dispatch(to, &mut outgoing, &mut request, &mut count, slot, arrived).await {
-            Ok(answered) => Ok(pass_on(answered, count)),
-            Err(undelivered) => Err(Error::of(undelivered.service, undelivered.error)),
-        }
+        let mut answered = None;
+        dispatch(
+            to,
+            &mut outgoing,
+            &mut request,
+            &mut count,
+            slot,
+            arrived,
+            &mut answered,
+        )
+        .await
+        .map_err(|undelivered| Error::of(undelivered.service, undelivered.error))?;
+        Ok(pass_on(answered.expect(ANSWERED), count))
     }
 
     /// The service behind it: its policy, its counters and its endpoints.

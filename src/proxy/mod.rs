@@ -50,7 +50,7 @@ pub(crate) use worker::{Http2Counts, Shared, Worker};
 use crate::{
     discovery::Lookup,
     route::Match,
-    service::{Destination, Service, dispatch, over_at, within},
+    service::{ANSWERED, CallAnswer, Destination, Service, dispatch, over_at, within},
     upstream,
 };
 use admit::{Admitted, Head};
@@ -73,14 +73,15 @@ pub(crate) fn handle(
     async move {
         let client = &*stream.client;
         let mut record = RequestLog::new(stream, Instant::now(), &parts);
+        let mut answered = None;
         let own = match admit::admit(stream, &mut record, &mut parts, incoming) {
             Ok(Admitted {
                 ref mut head,
                 ref mut request,
             }) => match Own::to(client, head) {
                 Some(own) => own,
-                None => match forward(client, &mut record, head, request).await {
-                    Ok(response) => return Ok(response),
+                None => match forward(client, &mut record, head, request, &mut answered).await {
+                    Ok(()) => return Ok(record.pass_on(answered.expect(ANSWERED).answer)),
                     Err(refusal) => Own::Refusal(refusal),
                 },
             },
@@ -157,7 +158,8 @@ async fn forward(
     record: &mut RequestLog,
     head: &mut Head<'_>,
     request: &mut upstream::Request<RequestBody>,
-) -> Result<Response, LocalReply> {
+    answered: &mut Option<CallAnswer<RequestBody>>,
+) -> Result<(), LocalReply> {
     let generation = client.worker.generation();
     let matched = route(&generation, client, head)?;
     let target = &generation.targets[matched.route];
@@ -197,20 +199,19 @@ async fn forward(
         target,
         strip,
     };
-    match dispatch(to, &mut outgoing, request, count, worker, asked).await {
-        Ok(mut answered) => {
-            record.answered_by(answered.by.pool().address());
-            if let Some((rate, level)) = granted {
-                rate.note(level, &mut answered.answer.head.headers);
-            }
-            Ok(record.pass_on(answered.answer))
-        }
-        Err(undelivered) => {
-            let question = Question::new(&head.parts.method, head.host(), head.path());
-            record.question = Some(Box::new(question));
-            Err(LocalReply::of(undelivered, target.subset.as_ref()))
+    let dispatched = dispatch(to, &mut outgoing, request, count, worker, asked, answered);
+    if let Err(undelivered) = dispatched.await {
+        let question = Question::new(&head.parts.method, head.host(), head.path());
+        record.question = Some(Box::new(question));
+        return Err(LocalReply::of(undelivered, target.subset.as_ref()));
+    }
+    if let Some(answered) = answered {
+        record.answered_by(answered.by.pool().address());
+        if let Some((rate, level)) = granted {
+            rate.note(level, &mut answered.answer.head.headers);
         }
     }
+    Ok(())
 }
 
 /// The route that takes a request.
@@ -321,6 +322,6 @@ mod tests {
     #[test]
     fn the_future_of_a_request_is_small() {
         let size = size(|stream: &'static Arc<RequestStream>, request| handle(stream, request));
-        assert!(size <= 2_816, "{size} bytes");
+        assert!(size <= 2_912, "{size} bytes");
     }
 }

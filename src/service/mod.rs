@@ -27,7 +27,7 @@ pub use call::attempts::{Attempt, Attempts};
 pub use call::budget::Budget;
 pub use call::choose::Chooser;
 pub(crate) use call::dispatch::until_read;
-pub use call::dispatch::{Destination, Dispatched, RequestCount, Undelivered, dispatch};
+pub use call::dispatch::{ANSWERED, Destination, Dispatched, RequestCount, Undelivered, dispatch};
 pub use call::outcome::Detector;
 pub use call::prospect::{
     EndpointProspect, Event, FollowUp, LimitsProspect, Prospect, RequestShape, Then, prospect,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::{CallAnswer, CallError, call};
+use super::{CallAnswer, CallError, call, outcome::Detector};
 use crate::{
     config::{Overrides, Subset},
     metrics::Padded,
@@ -37,6 +37,9 @@ pub struct Destination<'d, F> {
     pub fallback: F,
 }
 
+/// What holds where [`dispatch`] has returned no error.
+pub const ANSWERED: &str = "a request that was delivered has an answer";
+
 /// A request that no endpoint has answered.
 #[derive(Debug)]
 pub struct Undelivered<'d> {
@@ -48,7 +51,8 @@ pub struct Undelivered<'d> {
     pub error: CallError,
 }
 
-/// Has a request answered, by a worker whose counters have it from now on; it is `now`.
+/// Has a request answered, by a worker whose counters have it from now on; it is `now`. The answer is put
+/// into `answered`, and not returned: it is large, and each future on the way would copy it.
 ///
 /// # Errors
 /// Why no endpoint has answered.
@@ -59,7 +63,8 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
     count: &mut RequestCount,
     worker: usize,
     mut now: Instant,
-) -> Result<CallAnswer<B>, Undelivered<'d>> {
+    answered: &mut Option<CallAnswer<B>>,
+) -> Result<(), Undelivered<'d>> {
     let (mut service, mut subset) = (to.service, to.subset);
     let mut fallback = Some(to.fallback);
     let mut instead_of = None;
@@ -75,9 +80,9 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
                 if !service.is_read() {
                     now = Box::pin(until_read(service, now, total)).await;
                 }
-                let called = call(service, worker, head, request, &policy, total, now);
-                match called.await {
-                    Ok(answer) => return Ok(answer),
+                let detector = Detector::new(service, policy.view, worker);
+                match call(detector, head, request, &policy, total, now, answered).await {
+                    Ok(()) => return Ok(()),
                     Err(error) => error,
                 }
             }

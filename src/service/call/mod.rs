@@ -22,8 +22,7 @@ use http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use super::{
-    Attempts, CallPolicy, Keep, Replay, RequestInfo, Service, ServiceStats, Shed, View,
-    WorkerEndpoint,
+    Attempts, CallPolicy, Keep, Replay, RequestInfo, ServiceStats, Shed, View, WorkerEndpoint,
 };
 use crate::{
     proxy_protocol::Opener,
@@ -62,22 +61,21 @@ pub enum CallError {
     BodyBroke(Box<dyn StdError + Send + Sync>),
 }
 
-/// Makes attempts until one brings an answer, or none may follow. Counts in this worker's counters of
-/// the service, which have the request already; all must be over at `total`.
+/// Makes attempts until one brings an answer, or none may follow; it is put into `answered`. Counts in the
+/// worker's counters of the service, which have the request already; all must be over at `total`.
 ///
 /// # Errors
 /// Why no endpoint has answered.
 async fn call<B: Replay, H: Head + RequestInfo>(
-    service: &Service,
-    worker: usize,
+    detector: Detector<'_>,
     head: &mut H,
     request: &mut Request<B>,
     policy: &CallPolicy<'_>,
     total: Option<Instant>,
     now: Instant,
-) -> Result<CallAnswer<B>, CallError> {
+    answered: &mut Option<CallAnswer<B>>,
+) -> Result<(), CallError> {
     request.forget_head();
-    let detector = Detector::new(service, policy.view, worker);
     let key = policy.view.turn(Some(&*head), &detector.stats.tally, now);
     let mut chooser = Chooser::new(detector, key, total);
     let endpoint = match chooser.first(now).await {
@@ -104,11 +102,12 @@ async fn call<B: Replay, H: Head + RequestInfo>(
                     Ok(opening) if call.takes(&opening.head, exchange.body()) => {
                         let mut answer = exchange.pass_on(opening);
                         call.note_answer(&mut answer);
-                        return Ok(CallAnswer {
+                        *answered = Some(CallAnswer {
                             answer,
                             by: call.endpoint,
                             attempts: call.past.failed.len() + 1,
                         });
+                        return Ok(());
                     }
                     Ok(opening) => Failure {
                         kind: unwanted(&opening.head),
