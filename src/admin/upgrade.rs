@@ -46,6 +46,7 @@ pub(super) async fn upgrade(State(context): Shown, headers: HeaderMap, body: Byt
             "pid": done.pid,
             "seconds": done.took.as_secs_f64(),
             "unpinned": done.unpinned,
+            "undrained": done.undrained,
         }))
         .into_response(),
         Err(error) => {

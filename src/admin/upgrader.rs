@@ -26,6 +26,8 @@ pub struct Upgraded {
     pub took: Duration,
     /// Services that were pinned: pins end with this process.
     pub unpinned: Vec<String>,
+    /// Endpoints that were drained, each behind its service: drains end with this process.
+    pub undrained: Vec<String>,
 }
 
 /// Why this process goes on.

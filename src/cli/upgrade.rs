@@ -39,6 +39,8 @@ struct Answer {
     #[serde(default)]
     unpinned: Vec<String>,
     #[serde(default)]
+    undrained: Vec<String>,
+    #[serde(default)]
     error: String,
 }
 
@@ -59,6 +61,9 @@ pub(super) fn upgrade(upgrade: &Upgrade) -> anyhow::Result<ExitCode> {
     );
     if !answer.unpinned.is_empty() {
         said += &format!("no longer pinned: {}\n", answer.unpinned.join(", "));
+    }
+    if !answer.undrained.is_empty() {
+        said += &format!("no longer drained: {}\n", answer.undrained.join(", "));
     }
     write!(stdout(), "{said}").context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)

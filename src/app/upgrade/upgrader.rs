@@ -142,11 +142,16 @@ impl Inner {
                 pid,
                 took,
                 unpinned,
+                undrained,
             }) => {
                 let milliseconds = took.as_millis() as u64;
                 if !unpinned.is_empty() {
                     let services = unpinned.join(", ");
                     tracing::warn!(services, "pins end with the process that had them");
+                }
+                if !undrained.is_empty() {
+                    let endpoints = undrained.join(", ");
+                    tracing::warn!(endpoints, "drains end with the process that had them");
                 }
                 tracing::info!(pid, milliseconds, "a new process has the addresses now");
             }
@@ -188,6 +193,7 @@ impl Inner {
                     pid,
                     took: began.elapsed(),
                     unpinned: self.pinned(),
+                    undrained: self.drained(),
                 })
             }
             Err(error) => {
@@ -340,6 +346,16 @@ impl Inner {
         let services = self.shared.directory().services();
         let pinned = services.iter().filter(|service| service.is_pinned());
         pinned.map(|service| service.name().to_string()).collect()
+    }
+
+    fn drained(&self) -> Vec<String> {
+        let services = self.shared.directory().services();
+        let mut drained = Vec::new();
+        for service in services {
+            let drains = service.drains().into_iter();
+            drained.extend(drains.map(|drain| format!("{}: {}", service.name(), drain.endpoint)));
+        }
+        drained
     }
 }
 

@@ -82,7 +82,8 @@ async fn a_listener_may_come_and_another_go_and_workers_may_be_more_or_fewer() {
 }
 
 #[tokio::test]
-async fn the_last_good_sets_go_over_though_the_registry_is_away_and_a_pin_is_said_to_end() {
+async fn the_last_good_sets_go_over_though_the_registry_is_away_and_pins_and_drains_are_said_to_end()
+ {
     let backend = Backend::start("one").await;
     let consul = FakeConsul::start([]).await;
     consul.holds(7, json!([entry("cart", backend.address())]));
@@ -98,12 +99,25 @@ async fn the_last_good_sets_go_over_though_the_registry_is_away_and_a_pin_is_sai
     let url = line.admin("/api/services/cart/pin");
     let pin = line.http.post(url).json(&json!({})).send().await.unwrap();
     assert!(pin.status().is_success(), "{pin:?}");
+    let address = backend.address().to_string();
+    let url = line.admin("/api/services/cart/drain");
+    let drain = line
+        .http
+        .post(url)
+        .json(&json!({ "endpoint": address, "force": true }));
+    let drain = drain.send().await.unwrap();
+    assert!(drain.status().is_success(), "{drain:?}");
+    assert_eq!(served(&line).await, 503);
     let said = line.upgrade().await;
     assert_eq!(said["unpinned"], json!(["cart"]));
+    assert_eq!(said["undrained"], json!([format!("cart: {address}")]));
     line.until_gone(0).await;
     assert_eq!(served(&line).await, 200);
     let said = line.upgrade().await;
-    assert_eq!(said["unpinned"], json!([]));
+    assert_eq!(
+        (&said["unpinned"], &said["undrained"]),
+        (&json!([]), &json!([]))
+    );
     line.until_gone(1).await;
     assert_eq!(served(&line).await, 200);
 }
