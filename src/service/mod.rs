@@ -280,6 +280,14 @@ impl Service {
         &self.views
     }
 
+    fn subsets(&self) -> Vec<&Subset> {
+        let views = self.views.iter();
+        views
+            .filter_map(|view| view.subset())
+            .map(AsRef::as_ref)
+            .collect()
+    }
+
     fn all_views(&self) -> impl Iterator<Item = &Arc<View>> {
         std::iter::once(&self.main).chain(&self.views)
     }
@@ -360,7 +368,7 @@ impl Service {
 
     /// Its endpoints that a person drains.
     pub fn drains(&self) -> Vec<DrainStatus> {
-        self.members().endpoints().drain_statuses()
+        self.members().endpoints().drain_statuses(&self.subsets())
     }
 
     /// An endpoint took no connection.

@@ -213,8 +213,8 @@ impl EndpointTotals {
 /// What those of a service's endpoints were asked that were ever called.
 pub fn endpoint_totals(service: &Service) -> Vec<(EndpointId, EndpointTotals)> {
     let members = service.members();
-    let all = members.endpoints().states();
-    all.filter_map(|(member, _)| Some((member.id().clone(), EndpointTotals::of(&member.endpoint)?)))
+    let all = members.endpoints().all();
+    all.filter_map(|member| Some((member.id().clone(), EndpointTotals::of(&member.endpoint)?)))
         .collect()
 }
 
@@ -234,7 +234,9 @@ impl ServiceStatus {
         let now = Instant::now();
         let combiner = members.combiner();
         let listed = combiner.listed_by();
-        let endpoints = members.endpoints().states().map(|(member, state)| {
+        let subsets = service.subsets();
+        let states = members.endpoints().states(&subsets);
+        let endpoints = states.map(|(member, state)| {
             let registries = listed.get(&member.instance.address).cloned();
             EndpointStatus::of(member, state, registries.unwrap_or_default(), now)
         });
@@ -261,7 +263,7 @@ impl ServiceStatus {
                 .collect(),
             hint: service.hint(),
             pin: members.journal().pin.as_deref().map(PinStatus::of),
-            drains: members.endpoints().drain_statuses(),
+            drains: members.endpoints().drain_statuses(&subsets),
             from_snapshot: std::iter::zip(service.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {
                     let age = combiner.remembered(of)?.elapsed().unwrap_or_default();

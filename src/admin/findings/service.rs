@@ -61,14 +61,13 @@ pub(super) fn of_service(facts: &ServiceFacts<'_>, unregistered: &[String]) -> V
 /// That no endpoint can be picked, and why.
 fn emptiness(status: &ServiceStatus, unregistered: &[String]) -> Option<(Level, String)> {
     use EndpointState::{Draining, Failing, Maintenance, Unhealthy};
-    let is_held_away = status.drains.iter().all(|drain| drain.holds);
     let present = status.endpoints.iter().filter(|one| one.state != Draining);
     let mut out = BTreeMap::<_, usize>::new();
     for endpoint in present {
         match endpoint.state {
             Unhealthy => *out.entry("unhealthy").or_default() += 1,
             Failing if !status.panic => *out.entry("failing").or_default() += 1,
-            Maintenance if is_held_away => *out.entry("in maintenance").or_default() += 1,
+            Maintenance => *out.entry("in maintenance").or_default() += 1,
             _ => return None,
         }
     }
@@ -130,13 +129,16 @@ fn of_drains(status: &ServiceStatus, say: &mut impl FnMut(Level, &'static str, S
     for drain in &status.drains {
         let left = time(drain.seconds_left);
         let text = format!("{} is drained for another {left}", drain.endpoint);
-        match drain.holds {
-            true => say(Level::Note, "drained", text),
-            false => {
-                let text = format!("{text}, and called all the same: no other can be picked");
-                say(Level::Warning, "drained", text);
-            }
+        if drain.holds {
+            say(Level::Note, "drained", text);
+            continue;
         }
+        let whose = match &*drain.yields_for {
+            [] => String::new(),
+            subsets => format!(" for {}", subsets.join("; ")),
+        };
+        let text = format!("{text}, and called all the same{whose}: no other can take its place");
+        say(Level::Warning, "drained", text);
     }
 }
 

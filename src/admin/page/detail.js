@@ -102,11 +102,14 @@ function pins(parts, service) {
   parts.pin = h('button', { type: 'button', onclick: () => tell('POST', { for: parts.time.value }) }, 'Pin the set it has');
   parts.unpin = h('button', { type: 'button', onclick: () => tell('DELETE') }, 'Unpin');
   parts.pinned = h('span', { class: 'quiet' });
-  parts.drain = (endpoint) => (endpoint.state === 'maintenance' ? tell('DELETE', undefined, `drain?endpoint=${encodeURIComponent(endpoint.address)}`)
+  parts.drain = (endpoint) => (is_drained(service.own, endpoint) ? tell('DELETE', undefined, `drain?endpoint=${encodeURIComponent(endpoint.address)}`)
     : tell('POST', { endpoint: endpoint.address, for: parts.time.value }, 'drain'));
   parts.pin_to = (set) => tell('POST', { set, for: parts.time.value });
   parts.pins.append(parts.pinned, parts.unpin, parts.pin, parts.time);
 }
+
+/** One that yields is drained, too, and in the state that it would be in. */
+const is_drained = (own, endpoint) => own.drains.some((one) => one.endpoint === endpoint.address);
 
 export function update(row, item) {
   row.item = item;
@@ -121,7 +124,7 @@ export function update(row, item) {
   reconcile(parts.endpoints, found.slice(0, parts.shown), {
     key: (endpoint) => endpoint.key,
     create: (endpoint) => create_endpoint(endpoint, parts.drain),
-    update: (element, endpoint) => update_endpoint(element, endpoint, series.get(endpoint.key)),
+    update: (element, endpoint) => update_endpoint(element, endpoint, series.get(endpoint.key), is_drained(own, endpoint)),
   });
   parts.endpoint_table.hidden = found.length === 0;
   parts.none.hidden = found.length > 0;
@@ -182,19 +185,19 @@ function create_endpoint(endpoint, drain) {
   return row;
 }
 
-function update_endpoint(row, endpoint, series) {
+function update_endpoint(row, endpoint, series, drained) {
   const cells = row.cells_of;
   const rates = series?.requests_per_second ?? [];
   const label = rates.length ? `now ${rate(endpoint.requests_per_second)} requests a second, at most ${rate(most([rates]))}` : 'no requests yet';
   draw(cells.spark, [rates], { label });
+  const drains = drained ? 'Undrain' : 'Drain';
+  text(cells.drain, drains);
+  attribute(cells.drain, 'aria-label', `${drains} ${endpoint.address}`);
   // One that has not changed is the same object.
   if (row.endpoint === endpoint) return;
   row.endpoint = endpoint;
   attribute(cells.state, 'data-state', endpoint.state);
   text(cells.state, endpoint.state);
-  const drains = endpoint.state === 'maintenance' ? 'Undrain' : 'Drain';
-  text(cells.drain, drains);
-  attribute(cells.drain, 'aria-label', `${drains} ${endpoint.address}`);
   cells.drain.hidden = endpoint.state === 'draining';
   const registry = endpoint.registry === 'passing' ? null : `registry: ${endpoint.registry}`;
   text(cells.why, [endpoint.why, registry].filter(Boolean).join('; '));

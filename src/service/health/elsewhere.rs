@@ -65,7 +65,7 @@ async fn look(service: &Service, registry: &str, other: OtherHost) -> Option<Arc
 /// Some listed endpoints that took no connection: host, port, and their other host.
 fn refused(service: &Service, other: OtherHost) -> Vec<(String, u16, String)> {
     let members = service.members();
-    let refused = members.endpoints().states().filter_map(|(member, _)| {
+    let refused = members.endpoints().all().filter_map(|member| {
         if member.standing() == Standing::Removed {
             return None;
         }

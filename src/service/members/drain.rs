@@ -56,7 +56,7 @@ pub fn drain(
     let members = service.members();
     let address = members.endpoints().address_of(endpoint);
     let address = address.ok_or_else(|| DrainError::Unknown(endpoint.to_owned()))?;
-    if let Some(of) = leaves_none(&members, &address).filter(|_| !forced) {
+    if let Some(of) = leaves_none(service, &members, &address).filter(|_| !forced) {
         return Err(DrainError::Last(address, of));
     }
     let mut maintenance = Box::new(Maintenance::new(time, forced));
@@ -89,8 +89,9 @@ pub fn undrain(service: &Arc<Service>, endpoint: &str) -> bool {
 }
 
 /// Of which subset, in words, an endpoint is the last that can be picked; an empty text is of all.
-fn leaves_none(members: &Members, address: &Address) -> Option<String> {
-    let mut views = members.views();
+fn leaves_none(service: &Service, members: &Members, address: &Address) -> Option<String> {
+    // Requests still go by views of policies of the past, which no route wants any more.
+    let mut views = service.all_views();
     let last = views.find(|view| {
         let wants = |instance: &_| view.wants(instance);
         members.endpoints().is_last(address, wants)
@@ -133,25 +134,53 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{Config, EndpointTls},
-        instance::InstanceSet,
+        config::{self, Config, EndpointTls, Subset},
+        instance::{Instance, InstanceSet},
         registry::watch::Event,
-        service::testing::instance,
+        service::{EndpointState, ServiceStatus, testing::instance},
         upstream::Tls,
     };
 
-    fn service() -> Arc<Service> {
-        let text = "[registry.a]\nkind = \"consul\"\n[[route]]\nservice = \"cart\"\n";
-        let config = Config::parse(text, Path::new(".")).unwrap();
+    /// What a file with these lines says of a service.
+    type Said = (Arc<config::Service>, Arc<Tls>, Vec<Arc<Subset>>);
+
+    fn said(lines: &str) -> Said {
+        let text =
+            format!("[registry.a]\nkind = \"consul\"\n[[route]]\nservice = \"cart\"\n{lines}");
+        let config = Config::parse(&text, Path::new(".")).unwrap();
         let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
-        let policy = config.services["cart"].clone();
-        let name = "cart".into();
-        let service = Service::new(name, policy, tls, 1, [], Arc::default());
-        let instances = [1, 2].map(|port| Ok(instance(port, true)));
-        let set = Event::State(InstanceSet::of(instances).into());
-        service.apply(MemberEvent::Registry(0, set));
+        let subsets = config
+            .routes
+            .iter()
+            .filter_map(|route| route.subset.clone());
+        (config.services["cart"].clone(), tls, subsets.collect())
+    }
+
+    fn service() -> Arc<Service> {
+        service_of("", [1, 2].map(|port| instance(port, true)))
+    }
+
+    fn service_of(lines: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
+        let (policy, tls, subsets) = said(lines);
+        let service = Service::new("cart".into(), policy, tls, 1, subsets, Arc::default());
+        lists(&service, instances);
         Arc::new(service)
     }
+
+    fn lists(service: &Service, instances: impl IntoIterator<Item = Instance>) {
+        let set = Event::State(InstanceSet::of(instances.into_iter().map(Ok)).into());
+        service.apply(MemberEvent::Registry(0, set));
+    }
+
+    fn tagged(port: u16, tag: &str) -> Instance {
+        Instance {
+            tags: vec![tag.to_owned()],
+            ..instance(port, true)
+        }
+    }
+
+    const SUBSET: &str = "[service.cart]\nguard = false\n\
+        [[route]]\npath = \"/v2\"\ntags = [\"v2\"]\nservice = \"cart\"\n";
 
     fn picked(service: &Service) -> Vec<u16> {
         let snapshot = service.main().snapshot();
@@ -211,5 +240,41 @@ mod tests {
         assert_eq!(picked(&service), [1]);
         assert!(undrain(&service, &last.id));
         assert_eq!(picked(&service), [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_yields_for_a_subset_says_so_and_the_endpoint_is_shown_as_what_it_is() {
+        let service = service_of(SUBSET, [tagged(1, "v1"), tagged(2, "v2"), tagged(3, "v2")]);
+        let shown = || {
+            let status = ServiceStatus::of(&service);
+            let drain = status.drains[0].clone();
+            (drain.holds, drain.yields_for, status.endpoints[1].state)
+        };
+        let id = instance(2, true).id;
+        drain(&service, &id, HOUR, false).unwrap();
+        assert_eq!(shown(), (true, vec![], EndpointState::Maintenance));
+        lists(&service, [tagged(1, "v1"), tagged(2, "v2")]);
+        let of_v2 = service.views()[0].snapshot();
+        assert_eq!(of_v2.endpoints.len(), 1, "there is no other");
+        assert_eq!(picked(&service), [1]);
+        let subset = vec!["tag `v2`".to_owned()];
+        assert_eq!(shown(), (false, subset, EndpointState::Serving));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subset_that_no_file_has_any_more_keeps_no_endpoint_from_a_drain() {
+        let before = service_of(SUBSET, [tagged(1, "v1"), tagged(2, "v2")]);
+        let id = instance(2, true).id;
+        let error = drain(&before, &id, HOUR, false).unwrap_err();
+        assert!(
+            error.to_string().contains("of those with tag `v2`"),
+            "{error}"
+        );
+        let (policy, tls, subsets) = said("[service.cart]\nguard = false\n");
+        let after = before.renewed(policy, tls, subsets, false);
+        // Requests go by the views of before still.
+        assert_eq!(before.views().len(), 1);
+        drain(&after, &id, HOUR, false).unwrap();
+        assert_eq!(picked(&after), [1]);
     }
 }

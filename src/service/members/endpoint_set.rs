@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use super::{
     combine::Update,
     history,
-    maintenance::{DrainStatus, Drains, Maintenance},
+    maintenance::{DrainStatus, Drains, Maintenance, Others},
     member::{ById, Member},
     standing::{Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
-    config::{self, Balance},
+    config::{self, Balance, Subset},
     evidence::Order,
     instance::{Address, Instance},
     service::{
@@ -33,8 +33,35 @@ use crate::{
 pub(crate) struct Picking {
     /// Our own checks are not believed.
     panics: bool,
-    /// One that is not drained could be picked.
-    has_others: bool,
+    /// What is left where drained ones are not picked.
+    others: Others,
+}
+
+/// What is left to requests besides drained endpoints, wherever routes look for them.
+struct Left<'s> {
+    panics: bool,
+    /// For each subset; `None` is all.
+    others: Vec<(Option<&'s Subset>, Others)>,
+}
+
+impl<'s> Left<'s> {
+    /// For what an endpoint is called although it is drained.
+    fn yields_for(
+        &self,
+        member: &Member,
+        drain: &Maintenance,
+    ) -> impl Iterator<Item = Option<&'s Subset>> {
+        let views = self.others.iter().filter(|(subset, others)| {
+            member.may_be_picked(self.panics)
+                && is_of(*subset, &member.instance)
+                && !drain.holds(member.fails_checks(), *others)
+        });
+        views.map(|(subset, _)| *subset)
+    }
+}
+
+fn is_of(subset: Option<&Subset>, instance: &Instance) -> bool {
+    subset.is_none_or(|Subset { tags, meta, .. }| instance.has(tags, meta))
 }
 
 /// A service's endpoints and what became of them.
@@ -104,31 +131,48 @@ impl EndpointSet {
 
     /// What holds of those that `wants` selects as a whole when one of them is picked.
     pub(crate) fn picking(&self, wants: impl Fn(&Instance) -> bool) -> Picking {
-        let panics = self.panics();
-        let mut others = self
-            .members
-            .iter()
-            .filter(|member| !self.is_drained(member));
         Picking {
-            panics,
-            has_others: self.drains.is_empty()
-                || others.any(|one| wants(&one.instance) && one.may_be_picked(panics)),
+            panics: self.panics(),
+            others: self.others(wants),
         }
     }
 
     /// Whether an endpoint is picked: here all that have a say in it meet. A drain that is not forced
-    /// never takes the last one.
+    /// never takes the last one, nor the last one that passes its checks.
     fn is_picked(&self, member: &Member, picking: Picking) -> bool {
-        let drain = match self.drains.is_empty() {
-            true => None,
-            false => self.drains.get(&member.instance.address),
-        };
-        let drain_holds = drain.is_some_and(|drain| drain.forced || picking.has_others);
-        member.may_be_picked(picking.panics) && !drain_holds
+        member.may_be_picked(picking.panics) && !self.is_held_away(member, picking.others)
     }
 
-    fn is_drained(&self, member: &Member) -> bool {
-        !self.drains.is_empty() && self.drains.contains_key(&member.instance.address)
+    fn is_held_away(&self, member: &Member, others: Others) -> bool {
+        let drain = self.drain_of(member);
+        drain.is_some_and(|drain| drain.holds(member.fails_checks(), others))
+    }
+
+    fn drain_of(&self, member: &Member) -> Option<&Maintenance> {
+        match self.drains.is_empty() {
+            true => None,
+            false => self.drains.get(&member.instance.address),
+        }
+    }
+
+    /// What is left of those that `wants` selects where drained ones are not picked. Is not asked about
+    /// where there are none.
+    fn others(&self, wants: impl Fn(&Instance) -> bool) -> Others {
+        if self.drains.is_empty() {
+            return Others::Passing;
+        }
+        self.undrained(wants)
+    }
+
+    fn undrained(&self, wants: impl Fn(&Instance) -> bool) -> Others {
+        let undrained = self.members.iter().filter(|one| {
+            one.standing().is_pickable() && self.drain_of(one).is_none() && wants(&one.instance)
+        });
+        let others = undrained.map(|one| match one.fails_checks() {
+            true => Others::Failing,
+            false => Others::Passing,
+        });
+        others.max().unwrap_or(Others::None)
     }
 
     /// Who of those that `wants` selects may be picked and who may not, in the order of their
@@ -158,8 +202,9 @@ impl EndpointSet {
     pub(crate) fn panics(&self) -> bool {
         let pickable = self.members.iter();
         let pickable = pickable.filter(|member| member.standing().is_pickable());
-        // What is worked on says nothing of the others.
-        let pickable = pickable.filter(|member| !self.is_drained(member));
+        // What is worked on says nothing of the others, but where it is called.
+        let others = self.others(|_| true);
+        let pickable = pickable.filter(|member| !self.is_held_away(member, others));
         let (mut all, mut failing) = (0u64, 0u64);
         for member in pickable {
             all += 1;
@@ -423,17 +468,39 @@ impl EndpointSet {
         picked.map(|member| member.id().clone()).collect()
     }
 
-    /// What the admin API shows of each.
-    pub(crate) fn states(&self) -> impl Iterator<Item = (&Member, EndpointState)> {
+    /// All of them, and those that were removed and work on something still.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter()
+    }
+
+    /// What the admin API shows of each, where routes call these subsets besides the whole.
+    pub(crate) fn states(
+        &self,
+        subsets: &[&Subset],
+    ) -> impl Iterator<Item = (&Member, EndpointState)> {
         let now = Instant::now();
+        let left = self.left(subsets);
         self.members.iter().map(move |member| {
             let health = member.endpoint.health();
-            let state = match member.is_removed() || !self.is_drained(member) {
-                true => EndpointState::of(member.standing(), member.fails_checks(), health, now),
-                false => EndpointState::Maintenance,
+            let drain = self.drain_of(member).filter(|_| !member.is_removed());
+            let holds = drain.is_some_and(|drain| left.yields_for(member, drain).next().is_none());
+            let state = match holds {
+                true => EndpointState::Maintenance,
+                false => EndpointState::of(member.standing(), member.fails_checks(), health, now),
             };
             (member, state)
         })
+    }
+
+    /// What is left to requests for all, and for each of these subsets.
+    fn left<'s>(&self, subsets: &[&'s Subset]) -> Left<'s> {
+        let views = std::iter::once(None).chain(subsets.iter().copied().map(Some));
+        Left {
+            panics: self.panics(),
+            others: views
+                .map(|subset| (subset, self.others(|one| is_of(subset, one))))
+                .collect(),
+        }
     }
 
     /// The address of an endpoint that is named by it, or by its id.
@@ -458,14 +525,15 @@ impl EndpointSet {
         by_address.or_else(by_id)
     }
 
-    /// Whether no other endpoint could be picked of those that `wants` selects, than the one at this
-    /// address.
+    /// Whether the endpoint at this address is picked of those that `wants` selects, and no other
+    /// could be in its place.
     pub(crate) fn is_last(&self, address: &Address, wants: impl Fn(&Instance) -> bool) -> bool {
         let panics = self.panics();
-        let members = self.members.iter().filter(|one| wants(&one.instance));
-        let picked = members.filter(|one| one.may_be_picked(panics) && !self.is_drained(one));
-        let mut addresses = picked.map(|one| &one.instance.address).peekable();
-        addresses.peek().is_some() && addresses.all(|one| one == address)
+        let others = self.undrained(|one| wants(one) && one.address != *address);
+        let mut there = self.members.iter().filter(|one| {
+            one.instance.address == *address && wants(&one.instance) && one.may_be_picked(panics)
+        });
+        there.any(|one| self.drain_of(one).is_none() && !others.replace(one.fails_checks()))
     }
 
     /// Drains the endpoint at this address.
@@ -498,14 +566,17 @@ impl EndpointSet {
         &self.drains
     }
 
-    /// What the admin API shows of them.
-    pub(crate) fn drain_statuses(&self) -> Vec<DrainStatus> {
+    /// What the admin API shows of them, where routes call these subsets besides the whole.
+    pub(crate) fn drain_statuses(&self, subsets: &[&Subset]) -> Vec<DrainStatus> {
         if self.drains.is_empty() {
             return Vec::new();
         }
-        let picking = self.picking(|_| true);
+        let left = self.left(subsets);
         let status = |(address, drain): (&Address, &Maintenance)| {
-            DrainStatus::of(address, drain, drain.forced || picking.has_others)
+            let there = self.members.iter();
+            let there = there.filter(|one| one.instance.address == *address);
+            let yields_for = there.flat_map(|one| left.yields_for(one, drain));
+            DrainStatus::of(address, drain, yields_for)
         };
         self.drains.iter().map(status).collect()
     }
@@ -608,7 +679,7 @@ mod tests {
 
     fn states(members: &mut EndpointSet) -> Vec<EndpointState> {
         members.forget_the_gone();
-        members.states().map(|(_, state)| state).collect()
+        members.states(&[]).map(|(_, state)| state).collect()
     }
 
     #[tokio::test]
@@ -896,6 +967,7 @@ mod tests {
         assert_eq!(ports(&members), [2, 3]);
         assert_eq!(snapshot(&members).resting.len(), 1);
         let (serving, maintained) = (EndpointState::Serving, EndpointState::Maintenance);
+        let ill = EndpointState::Unhealthy;
         assert_eq!(states(&mut members), [maintained, serving, serving]);
         // Gone, and back; others are ill, and gone.
         take(&mut members, &healthy(2..4), true);
@@ -907,10 +979,11 @@ mod tests {
             true,
         );
         assert_eq!(ports(&members), [1], "there is no other");
-        assert!(!members.drain_statuses()[0].holds);
+        assert!(!members.drain_statuses(&[])[0].holds);
+        assert_eq!(states(&mut members), [serving, ill, ill], "and is shown so");
         drain(&mut members, true);
         assert!(ports(&members).is_empty());
-        assert!(members.drain_statuses()[0].holds);
+        assert!(members.drain_statuses(&[])[0].holds);
         take(&mut members, &healthy(1..3), true);
         assert_eq!(ports(&members), [2]);
         assert!(members.undrain(&instance(1, true).address));
@@ -941,6 +1014,48 @@ mod tests {
         check(&mut members, 2..3);
         assert!(members.panics());
         assert_eq!(snapshot(&members).endpoints.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_last_that_passes_its_checks_is_not_drained_for_those_that_fail_them() {
+        let ports = |members: &EndpointSet| -> Vec<_> {
+            let endpoints = snapshot(members).endpoints;
+            let endpoints = endpoints.iter();
+            endpoints.map(|one| one.id().address.port()).collect()
+        };
+        let at = |port| instance(port, true).address;
+        let mut members = empty(None);
+        take(&mut members, &healthy(1..3), true);
+        members.drain(at(1), maintenance(false));
+        assert_eq!(ports(&members), [2]);
+        check_one(&mut members, 1, false);
+        assert!(!members.panics(), "half of those that are called pass");
+        assert_eq!(ports(&members), [1]);
+        assert!(!members.drain_statuses(&[])[0].holds);
+        let (serving, failing) = (EndpointState::Serving, EndpointState::Failing);
+        assert_eq!(states(&mut members), [serving, failing]);
+        // One that fails as the others do can be done without.
+        check_one(&mut members, 0, false);
+        assert!(members.panics());
+        assert_eq!(ports(&members), [2]);
+        assert!(members.drain_statuses(&[])[0].holds);
+        check_one(&mut members, 0, true);
+        members.drain(at(1), maintenance(true));
+        assert_eq!(ports(&members), [2], "a panic calls what is left");
+        // Of three in a panic the only one that passes is not taken.
+        assert!(members.undrain(&at(1)));
+        take(&mut members, &healthy(1..4), true);
+        check_one(&mut members, 2, false);
+        assert!(members.panics());
+        assert!(members.is_last(&at(1), |_| true));
+        assert!(!members.is_last(&at(2), |_| true));
+    }
+
+    fn check_one(members: &mut EndpointSet, place: usize, passing: bool) {
+        let endpoint = members.members.iter().nth(place);
+        let endpoint = Arc::clone(&endpoint.unwrap().endpoint);
+        let error = None;
+        members.check(&endpoint, Checkup { passing, error });
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! That a person works on an endpoint: since when, and for how long. Knows nothing of what follows from it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -9,7 +9,29 @@ use serde::Serialize;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::history::unix_seconds;
-use crate::instance::Address;
+use crate::{config::Subset, instance::Address};
+
+/// What is left to requests besides the endpoints that are drained, from the least on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Others {
+    /// Nothing.
+    None,
+    /// Endpoints that fail our own checks: a panic calls them at the most.
+    Failing,
+    /// An endpoint that passes them, or that is not checked.
+    Passing,
+}
+
+impl Others {
+    /// Whether an endpoint can be done without.
+    pub(super) fn replace(self, fails_checks: bool) -> bool {
+        match self {
+            Self::None => false,
+            Self::Failing => fails_checks,
+            Self::Passing => true,
+        }
+    }
+}
 
 /// The endpoints of a service that are drained, by their addresses.
 pub(crate) type Drains = BTreeMap<Address, Maintenance>;
@@ -41,9 +63,11 @@ pub struct DrainStatus {
     pub seconds_left: f64,
     /// Whether it takes the last endpoint, too.
     pub forced: bool,
-    /// Whether it keeps requests away: one that is not forced does not where no other endpoint could
-    /// be picked.
+    /// Whether it keeps all requests away: one that is not forced does not where no other endpoint
+    /// could be picked, or where it passes its checks and no other does.
     pub holds: bool,
+    /// Subsets that have no other endpoint: their requests still come. Empty where all do.
+    pub yields_for: Vec<String>,
 }
 
 impl Maintenance {
@@ -57,10 +81,26 @@ impl Maintenance {
             expiry: None,
         }
     }
+
+    /// Whether it keeps requests from an endpoint where these others are.
+    pub(super) fn holds(&self, fails_checks: bool, others: Others) -> bool {
+        self.forced || others.replace(fails_checks)
+    }
 }
 
 impl DrainStatus {
-    pub(crate) fn of(endpoint: &Address, maintenance: &Maintenance, holds: bool) -> Self {
+    /// It does not hold where it yields for any, of which `None` is all requests.
+    pub(super) fn of<'s>(
+        endpoint: &Address,
+        maintenance: &Maintenance,
+        yields_for: impl IntoIterator<Item = Option<&'s Subset>>,
+    ) -> Self {
+        let yields_for: Vec<_> = yields_for.into_iter().collect();
+        let holds = yields_for.is_empty();
+        let subsets: Option<BTreeSet<_>> = yields_for
+            .into_iter()
+            .map(|subset| subset.map(ToString::to_string))
+            .collect();
         let ends = maintenance.since + maintenance.time;
         let left = ends.duration_since(SystemTime::now());
         Self {
@@ -70,6 +110,7 @@ impl DrainStatus {
             seconds_left: left.unwrap_or_default().as_secs_f64(),
             forced: maintenance.forced,
             holds,
+            yields_for: subsets.into_iter().flatten().collect(),
         }
     }
 }

@@ -472,7 +472,7 @@ mod tests {
     fn who_is_turned_away_finds_the_others_and_who_reads_of_a_change_finds_it_made() {
         let mut members = members();
         says(&mut members, 0, &[1, 2, 3, 4]);
-        let leaves = Arc::clone(&members.endpoints.states().next().unwrap().0.endpoint);
+        let leaves = Arc::clone(&members.endpoints.all().next().unwrap().endpoint);
         let is_retired = || leaves.pool(0).is_retired();
         let mut effects = members.apply(MemberEvent::Registry(0, set(&[2, 3, 4])));
         assert_eq!(shown(&effects), (true, 1, true, false));
@@ -490,7 +490,7 @@ mod tests {
     fn the_log_says_of_checks_and_of_the_guard_what_is_published() {
         let mut members = members();
         says(&mut members, 0, &[1, 2]);
-        let endpoint = Arc::clone(&members.endpoints.states().next().unwrap().0.endpoint);
+        let endpoint = Arc::clone(&members.endpoints.all().next().unwrap().endpoint);
         let checkup = Checkup {
             passing: false,
             error: Some("refused".into()),
