@@ -41,6 +41,9 @@ pub enum UpgradeError {
         "it is process 1, whose end is the end of its container: start a container with the new binary"
     )]
     First,
+    /// A supervisor would take its end for the service's.
+    #[error("{0} takes the end of this process for the end of the service: {1}")]
+    Followed(String, &'static str),
     /// It is on its way out.
     #[error("this proxy is on its way out")]
     Draining,
@@ -60,7 +63,7 @@ pub enum UpgradeError {
     #[error("the new process was not ready within {0:?}")]
     Late(Duration),
     /// The new process does not know what this one knows.
-    #[error("the new process could not read what this one knows: {}", .0.join(", "))]
+    #[error("the new process could not read what this one knows: {}", some(.0))]
     Unread(Vec<String>),
     /// This process was told to end meanwhile.
     #[error("this proxy was told to end meanwhile")]
@@ -75,8 +78,32 @@ impl UpgradeError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::NoProgram | Self::First | Self::Draining | Self::UnderWay
+            Self::NoProgram | Self::First | Self::Followed(..) | Self::Draining | Self::UnderWay
         )
+    }
+}
+
+/// The first of many names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_the_first_are_said_and_how_many_there_are_more() {
+        let names: Vec<_> = (0..3_000).map(|n| format!("service s{n}")).collect();
+        let said = UpgradeError::Unread(names).to_string();
+        assert!(said.contains("service s19 and 2980 more"), "{said}");
+        let said = UpgradeError::Unread(vec!["service a".into(), "service b".into()]).to_string();
+        assert!(said.ends_with(": service a, service b"), "{said}");
     }
 }
 

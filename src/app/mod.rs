@@ -104,11 +104,12 @@ impl App {
         let shared = Shared::new(generation, Arc::clone(&access_logs));
         let shared = Arc::new(shared.proving(&doors.orders.challenges));
         tasks.follow_tags(&shared);
-        predecessor.until_go(&shared, &doors.bound).await?;
+        // Before clients are this process's: what fails now leaves them to the one before.
         let sockets = match origin.is_binary() {
             true => doors.duplicate(&config)?,
             false => Sockets::default(),
         };
+        predecessor.until_go(&shared, &doors.bound).await?;
         let worker = |index| Arc::new(Worker::new(index, Arc::clone(&shared)));
         let workers = (0..config.workers.get()).map(worker).collect();
         let listeners = doors.listeners();
@@ -142,9 +143,8 @@ impl App {
             tasks,
             _writing: Writing(access_logs),
         };
-        Ok(app
-            .serve(doors.admin, doors.certificates, doors.orders, predecessor)
-            .await)
+        let app = app.serve(doors.admin, doors.certificates, doors.orders, predecessor);
+        Ok(app.await)
     }
 
     /// Begins what goes on beside the requests.

@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config, ListenAddress, Secret},
     control::server::reachable,
     embedded,
-    listen::{self, BindError, Bound},
+    listen::{self, BindError, Bound, SocketFile},
     proxy::Shared,
     saved::{Contents, Store},
 };
@@ -38,6 +38,8 @@ pub(super) struct Predecessor<'a> {
     admin: &'a config::Admin,
     /// One that has started this process to take its place.
     parent: Option<Parent>,
+    /// The unix sockets whose paths are that one's until this process serves.
+    files: Vec<Arc<SocketFile>>,
     /// What a supervisor has bound.
     supervised: Vec<Supervised>,
     /// Whether it goes, once that was asked.
@@ -59,6 +61,7 @@ impl<'a> Predecessor<'a> {
         Ok(Self {
             admin,
             parent: Parent::of(origin).await?,
+            files: Vec::new(),
             supervised: mem::take(&mut origin.sockets),
             goes: None,
             told: false,
@@ -132,20 +135,26 @@ impl<'a> Predecessor<'a> {
         let Some(parent) = &mut self.parent else {
             return Ok(());
         };
+        let timeout = shared.generation.load().config.admin.ready_timeout;
+        let timeout = parent.time_left().map_or(timeout, |left| left.min(timeout));
         tokio::select! {
-            () = become_ready(Arc::clone(shared), CancellationToken::new()) => {}
-            error = parent.gone() => return Err(error),
+            () = become_ready(Arc::clone(shared), timeout, CancellationToken::new()) => {}
+            error = parent.given_up() => return Err(error),
         }
-        parent.until_go(shared.directory().unread()).await?;
-        bound.iter().try_for_each(Bound::take_path)?;
-        Ok(())
+        self.files = bound.iter().filter_map(Bound::file).cloned().collect();
+        parent.until_go(shared.directory().unread()).await
     }
 
     /// Tells a process that hands over that this one serves, and waits until it has let go.
     pub(super) async fn serves(self) {
-        if let Some(parent) = self.parent {
-            parent.serves().await;
+        let Some(parent) = self.parent else { return };
+        // Nothing is left that can fail: a start that comes to nothing must leave the paths alone.
+        for file in self.files {
+            if let Err(error) = file.take_path() {
+                tracing::warn!(%error, "the permissions of a unix socket cannot be set");
+            }
         }
+        parent.serves().await;
     }
 
     /// Binds a listener: beside a predecessor that goes, so that no connection is refused between

@@ -14,11 +14,15 @@ use crate::proxy::Shared;
 /// answered, or failed, or after so long: one that refuses our token is seen by then.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
-/// Ready when everything declared was read once; after `admin.ready_timeout` all the same, with the
+/// Ready when everything declared was read once; after this time-out all the same, with the
 /// missing ones named, so that one dead registry does not hold the others' traffic.
-pub(super) async fn become_ready(shared: Arc<Shared>, ending: CancellationToken) {
+pub(super) async fn become_ready(
+    shared: Arc<Shared>,
+    timeout: Duration,
+    ending: CancellationToken,
+) {
     let began = Instant::now();
-    let late = began + shared.generation.load().config.admin.ready_timeout;
+    let late = began + timeout;
     let confirmed = began + CONFIRMED;
     let mut directory = shared.directory();
     let mut heard = directory.heard();

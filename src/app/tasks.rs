@@ -49,7 +49,8 @@ impl ControlTasks {
         let state = Arc::clone(shared);
         self.spawn(|ending| async move {
             if !state.ready.load(Relaxed) {
-                become_ready(Arc::clone(&state), ending).await;
+                let timeout = state.generation.load().config.admin.ready_timeout;
+                become_ready(Arc::clone(&state), timeout, ending).await;
             }
             if state.ready.load(Relaxed) {
                 supervisor.ready();

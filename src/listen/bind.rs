@@ -84,7 +84,7 @@ impl Bound {
             address: self.address.clone(),
             sockets: sockets.collect::<Result<_, _>>()?,
             sharing: self.entrance.sharing.clone(),
-            file: self.sockets.iter().find_map(Unwatched::file).cloned(),
+            file: self.file().cloned(),
         })
     }
 
@@ -95,13 +95,16 @@ impl Bound {
     /// # Errors
     /// Where the path cannot be had.
     pub(crate) fn take_path(&self) -> Result<(), BindError> {
-        let mut files = self.sockets.iter().filter_map(Unwatched::file);
-        files
-            .try_for_each(|file| file.take_path())
-            .map_err(|source| {
-                let address = self.address.clone();
-                BindError { address, source }
-            })
+        let taken = self.file().map_or(Ok(()), |file| file.take_path());
+        taken.map_err(|source| {
+            let address = self.address.clone();
+            BindError { address, source }
+        })
+    }
+
+    /// The file of a unix socket, whose path may be taken later than its sockets are in use.
+    pub(crate) fn file(&self) -> Option<&Arc<SocketFile>> {
+        self.sockets.iter().find_map(Unwatched::file)
     }
 }
 

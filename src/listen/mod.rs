@@ -35,6 +35,6 @@ pub(crate) use bind::{BindError, Bound, Duplicate, Inherited, bind, bind_beside,
 pub(crate) use connection::Connection;
 pub(crate) use listening::Unwatched;
 pub(crate) use prelude::serve;
-pub(crate) use socket_file::is_one_socket;
+pub(crate) use socket_file::{SocketFile, is_one_socket};
 pub(crate) use stop::Stop;
 pub(crate) use tls::Tls;

@@ -96,11 +96,12 @@ impl SocketFile {
         *self.claim.lock() = Claim::Theirs;
     }
 
-    /// Takes the path from the process that has it, unless that is done: clients are ours from now on.
+    /// Takes the path from the process that has it, unless that is done: clients are this process's from now
+    /// on. Dropped before, the file stays.
     ///
     /// # Errors
     /// Where the folder may not be changed any more.
-    pub(super) fn take_path(&self) -> io::Result<()> {
+    pub(crate) fn take_path(&self) -> io::Result<()> {
         let mut claim = self.claim.lock();
         match mem::replace(&mut *claim, Claim::Ours) {
             Claim::Beside(name) => fs::rename(&name.0, &self.path),

@@ -178,6 +178,27 @@ async fn after_an_upgrade_the_supervisor_looks_after_the_new_process() {
     assert_eq!(callboard.ended().await.0, Some(0));
 }
 
+#[tokio::test]
+async fn under_a_supervisor_that_cannot_be_told_there_is_no_upgrade() {
+    let backend = RawBackend::saying(ok("well"), Then::Close).await;
+    let folder = TempDir::new().unwrap();
+    let script = "export SYSTEMD_EXEC_PID=$$; exec \"$0\" run";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_callboard")]);
+    shell.current_dir(folder.path());
+    let text = text(&["127.0.0.1:0"], backend.address());
+    let mut callboard = Callboard::run_by(shell, folder.path(), &text);
+    callboard.until_logged("the admin server is at").await;
+    callboard.signal(Signal::SIGUSR2);
+    let said = callboard.until_logged("not upgraded").await;
+    assert!(
+        said.contains("systemd takes the end of this process") && said.contains("Type=notify"),
+        "{said}"
+    );
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+}
+
 /// A unit that is shipped.
 fn unit(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");

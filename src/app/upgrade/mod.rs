@@ -4,6 +4,7 @@
 //! serves when it is ready, and this one drains then. Until it serves all may fail, and this one goes on.
 
 mod channel;
+mod follower;
 mod origin;
 mod packet;
 mod parent;

@@ -15,6 +15,7 @@ use socket2::{SockRef, Type};
 
 use super::{
     channel,
+    follower::Follower,
     packet::Reply,
     program::{OF, Program},
 };
@@ -31,6 +32,8 @@ const LONGEST: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub struct Origin {
     pub(super) program: Option<Program>,
+    /// Who would take its end for the service's.
+    pub(super) follower: Option<Follower>,
     /// The channel to the process before.
     pub(super) parent: Option<Arc<OwnedFd>>,
     /// Who looks after it.
@@ -47,10 +50,16 @@ impl Origin {
     /// That of this process. To be asked once, and at its start: standard input may be the channel to the
     /// process before, and is nothing then.
     pub fn of_this_process() -> Self {
+        let parent = channel_to_parent().map(Arc::new);
         Self {
+            // A successor's parent is the process before, which had none.
+            follower: match parent {
+                None => Follower::of_this_process(),
+                Some(_) => None,
+            },
             // Where its path is not known it cannot be started again.
             program: Program::of_this_process().ok(),
-            parent: channel_to_parent().map(Arc::new),
+            parent,
             supervisor: Supervisor::of_environment(),
             sockets: supervised::of_environment(),
         }

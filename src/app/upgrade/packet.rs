@@ -26,12 +26,17 @@ pub(super) enum Offer {
     Sets,
     /// Standard input, in whose place the channel is.
     Input,
+    /// How long the new process may wait for its registries, in milliseconds.
+    ReadyTimeout(u64),
     /// That is all, in this version of what is said.
     All(u32),
     /// The state of the embedded registry is the new process's to open.
     State,
     /// Begin to serve.
     Go,
+    /// The new process is to end. A channel that ends without this is the end of the process before: the new
+    /// one serves.
+    GivenUp,
     /// The clients are the new process's alone.
     Farewell,
 }
@@ -42,10 +47,10 @@ pub(super) enum Offer {
 pub(super) enum Reply {
     /// It is about to open the embedded registry.
     WantsState,
-    /// It has read all that it needs.
+    /// Some of what it could not read.
+    Missing(Vec<String>),
+    /// It has read what it could.
     Ready {
-        /// What it could not read.
-        missing: Vec<String>,
         /// The places of the listeners whose sockets it has taken.
         listeners: Vec<usize>,
         /// Whether it goes on with the admin server's socket.
@@ -58,4 +63,4 @@ pub(super) enum Reply {
 }
 
 /// The version of what is said.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;

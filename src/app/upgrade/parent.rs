@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    future::pending,
     io::{self, Read as _, Seek as _},
     os::fd::OwnedFd,
     path::Path,
@@ -11,10 +12,13 @@ use std::{
 };
 
 use rustix::stdio::dup2_stdin;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 
 use super::{
-    channel::Channel,
+    channel::{Channel, Received},
     origin::Origin,
     packet::{Offer, Reply, VERSION},
 };
@@ -25,6 +29,9 @@ use crate::{
 /// How long it may take to say what follows at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
+/// How many names one packet has at most.
+const NAMES: usize = 20;
+
 /// The process before this one, which waits for this one to get ready.
 #[derive(Debug)]
 pub(in crate::app) struct Parent {
@@ -34,6 +41,8 @@ pub(in crate::app) struct Parent {
     admin: Option<(String, OwnedFd)>,
     registry: Option<(String, OwnedFd)>,
     sets: Option<File>,
+    /// When it waits no longer for this process to be ready.
+    ready_by: Option<Instant>,
     /// Whether the admin server's socket is taken.
     has_admin: bool,
 }
@@ -54,11 +63,17 @@ impl Parent {
             admin: None,
             registry: None,
             sets: None,
+            ready_by: None,
             has_admin: false,
         };
         loop {
-            match parent.next().await? {
+            let next = parent.next().await?;
+            let next = next.ok_or_else(|| StartError::Upgrade("it is gone".to_owned()))?;
+            match next {
                 (Offer::All(VERSION), _) => return Ok(Some(parent)),
+                (Offer::ReadyTimeout(left), _) => {
+                    parent.ready_by = Some(Instant::now() + Duration::from_millis(left));
+                }
                 (Offer::All(other), _) => {
                     let text = format!("it speaks version {other}, and this one {VERSION}");
                     return Err(StartError::Upgrade(text));
@@ -142,16 +157,23 @@ impl Parent {
     /// Has the embedded registry's state, which is that process's until then.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// Where it has given this one up.
     pub(in crate::app) async fn borrow_state(&self) -> Result<(), StartError> {
         self.say(&Reply::WantsState).await?;
         match self.next().await? {
-            (Offer::State, _) => Ok(()),
-            (other, _) => Err(unexpected(&other)),
+            // The state of a process that is gone is free.
+            Some((Offer::State, _)) | None => Ok(()),
+            Some((other, _)) => Err(unexpected(&other)),
         }
     }
 
-    /// Says that this process is ready, and waits until it may serve.
+    /// How long this process may still wait for its registries.
+    pub(in crate::app) fn time_left(&self) -> Option<Duration> {
+        Some(self.ready_by?.saturating_duration_since(Instant::now()))
+    }
+
+    /// Says that this process is ready, and waits until it may serve: also where that one is gone, which leaves
+    /// the clients to this one.
     ///
     /// # Errors
     /// Where that one has given it up.
@@ -166,21 +188,25 @@ impl Parent {
         self.listeners.clear();
         (self.admin, self.registry) = (None, None);
         let ready = Reply::Ready {
-            missing,
             listeners,
             admin: self.has_admin,
         };
+        // Of many names one packet could be too long.
+        for some in missing.chunks(NAMES) {
+            self.say(&Reply::Missing(some.to_vec())).await?;
+        }
         self.say(&ready).await?;
         match self.next().await? {
-            (Offer::Go, _) => Ok(()),
-            (other, _) => Err(unexpected(&other)),
+            Some((Offer::Go, _)) | None => Ok(()),
+            Some((other, _)) => Err(unexpected(&other)),
         }
     }
 
-    /// Ends where that process does, or gives this one up.
-    pub(in crate::app) async fn gone(&self) -> StartError {
+    /// Ends where that process gives this one up; never, where it is gone.
+    pub(in crate::app) async fn given_up(&self) -> StartError {
         match self.next().await {
-            Ok((offer, _)) => unexpected(&offer),
+            Ok(Some((offer, _))) => unexpected(&offer),
+            Ok(None) => pending().await,
             Err(error) => error,
         }
     }
@@ -196,12 +222,21 @@ impl Parent {
     }
 
     async fn say(&self, reply: &Reply) -> Result<(), StartError> {
-        self.channel.send(reply, None).await.map_err(broken)
+        match self.channel.send(reply, None).await {
+            // It is gone, as the next packet of it will tell.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(broken),
+        }
     }
 
-    async fn next(&self) -> Result<(Offer, Option<OwnedFd>), StartError> {
-        let next = self.channel.next().await.map_err(broken)?;
-        next.ok_or_else(|| StartError::Upgrade("it is gone, or has given this one up".to_owned()))
+    /// What it says next; `None` where it is gone.
+    async fn next(&self) -> Result<Option<Received<Offer>>, StartError> {
+        match self.channel.next().await.map_err(broken)? {
+            Some((Offer::GivenUp, _)) => {
+                Err(StartError::Upgrade("it has given this one up".to_owned()))
+            }
+            next => Ok(next),
+        }
     }
 }
 

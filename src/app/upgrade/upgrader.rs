@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     channel::{self, Channel},
+    follower::Follower,
     origin::Origin,
     packet::{Offer, Reply, VERSION},
     program::Program,
@@ -34,8 +35,10 @@ use crate::{
     saved::Store,
 };
 
-/// How long a new process may take that was told to serve, or to end.
+/// How long a new process may take to say why it ends.
 const AT_ONCE: Duration = Duration::from_secs(10);
+/// How long it may take to end.
+const ENDS: Duration = Duration::from_secs(2);
 
 /// Has a new binary take the place of this process.
 #[derive(Clone)]
@@ -43,6 +46,7 @@ pub(in crate::app) struct Upgrader(Arc<Inner>);
 
 struct Inner {
     program: Option<Program>,
+    follower: Option<Follower>,
     supervisor: Supervisor,
     shared: Arc<Shared>,
     snapshot: Option<Arc<Store>>,
@@ -88,6 +92,7 @@ impl Upgrader {
     ) -> Self {
         Self(Arc::new(Inner {
             program: origin.program,
+            follower: origin.follower,
             supervisor: origin.supervisor,
             shared,
             snapshot,
@@ -155,6 +160,7 @@ impl Inner {
                 }
                 tracing::info!(pid, milliseconds, "a new process has the addresses now");
             }
+            Err(error) if error.is_refusal() => tracing::info!(%error, "not upgraded"),
             Err(error) => {
                 self.failed.fetch_add(1, Relaxed);
                 tracing::error!(%error, "not upgraded: this process goes on");
@@ -169,6 +175,9 @@ impl Inner {
         let program = self.program.as_ref().ok_or(UpgradeError::NoProgram)?;
         if std::process::id() == 1 {
             return Err(UpgradeError::First);
+        }
+        if let Some(follower) = &self.follower {
+            return Err(follower.refusal());
         }
         let sockets = self.sockets.lock().clone();
         let sockets = sockets.filter(|_| !self.done.is_cancelled());
@@ -222,7 +231,7 @@ impl Inner {
         (pid, within): (u32, Duration),
     ) -> Result<(), Option<UpgradeError>> {
         let ready = async {
-            self.offer(channel, sockets).await?;
+            self.offer(channel, sockets, ready_timeout(within)).await?;
             self.until_ready(channel, sockets, loan).await
         };
         let ready = tokio::select! {
@@ -230,9 +239,10 @@ impl Inner {
             () = self.ending.cancelled() => return Err(Some(UpgradeError::GivenUp)),
         };
         channel.send(&Offer::Go, None).await.map_err(left)?;
-        match timeout(AT_ONCE, channel.next()).await {
-            Ok(Ok(Some((Reply::Serves, _)))) => {}
-            Ok(Ok(Some((Reply::Fails(why), _)))) => return Err(Some(UpgradeError::Refused(why))),
+        // However long that takes: it may have clients by now, whom its end would cut.
+        match channel.next().await {
+            Ok(Some((Reply::Serves, _))) => {}
+            Ok(Some((Reply::Fails(why), _))) => return Err(Some(UpgradeError::Refused(why))),
             _ => return Err(None),
         }
         self.let_go(sockets, &ready);
@@ -265,6 +275,7 @@ impl Inner {
         &self,
         channel: &Channel,
         sockets: &Sockets,
+        ready_timeout: Duration,
     ) -> Result<(), Option<UpgradeError>> {
         for (place, listener) in sockets.listeners.iter().enumerate() {
             for socket in &listener.sockets {
@@ -302,6 +313,8 @@ impl Inner {
         let input = io::stdin();
         let sent = channel.send(&Offer::Input, Some(input.as_fd())).await;
         sent.map_err(left)?;
+        let offer = Offer::ReadyTimeout(ready_timeout.as_millis() as u64);
+        channel.send(&offer, None).await.map_err(left)?;
         channel.send(&Offer::All(VERSION), None).await.map_err(left)
     }
 
@@ -311,6 +324,7 @@ impl Inner {
         sockets: &Sockets,
         loan: &mut Option<Loan>,
     ) -> Result<Ready, Option<UpgradeError>> {
+        let mut missing = Vec::new();
         loop {
             let received = channel.next().await;
             let received =
@@ -322,11 +336,8 @@ impl Inner {
                     }
                     channel.send(&Offer::State, None).await.map_err(left)?;
                 }
-                Reply::Ready {
-                    missing,
-                    listeners,
-                    admin,
-                } => {
+                Reply::Missing(some) => missing.extend(some),
+                Reply::Ready { listeners, admin } => {
                     let unread = beyond(missing, &self.shared.directory().unread());
                     return match unread.is_empty() {
                         true => Ok(Ready { listeners, admin }),
@@ -377,6 +388,13 @@ fn beyond(missing: Vec<String>, ours: &[String]) -> Vec<String> {
     missing.filter(|text| !ours.contains(&what(text))).collect()
 }
 
+/// How long the new process may wait for its registries: what it could not read is to be known before its time
+/// is over.
+fn ready_timeout(within: Duration) -> Duration {
+    const SPARE: Duration = Duration::from_secs(6);
+    within - SPARE.min(within / 2)
+}
+
 /// A channel breaks where the other process is gone.
 fn left(_: io::Error) -> Option<UpgradeError> {
     None
@@ -390,11 +408,15 @@ async fn last_word(channel: &Channel) -> Option<UpgradeError> {
     }
 }
 
-/// Ends a process that is given up: it ends with the channel, or is killed. What it ended with, where it
+/// Ends a process that is given up: it is told so, or is killed. What it ended with, where it
 /// ended by itself.
 async fn end(channel: Channel, mut child: Child) -> Option<std::process::ExitStatus> {
-    drop(channel);
-    if let Ok(Ok(status)) = timeout(AT_ONCE / 5, child.wait()).await {
+    let ends = async {
+        // One that has left cannot be told. The channel stays open until then: its bare end says to serve.
+        let _ = channel.send(&Offer::GivenUp, None).await;
+        child.wait().await
+    };
+    if let Ok(Ok(status)) = timeout(ENDS, ends).await {
         return Some(status);
     }
     // It is killed, and waited for.

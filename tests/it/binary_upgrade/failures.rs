@@ -136,6 +136,12 @@ async fn one_upgrade_at_a_time_and_none_of_a_proxy_that_drains() {
         "{said}"
     );
     assert_eq!(client.ask(GET).await.text(), "well");
+    // What was never begun has not failed.
+    let metrics = line.metrics().await;
+    assert!(
+        metrics.contains("callboard_upgrades_failed_total 0"),
+        "{metrics}"
+    );
 
     // An end amid an upgrade gives it up.
     client.send(&GET[..10]).await;
@@ -205,4 +211,91 @@ async fn sigusr2_upgrades_too_and_the_command_says_what_came_of_it() {
         said.contains("not upgraded: the new process has ended with exit status: 3"),
         "{said}"
     );
+}
+
+/// What both processes lack: a registry that is away.
+fn far() -> String {
+    let away = crate::support::server::refusing();
+    format!(
+        "[registry.far]\nkind = \"consul\"\naddress = \"http://{away}\"\n\
+         [service.far]\nregistry = \"far\"\n[[route]]\npath = \"/far\"\nservice = \"far\"\n"
+    )
+}
+
+/// A first process that lacks something and has a unix socket besides, and a file by which a new one waits so
+/// long for what it lacks.
+async fn lacking(ready_timeout: &str) -> (Line, RawBackend) {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[[listen]]\naddress = \"unix:{0}/a.sock\"\n[[listen]]\naddress = \"unix:{0}/b.sock\"\n\
+         [service.cart]\nendpoints = [\"{1}\"]\n[[route]]\nservice = \"cart\"\n{2}",
+        folder.path().display(),
+        backend.address(),
+        far()
+    );
+    let line = Line::start_ready_after(folder, "500ms", &text).await;
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let wanted = format!("ready_timeout = \"{ready_timeout}\"");
+    fs::write(&file, text.replace("ready_timeout = \"500ms\"", &wanted)).unwrap();
+    (line, backend)
+}
+
+/// Has a new process begin, and waits until it has bound all that is its: it gets ready from here on.
+async fn begun(line: &mut Line) -> Pid {
+    let [port] = crate::support::server::free_ports();
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let more = format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\n");
+    fs::write(&file, text + &more).unwrap();
+    line.first.signal(Signal::SIGUSR2);
+    let said = line.first.until_logged("a new process starts").await;
+    let pid = said.split("pid=").nth(1).unwrap();
+    let pid = Pid::from_raw(pid.split(' ').next().unwrap().parse().unwrap());
+    line.pids.push(pid);
+    let bound = async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_ok()
+    };
+    eventually("the new listener is bound", bound, |is| *is).await;
+    pid
+}
+
+#[tokio::test]
+async fn a_unix_socket_that_is_gone_amid_takes_no_other_with_it() {
+    let (mut line, _backend) = lacking("2s").await;
+    begun(&mut line).await;
+    fs::remove_file(line.folder().join("b.sock")).unwrap();
+    line.first
+        .until_logged("a new process has the addresses now")
+        .await;
+    line.until_gone(0).await;
+    tokio::net::UnixStream::connect(line.folder().join("a.sock"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_amid_leaves_the_clients_to_the_new_one() {
+    let (mut line, _backend) = lacking("2s").await;
+    let pid = begun(&mut line).await;
+    line.first.signal(Signal::SIGKILL);
+    line.until_gone(0).await;
+    let mut client = Wire::connect(line.address()).await;
+    assert_eq!(client.ask(GET).await.text(), "well");
+    assert!(line.lives(pid));
+}
+
+#[tokio::test]
+async fn what_neither_process_can_read_keeps_no_upgrade_back_however_patient_the_file_is() {
+    let (mut line, _backend) = lacking("10m").await;
+    let (status, said) = line.try_upgrade("12s").await;
+    assert_eq!(status, 200, "{said}");
+    let pid = said["pid"].as_i64().unwrap();
+    line.pids.push(Pid::from_raw(i32::try_from(pid).unwrap()));
+    line.until_gone(0).await;
+    let mut client = Wire::connect(line.address()).await;
+    assert_eq!(client.ask(GET).await.text(), "well");
 }

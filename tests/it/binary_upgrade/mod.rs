@@ -32,7 +32,7 @@ struct Line {
 /// Listeners and servers at ports that nothing else has, and a drain that waits for a moment only.
 fn head([proxy, admin, registry]: [u16; 3]) -> String {
     format!(
-        "workers = 2\n[log]\nformat = \"text\"\n[drain]\nnotice = \"300ms\"\ndeadline = \"1m\"\n\
+        "workers = 2\n[log]\nformat = \"text\"\n[drain]\nnotice = \"300ms\"\ndeadline = \"1h\"\n\
          [admin]\naddress = \"127.0.0.1:{admin}\"\n\
          [registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
          [[listen]]\naddress = \"127.0.0.1:{proxy}\"\n"
@@ -48,12 +48,23 @@ impl Line {
     /// The same, in a folder that may hold files already.
     async fn start_in(folder: TempDir, text: &str) -> Self {
         let ports = free_ports();
+        Self::start_with(folder, ports, &format!("{}{text}", head(ports))).await
+    }
+
+    /// A first process that waits so long for what it lacks.
+    async fn start_ready_after(folder: TempDir, timeout: &str, text: &str) -> Self {
+        let ports = free_ports();
+        let wanted = format!("[admin]\nready_timeout = \"{timeout}\"\n");
+        let head = head(ports).replace("[admin]\n", &wanted);
+        Self::start_with(folder, ports, &format!("{head}{text}")).await
+    }
+
+    async fn start_with(folder: TempDir, ports: [u16; 3], text: &str) -> Self {
         let binary = folder.path().join("callboard");
         symlink(env!("CARGO_BIN_EXE_callboard"), &binary).unwrap();
         let mut command = Command::new(binary);
         command.arg("run").current_dir(folder.path());
-        let text = format!("{}{text}", head(ports));
-        let mut first = Callboard::run_by(command, folder.path(), &text);
+        let mut first = Callboard::run_by(command, folder.path(), text);
         first.until_logged("the admin server is at").await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let line = Self {
