@@ -615,4 +615,33 @@ mod tests {
         keeper.obstacle = None;
         assert_eq!(keeper.due(), NAMES);
     }
+
+    #[tokio::test]
+    async fn a_folder_that_takes_nothing_is_no_order_that_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("own");
+        std::fs::create_dir_all(own.join("lock")).unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = silent.local_addr().unwrap();
+        let mut keeper = keeper(&own, authority);
+        keeper.round(names()).await;
+        for one in keeper.board.names() {
+            let error = one.error.unwrap_or_default();
+            assert!(error.contains("cannot be written to"), "{error}");
+            assert_eq!(one.failures, 0);
+        }
+        assert_eq!(keeper.board.failed.value(), 0);
+        assert!(keeper.due().is_empty(), "it is not tried each second");
+        // Nor is a folder that can be entered, in which no order can be noted.
+        std::fs::remove_dir(own.join("lock")).unwrap();
+        let noted = own.join(format!("{}.order.json.new", NAMES[0]));
+        std::fs::create_dir_all(&noted).unwrap();
+        keeper.obstacle = None;
+        keeper.round(names()).await;
+        assert!(keeper.obstacle.is_some());
+        assert_eq!(keeper.board.failed.value(), 0);
+        std::fs::remove_dir(&noted).unwrap();
+        keeper.obstacle = None;
+        assert_eq!(keeper.due(), NAMES, "both are due at once");
+    }
 }
