@@ -324,7 +324,7 @@ async fn a_tunnel_ends_at_the_drain_deadline_of_the_process_that_has_it() {
     // The deadline is what the process has read that goes.
     fs::write(
         &file,
-        text.replace("deadline = \"1m\"", "deadline = \"1s\""),
+        text.replace("deadline = \"1h\"", "deadline = \"1s\""),
     )
     .unwrap();
     line.upgrade().await;
