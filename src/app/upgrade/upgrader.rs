@@ -141,7 +141,12 @@ impl Upgrade for Upgrader {
 
 impl Inner {
     async fn upgrade(&self, within: Duration) -> Result<Upgraded, UpgradeError> {
-        let done = self.replace(within).await;
+        // Held until the outcome is logged, so that a drain is logged after it.
+        let turn = self.turn.try_lock();
+        let done = match &turn {
+            Ok(_) => self.replace(within).await,
+            Err(_) => Err(UpgradeError::UnderWay),
+        };
         match &done {
             Ok(Upgraded {
                 pid,
@@ -170,8 +175,6 @@ impl Inner {
     }
 
     async fn replace(&self, within: Duration) -> Result<Upgraded, UpgradeError> {
-        let turn = self.turn.try_lock();
-        let _turn = turn.map_err(|_| UpgradeError::UnderWay)?;
         let program = self.program.as_ref().ok_or(UpgradeError::NoProgram)?;
         if std::process::id() == 1 {
             return Err(UpgradeError::First);
