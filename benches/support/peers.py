@@ -123,6 +123,7 @@ address = "127.0.0.1:{port}"
 [[listen]]
 address = "127.0.0.1:{secure}"
 tls = {{ certificates = [{{ cert = "{identity[0]}", key = "{identity[1]}" }}] }}
+limits = {{ requests_per_connection = 1000000000 }}
 
 [admin]
 address = "127.0.0.1:{admin}"
