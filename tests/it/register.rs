@@ -226,7 +226,7 @@ async fn leaves_without_losing_a_request(proxy: &Proxy, registry: &str) {
     assert_ne!(port(&left), first);
     stays.send(Signal::SIGTERM);
     stays.gone().await;
-    let report = Report::new(outcomes, &ledger);
+    let report = Report::new(outcomes, &ledger).await;
     report.assert_flawless("a provider is told to end");
 }
 

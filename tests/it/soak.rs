@@ -178,7 +178,7 @@ impl Soak {
         let happened = self.happens(scenario).await;
         let_pass(500).await;
         let trials = self.ejections().await.saturating_sub(before + 1) as usize;
-        let report = Report::new(load.end().await, &self.ledger);
+        let report = Report::new(load.end().await, &self.ledger).await;
         self.next.0 += report.sent as u64;
         let (allowed, rest): (Vec<_>, Vec<_>) = report
             .failed

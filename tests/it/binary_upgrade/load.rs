@@ -213,7 +213,9 @@ impl Clients {
             "{} of {asked}: {failed:#?}",
             failed.len()
         );
-        Report::new(outcomes, ledger).assert_flawless("kept connections");
+        Report::new(outcomes, ledger)
+            .await
+            .assert_flawless("kept connections");
     }
 }
 

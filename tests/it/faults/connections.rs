@@ -55,7 +55,7 @@ async fn a_backend_that_closes_idle_connections_after_a_second_fails_nobody() {
         });
     }
     let outcomes = lanes.join_all().await.concat();
-    let report = Report::new(outcomes, &ledger);
+    let report = Report::new(outcomes, &ledger).await;
     report.assert_flawless("idle connections closed at 1 s");
     // Otherwise the gaps would be nowhere near the limit.
     let connections: usize = backends.iter().map(|backend| backend.connections()).sum();
@@ -89,7 +89,7 @@ async fn a_backend_that_closes_after_each_answer_without_a_word_fails_nobody() {
             outcomes
         });
     }
-    let report = Report::new(lanes.join_all().await.concat(), &Ledger::default());
+    let report = Report::new(lanes.join_all().await.concat(), &Ledger::default()).await;
     report.assert_flawless("closed after each answer");
 }
 
@@ -138,7 +138,7 @@ async fn the_only_one_that_lives_is_found_among_many_that_do_not() {
             outcomes.push(client.call(method).await);
         }
     }
-    let report = Report::new(outcomes, &ledger);
+    let report = Report::new(outcomes, &ledger).await;
     report.assert_flawless("nine dead of ten");
 }
 

@@ -84,7 +84,7 @@ async fn the_proxy_ends_without_losing_a_request() {
         );
         outcomes.extend(of_lane);
     }
-    let report = Report::new(outcomes, &ledger);
+    let report = Report::new(outcomes, &ledger).await;
     report.assert_flawless("the proxy drains");
     println!("the drain took {took:?}");
 }

@@ -102,7 +102,7 @@ async fn one_by_one(stage: &Stage, requests: usize) -> Report {
     for _ in 0..requests {
         outcomes.push(client.call_next().await);
     }
-    Report::new(outcomes, &stage.ledger)
+    Report::new(outcomes, &stage.ledger).await
 }
 
 async fn until_all_serve(stage: &Stage) {

@@ -225,7 +225,7 @@ impl Stage {
     async fn ended_with(&self, load: Load, processes: Vec<BackendProcess>) -> Report {
         let outcomes = load.end().await;
         drop(processes);
-        Report::new(outcomes, &self.ledger)
+        Report::new(outcomes, &self.ledger).await
     }
 }
 

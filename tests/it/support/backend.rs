@@ -58,7 +58,11 @@ pub(crate) struct Setup {
     /// Speaks HTTP/2 with prior knowledge, and takes so many streams on a connection.
     streams: Option<u32>,
     handler: Handler,
+    left: Option<Left>,
 }
+
+/// Takes the socket of a connection that the backend has ended.
+type Left = Arc<dyn Fn(std::net::TcpStream) + Send + Sync>;
 
 type Handler = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response> + Send + Sync>;
 
@@ -82,6 +86,7 @@ impl Backend {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             idle: None,
             streams: None,
+            left: None,
             handler: Arc::new(move |request| {
                 let id = id.to_string();
                 Box::pin(async move {
@@ -169,6 +174,16 @@ impl Setup {
             let answer = handler(request);
             Box::pin(async move { answer.await.into_response() })
         });
+        self
+    }
+
+    /// Gives away the socket of each connection that the backend has ended, to which bytes may still
+    /// come.
+    pub(crate) fn leaving_sockets_to(
+        mut self,
+        left: impl Fn(std::net::TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        self.left = Some(Arc::new(left));
         self
     }
 
@@ -270,6 +285,9 @@ impl Floor {
         };
         // How a connection ends is the other side's to assert.
         drop(ended);
+        if let Some(left) = &self.setup.left {
+            left(arrivals);
+        }
     }
 
     async fn serve_http2(self: Arc<Self>, stream: TcpStream, streams: u32) {

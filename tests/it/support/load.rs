@@ -2,7 +2,7 @@
 //! what the backends did of it. Knows only the proxy's address.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     sync::{
@@ -21,6 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::AsyncReadExt as _,
     net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
     task::JoinHandle,
@@ -34,6 +35,12 @@ use super::backend::{Backend, Setup};
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests that are under way at one time: a machine that cannot bear the rate is not buried under it.
 const MOST: usize = 1_000;
+/// How long the other side of a connection that was closed may take to close its own. It learns of the
+/// close when it looks at the connection again.
+const LINGER: Duration = Duration::from_secs(2);
+/// One POST in so many may cross the end of its connection, which takes a chance of microseconds. A proxy
+/// that does not look whether a kept connection was closed loses more.
+const CROSSING: usize = 200;
 /// The time that a load lasts at least.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Failures that are printed in words.
@@ -46,28 +53,60 @@ const FILLER: &str = " and a body that is worth the name: 0123456789 0123456789 
 /// Loads at one time: more than the machine can bear would be slow, and not wrong.
 static TURN: Semaphore = Semaphore::const_new(2);
 
-/// Who processed what: the ids of the POSTs that backends have read to their end.
+/// What backends did of the POSTs that they were sent.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ledger(Arc<Mutex<BTreeMap<u64, usize>>>);
+pub(crate) struct Ledger {
+    /// How often each that a backend has read to its end was processed.
+    processed: Arc<Mutex<BTreeMap<u64, usize>>>,
+    /// Those that came to a connection behind its end. A backend cannot close a connection and be sure
+    /// that none comes, and a proxy cannot send such a POST again.
+    crossed: Arc<Mutex<BTreeSet<u64>>>,
+    /// The connections to which one may still come.
+    left: TaskTracker,
+}
 
 impl Ledger {
     /// A backend that works for a few milliseconds, answers a POST with its body and anything else
     /// with its path, and notes here the POSTs that it has processed.
     pub(crate) fn backend(&self, id: &str) -> Setup {
-        let ledger = self.clone();
-        Backend::named(id).answering(move |request| {
-            let ledger = ledger.clone();
-            async move { process(request, |id| ledger.note(id)).await }
-        })
+        let (ledger, watch) = (self.clone(), self.clone());
+        Backend::named(id)
+            .answering(move |request| {
+                let ledger = ledger.clone();
+                async move { process(request, |id| ledger.note(id)).await }
+            })
+            .leaving_sockets_to(move |socket| watch.watch(socket))
     }
 
     /// Notes a POST that was processed elsewhere.
     pub(crate) fn note(&self, id: u64) {
-        *self.0.lock().unwrap().entry(id).or_default() += 1;
+        let mut processed = self.processed.lock().unwrap();
+        *processed.entry(id).or_default() += 1;
     }
 
     fn times(&self, id: u64) -> usize {
-        self.0.lock().unwrap().get(&id).copied().unwrap_or_default()
+        let processed = self.processed.lock().unwrap();
+        processed.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Reads what comes behind a connection's end, until the other side has closed it, too.
+    fn watch(&self, socket: std::net::TcpStream) {
+        let crossed = Arc::clone(&self.crossed);
+        self.left.spawn(async move {
+            let mut socket = TcpStream::from_std(socket).unwrap();
+            let mut bytes = Vec::new();
+            let reading = socket.read_to_end(&mut bytes);
+            // A reset says no more than a close.
+            let _ = tokio::time::timeout(LINGER, reading).await;
+            crossed.lock().unwrap().extend(post_in(&bytes));
+        });
+    }
+
+    /// Those that crossed the end of their connection.
+    async fn crossed(&self) -> BTreeSet<u64> {
+        self.left.close();
+        self.left.wait().await;
+        self.crossed.lock().unwrap().clone()
     }
 }
 
@@ -92,6 +131,13 @@ pub(crate) async fn process(request: Request<Incoming>, note: impl FnOnce(u64)) 
 fn id_in(body: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(body).ok()?;
     text.split(' ').next()?.parse().ok()
+}
+
+/// The id of the POST that begins here.
+fn post_in(request: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(request).ok()?;
+    let (path, _) = text.strip_prefix("POST ")?.split_once(' ')?;
+    path.rsplit('/').next()?.parse().ok()
 }
 
 /// Requests at a steady rate, whatever becomes of them.
@@ -140,7 +186,7 @@ impl Load {
 
     /// Sends no more, waits for the answers that are due, and says what came of all.
     pub(crate) async fn stop(self, ledger: &Ledger) -> Report {
-        Report::new(self.end().await, ledger)
+        Report::new(self.end().await, ledger).await
     }
 
     /// The same, for a ledger that is not whole yet. A scenario that was quick lasts a little
@@ -287,6 +333,8 @@ pub(crate) struct Report {
     pub(crate) sent: usize,
     pub(crate) posts: usize,
     pub(crate) failed: Vec<Outcome>,
+    /// POSTs that failed since they crossed the end of their connection.
+    pub(crate) crossed: usize,
     /// POSTs that were processed more than once.
     pub(crate) duplicates: Vec<u64>,
     /// POSTs that were answered well, and that nobody has processed.
@@ -295,7 +343,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(outcomes: Vec<Outcome>, ledger: &Ledger) -> Self {
+    pub(crate) async fn new(outcomes: Vec<Outcome>, ledger: &Ledger) -> Self {
+        let crossed = ledger.crossed().await;
         let took = |outcome: &Outcome| outcome.ended - outcome.sent;
         let is_post = |outcome: &&Outcome| outcome.method == Method::POST;
         let posts: Vec<_> = outcomes.iter().filter(is_post).collect();
@@ -303,17 +352,18 @@ impl Report {
             let bad = posts.iter().filter(|post| bad(post, ledger.times(post.id)));
             bad.map(|post| post.id).collect()
         };
+        let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some());
+        let (crossed, failed): (Vec<_>, Vec<_>) = failed
+            .cloned()
+            .partition(|outcome| is_post(&outcome) && crossed.contains(&outcome.id));
         Self {
             sent: outcomes.len(),
             posts: posts.len(),
+            failed,
+            crossed: crossed.len(),
             duplicates: ids(&|_, times| times > 1),
             unprocessed: ids(&|post, times| post.failure.is_none() && times == 0),
             longest: outcomes.iter().map(took).max().unwrap_or_default(),
-            failed: outcomes
-                .iter()
-                .filter(|outcome| outcome.failure.is_some())
-                .cloned()
-                .collect(),
         }
     }
 
@@ -330,6 +380,11 @@ impl Report {
     pub(crate) fn assert_nothing_twice(&self, scenario: &str) {
         println!("{scenario}: {self}");
         assert!(self.sent > 0, "{scenario}: nothing was sent");
+        let most = 1 + self.posts / CROSSING;
+        assert!(
+            self.crossed <= most,
+            "{scenario}: is a connection looked at before it is used? {self}"
+        );
         assert!(self.duplicates.is_empty(), "{scenario}: {self}");
         assert!(self.unprocessed.is_empty(), "{scenario}: {self}");
     }
@@ -341,13 +396,14 @@ impl fmt::Display for Report {
             sent,
             posts,
             failed,
+            crossed,
             duplicates,
             unprocessed,
             longest,
         } = self;
         write!(
             f,
-            "{} failed of {sent} sent ({posts} POSTs, {} of them processed twice, {} answered and not processed), the slowest in {longest:.0?}",
+            "{} failed of {sent} sent ({posts} POSTs, {crossed} of them sent into a close, {} processed twice, {} answered and not processed), the slowest in {longest:.0?}",
             failed.len(),
             duplicates.len(),
             unprocessed.len(),

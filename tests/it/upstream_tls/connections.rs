@@ -152,7 +152,7 @@ async fn a_backend_that_closes_idle_connections_fails_nobody_with_and_without_a_
             outcomes
         });
     }
-    let report = Report::new(lanes.join_all().await.concat(), &ledger);
+    let report = Report::new(lanes.join_all().await.concat(), &ledger).await;
     report.assert_flawless("idle TLS connections closed at 1 s");
     // Otherwise the gaps would be nowhere near the limit.
     let handshakes: usize = backends.iter().map(|(_, tls)| tls.handshakes().len()).sum();
