@@ -1,6 +1,6 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers, in JSON and as a page. Shows, and
 //! changes nothing but whether a service is pinned to a set, which of its endpoints are drained, what of
-//! proxy.toml runs, and which process has the addresses.
+//! proxy.toml runs, what the log says, and which process has the addresses.
 
 mod change;
 mod control;
@@ -10,6 +10,8 @@ mod findings;
 mod handover;
 mod history;
 mod live;
+mod log;
+mod log_level;
 mod metrics;
 mod page;
 mod ready;
@@ -26,6 +28,7 @@ mod upgrader;
 mod view;
 
 pub use control::{Control, StartError};
+pub use log_level::{LogLevel, LogLevelError, LogLevelStatus};
 pub use metrics::{Kind, METRICS, Metric};
 pub use ready::DRAINING;
 pub use reloader::{LastReload, Reload, ReloadError, ReloadStatus};
@@ -86,6 +89,7 @@ Callboard
 /api/history           the last fifteen minutes; ?service=NAME for some services, too
 /api/journal           what became of all sets, the latest first; ?limit=100&since=SECONDS
 /api/openapi.json      these paths and what they answer, for programs
+/api/log-level         the log's level; POST {\"level\": \"debug\", \"for\": \"10m\"} changes it for a while, DELETE ends that
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
 /api/upgrade           POST {} has the new binary take over, {\"within\": \"30s\"} gives it so long
 /api/handover          POST: a successor wants the addresses of a proxy that drains
@@ -199,6 +203,10 @@ fn router(context: Arc<Context>) -> Router {
         .route("/api/openapi.json", get(openapi))
         .route("/api/reload", post(reload::reload))
         .route("/api/upgrade", post(upgrade::upgrade))
+        .route(
+            "/api/log-level",
+            get(log::show).post(log::set).delete(log::restore),
+        )
         .route("/api/handover", post(handover::hand_over))
         .route(
             "/api/services/{*name}",

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     findings::{Finding, ProcessFacts, ServiceFacts, findings},
     history::History,
+    log_level::LogLevelStatus,
     ready::Readiness,
     reload::ReloadShown,
     routes::RouteStatus,
@@ -62,6 +63,8 @@ pub(super) struct Status {
     /// What is unusual of the proxy and of these services.
     findings: Vec<Finding>,
     reload: ReloadShown,
+    /// What the log goes by.
+    log: LogLevelStatus,
     /// `None` where nothing is kept on disk.
     snapshot: Option<saved::Status>,
     pub(super) registries: Vec<RegistryStatus>,
@@ -187,6 +190,7 @@ impl Status {
             next: page.next,
             findings: Vec::new(),
             reload: view.reload.status().into(),
+            log: view.log.status(),
             snapshot: view.snapshot.as_ref().map(|store| store.status()),
             registries: generation
                 .config
@@ -211,6 +215,7 @@ impl Status {
         let process = ProcessFacts {
             readiness: &self.readiness,
             reload: &context.view.reload.status(),
+            log: &self.log,
             quarantined: &self.quarantined,
             certificates: &certificates,
             tls_errors: &self

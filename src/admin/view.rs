@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{history::History, live::Live, reloader::Reload, upgrader::Upgrade};
+use super::{
+    history::History, live::Live, log_level::LogLevel, reloader::Reload, upgrader::Upgrade,
+};
 use crate::{
     acme::Board,
     config::ListenAddress,
@@ -30,6 +32,8 @@ pub struct View {
     pub reload: Box<dyn Reload>,
     /// Has a new binary take the process's place.
     pub upgrade: Box<dyn Upgrade>,
+    /// What the log goes by.
+    pub log: LogLevel,
     /// The workers' own counters.
     pub workers: Vec<Arc<Worker>>,
     /// Counts the open client connections.
@@ -112,7 +116,7 @@ pub(super) mod testing {
 
     use super::*;
     use crate::{
-        admin::{reloader, upgrader},
+        admin::{log_level::testing::file, reloader, upgrader},
         config::Config,
         discovery::Directory,
         proxy::Generation,
@@ -130,6 +134,7 @@ pub(super) mod testing {
             shared: Arc::new(Shared::new(generation, Arc::default())),
             reload: Box::new(reloader::testing::Never),
             upgrade: Box::new(upgrader::testing::Never),
+            log: LogLevel::fixed(&file("info")),
             workers: Vec::new(),
             connections: Box::new(|| 0),
             listeners: Vec::new(),

@@ -1,12 +1,24 @@
 //! What was changed of the process at run time and goes on, whatever the file says: a reload names it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::{discovery::Directory, service::pin_of};
+use crate::{
+    admin::LogLevel,
+    discovery::Directory,
+    service::{pin_of, unix_seconds},
+};
 
 /// A line for each change.
-pub(super) fn changes(directory: &Directory) -> Vec<String> {
+pub(super) fn changes(directory: &Directory, log: &LogLevel) -> Vec<String> {
     let mut lines = Vec::new();
+    let log = log.status();
+    if let Some(ends) = log.ends {
+        let left = left(ends - unix_seconds(SystemTime::now()));
+        lines.push(format!(
+            "the log's level is {} for another {left}",
+            log.level
+        ));
+    }
     for service in directory.services() {
         let name = service.name();
         if let Some(pin) = pin_of(&service) {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access_log::{AccessLogs, Writing},
-    admin::{self, Reload as _, Upgrade as _},
+    admin::{self, LogLevel, Reload as _, Upgrade as _},
     config::{Config, ListenAddress},
     discovery::Directory,
     proxy::{Generation, Shared, Worker},
@@ -42,8 +42,8 @@ use reload::{Reloader, forget_generations, identities};
 pub use start_error::StartError;
 use supervisor::Supervisor;
 use tasks::ControlTasks;
+use upgrade::Upgrader;
 pub use upgrade::{Complaint, Origin};
-use upgrade::{Sockets, Upgrader};
 
 /// A proxy that runs.
 pub struct App {
@@ -55,6 +55,7 @@ pub struct App {
     /// A successor wants the addresses of one that drains.
     handover: CancellationToken,
     reloader: Reloader,
+    log: LogLevel,
     upgrader: Upgrader,
     snapshot: Option<Arc<Store>>,
     supervisor: Supervisor,
@@ -78,11 +79,12 @@ impl App {
     /// # Errors
     /// As for [`Self::start`].
     pub async fn start_of(config: Config, source: Option<Source>) -> Result<Self, StartError> {
-        Self::start_as(config, source, Origin::default()).await
+        let log = LogLevel::fixed(&config.log);
+        Self::start_as(config, source, Origin::default(), log).await
     }
 
-    /// The same as a process of this origin, whose place a new binary can take. Where it takes another
-    /// one's, it returns when that one has let go.
+    /// The same as a process of this origin, whose place a new binary can take, and whose log can go by
+    /// another level while it runs. Where it takes another one's, it returns when that one has let go.
     ///
     /// # Errors
     /// As for [`Self::start`], and where the process before has given it up.
@@ -90,6 +92,7 @@ impl App {
         config: Config,
         source: Option<Source>,
         mut origin: Origin,
+        log: LogLevel,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let access_logs = start_access_log(&config)?;
@@ -105,10 +108,8 @@ impl App {
         let shared = Arc::new(shared.proving(&doors.orders.challenges));
         tasks.follow_tags(&shared);
         // Before clients are this process's: what fails now leaves them to the one before.
-        let sockets = match origin.is_binary() {
-            true => doors.duplicate(&config)?,
-            false => Sockets::default(),
-        };
+        let sockets = origin.is_binary().then(|| doors.duplicate(&config));
+        let sockets = sockets.transpose()?.unwrap_or_default();
         predecessor.until_go(&shared, &doors.bound).await?;
         let worker = |index| Arc::new(Worker::new(index, Arc::clone(&shared)));
         let workers = (0..config.workers.get()).map(worker).collect();
@@ -117,7 +118,7 @@ impl App {
         let reloader = Reloader::new(
             source,
             Arc::clone(&shared),
-            Parts::of(&workers, &access_logs, &doors.admin),
+            Parts::of(&workers, &access_logs, &doors.admin, &log),
             snapshot.clone(),
             doors.registries,
             supervisor.clone(),
@@ -134,6 +135,7 @@ impl App {
             admin: doors.admin.address(),
             registry: doors.registry.map(|registry| registry.address),
             reloader,
+            log,
             upgrader,
             shared,
             workers,
@@ -158,6 +160,7 @@ impl App {
         let view = admin::View {
             reload: Box::new(self.reloader.clone()),
             upgrade: Box::new(self.upgrader.clone()),
+            log: self.log.clone(),
             shared: Arc::clone(&self.shared),
             workers: self.workers.all().to_vec(),
             connections: Box::new(self.workers.connection_count()),

@@ -1,12 +1,12 @@
-//! What runs beside the generation, and goes over to another file with it: the access log, and who the
-//! admin server lets in. What can fail comes before anything changes.
+//! What runs beside the generation, and goes over to another file with it: the access log, what the
+//! log of the process goes by, and who the admin server lets in. What can fail comes before anything changes.
 
 use std::{io, sync::Arc};
 
 use crate::{
     access_log::{AccessLog, AccessLogs},
-    admin::{self, ReloadError},
-    config::Config,
+    admin::{self, LogLevel, ReloadError},
+    config::{Config, Log},
     control::access::Access,
     proxy::Worker,
     worker::Workers,
@@ -17,12 +17,14 @@ pub(super) struct Parts {
     workers: Vec<Arc<Worker>>,
     access_logs: Arc<AccessLogs>,
     admin: admin::Control,
+    pub(super) log: LogLevel,
 }
 
 /// What takes its place.
 pub(super) struct OpenedParts {
     access_log: Option<Arc<AccessLog>>,
     admin: Access,
+    log: Log,
 }
 
 impl Parts {
@@ -31,11 +33,13 @@ impl Parts {
         workers: &Workers,
         access_logs: &Arc<AccessLogs>,
         admin: &admin::Server,
+        log: &LogLevel,
     ) -> Self {
         Self {
             workers: workers.all().to_vec(),
             access_logs: Arc::clone(access_logs),
             admin: admin.control(),
+            log: log.clone(),
         }
     }
 
@@ -57,7 +61,11 @@ impl Parts {
         let admin = self.gate(next)?;
         let access_log = self.access_logs.prepare(next.access_log.as_ref());
         let access_log = access_log.map_err(|error| no_access_log(next, &error))?;
-        Ok(OpenedParts { access_log, admin })
+        Ok(OpenedParts {
+            access_log,
+            admin,
+            log: next.log.clone(),
+        })
     }
 
     /// Goes over to what was opened.
@@ -68,6 +76,7 @@ impl Parts {
             }
         }
         self.admin.change(opened.admin);
+        self.log.follow(&opened.log);
     }
 
     fn gate(&self, next: &Config) -> Result<Access, ReloadError> {

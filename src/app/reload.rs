@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admin::{LastReload, Reload, ReloadError, ReloadStatus},
-    config::{Changes, Config, Log, Report},
+    config::{Changes, Config, Report},
     discovery::Directory,
     proxy::{Generation, Shared},
     registry::{self, Registry},
@@ -38,15 +38,10 @@ pub struct Source {
     pub path: PathBuf,
     /// Reads it.
     pub read: Box<Read>,
-    /// Has the log of the process go by what it says.
-    pub log: Box<GoBy>,
 }
 
 /// Reads a configuration file.
 type Read = dyn Fn(&Path) -> Result<Config, Report> + Send + Sync;
-
-/// Changes how a process logs.
-type GoBy = dyn Fn(&Log) + Send + Sync;
 
 /// Reloads, one at a time.
 #[derive(Clone)]
@@ -175,7 +170,7 @@ impl Inner {
         let registries = open(&running, &next, opened)?;
         let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());
         let directory = self.shared.directory();
-        changes.at_run_time = at_run_time::changes(&directory);
+        changes.at_run_time = at_run_time::changes(&directory, &self.parts.log);
         let prepared = Directory::prepare(&directory, &next, registries.clone()).map_err(failed)?;
         if dry_run {
             return self.parts.try_next(&next).map(|()| changes);
@@ -189,9 +184,6 @@ impl Inner {
             Ok((generation, succession))
         })?;
         self.parts.change(beside);
-        if running.log != next.log {
-            (source.log)(&next.log);
-        }
         succession.begin();
         *opened = registries;
         if let Some(store) = &self.snapshot {

@@ -15,7 +15,10 @@ use tracing_subscriber::{
 };
 
 use super::plain::Plain;
-use crate::config::{Log, LogFormat};
+use crate::{
+    admin::LogLevel,
+    config::{Log, LogFormat},
+};
 
 /// ZooKeeper's client tells of every attempt, which the watchers do at a slowing pace. A level for
 /// it in `log.level` stands before this.
@@ -28,12 +31,9 @@ const WAITING: usize = 32 * 1024;
 pub(super) struct Logging {
     /// What is still in the buffer is written when this goes, so it is kept until the process ends.
     pub(super) flushed_at_exit: WorkerGuard,
-    /// Has it go by other settings.
-    pub(super) change: Change,
+    /// What it goes by.
+    pub(super) level: LogLevel,
 }
-
-/// Changes how a process logs.
-type Change = Box<dyn Fn(&Log) + Send + Sync>;
 
 /// Sends the log there from now on.
 ///
@@ -64,8 +64,8 @@ pub(super) fn start(
         .with(objects.with_filter(as_json))
         .try_init()
         .context("cannot start the log")?;
-    let change = move |log: &Log| {
-        // The file's level was read well; and a process has its log to its end.
+    let go_by = move |log: &Log| {
+        // A level is read before it is set; and a process has its log to its end.
         if let Ok([as_text, as_json]) = filters(log, is_terminal) {
             let _ = text.reload(as_text);
             let _ = json.reload(as_json);
@@ -73,7 +73,7 @@ pub(super) fn start(
     };
     Ok(Logging {
         flushed_at_exit: guard,
-        change: Box::new(change),
+        level: LogLevel::new(log, go_by),
     })
 }
 

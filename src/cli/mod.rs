@@ -12,6 +12,7 @@ mod explain;
 mod health;
 mod init;
 mod live;
+mod log_level;
 mod logging;
 #[cfg(test)]
 mod page;
@@ -78,6 +79,8 @@ enum Command {
     Drain(drain::Drain),
     /// Have an endpoint that is drained get requests again
     Undrain(drain::Undrain),
+    /// Show the level of a running proxy's log, or have it be another one for a while
+    LogLevel(log_level::LogLevel),
     /// Keep a provider registered, and run the command that is the provider
     Register(Box<register::Register>),
     /// Print what a shell completes commands by
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Unpin(unpin) => services::unpin(&unpin),
         Command::Drain(drain) => drain::drain(&drain),
         Command::Undrain(undrain) => drain::undrain(&undrain),
+        Command::LogLevel(log) => log_level::log_level(&log),
         Command::Register(register) => register::register(*register),
         Command::Completions(completions) => shells::completions(&completions, Cli::command()),
         Command::Man(man) => shells::man(&man, Cli::command()),

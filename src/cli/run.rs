@@ -18,7 +18,7 @@ use super::{
     signals::{self, OTHERS, Signals},
 };
 use crate::{
-    admin::WITHIN,
+    admin::{LogLevel, WITHIN},
     app::{App, Origin, Source, StartError},
     config::Config,
     control::{http_client::client, server::reachable},
@@ -58,7 +58,7 @@ fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
     };
     let Logging {
         flushed_at_exit: _flushed_at_exit,
-        change: log,
+        level,
     } = logging::start(&config.log, stdout())?;
     introduce(&config, file.as_deref());
     descriptors::fit(&mut config.listeners, descriptors::raise());
@@ -70,9 +70,8 @@ fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
                 config
             })
         }),
-        log,
     });
-    serve(config, source, origin, is_unsaid)?;
+    serve(config, source, (origin, level), is_unsaid)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,7 +112,7 @@ fn announce(app: &App) {
 fn serve(
     config: Config,
     source: Option<Source>,
-    origin: Origin,
+    (origin, log): (Origin, LogLevel),
     is_unsaid: bool,
 ) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -123,7 +122,7 @@ fn serve(
         .build()?;
     let served = control.block_on(async {
         let mut signals = Signals::take()?;
-        let app = match App::start_as(config, source, origin).await {
+        let app = match App::start_as(config, source, origin, log).await {
             Ok(app) => app,
             Err(error) => return Err(with_hint(error).await),
         };

@@ -684,6 +684,14 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     document::value::listen_address(text).map_err(document::report::Wrong::into_line)
 }
 
+/// Reads a filter of the log as the file has it (`info`, `info,callboard::registry=debug`).
+///
+/// # Errors
+/// What is wrong with the text, in a line.
+pub fn log_level(text: &str) -> Result<String, String> {
+    document::value::log_level(text).map_err(document::report::Wrong::into_line)
+}
+
 /// Reads a duration as the file has it (`500ms`, `30s`, `1m30s`); it may be nothing.
 ///
 /// # Errors

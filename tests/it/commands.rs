@@ -160,6 +160,17 @@ async fn an_endpoint_is_drained_and_gets_requests_again() {
 }
 
 #[tokio::test]
+async fn the_level_of_the_log_is_shown_and_left_where_others_write_it() {
+    let proxy = Proxy::start("").await;
+    assert_eq!(said(&proxy, &["log-level"]).await, "info\n");
+    let reason = "this process does not write its log itself";
+    let error = refused(&proxy, &["log-level", "debug", "--for", "1m"]).await;
+    assert!(error.contains(reason), "{error}");
+    let error = refused(&proxy, &["log-level", "--reset"]).await;
+    assert!(error.contains("the log goes by `log.level`"), "{error}");
+}
+
+#[tokio::test]
 async fn what_the_admin_server_refuses_is_said_and_is_a_failure() {
     let proxy = Proxy::start("").await;
     for (arguments, reason) in [

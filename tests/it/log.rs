@@ -44,6 +44,71 @@ fn json(line: &str) -> Value {
 }
 
 #[tokio::test]
+async fn its_level_is_another_one_for_a_while_and_then_that_of_the_file_again() {
+    let folder = TempDir::new().unwrap();
+    let (mut callboard, address) = start(folder.path(), "format = \"json\"", &[]).await;
+    let line = callboard
+        .until_logged("the admin server is at http://")
+        .await;
+    let admin = line.split("the admin server is at ").nth(1).unwrap();
+    let admin = admin.split('"').next().unwrap();
+    let url = format!("{admin}/api/log-level");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let tell = async |method: reqwest::Method, body: Value| {
+        let answer = http.request(method, &url).json(&body).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let wanted = serde_json::json!({ "level": "info,callboard::proxy=debug", "for": "1h" });
+    let (status, said) = tell(reqwest::Method::POST, wanted).await;
+    assert_eq!(
+        (status, &said["level"]),
+        (200, &serde_json::json!("info,callboard::proxy=debug"))
+    );
+    callboard
+        .until_logged("the log's level is another one for a while")
+        .await;
+    // A request that is refused is logged at `debug` alone.
+    let mut refused = Wire::connect(address).await;
+    refused.send(b"GET /cart HTTP/1.1\r\n\r\n").await;
+    callboard.until_logged("DEBUG").await;
+    let (status, _) = tell(
+        reqwest::Method::POST,
+        serde_json::json!({ "level": "loud" }),
+    )
+    .await;
+    assert_eq!(status, 400);
+    // A reload of another level leaves it, and says so.
+    let file = folder.path().join("proxy.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replacen("[log]\n", "[log]\nlevel = \"warn\"\n", 1);
+    std::fs::write(&file, text).unwrap();
+    let reload = http.post(format!("{admin}/api/reload"));
+    let reload = reload.json(&serde_json::json!({})).send().await.unwrap();
+    let said: Value = reload.json().await.unwrap();
+    let goes_on = said["changes"]["at_run_time"][0]
+        .as_str()
+        .unwrap_or_default();
+    let is = "the log's level is info,callboard::proxy=debug for another 59m";
+    assert!(goes_on.starts_with(is), "{said}");
+    callboard
+        .until_logged("changed at run time, and goes on")
+        .await;
+    let (status, said) = tell(reqwest::Method::DELETE, Value::Null).await;
+    assert_eq!(
+        (status, said),
+        (200, serde_json::json!({ "level": "warn", "ends": null }))
+    );
+    let line = callboard
+        .until_logged("the log's level is that of the file again")
+        .await;
+    assert_eq!(json(&line)["expired"], false);
+    let (status, _) = tell(reqwest::Method::DELETE, Value::Null).await;
+    assert_eq!(status, 404);
+    ended(callboard).await;
+}
+
+#[tokio::test]
 async fn a_request_without_an_answer_is_one_line_with_every_attempt() {
     let folder = TempDir::new().unwrap();
     let closes = RawBackend::saying("", Then::Close).await;

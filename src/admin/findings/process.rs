@@ -3,7 +3,7 @@
 use super::finding::{Finding, Level, some, time};
 use crate::{
     acme::NameStatus,
-    admin::{ready::Readiness, reloader::ReloadStatus},
+    admin::{log_level::LogLevelStatus, ready::Readiness, reloader::ReloadStatus},
     discovery::Quarantined,
     registry::watch::WatchSnapshot,
     saved,
@@ -16,6 +16,7 @@ const DAY: i64 = 24 * 3600;
 pub(in crate::admin) struct ProcessFacts<'a> {
     pub(in crate::admin) readiness: &'a Readiness,
     pub(in crate::admin) reload: &'a ReloadStatus,
+    pub(in crate::admin) log: &'a LogLevelStatus,
     pub(in crate::admin) quarantined: &'a [Quarantined],
     pub(in crate::admin) certificates: &'a [CertificateStatus],
     /// Why other files of TLS are not used.
@@ -51,6 +52,9 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
         let text = format!("the last reload failed, and what ran before goes on: {error}");
         say(Level::Bad, "reload_failed", text);
     }
+    if let Some(text) = of_log(facts) {
+        say(Level::Note, "log_level", text);
+    }
     for certificate in facts.certificates {
         if let Some((level, kind, text)) = of_certificate(certificate, facts.now) {
             say(level, kind, text);
@@ -83,6 +87,12 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
         say(Level::Warning, "quarantined", text);
     }
     all
+}
+
+fn of_log(facts: &ProcessFacts<'_>) -> Option<String> {
+    let left = time((facts.log.ends? - facts.now as f64).max(0.0));
+    let level = &facts.log.level;
+    Some(format!("the log's level is {level} for another {left}"))
 }
 
 /// An order that failed is worse where there is no certificate yet.

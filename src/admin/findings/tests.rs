@@ -5,6 +5,7 @@ use crate::{
     acme::NameStatus,
     admin::{
         history::{Recent, RecentOfEndpoint},
+        log_level::LogLevelStatus,
         ready::Readiness,
         reloader::{LastReload, ReloadStatus},
     },
@@ -127,6 +128,10 @@ impl Case {
         let process = ProcessFacts {
             readiness: &self.readiness,
             reload: &self.reload,
+            log: &LogLevelStatus {
+                level: "info".to_owned(),
+                ends: None,
+            },
             quarantined: &self.quarantined,
             certificates: &self.certificates,
             tls_errors: &[],

@@ -670,6 +670,13 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| samples.add(&[], scrape.context.view.upgrade.failed()),
     ),
     metric(
+        "callboard_log_level_changed",
+        Gauge,
+        &[],
+        "Whether the log goes by another level than the file's.",
+        |scrape, samples| samples.add(&[], scrape.context.view.log.status().ends.is_some()),
+    ),
+    metric(
         "callboard_unread",
         Gauge,
         &[],

@@ -65,7 +65,6 @@ impl Proxy {
         let source = Source {
             path: folder.path().join(FILE),
             read: Box::new(|path| read(&std::fs::read_to_string(path).unwrap(), path)),
-            log: Box::new(|_| ()),
         };
         let config = (source.read)(&source.path).unwrap_or_else(|report| panic!("{report}"));
         let stop = CancellationToken::new();

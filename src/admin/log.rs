@@ -1,0 +1,63 @@
+//! Shows what the log goes by, and has it go by another level for a while.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use super::{
+    change::{self, refuse},
+    log_level::LogLevelError,
+    view::Shown,
+};
+
+/// What another level is asked for with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// As `log.level` has it.
+    level: String,
+    /// As durations are written in proxy.toml.
+    #[serde(rename = "for")]
+    time: Option<String>,
+}
+
+/// `GET /api/log-level`
+pub(super) async fn show(State(context): Shown) -> Response {
+    Json(context.view.log.status()).into_response()
+}
+
+/// `POST /api/log-level`
+pub(super) async fn set(State(context): Shown, headers: HeaderMap, body: Bytes) -> Response {
+    let example = "{\"level\": \"debug\", \"for\": \"10m\"}";
+    let wanted = match change::read::<Wanted>(&headers, &body, example, "") {
+        Ok(wanted) => wanted,
+        Err(refusal) => return refusal,
+    };
+    let time = match change::time(wanted.time.as_deref()) {
+        Ok(time) => time,
+        Err(refusal) => return refusal,
+    };
+    match context.view.log.change(&wanted.level, time) {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => {
+            let status = match error {
+                LogLevelError::Time | LogLevelError::Level(_) => StatusCode::BAD_REQUEST,
+                LogLevelError::Fixed => StatusCode::CONFLICT,
+            };
+            refuse(status, &error.to_string())
+        }
+    }
+}
+
+/// `DELETE /api/log-level`
+pub(super) async fn restore(State(context): Shown) -> Response {
+    match context.view.log.restore() {
+        true => Json(context.view.log.status()).into_response(),
+        false => refuse(StatusCode::NOT_FOUND, "the log goes by `log.level`"),
+    }
+}
