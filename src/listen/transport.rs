@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
+use crate::proxy::TunnelClient;
 
 /// What a client's bytes come and go through.
 pub(super) enum Transport {
@@ -27,6 +28,8 @@ impl Transport {
         }
     }
 }
+
+impl TunnelClient for Transport {}
 
 impl AsyncRead for Transport {
     fn poll_read(

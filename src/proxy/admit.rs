@@ -68,6 +68,12 @@ impl<'p> Head<'p> {
         }
     }
 
+    /// Whether it is a `CONNECT` of HTTP/2 to another protocol (RFC 8441): its answer has a status of success
+    /// where its stream has gone over, and in no other case.
+    pub(super) fn is_connect(&self) -> bool {
+        self.may_upgrade && self.parts.version == Version::HTTP_2
+    }
+
     /// As the client sent it; `None` in HTTP/1.0 only.
     pub(super) fn host(&self) -> Option<&str> {
         self.host.as_ref()?.to_str().ok()
@@ -110,7 +116,8 @@ pub(super) fn admit<'r>(
     let body = body::of_client(incoming, stream);
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
-    record.is_grpc = fields.is_grpc;
+    // The answer to a call that is refused would be one of success.
+    record.is_grpc = fields.is_grpc && !is_connect(&fields, parts);
     // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
     let expects_continue = fields.expects && parts.version != Version::HTTP_10;
     if expects_continue {
@@ -157,10 +164,16 @@ fn check_framing(fields: &Fields<'_>, body: &impl Body) -> Result<(), LocalReply
     Ok(())
 }
 
-/// Whether the connection may go over to what `Upgrade` names (RFC 9110 7.8), if there is no body.
+/// Whether the connection may go over to what `Upgrade` names (RFC 9110 7.8), or in HTTP/2 the stream, if there
+/// is no body.
 #[cold]
 fn may_go_over(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_11 && connection_fields::name_upgrade(&parts.headers)
+    parts.version != Version::HTTP_10 && connection_fields::name_upgrade(&parts.headers)
+}
+
+/// See [`Head::is_connect`]. In HTTP/2 no other request has an `Upgrade`.
+fn is_connect(fields: &Fields<'_>, parts: &Parts) -> bool {
+    fields.upgrade && parts.version == Version::HTTP_2
 }
 
 /// What the header fields say that matters before a request is routed, gathered in one pass.

@@ -22,6 +22,10 @@ pub(super) enum LocalReply {
     /// It breaks HTTP's rules, or could be read in two ways.
     Malformed(&'static str),
     Connect,
+    /// A `CONNECT` of HTTP/2 to a protocol that its stream may not go over to.
+    NoUpgrade,
+    /// One whose endpoint has answered, and did not go over.
+    NotGoneOver(Arc<str>),
     Trace,
     MethodTooLong,
     TargetTooLong,
@@ -139,7 +143,8 @@ impl LocalReply {
             Self::TooManyHeaders | Self::HeadTooLarge => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
-            Self::MethodTooLong | Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::MethodTooLong | Self::Coding | Self::NoUpgrade => StatusCode::NOT_IMPLEMENTED,
+            Self::NotGoneOver(_) => StatusCode::BAD_GATEWAY,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoRoute | Self::UnknownService(_) => StatusCode::NOT_FOUND,
@@ -158,6 +163,10 @@ impl LocalReply {
         match self {
             Self::Malformed(why) => (*why).to_owned(),
             Self::Connect | Self::Trace => "CONNECT and TRACE are not forwarded".to_owned(),
+            Self::NoUpgrade => "no connection goes over to this protocol here".to_owned(),
+            Self::NotGoneOver(name) => {
+                format!("service `{name}` has answered, and did not go over to the protocol")
+            }
             Self::MethodTooLong => "the request's method is too long".to_owned(),
             Self::TargetTooLong => "the request's target is too long".to_owned(),
             Self::TooManyHeaders => "the request has too many header fields".to_owned(),
@@ -366,6 +375,10 @@ impl LocalReply {
             // Counted by the service; a line for each would be one more load.
             Self::Shed(service) => {
                 tracing::debug!(status, request_id, %service, "shed");
+            }
+            // Counted by the service, with its answers.
+            Self::NotGoneOver(service) => {
+                tracing::debug!(status, request_id, %service, "an endpoint did not go over");
             }
             Self::BodyBroke(error) => {
                 tracing::debug!(status, request_id, client = %client.peer.ip, %error, "{reason}");

@@ -43,7 +43,7 @@ pub(crate) use local_reply::refusal_of_head;
 pub(crate) use rate::Rate;
 pub(crate) use response::Response;
 pub(crate) use spelling::HeadText;
-pub(crate) use tunnel::{Parting, Tunnel, TunnelWatch};
+pub(crate) use tunnel::{Parting, Tunnel, TunnelClient, TunnelWatch};
 pub(crate) use unread_body::Rest;
 pub(crate) use worker::{Http2Counts, Shared, Worker};
 
@@ -78,7 +78,7 @@ pub(crate) fn handle(
             Ok(Admitted {
                 ref mut head,
                 ref mut request,
-            }) => match Own::to(client, head) {
+            }) => match Own::answer_to(client, head) {
                 Some(own) => own,
                 None => match forward(client, &mut record, head, request, &mut answered).await {
                     Ok(()) => return Ok(record.pass_on(answered.expect(ANSWERED).answer)),
@@ -109,7 +109,18 @@ enum Own {
 }
 
 impl Own {
-    /// What a request gets that is forwarded nowhere.
+    /// What a request gets that is forwarded nowhere. To a `CONNECT` an answer of success would say that its
+    /// stream has gone over.
+    fn answer_to(client: &Client, head: &Head<'_>) -> Option<Self> {
+        match Self::to(client, head) {
+            Some(Self::Health | Self::Proof(_)) if head.is_connect() => {
+                Some(Self::Refusal(LocalReply::NoUpgrade))
+            }
+            own => own,
+        }
+    }
+
+    /// The same of any other request.
     fn to(client: &Client, head: &Head<'_>) -> Option<Self> {
         // An authority of certificates asks in the clear, and where routes may lead elsewhere.
         if let Some(proof) = client.worker.shared.challenges.answer(head.path()) {
@@ -199,17 +210,35 @@ async fn forward(
         target,
         strip,
     };
+    outgoing.check_connect()?;
     let dispatched = dispatch(to, &mut outgoing, request, count, worker, asked, answered);
     if let Err(undelivered) = dispatched.await {
         let question = Question::new(&head.parts.method, head.host(), head.path());
         record.question = Some(Box::new(question));
         return Err(LocalReply::of(undelivered, target.subset.as_ref()));
     }
-    if let Some(answered) = answered {
-        record.answered_by(answered.by.pool().address());
-        if let Some((rate, level)) = granted {
-            rate.note(level, &mut answered.answer.head.headers);
-        }
+    let service = outgoing.service;
+    match answered {
+        Some(answered) => check_answer(head, service, record, granted, answered),
+        None => Ok(()),
+    }
+}
+
+/// Notes of a service's answer what its client and the log are to know; or says why it is not passed on.
+fn check_answer(
+    head: &Head<'_>,
+    service: &Service,
+    record: &mut RequestLog,
+    granted: Option<(&Arc<Rate>, Level)>,
+    answered: &mut CallAnswer<RequestBody>,
+) -> Result<(), LocalReply> {
+    record.answered_by(answered.by.pool().address());
+    let answer = &mut answered.answer.head;
+    if let Some((rate, level)) = granted {
+        rate.note(level, &mut answer.headers);
+    }
+    if head.is_connect() && answer.status.is_success() {
+        return Err(LocalReply::NotGoneOver(Arc::clone(service.name())));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::{
     admit::{Head, is_host},
     client_certificate,
     connection_fields::Nominated,
+    local_reply::LocalReply,
 };
 use crate::{
     config::{HeaderCase, HostHeader, Underscores},
@@ -126,7 +127,12 @@ impl upstream::Head for Outgoing<'_, '_, '_> {
         let allowed = upgrades.unwrap_or(&self.service.policy().upgrades);
         let lines = self.head.parts.headers.get_all(header::UPGRADE).iter();
         let lines = lines.map(HeaderValue::as_bytes);
-        Upgrade::of(lines, |protocol| allowed.contains(protocol))
+        let upgrade = Upgrade::of(lines, |protocol| allowed.contains(protocol))?;
+        let key = self.head.parts.headers.get(header::SEC_WEBSOCKET_KEY);
+        Some(match key {
+            Some(key) if self.head.is_connect() => upgrade.by_key(key.as_bytes()),
+            _ => upgrade,
+        })
     }
 
     fn spell(&self, text: &mut [u8]) {
@@ -147,6 +153,15 @@ impl upstream::Head for Outgoing<'_, '_, '_> {
 }
 
 impl Outgoing<'_, '_, '_> {
+    /// Refuses a `CONNECT` to what nothing may go over to here: it is no request without that.
+    pub(super) fn check_connect(&self) -> Result<(), LocalReply> {
+        let is_refused = self.head.is_connect() && upstream::Head::upgrade(self).is_none();
+        if is_refused {
+            return Err(LocalReply::NoUpgrade);
+        }
+        Ok(())
+    }
+
     /// What is taken off the path, and what is left of it with the query.
     fn split_target(&self) -> (&str, &str) {
         let target = self.head.parts.uri.path_and_query();

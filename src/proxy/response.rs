@@ -216,7 +216,7 @@ impl RequestLog {
     }
 }
 
-/// Has the client's connection go over to what the endpoint's has, when this answer is written.
+/// Has the client's connection, or its stream, go over to what the endpoint's has, when this answer is written.
 #[cold]
 fn open_tunnel(response: &mut Response, stats: Option<Arc<Padded<ServiceStats>>>) {
     let body = response.body_mut();
@@ -229,15 +229,23 @@ fn open_tunnel(response: &mut Response, stats: Option<Arc<Padded<ServiceStats>>>
     let ending = body.ending.of_tunnel();
     let stream = Arc::clone(&ending.stream);
     let worker = Arc::clone(&stream.client.worker);
-    let headers = response.headers_mut();
     let tunnel = Tunnel::new(
         switched,
-        headers.get(header::UPGRADE),
+        response.headers().get(header::UPGRADE),
         stats,
         worker,
         Box::new(ending),
     );
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if response.body().ending.version == Version::HTTP_2 {
+        // RFC 8441 5: a stream that has gone over has an answer of success, and neither key nor proof.
+        for name in [header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
+            response.headers_mut().remove(name);
+        }
+        *response.status_mut() = StatusCode::OK;
+    } else {
+        let upgrade = HeaderValue::from_static("upgrade");
+        response.headers_mut().insert(header::CONNECTION, upgrade);
+    }
     stream.goes_over(tunnel);
 }
 

@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::support::{
     callboard::Callboard,
     eventually,
-    frames::{DATA, Frames, get},
+    frames::{DATA, Frames, WINDOW_UPDATE, frame, get, head},
     raw::{RawBackend, Then, Wire, ok},
     server::free_ports,
 };
@@ -40,7 +40,8 @@ impl Stage {
             "workers = 1\n[log]\nformat = \"text\"\n[[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n\
              [registry.embedded]\naddress = \"127.0.0.1:0\"\n\
-             [[route]]\nservice = \"cart\"\n[service.cart]\nendpoints = [\"{backend}\"]\n"
+             [[route]]\nservice = \"cart\"\n[service.cart]\nendpoints = [\"{backend}\"]\n\
+             upgrades = [\"websocket\", \"tcp\"]\n"
         );
         let mut callboard = Callboard::run(folder.path(), &text);
         callboard.until_logged("the admin server is at").await;
@@ -247,6 +248,59 @@ async fn an_idle_tunnel_holds_no_buffer_of_what_went_through_it() {
     }
     stage
         .assert_each_holds("an idle tunnel", CLIENTS, 16 * KIB)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_tunnel_of_http_2_holds_what_was_read_last() {
+    const CLIENTS: usize = 30;
+    const STREAMS: usize = 10;
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        let head = wire.head().await.unwrap();
+        if head.starts_with("GET /warm") {
+            return wire.send(ok("warm")).await;
+        }
+        wire.send("HTTP/1.1 101 Over\r\nConnection: upgrade\r\nUpgrade: tcp\r\n\r\n")
+            .await;
+        while let Ok(bytes) = wire.some().await {
+            if wire.stream.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let backend = backend.await;
+    let stage = Stage::before(backend.address()).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Frames::connect(stage.address).await;
+        let room = 1_000_000_u32.to_be_bytes();
+        client.send(frame(WINDOW_UPDATE, 0, 0, &room)).await;
+        for stream in (0..STREAMS as u32).map(|place| 1 + 2 * place) {
+            let asks = [
+                (":method", "CONNECT"),
+                (":protocol", "tcp"),
+                (":scheme", "http"),
+                (":authority", "a"),
+                (":path", "/"),
+            ];
+            client.send(head(stream, 0, &asks)).await;
+            for _ in 0..4 {
+                let word = frame(DATA, 0, stream, &[b'x'; 15_000]);
+                client.send(word).await;
+            }
+            let mut echoed = 0;
+            while echoed < 60_000 {
+                let frame = client.next().await.unwrap();
+                echoed += match frame.kind {
+                    DATA => frame.payload.len(),
+                    _ => 0,
+                };
+            }
+        }
+        clients.push(client);
+    }
+    stage
+        .assert_each_holds("an idle tunnel of HTTP/2", CLIENTS * STREAMS, 32 * KIB)
         .await;
 }
 

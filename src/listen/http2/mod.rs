@@ -1,5 +1,6 @@
 //! HTTP/2 on a client's connection: hyper's server over a socket whose frames are watched. A request of a
-//! stream is made one of HTTP/1.1 in all but its version (`request`), and goes the way of all others.
+//! stream is made one of HTTP/1.1 in all but its version (`request`), and goes the way of all others; also where
+//! the stream is to go over to another protocol (`tunnel`).
 
 mod budget;
 mod frames;
@@ -10,12 +11,12 @@ mod request;
 mod stream;
 mod streams;
 mod tasks;
+mod tunnel;
 
 use std::{
     future::{Future as _, poll_fn},
     pin::pin,
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
@@ -55,12 +56,13 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun
     connection.speaks(Protocol::Http2(Arc::clone(&progress)));
     let tasks = StreamTasks::new(Arc::clone(&progress));
     let most = connection.listener.limits.requests_per_connection as u64;
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         worker.http2.requests.add_one();
         if progress.begin_request() == most {
             connection.order(Stop::Finish);
         }
-        let stream = tasks.begin();
+        let goes_over = request::goes_over(&request);
+        let stream = tasks.begin(goes_over.then(|| hyper::upgrade::on(&mut request)));
         async move { proxy::handle(&stream, request::as_http1(request)).await }
     });
     let wire = FrameStream::new(begun, Arc::clone(&connection), Arc::clone(&progress));
@@ -69,19 +71,22 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun
         let mut serving = pin!(builder.serve_connection(TokioIo::new(wire), service));
         let mut finishing = false;
         let mut orders = Orders::to(&connection.signal);
+        let mut tunnels_end = pin!(tasks.end_tunnels());
         poll_fn(|cx| {
-            match orders.last(cx.waker()) {
-                Stop::Finish if !finishing => {
-                    finishing = true;
-                    progress.finish();
-                    // Requests that are on their way are served: the last word follows when the client
-                    // has answered the first (RFC 9113 6.8).
-                    serving.as_mut().graceful_shutdown();
-                }
-                Stop::Serve | Stop::Finish => {}
-                Stop::Cut => return Poll::Ready(Ok(())),
+            let order = orders.last(cx.waker());
+            if order == Stop::Finish && !finishing {
+                finishing = true;
+                progress.finish();
+                // Requests that are on their way are served: the last word follows when the client
+                // has answered the first (RFC 9113 6.8).
+                serving.as_mut().graceful_shutdown();
             }
-            serving.as_mut().poll(cx)
+            let polled = serving.as_mut().poll(cx);
+            if order == Stop::Cut && polled.is_pending() {
+                // Those tell both sides, and are ended within a moment.
+                return tunnels_end.as_mut().poll(cx).map(Ok);
+            }
+            polled
         })
         .await
     };
@@ -104,6 +109,7 @@ fn builder(listener: &config::Listener, tasks: StreamTasks) -> http2::Builder<St
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(fits(limits.streams).saturating_mul(STREAM_WINDOW))
         .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .keep_alive_interval(listener.timeout.ping)
         .keep_alive_timeout(PONG);
     builder

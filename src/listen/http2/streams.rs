@@ -2,15 +2,19 @@
 //! their answers.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::super::stop::{Stop, StopSignal};
-use crate::{config::ListenTimeouts, proxy::RequestStream};
+use crate::{
+    config::ListenTimeouts,
+    proxy::{RequestStream, TunnelWatch},
+};
 
 /// Those of a connection.
 #[derive(Default)]
@@ -26,15 +30,29 @@ struct Table {
 
 /// One of them, as the connection's worker sees it.
 pub(super) struct Stream {
-    request: Arc<RequestStream>,
+    pub(super) request: Arc<RequestStream>,
     pub(super) signal: StopSignal,
+    /// Where it asks to go over to another protocol: its bytes, once it has.
+    pub(super) upgraded: Option<OnUpgrade>,
+    /// Of what it has gone over to.
+    tunnel: OnceLock<Arc<TunnelWatch>>,
 }
 
 impl Stream {
-    /// Of a request that has begun.
-    pub(super) fn new(request: Arc<RequestStream>) -> Self {
-        let signal = StopSignal::new();
-        Self { request, signal }
+    /// Of a request that has begun, and perhaps goes over to another protocol.
+    pub(super) fn new(request: Arc<RequestStream>, upgraded: Option<OnUpgrade>) -> Self {
+        Self {
+            request,
+            signal: StopSignal::new(),
+            upgraded,
+            tunnel: OnceLock::new(),
+        }
+    }
+
+    /// From now on its time-outs are those of its tunnel.
+    pub(super) fn goes_over(&self, tunnel: &Arc<TunnelWatch>) {
+        // No stream goes over twice.
+        let _ = self.tunnel.set(Arc::clone(tunnel));
     }
 }
 
@@ -54,14 +72,22 @@ impl Streams {
         drop(gone);
     }
 
-    /// Ends those that are late at this moment of the worker's clock, and returns how many. Whether the
-    /// client takes an answer, nothing can be said of while the socket takes nothing: `is_stuck`.
+    /// Has all tunnels end.
+    pub(super) fn cut_tunnels(&self) {
+        let table = self.open.lock();
+        let streams = table.streams.values();
+        for stream in streams.filter(|stream| stream.tunnel.get().is_some()) {
+            stream.signal.give(Stop::Cut);
+        }
+    }
+
+    /// Ends those that are late at this moment of the worker's clock, and returns how many of them were no tunnels.
+    /// Whether the client takes an answer, nothing can be said of while the socket takes nothing: `is_stuck`.
     pub(super) fn cut_the_late(&self, limits: &ListenTimeouts, now: u64, is_stuck: bool) -> u64 {
         let passed = |since: u64, limit: Duration| {
             since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis()
         };
-        let table = self.open.lock();
-        let late = table.streams.values().filter(|stream| {
+        let is_late = |stream: &Stream| {
             let RequestStream {
                 body_awaited,
                 untaken,
@@ -69,11 +95,18 @@ impl Streams {
             } = &*stream.request;
             passed(body_awaited.load(Relaxed), limits.body)
                 || !is_stuck && passed(untaken.load(Relaxed), limits.write)
-        });
+        };
+        let table = self.open.lock();
         let mut count = 0;
-        for stream in late.filter(|stream| stream.signal.standing() != Stop::Cut) {
-            stream.signal.give(Stop::Cut);
-            count += 1;
+        for stream in table.streams.values() {
+            let (is_late, counts) = match stream.tunnel.get() {
+                Some(tunnel) => (tunnel.is_late(now), 0),
+                None => (is_late(stream), 1),
+            };
+            if is_late && stream.signal.standing() != Stop::Cut {
+                stream.signal.give(Stop::Cut);
+                count += counts;
+            }
         }
         count
     }

@@ -1,4 +1,5 @@
-//! How the library's streams are run: each is a task, which ends where its client is late.
+//! How the library's streams are run: each is a task, which ends where its client is late. The tunnel that a
+//! stream goes over to runs in its task, too.
 
 use std::{
     future::{Future, poll_fn},
@@ -7,7 +8,7 @@ use std::{
     task::Poll,
 };
 
-use hyper::rt::Executor;
+use hyper::{rt::Executor, upgrade::OnUpgrade};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +16,7 @@ use super::{
     super::stop::{Orders, Stop},
     progress::Progress,
     streams::Stream,
+    tunnel::{self, Sender},
 };
 use crate::proxy::RequestStream;
 
@@ -24,7 +26,11 @@ pub(super) struct StreamTasks {
     progress: Arc<Progress>,
     /// The stream whose request was handed over, and whose task follows at once.
     begun: Arc<Mutex<Option<Arc<Stream>>>>,
+    /// What sends the bytes of a stream that goes over, whose task is being polled, and takes it at once.
+    sender: Arc<Mutex<Option<Sender>>>,
     tasks: TaskTracker,
+    /// The streams that have gone over.
+    tunnels: TaskTracker,
 }
 
 impl StreamTasks {
@@ -32,16 +38,39 @@ impl StreamTasks {
         Self {
             progress,
             begun: Arc::default(),
+            sender: Arc::default(),
             tasks: TaskTracker::new(),
+            tunnels: TaskTracker::new(),
         }
     }
 
-    /// A stream has begun, with a request.
-    pub(super) fn begin(&self) -> Arc<RequestStream> {
+    /// A stream has begun, with a request that perhaps goes over to another protocol.
+    pub(super) fn begin(&self, upgraded: Option<OnUpgrade>) -> Arc<RequestStream> {
         let request = Arc::new(RequestStream::new(Arc::clone(&self.progress.client)));
-        let stream = Stream::new(Arc::clone(&request));
+        let stream = Stream::new(Arc::clone(&request), upgraded);
         *self.begun.lock() = Some(Arc::new(stream));
         request
+    }
+
+    /// Has tunnels end, and waits for them; none begins any more.
+    pub(super) async fn end_tunnels(&self) {
+        self.tunnels.close();
+        self.progress.streams.cut_tunnels();
+        self.tunnels.wait().await;
+    }
+
+    /// Serves the tunnel of a stream, if it has gone over.
+    async fn serve_tunnel(self, stream: &Stream) {
+        let sender = self.sender.lock().take();
+        // It and its request hold each other.
+        let tunnel = stream.request.take_tunnel();
+        if let (Some(sender), Some(tunnel)) = (sender, tunnel)
+            && let Some(upgraded) = stream.upgraded.clone()
+            && !self.tunnels.is_closed()
+        {
+            let _open = self.tunnels.token();
+            tunnel::serve(stream, upgraded, sender, tunnel).await;
+        }
     }
 
     /// Waits for the streams of a connection that is over.
@@ -57,9 +86,10 @@ where
 {
     fn execute(&self, serving: F) {
         let Some(stream) = self.begun.lock().take() else {
-            self.tasks.spawn(serving);
+            *self.sender.lock() = Some(Box::pin(serving));
             return;
         };
+        let goes_over = stream.upgraded.is_some().then(|| self.clone());
         let open = OpenStream::new(&self.progress, stream);
         // Boxed: it is large, and a future that waits for it would hold it twice.
         let mut serving: Pin<Box<F>> = Box::pin(serving);
@@ -70,6 +100,10 @@ where
                 Stop::Serve | Stop::Finish => serving.as_mut().poll(cx),
             })
             .await;
+            if let Some(tasks) = goes_over {
+                drop(serving);
+                Box::pin(tasks.serve_tunnel(&open.stream)).await;
+            }
         });
     }
 }

@@ -69,6 +69,15 @@ pub(crate) enum Parting {
     Reset,
 }
 
+/// The client's side of a tunnel.
+pub(crate) trait TunnelClient: AsyncRead + AsyncWrite + Unpin {
+    /// Whether it was heard that the client is gone, which reading tells only where something is read. Has the
+    /// task woken when it is.
+    fn is_gone(&mut self, _: &mut Context<'_>) -> bool {
+        false
+    }
+}
+
 /// Kept for as long as a tunnel is open.
 pub(super) trait TunnelOwner: Send {
     /// The tunnel is over, in which the client was sent so many bytes; in good order or not.
@@ -158,7 +167,7 @@ impl Tunnel {
     /// Passes bytes on until the end. `early` is what the client has sent already; `is_told` says whether
     /// the tunnel is to end now, and has its task woken otherwise. Returns how the client's connection is
     /// to end.
-    pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    pub(crate) async fn run<S: TunnelClient>(
         mut self: Box<Self>,
         client: &mut S,
         early: Bytes,
@@ -203,18 +212,18 @@ impl Tunnel {
         self.down.close();
     }
 
-    fn poll<S: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        client: &mut S,
-    ) -> Poll<TunnelEnd> {
+    fn poll<S: TunnelClient>(&mut self, cx: &mut Context<'_>, client: &mut S) -> Poll<TunnelEnd> {
         // Before the directions, which may use up what the runtime allows a task at a time.
         if let Some(closing) = &mut self.closing
             && closing.late.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(closing.why);
         }
-        let (up, down) = self.poll_both(cx, client);
+        let (mut up, down) = self.poll_both(cx, client);
+        // Many clients leave so behind the frame that closes.
+        if !self.up.are_closed() && client.is_gone(cx) {
+            up = Poll::Ready(Err(Broken::Sender));
+        }
         let Some(end) = self.end(up, down) else {
             return Poll::Pending;
         };
@@ -223,7 +232,7 @@ impl Tunnel {
     }
 
     /// Passes on what there is, both ways.
-    fn poll_both<S: AsyncRead + AsyncWrite + Unpin>(
+    fn poll_both<S: TunnelClient>(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut S,

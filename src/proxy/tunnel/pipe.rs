@@ -154,7 +154,8 @@ impl Pipe {
                 Flow::Open => match self.poll_read(cx, from) {
                     Poll::Ready(Ok(0)) => self.flow = Flow::Ending,
                     Poll::Ready(Ok(_)) => {}
-                    // Of TLS that was not ended; many end it so behind the frame that closes.
+                    // Of TLS that was not ended, or of a stream of HTTP/2 that was reset; many end them so
+                    // behind the frame that closes.
                     Poll::Ready(Err(error))
                         if error.kind() == io::ErrorKind::UnexpectedEof && self.are_closed() =>
                     {
@@ -189,7 +190,8 @@ impl Pipe {
         Poll::Pending
     }
 
-    fn are_closed(&self) -> bool {
+    /// Whether the sender's last frame is one that closes.
+    pub(super) fn are_closed(&self) -> bool {
         self.frames.as_ref().is_some_and(Frames::are_closed)
     }
 

@@ -118,6 +118,8 @@ struct Connection<'a> {
     keep_alive: bool,
     upgrades: bool,
     upgrade: Option<&'a [u8]>,
+    /// What was made of the key of WebSocket's handshake.
+    accept: Option<&'a [u8]>,
     timeout: Option<Duration>,
     nominates: bool,
 }
@@ -393,6 +395,9 @@ impl<'a> Connection<'a> {
                 let several = self.upgrade.is_some();
                 self.upgrade = Some(if several { b"" } else { value });
             }
+            20 if name.eq_ignore_ascii_case("sec-websocket-accept") => {
+                self.accept = Some(value);
+            }
             10 if name.eq_ignore_ascii_case("keep-alive") => {
                 self.timeout = tokens(value)
                     .filter_map(|token| std::str::from_utf8(token).ok())
@@ -413,6 +418,9 @@ impl<'a> Connection<'a> {
         let named = named.ok_or("101 that does not say what the connection goes over to")?;
         if !asked.names(named) {
             return Err("101 to another protocol than was asked for");
+        }
+        if !asked.accepts(self.accept) {
+            return Err("101 whose `Sec-WebSocket-Accept` does not follow from the key");
         }
         if self.transfer_encoding.is_some() || self.length.is_some_and(|length| length != b"0") {
             return Err("101 with a body");

@@ -1,6 +1,8 @@
 //! A client's connection goes over to another protocol where the client, the file and the endpoint want
 //! it, and no sooner; then bytes go both ways as they are, until an end that both sides are told of.
 
+mod clients;
+mod connect;
 mod drain;
 mod handshake;
 mod limits;

@@ -6,7 +6,7 @@ use tokio::{io::AsyncWriteExt as _, time::timeout};
 
 use super::*;
 
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..))
         .take(length)

@@ -1,7 +1,10 @@
 //! A real client and a real server of WebSocket speak through the proxy as they do without it.
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_tungstenite::{
     WebSocketStream, accept_async, client_async,
     tungstenite::{
@@ -13,7 +16,7 @@ use tokio_tungstenite::{
 use super::*;
 
 /// A server that says what it hears, and how its connections were closed.
-async fn server() -> (
+pub(super) async fn server() -> (
     SocketAddr,
     tokio::sync::mpsc::UnboundedReceiver<Option<CloseCode>>,
 ) {
@@ -48,7 +51,7 @@ async fn server() -> (
     (address, closes)
 }
 
-async fn client(address: SocketAddr) -> WebSocketStream<TcpStream> {
+pub(super) async fn client(address: SocketAddr) -> WebSocketStream<TcpStream> {
     let socket = TcpStream::connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     let opened = client_async("ws://localhost/cart", socket).await;
@@ -71,10 +74,13 @@ fn drawn(random: &mut fastrand::Rng) -> Message {
 }
 
 /// What comes back for messages that are drawn from this seed, up to the close.
-async fn spoken(address: SocketAddr, seed: u64) -> Vec<Message> {
+pub(super) async fn spoken<S: AsyncRead + AsyncWrite + Unpin>(
+    client: WebSocketStream<S>,
+    seed: u64,
+) -> Vec<Message> {
     let mut random = fastrand::Rng::with_seed(seed);
     let count = random.usize(1..60);
-    let (mut saying, hearing) = client(address).await.split();
+    let (mut saying, hearing) = client.split();
     let said = async move {
         for _ in 0..count {
             saying.feed(drawn(&mut random)).await.unwrap();
@@ -101,8 +107,8 @@ async fn random_messages_come_back_as_they_do_without_the_proxy() {
     let proxy = before(&[server], "").await;
     for seed in 0..40 {
         let (through, direct) = (
-            spoken(proxy.address(), seed).await,
-            spoken(server, seed).await,
+            spoken(client(proxy.address()).await, seed).await,
+            spoken(client(server).await, seed).await,
         );
         assert!(
             through == direct,
