@@ -45,30 +45,6 @@ fn every_proxy_toml_of_the_documents_is_read_without_an_error() {
     assert!(count > 10, "{count} examples were found");
 }
 
-#[test]
-fn each_page_for_people_of_another_proxy_has_a_file_before_and_one_after() {
-    let mut pages = all();
-    pages.retain(|page| page.name.starts_with("docs/migrate-from-"));
-    assert!(pages.len() >= 7, "{} pages", pages.len());
-    for page in pages {
-        let blocks = page.blocks();
-        let [before, after, ..] = &blocks[..] else {
-            panic!("{}: {} files", page.name, blocks.len());
-        };
-        assert!(
-            before.info != "toml" && after.info == "toml",
-            "{}",
-            page.name
-        );
-        // Told by theirs, whose names people search for.
-        let told = page
-            .prose()
-            .filter(|(_, line)| line.starts_with("| "))
-            .count();
-        assert!(told > 15, "{}: {told} rows", page.name);
-    }
-}
-
 /// The block of this kind that the page has once.
 fn block(page: &Page, info: &str) -> Block {
     let mut blocks = page.blocks();

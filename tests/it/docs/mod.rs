@@ -5,6 +5,7 @@ mod examples;
 mod figures;
 mod glossary;
 mod links;
+mod migrate;
 mod monitoring;
 mod openapi;
 mod page;
