@@ -3,10 +3,10 @@
 
 use std::{
     collections::HashMap,
-    io, mem,
+    io, iter, mem,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread::JoinHandle,
@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    listen::{Accepted, Bound, Connection, Entrance, Stop, Unwatched, accept, serve},
+    listen::{Accepted, Bound, Connection, Drain, Entrance, Stop, Unwatched, accept, serve},
     metrics::Padded,
     proxy::Worker,
 };
@@ -70,6 +70,24 @@ pub(crate) struct Workers {
     loads: Arc<[WorkerLoad]>,
     phase: watch::Sender<Phase>,
     threads: Vec<JoinHandle<()>>,
+    intake: Intake,
+}
+
+/// Where workers get the sockets that they accept from, also while they run.
+#[derive(Clone)]
+pub(crate) struct Intake(Arc<[mpsc::UnboundedSender<Socket>]>);
+
+impl Intake {
+    /// Has each worker accept from its socket of a listener.
+    pub(crate) fn open(&self, bound: Bound) {
+        let workers = self.0.iter().cycle();
+        // One that is inherited may have more sockets than there are workers now.
+        for (worker, socket) in iter::zip(workers, bound.sockets) {
+            let entrance = Arc::clone(&bound.entrance);
+            // One that has ended takes none: the process is on its way out.
+            let _ = worker.send(Socket { socket, entrance });
+        }
+    }
 }
 
 /// A worker, as the others see it.
@@ -82,11 +100,11 @@ struct WorkerLoad {
 type HandedOver = (std::net::TcpStream, Box<Accepted>);
 
 impl Workers {
-    /// Starts a thread for each worker, which takes its socket of each listener.
+    /// Starts a thread for each worker, which accepts nothing before it is given a socket.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub(crate) fn start(workers: Vec<Arc<Worker>>, listeners: Vec<Bound>) -> io::Result<Self> {
+    pub(crate) fn start(workers: Vec<Arc<Worker>>) -> io::Result<Self> {
         let (loads, receivers): (Vec<_>, Vec<_>) = workers
             .iter()
             .map(|_| {
@@ -103,16 +121,8 @@ impl Workers {
             .unzip();
         let loads: Arc<[WorkerLoad]> = loads.into();
         let phase = watch::Sender::new(Phase::Serve);
-        let mut sockets: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
-        for bound in listeners {
-            // One that is inherited may have more of them than there are workers now.
-            for (place, socket) in bound.sockets.into_iter().enumerate() {
-                sockets[place % workers.len()].push(Socket {
-                    socket,
-                    entrance: bound.entrance.clone(),
-                });
-            }
-        }
+        let (intake, sockets): (Vec<_>, Vec<_>) =
+            workers.iter().map(|_| mpsc::unbounded_channel()).unzip();
         let threads = workers
             .iter()
             .zip(receivers)
@@ -142,7 +152,13 @@ impl Workers {
             loads,
             phase,
             threads,
+            intake: Intake(intake.into()),
         })
+    }
+
+    /// Where they get the sockets that they accept from.
+    pub(crate) fn intake(&self) -> Intake {
+        self.intake.clone()
     }
 
     /// The workers.
@@ -200,7 +216,17 @@ impl Workers {
 /// A listener's socket for one worker.
 struct Socket {
     socket: Unwatched,
-    entrance: Entrance,
+    entrance: Arc<Entrance>,
+}
+
+/// What ends a socket's accepting: its listener's way out, or the process's.
+struct Gate {
+    /// Ends accepting.
+    stop: CancellationToken,
+    /// Ends the wait for the clients whose handshake has begun.
+    cut: CancellationToken,
+    /// Of its listener, while that is there.
+    drain: Weak<Drain>,
 }
 
 /// What one worker's tasks share.
@@ -214,10 +240,12 @@ struct WorkerTasks {
 /// How far a worker's end has come.
 #[derive(Default)]
 struct End {
-    /// Ends accepting.
-    stop: CancellationToken,
-    /// Ends the wait for the clients whose handshake has begun.
-    cut: CancellationToken,
+    /// The sockets that it accepts from.
+    gates: Vec<Gate>,
+    /// Whether accepting has ended.
+    is_closed: bool,
+    /// Whether the wait has for the clients whose handshake has begun.
+    is_cut: bool,
     /// What connections are told, and since when; `None` while the process serves.
     order: Option<(Stop, Instant)>,
     /// The connections that were there when the process began to end have a lower id.
@@ -229,35 +257,75 @@ impl End {
         let now = Instant::now();
         match phase {
             Phase::Serve => {}
-            Phase::HandedOver => self.stop.cancel(),
+            Phase::HandedOver => self.close(),
             Phase::Finish => {
                 self.newcomers = next_id();
                 self.order = Some((Stop::Finish, now));
             }
             Phase::Close => {
                 self.order.get_or_insert((Stop::Finish, now));
-                self.stop.cancel();
+                self.close();
             }
             Phase::Cut => {
                 self.order = Some((Stop::Cut, now));
-                self.stop.cancel();
-                self.cut.cancel();
+                self.close();
+                self.is_cut = true;
+                self.gates.iter().for_each(|gate| gate.cut.cancel());
             }
         }
+    }
+
+    /// Ends accepting.
+    fn close(&mut self) {
+        self.is_closed = true;
+        self.gates.iter().for_each(|gate| gate.stop.cancel());
+    }
+
+    /// What ends accepting from another socket.
+    fn gate_of(&mut self, entrance: &Entrance) -> (CancellationToken, CancellationToken) {
+        let stop = entrance.drain.closing().child_token();
+        let cut = CancellationToken::new();
+        self.gates.push(Gate {
+            stop: stop.clone(),
+            cut: cut.clone(),
+            drain: Arc::downgrade(&entrance.drain),
+        });
+        if self.is_closed {
+            stop.cancel();
+        }
+        if self.is_cut {
+            cut.cancel();
+        }
+        (stop, cut)
+    }
+
+    /// Ends the waits at listeners that are on their way out, when it is time, and forgets those that are
+    /// gone. Returns whether any is on its way out.
+    fn follow_listeners(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        self.gates.retain(|gate| {
+            let Some(drain) = gate.drain.upgrade() else {
+                return false;
+            };
+            let order = drain.order(now);
+            if order.is_some_and(|(order, _)| order == Stop::Cut) {
+                gate.cut.cancel();
+            }
+            any |= order.is_some();
+            true
+        });
+        any
     }
 }
 
 impl WorkerTasks {
     async fn run(
         self: Arc<Self>,
-        sockets: Vec<Socket>,
+        mut sockets: mpsc::UnboundedReceiver<Socket>,
         mut handed_over: mpsc::UnboundedReceiver<HandedOver>,
         mut phase: watch::Receiver<Phase>,
     ) {
         let mut end = End::default();
-        for socket in sockets {
-            self.accept_from(socket, &end);
-        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut ticks, mut next_sweep) = (0, SWEEP);
@@ -265,6 +333,7 @@ impl WorkerTasks {
             let is_ending = end.order.is_some();
             tokio::select! {
                 Some(handed) = handed_over.recv() => self.take_over(handed),
+                Some(socket) = sockets.recv() => self.accept_from(socket, &mut end),
                 _ = tick.tick() => {
                     // By the last tick's time: what was noted since then began up to a tick later
                     // than the clock said, and no connection may be cut before its time is over.
@@ -275,16 +344,18 @@ impl WorkerTasks {
                     if ticks == next_sweep {
                         next_sweep = ticks + SWEEP.max(self.sweep_pools() / SWEPT);
                     }
-                    self.tell_to_end(end.order);
+                    if end.follow_listeners(Instant::now()) || is_ending {
+                        self.tell_to_end(end.order);
+                    }
                 }
                 Ok(()) = phase.changed() => {
                     let phase = *phase.borrow_and_update();
                     end.follow(phase, || self.next_id());
                     self.tell_to_end(end.order);
-                    self.close_when_due(&end);
+                    self.close_when_due(&mut end);
                 }
-                () = sleep(LOOK), if is_ending && !end.stop.is_cancelled() => {
-                    self.close_when_due(&end);
+                () = sleep(LOOK), if is_ending && !end.is_closed => {
+                    self.close_when_due(&mut end);
                 }
                 () = self.tracker.wait(), if is_ending => {
                     // What is on its way here is served, and what is not yet is its sender's.
@@ -306,7 +377,7 @@ impl WorkerTasks {
     }
 
     /// Accepts what comes to a socket, until the end.
-    fn accept_from(self: &Arc<Self>, socket: Socket, end: &End) {
+    fn accept_from(self: &Arc<Self>, socket: Socket, end: &mut End) {
         let listener = match socket.socket.watch() {
             Ok(listener) => listener,
             Err(error) => {
@@ -321,17 +392,17 @@ impl WorkerTasks {
             worker.turned_away.add_one();
             tracing::debug!(client = %peer.ip(), "has too many connections");
         };
-        let (stop, cut) = (end.stop.clone(), end.cut.clone());
+        let (stop, cut) = end.gate_of(&socket.entrance);
         let accepting = accept(listener, socket.entrance, stop, cut, assign, turned_away);
         self.tracker.spawn(accepting);
     }
 
     /// Stops accepting once the connections that were there when the process began to end are gone,
     /// or once that was told.
-    fn close_when_due(&self, end: &End) {
-        let is_due = end.stop.is_cancelled() || !self.has_older_than(end.newcomers);
+    fn close_when_due(&self, end: &mut End) {
+        let is_due = end.is_closed || !self.has_older_than(end.newcomers);
         if end.order.is_some() && is_due {
-            end.stop.cancel();
+            end.close();
             self.tracker.close();
         }
     }
@@ -391,10 +462,11 @@ impl WorkerTasks {
             listener,
             tls,
             addresses,
+            drain,
             permit,
             place,
         } = arrival;
-        let connection = Connection::new(Arc::clone(&self.worker), listener, peer);
+        let connection = Connection::new(Arc::clone(&self.worker), listener, peer, drain);
         let connection = Arc::new(connection);
         let tasks = Arc::clone(self);
         let id = self.next_id();
@@ -437,16 +509,27 @@ impl WorkerTasks {
         self.connections().keys().any(|other| *other < id)
     }
 
-    /// Tells connections to end: again and again, for some are assigned late. New ones, whose first
-    /// request may be on its way, are given a moment before they are told to finish.
+    /// Tells connections to end, those of a process or of a listener that is on its way out: again and again,
+    /// for some are assigned late. New ones, whose first request may be on its way, are given a moment before
+    /// they are told to finish.
     fn tell_to_end(&self, ending: Option<(Stop, Instant)>) {
-        let Some((order, since)) = ending else { return };
-        let chance = since.elapsed() < LAST_CHANCE;
-        let now = self.worker.clock.load(Relaxed);
+        let now = Instant::now();
+        let clock = self.worker.clock.load(Relaxed);
         for connection in self.connections().values() {
-            let is_new = connection.is_new() && (chance || connection.is_younger(LAST_CHANCE, now));
-            if order == Stop::Cut || !is_new {
-                connection.order(order);
+            let leaving = connection.drain().order(now);
+            let orders = [leaving, ending].into_iter().flatten();
+            let Some((order, since)) = orders.max_by_key(|(order, _)| *order) else {
+                continue;
+            };
+            let chance = now.saturating_duration_since(since) < LAST_CHANCE;
+            let is_new =
+                connection.is_new() && (chance || connection.is_younger(LAST_CHANCE, clock));
+            let is_due = order == Stop::Cut || !is_new;
+            if is_due
+                && connection.order(order)
+                && leaving.is_some_and(|(order, _)| order == Stop::Cut)
+            {
+                connection.drain().count_cut();
             }
         }
     }
@@ -480,13 +563,10 @@ impl Drop for OpenConnection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        sync::Semaphore,
-    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::config;
+    use crate::{config, listen::Permits};
 
     type HandedOvers = mpsc::UnboundedReceiver<HandedOver>;
 
@@ -519,12 +599,13 @@ mod tests {
         let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
         let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         client.write_all(get).await.unwrap();
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let permit = Arc::new(Permits::new(1)).acquire().await;
         let arrival = Accepted {
             peer,
             listener: Arc::new(config::Listener::default()),
             tls: None,
             addresses: None,
+            drain: Arc::default(),
             permit,
             place: None,
         };
@@ -552,7 +633,8 @@ mod tests {
                 .handover
                 .send((stream.into_std().unwrap(), Box::new(arrival)));
             assert!(sent.is_ok());
-            let running = tokio::spawn(Arc::clone(&tasks).run(Vec::new(), handed_over, phases));
+            let (_intake, sockets) = mpsc::unbounded_channel();
+            let running = tokio::spawn(Arc::clone(&tasks).run(sockets, handed_over, phases));
             assert_answered(client).await;
             running.await.unwrap();
             assert_eq!(tasks.loads[0].connections.load(Relaxed), 0);

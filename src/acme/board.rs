@@ -49,4 +49,9 @@ impl Board {
     pub(super) fn show(&self, folder: &Path, names: Vec<NameStatus>) {
         self.names.lock().insert(folder.to_owned(), names);
     }
+
+    /// Shows none of a folder any more.
+    pub(crate) fn forget(&self, folder: &Path) {
+        self.names.lock().remove(folder);
+    }
 }

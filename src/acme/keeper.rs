@@ -56,18 +56,26 @@ pub(crate) struct Keeper {
     obstacle: Option<(String, Instant)>,
 }
 
+/// What listeners want of an account.
+pub(crate) struct Wanted {
+    /// The names that they want certificates for.
+    pub names: BTreeSet<String>,
+    /// How they can be asked for a proof.
+    pub ways: Ways,
+}
+
 impl Keeper {
-    /// Begins with what the folder holds for these names.
+    /// Begins with what the folder holds for what is wanted.
     pub(crate) fn new(
         account: AcmeAccount,
-        ways: Ways,
+        wanted: Wanted,
         challenges: Arc<Challenges>,
         board: Arc<Board>,
-        names: BTreeSet<String>,
     ) -> Self {
         let store = Store {
             folder: account.folder.clone(),
         };
+        let Wanted { names, ways } = wanted;
         let read = names.into_iter().map(|name| (read(&store, &name), name));
         let read: Vec<_> = read
             .map(|((stamps, held), name)| (name, stamps, held))
@@ -87,15 +95,17 @@ impl Keeper {
         keeper
     }
 
-    /// Keeps the certificates of the names that are wanted now, until the process ends.
+    /// Keeps the certificates of the names that are wanted now, until its end.
     pub(crate) async fn run(
         mut self,
-        wanted: impl Fn() -> BTreeSet<String> + Send,
+        wanted: impl Fn() -> Wanted + Send,
         ending: CancellationToken,
     ) {
         let mut tick = interval(PACE);
         while ending.run_until_cancelled(tick.tick()).await.is_some() {
-            let round = self.round(wanted());
+            let Wanted { names, ways } = wanted();
+            self.ways = ways;
+            let round = self.round(names);
             if ending.run_until_cancelled(round).await.is_none() {
                 break;
             }
@@ -548,7 +558,11 @@ mod tests {
             folder: folder.to_owned(),
         };
         let board = Arc::new(Board::default());
-        Keeper::new(account, Ways::of(&[]), Arc::default(), board, names())
+        let wanted = Wanted {
+            names: names(),
+            ways: Ways::of(&[]),
+        };
+        Keeper::new(account, wanted, Arc::default(), board)
     }
 
     #[tokio::test]

@@ -15,6 +15,6 @@ mod ways;
 
 pub(crate) use board::{Board, NameStatus};
 pub(crate) use challenges::{ACME_TLS, Challenges};
-pub(crate) use keeper::Keeper;
+pub(crate) use keeper::{Keeper, Wanted};
 pub(crate) use store::certificate_file;
 pub(crate) use ways::Ways;

@@ -80,7 +80,9 @@ pub(super) async fn reload(State(context): Shown, headers: HeaderMap, body: Byte
                 ReloadError::File(_) | ReloadError::Refused(_) | ReloadError::Failed(_) => {
                     StatusCode::UNPROCESSABLE_ENTITY
                 }
-                ReloadError::NoFile | ReloadError::Draining => StatusCode::CONFLICT,
+                ReloadError::NoFile | ReloadError::Draining | ReloadError::Upgrading => {
+                    StatusCode::CONFLICT
+                }
             };
             let errors = match &error {
                 ReloadError::File(report) => report.diagnostics(),

@@ -28,6 +28,9 @@ pub enum ReloadError {
     /// It is on its way out.
     #[error("this proxy is on its way out")]
     Draining,
+    /// A new binary is about to take its place.
+    #[error("a new binary is about to take this process's place: try again")]
+    Upgrading,
     /// It changes what only a restart can change.
     #[error("{0}")]
     Refused(String),

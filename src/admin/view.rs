@@ -39,9 +39,9 @@ pub struct View {
     /// Counts the open client connections.
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where the proxy listens.
-    pub listeners: Vec<ListenAddress>,
-    /// The certificates of the listeners that speak TLS, each by its first address.
-    pub tls: Vec<(ListenAddress, Arc<Server>)>,
+    pub listeners: Box<dyn Fn() -> Vec<ListenAddress> + Send + Sync>,
+    /// The certificates of the listeners that speak TLS, each by its first address; of those that drain, too.
+    pub tls: Box<dyn Fn() -> Vec<(ListenAddress, Arc<Server>)> + Send + Sync>,
     /// How the certificates stand that the proxy orders itself.
     pub orders: Arc<Board>,
     /// Where the last good sets are kept, if they are.
@@ -137,8 +137,8 @@ pub(super) mod testing {
             log: LogLevel::fixed(&file("info")),
             workers: Vec::new(),
             connections: Box::new(|| 0),
-            listeners: Vec::new(),
-            tls: Vec::new(),
+            listeners: Box::new(Vec::new),
+            tls: Box::new(Vec::new),
             orders: Arc::default(),
             snapshot: None,
             handover: CancellationToken::new(),

@@ -1,109 +1,113 @@
-//! The certificates of the listeners that speak TLS: opened once for each table, and followed from then on;
-//! and those of them that the proxy orders itself.
+//! TLS of the listeners that speak it: opened once for each table, and followed from then on. A reload
+//! goes on with what it has alike.
 
-use std::{collections::BTreeSet, iter::zip, sync::Arc, time::Duration};
+use std::{iter::zip, sync::Arc};
 
-use tokio::time::interval;
-use tokio_util::sync::CancellationToken;
-
-use super::tasks::ControlTasks;
 use crate::{
-    acme::{Board, Challenges, Keeper, Ways, certificate_file},
-    config::{Acme, AcmeAccount, Config, ListenAddress, ListenTls, Listener},
+    acme::{Challenges, certificate_file},
+    config::{Config, ListenProtocol, ListenTls, Listener},
     listen::Tls,
-    proxy::Shared,
     tls::{Ordered, Server, TlsError},
 };
 
-/// How often it is looked whether certificates for other names are wanted.
-const PACE: Duration = Duration::from_secs(1);
-
-/// The TLS of each `[[listen]]` that has it. The addresses of one table share it.
-pub(super) struct Certificates {
-    opened: Vec<Opened>,
-    challenges: Arc<Challenges>,
-}
-
-struct Opened {
+/// TLS of a listener. The addresses of one table share it.
+#[derive(Clone)]
+pub(super) struct ListenerTls {
     settings: Arc<ListenTls>,
-    server: Arc<Server>,
-    tls: Arc<Tls>,
+    protocol: ListenProtocol,
+    pub(super) server: Arc<Server>,
+    pub(super) tls: Arc<Tls>,
 }
 
-impl Certificates {
-    /// Reads the files.
+impl ListenerTls {
+    /// Reads the files of each listener that has them; `before` is what the listeners have now in whose
+    /// places they come. Authorities of certificates are answered by `challenges`.
     ///
     /// # Errors
-    /// Where one cannot be used.
-    pub(super) fn open(config: &Config) -> Result<Self, TlsError> {
-        let mut opened = Self {
-            opened: Vec::new(),
-            challenges: Arc::default(),
-        };
-        for listener in &config.listeners {
-            if let Some(settings) = &listener.tls
-                && opened.find(listener).is_none()
-            {
-                let ordered = ordered(settings, config);
-                let server = Arc::new(Server::open(settings, ordered, listener.protocol)?);
-                server.follow();
-                let challenges = Arc::clone(&opened.challenges);
-                let most = listener.limits.handshakes;
-                opened.opened.push(Opened {
-                    settings: Arc::clone(settings),
-                    tls: Arc::new(Tls::new(Arc::clone(&server), challenges, most)),
-                    server,
-                });
-            }
-        }
-        Ok(opened)
-    }
-
-    /// What a listener does its handshakes by.
-    pub(super) fn of(&self, listener: &Listener) -> Option<Arc<Tls>> {
-        self.find(listener).map(|opened| Arc::clone(&opened.tls))
-    }
-
-    /// What orders those of them that are ordered.
-    pub(super) fn orders(&self, config: &Config) -> Orders {
-        let ordering = self.opened.iter().filter(|one| one.settings.acme.is_some());
-        let place = |one: &Opened| {
-            let mut listeners = config.listeners.iter();
-            listeners.position(|listener| one.is_of(listener))
-        };
-        let servers = ordering.filter_map(|one| Some((place(one)?, Arc::clone(&one.server))));
-        let board = Arc::default();
-        Orders {
-            servers: servers.collect(),
-            keepers: keepers(config, &self.challenges, &board),
-            challenges: Arc::clone(&self.challenges),
-            board,
-        }
-    }
-
-    /// All of them, each by the first address that it is shown at.
-    pub(super) fn shown(
-        self,
+    /// Where a file cannot be used.
+    pub(super) fn open_all(
         config: &Config,
-        addresses: &[ListenAddress],
-    ) -> Vec<(ListenAddress, Arc<Server>)> {
-        let first = |opened: Opened| {
-            let mut listeners = zip(&config.listeners, addresses);
-            let (_, address) = listeners.find(|(listener, _)| opened.is_of(listener))?;
-            Some((address.clone(), opened.server))
+        before: &[Option<Self>],
+        challenges: &Arc<Challenges>,
+    ) -> Result<Vec<Option<Self>>, TlsError> {
+        let listeners = &config.listeners;
+        let mut all = Vec::<Option<Self>>::new();
+        for (listener, was) in zip(listeners, before) {
+            let opened = listener.tls.as_ref().map(|settings| {
+                let is_of = |one: &&Self| Arc::ptr_eq(&one.settings, settings);
+                let shared = all.iter().flatten().find(is_of);
+                match (shared, was) {
+                    (Some(shared), _) => Ok(shared.clone()),
+                    (None, Some(was)) if was.is_alike(listener) => Ok(Self {
+                        settings: Arc::clone(settings),
+                        ..was.clone()
+                    }),
+                    (None, was) => {
+                        let ordered = ordered(settings, config);
+                        let server = Server::open(settings, ordered, listener.protocol)?;
+                        let moves = |was: &&Self| was.is_left_by_all(settings, listeners, before);
+                        let was = was.as_ref().filter(moves);
+                        Ok(Self::new(listener, settings, server, was, challenges))
+                    }
+                }
+            });
+            all.push(opened.transpose()?);
+        }
+        Ok(all)
+    }
+
+    /// Counts on where another one has.
+    fn new(
+        listener: &Listener,
+        settings: &Arc<ListenTls>,
+        mut server: Server,
+        before: Option<&Self>,
+        challenges: &Arc<Challenges>,
+    ) -> Self {
+        if let Some(before) = before {
+            server = server.in_place_of(&before.server);
+        }
+        let server = Arc::new(server);
+        let (most, challenges) = (listener.limits.handshakes, Arc::clone(challenges));
+        Self {
+            settings: Arc::clone(settings),
+            protocol: listener.protocol,
+            tls: Arc::new(Tls::new(Arc::clone(&server), challenges, most)),
+            server,
+        }
+    }
+
+    /// Has it show the certificates that are ordered for the names of this file.
+    pub(super) fn follow_orders(&self, config: &Config) {
+        self.server.order(ordered(&self.settings, config));
+    }
+
+    /// Whether it does for a listener. Which certificates are ordered may change while it runs.
+    fn is_alike(&self, listener: &Listener) -> bool {
+        let without_orders = |settings: &ListenTls| ListenTls {
+            acme: None,
+            ..settings.clone()
         };
-        self.opened.into_iter().filter_map(first).collect()
+        let settings = listener.tls.as_deref().map(without_orders);
+        self.protocol == listener.protocol && settings == Some(without_orders(&self.settings))
     }
 
-    fn find(&self, listener: &Listener) -> Option<&Opened> {
-        self.opened.iter().find(|opened| opened.is_of(listener))
-    }
-}
-
-impl Opened {
-    fn is_of(&self, listener: &Listener) -> bool {
-        let settings = listener.tls.as_ref();
-        settings.is_some_and(|settings| Arc::ptr_eq(settings, &self.settings))
+    /// Whether all listeners that have this go over to the same settings: its counts can go on once.
+    fn is_left_by_all(
+        &self,
+        settings: &Arc<ListenTls>,
+        listeners: &[Listener],
+        before: &[Option<Self>],
+    ) -> bool {
+        let has_this = |one: &Option<Self>| {
+            one.as_ref()
+                .is_some_and(|one| Arc::ptr_eq(&one.server, &self.server))
+        };
+        let mut leaving = zip(listeners, before).filter(|(_, was)| has_this(was));
+        leaving.all(|(listener, _)| {
+            let next = listener.tls.as_ref();
+            next.is_none_or(|next| Arc::ptr_eq(next, settings))
+        })
     }
 }
 
@@ -121,86 +125,34 @@ fn ordered(settings: &ListenTls, config: &Config) -> Vec<Ordered> {
         .collect()
 }
 
-/// The certificates that the proxy orders itself.
-pub(super) struct Orders {
-    /// Those that show them, each with the place of its first listener.
-    servers: Vec<(usize, Arc<Server>)>,
-    keepers: Vec<(AcmeAccount, Keeper)>,
-    /// Where listeners find the proofs that an authority asks for.
-    pub(super) challenges: Arc<Challenges>,
-    /// How the orders stand.
-    pub(super) board: Arc<Board>,
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-impl Orders {
-    /// Orders what is missing or due, for the names of the file that runs.
-    pub(super) fn begin(self, shared: &Arc<Shared>, tasks: &mut ControlTasks) {
-        for (account, keeper) in self.keepers {
-            let shared = Arc::clone(shared);
-            let wanted = move || names(&shared.generation.load().config, &account);
-            tasks.spawn(|ending| keeper.run(wanted, ending));
-        }
-        if !self.servers.is_empty() {
-            let shared = Arc::clone(shared);
-            tasks.spawn(|ending| follow_names(shared, self.servers, ending));
-        }
+    use super::*;
+
+    fn config(tls: &str) -> Config {
+        let text = format!(
+            "[[listen]]\naddress = \"127.0.0.1:443\"\ntls = {{ {tls} }}\n\
+             [[route]]\nservice = \"a\"\n"
+        );
+        Config::parse(&text, Path::new(".")).unwrap()
     }
-}
 
-/// What keeps the certificates of each account that listeners have.
-fn keepers(
-    config: &Config,
-    challenges: &Arc<Challenges>,
-    board: &Arc<Board>,
-) -> Vec<(AcmeAccount, Keeper)> {
-    let ways = Ways::of(&config.listeners);
-    let mut keepers = Vec::<(AcmeAccount, Keeper)>::new();
-    for acme in config.listeners.iter().filter_map(acme_of) {
-        if keepers.iter().all(|(account, _)| *account != acme.account) {
-            let account = acme.account.clone();
-            let keeper = Keeper::new(
-                account.clone(),
-                ways.clone(),
-                Arc::clone(challenges),
-                Arc::clone(board),
-                names(config, &account),
-            );
-            keepers.push((account, keeper));
-        }
-    }
-    keepers
-}
-
-fn acme_of(listener: &Listener) -> Option<&Acme> {
-    listener.tls.as_ref()?.acme.as_ref()
-}
-
-/// The names for which listeners want certificates of an account.
-fn names(config: &Config, account: &AcmeAccount) -> BTreeSet<String> {
-    let all = config.listeners.iter().filter_map(acme_of);
-    let own = all.filter(|acme| acme.account == *account);
-    own.flat_map(|acme| config.names_to_order(acme)).collect()
-}
-
-/// Has listeners show certificates for the names of the file that runs, which a reload may change.
-async fn follow_names(
-    shared: Arc<Shared>,
-    servers: Vec<(usize, Arc<Server>)>,
-    ending: CancellationToken,
-) {
-    let mut tick = interval(PACE);
-    let mut known = Arc::clone(&shared.generation.load().config);
-    while ending.run_until_cancelled(tick.tick()).await.is_some() {
-        let config = Arc::clone(&shared.generation.load().config);
-        if Arc::ptr_eq(&config, &known) {
-            continue;
-        }
-        for (place, server) in &servers {
-            let listener = config.listeners.get(*place);
-            if let Some(settings) = listener.and_then(|listener| listener.tls.as_ref()) {
-                server.order(ordered(settings, &config));
-            }
-        }
-        known = config;
+    #[tokio::test]
+    async fn other_names_to_order_certificates_for_leave_the_keys_of_sessions_as_they_are() {
+        let challenges = Arc::default();
+        let open = |config: &Config, before: &[Option<ListenerTls>]| {
+            ListenerTls::open_all(config, before, &challenges).unwrap()
+        };
+        let first = open(&config("acme = { domains = [\"a.b\"] }"), &[None]);
+        let is_same = |next: &[Option<ListenerTls>]| {
+            let server = |all: &[Option<ListenerTls>]| Arc::clone(&all[0].as_ref().unwrap().server);
+            Arc::ptr_eq(&server(&first), &server(next))
+        };
+        let next = config("acme = { domains = \"routes\", email = \"ops@a.b\" }");
+        assert!(is_same(&open(&next, &first)));
+        let next = config("acme = { domains = [\"a.b\"] }, min_version = \"1.3\"");
+        assert!(!is_same(&open(&next, &first)));
     }
 }

@@ -3,26 +3,23 @@
 use std::{collections::BTreeMap, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use super::{
-    certificates::{Certificates, Orders},
-    predecessor::Predecessor,
-    start_error::StartError,
-    tasks::ControlTasks,
-    upgrade::Sockets,
+    certificates::ListenerTls, predecessor::Predecessor, start_error::StartError,
+    tasks::ControlTasks, upgrade::ServerSockets,
 };
 use crate::{
+    acme::Challenges,
     admin,
-    config::{Config, ListenAddress, RegistryKind},
+    config::{Config, RegistryKind},
     embedded,
     listen::{BindError, Bound},
     registry::{self, BuildError, Registry},
-    tls,
 };
 
 /// Everything that is listened on, and what is behind it.
 pub(super) struct Doors {
     pub(super) bound: Vec<Bound>,
-    pub(super) certificates: Vec<(ListenAddress, Arc<tls::Server>)>,
-    pub(super) orders: Orders,
+    /// Of each listener that speaks it.
+    pub(super) tls: Vec<Option<ListenerTls>>,
     pub(super) admin: admin::Server,
     pub(super) registries: Registries,
     pub(super) registry: Option<EmbeddedRegistry>,
@@ -42,43 +39,30 @@ impl Doors {
     /// Opens them all; the embedded registry begins to serve.
     pub(super) async fn open(
         config: &Config,
+        challenges: &Arc<Challenges>,
         predecessor: &mut Predecessor<'_>,
         tasks: &mut ControlTasks,
     ) -> Result<Self, StartError> {
-        let certificates = Certificates::open(config)?;
-        let bound = bind(config, predecessor, &certificates).await?;
+        let none = vec![None; config.listeners.len()];
+        let tls = ListenerTls::open_all(config, &none, challenges)?;
+        let bound = bind(config, predecessor).await?;
         predecessor.leave_supervised();
         let registries = open_registries(config)?;
         predecessor.take_paths(&bound)?;
         let admin = predecessor.admin_server().await?;
         let embedded = serve_embedded(config, registries, admin.address(), predecessor, tasks);
         let (registries, registry) = embedded.await?;
-        let mut doors = Self {
-            certificates: Vec::new(),
-            orders: certificates.orders(config),
+        Ok(Self {
+            tls,
             bound,
             admin,
             registries,
             registry,
-        };
-        doors.certificates = certificates.shown(config, &doors.listeners());
-        Ok(doors)
+        })
     }
 
-    /// Where it listens, in the order of the file.
-    pub(super) fn listeners(&self) -> Vec<ListenAddress> {
-        let addresses = self.bound.iter().map(|bound| bound.address.clone());
-        addresses.collect()
-    }
-
-    /// The sockets by other descriptors, for a successor.
-    pub(super) fn duplicate(&self, config: &Config) -> Result<Sockets, StartError> {
-        let listeners = self.bound.iter().map(|bound| {
-            bound.duplicate().map_err(|source| BindError {
-                address: bound.address.clone(),
-                source,
-            })
-        });
+    /// The sockets of the servers by other descriptors, for a successor.
+    pub(super) fn duplicate(&self, config: &Config) -> Result<ServerSockets, StartError> {
         let wanted = config.admin.address;
         let failed = |error| admin::StartError::Bind(wanted, error);
         let (socket, sharing) = self.admin.duplicate().map_err(failed)?;
@@ -86,8 +70,7 @@ impl Doors {
             let socket = registry.socket.as_ref()?.try_clone().ok()?;
             Some((registry.wanted.to_string(), socket, registry.lender.clone()))
         });
-        Ok(Sockets {
-            listeners: listeners.collect::<Result<_, _>>()?,
+        Ok(ServerSockets {
             admin: Some((wanted.to_string(), socket, sharing)),
             registry,
         })
@@ -95,16 +78,10 @@ impl Doors {
 }
 
 /// Binds the listeners of the file.
-async fn bind(
-    config: &Config,
-    predecessor: &mut Predecessor<'_>,
-    certificates: &Certificates,
-) -> Result<Vec<Bound>, BindError> {
+async fn bind(config: &Config, predecessor: &mut Predecessor<'_>) -> Result<Vec<Bound>, BindError> {
     let mut all = Vec::new();
     for listener in &config.listeners {
-        let mut bound = predecessor.listener(listener, config.workers.get()).await?;
-        bound.entrance.tls = certificates.of(listener);
-        all.push(bound);
+        all.push(predecessor.listener(listener, config.workers.get()).await?);
     }
     Ok(all)
 }

@@ -4,6 +4,8 @@ mod at_run_time;
 mod certificates;
 mod doors;
 mod followed;
+mod listeners;
+mod orders;
 mod parts;
 mod predecessor;
 mod ready;
@@ -30,26 +32,26 @@ use crate::{
     discovery::Directory,
     proxy::{Generation, Shared, Worker},
     saved::Store,
-    tls,
     worker::Workers,
 };
-use certificates::Orders;
 use doors::Doors;
+use listeners::Listeners;
+use orders::Orders;
 use parts::Parts;
 use predecessor::Predecessor;
 pub use reload::Source;
-use reload::{Reloader, forget_generations, identities};
+use reload::{Reloader, forget_past, identities};
 pub use start_error::StartError;
 use supervisor::Supervisor;
 use tasks::ControlTasks;
-use upgrade::Upgrader;
 pub use upgrade::{Complaint, Origin};
+use upgrade::{Sockets, Upgrader};
 
 /// A proxy that runs.
 pub struct App {
     shared: Arc<Shared>,
     workers: Workers,
-    listeners: Vec<ListenAddress>,
+    listeners: Arc<Listeners>,
     admin: SocketAddr,
     registry: Option<SocketAddr>,
     /// A successor wants the addresses of one that drains.
@@ -98,38 +100,37 @@ impl App {
         let access_logs = start_access_log(&config)?;
         let mut predecessor = Predecessor::of(&mut origin, &config.admin).await?;
         let mut tasks = ControlTasks::default();
-        let doors = Doors::open(&config, &mut predecessor, &mut tasks).await?;
+        let challenges = Arc::default();
+        let doors = Doors::open(&config, &challenges, &mut predecessor, &mut tasks).await?;
+        let orders = Orders::new(&config, &challenges);
         let (handover, supervisor) = (CancellationToken::new(), origin.supervisor.clone());
         let snapshot = store(&config);
         let saved = predecessor.sets(&config, snapshot.as_ref()).await;
         let directory = Directory::start(&config, doors.registries.clone(), &saved)?;
         let generation = Generation::new(Arc::clone(&config), directory);
         let shared = Shared::new(generation, Arc::clone(&access_logs));
-        let shared = Arc::new(shared.proving(&doors.orders.challenges));
+        let shared = Arc::new(shared.proving(&challenges));
         tasks.follow_tags(&shared);
         // Before clients are this process's: what fails now leaves them to the one before.
-        let sockets = origin.is_binary().then(|| doors.duplicate(&config));
-        let sockets = sockets.transpose()?.unwrap_or_default();
+        let servers = origin.is_binary().then(|| doors.duplicate(&config));
+        let servers = servers.transpose()?.unwrap_or_default();
+        let workers = start_workers(&config, &shared)?;
+        let (intake, lends) = (workers.intake(), origin.is_binary());
+        let (bound, tls) = (&doors.bound, doors.tls);
+        let listeners = Listeners::new(&config, bound, tls, challenges, intake, lends)?;
+        let listeners = Arc::new(listeners);
         predecessor.until_go(&shared, &doors.bound).await?;
-        let worker = |index| Arc::new(Worker::new(index, Arc::clone(&shared)));
-        let workers = (0..config.workers.get()).map(worker).collect();
-        let listeners = doors.listeners();
-        let workers = Workers::start(workers, doors.bound).map_err(StartError::Worker)?;
-        let reloader = Reloader::new(
-            source,
-            Arc::clone(&shared),
-            Parts::of(&workers, &access_logs, &doors.admin, &log),
-            snapshot.clone(),
-            doors.registries,
-            supervisor.clone(),
-        );
-        let upgrader = Upgrader::new(
-            origin,
-            Arc::clone(&shared),
-            snapshot.clone(),
-            sockets,
-            handover.clone(),
-        );
+        listeners.begin(doors.bound);
+        let parts = Parts::of(&listeners, &workers, &access_logs, &doors.admin, &log);
+        let (of, store) = (Arc::clone(&shared), snapshot.clone());
+        let (registries, told) = (doors.registries, supervisor.clone());
+        let reloader = Reloader::new(source, of, parts, store, registries, told);
+        let sockets = Sockets {
+            listeners: Arc::clone(&listeners),
+            servers,
+        };
+        let (of, store) = (Arc::clone(&shared), snapshot.clone());
+        let upgrader = Upgrader::new(origin, of, store, sockets, handover.clone());
         let app = Self {
             listeners,
             admin: doors.admin.address(),
@@ -145,18 +146,18 @@ impl App {
             tasks,
             _writing: Writing(access_logs),
         };
-        let app = app.serve(doors.admin, doors.certificates, doors.orders, predecessor);
-        Ok(app.await)
+        Ok(app.serve(doors.admin, orders, predecessor).await)
     }
 
     /// Begins what goes on beside the requests.
     async fn serve(
         mut self,
         admin: admin::Server,
-        certificates: Vec<(ListenAddress, Arc<tls::Server>)>,
         orders: Orders,
         predecessor: Predecessor<'_>,
     ) -> Self {
+        let listeners = || Arc::clone(&self.listeners);
+        let (addresses, certificates) = (listeners(), listeners());
         let view = admin::View {
             reload: Box::new(self.reloader.clone()),
             upgrade: Box::new(self.upgrader.clone()),
@@ -164,8 +165,8 @@ impl App {
             shared: Arc::clone(&self.shared),
             workers: self.workers.all().to_vec(),
             connections: Box::new(self.workers.connection_count()),
-            listeners: self.listeners.clone(),
-            tls: certificates,
+            listeners: Box::new(move || addresses.addresses()),
+            tls: Box::new(move || certificates.certificates()),
             orders: Arc::clone(&orders.board),
             snapshot: self.snapshot.clone(),
             handover: self.handover.clone(),
@@ -179,16 +180,19 @@ impl App {
         let workers = self.workers.all().to_vec();
         self.tasks
             .spawn(|ending| watchdog::keep(supervisor, shared, workers, ending));
-        orders.begin(&self.shared, &mut self.tasks);
-        let (following, past) = (self.reloader.clone(), Arc::clone(&self.shared));
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(|ending| orders.run(shared, ending));
+        let following = self.reloader.clone();
         self.tasks.spawn(|ending| following.follow_file(ending));
-        self.tasks.spawn(|ending| forget_generations(past, ending));
+        let (shared, listeners) = (Arc::clone(&self.shared), Arc::clone(&self.listeners));
+        self.tasks
+            .spawn(|ending| forget_past(shared, listeners, ending));
         self
     }
 
     /// Where it listens, in the order of the file.
-    pub fn listeners(&self) -> &[ListenAddress] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<ListenAddress> {
+        self.listeners.addresses()
     }
 
     /// Where the admin server listens.
@@ -298,6 +302,13 @@ fn start_access_log(config: &Config) -> Result<Arc<AccessLogs>, StartError> {
         source,
     });
     started.map(Arc::new)
+}
+
+/// Starts the workers, which accept nothing yet.
+fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Workers, StartError> {
+    let workers = 0..config.workers.get();
+    let workers = workers.map(|index| Arc::new(Worker::new(index, Arc::clone(shared))));
+    Workers::start(workers.collect()).map_err(StartError::Worker)
 }
 
 /// Where the last good sets are kept; nowhere, where no registry can be away without the proxy.

@@ -1,8 +1,9 @@
-//! What runs beside the generation, and goes over to another file with it: the access log, what the
+//! What runs beside the generation, and goes over to another file with it: listeners, the access log, what the
 //! log of the process goes by, and who the admin server lets in. What can fail comes before anything changes.
 
-use std::{io, sync::Arc};
+use std::{error::Error, io, sync::Arc};
 
+use super::listeners::{Listeners, Prepared};
 use crate::{
     access_log::{AccessLog, AccessLogs},
     admin::{self, LogLevel, ReloadError},
@@ -14,6 +15,7 @@ use crate::{
 
 /// See the module.
 pub(super) struct Parts {
+    pub(super) listeners: Arc<Listeners>,
     workers: Vec<Arc<Worker>>,
     access_logs: Arc<AccessLogs>,
     admin: admin::Control,
@@ -22,6 +24,7 @@ pub(super) struct Parts {
 
 /// What takes its place.
 pub(super) struct OpenedParts {
+    listeners: Prepared,
     access_log: Option<Arc<AccessLog>>,
     admin: Access,
     log: Log,
@@ -30,12 +33,14 @@ pub(super) struct OpenedParts {
 impl Parts {
     /// Of a proxy that begins to serve.
     pub(super) fn of(
+        listeners: &Arc<Listeners>,
         workers: &Workers,
         access_logs: &Arc<AccessLogs>,
         admin: &admin::Server,
         log: &LogLevel,
     ) -> Self {
         Self {
+            listeners: Arc::clone(listeners),
             workers: workers.all().to_vec(),
             access_logs: Arc::clone(access_logs),
             admin: admin.control(),
@@ -48,20 +53,26 @@ impl Parts {
     /// # Errors
     /// Why not.
     pub(super) fn try_next(&self, next: &Config) -> Result<(), ReloadError> {
-        let tried = self.access_logs.try_to_begin(next.access_log.as_ref());
+        let listeners = self.prepare_listeners(next)?;
+        self.listeners.try_to_bind(&listeners).map_err(failed)?;
+        let access_log = next.access_log.as_ref();
+        let tried = self.access_logs.try_to_begin(access_log);
         tried.map_err(|error| no_access_log(next, &error))?;
-        self.gate(next).map(drop)
+        self.admin.prepare(&next.admin).map(drop).map_err(failed)
     }
 
-    /// Opens what another file needs.
+    /// Opens what another file needs. Clients may come to what is bound.
     ///
     /// # Errors
     /// Where something cannot be had.
     pub(super) fn open(&self, next: &Config) -> Result<OpenedParts, ReloadError> {
-        let admin = self.gate(next)?;
+        let mut listeners = self.prepare_listeners(next)?;
         let access_log = self.access_logs.prepare(next.access_log.as_ref());
         let access_log = access_log.map_err(|error| no_access_log(next, &error))?;
+        let admin = self.admin.prepare(&next.admin).map_err(failed)?;
+        self.listeners.bind(&mut listeners).map_err(failed)?;
         Ok(OpenedParts {
+            listeners,
             access_log,
             admin,
             log: next.log.clone(),
@@ -69,19 +80,20 @@ impl Parts {
     }
 
     /// Goes over to what was opened.
-    pub(super) fn change(&self, opened: OpenedParts) {
+    pub(super) fn change(&self, opened: OpenedParts, next: &Config) {
+        self.listeners.change(opened.listeners, next);
         if self.access_logs.change(opened.access_log) {
-            for worker in &self.workers {
-                worker.follow_access_log();
-            }
+            self.workers
+                .iter()
+                .for_each(|worker| worker.follow_access_log());
         }
         self.admin.change(opened.admin);
         self.log.follow(&opened.log);
     }
 
-    fn gate(&self, next: &Config) -> Result<Access, ReloadError> {
-        let gate = self.admin.prepare(&next.admin);
-        gate.map_err(|error| ReloadError::Failed(error.to_string()))
+    fn prepare_listeners(&self, next: &Config) -> Result<Prepared, ReloadError> {
+        let prepared = self.listeners.prepare(next);
+        prepared.map_err(|error| ReloadError::Failed(format!("listen.tls: {error}")))
     }
 }
 
@@ -91,4 +103,13 @@ fn no_access_log(next: &Config, error: &io::Error) -> ReloadError {
     ReloadError::Failed(format!(
         "access_log.to: nothing can be written to {to}: {error}"
     ))
+}
+
+/// With its cause.
+fn failed(error: impl Error) -> ReloadError {
+    let mut said = error.to_string();
+    if let Some(cause) = error.source() {
+        said += &format!(": {cause}");
+    }
+    ReloadError::Failed(said)
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     at_run_time,
     followed::{Followed, is_due},
+    listeners::Listeners,
     parts::Parts,
     supervisor::Supervisor,
 };
@@ -160,6 +161,8 @@ impl Inner {
         if self.shared.draining.load(Relaxed) {
             return Err(ReloadError::Draining);
         }
+        let turn = self.parts.listeners.turn.try_lock();
+        let _turn = turn.map_err(|_| ReloadError::Upgrading)?;
         let running = Arc::clone(&self.shared.generation.load().config);
         if let Some(why) = running.refuses(&read) {
             return Err(ReloadError::Refused(why));
@@ -175,6 +178,7 @@ impl Inner {
         if dry_run {
             return self.parts.try_next(&next).map(|()| changes);
         }
+        // Last of all that can fail: clients come from here on.
         let beside = self.parts.open(&next)?;
         let succession = self.shared.try_update(|current| {
             let succession = Directory::after(&current.directory, &next, prepared);
@@ -183,7 +187,7 @@ impl Inner {
             let generation = Generation::after(current, Arc::clone(&next), directory);
             Ok((generation, succession))
         })?;
-        self.parts.change(beside);
+        self.parts.change(beside, &next);
         succession.begin();
         *opened = registries;
         if let Some(store) = &self.snapshot {
@@ -258,10 +262,16 @@ pub(super) fn identities(config: &Config) -> BTreeMap<Arc<str>, String> {
     named.collect()
 }
 
-/// Lets go of the generations that no request uses any more.
-pub(super) async fn forget_generations(shared: Arc<Shared>, ending: CancellationToken) {
+/// Lets go of the generations that no request uses any more, and of the listeners whose last connection is
+/// gone.
+pub(super) async fn forget_past(
+    shared: Arc<Shared>,
+    listeners: Arc<Listeners>,
+    ending: CancellationToken,
+) {
     let mut tick = interval(PACE);
     while ending.run_until_cancelled(tick.tick()).await.is_some() {
         shared.forget_past();
+        listeners.forget_gone();
     }
 }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
+    fmt, iter,
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Domains, Listener, RegistryKind, Route, Subset};
+use super::{Config, Listener, RegistryKind, Route, Subset, predecessors};
 
 /// How a config differs from the one that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,14 +42,12 @@ impl Changes {
     pub fn between(before: &Config, after: &Config) -> Self {
         let mut changes = Self::default();
         changes.note_fixed(before, after);
+        changes.note_listeners(before, after);
         changes.note_registries(before, after);
         if before.defaults != after.defaults {
             changes.changed.push("[defaults]".to_owned());
         }
         changes.note_tables(before, after);
-        if differ_in_domains_only(&before.listeners, &after.listeners) {
-            changes.changed.push("listen.tls.acme.domains".to_owned());
-        }
         let services = |config: &Config| {
             let services = config.services.iter();
             let services = services.map(|(name, service)| (name.to_string(), Arc::clone(service)));
@@ -85,11 +83,8 @@ impl Changes {
 
     /// What no process changes while it runs.
     fn note_fixed(&mut self, before: &Config, after: &Config) {
-        let same_listeners = before.listeners == after.listeners
-            || differ_in_domains_only(&before.listeners, &after.listeners);
         let fixed = [
             ("workers", before.workers == after.workers),
-            ("[[listen]]", same_listeners),
             ("admin.address", before.admin.address == after.admin.address),
             ("[snapshot]", before.snapshot == after.snapshot),
         ];
@@ -107,6 +102,21 @@ impl Changes {
         if is_wanted && !has_any && !self.at_next_start.iter().any(|one| one == what) {
             self.at_next_start.push(what.to_owned());
         }
+    }
+
+    fn note_listeners(&mut self, before: &Config, after: &Config) {
+        let what = |listener: &Listener| format!("listener {}", listener.address);
+        let mut gone: Vec<_> = before.listeners.iter().map(Some).collect();
+        let places = predecessors(&before.listeners, &after.listeners);
+        for (listener, place) in iter::zip(&after.listeners, places) {
+            match place.and_then(|place| gone[place].take()) {
+                None => self.added.push(what(listener)),
+                Some(was) if was != listener => self.changed.push(what(listener)),
+                Some(_) => {}
+            }
+        }
+        let gone = gone.into_iter().flatten();
+        self.removed.extend(gone.map(what));
     }
 
     fn note_registries(&mut self, before: &Config, after: &Config) {
@@ -192,9 +202,6 @@ impl Config {
     #[must_use]
     pub fn in_place_of(mut self, running: &Self) -> Self {
         self.workers = running.workers;
-        if !differ_in_domains_only(&running.listeners, &self.listeners) {
-            self.listeners.clone_from(&running.listeners);
-        }
         self.admin.address = running.admin.address;
         self.snapshot.clone_from(&running.snapshot);
         for (name, was) in &running.registries {
@@ -254,21 +261,6 @@ impl Config {
             (None, None) => None,
         }
     }
-}
-
-/// Whether listeners differ in nothing but the names that certificates are ordered for, which a process
-/// can go over to.
-fn differ_in_domains_only(before: &[Listener], after: &[Listener]) -> bool {
-    let without_domains = |listeners: &[Listener]| {
-        let mut listeners = listeners.to_vec();
-        for tls in listeners.iter_mut().filter_map(|one| one.tls.as_mut()) {
-            if let Some(acme) = &mut Arc::make_mut(tls).acme {
-                acme.domains = Domains::OfRoutes;
-            }
-        }
-        listeners
-    };
-    before != after && without_domains(before) == without_domains(after)
 }
 
 /// The routes that have conditions and that both configs have, by host and path, in the order in which
@@ -363,23 +355,22 @@ mod tests {
     }
 
     #[test]
-    fn other_names_to_order_certificates_for_are_taken_over_while_a_process_runs() {
-        let of = |names: &str, more: &str| {
+    fn listeners_come_go_and_change_by_their_addresses() {
+        let of = |port: u16, names: &str| {
             config(&format!(
-                "[[listen]]\naddress = \"127.0.0.1:443\"\n\
-                 tls = {{ acme = {{ domains = [\"{names}\"] }}{more} }}\n"
+                "[[listen]]\naddress = \"127.0.0.1:{port}\"\n\
+                 tls = {{ acme = {{ domains = [\"{names}\"] }} }}\n"
             ))
         };
-        let (before, after) = (of("a.b", ""), of("c.d", ""));
+        let (before, after) = (of(443, "a.b"), of(443, "c.d"));
         let changes = Changes::between(&before, &after);
-        assert_eq!(changes.changed, ["listen.tls.acme.domains"]);
-        assert!(changes.at_next_start.is_empty(), "{changes}");
+        assert_eq!(changes.changed, ["listener 127.0.0.1:443"]);
         let listeners = after.listeners.clone();
         assert_eq!(after.in_place_of(&before).listeners, listeners);
-        let other = of("c.d", ", profile = \"modern\"");
-        let changes = Changes::between(&before, &other);
-        assert_eq!(changes.at_next_start, ["[[listen]]"]);
-        assert_eq!(other.in_place_of(&before).listeners, before.listeners);
+        let changes = Changes::between(&before, &of(444, "a.b"));
+        assert_eq!(changes.added, ["listener 127.0.0.1:444"]);
+        assert_eq!(changes.removed, ["listener 127.0.0.1:443"]);
+        assert!(changes.changed.is_empty() && changes.at_next_start.is_empty());
     }
 
     #[test]

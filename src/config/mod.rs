@@ -24,6 +24,7 @@ pub use document::report::{Diagnostic, Report, Span};
 pub use document::secret::Secret;
 pub use listen::acme::{Acme, AcmeAccount, Domains};
 pub use listen::address::ListenAddress;
+pub(crate) use listen::predecessors::predecessors;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
 pub use load::Include;
 pub use registry::{

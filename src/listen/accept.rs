@@ -8,18 +8,23 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, Tls, addresses::Counted, listening::Listening};
+use super::{
+    Addresses, Drain, Tls,
+    addresses::Counted,
+    listening::Listening,
+    permits::{Permit, Permits},
+};
 use crate::{
     backoff::Repeated,
-    config,
+    config::{self, ListenAddress},
     door::{self, Sharing},
 };
 
@@ -30,27 +35,64 @@ pub(super) const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
     429 Too Many Requests: too many connections from this address\n";
 
 /// A listener's entrance, which its sockets share.
-#[derive(Clone)]
 pub(crate) struct Entrance {
-    /// The listener's settings.
-    pub settings: Arc<config::Listener>,
+    terms: ArcSwap<Terms>,
     /// One permit per connection that it may have.
-    pub permits: Arc<Semaphore>,
+    permits: Arc<Permits>,
     /// Who has how many of them.
-    pub addresses: Arc<Addresses>,
+    addresses: Arc<Addresses>,
     /// What keeps it from accepting.
-    pub troubles: Arc<Repeated>,
-    /// Where it speaks TLS.
-    pub tls: Option<Arc<Tls>>,
+    troubles: Repeated,
+    /// Its way out.
+    pub drain: Arc<Drain>,
     /// Whether another process goes on with its sockets.
     pub sharing: Sharing,
 }
 
+/// What a connection is served by that comes now.
+struct Terms {
+    settings: Arc<config::Listener>,
+    /// Where it speaks TLS.
+    tls: Option<Arc<Tls>>,
+}
+
 impl Entrance {
+    /// Of a listener that speaks no TLS, before [`Self::change`].
+    pub(crate) fn new(settings: config::Listener, sharing: Sharing) -> Self {
+        Self {
+            sharing,
+            permits: Arc::new(Permits::new(settings.limits.connections)),
+            addresses: Arc::new(Addresses::new(settings.limits.connections_per_address)),
+            troubles: Repeated::default(),
+            drain: Arc::default(),
+            terms: ArcSwap::from_pointee(Terms {
+                settings: Arc::new(settings),
+                tls: None,
+            }),
+        }
+    }
+
+    /// Its address in the configuration.
+    pub(super) fn address(&self) -> ListenAddress {
+        self.terms.load().settings.address.clone()
+    }
+
+    /// Has the connections that come from now on be served by this. The limits hold over all of them.
+    pub(crate) fn change(&self, settings: config::Listener, tls: Option<Arc<Tls>>) {
+        let limits = settings.limits;
+        if let Some(tls) = &tls {
+            tls.limit_to(limits.handshakes);
+        }
+        let settings = Arc::new(settings);
+        self.terms.store(Arc::new(Terms { settings, tls }));
+        self.addresses.limit_to(limits.connections_per_address);
+        self.permits.limit_to(limits.connections);
+    }
+
     /// The place of a client among those of its address. A trusted proxy needs none: its clients are
     /// many.
-    fn place(&self, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
-        if self.settings.trusts(peer) {
+    fn place(&self, terms: &Terms, peer: IpAddr) -> Result<Option<Counted>, TooMany> {
+        if terms.settings.trusts(peer) {
             return Ok(None);
         }
         self.addresses.take(peer).map(Some).ok_or(TooMany)
@@ -82,8 +124,10 @@ pub(crate) struct Accepted {
     pub tls: Option<Arc<Tls>>,
     /// Where a proxy says first whose connection it is: the connections of clients, by their address.
     pub addresses: Option<Arc<Addresses>>,
+    /// The way out of that listener.
+    pub drain: Arc<Drain>,
     /// Given back when the connection ends.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
     /// The same for its address, where that is counted.
     pub place: Option<Counted>,
 }
@@ -93,7 +137,7 @@ pub(crate) struct Accepted {
 /// these clients are that one's. Those that find no place wait for one until `cut`.
 pub(crate) async fn accept(
     socket: Listening,
-    entrance: Entrance,
+    entrance: Arc<Entrance>,
     stop: CancellationToken,
     cut: CancellationToken,
     assign: impl FnMut(TcpStream, Accepted),
@@ -133,7 +177,7 @@ pub(crate) async fn accept(
 
 /// What the connections of one socket go through between the kernel and a worker.
 struct Acceptor<S, T> {
-    entrance: Entrance,
+    entrance: Arc<Entrance>,
     assign: S,
     turned_away: T,
     /// Accepted, and without a permit yet.
@@ -155,7 +199,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
                 Err(error) if door::is_of_one_connection(&error) => {}
                 Err(error) => {
                     if let Some(times) = self.entrance.troubles.note() {
-                        let address = &self.entrance.settings.address;
+                        let address = &self.entrance.terms.load().settings.address;
                         tracing::error!(%error, times, %address, "cannot accept");
                     }
                     sleep(door::REST).await;
@@ -167,11 +211,12 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
     /// Has a connection wait for a permit, or turns it away where its address has too many: it is counted,
     /// and then told.
     fn enter(&mut self, stream: TcpStream, peer: SocketAddr) {
-        match self.entrance.place(peer.ip()) {
+        let terms = self.entrance.terms.load();
+        match self.entrance.place(&terms, peer.ip()) {
             Ok(place) => self.waiting.push_back((stream, peer, place)),
             Err(TooMany) => {
                 (self.turned_away)(peer);
-                turn_away(&stream, self.entrance.tls.is_some());
+                turn_away(&stream, terms.tls.is_some());
             }
         }
     }
@@ -179,8 +224,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
     /// Assigns the first that waits to a worker, once there is a permit. It goes on waiting where this
     /// is dropped.
     async fn assign_next(&mut self) {
-        let permit = Arc::clone(&self.entrance.permits).acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
+        let permit = self.entrance.permits.acquire().await;
         let Some((stream, peer, place)) = self.waiting.pop_front() else {
             return;
         };
@@ -188,16 +232,16 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
         // is gone, which serving it will find out.
         let _ = stream.set_nodelay(true);
         let Entrance {
-            settings,
-            addresses,
-            tls,
-            ..
-        } = &self.entrance;
+            addresses, drain, ..
+        } = &*self.entrance;
+        let terms = self.entrance.terms.load();
+        let Terms { settings, tls } = &**terms;
         let accepted = Accepted {
             peer,
             listener: Arc::clone(settings),
             tls: tls.clone(),
             addresses: settings.proxy_protocol.then(|| Arc::clone(addresses)),
+            drain: Arc::clone(drain),
             permit,
             place,
         };

@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -19,7 +22,7 @@ const IPV6_NETWORK: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Addresses {
     /// The most that one may have.
-    most: usize,
+    most: AtomicUsize,
     shards: [Mutex<HashMap<u128, usize>>; SHARDS],
 }
 
@@ -34,7 +37,15 @@ impl Addresses {
     /// None has any yet, and each may have so many.
     pub(crate) fn new(most: usize) -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self { most, shards }
+        Self {
+            most: AtomicUsize::new(most),
+            shards,
+        }
+    }
+
+    /// Has each have so many at the most from now on. An address that has more keeps them.
+    pub(crate) fn limit_to(&self, most: usize) {
+        self.most.store(most, Relaxed);
     }
 
     /// Takes a place for a connection; `None` where the address has as many as it may.
@@ -45,7 +56,7 @@ impl Addresses {
         };
         let mut shard = self.shard(network);
         let count = shard.entry(network).or_default();
-        if *count >= self.most {
+        if *count >= self.most.load(Relaxed) {
             return None;
         }
         *count += 1;

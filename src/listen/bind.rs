@@ -9,9 +9,8 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::Semaphore;
 
-use super::{Addresses, Entrance, Unwatched, socket_file::SocketFile};
+use super::{Entrance, Unwatched, socket_file::SocketFile};
 use crate::{
     config::{self, ListenAddress},
     door::Sharing,
@@ -27,7 +26,7 @@ pub(crate) struct Bound {
     /// One per worker.
     pub sockets: Vec<Unwatched>,
     /// Who comes in.
-    pub entrance: Entrance,
+    pub entrance: Arc<Entrance>,
 }
 
 /// A listener's sockets that another process has bound: the one before this, or a supervisor.
@@ -80,7 +79,7 @@ impl Bound {
     pub(crate) fn duplicate(&self) -> io::Result<Duplicate> {
         let sockets = self.sockets.iter().map(Unwatched::duplicate);
         Ok(Duplicate {
-            wanted: self.entrance.settings.address.clone(),
+            wanted: self.entrance.address(),
             address: self.address.clone(),
             sockets: sockets.collect::<Result<_, _>>()?,
             sharing: self.entrance.sharing.clone(),
@@ -162,9 +161,7 @@ pub(crate) fn inherit(
             shared(file, &socket, workers)
         }),
     };
-    let mut bound = with_entrance(settings, taken.map(|sockets| (address, sockets)))?;
-    bound.entrance.sharing = sharing;
-    Ok(bound)
+    with_entrance(settings, taken.map(|sockets| (address, sockets)), sharing)
 }
 
 /// At least a socket for each worker, and none left out: a socket that is not accepted from would keep the
@@ -183,6 +180,21 @@ fn among(sockets: Vec<OwnedFd>, workers: usize) -> io::Result<Vec<Unwatched>> {
     all.collect()
 }
 
+/// Whether it could be bound, which takes nothing.
+///
+/// # Errors
+/// Where it could not.
+pub(crate) fn try_to_bind(settings: &config::Listener) -> Result<(), BindError> {
+    let tried = match &settings.address {
+        ListenAddress::Tcp(wanted) => unheard(*wanted, false).map(drop),
+        ListenAddress::Unix(path) => SocketFile::try_to_listen(path),
+    };
+    tried.map_err(|source| BindError {
+        source: with_hint(source, &settings.address),
+        address: settings.address.clone(),
+    })
+}
+
 fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound, BindError> {
     let bound = match &settings.address {
         ListenAddress::Tcp(wanted) => each_its_own(*wanted, workers, alone),
@@ -192,12 +204,13 @@ fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound
                 .map(|sockets| (settings.address.clone(), sockets))
         }
     };
-    with_entrance(settings, bound)
+    with_entrance(settings, bound, Sharing::default())
 }
 
 fn with_entrance(
     settings: config::Listener,
     bound: io::Result<(ListenAddress, Vec<Unwatched>)>,
+    sharing: Sharing,
 ) -> Result<Bound, BindError> {
     let (address, sockets) = bound.map_err(|source| BindError {
         source: with_hint(source, &settings.address),
@@ -206,14 +219,7 @@ fn with_entrance(
     Ok(Bound {
         address,
         sockets,
-        entrance: Entrance {
-            permits: Arc::new(Semaphore::new(settings.limits.connections)),
-            addresses: Arc::new(Addresses::new(settings.limits.connections_per_address)),
-            troubles: Arc::default(),
-            tls: None,
-            sharing: Sharing::default(),
-            settings: Arc::new(settings),
-        },
+        entrance: Arc::new(Entrance::new(settings, sharing)),
     })
 }
 
@@ -262,6 +268,13 @@ fn with_hint(error: io::Error, address: &ListenAddress) -> io::Error {
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = unheard(address, shared)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// One that is bound, and takes no connections yet.
+fn unheard(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -276,8 +289,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]

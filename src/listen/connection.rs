@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    Drain,
     http1::progress::Progress,
     http2::progress::Progress as Http2Progress,
     stop::{Stop, StopSignal},
@@ -24,6 +25,8 @@ pub(crate) struct Connection {
     pub(super) listener: Arc<config::Listener>,
     /// The other end of its socket.
     pub(super) address: SocketAddr,
+    /// The way out of the listener.
+    pub(super) drain: Arc<Drain>,
     /// The client that a proxy in front names, once it has.
     proxied: OnceLock<IpAddr>,
     /// When it was accepted, by the worker's clock.
@@ -52,6 +55,7 @@ impl Connection {
         worker: Arc<Worker>,
         listener: Arc<config::Listener>,
         address: SocketAddr,
+        drain: Arc<Drain>,
     ) -> Self {
         let accepted = worker.now();
         Self {
@@ -60,6 +64,7 @@ impl Connection {
             worker,
             listener,
             address,
+            drain,
             proxied: OnceLock::new(),
             signal: StopSignal::new(),
             protocol: OnceLock::new(),
@@ -97,9 +102,14 @@ impl Connection {
         self.instead.get().or_else(|| self.protocol.get())
     }
 
-    /// Tells it so, unless it was told more already.
-    pub(crate) fn order(&self, order: Stop) {
-        self.signal.give(order);
+    /// Tells it so, unless it was told as much already; returns whether it was not.
+    pub(crate) fn order(&self, order: Stop) -> bool {
+        self.signal.give(order)
+    }
+
+    /// The way out of its listener.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     /// Whether it has never had a request: one may be on its way.

@@ -10,12 +10,14 @@ mod accept;
 mod addresses;
 mod bind;
 mod connection;
+mod drain;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod http1;
 mod http2;
 mod linger;
 mod listening;
+mod permits;
 mod preface;
 mod prelude;
 mod proxied;
@@ -31,9 +33,14 @@ mod transport;
 
 pub(crate) use accept::{Accepted, Entrance, accept};
 pub(crate) use addresses::Addresses;
-pub(crate) use bind::{BindError, Bound, Duplicate, Inherited, bind, bind_beside, inherit};
+pub(crate) use bind::{
+    BindError, Bound, Duplicate, Inherited, bind, bind_beside, inherit, try_to_bind,
+};
 pub(crate) use connection::Connection;
+pub(crate) use drain::Drain;
 pub(crate) use listening::Unwatched;
+#[cfg(test)]
+pub(crate) use permits::Permits;
 pub(crate) use prelude::serve;
 pub(crate) use socket_file::{SocketFile, is_one_socket};
 pub(crate) use stop::Stop;

@@ -58,7 +58,8 @@ pub(crate) async fn serve(
     let address = address.unwrap_or_else(|| own_address(&connection));
     let client = |version| {
         let (worker, listener) = (&connection.worker, &connection.listener);
-        Client::new(worker, listener, address, scheme, version, session.clone())
+        let client = Client::new(worker, listener, address, scheme, version, session.clone());
+        client.leaves_with(connection.drain.flag())
     };
     let begun = if version == Version::HTTP_2 {
         let read = Bytes::new();

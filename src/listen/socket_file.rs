@@ -96,6 +96,31 @@ impl SocketFile {
         *self.claim.lock() = Claim::Theirs;
     }
 
+    /// Whether it could listen at this path, as far as can be said without doing so.
+    ///
+    /// # Errors
+    /// As for [`SocketFile::listen`].
+    pub(super) fn try_to_listen(path: &Path) -> io::Result<()> {
+        match left_behind(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let folder = path.parent().unwrap_or(path);
+                fs::metadata(folder).map(drop)
+            }
+            looked => looked.map(drop),
+        }
+    }
+
+    /// Gives it other permissions, unless the path is another's by now.
+    ///
+    /// # Errors
+    /// Where the folder may not be used any more.
+    pub(crate) fn change_mode(&self, mode: u32) -> io::Result<()> {
+        if !matches!(*self.claim.lock(), Claim::Ours) || id(&self.path)? != self.id {
+            return Ok(());
+        }
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+    }
+
     /// Takes the path from the process that has it, unless that is done: clients are this process's from now
     /// on. Dropped before, the file stays.
     ///

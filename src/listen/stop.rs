@@ -8,7 +8,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 
 /// What a connection is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Stop {
     /// Go on.
@@ -34,11 +34,13 @@ impl StopSignal {
         }
     }
 
-    /// Gives the order, unless a stronger one was given already.
-    pub(super) fn give(&self, order: Stop) {
-        if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
+    /// Gives the order, unless it or a stronger one was given already; returns whether it was not.
+    pub(super) fn give(&self, order: Stop) -> bool {
+        let is_new = self.order.fetch_max(order as u8, Relaxed) < order as u8;
+        if is_new {
             self.waker.wake();
         }
+        is_new
     }
 
     /// The order that stands.

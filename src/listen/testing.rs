@@ -27,7 +27,7 @@ async fn connected_by(client: TcpSocket) -> (TcpStream, Arc<Connection>, TcpStre
     let (client, accepted) = tokio::join!(client, socket.accept());
     let (stream, peer) = accepted.unwrap();
     let (worker, listener) = (Worker::without_services(), config::Listener::default());
-    let connection = Connection::new(worker, Arc::new(listener), peer);
+    let connection = Connection::new(worker, Arc::new(listener), peer, Arc::default());
     (client.unwrap(), Arc::new(connection), stream)
 }
 

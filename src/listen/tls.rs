@@ -6,7 +6,10 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::Poll,
 };
 
@@ -71,7 +74,7 @@ impl First {
 pub(crate) struct Tls {
     server: Arc<Server>,
     challenges: Arc<Challenges>,
-    most: usize,
+    most: AtomicUsize,
     under_way: Mutex<UnderWay>,
 }
 
@@ -98,9 +101,14 @@ impl Tls {
         Self {
             server,
             challenges,
-            most,
+            most: AtomicUsize::new(most),
             under_way: Mutex::default(),
         }
+    }
+
+    /// Has so many be under way at the most from now on.
+    pub(crate) fn limit_to(&self, most: usize) {
+        self.most.store(most, Relaxed);
     }
 
     /// Does the handshake; `None` where it comes to nothing.
@@ -220,7 +228,7 @@ impl Tls {
         under_way.next += 1;
         let connections = &mut under_way.connections;
         connections.insert(id, Arc::clone(connection));
-        let evicted = match connections.len() > self.most {
+        let evicted = match connections.len() > self.most.load(Relaxed) {
             true => connections.pop_first(),
             false => None,
         };
@@ -283,8 +291,6 @@ impl Drop for Handshake<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::{
         super::testing::{connected, server},
         *,

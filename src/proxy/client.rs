@@ -31,6 +31,8 @@ pub(crate) struct Client {
     pub tls: Option<Arc<tls::Session>>,
     /// What happens on it.
     pub activity: Activity,
+    /// Whether its listener is on its way out.
+    leaving: Option<Arc<AtomicBool>>,
 }
 
 /// How a client's connection is protected.
@@ -197,7 +199,21 @@ impl Client {
             version,
             tls,
             activity: Activity::default(),
+            leaving: None,
         }
+    }
+
+    /// The same on a listener that is on its way out as soon as this is set.
+    pub(crate) fn leaves_with(self, leaving: &Arc<AtomicBool>) -> Self {
+        let leaving = Some(Arc::clone(leaving));
+        Self { leaving, ..self }
+    }
+
+    /// Whether every answer ends its connection: the process, or its listener, is on its way out.
+    pub(super) fn is_to_leave(&self) -> bool {
+        let leaving = self.leaving.as_ref();
+        self.worker.shared.draining.load(Relaxed)
+            || leaving.is_some_and(|leaving| leaving.load(Relaxed))
     }
 
     /// Who asked: the peer; behind trusted proxies, the client that they forward for.

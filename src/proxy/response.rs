@@ -274,7 +274,7 @@ fn close_where_it_ends(response: &mut Response) {
         return;
     }
     let stream = &body.ending.stream;
-    let ends = stream.client.worker.shared.draining.load(Relaxed)
+    let ends = stream.client.is_to_leave()
         || !stream.rest.is_small()
         // There its end is that of the connection.
         || (body.ending.version == Version::HTTP_10

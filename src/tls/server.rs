@@ -58,9 +58,9 @@ pub struct Server {
     looking: Mutex<Option<Instant>>,
     follower: OnceLock<Follower>,
     /// The handshakes of its connections.
-    pub handshakes: Handshakes,
+    pub handshakes: Arc<Handshakes>,
     /// How often files that had changed were taken over, and how often they could not be.
-    pub reloads: Reloads,
+    pub reloads: Arc<Reloads>,
 }
 
 /// What became of handshakes.
@@ -193,9 +193,19 @@ impl Server {
             files: Mutex::new(files),
             looking: Mutex::default(),
             follower: OnceLock::new(),
-            handshakes: Handshakes::default(),
-            reloads: Reloads::default(),
+            handshakes: Arc::default(),
+            reloads: Arc::default(),
         })
+    }
+
+    /// The same in the place of another one, whose counts go on.
+    #[must_use]
+    pub fn in_place_of(self, before: &Self) -> Self {
+        Self {
+            handshakes: Arc::clone(&before.handshakes),
+            reloads: Arc::clone(&before.reloads),
+            ..self
+        }
     }
 
     /// Has files that change be read again, for as long as this is there.

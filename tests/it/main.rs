@@ -59,6 +59,7 @@ mod recipes;
 mod register;
 mod register_everywhere;
 mod reload;
+mod reload_listeners;
 mod routes;
 mod run;
 mod serving;

@@ -63,6 +63,7 @@ fn each_server(
     scrape: &Scrape<'_>,
     mut add: impl FnMut(&str, &Server) -> fmt::Result,
 ) -> fmt::Result {
-    let mut servers = scrape.context.view.tls.iter();
+    let servers = (scrape.context.view.tls)();
+    let mut servers = servers.iter();
     servers.try_for_each(|(listener, server)| add(&listener.to_string(), server))
 }

@@ -13,4 +13,4 @@ mod upgrader;
 
 pub use origin::{Complaint, Origin};
 pub(super) use parent::Parent;
-pub(super) use upgrader::{Sockets, Upgrader};
+pub(super) use upgrader::{ServerSockets, Sockets, Upgrader};

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     admin::{Upgrade, UpgradeError, Upgraded},
-    app::{reload::identities, supervisor::Supervisor},
+    app::{listeners::Listeners, reload::identities, supervisor::Supervisor},
     door::Sharing,
     embedded::{Lender, Loan},
     listen::Duplicate,
@@ -66,14 +66,26 @@ struct Inner {
 }
 
 /// Everything that this process listens on, by descriptors for a successor.
-#[derive(Debug, Default)]
 pub(in crate::app) struct Sockets {
-    /// Those of the file.
-    pub(in crate::app) listeners: Vec<Duplicate>,
+    /// Those of the file, which a reload changes.
+    pub(in crate::app) listeners: Arc<Listeners>,
+    /// The others.
+    pub(in crate::app) servers: ServerSockets,
+}
+
+/// What this process listens on beside its listeners, by descriptors for a successor.
+#[derive(Debug, Default)]
+pub(in crate::app) struct ServerSockets {
     /// The admin server's, its address in the file, and whether it is shared.
     pub(in crate::app) admin: Option<(String, OwnedFd, Sharing)>,
     /// The embedded registry's, its address in the file, and who lends its state.
     pub(in crate::app) registry: Option<(String, OwnedFd, Lender)>,
+}
+
+/// What one upgrade hands over.
+struct Offered {
+    sockets: Arc<Sockets>,
+    listeners: Vec<Arc<Duplicate>>,
 }
 
 /// What a new process has that is ready.
@@ -117,7 +129,9 @@ impl Upgrader {
         self.0.ending.cancel();
         let _turn = self.0.turn.lock().await;
         // An open descriptor would keep a socket that its worker closes.
-        self.0.sockets.lock().take();
+        if let Some(sockets) = self.0.sockets.lock().take() {
+            sockets.listeners.forget_duplicates();
+        }
         self.0.done.is_cancelled()
     }
 }
@@ -185,6 +199,12 @@ impl Inner {
         let sockets = self.sockets.lock().clone();
         let sockets = sockets.filter(|_| !self.done.is_cancelled());
         let sockets = sockets.ok_or(UpgradeError::Draining)?;
+        // No reload changes them meanwhile.
+        let _listeners = sockets.listeners.turn.lock().await;
+        let offered = Offered {
+            listeners: sockets.listeners.duplicates(),
+            sockets: Arc::clone(&sockets),
+        };
         let began = std::time::Instant::now();
         let started = channel::pair().and_then(|(channel, theirs)| {
             let child = program.start(theirs)?;
@@ -196,7 +216,7 @@ impl Inner {
         tracing::info!(pid, path = %program.path().display(), "a new process starts, to take this one's place");
         let mut loan = None;
         match self
-            .hand_over(&channel, &sockets, &mut loan, (pid, within))
+            .hand_over(&channel, &offered, &mut loan, (pid, within))
             .await
         {
             Ok(()) => {
@@ -229,13 +249,13 @@ impl Inner {
     async fn hand_over(
         &self,
         channel: &Channel,
-        sockets: &Sockets,
+        offered: &Offered,
         loan: &mut Option<Loan>,
         (pid, within): (u32, Duration),
     ) -> Result<(), Option<UpgradeError>> {
         let ready = async {
-            self.offer(channel, sockets, ready_timeout(within)).await?;
-            self.until_ready(channel, sockets, loan).await
+            self.offer(channel, offered, ready_timeout(within)).await?;
+            self.until_ready(channel, &offered.sockets, loan).await
         };
         let ready = tokio::select! {
             ready = timeout(within, ready) => ready.unwrap_or(Err(Some(UpgradeError::Late(within))))?,
@@ -248,7 +268,7 @@ impl Inner {
             Ok(Some((Reply::Fails(why), _))) => return Err(Some(UpgradeError::Refused(why))),
             _ => return Err(None),
         }
-        self.let_go(sockets, &ready);
+        self.let_go(offered, &ready);
         // Before that one says anything, for what it says is heeded from here on.
         self.supervisor.replaced_by(pid);
         // One that is gone by now has served, and a supervisor looks after it.
@@ -257,13 +277,13 @@ impl Inner {
     }
 
     /// Clients are the new process's alone from here on.
-    fn let_go(&self, sockets: &Sockets, ready: &Ready) {
+    fn let_go(&self, offered: &Offered, ready: &Ready) {
         for place in &ready.listeners {
-            if let Some(listener) = sockets.listeners.get(*place) {
+            if let Some(listener) = offered.listeners.get(*place) {
                 listener.leave();
             }
         }
-        if let (true, Some((_, _, sharing))) = (ready.admin, &sockets.admin) {
+        if let (true, Some((_, _, sharing))) = (ready.admin, &offered.sockets.servers.admin) {
             sharing.begin();
         }
         if let Some(store) = &self.snapshot {
@@ -277,10 +297,10 @@ impl Inner {
     async fn offer(
         &self,
         channel: &Channel,
-        sockets: &Sockets,
+        offered: &Offered,
         ready_timeout: Duration,
     ) -> Result<(), Option<UpgradeError>> {
-        for (place, listener) in sockets.listeners.iter().enumerate() {
+        for (place, listener) in offered.listeners.iter().enumerate() {
             for socket in &listener.sockets {
                 let offer = Offer::Listener {
                     place,
@@ -294,14 +314,15 @@ impl Inner {
                     .map_err(left)?;
             }
         }
-        if let Some((wanted, socket, _)) = &sockets.admin {
+        let ServerSockets { admin, registry } = &offered.sockets.servers;
+        if let Some((wanted, socket, _)) = admin {
             let offer = Offer::Admin(wanted.clone());
             channel
                 .send(&offer, Some(socket.as_fd()))
                 .await
                 .map_err(left)?;
         }
-        if let Some((wanted, socket, _)) = &sockets.registry {
+        if let Some((wanted, socket, _)) = registry {
             let offer = Offer::Registry(wanted.clone());
             channel
                 .send(&offer, Some(socket.as_fd()))
@@ -334,7 +355,7 @@ impl Inner {
                 received.map_err(|error| Some(UpgradeError::Misunderstood(error.to_string())))?;
             match received.ok_or(None)?.0 {
                 Reply::WantsState => {
-                    if let Some((_, _, lender)) = &sockets.registry {
+                    if let Some((_, _, lender)) = &sockets.servers.registry {
                         *loan = lender.borrow().await;
                     }
                     channel.send(&Offer::State, None).await.map_err(left)?;

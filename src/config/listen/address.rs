@@ -31,7 +31,7 @@ impl ListenAddress {
 
     /// Whether two sockets cannot listen at once. IPv6 sockets take IPv6 only, so that `0.0.0.0` and
     /// `[::]` are two addresses.
-    pub(in crate::config) fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let (one, other) = match (self, other) {
             (Self::Tcp(one), Self::Tcp(other)) => (one, other),
             (Self::Unix(one), Self::Unix(other)) => return one == other,

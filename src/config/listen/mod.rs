@@ -2,6 +2,7 @@
 
 pub(super) mod acme;
 pub(super) mod address;
+pub(super) mod predecessors;
 pub(super) mod tls;
 
 use std::{

@@ -121,3 +121,38 @@ async fn the_last_good_sets_go_over_though_the_registry_is_away_and_pins_and_dra
     line.until_gone(1).await;
     assert_eq!(served(&line).await, 200);
 }
+
+#[tokio::test]
+async fn a_new_process_gets_the_listeners_of_the_last_reload_and_none_that_is_gone() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let [second, third] = free_ports();
+    let listen = |port: u16| format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\n");
+    let route = format!(
+        "[service.cart]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"cart\"\n",
+        backend.address()
+    );
+    let mut line = Line::start(&format!("{}{route}", listen(second))).await;
+    let text = format!("{}{}{route}", head(line.ports), listen(third));
+    fs::write(line.folder().join("proxy.toml"), text).unwrap();
+    let url = line.admin("/api/reload");
+    let reloaded = line.http.post(url).json(&json!({})).send().await.unwrap();
+    assert_eq!(reloaded.status(), 200);
+    let refused = async |port: u16| {
+        let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+        connected.is_err()
+    };
+    // No descriptor that is kept for a new process keeps the socket.
+    let is = |refused: &bool| *refused;
+    eventually("it is gone", async || refused(second).await, is).await;
+    line.upgrade().await;
+    for port in [line.ports[0], third] {
+        let mut client = Wire::connect(([127, 0, 0, 1], port).into()).await;
+        assert_eq!(client.ask(GET).await.text(), "well");
+    }
+    assert!(refused(second).await);
+    line.until_gone(0).await;
+    for port in [line.ports[0], third] {
+        let mut client = Wire::connect(([127, 0, 0, 1], port).into()).await;
+        assert_eq!(client.ask(GET).await.text(), "well");
+    }
+}

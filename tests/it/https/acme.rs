@@ -16,6 +16,7 @@ use crate::support::{
     eventually,
     pebble::{AWAY, BLOCKED, Behaviour, Pebble},
     proxy::Proxy,
+    server::free_ports,
     tls::VERSIONS,
 };
 
@@ -409,5 +410,48 @@ async fn certificates_are_ordered_for_the_hosts_of_routes_and_for_those_of_a_rel
     assert!(reload.send().await.unwrap().status().is_success());
     until_issued(&proxy, CART).await;
     until_shown(&client(&proxy, 1, &root, CART)).await;
+    proxy.drain().await;
+}
+
+#[tokio::test]
+async fn a_listener_that_comes_with_a_reload_gets_its_certificate_and_one_that_goes_is_kept_no_longer()
+ {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let kept = Kept::of(&pebble);
+    let [port] = free_ports();
+    let clear = format!(
+        "workers = 1\n[[listen]]\naddress = \"127.0.0.1:{}\"\n",
+        pebble.asks_at()[0]
+    );
+    let listener = |tls: &str| format!("{clear}[[listen]]\naddress = \"127.0.0.1:{port}\"\n{tls}");
+    let proxy = Proxy::start(&clear).await;
+    assert_eq!(proxy.status().await["acme"], json!([]));
+    let reload = async |text: &str| {
+        let (status, said) = proxy.reload(text).await;
+        assert_eq!(status, 200, "{said}");
+    };
+    let root = pebble.root().await;
+    let at_port = |name: &str| Client {
+        address: ([127, 0, 0, 1], port).into(),
+        ..client(&proxy, 0, &root, name)
+    };
+    reload(&listener(&kept.tls(&[SHOP]))).await;
+    until_issued(&proxy, SHOP).await;
+    assert_eq!(until_shown(&at_port(SHOP)).await, kept.certificate(SHOP));
+
+    // Another account with the folder takes its certificates over.
+    let other = kept.tls(&[SHOP]).replace("ops@", "www@");
+    reload(&listener(&other)).await;
+    reload(&clear).await;
+    let none = async || proxy.status().await["acme"].clone();
+    eventually("none is kept", none, |names| *names == json!([])).await;
+    reload(&listener(&other.replace(SHOP, CART))).await;
+    until_issued(&proxy, CART).await;
+    assert_eq!(until_shown(&at_port(CART)).await, kept.certificate(CART));
+    assert!(at_port(SHOP).shown().await.is_err());
+    assert!(kept.file(SHOP).exists());
+    assert_eq!(pebble.orders(), 2, "{}", pebble.log());
     proxy.drain().await;
 }
