@@ -31,6 +31,8 @@ const NAMES: [&str; 17] = [
 ];
 
 impl Code {
+    /// How many there are.
+    pub const COUNT: usize = NAMES.len();
     pub(crate) const CANCELLED: Self = Self(1);
     pub(crate) const UNKNOWN: Self = Self(2);
     pub(crate) const DEADLINE_EXCEEDED: Self = Self(4);
@@ -40,7 +42,7 @@ impl Code {
     pub(crate) const UNAVAILABLE: Self = Self(14);
     const DATA_LOSS: Self = Self(15);
 
-    /// The one that a head names; a number that is none is `UNKNOWN`, as clients have it.
+    /// The one that a head or trailers name; a number that is none is `UNKNOWN`, as clients have it.
     pub(crate) fn of_head(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get("grpc-status")?;
         Some(Self::of_value(value.as_bytes()))
@@ -57,6 +59,21 @@ impl Code {
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         let number = NAMES.iter().skip(1).position(|known| *known == name)?;
         u8::try_from(number + 1).ok().map(Self)
+    }
+
+    /// All of them, by their numbers.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..).map(Self).take(Self::COUNT)
+    }
+
+    /// Its name, in lower case.
+    pub fn name(self) -> &'static str {
+        NAMES[self.index()]
+    }
+
+    /// Its place among counters.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
     }
 
     /// Its bit in a set of them.
@@ -83,8 +100,7 @@ impl Code {
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.get(usize::from(self.0)).unwrap_or(&NAMES[2]);
-        write!(f, "grpc-{name}")
+        write!(f, "grpc-{}", self.name())
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Line<'l> {
     pub version: Version,
     pub method: &'l Method,
     pub status: u16,
+    /// Of a call of gRPC, where its answer says one.
+    pub grpc_status: Option<&'static str>,
     pub bytes: u64,
     pub is_whole: bool,
     pub took: Duration,
@@ -99,6 +101,7 @@ impl Line<'_> {
             LogField::Host => Value::Text(self.copied.host()?),
             LogField::Path => Value::Text(self.copied.path()),
             LogField::Status => Value::Number(self.status.into()),
+            LogField::GrpcStatus => Value::Text(self.grpc_status?),
             LogField::Bytes => Value::Number(self.bytes),
             LogField::Whole => Value::Flag(self.is_whole),
             LogField::Ms => Value::Span(self.took),

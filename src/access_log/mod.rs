@@ -167,6 +167,7 @@ mod tests {
             version: Version::HTTP_11,
             method: &Method::GET,
             status: 200,
+            grpc_status: None,
             bytes: 4,
             is_whole: true,
             took: Duration::from_micros(1_500),

@@ -136,6 +136,8 @@ log_fields! {
     Path = "path",
     /// The status of its answer; 499 for a client that did not wait.
     Status = "status",
+    /// Of a call of gRPC: the status that its answer says.
+    GrpcStatus = "grpc_status",
     /// Of its answer's body.
     Bytes = "bytes",
     /// Whether the answer was sent to its end.

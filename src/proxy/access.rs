@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Client, Target};
 use crate::{
     access_log::{Copied, Line, Lines},
+    grpc::Code,
     instance::Address,
     service::Service,
 };
@@ -33,6 +34,8 @@ pub(super) struct Access {
     began: Option<Instant>,
     dialled: Option<Instant>,
     status: Option<StatusCode>,
+    /// Of a call of gRPC.
+    grpc_status: Option<Code>,
     /// When the answer's head was there.
     answered: Option<Instant>,
     request_id: Option<String>,
@@ -63,6 +66,7 @@ impl Access {
             began: None,
             dialled: None,
             status: None,
+            grpc_status: None,
             answered: None,
             request_id: None,
             bytes: 0,
@@ -111,6 +115,11 @@ impl Access {
         self.is_whole = has_no_body && !status.is_informational();
     }
 
+    /// The call was answered so.
+    pub(super) fn called(&mut self, code: Code) {
+        self.grpc_status = Some(code);
+    }
+
     /// A piece of the answer's body has passed; `is_last` where none follows.
     pub(super) fn passed(&mut self, bytes: usize, is_last: bool) {
         self.bytes += bytes as u64;
@@ -138,6 +147,7 @@ impl Access {
             version,
             method: &self.method,
             status: status.map_or(499, |status| status.as_u16()),
+            grpc_status: self.grpc_status.map(Code::name),
             bytes: self.bytes,
             is_whole: self.is_whole,
             took: self.arrived.elapsed(),

@@ -260,18 +260,20 @@ impl LocalReply {
     fn into_grpc(
         self,
         stream: &RequestStream,
-        record: RequestLog,
+        mut record: RequestLog,
         status: StatusCode,
         message: &str,
         id: &str,
     ) -> Response {
+        let code = self.code(status);
+        record.called(code);
         let mut response = record.reply(status, "");
         *response.status_mut() = StatusCode::OK;
         let message = grpc::message(&format!("{message} (request {id})"));
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static("application/grpc");
         headers.insert(header::CONTENT_TYPE, content_type);
-        headers.insert("grpc-status", self.code(status).value());
+        headers.insert("grpc-status", code.value());
         for (name, text) in [("grpc-message", &*message), ("x-request-id", id)] {
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.insert(name, value);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::HeaderCase,
+    grpc::Code,
     instance::Address,
     metrics::Padded,
     service::{RequestCount, ServiceStats},
@@ -39,6 +40,8 @@ pub(crate) struct AnswerBody {
     kind: Kind,
     /// The end of the last piece, where that is split.
     last: Bytes,
+    /// Of a call of gRPC whose status is to come: what counts it.
+    call: Option<Arc<Padded<ServiceStats>>>,
     /// Lives as long as the answer does.
     ending: Ending,
 }
@@ -141,6 +144,27 @@ impl RequestLog {
         }
     }
 
+    /// A call of gRPC is answered so.
+    #[cold]
+    pub(super) fn called(&mut self, code: Code) {
+        if let Some(stats) = self.count.stats() {
+            stats.add_call(code);
+        }
+        if let Some(access) = self.access() {
+            access.called(code);
+        }
+    }
+
+    /// An endpoint answers a call of gRPC with this head. Returns what counts it, where the status is to come.
+    #[cold]
+    fn calls(&mut self, headers: &HeaderMap) -> Option<Arc<Padded<ServiceStats>>> {
+        let Some(code) = Code::of_head(headers) else {
+            return self.count.stats().cloned();
+        };
+        self.called(code);
+        None
+    }
+
     /// Passes an endpoint's answer on.
     pub(super) fn pass_on(&mut self, answer: upstream::Answer<RequestBody>) -> Response {
         let AnswerHead {
@@ -150,9 +174,14 @@ impl RequestLog {
             text,
             ..
         } = answer.head;
+        let call = match self.is_grpc {
+            true => self.calls(&headers),
+            false => None,
+        };
         let switches = answer.body.is_switched();
         let stats = switches.then(|| self.count.stats().cloned()).flatten();
         let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
+        response.body_mut().call = call;
         if response.body().ending.stream.client.listener.header_case == HeaderCase::Preserve {
             *response.extensions_mut() = HeadText::new(text).for_answer();
         }
@@ -205,6 +234,7 @@ impl RequestLog {
         let mut response = Response::new(AnswerBody {
             kind,
             last: Bytes::new(),
+            call: None,
             ending,
         });
         *response.status_mut() = status;
@@ -355,6 +385,11 @@ impl Body for AnswerBody {
         if is_http2 && this.kind.is_at_its_end() {
             frame = frame.map(|frame| this.split(frame));
         }
+        if this.call.is_some()
+            && let Some(trailers) = frame.as_ref().and_then(Frame::trailers_ref)
+        {
+            this.called(trailers);
+        }
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);
             let is_last = frame.is_none() || (this.last.is_empty() && this.kind.is_over());
@@ -383,6 +418,18 @@ impl Body for AnswerBody {
 }
 
 impl AnswerBody {
+    /// A call of gRPC ends with these trailers.
+    #[cold]
+    fn called(&mut self, trailers: &HeaderMap) {
+        let (Some(stats), Some(code)) = (self.call.take(), Code::of_head(trailers)) else {
+            return;
+        };
+        stats.add_call(code);
+        if let Some(access) = &mut self.ending.access {
+            access.called(code);
+        }
+    }
+
     /// Keeps the end of an answer's last piece back. HTTP/2's library is done with a stream when it has the last
     /// piece, whether the client has room for it or not, and nothing would watch it any more. It asks for the end
     /// only when there is room for all that was before.

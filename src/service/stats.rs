@@ -1,11 +1,14 @@
 //! What one worker counts of one service.
 
+use std::sync::OnceLock;
+
 use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{BalanceStats, Budget, Shed};
 use crate::{
     config,
+    grpc::Code,
     metrics::{Counter, Histogram},
 };
 
@@ -36,6 +39,8 @@ pub struct ServiceStats {
     pub duration: Histogram,
     /// Connections that went over to another protocol.
     pub tunnels: TunnelStats,
+    /// Answers to calls of gRPC, by their status; where there was ever one.
+    grpc: OnceLock<Box<[Counter; Code::COUNT]>>,
     /// What its picks count.
     pub tally: BalanceStats,
     /// Its share of the retries.
@@ -57,9 +62,21 @@ impl ServiceStats {
             abandoned: Counter::default(),
             duration: Histogram::default(),
             tunnels: TunnelStats::default(),
+            grpc: OnceLock::new(),
             tally: BalanceStats::default(),
             budget: Budget::new(retry, workers),
         }
+    }
+
+    /// A call of gRPC was answered so.
+    pub fn add_call(&self, code: Code) {
+        self.grpc.get_or_init(Box::default)[code.index()].add_one();
+    }
+
+    /// How many were answered so.
+    pub fn calls(&self, code: Code) -> u64 {
+        let calls = self.grpc.get();
+        calls.map_or(0, |calls| calls[code.index()].value())
     }
 
     /// Takes a retry out of the budget, if one is left.

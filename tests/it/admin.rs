@@ -435,6 +435,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         "callboard_balance_moved_total",
         "callboard_balance_overflowed_total",
         "callboard_endpoint_failures_by_cause_total",
+        "callboard_grpc_answers_total",
         "callboard_health_checks_total",
         "callboard_panic",
         "callboard_proxy_headers_total",

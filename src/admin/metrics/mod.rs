@@ -3,6 +3,7 @@
 
 mod access_log;
 mod acme;
+mod calls;
 mod process;
 mod proxy_headers;
 mod scrape;

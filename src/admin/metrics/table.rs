@@ -5,7 +5,7 @@ use std::fmt;
 use tokio::time::Instant;
 
 use super::{
-    access_log, acme, process, proxy_headers,
+    access_log, acme, calls, process, proxy_headers,
     scrape::{
         Kind, Metric, Samples, Scrape, Value, over_workers, per_endpoint, per_endpoint_and_name,
         per_service, per_shadow, per_watch,
@@ -146,6 +146,13 @@ pub const METRICS: &[Metric] = &[
         SERVICE,
         "Requests whose client was gone before its answer.",
         |scrape, samples| per_service(scrape, samples, |stats| &stats.abandoned),
+    ),
+    metric(
+        "callboard_grpc_answers_total",
+        Counter,
+        &["service", "grpc_status"],
+        "Answers to calls of gRPC, by their status; those that had none are not counted.",
+        calls::answers,
     ),
     metric(
         "callboard_tunnels_open",

@@ -2,6 +2,7 @@
 //! is heard, and no call is lost where endpoints are replaced or the proxy ends.
 
 mod interop;
+mod statuses;
 mod streams;
 
 use std::net::SocketAddr;
