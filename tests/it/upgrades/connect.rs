@@ -411,8 +411,11 @@ async fn all_tunnels_are_told_at_the_drain_deadline_and_none_before() {
     draining.await.unwrap();
 }
 
+/// A client on one connection of HTTP/2.
+pub(super) type Http2 = SendRequest<Empty<Bytes>>;
+
 /// A client of the field, on one connection, to which the listener has said what it can.
-async fn http2(proxy: &Proxy) -> SendRequest<Empty<Bytes>> {
+pub(super) async fn http2(proxy: &Proxy) -> Http2 {
     let stream = TcpStream::connect(proxy.address()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut client, connection) = Builder::new(TokioExecutor::new())
@@ -430,7 +433,7 @@ async fn http2(proxy: &Proxy) -> SendRequest<Empty<Bytes>> {
     client
 }
 
-async fn connect(client: &mut SendRequest<Empty<Bytes>>) -> Response<Incoming> {
+async fn connect(client: &mut Http2) -> Response<Incoming> {
     let request = Request::connect("http://a/cart")
         .header(header::SEC_WEBSOCKET_VERSION, "13")
         .extension(Protocol::from_static("websocket"));
@@ -439,7 +442,7 @@ async fn connect(client: &mut SendRequest<Empty<Bytes>>) -> Response<Incoming> {
 }
 
 /// The bytes of a stream that has gone over.
-async fn stream(client: &mut SendRequest<Empty<Bytes>>) -> TokioIo<Upgraded> {
+pub(super) async fn stream(client: &mut Http2) -> TokioIo<Upgraded> {
     let answer = connect(client).await;
     assert_eq!(answer.status(), StatusCode::OK);
     for name in ["connection", "upgrade", "sec-websocket-accept"] {

@@ -4,6 +4,7 @@
 mod clients;
 mod connect;
 mod drain;
+mod frames;
 mod handshake;
 mod limits;
 mod registry;
