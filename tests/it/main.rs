@@ -36,6 +36,7 @@ mod eureka_faults;
 mod exit;
 mod explain;
 mod faults;
+mod field;
 mod file;
 mod good_order;
 mod grpc;

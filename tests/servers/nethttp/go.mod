@@ -1,0 +1,3 @@
+module callboard/nethttp
+
+go 1.25
