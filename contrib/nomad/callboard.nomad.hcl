@@ -61,6 +61,8 @@ job "callboard" {
         change_signal = "SIGHUP"
 
         data = <<-EOF
+          workers = 2
+
           [[listen]]
           address = "0.0.0.0:8080"
           health_path = "/healthz"
@@ -85,6 +87,7 @@ job "callboard" {
         EOF
       }
 
+      # For two workers and 20,000 clients: docs/production.md#memory.
       resources {
         cpu    = 1000
         memory = 1280

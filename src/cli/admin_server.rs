@@ -19,7 +19,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the admin server is when no file says otherwise.
-const DEFAULT: &str = "http://127.0.0.1:9900";
+pub(super) const DEFAULT: &str = "http://127.0.0.1:9900";
 
 /// Where an admin server is.
 #[derive(Args)]
@@ -178,7 +178,11 @@ impl Answer {
     }
 }
 
-fn url_of(admin: &Admin, path: &Path) -> anyhow::Result<String> {
+/// The URL of the admin server that a file names.
+///
+/// # Errors
+/// Where it may take any port.
+pub(super) fn url_of(admin: &Admin, path: &Path) -> anyhow::Result<String> {
     let address = reachable(admin.address);
     if address.port() == 0 {
         bail!(

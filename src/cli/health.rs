@@ -10,16 +10,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use reqwest::StatusCode;
 
-use crate::{
-    config::Config,
-    control::{http_client::client, server::reachable},
-};
+use super::admin_server::{DEFAULT, url_of};
+use crate::{config::Config, control::http_client::client};
 
 /// Less than a health check usually waits, so that its log has the reason.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Where the admin server is when no file says otherwise.
-const DEFAULT: &str = "http://127.0.0.1:9900";
 
 #[derive(Args)]
 pub(super) struct Health {
@@ -59,23 +54,16 @@ pub(super) fn health(health: &Health) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where the admin server of a file is: at the usual place where the file does not say. Other errors of the
+/// file are no matter: what runs goes on by what it has read.
 fn url_from(path: &Path) -> anyhow::Result<String> {
-    let config = Config::load(path);
-    // The report has many lines, and is `check`'s to print.
-    let Ok(config) = config else {
-        bail!(
-            "{0} has errors: see `callboard check --config {0}`",
-            path.display()
-        );
-    };
-    let address = reachable(config.admin.address);
-    if address.port() == 0 {
-        bail!(
-            "{} lets the admin server take any port: say --admin",
-            path.display()
-        );
+    if !path.exists() {
+        bail!("{} is not there", path.display());
     }
-    Ok(format!("http://{address}"))
+    match Config::admin_of(path) {
+        Some(admin) => url_of(&admin, path),
+        None => Ok(DEFAULT.to_owned()),
+    }
 }
 
 async fn ask(url: &str) -> reqwest::Result<StatusCode> {

@@ -87,12 +87,14 @@ async fn the_address_comes_from_the_file_that_is_named_or_from_proxy_toml() {
         &format!("{route}\"0.0.0.0:{port}\"\n{token}\n"),
     );
     assert_well(&health(folder.path(), &there).await);
-    write("other.toml", "servce = 1\n");
-    let said = assert_ill(&health(folder.path(), &there).await);
-    assert!(
-        said.contains("callboard check --config other.toml"),
-        "{said}"
+    // An error elsewhere in the file is none of the proxy's that runs.
+    write(
+        "other.toml",
+        &format!("servce = 1\n{route}\"127.0.0.1:{port}\"\n"),
     );
+    assert_well(&health(folder.path(), &there).await);
+    let said = assert_ill(&health(folder.path(), &["--config", "another.toml"]).await);
+    assert!(said.contains("another.toml is not there"), "{said}");
 
     write("proxy.toml", &format!("{route}\"127.0.0.1:{port}\"\n"));
     assert_well(&health(folder.path(), &[]).await);

@@ -112,6 +112,8 @@ fn the_file_of_the_packages_fits_their_unit() {
     for path in [&config.snapshot.as_ref().unwrap().file, &embedded.data] {
         assert!(path.starts_with(&state), "{}", path.display());
     }
+    let acme = include_str!("../../docs/acme.md");
+    assert!(acme.contains(&format!("folder = \"{}/", state.display())));
     let longest = config.drain.notice + config.drain.deadline;
     let time = config::duration(value(UNIT, "TimeoutStopSec")).unwrap();
     assert!(time > longest, "{time:?} is no longer than {longest:?}");
@@ -210,7 +212,14 @@ fn what_the_file_names_is_where_each_supervisor_puts_it() {
     for path in [token, consul, &snapshot.file] {
         assert!(is_mounted(path), "{}", path.display());
     }
-    assert!(is_mounted(Path::new("/etc/callboard/proxy.toml")));
+    let file = "/etc/callboard-config/proxy.toml";
+    assert!(KUBERNETES.contains(&format!("\"--config\", \"{file}\"")));
+    assert!(is_mounted(Path::new(file)));
+    // A volume of the image needs a folder, which cannot be made in one that is mounted read-only.
+    let volume = Path::new(word("VOLUME "));
+    let mut mounts = KUBERNETES.split("mountPath: ").skip(1);
+    let mounted = |rest: &str| rest.split([',', ' ']).next().unwrap().to_owned();
+    assert!(mounts.all(|rest| !volume.starts_with(mounted(rest))));
 }
 
 #[test]

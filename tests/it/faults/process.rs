@@ -11,7 +11,7 @@ use super::{FOUR, let_pass};
 use crate::support::{
     callboard::{Callboard, command},
     eventually,
-    load::{Ledger, Load},
+    load::{Client, Ledger, Load, Outcome, Report},
     server::free_ports,
 };
 
@@ -92,10 +92,10 @@ async fn without_a_file_descriptor_left_it_waits_and_serves_again_as_soon_as_the
     let text = text(proxy, admin, &[backend.address()]);
     let callboard = run(few, folder.path(), &text).await;
     let address = SocketAddr::from(([127, 0, 0, 1], proxy));
-    let load = Load::start(address, "/cart", 50).await;
-    let_pass(300).await;
+    // One at a time: with so few descriptors there is room for a few requests only.
+    let client = Client::new(address, "/cart");
     assert!(
-        load.end()
+        called(&client, 20)
             .await
             .iter()
             .all(|outcome| outcome.failure.is_none())
@@ -119,9 +119,14 @@ async fn without_a_file_descriptor_left_it_waits_and_serves_again_as_soon_as_the
         Err(_) => 0,
     };
     eventually("it serves again", served, |status| *status == 200).await;
-    // With other ids than before.
-    let load = Load::start_from(address, "/cart", 200, 10_000).await;
-    let_pass(500).await;
-    let report = load.stop(&ledger).await;
+    let report = Report::new(called(&client, 100).await, &ledger).await;
     report.assert_flawless("file descriptors are there again");
+}
+
+async fn called(client: &Client, requests: usize) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for _ in 0..requests {
+        outcomes.push(client.call_next().await);
+    }
+    outcomes
 }
