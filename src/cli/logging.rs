@@ -20,9 +20,10 @@ use crate::{
     config::{Log, LogFormat},
 };
 
-/// ZooKeeper's client tells of every attempt, which the watchers do at a slowing pace. A level for
-/// it in `log.level` stands before this.
-const QUIET: &str = "zookeeper_client=off";
+/// ZooKeeper's client tells of every attempt, which the watchers do at a slowing pace; that of HTTP/2, of
+/// frames that whoever is on the other side may send as often as he likes. A level for them in `log.level`
+/// stands before this.
+const QUIET: &str = "zookeeper_client=off,h2=error";
 
 /// Lines that wait to be written. One may be as long as a request's target.
 const WAITING: usize = 32 * 1024;

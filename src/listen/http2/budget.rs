@@ -100,13 +100,15 @@ impl Budget {
     pub(super) fn frame(&mut self, kind: Kind) -> Result<(), Flood> {
         match kind {
             Kind::Headers => self.add(REQUEST),
-            Kind::Data | Kind::Acknowledgement => {}
+            Kind::Data => {}
             Kind::WindowUpdate if self.updates > 0 => self.updates -= 1,
             Kind::Ping if self.pings > 0 => self.pings -= 1,
             Kind::Reset { is_young: true } => self.spend(RESET)?,
-            Kind::Reset { is_young: false } | Kind::WindowUpdate | Kind::Ping | Kind::Other => {
-                self.spend(FRAME)?;
-            }
+            Kind::Reset { is_young: false }
+            | Kind::WindowUpdate
+            | Kind::Ping
+            | Kind::Acknowledgement
+            | Kind::Other => self.spend(FRAME)?,
         }
         Ok(())
     }

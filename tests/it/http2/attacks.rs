@@ -10,9 +10,9 @@ use super::{before, client, count, get, text, until_count};
 use crate::support::{
     backend::Backend,
     frames::{
-        CANCEL, CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY, HEADERS, PING,
-        PREFACE, REFUSED_STREAM, WINDOW_UPDATE, block, frame, get as get_frame, head, request,
-        reset, settings,
+        ACK, CANCEL, CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY, HEADERS,
+        PING, PREFACE, REFUSED_STREAM, WINDOW_UPDATE, block, frame, get as get_frame, head,
+        request, reset, settings,
     },
     proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
@@ -53,7 +53,10 @@ async fn floods_of_frames_that_ask_for_nothing_end_their_connection() {
     let priority = frame(2, 0, 1, &[0, 0, 0, 0, 16]);
     let update = frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes());
     let ping = frame(PING, 0, 0, &[7; 8]);
-    let floods = [ping, settings(&[(3, 7)]), unknown, priority, update];
+    // To pings that were never sent.
+    let acknowledgement = frame(PING, ACK, 0, &[7; 8]);
+    let settings = settings(&[(3, 7)]);
+    let floods = [ping, acknowledgement, settings, unknown, priority, update];
     for (number, bytes) in (1..).zip(floods) {
         let attack = async {
             let client = Frames::connect(proxy.address()).await;
