@@ -47,7 +47,7 @@ pub(crate) use idle_limits::IdleLimits;
 pub(crate) use limits::{HeadLimits, Limits};
 pub(crate) use load::{LatencyScale, Load};
 pub(crate) use names::connect_to;
-pub(crate) use pool::{Connection, InFlight, Pool, Reuse, Target};
+pub(crate) use pool::{Connection, Found, InFlight, Pool, Reuse, Target};
 pub(crate) use probe::{Checked, NotPassed, probe};
 #[cfg(test)]
 pub(crate) use record::testing;

@@ -107,6 +107,37 @@ pub enum Connection {
     Http2(Lease),
 }
 
+/// How the connection of an attempt was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It was opened for the attempt, and is its own.
+    New,
+    /// It was opened for the attempt, and other requests may have joined.
+    Opened,
+    /// It was kept, and had nothing to do.
+    Idle,
+    /// It has other requests.
+    Shared,
+}
+
+impl Connection {
+    /// How one that was just opened was come by.
+    pub(crate) fn opened(&self) -> Found {
+        match self {
+            Self::Http1(_) => Found::New,
+            Self::Http2(_) => Found::Opened,
+        }
+    }
+
+    /// How one that was there already was come by: asked when it has just been.
+    pub(crate) fn found(&self) -> Found {
+        match self {
+            Self::Http2(lease) if !lease.is_alone() => Found::Shared,
+            Self::Http1(_) | Self::Http2(_) => Found::Idle,
+        }
+    }
+}
+
 /// Which idle connection will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {

@@ -1,7 +1,7 @@
 //! What follows an attempt: a decision over facts, which changes nothing. Knows nothing of endpoints
 //! and bodies.
 
-use crate::upstream::{Failure, FailureKind, Processed};
+use crate::upstream::{Failure, FailureKind, Found, Processed};
 
 /// What is known when an attempt is over.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +35,17 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) fn of(failure: &Failure, was_kept: bool) -> Self {
+    pub(super) fn of(failure: &Failure, found: Found) -> Self {
         let processed = failure.processed;
         match failure.kind {
-            FailureKind::Closed | FailureKind::Io(_) | FailureKind::GoAway => Self::Died {
+            // One that had other requests was in use, and not kept for too long.
+            FailureKind::Closed | FailureKind::Io(_) => Self::Died {
                 processed,
-                was_kept,
+                was_kept: found == Found::Idle,
+            },
+            FailureKind::GoAway => Self::Died {
+                processed,
+                was_kept: matches!(found, Found::Idle | Found::Shared),
             },
             // Of one request, whose connection goes on; or of an endpoint that does wrong, and not of a
             // connection that was kept for too long.

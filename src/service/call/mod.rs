@@ -27,7 +27,7 @@ use super::{
 use crate::{
     proxy_protocol::Opener,
     upstream::{
-        Answer, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Head,
+        Answer, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Found, Head,
         HeadLimits, InFlight, Limits, Processed, Request, Reuse, Wanted, connect,
     },
 };
@@ -147,8 +147,8 @@ struct Call<'c, H> {
     endpoint: Arc<WorkerEndpoint>,
     /// When this attempt began.
     began: Instant,
-    /// Whether this attempt's connection was there before it, or is another request's.
-    was_kept: bool,
+    /// How this attempt's connection was come by.
+    found: Found,
     /// Whether this attempt's answer says that it failed.
     is_fault: bool,
     /// The endpoint that is called next, where that is known before this attempt is over.
@@ -183,7 +183,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             now: chooser.now_after_a_wait(now),
             endpoint,
             began: now,
-            was_kept: false,
+            found: Found::New,
             is_fault: false,
             next: None,
             chooser,
@@ -230,7 +230,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             None => pool.checkout(self.now, reuse, self.opener()),
             Some(_) => None,
         };
-        self.was_kept = kept.is_some();
+        self.found = kept.as_ref().map_or(Found::New, Connection::found);
         (in_flight, kept)
     }
 
@@ -252,9 +252,12 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         let connected = connect(pool, &wanted).await;
         self.now = Instant::now();
         self.head.has_dialled(self.now);
-        if let Ok(Connected { is_new, .. }) = connected {
-            self.was_kept = !is_new;
-            if is_new {
+        if let Ok(Connected { is_new, connection }) = &connected {
+            self.found = match is_new {
+                true => connection.opened(),
+                false => Found::Shared,
+            };
+            if *is_new {
                 self.endpoint.connected();
             }
         }
@@ -371,7 +374,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         failure: Failure,
         request: &mut Request<B>,
     ) -> Result<(), CallError> {
-        let outcome = Outcome::of(&failure, self.was_kept);
+        let outcome = Outcome::of(&failure, self.found);
         self.now = Instant::now();
         if failure.kind.is_of_connection() {
             self.died = Some(self.now);
@@ -437,7 +440,7 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         // The request's own time was at its end, which says nothing of the endpoint.
         if !(is_over && is_late) {
             let detector = self.chooser.detector;
-            detector.note_failure(endpoint, &failure, self.was_kept, self.began);
+            detector.note_failure(endpoint, &failure, self.found, self.began);
         }
         self.past.note(Arc::clone(endpoint), failure, self.began);
     }

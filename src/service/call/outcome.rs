@@ -20,7 +20,9 @@ use crate::{
         },
         log_lines,
     },
-    upstream::{AnswerBody, AnswerHead, Failure, FailureKind, Witness, is_for_want_of_descriptors},
+    upstream::{
+        AnswerBody, AnswerHead, Failure, FailureKind, Found, Witness, is_for_want_of_descriptors,
+    },
 };
 
 /// Finds out the endpoints of a service that fail, for one worker's calls of one of its views.
@@ -44,13 +46,13 @@ impl<'s> Detector<'s> {
         }
     }
 
-    /// Notes that an attempt failed that began then, over a connection that `was_kept`.
+    /// Notes that an attempt failed that began then, over a connection that was come by so.
     #[cold]
     pub(crate) fn note_failure(
         &self,
         line: &Arc<WorkerEndpoint>,
         failure: &Failure,
-        was_kept: bool,
+        found: Found,
         began: Instant,
     ) {
         match &failure.kind {
@@ -64,7 +66,14 @@ impl<'s> Detector<'s> {
                 }
             }
             // It was kept for too long, or is closed in good order, which says nothing of the endpoint.
-            FailureKind::Closed | FailureKind::Io(_) | FailureKind::GoAway if was_kept => {}
+            FailureKind::Closed | FailureKind::Io(_) if found == Found::Idle => {}
+            FailureKind::GoAway if matches!(found, Found::Idle | Found::Shared) => {}
+            // Its connection died with other requests, which is one thing that happened.
+            FailureKind::Closed | FailureKind::Io(_) if found != Found::New => {
+                if line.health().died_in_use(began, Instant::now()) {
+                    self.note_vain(line, began);
+                }
+            }
             // One thing that the endpoint did, of however many requests it was the end.
             FailureKind::ProtocolError { is_first: false } => {}
             FailureKind::Closed
@@ -373,7 +382,7 @@ mod tests {
                 if fails(n, round) {
                     let (kind, processed) = (failure(), Processed::Perhaps);
                     let failure = Failure { kind, processed };
-                    detector.note_failure(line, &failure, false, began);
+                    detector.note_failure(line, &failure, Found::New, began);
                 } else {
                     detector.note_head(line, &head, &Statuses::default(), began);
                     line.health().ended();

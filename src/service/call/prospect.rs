@@ -17,7 +17,7 @@ use crate::{
         CallPolicy, Endpoint, EndpointId, EndpointState, EndpointStatus, RequestInfo, Service,
         ServiceStatus, View,
     },
-    upstream::{Failure, FailureKind, Processed},
+    upstream::{Failure, FailureKind, Found, Processed},
 };
 
 /// What would become of a request.
@@ -282,7 +282,7 @@ const EVENTS: [Event; 9] = [
 /// What comes of a first attempt that goes like this.
 fn then(event: Event, rules: &Rules<'_>, shape: RequestShape<'_>, has_other: bool) -> Then {
     let (outcome, asked) = match failure(event) {
-        Some(failure) => (Outcome::of(&failure, false), was_asked(&failure.kind)),
+        Some(failure) => (Outcome::of(&failure, Found::New), was_asked(&failure.kind)),
         None => (Outcome::Answered { in_retry_on: true }, true),
     };
     let is_idempotent = match event {

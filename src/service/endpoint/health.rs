@@ -70,6 +70,8 @@ struct AttemptLog {
     /// Connects in a row that failed, those that failed together counted once.
     refused: AtomicU32,
     refused_at: AtomicU64,
+    /// When a connection died last that several requests had.
+    died_at: AtomicU64,
     /// Ejections in close succession.
     ejections: AtomicU32,
     /// When the last ejection ended.
@@ -271,6 +273,12 @@ impl EndpointHealth {
             self.passed_over.store(until, Relaxed);
         }
         is_news
+    }
+
+    /// A connection died that several requests had, one of which began then. Returns whether that is news.
+    #[cold]
+    pub(crate) fn died_in_use(&self, began: Instant, now: Instant) -> bool {
+        self.is_first(&self.past().died_at, began, now)
     }
 
     /// Whether what began then, and failed now, is the first of those that failed together, of which

@@ -29,6 +29,10 @@ use crate::upstream::{FailureKind, stream::Stream, tls};
 const WINDOW: u32 = 64 * 1024;
 /// Bytes of one request that wait in the connection for the socket.
 const SEND_BUFFER: usize = 64 * 1024;
+/// What answers that are not read may hold beside their bytes: for each piece of less than 256 bytes as much
+/// as is missing. Without it some 13,000 messages of a few bytes, which fit in one stream's window, would end
+/// the connection with all its streams.
+const PIECES: usize = 32 << 20;
 /// The most bytes of an answer's head, as HTTP/2 counts them: as many as a service may allow at most, and 32
 /// for each field. A service that allows less refuses a head when it is there: the crate would not say why
 /// it has refused one, and ends the connection, with all its streams, where a head has four times as many.
@@ -61,6 +65,7 @@ pub(in crate::upstream) async fn establish(
         .initial_max_send_streams(0)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW.saturating_mul(streams).min(i32::MAX as u32))
+        .data_frame_budget(PIECES)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEAD)
         .max_concurrent_reset_streams(GIVEN_UP)

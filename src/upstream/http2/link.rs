@@ -233,6 +233,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether its connection has no other stream.
+    pub(in crate::upstream) fn is_alone(&self) -> bool {
+        self.link.streams() == 1
+    }
+
     /// The request went out on its stream.
     pub(super) fn note_asked(&mut self, now: Instant) {
         self.asked = Some(now);

@@ -1,6 +1,7 @@
 //! How many connections there are to an endpoint of HTTP/2, and how long.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use axum::body::Body;
 use http::StatusCode;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -118,6 +120,69 @@ async fn a_client_that_does_not_read_stops_no_other() {
     assert_eq!(backend.connections(), 1);
     let mut one = slow.pop().unwrap();
     assert_eq!(one.bytes(8 * 1024 * 1024).await.len(), 8 * 1024 * 1024);
+}
+
+/// Beside its bytes each piece costs something, and a window holds thousands of small ones.
+#[tokio::test]
+async fn clients_that_do_not_read_small_messages_stop_no_other() {
+    const MESSAGES: usize = 20_000;
+    let backend = Backend::named("a")
+        .http2(100)
+        .answering(|request| async move {
+            match request.uri().path() {
+                "/cart/messages" => {
+                    let messages = (0..MESSAGES).map(|_| Ok::<_, Infallible>("five!"));
+                    Body::from_stream(futures_util::stream::iter(messages))
+                }
+                _ => Body::from("small"),
+            }
+        });
+    let backend = backend.start().await;
+    let proxy = before(&[backend.address()], "").await;
+    let mut slow = Vec::new();
+    for _ in 0..5 {
+        let mut client = Wire::connect_narrow(proxy.address()).await;
+        client
+            .send("GET /cart/messages HTTP/1.0\r\nHost: a\r\n\r\n")
+            .await;
+        assert!(client.head().await.is_some());
+        slow.push(client);
+    }
+    for _ in 0..200 {
+        assert_eq!(proxy.get("/cart").await.text().await.unwrap(), "small");
+    }
+    assert_eq!(backend.connections(), 1);
+    for mut one in slow {
+        assert_eq!(one.bytes(5 * MESSAGES).await.len(), 5 * MESSAGES);
+    }
+}
+
+/// Of those that have it, one tells of the endpoint.
+#[tokio::test]
+async fn an_endpoint_that_kills_connections_in_use_is_ejected() {
+    let broken = RawBackend::serving(|wire| async move {
+        let mut frames = Frames::accept(wire).await;
+        let first = frames.request().await;
+        frames.answer(first).await;
+        // All others on it end with the second.
+        frames.request().await;
+        frames.request().await;
+    });
+    let broken = broken.await;
+    let well = Backend::named("well").http2(100).start().await;
+    // Good answers come between, and so there are never as many in a row.
+    let more = "eject = { failures = 100 }";
+    let proxy = before(&[broken.address(), well.address()], more).await;
+    let failures = async || {
+        let asking = [(); 8].map(|()| tokio::spawn(proxy.http.get(proxy.url("/cart")).send()));
+        for asked in asking {
+            asked.await.unwrap().unwrap();
+        }
+        let service = proxy.service("cart").await;
+        let mut all = endpoints(&service);
+        all.any(|one| one["state"] == "ejected")
+    };
+    eventually("it is ejected", failures, |ejected| *ejected).await;
 }
 
 /// The one that has opened it alone tells of the endpoint.
