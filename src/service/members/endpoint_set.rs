@@ -161,14 +161,18 @@ impl EndpointSet {
         if self.drains.is_empty() {
             return Others::Passing;
         }
-        self.undrained(wants)
+        self.undrained(wants, Member::fails_checks)
     }
 
-    fn undrained(&self, wants: impl Fn(&Instance) -> bool) -> Others {
+    fn undrained(
+        &self,
+        wants: impl Fn(&Instance) -> bool,
+        fails: impl Fn(&Member) -> bool,
+    ) -> Others {
         let undrained = self.members.iter().filter(|one| {
             one.standing().is_pickable() && self.drain_of(one).is_none() && wants(&one.instance)
         });
-        let others = undrained.map(|one| match one.fails_checks() {
+        let others = undrained.map(|one| match fails(one) {
             true => Others::Failing,
             false => Others::Passing,
         });
@@ -526,14 +530,15 @@ impl EndpointSet {
     }
 
     /// Whether the endpoint at this address is picked of those that `wants` selects, and no other
-    /// could be in its place.
+    /// could be in its place: one that is ejected or doubted now could no more than one that fails its checks.
     pub(crate) fn is_last(&self, address: &Address, wants: impl Fn(&Instance) -> bool) -> bool {
-        let panics = self.panics();
-        let others = self.undrained(|one| wants(one) && one.address != *address);
+        let (panics, now) = (self.panics(), Instant::now());
+        let fails = |one: &Member| one.fails_checks() || one.endpoint.health().is_out(now);
+        let others = self.undrained(|one| wants(one) && one.address != *address, fails);
         let mut there = self.members.iter().filter(|one| {
             one.instance.address == *address && wants(&one.instance) && one.may_be_picked(panics)
         });
-        there.any(|one| self.drain_of(one).is_none() && !others.replace(one.fails_checks()))
+        there.any(|one| self.drain_of(one).is_none() && !others.replace(fails(one)))
     }
 
     /// Drains the endpoint at this address.
@@ -1070,6 +1075,15 @@ mod tests {
         assert!(!members.is_last(&at(1), |_| true));
         assert!(members.is_last(&at(1), |one| one.address.port() != 2));
         assert!(!members.is_last(&at(3), |_| true), "it is not picked");
+        // One that takes no connection now could not stand in.
+        let second = members.members.iter().nth(1).unwrap();
+        let second = Arc::clone(&second.endpoint);
+        let now = Instant::now();
+        assert!(second.health().connect_failed(now, now));
+        assert!(members.is_last(&at(1), |_| true));
+        assert!(!members.is_last(&at(2), |_| true), "the other one can");
+        second.health().recovered();
+        assert!(!members.is_last(&at(1), |_| true));
         members.drain(at(2), maintenance(true));
         assert!(members.is_last(&at(1), |_| true));
         assert!(!members.is_last(&at(2), |_| true), "it is not picked");
