@@ -119,7 +119,6 @@ impl Queue {
 
     /// Waits until all that was handed over is written, but no longer than this. Returns whether it is.
     pub(super) fn end(&self, patience: Duration) -> bool {
-        self.finish();
         let mut state = self.state.lock();
         let still = |state: &mut State| !state.is_over;
         let waited = self.changed.wait_while_for(&mut state, still, patience);
