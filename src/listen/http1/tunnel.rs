@@ -1,9 +1,10 @@
 //! A connection that has gone over from HTTP/1.1 to another protocol: what its server has read and not
 //! used is the client's first word in it.
 
-use std::task::Context;
+use std::{task::Context, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::timeout;
 
 use super::{
     super::{Connection, Stop, linger::leave, stop::Orders},
@@ -11,6 +12,9 @@ use super::{
     stream::ClientStream,
 };
 use crate::proxy::{Parting, Tunnel};
+
+/// How long a client may take to take the end that it is told.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves the tunnel to its end. `read` is what was read of the client behind its request.
 pub(super) async fn serve(
@@ -32,8 +36,12 @@ pub(super) async fn serve(
     match tunnel.run(wire.transport(), early, is_told).await {
         Parting::Close => {}
         Parting::Leave => {
-            wire.say_end(&connection.signal).await;
-            leave(&connection.signal, wire.shut(), true).await;
+            // A client that reads nothing takes no end either.
+            let said = timeout(GRACE, wire.say_end(&connection.signal)).await;
+            match said {
+                Ok(()) => leave(&connection.signal, wire.shut(), true).await,
+                Err(_) => wire.transport().socket().reset(),
+            }
         }
         Parting::Reset => wire.transport().socket().reset(),
     }
