@@ -358,9 +358,8 @@ async fn a_reload_changes_the_level_and_the_form_of_the_lines() {
         )
     };
     let mut callboard = Callboard::run(folder.path(), &text("format = \"text\""));
-    let line = callboard.until_logged("listening on").await;
+    let [line, _] = callboard.until_all_logged(["listening on", "ready"]).await;
     let address: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    callboard.until_logged("ready").await;
     let other = text("format = \"json\"\nlevel = \"debug\"");
     std::fs::write(folder.path().join("proxy.toml"), other).unwrap();
     callboard.signal(Signal::SIGHUP);

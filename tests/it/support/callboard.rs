@@ -45,17 +45,30 @@ impl Callboard {
 
     /// Reads the log up to a line with this in it.
     pub(crate) async fn until_logged(&mut self, what: &str) -> String {
+        let [line] = self.until_all_logged([what]).await;
+        line
+    }
+
+    /// The same for lines whose order is not known.
+    pub(crate) async fn until_all_logged<const N: usize>(
+        &mut self,
+        what: [&str; N],
+    ) -> [String; N] {
+        let mut found = [const { None }; N];
         let searching = async {
-            loop {
+            while let Some(missing) = found.iter().position(Option::is_none) {
                 let line = self.log.next_line().await.unwrap();
-                let line = line.unwrap_or_else(|| panic!("the log ended before {what:?}"));
-                if line.contains(what) {
-                    return line;
+                let line =
+                    line.unwrap_or_else(|| panic!("the log ended before {:?}", what[missing]));
+                let place = (0..N).find(|&n| found[n].is_none() && line.contains(what[n]));
+                if let Some(place) = place {
+                    found[place] = Some(line);
                 }
             }
         };
-        let found = timeout(PATIENCE, searching).await;
-        found.unwrap_or_else(|_| panic!("{what:?} is not logged"))
+        let searched = timeout(PATIENCE, searching).await;
+        assert!(searched.is_ok(), "of {what:?} is logged: {found:?}");
+        found.map(Option::unwrap)
     }
 
     /// Waits for its end; the status that it ended with, and what it has still logged.
