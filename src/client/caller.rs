@@ -15,8 +15,10 @@ use tokio::time::Instant;
 use super::{Error, held::HeldService, outgoing::Outgoing};
 use crate::{
     instance::Address,
-    service::{ANSWERED, CallAnswer, Destination, ReplayBody, RequestCount, Service, dispatch},
-    upstream::{self, Answer, AnswerBody},
+    service::{
+        ANSWERED, AnswerSlot, CallAnswer, Destination, ReplayBody, RequestCount, Service, dispatch,
+    },
+    upstream::{self, AnswerBody, AnswerHead},
 };
 
 /// Calls one service, by the endpoints that it has at the moment. Cheap to clone.
@@ -78,7 +80,7 @@ impl Caller {
             fallback: || Some(&self.fallback.as_ref()?.service),
         };
         let (mut count, slot) = (RequestCount::new(arrived), self.held.slot());
-        let mut answered = None;
+        let mut answered = AnswerSlot::default();
         dispatch(
             to,
             &mut outgoing,
@@ -90,7 +92,8 @@ impl Caller {
         )
         .await
         .map_err(|undelivered| Error::of(undelivered.service, undelivered.error))?;
-        Ok(pass_on(answered.expect(ANSWERED), count))
+        let answer = answered.answer.expect(ANSWERED);
+        Ok(pass_on(answered.head, answer, count))
     }
 
     /// The service behind it: its policy, its counters and its endpoints.
@@ -117,15 +120,18 @@ where
     }
 }
 
-fn pass_on<B>(answered: CallAnswer<ReplayBody<B>>, mut count: RequestCount) -> Response<B> {
-    let Answer { head, at, body } = answered.answer;
-    count.answered(head.status, at);
-    let mut response = Response::new(body);
+fn pass_on<B>(
+    head: AnswerHead,
+    answer: CallAnswer<ReplayBody<B>>,
+    mut count: RequestCount,
+) -> Response<B> {
+    count.answered(head.status, answer.at);
+    let mut response = Response::new(answer.body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response.extensions_mut().insert(AnsweredBy {
-        endpoint: answered.by.pool().address().clone(),
-        attempts: answered.attempts,
+        endpoint: answer.by.pool().address().clone(),
+        attempts: answer.attempts,
     });
     response
 }

@@ -50,7 +50,7 @@ pub(crate) use worker::{Http2Counts, Shared, Worker};
 use crate::{
     discovery::Lookup,
     route::Match,
-    service::{ANSWERED, CallAnswer, Destination, Service, dispatch, over_at, within},
+    service::{ANSWERED, AnswerSlot, Destination, Service, dispatch, over_at, within},
     upstream,
 };
 use admit::{Admitted, Head};
@@ -73,15 +73,18 @@ pub(crate) fn handle(
     async move {
         let client = &*stream.client;
         let mut record = RequestLog::new(stream, Instant::now(), &parts);
-        let mut answered = None;
+        let mut slot = AnswerSlot::default();
         let own = match admit::admit(stream, &mut record, &mut parts, incoming) {
             Ok(Admitted {
                 ref mut head,
                 ref mut request,
             }) => match Own::answer_to(client, head) {
                 Some(own) => own,
-                None => match forward(client, &mut record, head, request, &mut answered).await {
-                    Ok(()) => return Ok(record.pass_on(answered.expect(ANSWERED).answer)),
+                None => match forward(client, &mut record, head, request, &mut slot).await {
+                    Ok(()) => match slot.answer {
+                        Some(answer) => return Ok(record.pass_on(slot.head, answer)),
+                        None => unreachable!("{ANSWERED}"),
+                    },
                     Err(refusal) => Own::Refusal(refusal),
                 },
             },
@@ -169,7 +172,7 @@ async fn forward(
     record: &mut RequestLog,
     head: &mut Head<'_>,
     request: &mut upstream::Request<RequestBody>,
-    answered: &mut Option<CallAnswer<RequestBody>>,
+    slot: &mut AnswerSlot<RequestBody>,
 ) -> Result<(), LocalReply> {
     let generation = client.worker.generation();
     let matched = route(&generation, client, head)?;
@@ -211,17 +214,14 @@ async fn forward(
         strip,
     };
     outgoing.check_connect()?;
-    let dispatched = dispatch(to, &mut outgoing, request, count, worker, asked, answered);
+    let dispatched = dispatch(to, &mut outgoing, request, count, worker, asked, slot);
     if let Err(undelivered) = dispatched.await {
         let question = Question::new(&head.parts.method, head.host(), head.path());
         record.question = Some(Box::new(question));
         return Err(LocalReply::of(undelivered, target.subset.as_ref()));
     }
     let service = outgoing.service;
-    match answered {
-        Some(answered) => check_answer(head, service, record, granted, answered),
-        None => Ok(()),
-    }
+    check_answer(head, service, record, granted, slot)
 }
 
 /// Notes of a service's answer what its client and the log are to know; or says why it is not passed on.
@@ -230,10 +230,12 @@ fn check_answer(
     service: &Service,
     record: &mut RequestLog,
     granted: Option<(&Arc<Rate>, Level)>,
-    answered: &mut CallAnswer<RequestBody>,
+    slot: &mut AnswerSlot<RequestBody>,
 ) -> Result<(), LocalReply> {
-    record.answered_by(answered.by.pool().address());
-    let answer = &mut answered.answer.head;
+    if let Some(answer) = &slot.answer {
+        record.answered_by(answer.by.pool().address());
+    }
+    let answer = &mut slot.head;
     if let Some((rate, level)) = granted {
         rate.note(level, &mut answer.headers);
     }

@@ -25,7 +25,7 @@ use crate::{
     grpc::Code,
     instance::Address,
     metrics::Padded,
-    service::{RequestCount, ServiceStats},
+    service::{CallAnswer, RequestCount, ServiceStats},
     upstream::{self, AnswerHead, Failure},
 };
 
@@ -166,14 +166,18 @@ impl RequestLog {
     }
 
     /// Passes an endpoint's answer on.
-    pub(super) fn pass_on(&mut self, answer: upstream::Answer<RequestBody>) -> Response {
+    pub(super) fn pass_on(
+        &mut self,
+        head: AnswerHead,
+        answer: CallAnswer<RequestBody>,
+    ) -> Response {
         let AnswerHead {
             status,
             reason,
             headers,
             text,
             ..
-        } = answer.head;
+        } = head;
         let call = match self.is_grpc {
             true => self.calls(&headers),
             false => None,

@@ -34,7 +34,7 @@ pub use call::prospect::{
 };
 pub use call::queue::{LimitsStatus, Outlook, Seat, Shed};
 pub use call::replay::{Keep, Replay, ReplayBody};
-pub use call::{CallAnswer, CallError};
+pub use call::{AnswerSlot, CallAnswer, CallError};
 pub use endpoint::health::{Doubt, Ejection};
 pub use endpoint::outlier::Heard;
 pub use endpoint::state::EndpointState;

@@ -1,5 +1,5 @@
-//! An answer: its head, and a body that is either there already or read as it is polled. The body owns
-//! what it is read from until both sides are cleanly at their end.
+//! An answer's body: it is either there already or read as it is polled, and owns what it is read from
+//! until both sides are cleanly at their end.
 
 use std::{
     fmt,
@@ -9,23 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 
 use super::{
-    Failure, FailureKind, InFlight, Processed, Source, Switched, answer_head::AnswerHead, http1,
-    http2, piece::Piece, witness::Witness,
+    Failure, FailureKind, InFlight, Processed, Source, Switched, http1, http2, piece::Piece,
+    witness::Witness,
 };
-
-/// A final answer.
-#[derive(Debug)]
-pub struct Answer<B> {
-    /// Its head.
-    pub head: AnswerHead,
-    /// When that was there.
-    pub at: Instant,
-    /// Its body.
-    pub body: AnswerBody<B>,
-}
 
 /// An answer's body.
 pub struct AnswerBody<B> {

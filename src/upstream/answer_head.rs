@@ -8,7 +8,7 @@ use hyper::ext::ReasonPhrase;
 use crate::grpc::Code;
 
 /// The head of an answer, without what belongs to the connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct AnswerHead {
     /// Its status; of 1xx only 101.
     pub status: StatusCode,

@@ -7,8 +7,8 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::{
-    Answer, AnswerBody, Connection, Failure, Head, InFlight, Limits, Request, Source, http1, http2,
-    opening::Opening,
+    AnswerBody, AnswerHead, Connection, Failure, Head, InFlight, Limits, Request, Source, http1,
+    http2, opening::Opening,
 };
 
 /// A request that is sent, and the answer to it that is read.
@@ -50,29 +50,20 @@ impl<B: Source> Exchange<B> {
     }
 
     /// Drives the exchange until the head of the final answer is there, while the request's body
-    /// goes on being sent. The allocation of `spare`, if there is one, becomes that of the answer's
+    /// goes on being sent. That is put into `head`, and not returned: it is large, and each function
+    /// on the way would copy it. The allocation of `spare`, if there is one, becomes that of its
     /// fields.
     ///
     /// # Errors
     /// Where there is none.
     pub(crate) fn opening(
         &mut self,
+        head: &mut AnswerHead,
         mut spare: Option<&mut HeaderMap>,
     ) -> impl Future<Output = Result<Opening, Failure>> {
-        poll_fn(move |cx| {
-            let exchange = match self {
-                Self::Http1(exchange) => exchange,
-                Self::Http2(exchange) => return exchange.poll_opening(cx),
-            };
-            let mut fresh;
-            let spare = match &mut spare {
-                Some(spare) => spare,
-                None => {
-                    fresh = HeaderMap::new();
-                    &mut fresh
-                }
-            };
-            exchange.poll_opening(cx, spare)
+        poll_fn(move |cx| match self {
+            Self::Http1(exchange) => exchange.poll_opening(cx, head, spare.as_deref_mut()),
+            Self::Http2(exchange) => exchange.poll_opening(cx, head),
         })
     }
 
@@ -92,18 +83,16 @@ impl<B: Source> Exchange<B> {
         }
     }
 
-    /// The answer that has opened like this just now. No other exchange follows.
-    pub(crate) fn pass_on(self, opening: Opening) -> Answer<B> {
+    /// The body of the answer that has opened like this just now. No other exchange follows.
+    pub(crate) fn pass_on(self, opening: Opening) -> AnswerBody<B> {
         let Opening {
-            head,
             at,
             length,
             persistence,
         } = opening;
-        let body = match self {
+        match self {
             Self::Http1(exchange) => AnswerBody::http1(exchange.pass_on(at, length, persistence)),
             Self::Http2(exchange) => AnswerBody::http2(exchange.pass_on(at, length)),
-        };
-        Answer { head, at, body }
+        }
     }
 }

@@ -32,7 +32,7 @@ mod transport;
 mod upgrade;
 mod witness;
 
-pub(crate) use answer::{Answer, AnswerBody};
+pub(crate) use answer::AnswerBody;
 pub(crate) use answer_head::AnswerHead;
 pub(crate) use connect::{Connected, Wanted, connect};
 pub(crate) use dial::{SendProxy, reach};

@@ -1,18 +1,14 @@
-//! The opening of an answer: its head, and what that says of the rest.
+//! What the head of an answer says of the rest.
 
 use tokio::time::Instant;
 
-use super::{
-    answer_head::AnswerHead,
-    http1::{BodyLength, Persistence},
-};
+use super::http1::{BodyLength, Persistence};
 
-/// The opening of an answer.
+/// The opening of an answer, beside its head: that is large, and stays where it was put first.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    /// Its head.
-    pub head: AnswerHead,
-    pub(super) at: Instant,
+    /// When that was there.
+    pub at: Instant,
     pub(super) length: BodyLength,
     pub(super) persistence: Persistence,
 }

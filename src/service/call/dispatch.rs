@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::{CallAnswer, CallError, call, outcome::Detector};
+use super::{AnswerSlot, CallError, call, outcome::Detector};
 use crate::{
     config::{Overrides, Subset},
     metrics::Padded,
@@ -52,7 +52,7 @@ pub struct Undelivered<'d> {
 }
 
 /// Has a request answered, by a worker whose counters have it from now on; it is `now`. The answer is put
-/// into `answered`, and not returned: it is large, and each future on the way would copy it.
+/// into `slot`, and not returned: it is large, and each future on the way would copy it.
 ///
 /// # Errors
 /// Why no endpoint has answered.
@@ -63,7 +63,7 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
     count: &mut RequestCount,
     worker: usize,
     mut now: Instant,
-    answered: &mut Option<CallAnswer<B>>,
+    slot: &mut AnswerSlot<B>,
 ) -> Result<(), Undelivered<'d>> {
     let (mut service, mut subset) = (to.service, to.subset);
     let mut fallback = Some(to.fallback);
@@ -81,7 +81,7 @@ pub async fn dispatch<'d, B: Replay, F: FnOnce() -> Option<&'d Arc<Service>>>(
                     now = Box::pin(until_read(service, now, total)).await;
                 }
                 let detector = Detector::new(service, policy.view, worker);
-                match call(detector, head, request, &policy, total, now, answered).await {
+                match call(detector, head, request, &policy, total, now, slot).await {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
                 }

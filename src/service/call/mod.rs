@@ -27,7 +27,7 @@ use super::{
 use crate::{
     proxy_protocol::Opener,
     upstream::{
-        Answer, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Found, Head,
+        AnswerBody, AnswerHead, Connected, Connection, Exchange, Failure, FailureKind, Found, Head,
         HeadLimits, InFlight, Limits, Processed, Request, Reuse, Wanted, connect,
     },
 };
@@ -37,11 +37,32 @@ use judge::{Facts, Next, Others, Outcome, judge};
 use outcome::Detector;
 use rules::Rules;
 
-/// An endpoint's answer.
+/// Where an endpoint's answer is put. Its head has its place there from the start: it is large, and each
+/// function on the way would copy it.
+#[derive(Debug)]
+pub struct AnswerSlot<B> {
+    /// The head that came last.
+    pub head: AnswerHead,
+    /// What it is the head of; `None` before an answer is taken.
+    pub answer: Option<CallAnswer<B>>,
+}
+
+impl<B> Default for AnswerSlot<B> {
+    fn default() -> Self {
+        Self {
+            head: AnswerHead::default(),
+            answer: None,
+        }
+    }
+}
+
+/// An endpoint's answer, behind its head.
 #[derive(Debug)]
 pub struct CallAnswer<B> {
-    /// The answer.
-    pub answer: Answer<B>,
+    /// When its head was there.
+    pub at: Instant,
+    /// Its body.
+    pub body: AnswerBody<B>,
     /// Who gave it.
     pub by: Arc<WorkerEndpoint>,
     /// How many attempts it took.
@@ -61,7 +82,7 @@ pub enum CallError {
     BodyBroke(Box<dyn StdError + Send + Sync>),
 }
 
-/// Makes attempts until one brings an answer, or none may follow; it is put into `answered`. Counts in the
+/// Makes attempts until one brings an answer, or none may follow; it is put into `slot`. Counts in the
 /// worker's counters of the service, which have the request already; all must be over at `total`.
 ///
 /// # Errors
@@ -73,7 +94,7 @@ async fn call<B: Replay, H: Head + RequestInfo>(
     policy: &CallPolicy<'_>,
     total: Option<Instant>,
     now: Instant,
-    answered: &mut Option<CallAnswer<B>>,
+    slot: &mut AnswerSlot<B>,
 ) -> Result<(), CallError> {
     request.forget_head();
     let key = policy.view.turn(Some(&*head), &detector.stats.tally, now);
@@ -98,19 +119,20 @@ async fn call<B: Replay, H: Head + RequestInfo>(
             }
             Ok(connection) => {
                 let mut exchange = call.exchange(connection, in_flight, request);
-                let failure = match exchange.opening(call.spare_map()).await {
-                    Ok(opening) if call.takes(&opening.head, exchange.body()) => {
-                        let mut answer = exchange.pass_on(opening);
-                        call.note_answer(&mut answer);
-                        *answered = Some(CallAnswer {
-                            answer,
+                let failure = match exchange.opening(&mut slot.head, call.spare_map()).await {
+                    Ok(opening) if call.takes(&slot.head, exchange.body()) => {
+                        let answer = slot.answer.insert(CallAnswer {
+                            at: opening.at,
+                            body: exchange.pass_on(opening),
                             by: call.endpoint,
                             attempts: call.past.failed.len() + 1,
                         });
+                        let (chooser, head) = (&mut call.chooser, &mut slot.head);
+                        note_answer(chooser, head, answer, call.is_fault, call.began);
                         return Ok(());
                     }
-                    Ok(opening) => Failure {
-                        kind: unwanted(&opening.head),
+                    Ok(_) => Failure {
+                        kind: unwanted(&slot.head),
                         processed: Processed::Begun,
                     },
                     Err(failure) => failure,
@@ -120,6 +142,31 @@ async fn call<B: Replay, H: Head + RequestInfo>(
             }
         };
         Box::pin(call.settle(failure, request)).await?;
+    }
+}
+
+/// Notes the answer that is passed on, to an attempt that began then, and keeps the request's place until
+/// that is over.
+fn note_answer<B: Replay>(
+    chooser: &mut Chooser<'_>,
+    head: &mut AnswerHead,
+    CallAnswer { body, by, .. }: &mut CallAnswer<B>,
+    is_fault: bool,
+    began: Instant,
+) {
+    let Chooser {
+        detector,
+        key,
+        ref mut seat,
+        ..
+    } = *chooser;
+    let tally = &detector.stats.tally;
+    by.pool().took(began);
+    detector.note_answer(by, body, is_fault, seat.take(), began);
+    detector.view.note_zone(by, tally);
+    let cookie = detector.view.cookie(detector.worker, key, by, tally);
+    if let Some(cookie) = cookie {
+        head.headers.append(header::SET_COOKIE, cookie);
     }
 }
 
@@ -339,30 +386,6 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
             self.stats().budget.put_back();
         }
         other
-    }
-
-    /// Notes the answer that is passed on, and keeps the request's place until that is over.
-    fn note_answer<B: Replay>(&mut self, answer: &mut Answer<B>) {
-        let Chooser {
-            detector,
-            key,
-            ref mut seat,
-            ..
-        } = self.chooser;
-        let (endpoint, tally) = (&self.endpoint, &detector.stats.tally);
-        endpoint.pool().took(self.began);
-        detector.note_answer(
-            endpoint,
-            &mut answer.body,
-            self.is_fault,
-            seat.take(),
-            self.began,
-        );
-        detector.view.note_zone(endpoint, tally);
-        let cookie = detector.view.cookie(detector.worker, key, endpoint, tally);
-        if let Some(cookie) = cookie {
-            answer.head.headers.append(header::SET_COOKIE, cookie);
-        }
     }
 
     /// Notes an attempt that failed, and gets ready for the next one.

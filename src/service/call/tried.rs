@@ -15,7 +15,11 @@ const FEW: usize = 8;
 pub(crate) struct Tried {
     lines: Vec<Arc<WorkerEndpoint>>,
     /// Where their lives are, once they are more than a few.
-    set: FxHashSet<usize>,
+    #[allow(
+        clippy::box_collection,
+        reason = "each request has room for it, and few are tried so often"
+    )]
+    set: Option<Box<FxHashSet<usize>>>,
 }
 
 impl Tried {
@@ -30,12 +34,12 @@ impl Tried {
     pub(crate) fn add(&mut self, line: Arc<WorkerEndpoint>) {
         self.lines.push(line);
         if self.lines.len() > FEW {
-            let new = match self.set.is_empty() {
-                true => &self.lines[..],
-                false => &self.lines[self.lines.len() - 1..],
+            let new = match self.set {
+                None => &self.lines[..],
+                Some(_) => &self.lines[self.lines.len() - 1..],
             };
-            self.set
-                .extend(new.iter().map(|line| place_of(line.health())));
+            let set = self.set.get_or_insert_default();
+            set.extend(new.iter().map(|line| place_of(line.health())));
         }
     }
 
@@ -48,12 +52,12 @@ impl Tried {
 
     /// Whether the endpoint that has this life is one of them.
     pub(crate) fn has(&self, health: &EndpointHealth) -> bool {
-        if self.set.is_empty() {
-            self.lines
-                .iter()
-                .any(|line| std::ptr::eq(line.health(), health))
-        } else {
-            self.set.contains(&place_of(health))
+        match &self.set {
+            None => {
+                let mut lines = self.lines.iter();
+                lines.any(|line| std::ptr::eq(line.health(), health))
+            }
+            Some(set) => set.contains(&place_of(health)),
         }
     }
 }

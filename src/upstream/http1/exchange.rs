@@ -19,8 +19,8 @@ use super::{
     send::{SendError, Sender},
 };
 use crate::upstream::{
-    Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source, buffers,
-    limits::SILENCE, opening::Opening, tls,
+    AnswerHead, Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source,
+    buffers, limits::SILENCE, opening::Opening, tls,
 };
 
 /// A request that is sent, and the answer to it that is read, on one connection.
@@ -76,7 +76,8 @@ impl<B: Source> Exchange<B> {
     pub(in crate::upstream) fn poll_opening(
         &mut self,
         cx: &mut Context<'_>,
-        recycled: &mut HeaderMap,
+        head: &mut AnswerHead,
+        mut spare: Option<&mut HeaderMap>,
     ) -> Poll<Result<Opening, Failure>> {
         if let Err(error) = self.drive_sending(cx) {
             return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
@@ -84,15 +85,15 @@ impl<B: Source> Exchange<B> {
         loop {
             let (limits, before) = (self.limits.head, self.read.len());
             if !self.read.is_empty() && head::may_have_ended(&self.read, self.looked_at, limits) {
-                match head::parse(&mut self.read, recycled, &self.asked, limits) {
-                    Ok(Parsed::Complete(head, length, persistence)) => {
+                let spare = spare.as_deref_mut();
+                match head::parse(&mut self.read, &self.asked, limits, head, spare) {
+                    Ok(Parsed::Complete(length, persistence)) => {
                         if before - self.read.len() > buffers::LARGEST_KEPT {
                             // What follows is not kept in so large a buffer.
                             self.read = BytesMut::from(&self.read[..]);
                         }
                         let at = self.note_opening(head.status, length)?;
                         return Poll::Ready(Ok(Opening {
-                            head,
                             at,
                             length,
                             persistence,

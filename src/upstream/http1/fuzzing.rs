@@ -7,7 +7,7 @@ use super::{
     chunked::Decoder,
     head::{self, Asked, BodyLength, Parsed, Persistence},
 };
-use crate::upstream::{Upgrade, limits::HeadLimits, piece::Piece};
+use crate::upstream::{AnswerHead, Upgrade, limits::HeadLimits, piece::Piece};
 
 /// Small, so that inputs reach them.
 const LIMITS: HeadLimits = HeadLimits {
@@ -59,13 +59,14 @@ fn read_heads(bytes: &[u8], step: usize, asked: &Asked) -> Read {
     let (mut interim, mut looked_at) = (0, 0);
     loop {
         while !buffer.is_empty() && head::may_have_ended(&buffer, looked_at, LIMITS) {
-            match head::parse(&mut buffer, &mut HeaderMap::new(), asked, LIMITS) {
+            let mut head = AnswerHead::default();
+            match head::parse(&mut buffer, asked, LIMITS, &mut head, None) {
                 Ok(Parsed::Interim(_)) => (interim, looked_at) = (interim + 1, 0),
                 Ok(Parsed::Partial) => {
                     looked_at = buffer.len();
                     break;
                 }
-                Ok(Parsed::Complete(head, length, persistence)) => {
+                Ok(Parsed::Complete(length, persistence)) => {
                     let rest = pieces.flatten().copied();
                     return Read::Complete {
                         interim,

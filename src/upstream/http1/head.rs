@@ -52,16 +52,12 @@ pub(in crate::upstream) struct Persistence {
     pub(in crate::upstream) timeout: Option<Duration>,
 }
 
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly all are the large one, and no head has a box of its own"
-)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
     /// A 1xx other than 101, taken off the buffer.
     Interim(StatusCode),
-    Complete(AnswerHead, BodyLength, Persistence),
+    Complete(BodyLength, Persistence),
 }
 
 /// Why a head is not passed on.
@@ -133,12 +129,13 @@ pub(super) fn may_have_ended(buffer: &[u8], looked_at: usize, limits: HeadLimits
         || memchr::memmem::find(came, b"\n\n").is_some()
 }
 
-/// Takes one head off `buffer`. `recycled` is a map whose allocation is used again.
+/// Takes one head off `buffer`, and puts it into `head`. `spare` is a map whose allocation is used again.
 pub(super) fn parse(
     buffer: &mut BytesMut,
-    recycled: &mut HeaderMap,
     asked: &Asked,
     limits: HeadLimits,
+    head: &mut AnswerHead,
+    spare: Option<&mut HeaderMap>,
 ) -> Result<Parsed, Refused> {
     thread_local! {
         /// Those of the head that is read: memory that is used again, and need not be cleared.
@@ -163,7 +160,12 @@ pub(super) fn parse(
                 buffer.advance(length);
                 Ok(Parsed::Interim(status))
             }
-            Read::Complete(read) => take(buffer, read, fields, recycled),
+            Read::Complete(read) => {
+                if let Some(spare) = spare {
+                    std::mem::swap(&mut head.headers, spare);
+                }
+                take(buffer, read, fields, head)
+            }
         }
     })
 }
@@ -283,17 +285,20 @@ fn take(
     buffer: &mut BytesMut,
     read: Complete,
     fields: &[Field],
-    recycled: &mut HeaderMap,
+    head: &mut AnswerHead,
 ) -> Result<Parsed, Refused> {
     let (status, mut persistence) = (read.status, read.persistence);
-    let head = buffer.split_to(read.length).freeze();
-    let mut headers = std::mem::take(recycled);
-    collect(&head, fields, read.nominates, &mut headers)?;
+    head.status = status;
+    head.reason = read.reason;
+    head.grpc = None;
+    head.text = buffer.split_to(read.length).freeze();
+    let (text, headers) = (&head.text, &mut head.headers);
+    collect(text, fields, read.nominates, headers)?;
     match read.body {
         BodyLength::Switched => {
             // RFC 9110 8.6: a 1xx carries no length.
             headers.remove(header::CONTENT_LENGTH);
-            keep_upgrade(&head, fields, &mut headers)?;
+            keep_upgrade(text, fields, headers)?;
         }
         _ if status == StatusCode::NO_CONTENT => {
             // Nor does a 204.
@@ -304,17 +309,7 @@ fn take(
         }
         _ => {}
     }
-    Ok(Parsed::Complete(
-        AnswerHead {
-            status,
-            reason: read.reason,
-            headers,
-            grpc: None,
-            text: head,
-        },
-        read.body,
-        persistence,
-    ))
+    Ok(Parsed::Complete(read.body, persistence))
 }
 
 /// Puts what the connection goes over to back among the fields.
@@ -605,14 +600,9 @@ mod tests {
         text: &str,
         limits: HeadLimits,
     ) -> Result<(AnswerHead, BodyLength, Persistence), Refused> {
-        let mut buffer = BytesMut::from(text);
-        match parse(
-            &mut buffer,
-            &mut HeaderMap::new(),
-            &Asked::default(),
-            limits,
-        )? {
-            Parsed::Complete(head, body, persistence) => Ok((head, body, persistence)),
+        let (mut buffer, mut head) = (BytesMut::from(text), AnswerHead::default());
+        match parse(&mut buffer, &Asked::default(), limits, &mut head, None)? {
+            Parsed::Complete(body, persistence) => Ok((head, body, persistence)),
             Parsed::Partial => Err("partial".into()),
             Parsed::Interim(_) => Err("interim".into()),
         }
@@ -786,14 +776,15 @@ mod tests {
     fn an_interim_answer_is_taken_off_and_the_final_one_follows() {
         let mut buffer =
             BytesMut::from("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 No\r\n\r\n");
-        let mut map = HeaderMap::new();
+        let mut head = AnswerHead::default();
+        let mut next = || parse(&mut buffer, &Asked::default(), LIMITS, &mut head, None);
         assert!(matches!(
-            parse(&mut buffer, &mut map, &Asked::default(), LIMITS),
+            next(),
             Ok(Parsed::Interim(StatusCode::EARLY_HINTS))
         ));
         assert!(matches!(
-            parse(&mut buffer, &mut map, &Asked::default(), LIMITS),
-            Ok(Parsed::Complete(_, BodyLength::Known(0), _))
+            next(),
+            Ok(Parsed::Complete(BodyLength::Known(0), _))
         ));
         assert!(buffer.is_empty());
     }
@@ -813,8 +804,9 @@ mod tests {
                 is_head: false,
                 upgrade: Upgrade::of(lines, |_| true),
             };
-            match parse(&mut buffer, &mut HeaderMap::new(), &asked, LIMITS)? {
-                Parsed::Complete(head, body, persistence) => {
+            let mut head = AnswerHead::default();
+            match parse(&mut buffer, &asked, LIMITS, &mut head, None)? {
+                Parsed::Complete(body, persistence) => {
                     assert_eq!(body, BodyLength::Switched);
                     assert!(!persistence.keep && buffer == [1, 0][..], "{buffer:?}");
                     Ok(head.headers)
@@ -890,15 +882,9 @@ mod tests {
             ("0\r", false, "0\r"),
         ] {
             let text = format!("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n{after}");
-            let mut buffer = BytesMut::from(&*text);
-            let parsed = parse(
-                &mut buffer,
-                &mut HeaderMap::new(),
-                &Asked::default(),
-                LIMITS,
-            )
-            .unwrap();
-            let Parsed::Complete(head, body, persistence) = parsed else {
+            let (mut buffer, mut head) = (BytesMut::from(&*text), AnswerHead::default());
+            let parsed = parse(&mut buffer, &Asked::default(), LIMITS, &mut head, None);
+            let Ok(Parsed::Complete(body, persistence)) = parsed else {
                 panic!("{after:?}");
             };
             assert_eq!((body, persistence.keep), (BodyLength::Known(0), keep));

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     instance::Address,
     upstream::{
+        AnswerHead,
         head::{Fields, Head},
         limits::HeadLimits,
         piece::Piece,
@@ -273,23 +274,17 @@ fn received(wire: &[u8], cuts: &[Index]) -> Option<(u16, HeaderMap, Vec<u8>)> {
         read = cut;
         piece
     });
-    let mut buffer = BytesMut::new();
-    let (head, length, _) = loop {
+    let (mut buffer, mut head) = (BytesMut::new(), AnswerHead::default());
+    let length = loop {
         buffer.extend_from_slice(pieces.next()?);
         if buffer.is_empty() {
             continue;
         }
-        match head::parse(
-            &mut buffer,
-            &mut HeaderMap::new(),
-            &Asked::default(),
-            LIMITS,
-        )
-        .ok()?
-        {
+        let asked = Asked::default();
+        match head::parse(&mut buffer, &asked, LIMITS, &mut head, None).ok()? {
             Parsed::Partial => {}
             Parsed::Interim(_) => return None,
-            Parsed::Complete(head, length, persistence) => break (head, length, persistence),
+            Parsed::Complete(length, _) => break length,
         }
     };
     let mut body = Vec::new();

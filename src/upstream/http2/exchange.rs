@@ -19,7 +19,7 @@ use super::{
 };
 use crate::upstream::{
     Failure, FailureKind, Head, InFlight, Limits, Pool, Processed, Request, Source,
-    http1::Persistence, limits::SILENCE, opening::Opening, timer::Timer,
+    answer_head::AnswerHead, http1::Persistence, limits::SILENCE, opening::Opening, timer::Timer,
 };
 
 /// A request that is sent, and the answer to it that is read, on one stream.
@@ -109,6 +109,7 @@ impl<B: Source> Exchange<B> {
     pub(in crate::upstream) fn poll_opening(
         &mut self,
         cx: &mut Context<'_>,
+        head: &mut AnswerHead,
     ) -> Poll<Result<Opening, Failure>> {
         if let Err(error) = self.drive_sending(cx) {
             return Poll::Ready(Err(self.failed(FailureKind::Client(error))));
@@ -126,7 +127,7 @@ impl<B: Source> Exchange<B> {
                 State::Opened(_) => return Poll::Ready(Err(gone())),
             };
             match Pin::new(answer).poll(cx) {
-                Poll::Ready(Ok(answer)) => return Poll::Ready(self.open(answer)),
+                Poll::Ready(Ok(answer)) => return Poll::Ready(self.open(answer, head)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(error))),
                 Poll::Pending => {}
             }
@@ -161,7 +162,11 @@ impl<B: Source> Exchange<B> {
     }
 
     /// Takes the head of the answer over.
-    fn open(&mut self, answer: Response<RecvStream>) -> Result<Opening, Failure> {
+    fn open(
+        &mut self,
+        answer: Response<RecvStream>,
+        head: &mut AnswerHead,
+    ) -> Result<Opening, Failure> {
         let (parts, body) = answer.into_parts();
         let has_ended = body.is_end_stream();
         self.state = State::Opened(body);
@@ -172,11 +177,11 @@ impl<B: Source> Exchange<B> {
             has_ended,
             self.limits.head,
         );
-        let (head, length) = answer.map_err(|kind| self.failed(kind))?;
+        let length;
+        (*head, length) = answer.map_err(|kind| self.failed(kind))?;
         let at = Instant::now();
         self.in_flight.note_answer(head.status, at);
         Ok(Opening {
-            head,
             at,
             length,
             persistence: Persistence {
