@@ -82,7 +82,7 @@ impl RequestLog {
         stream.asked.store(true, Relaxed);
         let is_http10 = request.version == Version::HTTP_10;
         stream.http10.store(is_http10, Relaxed);
-        let lines = client.worker.access_log.load_full();
+        let lines = client.worker.lines();
         let access = lines.map(|lines| Box::new(Access::of(lines, client, request, arrived)));
         Self {
             count: RequestCount::new(arrived),

@@ -127,6 +127,8 @@ pub struct Worker {
     pub proxy_headers: HeaderCounts,
     /// Its lines of the access log, where there is one; see [`Worker::follow_access_log`].
     pub(crate) access_log: ArcSwapOption<Lines>,
+    /// Whether there may be one: a look at it costs nothing, and taking it does.
+    may_log: AtomicBool,
     /// Lines of the access log that were made.
     pub logged: Counter,
     pinned: Mutex<Arc<Pinned>>,
@@ -177,7 +179,7 @@ impl Deref for Pinned {
 impl Worker {
     /// The worker with this index.
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
-        let access_log = ArcSwapOption::new(shared.access_logs.lines());
+        let lines = shared.access_logs.lines();
         Self {
             index,
             pinned: Mutex::new(Arc::new(Pinned::current(&shared))),
@@ -188,17 +190,27 @@ impl Worker {
             turned_away: Counter::default(),
             http2: Http2Counts::default(),
             proxy_headers: HeaderCounts::default(),
-            access_log,
+            may_log: AtomicBool::new(lines.is_some()),
+            access_log: ArcSwapOption::new(lines),
             logged: Counter::default(),
         }
     }
 
     /// Has its new requests go by the access log of the moment. Those under way go on by the one before.
     pub(crate) fn follow_access_log(&self) {
-        let before = self.access_log.swap(self.shared.access_logs.lines());
+        let lines = self.shared.access_logs.lines();
+        let may_log = lines.is_some();
+        let before = self.access_log.swap(lines);
+        self.may_log.store(may_log, Relaxed);
         if let Some(lines) = before {
             lines.retire();
         }
+    }
+
+    /// The lines of the access log that a new request goes by.
+    pub(super) fn lines(&self) -> Option<Arc<Lines>> {
+        let may_log = self.may_log.load(Relaxed);
+        may_log.then(|| self.access_log.load_full()).flatten()
     }
 
     /// The current generation: a request goes by one alone. The lock is this worker's alone, and so never contended.
