@@ -252,7 +252,9 @@ impl<'a> Fields<'a> {
                 name => (rejects_underscores && name.contains('_'))
                     .then_some(LocalReply::Malformed("a header's name has an underscore")),
             };
-            fields.refusal = fields.refusal.or(refusal);
+            if let Some(refusal) = refusal {
+                fields.refusal.get_or_insert(refusal);
+            }
         }
         fields
     }

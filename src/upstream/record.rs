@@ -194,7 +194,8 @@ impl Latencies {
 
 /// A time as it is noted.
 pub(super) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    let seconds = time.as_secs().saturating_mul(1_000_000);
+    seconds.saturating_add(u64::from(time.subsec_micros()))
 }
 
 fn bucket_of(micros: u64) -> usize {
