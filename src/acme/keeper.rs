@@ -325,7 +325,8 @@ impl Keeper {
         client.write(&self.stage.store)?;
         // What was asked before is of another order.
         client.asked_to_wait();
-        let ordering = order(&client.account, name, &by, before, &self.stage);
+        let held = self.names[name].held.issued.as_ref();
+        let ordering = order(&client.account, name, &by, before, held, &self.stage);
         match timeout(LONGEST, ordering).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new("the order has not come to an end in time")),
@@ -345,6 +346,8 @@ impl Keeper {
         let keep = move |store: &Store| -> io::Result<_> {
             store.keep(&asked, &pem, &directory)?;
             store.note(&asked, &last)?;
+            // One that stays gives the certificate that is there, which is not taken again.
+            let _ = store.forget_pending(&asked);
             Ok(read(store, &asked))
         };
         match self.aside(keep).await {

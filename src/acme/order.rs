@@ -1,7 +1,7 @@
 //! One order, from its beginning to the certificate (RFC 8555 7.4): the authority names what it wants proved,
 //! asks the listeners for it, and gives a certificate for a key that is made here.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier,
@@ -13,8 +13,8 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{
     challenges::{Challenges, Proof},
     client::again,
-    failure::{Failure, refuses_replacing},
-    store::{Store, issued},
+    failure::{Concern, Failure, refuses_replacing},
+    store::{Issued, Pending, Store, issued},
 };
 
 /// How long the authority may take to look at the proof, and to give the certificate.
@@ -60,6 +60,22 @@ impl Stage {
         }
         Ok(())
     }
+
+    async fn key(&self, name: &str) -> Option<Pending> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        let read = spawn_blocking(move || store.pending(&name)).await;
+        read.ok().flatten()
+    }
+
+    /// Keeps the key of a certificate before it is issued: without it, what was issued is of no use.
+    async fn keep_key(&self, name: &str, pending: Pending) -> Result<(), Failure> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        let kept = spawn_blocking(move || store.set_pending(&name, &pending)).await;
+        kept.map_err(io::Error::from).flatten().map_err(|error| {
+            let folder = self.store.folder.display();
+            Failure::new(format!("the key cannot be written to {folder}: {error}"))
+        })
+    }
 }
 
 /// Orders a certificate for a name, which the authority is to ask for in this way. Returned are the
@@ -72,9 +88,13 @@ pub(super) async fn order(
     name: &str,
     by: &ChallengeType,
     replaces: Option<CertificateIdentifier<'static>>,
+    held: Option<&Issued>,
     stage: &Stage,
 ) -> Result<String, Failure> {
     let failed = |error| Failure::of(&error);
+    if let Some(pem) = resume(account, name, held, stage).await? {
+        return Ok(pem);
+    }
     let mut order = begin(account, name, replaces).await.map_err(failed)?;
     prove(&mut order, name, by, stage).await?;
     if order.state().status != OrderStatus::Ready {
@@ -84,16 +104,74 @@ pub(super) async fn order(
             Err(error) => return Err(refusal(&mut order, name, by, Some(error)).await),
         }
     }
-    let (key, request) = request(name)?;
+    let key = KeyPair::generate().map_err(|error| no_key(&error))?;
+    let request = request(name, &key)?;
+    let key = key.serialize_pem();
+    let pending = Pending {
+        account: account.id().to_owned(),
+        order: order.url().to_owned(),
+        key: key.clone(),
+    };
+    stage.keep_key(name, pending).await?;
     again!(order.finalize_csr(&request)).map_err(failed)?;
     let chain = again!(order.poll_certificate(&PATIENCE)).map_err(failed)?;
-    let pem = format!("{}\n{key}", chain.trim_end());
+    let pem = with_key(&chain, &key);
     match issued(pem.as_bytes(), name) {
         Ok(_) => Ok(pem),
         Err(error) => Err(Failure::new(format!(
             "what the authority has given cannot be used: {error}"
         ))),
     }
+}
+
+/// The certificate of an earlier order, which was not written when the process ended, or when the disk took
+/// nothing; `None` where another is to be ordered. Authorities count those that are issued, and not those that
+/// are fetched.
+///
+/// # Errors
+/// Why that cannot be told now.
+async fn resume(
+    account: &Account,
+    name: &str,
+    held: Option<&Issued>,
+    stage: &Stage,
+) -> Result<Option<String>, Failure> {
+    let pending = stage.key(name).await;
+    let Some(pending) = pending.filter(|pending| pending.account == account.id()) else {
+        return Ok(None);
+    };
+    match again!(fetch(account, name, &pending)) {
+        Ok(Some(chain)) => {
+            let pem = with_key(&chain, &pending.key);
+            let issued = issued(pem.as_bytes(), name).ok();
+            let is_new = issued.is_some_and(|new| held.is_none_or(|held| held.der != new.der));
+            Ok(is_new.then_some(pem))
+        }
+        Ok(None) => Ok(None),
+        Err(error) => {
+            let failure = Failure::of(&error);
+            let is_open = matches!(error, Error::Timeout(_)) || failure.concerns != Concern::Name;
+            if is_open { Err(failure) } else { Ok(None) }
+        }
+    }
+}
+
+/// Asks for the certificate of an order, which is made for its key where the proof was given.
+async fn fetch(account: &Account, name: &str, pending: &Pending) -> Result<Option<String>, Error> {
+    let mut order = account.order(pending.order.clone()).await?;
+    match order.state().status {
+        OrderStatus::Valid | OrderStatus::Processing => {}
+        OrderStatus::Ready => {
+            let key = KeyPair::from_pem(&pending.key).ok();
+            let Some(Ok(request)) = key.map(|key| request(name, &key)) else {
+                return Ok(None);
+            };
+            again!(order.finalize_csr(&request))?;
+        }
+        OrderStatus::Pending | OrderStatus::Invalid => return Ok(None),
+    }
+    let chain = again!(order.poll_certificate(&PATIENCE))?;
+    Ok(Some(chain))
 }
 
 /// Begins an order. That it replaces a certificate has it count less (RFC 9773 5), and where the authority
@@ -201,14 +279,22 @@ async fn problem(order: &mut Order) -> Result<Option<(ChallengeType, Problem)>, 
     Ok(None)
 }
 
-/// A new key in PEM form, and the request to certify it.
-fn request(name: &str) -> Result<(String, Vec<u8>), Failure> {
+/// A chain of certificates with its key, in PEM form.
+fn with_key(chain: &str, key: &str) -> String {
+    format!("{}\n{key}", chain.trim_end())
+}
+
+/// The request to certify a key.
+fn request(name: &str, key: &KeyPair) -> Result<Vec<u8>, Failure> {
     let made = || {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name = DistinguishedName::new();
-        let key = KeyPair::generate()?;
-        let request = params.serialize_request(&key)?;
-        Ok((key.serialize_pem(), request.der().to_vec()))
+        let request = params.serialize_request(key)?;
+        Ok(request.der().to_vec())
     };
-    made().map_err(|error: rcgen::Error| Failure::new(format!("no key can be made: {error}")))
+    made().map_err(|error| no_key(&error))
+}
+
+fn no_key(error: &rcgen::Error) -> Failure {
+    Failure::new(format!("no key can be made: {error}"))
 }

@@ -60,6 +60,17 @@ pub(super) struct Issued {
 /// that neither is ever without the other.
 const ISSUED_BY: &str = "Issued by ";
 
+/// An order whose certificate may be issued: with its key, what was issued can be had after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pending {
+    /// The URL of the account that it is of.
+    pub(super) account: String,
+    /// Its own URL.
+    pub(super) order: String,
+    /// The certificate's key in PEM form.
+    pub(super) key: String,
+}
+
 /// How long an account is not used: what concerns it would meet every name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pause {
@@ -148,6 +159,26 @@ impl Store {
         }
     }
 
+    pub(super) fn pending(&self, name: &str) -> Option<Pending> {
+        self.json(&self.pending_file(name))
+    }
+
+    /// Keeps the key of an order that is about to be issued.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`].
+    pub(super) fn set_pending(&self, name: &str, pending: &Pending) -> io::Result<()> {
+        self.write(&self.pending_file(name), pending)
+    }
+
+    /// Lets go of the key of an order whose certificate is there.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub(super) fn forget_pending(&self, name: &str) -> io::Result<()> {
+        remove(&self.pending_file(name))
+    }
+
     pub(super) fn pause(&self) -> Option<Pause> {
         self.json(&self.pause_file())
     }
@@ -230,6 +261,10 @@ impl Store {
 
     fn account_file(&self) -> PathBuf {
         self.folder.join("account.json")
+    }
+
+    fn pending_file(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.key.json"))
     }
 
     fn pause_file(&self) -> PathBuf {
@@ -340,6 +375,15 @@ mod tests {
         store.set_pause(Some(&pause)).unwrap();
         assert_eq!(store.pause(), Some(pause));
         assert!(store.account().unwrap().is_none());
+        let pending = Pending {
+            account: "a".to_owned(),
+            order: "b".to_owned(),
+            key: "c".to_owned(),
+        };
+        store.set_pending(name, &pending).unwrap();
+        assert_eq!(store.pending(name), Some(pending));
+        store.forget_pending(name).unwrap();
+        assert_eq!(store.pending(name), None);
         store.set_pause(None).unwrap();
         assert_eq!(store.pause(), None);
         let proof = Proof {

@@ -319,6 +319,36 @@ async fn an_account_that_cannot_be_written_is_made_once() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_was_not_written_is_fetched_again_and_not_ordered() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let kept = Kept::of(&pebble);
+    let in_the_way = kept.folder.path().join(format!("{SHOP}.pem.new"));
+    fs::create_dir(&in_the_way).unwrap();
+    let config = kept.config([pebble.asks_at()[0], 0], &[SHOP]);
+    let proxy = Proxy::start(&config).await;
+    let failed = async || name(&proxy, SHOP).await;
+    let says = "the certificate cannot be written";
+    let failed = eventually("it is said", failed, |one| {
+        one["error"].to_string().contains(says)
+    });
+    failed.await;
+    proxy.drain().await;
+
+    fs::remove_dir(&in_the_way).unwrap();
+    fs::remove_file(kept.folder.path().join(format!("{SHOP}.order.json"))).unwrap();
+    let proxy = Proxy::start(&config).await;
+    until_issued(&proxy, SHOP).await;
+    let root = pebble.root().await;
+    until_shown(&client(&proxy, 1, &root, SHOP)).await;
+    assert_eq!(pebble.orders(), 1, "{}", pebble.log());
+    let key = kept.folder.path().join(format!("{SHOP}.key.json"));
+    assert!(!key.exists(), "it is in the certificate's file");
+    proxy.drain().await;
+}
+
+#[tokio::test]
 async fn proxies_of_one_folder_make_one_order_and_show_what_comes() {
     let Some(pebble) = Pebble::start().await else {
         return;
