@@ -1,7 +1,12 @@
 //! The certificates of a listener that are ordered, each in a file of its own that may not be there yet.
 //! Knows nothing of who orders them.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use rustls::crypto::CryptoProvider;
 
@@ -20,7 +25,8 @@ pub struct Ordered {
 /// Those of a listener, as they stand.
 pub(super) struct OrderedCertificates {
     wanted: Arc<Vec<Ordered>>,
-    pub(super) there: Vec<Identity>,
+    /// By their hosts.
+    there: BTreeMap<String, Identity>,
     /// For names whose certificates are not there.
     pub(super) stand_in: Option<StandIn>,
 }
@@ -34,7 +40,7 @@ impl OrderedCertificates {
     ) -> Self {
         let mut certificates = Self {
             wanted: Arc::default(),
-            there: Vec::new(),
+            there: BTreeMap::new(),
             stand_in: None,
         };
         certificates.follow(&wanted, provider, now);
@@ -51,11 +57,13 @@ impl OrderedCertificates {
         let mut change = Change::None;
         if *wanted != self.wanted {
             self.wanted = Arc::clone(wanted);
-            let is_wanted = |one: &Identity| wanted.iter().any(|it| it.file == one.files.cert);
-            self.there.retain(is_wanted);
+            let files = wanted.iter().map(|one| (&*one.host, &one.file));
+            let files: HashMap<_, _> = files.collect();
+            self.there
+                .retain(|host, one| files.get(&**host) == Some(&&one.files.cert));
             change = Change::Taken;
         }
-        for identity in &mut self.there {
+        for identity in self.there.values_mut() {
             let of_one = identity.follow(provider, now);
             identity.warn(now);
             if change != Change::Taken && of_one != Change::None {
@@ -63,15 +71,14 @@ impl OrderedCertificates {
             }
         }
         for one in wanted.iter() {
-            let is_there = self.there.iter().any(|it| it.files.cert == one.file);
             // One that cannot be used is ordered anew.
-            if !is_there
+            if !self.there.contains_key(&one.host)
                 && stamp(&one.file).is_some()
                 && let Ok(identity) = Identity::of_order(&files(one), provider)
             {
                 let (certificate, not_after) = (one.file.display(), identity.says.not_after);
                 tracing::info!(%certificate, not_after, "a new certificate is used");
-                self.there.push(identity);
+                self.there.insert(one.host.clone(), identity);
                 change = Change::Taken;
             }
         }
@@ -82,13 +89,20 @@ impl OrderedCertificates {
     }
 
     fn stand_in_for_missing(&mut self, provider: &CryptoProvider) {
-        let is_there = |one: &Ordered| self.there.iter().any(|it| it.files.cert == one.file);
-        let missing = self.wanted.iter().filter(|one| !is_there(one));
-        let missing: Vec<_> = missing.map(|one| one.host.clone()).collect();
-        let before = self.stand_in.take().filter(|it| it.hosts == missing);
-        if !missing.is_empty() {
-            self.stand_in = before.or_else(|| StandIn::new(missing, provider));
-        }
+        let hosts = self.wanted.iter().map(|one| &one.host);
+        let missing = hosts.filter(|host| !self.there.contains_key(*host));
+        let missing: Vec<_> = missing.cloned().collect();
+        let before = self.stand_in.take().filter(|_| !missing.is_empty());
+        self.stand_in = match before {
+            Some(before) => Some(before.for_hosts(missing)),
+            None if missing.is_empty() => None,
+            None => StandIn::new(missing, provider),
+        };
+    }
+
+    /// Those that are there.
+    pub(super) fn shown(&self) -> impl Iterator<Item = &Identity> {
+        self.there.values()
     }
 }
 

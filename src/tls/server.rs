@@ -298,7 +298,7 @@ impl Files {
     /// Its certificates: those of the file first.
     fn shown(&self) -> Vec<&Identity> {
         let of_the_file = self.certificates.iter();
-        of_the_file.chain(&self.ordered.there).collect()
+        of_the_file.chain(self.ordered.shown()).collect()
     }
 
     fn status(&self) -> Status {
