@@ -15,6 +15,9 @@ use crate::config::{
 /// Let's Encrypt's, which is asked where no other is named.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
+/// Bytes of a name: the longest file that is named after it has 15 more, and 255 at the most.
+const LONGEST_NAME: usize = 240;
+
 /// Bytes of a label of a name (RFC 1035 2.3.4).
 const LONGEST_LABEL: usize = 63;
 
@@ -129,6 +132,11 @@ fn domain(text: &str) -> Result<String, Wrong> {
         let is_at_the_edge = label.starts_with('-') || label.ends_with('-');
         label.len() <= LONGEST_LABEL && !is_at_the_edge && !label.contains('_')
     };
+    if name.len() > LONGEST_NAME {
+        return Err(Wrong::new(format!(
+            "`{text}` has more than {LONGEST_NAME} bytes, and the files of its certificate are named after it"
+        )));
+    }
     if name.split('.').all(is_label) {
         Ok(name)
     } else {
@@ -262,6 +270,16 @@ mod tests {
                 "{acme}: {said:?}"
             );
         }
+        let label = "a".repeat(60);
+        let long = [&*label; 4].join(".");
+        let said = errors(&text(&format!("domains = [\"{long}\"]")));
+        assert!(said[0].contains("has more than 240 bytes"), "{said:?}");
+        assert_eq!(
+            acme(&text(&format!("domains = [\"{}\"]", &long[3..])))
+                .names(std::iter::empty())
+                .len(),
+            1
+        );
         let outside = format!("[[listen]]\naddress = \"127.0.0.1:1\"\nacme = {{}}\n{ROUTE}");
         assert!(error(&outside).contains("write `tls = { acme = "));
     }
