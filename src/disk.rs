@@ -2,11 +2,14 @@
 //! Knows nothing of what stands in them. Takes as long as the disk takes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+/// Only the owner may read and write.
+const MODE: u32 = 0o600;
 
 /// A new version of a file, beside it under another name until it takes its place. Dropped before
 /// that, it is removed, and the file is what it was. Readable by its owner only.
@@ -27,7 +30,7 @@ impl Replacement {
     pub(crate) fn begin(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        let file = options.mode(0o600).open(temporary(path))?;
+        let file = options.mode(MODE).open(temporary(path))?;
         Ok(Self {
             file: Some(file),
             path: path.to_owned(),
@@ -77,7 +80,8 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Takes the lock that a file stands for, making the file where it is not there. It is held for as
-/// long as the file is open, and no longer than the process lives.
+/// long as the file is open, and no longer than the process lives. Only the file's owner may open it: another
+/// could take the lock, and never let go of it.
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] where another process has it; else why the file cannot be had.
@@ -87,7 +91,13 @@ pub(crate) fn lock(path: &Path) -> io::Result<File> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(MODE)
         .open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o777 != MODE {
+        // Made by another umask, or by hand. Where it is another's, it is its owner's to say.
+        let _ = file.set_permissions(Permissions::from_mode(MODE));
+    }
     file.try_lock()?;
     Ok(file)
 }
@@ -108,7 +118,7 @@ fn temporary(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -148,7 +158,11 @@ mod tests {
     fn a_lock_is_one_holders_until_it_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let held = lock(&path).unwrap();
+        let mode = held.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "no other can take it");
         let error = lock(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(held);
