@@ -59,16 +59,18 @@ impl Client {
     pub(super) async fn open(settings: &AcmeAccount, store: &Store) -> Result<Self, Failure> {
         let http = Http::new(settings)?;
         let failed = |error| Failure::of_opening(&error);
-        let kept = store.account().map_err(|error| {
-            let folder = store.folder.display();
-            Failure::of_folder(format!("the account in {folder} cannot be read: {error}"))
-        })?;
-        let kept = kept.filter(|kept| kept.directory == settings.directory);
-        let (account, unwritten) = match kept {
+        let (account, unwritten) = match read(settings, store)? {
             Some(kept) => {
                 let builder = Account::builder_with_http(Box::new(http.clone()));
                 let opened = builder.from_credentials(kept.credentials).await;
-                (opened.map_err(failed)?, None)
+                let account = opened.map_err(failed)?;
+                let is_told = kept.email != settings.email && tell(&account, settings).await;
+                let known = is_told.then(|| read(settings, store)).transpose()?;
+                let known = known.flatten().map(|kept| KeptAccount {
+                    email: settings.email.clone(),
+                    ..kept
+                });
+                (account, known)
             }
             None => {
                 let (account, new) = create(settings, &http).await.map_err(failed)?;
@@ -101,17 +103,48 @@ impl Client {
         Ok(())
     }
 
+    /// Whether the folder has the account. One that it has can be opened anew.
+    pub(super) fn is_written(&self) -> bool {
+        self.unwritten.is_none()
+    }
+
     /// How long the last answer that asked for it would have this client stay away, in seconds.
     pub(super) fn asked_to_wait(&self) -> Option<i64> {
         self.http.wait.lock().take()
     }
 }
 
+/// The account that the folder has of this directory.
+fn read(settings: &AcmeAccount, store: &Store) -> Result<Option<KeptAccount>, Failure> {
+    let kept = store.account(&settings.directory);
+    kept.map_err(|error| {
+        let folder = store.folder.display();
+        Failure::of_folder(format!("the account in {folder} cannot be read: {error}"))
+    })
+}
+
+/// Tells the authority another mailbox. Returns whether it takes that; where it does not, certificates are
+/// ordered all the same.
+async fn tell(account: &Account, settings: &AcmeAccount) -> bool {
+    let contact = contact(settings);
+    let contact: Vec<_> = contact.iter().map(String::as_str).collect();
+    match again!(account.update_contacts(&contact)) {
+        Ok(()) => true,
+        Err(error) => {
+            let error = Failure::of(&error).words;
+            tracing::warn!(error, "the authority does not take another mailbox");
+            false
+        }
+    }
+}
+
+fn contact(settings: &AcmeAccount) -> Option<String> {
+    let email = settings.email.as_ref();
+    email.map(|email| format!("mailto:{email}"))
+}
+
 async fn create(settings: &AcmeAccount, http: &Http) -> Result<(Account, KeptAccount), Error> {
-    let contact = settings
-        .email
-        .as_ref()
-        .map(|email| format!("mailto:{email}"));
+    let contact = contact(settings);
     let contact: Vec<_> = contact.iter().map(String::as_str).collect();
     let new = NewAccount {
         contact: &contact,
@@ -132,6 +165,7 @@ async fn create(settings: &AcmeAccount, http: &Http) -> Result<(Account, KeptAcc
     );
     let kept = KeptAccount {
         directory: directory.clone(),
+        email: settings.email.clone(),
         credentials,
     };
     Ok((account, kept))

@@ -144,6 +144,10 @@ fn of_problem(problem: &Problem) -> String {
         }
         "invalidContact" | "unsupportedContact" => "the authority does not take `email`",
         "userActionRequired" => "the authority wants its terms to be agreed to anew",
+        "unauthorized" => {
+            "the authority does not let the account do that; where the account was deactivated, \
+             another is made once its file `account.….json` is removed"
+        }
         "serverInternal" => "the authority has a fault of its own",
         _ => "the authority has refused the order",
     };
@@ -199,6 +203,12 @@ mod tests {
         ] {
             assert_eq!(Failure::of_challenge("a.b", &by, &refused).words, says);
         }
+        let deactivated = Failure::of(&Error::Api(problem("unauthorized", "deactivated")));
+        assert!(
+            deactivated.words.contains("is removed: deactivated"),
+            "{}",
+            deactivated.words
+        );
         let limited = Error::Api(problem("rateLimited", "come\nlater"));
         let limited = Failure::of(&limited);
         assert_eq!(

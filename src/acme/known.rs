@@ -5,6 +5,8 @@ use super::{
     store::{Held, LastOrder, Stamps},
 };
 
+const DAY: i64 = 24 * 3600;
+
 /// What is known of a name.
 pub(super) struct Known {
     pub(super) stamps: Stamps,
@@ -30,6 +32,22 @@ impl Known {
         at.max(last.map_or(0, |last| believed(last.next, now)))
     }
 
+    /// What is ordered first of what is due: what has not failed before, so that a name whose proof hangs comes
+    /// last; and of that what ends first. A name without a certificate comes after what ends within a day.
+    pub(super) fn urgency(&self, directory: &str, now: i64) -> (u32, i64) {
+        let issued = self.held.issued.as_ref();
+        let issued = issued.filter(|_| self.is_of(directory));
+        let ends = issued.map_or(now.saturating_add(DAY), |it| it.validity.until);
+        (self.failures(directory), ends)
+    }
+
+    /// Orders in a row that have failed.
+    fn failures(&self, directory: &str) -> u32 {
+        let last = self.held.last.as_ref();
+        let last = last.filter(|last| last.directory == directory);
+        last.map_or(0, |last| last.failures)
+    }
+
     /// Whether what there is, is of this directory. What was put there by hand is taken for it.
     pub(super) fn is_of(&self, directory: &str) -> bool {
         let issued = self.held.issued.as_ref();
@@ -40,9 +58,7 @@ impl Known {
     /// An order that fails, or that is broken off: it is noted before it begins, so that a process that is
     /// ended again and again does not order each time.
     pub(super) fn failing(&self, directory: &str, at: Attempt) -> LastOrder {
-        let last = self.held.last.as_ref();
-        let last = last.filter(|last| last.directory == directory);
-        let failures = last.map_or(0, |last| last.failures).saturating_add(1);
+        let failures = self.failures(directory).saturating_add(1);
         LastOrder {
             directory: directory.to_owned(),
             failures,
@@ -108,6 +124,32 @@ mod tests {
             let due = known(issued_by, failed_at).due_at(OWN, 0);
             assert_eq!(due, at, "{issued_by:?} {failed_at:?}");
         }
+    }
+
+    #[test]
+    fn what_ends_first_is_ordered_first_and_what_fails_last() {
+        // The certificate of each ends at 90.
+        let mut all = [
+            ("failing", known(None, Some(OWN)), 0),
+            ("new", known(None, None), 0),
+            ("staging's", known(Some("other"), None), 0),
+            ("ending", known(Some(OWN), None), 0),
+            ("long before its end", known(Some(OWN), None), -DAY),
+        ];
+        all.sort_by_key(|(_, known, now)| {
+            let (failures, ends) = known.urgency(OWN, *now);
+            (failures, ends - now)
+        });
+        assert_eq!(
+            all.map(|(name, ..)| name),
+            [
+                "ending",
+                "new",
+                "staging's",
+                "long before its end",
+                "failing"
+            ]
+        );
     }
 
     #[test]

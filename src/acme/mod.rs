@@ -9,7 +9,9 @@ mod failure;
 mod keeper;
 mod known;
 mod order;
+mod pauses;
 mod schedule;
+mod stage;
 mod store;
 mod ways;
 

@@ -1,20 +1,20 @@
 //! One order, from its beginning to the certificate (RFC 8555 7.4): the authority names what it wants proved,
 //! asks the listeners for it, and gives a certificate for a key that is made here.
 
-use std::{io, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier,
     NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
-    challenges::{Challenges, Proof},
+    challenges::Proof,
     client::again,
     failure::{Concern, Failure, refuses_replacing},
-    store::{Issued, Pending, Store, issued},
+    stage::Stage,
+    store::{Issued, Pending, issued},
 };
 
 /// How long the authority may take to look at the proof, and to give the certificate.
@@ -22,61 +22,6 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(250))
     .backoff(1.5)
     .timeout(Duration::from_secs(180));
-
-/// How long the other proxies of a folder may take to have its proofs: they look every second, and the
-/// authority may ask any of them.
-const SHARED: Duration = Duration::from_millis(1500);
-
-/// Where the proofs of an account are given.
-#[derive(Clone)]
-pub(super) struct Stage {
-    pub(super) store: Store,
-    pub(super) challenges: Arc<Challenges>,
-}
-
-impl Stage {
-    /// Has the listeners of all proxies of the folder give these proofs, and no others.
-    ///
-    /// # Errors
-    /// Where the disk takes none.
-    pub(super) async fn show(&self, proofs: Vec<Proof>) -> Result<(), Failure> {
-        let stage = self.clone();
-        let is_any = !proofs.is_empty();
-        let shown = spawn_blocking(move || {
-            stage.challenges.show(&stage.store.folder, proofs.clone());
-            stage.store.share(&proofs)
-        });
-        match shown.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let folder = self.store.folder.display();
-                let words = format!("nothing can be written to {folder}: {error}");
-                return Err(Failure::new(words));
-            }
-            Err(error) => return Err(Failure::new(error.to_string())),
-        }
-        if is_any {
-            sleep(SHARED).await;
-        }
-        Ok(())
-    }
-
-    async fn key(&self, name: &str) -> Option<Pending> {
-        let (store, name) = (self.store.clone(), name.to_owned());
-        let read = spawn_blocking(move || store.pending(&name)).await;
-        read.ok().flatten()
-    }
-
-    /// Keeps the key of a certificate before it is issued: without it, what was issued is of no use.
-    async fn keep_key(&self, name: &str, pending: Pending) -> Result<(), Failure> {
-        let (store, name) = (self.store.clone(), name.to_owned());
-        let kept = spawn_blocking(move || store.set_pending(&name, &pending)).await;
-        kept.map_err(io::Error::from).flatten().map_err(|error| {
-            let folder = self.store.folder.display();
-            Failure::new(format!("the key cannot be written to {folder}: {error}"))
-        })
-    }
-}
 
 /// Orders a certificate for a name, which the authority is to ask for in this way. Returned are the
 /// certificate with its chain, and its key, in PEM form.
@@ -136,7 +81,7 @@ async fn resume(
     held: Option<&Issued>,
     stage: &Stage,
 ) -> Result<Option<String>, Failure> {
-    let pending = stage.key(name).await;
+    let pending = stage.pending(name).await;
     let Some(pending) = pending.filter(|pending| pending.account == account.id()) else {
         return Ok(None);
     };

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -92,6 +93,24 @@ pub(super) struct Held {
     pub(super) unreadable: Option<String>,
 }
 
+impl Held {
+    /// Goes on with what was there before where a file of a name cannot be read, or where a certificate that was
+    /// there has gone: a folder may be on a disk that is not there for a while, and listeners show what they have.
+    pub(super) fn follow(&mut self, before: &Self, stamps: Stamps, folder: &Path) {
+        let has_gone = stamps[0].is_none() && before.issued.is_some();
+        if has_gone && self.unreadable.is_none() {
+            self.unreadable = Some(format!(
+                "the certificate is not in {} any more; another is ordered after a restart",
+                folder.display()
+            ));
+        }
+        if self.unreadable.is_some() {
+            self.issued.clone_from(&before.issued);
+            self.last.clone_from(&before.last);
+        }
+    }
+}
+
 /// What tells whether files of a name have changed.
 pub(super) type Stamps = [Option<Stamp>; 2];
 
@@ -100,6 +119,9 @@ pub(super) type Stamps = [Option<Stamp>; 2];
 pub(super) struct KeptAccount {
     /// Of whom it is.
     pub(super) directory: String,
+    /// The mailbox that the authority knows.
+    #[serde(default)]
+    pub(super) email: Option<String>,
     pub(super) credentials: instant_acme::AccountCredentials,
 }
 
@@ -202,12 +224,12 @@ impl Store {
         self.write(&self.last(name), last)
     }
 
-    /// The account that is there. One that cannot be read is not replaced by another.
+    /// The account that is there of a directory. One that cannot be read is not replaced by another.
     ///
     /// # Errors
     /// Where there is a file that cannot be read, or that holds none.
-    pub(super) fn account(&self) -> io::Result<Option<KeptAccount>> {
-        let text = content(&self.account_file())?;
+    pub(super) fn account(&self, directory: &str) -> io::Result<Option<KeptAccount>> {
+        let text = content(&self.account_file(directory))?;
         let account = text.map(|text| serde_json::from_slice(&text)).transpose();
         account.map_err(io::Error::from)
     }
@@ -217,12 +239,12 @@ impl Store {
     /// # Errors
     /// As for [`Self::keep`].
     pub(super) fn keep_account(&self, account: &KeptAccount) -> io::Result<()> {
-        self.write(&self.account_file(), account)
+        self.write(&self.account_file(&account.directory), account)
     }
 
     /// Lets go of an account that the authority does not know any more, unless there is another one by now.
-    pub(super) fn forget_account(&self, id: &str) {
-        let file = self.account_file();
+    pub(super) fn forget_account(&self, directory: &str, id: &str) {
+        let file = self.account_file(directory);
         let kept: Option<serde_json::Value> = self.json(&file);
         if kept.is_some_and(|kept| kept["credentials"]["id"] == id) {
             // One that cannot be removed is asked for, and refused, again.
@@ -230,14 +252,10 @@ impl Store {
         }
     }
 
-    /// The proofs that are wanted now of whichever process has the folder. One that was ended amid an order
-    /// has left its own there.
+    /// The proofs of whichever process has the folder, or had it: one that was ended amid an order has left its
+    /// own there.
     pub(super) fn proofs(&self) -> Vec<Proof> {
-        let file = self.proofs_file();
-        let written = fs::metadata(&file).and_then(|found| found.modified());
-        let is_wanted = written.is_ok_and(|at| at.elapsed().unwrap_or_default() < LONGEST);
-        let proofs = is_wanted.then(|| self.json(&file)).flatten();
-        proofs.unwrap_or_default()
+        self.json(&self.proofs_file()).unwrap_or_default()
     }
 
     /// Has the other processes give these proofs as well.
@@ -259,8 +277,12 @@ impl Store {
         self.folder.join(format!("{name}.order.json"))
     }
 
-    fn account_file(&self) -> PathBuf {
-        self.folder.join("account.json")
+    /// One for each directory: staging's does not take the place of the other one's.
+    pub(super) fn account_file(&self, directory: &str) -> PathBuf {
+        let digest = digest::digest(&digest::SHA256, directory.as_bytes());
+        let start = digest.as_ref()[..8].iter();
+        let start: String = start.map(|byte| format!("{byte:02x}")).collect();
+        self.folder.join(format!("account.{start}.json"))
     }
 
     fn pending_file(&self, name: &str) -> PathBuf {
@@ -330,7 +352,7 @@ pub(super) fn issued(pem: &[u8], name: &str) -> Result<Issued, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt as _, time::SystemTime};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use rcgen::{CertificateParams, KeyPair};
 
@@ -374,7 +396,8 @@ mod tests {
         };
         store.set_pause(Some(&pause)).unwrap();
         assert_eq!(store.pause(), Some(pause));
-        assert!(store.account().unwrap().is_none());
+        assert!(store.account("a").unwrap().is_none());
+        assert_ne!(store.account_file("a"), store.account_file("b"));
         let pending = Pending {
             account: "a".to_owned(),
             order: "b".to_owned(),
@@ -396,18 +419,37 @@ mod tests {
         for entry in fs::read_dir(&store.folder).unwrap() {
             let entry = entry.unwrap();
             let mode = entry.metadata().unwrap().permissions().mode();
-            // Nothing stands in the lock.
-            let is_lock = entry.file_name() == "lock";
-            assert!(is_lock || mode & 0o777 == 0o600, "{entry:?}: {mode:o}");
+            assert_eq!(mode & 0o777, 0o600, "{entry:?}: {mode:o}");
         }
-        let long_ago = fs::File::open(store.proofs_file()).unwrap();
-        long_ago
-            .set_modified(SystemTime::now() - 2 * LONGEST)
-            .unwrap();
-        assert_eq!(store.proofs(), []);
         store.share(&[]).unwrap();
         store.share(&[]).unwrap();
         assert_eq!(store.proofs(), []);
+    }
+
+    #[test]
+    fn a_certificate_that_has_gone_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store {
+            folder: folder.path().to_owned(),
+        };
+        let name = "shop.example.com";
+        store.keep(name, &pem(name), "https://own/dir").unwrap();
+        let before = store.read(name);
+        let now = |before: &Held| {
+            let mut held = store.read(name);
+            held.follow(before, store.stamps(name), &store.folder);
+            held
+        };
+        assert_eq!(now(&before), before);
+        fs::remove_file(store.certificate(name)).unwrap();
+        let gone = now(&before);
+        assert_eq!(gone.issued, before.issued);
+        assert!(gone.unreadable.is_some());
+        assert!(now(&gone).unreadable.is_some(), "nor is it forgotten");
+        store.keep(name, &pem(name), "https://own/dir").unwrap();
+        assert_eq!(now(&gone).unreadable, None);
+        fs::write(store.certificate(name), "no certificate").unwrap();
+        assert_eq!(now(&gone), Held::default(), "another is ordered for it");
     }
 
     #[test]
@@ -420,8 +462,8 @@ mod tests {
         fs::create_dir(store.certificate(name)).unwrap();
         let why = store.read(name).unreadable.unwrap_or_default();
         assert!(why.contains("of shop.example.com in "), "{why}");
-        fs::write(store.account_file(), "{").unwrap();
-        assert!(store.account().is_err());
+        fs::write(store.account_file("a"), "{").unwrap();
+        assert!(store.account("a").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,6 +40,16 @@ impl Kept {
             folder.path().display()
         );
         Self { folder, acme }
+    }
+
+    /// The file of the account at this authority.
+    fn account(&self, pebble: &Pebble) -> PathBuf {
+        let digest = digest(&SHA256, pebble.directory().as_bytes());
+        let start: String = digest.as_ref()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.folder.path().join(format!("account.{start}.json"))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -162,12 +173,11 @@ async fn a_certificate_comes_by_http_and_a_restart_orders_none_anew() {
     for entry in fs::read_dir(kept.folder.path()).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode();
-        let is_lock = entry.file_name() == "lock";
-        assert!(is_lock || mode & 0o777 == 0o600, "{entry:?}: {mode:o}");
+        assert_eq!(mode & 0o777, 0o600, "{entry:?}: {mode:o}");
     }
     proxy.drain().await;
 
-    let account = fs::read(kept.folder.path().join("account.json")).unwrap();
+    let account = fs::read(kept.account(&pebble)).unwrap();
     let proxy = Proxy::start(&config(&[SHOP])).await;
     let shown = client(&proxy, 1, &root, SHOP).shown().await.unwrap();
     assert_eq!(*shown, kept.certificate(SHOP), "it is there from the start");
@@ -186,7 +196,7 @@ async fn a_certificate_comes_by_http_and_a_restart_orders_none_anew() {
         "{}",
         pebble.log()
     );
-    let now = fs::read(kept.folder.path().join("account.json")).unwrap();
+    let now = fs::read(kept.account(&pebble)).unwrap();
     assert_eq!(now, account);
     proxy.drain().await;
 }
@@ -297,7 +307,7 @@ async fn an_account_that_cannot_be_written_is_made_once() {
     };
     let kept = Kept::of(&pebble);
     // What takes the account's place is written here.
-    let in_the_way = kept.folder.path().join("account.json.new");
+    let in_the_way = kept.account(&pebble).with_extension("json.new");
     fs::create_dir(&in_the_way).unwrap();
     let names = [CART, SHOP];
     let proxy = Proxy::start(&kept.config([pebble.asks_at()[0], 0], &names)).await;
@@ -316,6 +326,30 @@ async fn an_account_that_cannot_be_written_is_made_once() {
     let made = (pebble.orders(), pebble.accounts());
     assert_eq!(made, (2, 1), "{}", pebble.log());
     proxy.drain().await;
+}
+
+#[tokio::test]
+async fn another_mailbox_is_told_to_the_authority_and_the_account_stays() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let mut kept = Kept::of(&pebble);
+    let ports = [pebble.asks_at()[0], 0];
+    let account = kept.account(&pebble);
+    let email = || {
+        let account: Value = serde_json::from_slice(&fs::read(&account).unwrap()).unwrap();
+        account["email"].clone()
+    };
+    let proxy = Proxy::start(&kept.config(ports, &[SHOP])).await;
+    until_issued(&proxy, SHOP).await;
+    proxy.drain().await;
+    assert_eq!(email(), "ops@example.com");
+    kept.acme = kept.acme.replace("ops@", "other@");
+    let proxy = Proxy::start(&kept.config(ports, &[SHOP, CART])).await;
+    until_issued(&proxy, CART).await;
+    proxy.drain().await;
+    assert_eq!(email(), "other@example.com");
+    assert_eq!(pebble.accounts(), 1, "{}", pebble.log());
 }
 
 #[tokio::test]
