@@ -17,7 +17,7 @@ use crate::{
 pub(super) type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
 /// A file, and what it includes as it was when it was last another one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Followed {
     path: PathBuf,
     own: Option<Stamp>,
@@ -40,7 +40,7 @@ impl Followed {
     }
 
     /// What the file includes is read only where it is another one: a large file takes its time.
-    fn look_now(mut self) -> (Self, Stamps) {
+    pub(super) fn look_now(mut self) -> (Self, Stamps) {
         let now = stamp(&self.path);
         if now != self.own {
             // One that cannot be read for a moment includes what it did.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     at_run_time,
-    followed::{Followed, is_due},
+    followed::{Followed, Stamps, is_due},
     listeners::Listeners,
     parts::Parts,
     supervisor::Supervisor,
@@ -35,14 +35,56 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// Where a configuration comes from, to be read again.
 pub struct Source {
-    /// The file.
-    pub path: PathBuf,
-    /// Reads it.
-    pub read: Box<Read>,
+    path: PathBuf,
+    read: Box<Read>,
+    /// The file, and those that it includes, as they were before they were read the first time. What changes
+    /// between that and the first look, as while a new process waits for the one before, is a change.
+    found: (Followed, Stamps),
 }
 
 /// Reads a configuration file.
 type Read = dyn Fn(&Path) -> Result<Config, Report> + Send + Sync;
+
+impl Source {
+    /// A file, which is read in this way. Looks at it, and is to be made before it is read.
+    pub fn new(
+        path: PathBuf,
+        read: impl Fn(&Path) -> Result<Config, Report> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            found: Followed::new(&path).look_now(),
+            read: Box::new(read),
+            path,
+        }
+    }
+
+    /// The same, where what was read is changed by this.
+    pub fn then(self, change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        let read = self.read;
+        let read = move |path: &Path| {
+            let mut config = read(path)?;
+            change(&mut config);
+            Ok(config)
+        };
+        Self {
+            read: Box::new(read),
+            ..self
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says now.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(&self) -> Result<Config, Report> {
+        (self.read)(&self.path)
+    }
+}
 
 /// Reloads, one at a time.
 #[derive(Clone)]
@@ -85,12 +127,12 @@ impl Reloader {
             return;
         };
         // A disk that does not answer holds no exit up.
-        ending.run_until_cancelled(self.follow(&source.path)).await;
+        ending.run_until_cancelled(self.follow(source)).await;
     }
 
-    async fn follow(&self, path: &Path) {
+    async fn follow(&self, source: &Source) {
         let mut tick = interval(PACE);
-        let (mut followed, mut used) = Followed::new(path).look().await;
+        let (mut followed, mut used) = source.found.clone();
         let mut seen = used.clone();
         loop {
             tick.tick().await;
@@ -99,7 +141,7 @@ impl Reloader {
             }
             let now;
             (followed, now) = followed.look().await;
-            let is_due = is_due(path, &used, &seen, &now);
+            let is_due = is_due(source.path(), &used, &seen, &now);
             seen = now;
             if is_due {
                 used.clone_from(&seen);
@@ -156,7 +198,7 @@ impl Inner {
             return Err(ReloadError::Draining);
         }
         let source = self.source.as_ref().ok_or(ReloadError::NoFile)?;
-        let read = (source.read)(&source.path).map_err(ReloadError::File)?;
+        let read = source.read().map_err(ReloadError::File)?;
         // Reading may have taken long.
         if self.shared.draining.load(Relaxed) {
             return Err(ReloadError::Draining);

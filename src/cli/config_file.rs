@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 
 use super::registry;
-use crate::config::{self, Config, Report};
+use crate::{
+    app::Source,
+    config::{self, Config, Report},
+};
 
 /// The file that is read where none is named.
 const USUAL: &str = "proxy.toml";
@@ -56,7 +59,7 @@ pub(super) struct Run {
 pub(super) struct Chosen {
     pub(super) config: Config,
     /// The file that it stands in, if it stands in one.
-    pub(super) file: Option<PathBuf>,
+    pub(super) source: Option<Source>,
     pub(super) is_unsaid: bool,
 }
 
@@ -90,12 +93,12 @@ impl Run {
         let file = self.file.or(config);
         let file = file.as_deref();
         if let Some(file) = file.or_else(|| (!is_said && usual.exists()).then_some(usual)) {
-            let chosen = |config| Chosen {
+            let source = Source::new(file.to_owned(), Config::load);
+            return Ok(source.read().map(|config| Chosen {
                 config,
-                file: Some(file.to_owned()),
+                source: Some(source),
                 is_unsaid: false,
-            };
-            return Ok(Config::load(file).map(chosen));
+            }));
         }
         let listen = match &listen[..] {
             [] => &[SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
@@ -103,7 +106,7 @@ impl Run {
         };
         Ok(Ok(Chosen {
             config: registry::all_services(registry.as_deref(), listen, admin)?,
-            file: None,
+            source: None,
             is_unsaid: !is_said,
         }))
     }

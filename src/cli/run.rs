@@ -46,7 +46,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<ExitCode> {
 fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
     let Chosen {
         mut config,
-        file,
+        source,
         is_unsaid,
     } = match run.choose()? {
         Ok(chosen) => chosen,
@@ -60,17 +60,10 @@ fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
         flushed_at_exit: _flushed_at_exit,
         level,
     } = logging::start(&config.log, stdout())?;
-    introduce(&config, file.as_deref());
+    introduce(&config, source.as_ref().map(Source::path));
     descriptors::fit(&mut config.listeners, descriptors::raise());
-    let source = file.map(|path| Source {
-        path,
-        read: Box::new(|path| {
-            Config::load(path).map(|mut config| {
-                descriptors::fit(&mut config.listeners, descriptors::raise());
-                config
-            })
-        }),
-    });
+    let fit = |config: &mut Config| descriptors::fit(&mut config.listeners, descriptors::raise());
+    let source = source.map(|source| source.then(fit));
     serve(config, source, (origin, level), is_unsaid)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -382,6 +382,70 @@ async fn a_file_that_is_included_is_followed_too_and_an_error_in_it_has_its_name
     assert_eq!(callboard.ended().await.0, Some(0));
 }
 
+#[tokio::test]
+async fn what_changes_between_the_reading_of_the_file_and_its_first_look_is_taken_over() {
+    let folder = TempDir::new().unwrap();
+    let text = file("watch_config = true\n");
+    let more = format!("{text}[[route]]\npath = \"/v2\"\nservice = \"cart\"\n");
+    let then = |file: &std::path::Path| std::fs::write(file, more).unwrap();
+    let proxy = Proxy::start_after(folder, &text, then).await;
+    let routes = async || proxy.status().await["routes"].as_array().map(Vec::len);
+    eventually("the new route is there", routes, |routes| {
+        *routes == Some(3)
+    })
+    .await;
+    proxy.drain().await;
+}
+
+/// As Kubernetes has the files of a ConfigMap: links to a folder by way of one link, which is swapped.
+#[tokio::test]
+async fn files_that_are_swapped_by_a_link_are_taken_over_at_once_and_a_bad_one_ends_nothing() {
+    let backend = Backend::start("a").await;
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, at(name)).unwrap();
+    for (version, of_b) in [("one", "1s"), ("two", "2s"), ("bad", "3")] {
+        std::fs::create_dir_all(at("conf.d").join(version)).unwrap();
+        let write = |name: &str, text: String| {
+            std::fs::write(at("conf.d").join(version).join(name), text).unwrap();
+        };
+        let route = format!("[[route]]\npath = \"/{version}\"\nservice = \"cart\"\n");
+        write("a.toml", route);
+        write("b.toml", format!("[drain]\nnotice = \"{of_b}\"\n"));
+    }
+    link("one", "conf.d/..data");
+    link("..data/a.toml", "conf.d/a.toml");
+    link("..data/b.toml", "conf.d/b.toml");
+    let text = format!(
+        "watch_config = true\ninclude = \"conf.d/*.toml\"\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [service.cart]\nendpoints = [\"{}\"]\n",
+        backend.address()
+    );
+    let mut callboard = Callboard::run(folder.path(), &text);
+    let line = callboard.until_logged("listening on").await;
+    let listener = line.split("listening on ").nth(1).unwrap();
+    let listener = listener.split('"').next().unwrap().to_owned();
+    let swap = |version: &str| {
+        link(version, "conf.d/..new");
+        std::fs::rename(at("conf.d/..new"), at("conf.d/..data")).unwrap();
+    };
+    swap("two");
+    callboard.until_logged("\"reloaded\"").await;
+    swap("bad");
+    let line = callboard
+        .until_logged("not reloaded: what ran before goes on")
+        .await;
+    assert!(line.contains("conf.d/b.toml:2:1: drain.notice: "), "{line}");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (path, status) in [("two", 200), ("one", 404), ("bad", 404)] {
+        let answer = http.get(format!("http://{listener}/{path}")).send().await;
+        assert_eq!(answer.unwrap().status(), status, "{path}");
+    }
+    callboard.signal(Signal::SIGTERM);
+    assert_eq!(callboard.ended().await.0, Some(0));
+}
+
 /// A pipe stands for a disk that does not answer.
 #[tokio::test]
 async fn a_reload_that_waits_for_its_file_holds_no_signal_up() {

@@ -45,6 +45,23 @@ fn every_proxy_toml_of_the_documents_is_read_without_an_error() {
     assert!(count > 10, "{count} examples were found");
 }
 
+#[test]
+fn the_file_that_includes_others_is_read_with_those_of_its_folder() {
+    let pages = all();
+    let blocks = pages.iter().flat_map(Page::blocks);
+    let blocks: Vec<_> = blocks
+        .filter(|block| block.info == "toml include")
+        .collect();
+    assert_eq!(blocks.len(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("conf.d")).unwrap();
+    fs::write(at("conf.d/example.toml"), ROUTE).unwrap();
+    fs::write(at("proxy.toml"), &blocks[0].text).unwrap();
+    let config = Config::load(&at("proxy.toml")).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!((config.included.len(), config.routes.len()), (1, 1));
+}
+
 /// The block of this kind that the page has once.
 fn block(page: &Page, info: &str) -> Block {
     let mut blocks = page.blocks();

@@ -61,12 +61,18 @@ impl Proxy {
 
     /// The same, in a folder that may hold files already.
     pub(crate) async fn start_in(folder: TempDir, text: &str) -> Self {
-        std::fs::write(folder.path().join(FILE), text).unwrap();
-        let source = Source {
-            path: folder.path().join(FILE),
-            read: Box::new(|path| read(&std::fs::read_to_string(path).unwrap(), path)),
-        };
-        let config = (source.read)(&source.path).unwrap_or_else(|report| panic!("{report}"));
+        Self::start_after(folder, text, |_| ()).await
+    }
+
+    /// The same, where this is done once its file was read and before it serves.
+    pub(crate) async fn start_after(folder: TempDir, text: &str, then: impl FnOnce(&Path)) -> Self {
+        let file = folder.path().join(FILE);
+        std::fs::write(&file, text).unwrap();
+        let source = Source::new(file.clone(), |path| {
+            read(&std::fs::read_to_string(path).unwrap(), path)
+        });
+        let config = source.read().unwrap_or_else(|report| panic!("{report}"));
+        then(&file);
         let stop = CancellationToken::new();
         let (started, starts) = oneshot::channel();
         let stopped = stop.clone();
