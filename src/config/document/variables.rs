@@ -1,5 +1,5 @@
 //! `${NAME}` and `${NAME:-default}` in the texts of a file: what they stand for is put in once the file
-//! is parsed, so that it never changes the file's structure. `$${` is a literal `${`.
+//! is parsed, so that it never changes the file's structure. Before a `{`, `$$` is a literal `$`.
 
 use std::{collections::HashMap, env::VarError};
 
@@ -148,9 +148,12 @@ fn expand(text: &str, lookup: Lookup<'_>) -> Result<(String, bool), Wrong> {
     let mut is_whole = false;
     while let Some(dollar) = rest.find("${") {
         let (before, variable) = rest.split_at(dollar);
-        if let Some(before) = before.strip_suffix('$') {
-            expanded += before;
-            expanded += "${";
+        let text = before.trim_end_matches('$');
+        let dollars = before.len() - text.len() + 1;
+        expanded += text;
+        expanded += &"$".repeat(dollars / 2);
+        if dollars % 2 == 0 {
+            expanded += "{";
             rest = &variable[2..];
             continue;
         }
@@ -159,7 +162,6 @@ fn expand(text: &str, lookup: Lookup<'_>) -> Result<(String, bool), Wrong> {
             return Err(wrong.suggest("write `${NAME}`, or `$${` where no variable is meant"));
         };
         is_whole = before.is_empty() && after.is_empty() && expanded.is_empty();
-        expanded += before;
         expanded += &stands_for(inner, lookup)?;
         rest = after;
     }
@@ -234,6 +236,9 @@ mod tests {
             ("${_B2}", "${A}", true),
             ("$${A}", "${A}", false),
             ("$${A}${A}", "${A}a", false),
+            ("$$${A}", "$a", false),
+            ("x$$$${A}", "x$${A}", false),
+            ("$$ $$$$${A}", "$$ $$a", false),
             ("$A $ {A}", "$A $ {A}", false),
             ("ü${A}ü", "üaü", false),
         ] {
