@@ -26,7 +26,7 @@ pub use listen::acme::{Acme, AcmeAccount, Domains};
 pub use listen::address::ListenAddress;
 pub(crate) use listen::predecessors::predecessors;
 pub use listen::tls::{CertificateFiles, ClientCertificates, ListenTls, TlsVersion, UnknownName};
-pub use load::Include;
+pub(crate) use load::Include;
 pub use registry::{
     CalledAt, Consul, Digest, Dns, DnsRecord, Embedded, Etcd, Eureka, Expose, File, FileFormat,
     NamedBy, Registry, RegistryKind, Resolvers, TagRoutes, Warnings, ZooKeeper,

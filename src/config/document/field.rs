@@ -15,7 +15,7 @@ use toml::{
 use super::{
     report::{Problems, Wrong},
     value::{self, Zero},
-    variables::Variable,
+    variables::Expansion,
 };
 
 /// One key with its value, or one element of an array.
@@ -67,23 +67,23 @@ impl<'a> Field<'a> {
     /// What may be said of a value that is wrong; nothing of a variable that is not set, of which enough was
     /// said.
     fn sayable(&self, wrong: Wrong) -> Option<Wrong> {
-        match (self.variable(), self.text()) {
-            (Some(variable), _) if !variable.is_known => None,
-            (Some(variable), Some(value)) => Some(variable.hide(value, wrong)),
+        match (self.expansion(), self.text()) {
+            (Some(expansion), _) if !expansion.is_known => None,
+            (Some(expansion), Some(value)) => Some(expansion.hide(value, wrong)),
             _ => Some(wrong),
         }
     }
 
     /// What was put in for a variable, where the value is a text that has one.
-    fn variable(&self) -> Option<&'a Variable> {
+    fn expansion(&self) -> Option<&'a Expansion> {
         let byte = self.is_text().then(|| self.value.span().start);
-        byte.and_then(|byte| self.problems.variable(byte))
+        byte.and_then(|byte| self.problems.expansion(byte))
     }
 
     /// What a text that is a single `${…}` stands for: that may be a number or a boolean, too.
     fn stands_for(&self) -> Option<&str> {
-        let variable = self.variable()?;
-        self.text().filter(|_| variable.is_whole)
+        let expansion = self.expansion()?;
+        self.text().filter(|_| expansion.is_whole)
     }
 
     /// Notes what is probably not meant, where that is asked for. What may stand in a line that could

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     source::{self, Source},
-    variables::{Variable, Variables},
+    variables::{Expansion, Expansions},
 };
 
 pub(crate) use super::wrong::Wrong;
@@ -139,7 +139,7 @@ fn excerpt(f: &mut fmt::Formatter<'_>, place: &Span) -> fmt::Result {
 pub(crate) struct Problems<'a> {
     /// In the order of their bytes, at least one.
     sources: Vec<&'a Source>,
-    variables: Variables,
+    expansions: Expansions,
     /// Whether some lines could not be read at all, so that what seems absent may stand in them.
     broken: bool,
     /// Whether what is probably not meant is an error, too.
@@ -151,11 +151,11 @@ pub(crate) struct Problems<'a> {
 
 impl<'a> Problems<'a> {
     /// Of texts whose tables were made: what of them is no TOML is noted.
-    pub(crate) fn new(sources: Vec<&'a Source>, variables: Variables, strict: bool) -> Self {
+    pub(crate) fn new(sources: Vec<&'a Source>, expansions: Expansions, strict: bool) -> Self {
         let flaws: Vec<_> = sources.iter().flat_map(|source| source.flaws()).collect();
         let problems = Self {
             sources,
-            variables,
+            expansions,
             broken: !flaws.is_empty(),
             strict,
             found: RefCell::default(),
@@ -179,8 +179,8 @@ impl<'a> Problems<'a> {
     }
 
     /// What was put in for a variable in the value that begins at a byte.
-    pub(crate) fn variable(&self, byte: usize) -> Option<&Variable> {
-        self.variables.at(byte)
+    pub(crate) fn expansion(&self, byte: usize) -> Option<&Expansion> {
+        self.expansions.at(byte)
     }
 
     /// Notes an error of a part of the text, in bytes.
@@ -278,7 +278,7 @@ mod tests {
     /// What is said of a text, of which something was noted.
     fn noted(text: &str, note: impl FnOnce(&Problems<'_>)) -> Report {
         let source = Source::new("proxy.toml", text, 0);
-        let problems = Problems::new(vec![&source], Variables::default(), false);
+        let problems = Problems::new(vec![&source], Expansions::default(), false);
         note(&problems);
         problems.report().unwrap()
     }

@@ -21,14 +21,14 @@ pub(crate) fn environment(name: &str) -> Result<String, VarError> {
     std::env::var(name)
 }
 
-/// The values in which something was put in, by the number of their first byte.
+/// The texts in which something was put in, by the number of their first byte.
 #[derive(Default)]
-pub(crate) struct Variables {
-    values: HashMap<usize, Variable>,
+pub(crate) struct Expansions {
+    texts: HashMap<usize, Expansion>,
 }
 
 /// A text in which something was put in.
-pub(crate) struct Variable {
+pub(crate) struct Expansion {
     /// As the file has it.
     pub(crate) written: String,
     /// Whether it is a single `${…}`, which may stand for a number or a boolean, too.
@@ -37,7 +37,7 @@ pub(crate) struct Variable {
     pub(crate) is_known: bool,
 }
 
-impl Variable {
+impl Expansion {
     /// What is wrong with the value, without a word of it: it may be a secret that is named in the wrong
     /// place. Where the value stands in quotes, the text stands there as the file has it; what says any
     /// other part of the value is left out.
@@ -67,15 +67,15 @@ fn words(value: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A value's key, as a list of the keys that it is within.
-struct Path<'p>(Option<&'p Self>, &'p str);
+struct KeyPath<'p>(Option<&'p Self>, &'p str);
 
 /// What is wrong with a value, with its key.
 pub(crate) type KeyedFlaw = (String, Flaw);
 
-impl Variables {
+impl Expansions {
     /// The value that begins at a byte, where something was put in.
-    pub(crate) fn at(&self, byte: usize) -> Option<&Variable> {
-        self.values.get(&byte)
+    pub(crate) fn at(&self, byte: usize) -> Option<&Expansion> {
+        self.texts.get(&byte)
     }
 
     /// Puts in what variables stand for.
@@ -91,19 +91,19 @@ impl Variables {
     fn table(
         &mut self,
         table: &mut DeTable<'_>,
-        path: Option<&Path<'_>>,
+        path: Option<&KeyPath<'_>>,
         lookup: Lookup<'_>,
         flaws: &mut Vec<KeyedFlaw>,
     ) {
         for (key, value) in table.iter_mut() {
-            self.value(value, &Path(path, key.get_ref()), lookup, flaws);
+            self.value(value, &KeyPath(path, key.get_ref()), lookup, flaws);
         }
     }
 
     fn value(
         &mut self,
         value: &mut Spanned<DeValue<'_>>,
-        path: &Path<'_>,
+        path: &KeyPath<'_>,
         lookup: Lookup<'_>,
         flaws: &mut Vec<KeyedFlaw>,
     ) {
@@ -117,12 +117,12 @@ impl Variables {
             }
             DeValue::String(text) if text.contains("${") => {
                 let read = expand(text, lookup);
-                let variable = Variable {
+                let expansion = Expansion {
                     written: text.to_string(),
                     is_whole: read.as_ref().is_ok_and(|(_, is_whole)| *is_whole),
                     is_known: read.is_ok(),
                 };
-                self.values.insert(at.start, variable);
+                self.texts.insert(at.start, expansion);
                 match read {
                     Ok((expanded, _)) => *text = expanded.into(),
                     Err(wrong) => flaws.push((path.to_string(), (at, wrong))),
@@ -133,7 +133,7 @@ impl Variables {
     }
 }
 
-impl std::fmt::Display for Path<'_> {
+impl std::fmt::Display for KeyPath<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self(Some(within), key) => write!(f, "{within}.{key}"),

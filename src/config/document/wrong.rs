@@ -32,5 +32,5 @@ impl Wrong {
     }
 }
 
-/// The same, and the bytes of a text that it is about.
+/// What is wrong with a value, behind the bytes at which the value stands.
 pub(crate) type Flaw = (Range<usize>, Wrong);

@@ -1,5 +1,4 @@
-//! `include`: the other files that a file is made of. Finds and reads them, and puts their tables with its
-//! own. Knows no key but its own, and which tables may stand in several files.
+//! `include`: the other files that a file is made of. Finds and reads them. Knows no key but its own.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +14,7 @@ use toml::{
 
 use crate::config::document::{
     source::{self, Source},
-    variables::{Variables, environment},
+    variables::{Expansions, environment},
     wrong::{Flaw, Wrong},
 };
 
@@ -24,24 +23,24 @@ pub(crate) const KEY: &str = "include";
 
 /// A file, or all files of a folder whose name fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Include(PathBuf);
+pub(crate) struct Include(PathBuf);
 
 impl Include {
     /// What a file includes, as it says at this moment.
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn of_file(path: &Path) -> io::Result<Vec<Self>> {
+    pub(crate) fn of_file(path: &Path) -> io::Result<Vec<Self>> {
         if !fs::metadata(path)?.is_file() {
             return Ok(Vec::new());
         }
         let source = Source::new("", &fs::read_to_string(path)?, 0);
         let mut table = source.table();
-        let mut variables = Variables::default();
+        let mut expansions = Expansions::default();
         // Of one that is not set is said when the file is read.
-        variables.put_in(&mut table, &environment, &mut Vec::new());
+        expansions.put_in(&mut table, &environment, &mut Vec::new());
         let base = path.parent().unwrap_or(Path::new(""));
-        let patterns = patterns(&table, &variables).into_iter();
+        let patterns = patterns(&table, &expansions).into_iter();
         let includes = patterns.map(|(pattern, _)| Self(base.join(pattern)));
         Ok(includes.collect())
     }
@@ -50,7 +49,7 @@ impl Include {
     ///
     /// # Errors
     /// Where a folder cannot be read.
-    pub fn files(&self) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn files(&self) -> io::Result<Vec<PathBuf>> {
         let name = self.0.file_name().and_then(|name| name.to_str());
         let Some(pattern) = name.filter(|name| is_pattern(name)) else {
             return Ok(vec![self.0.clone()]);
@@ -118,7 +117,7 @@ fn fits(pattern: &str, name: &str) -> bool {
 }
 
 /// The texts of the key, and where each stands. What else it may be is no matter here.
-fn patterns(table: &DeTable<'_>, variables: &Variables) -> Vec<(String, std::ops::Range<usize>)> {
+fn patterns(table: &DeTable<'_>, expansions: &Expansions) -> Vec<(String, std::ops::Range<usize>)> {
     let Some(value) = table.get(KEY) else {
         return Vec::new();
     };
@@ -128,8 +127,8 @@ fn patterns(table: &DeTable<'_>, variables: &Variables) -> Vec<(String, std::ops
     };
     let text = |one: &Spanned<DeValue<'_>>| match one.get_ref() {
         DeValue::String(text) if !text.is_empty() => {
-            let variable = variables.at(one.span().start);
-            let is_known = variable.is_none_or(|variable| variable.is_known);
+            let expansion = expansions.at(one.span().start);
+            let is_known = expansion.is_none_or(|expansion| expansion.is_known);
             is_known.then(|| (text.to_string(), one.span()))
         }
         _ => None,
@@ -141,7 +140,7 @@ fn patterns(table: &DeTable<'_>, variables: &Variables) -> Vec<(String, std::ops
 /// wrong with that. `own` is the file that the table stands in, where it is one.
 pub(crate) fn read(
     table: &DeTable<'_>,
-    variables: &Variables,
+    expansions: &Expansions,
     own: Option<&Path>,
     base: &Path,
     first: usize,
@@ -150,7 +149,7 @@ pub(crate) fn read(
     let identity = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // A file is no part of itself.
     let mut known: BTreeSet<_> = own.into_iter().map(identity).collect();
-    for (pattern, at) in patterns(table, variables) {
+    for (pattern, at) in patterns(table, expansions) {
         let include = Include(base.join(pattern));
         if let Some(wrong) = include.refused() {
             flaws.push((at, wrong));
@@ -182,67 +181,6 @@ fn text(path: &Path) -> Result<String, Wrong> {
     }
     let bytes = fs::read(path).map_err(cannot)?;
     source::decode(bytes).map_err(|line| Wrong::new(format!("line {line} of {shown} is not UTF-8")))
-}
-
-/// The tables of several files, as one.
-pub(crate) struct Merged<'a> {
-    pub(crate) table: DeTable<'a>,
-    /// The keys that cannot be in it, and what is wrong with each.
-    pub(crate) flaws: Vec<(String, Flaw)>,
-}
-
-impl<'a> Merged<'a> {
-    /// Puts the tables of an included file in. `place` says where a byte is.
-    pub(crate) fn add(&mut self, table: DeTable<'a>, place: impl Fn(usize) -> String) {
-        let twice = |before: usize, name: &str| {
-            let wrong = format!("`{name}` stands in {}, too", place(before));
-            Wrong::new(wrong).suggest("keep one of them")
-        };
-        for (key, value) in table {
-            let name = key.get_ref().to_string();
-            if name == KEY {
-                let wrong = Wrong::new("a file that is included includes no others");
-                let wrong = wrong.suggest("name them in the file that includes this one");
-                self.flaws.push((name, (key.span(), wrong)));
-                continue;
-            }
-            let Some((known, _)) = self.table.get_key_value(&*name) else {
-                self.table.insert(key, value);
-                continue;
-            };
-            let before = known.span().start;
-            let Some(present) = self.table.get_mut(&*name) else {
-                continue;
-            };
-            match (&*name, present.get_mut(), value.into_inner()) {
-                // There may be several of them, in one order.
-                ("listen" | "route", DeValue::Array(present), DeValue::Array(more)) => {
-                    more.into_iter().for_each(|one| present.push(one));
-                }
-                ("service" | "registry", DeValue::Table(present), DeValue::Table(more)) => {
-                    for (of, value) in more {
-                        let path = format!("{name}.{}", of.get_ref());
-                        match present.get_key_value(of.get_ref().as_ref()) {
-                            Some((known, _)) => {
-                                let wrong = twice(known.span().start, &path);
-                                self.flaws.push((path, (of.span(), wrong)));
-                            }
-                            None => drop(present.insert(of, value)),
-                        }
-                    }
-                }
-                ("listen" | "route", DeValue::Array(_), DeValue::Table(_)) => {
-                    let wrong = Wrong::new(format!("there may be several `{name}`"));
-                    let wrong = wrong.suggest(format!("write `[[{name}]]`"));
-                    self.flaws.push((name, (key.span(), wrong)));
-                }
-                _ => {
-                    let wrong = twice(before, &name);
-                    self.flaws.push((name, (key.span(), wrong)));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

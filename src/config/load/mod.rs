@@ -3,6 +3,7 @@
 mod include;
 #[cfg(test)]
 mod keys;
+mod merged;
 pub(super) mod strict;
 
 use std::{
@@ -24,15 +25,15 @@ use super::{
         source::{self, Source},
         table::Table,
         value,
-        variables::{Lookup, Variables, environment},
+        variables::{Expansions, Lookup, environment},
     },
     listen, registry, route,
     service::{self, zone},
     snapshot,
 };
-use include::Merged;
+use merged::Merged;
 
-pub use include::Include;
+pub(crate) use include::Include;
 
 impl Config {
     /// Reads a file, and those that it includes. Relative paths in all of them are taken from its folder.
@@ -43,7 +44,7 @@ impl Config {
         Self::load_for(path, Reader::Proxy)
     }
 
-    /// The same, and more strictly: what is probably not meant is an error too, and so is a file or
+    /// Reads a file, and those that it includes, more strictly: what is probably not meant is an error too, and so is a file or
     /// a variable that it names and this machine lacks.
     ///
     /// # Errors
@@ -165,13 +166,14 @@ impl<'f> File<'f> {
         report.map_or(Ok(config), Err)
     }
 
-    /// The same, with defaults in the place of what is wrong; and what that is.
+    /// What it and the files that it includes say, with defaults in the place of what is wrong; and what that is.
     fn all(&self, reader: Reader) -> (Config, Option<Report>) {
         let own = Source::new(self.name, self.text, 0);
-        let (mut variables, mut flaws) = (Variables::default(), Vec::new());
+        let (mut expansions, mut flaws) = (Expansions::default(), Vec::new());
         let mut table = own.table();
-        variables.put_in(&mut table, self.lookup, &mut flaws);
-        let (included, unread) = include::read(&table, &variables, self.path, self.base, own.end());
+        expansions.put_in(&mut table, self.lookup, &mut flaws);
+        let (included, unread) =
+            include::read(&table, &expansions, self.path, self.base, own.end());
         let sources: Vec<_> = once(&own).chain(&included).collect();
         let place = |byte| {
             let source = source::of_byte(&sources, byte);
@@ -180,10 +182,10 @@ impl<'f> File<'f> {
         let mut merged = Merged { table, flaws };
         for source in &included {
             let mut table = source.table();
-            variables.put_in(&mut table, self.lookup, &mut merged.flaws);
+            expansions.put_in(&mut table, self.lookup, &mut merged.flaws);
             merged.add(table, place);
         }
-        let mut problems = Problems::new(sources, variables, reader == Reader::Check);
+        let mut problems = Problems::new(sources, expansions, reader == Reader::Check);
         for (at, wrong) in unread {
             problems.lacks_texts();
             problems.add(at, Some(include::KEY), wrong);
