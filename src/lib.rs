@@ -18,7 +18,7 @@
 //! access_log, saved, tls: a line for each request; what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan, unix: the ground
+//! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan, term, unix: the ground
 //! ```
 
 pub(crate) mod access_log;
@@ -50,6 +50,7 @@ pub mod route;
 pub(crate) mod saved;
 pub(crate) mod scan;
 pub mod service;
+pub(crate) mod term;
 pub(crate) mod tls;
 pub(crate) mod unix;
 pub(crate) mod upstream;

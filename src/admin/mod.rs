@@ -1,6 +1,6 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers, in JSON and as a page. Shows, and
-//! changes nothing but whether a service is pinned to a set, which of its endpoints are drained, what of
-//! proxy.toml runs, what the log says, and which process has the addresses.
+//! changes nothing but whether a service is pinned to a set, which of its endpoints are drained, what shares
+//! routes give, what of proxy.toml runs, what the log says, and which process has the addresses.
 
 mod change;
 mod control;
@@ -21,6 +21,7 @@ mod routes;
 mod selection;
 mod series;
 mod service;
+mod share;
 mod status;
 mod timeline;
 mod upgrade;
@@ -89,6 +90,7 @@ Callboard
 /api/history           the last fifteen minutes; ?service=NAME for some services, too
 /api/journal           what became of all sets, the latest first; ?limit=100&since=SECONDS
 /api/openapi.json      these paths and what they answer, for programs
+/api/share             POST {\"route\": \"/cart\", \"weights\": {\"cart-v2\": 50}, \"for\": \"30m\"} has a route's shares be others, DELETE ?route=… ends that
 /api/log-level         the log's level; POST {\"level\": \"debug\", \"for\": \"10m\"} changes it for a while, DELETE ends that
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
 /api/upgrade           POST {} has the new binary take over, {\"within\": \"30s\"} gives it so long
@@ -207,6 +209,7 @@ fn router(context: Arc<Context>) -> Router {
             "/api/log-level",
             get(log::show).post(log::set).delete(log::restore),
         )
+        .route("/api/share", post(share::begin).delete(share::end))
         .route("/api/handover", post(handover::hand_over))
         .route(
             "/api/services/{*name}",

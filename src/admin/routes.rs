@@ -1,6 +1,6 @@
 //! The routes, as the status shows them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, iter::zip, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{
     config::{self, Conditions, Expected, Goal, HostPattern},
     discovery::TaggedRoute,
     proxy::Rate,
-    service::{Share, Split},
+    service::{Share, Split, TermStatus},
 };
 
 /// A route, as the file or a tag has it.
@@ -25,6 +25,9 @@ pub(super) struct RouteStatus {
     service: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     split: Vec<ShareStatus>,
+    /// For how long other weights hold than the file's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split_changed: Option<TermStatus>,
     /// None where its endpoints stand in the file.
     registries: Vec<Arc<str>>,
     /// What it says of its service's endpoints and policy.
@@ -60,6 +63,9 @@ struct ShareStatus {
     weight: u32,
     /// What it was sent.
     requests: u64,
+    /// Where the file has another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight_of_file: Option<u32>,
 }
 
 /// What a route says that its service may say too; what it does not say is left out.
@@ -125,13 +131,13 @@ impl RouteStatus {
                 registries.push(Arc::clone(name));
             }
         }
-        let shares = split.into_iter().flat_map(Split::shares);
         Self {
             host: host(&route.host),
             path: route.path.to_string(),
             conditions: ConditionsStatus::of(route.conditions()),
             service,
-            split: shares.map(ShareStatus::of).collect(),
+            split: split.map(ShareStatus::all).unwrap_or_default(),
+            split_changed: split.and_then(Split::changed),
             registries,
             own: OwnStatus::of(route),
             rate: rate.map(RateStatus::of),
@@ -150,6 +156,7 @@ impl RouteStatus {
             conditions: ConditionsStatus::default(),
             service: Some(Arc::clone(route.service.name())),
             split: Vec::new(),
+            split_changed: None,
             registries: policy.origin.registries().to_vec(),
             own: OwnStatus::default(),
             rate: None,
@@ -175,12 +182,16 @@ impl RateStatus {
 }
 
 impl ShareStatus {
-    fn of(share: &Share) -> Self {
-        Self {
+    fn all(split: &Split) -> Vec<Self> {
+        let weights = zip(split.weights(), split.weights_of_file());
+        let shares = zip(split.shares(), weights);
+        let status = |(share, (weight, of_file)): (&Share, (u32, &u32))| Self {
             service: Arc::clone(share.service.name()),
-            weight: share.weight,
+            weight,
             requests: share.requests(),
-        }
+            weight_of_file: Some(*of_file).filter(|of_file| *of_file != weight),
+        };
+        shares.map(status).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    findings::{Finding, ProcessFacts, ServiceFacts, findings},
+    findings::{ChangedShares, Finding, ProcessFacts, ServiceFacts, findings},
     history::History,
     log_level::LogLevelStatus,
     ready::Readiness,
@@ -216,6 +216,7 @@ impl Status {
             readiness: &self.readiness,
             reload: &context.view.reload.status(),
             log: &self.log,
+            shares: &changed_shares(context),
             quarantined: &self.quarantined,
             certificates: &certificates,
             tls_errors: &self
@@ -231,6 +232,14 @@ impl Status {
         let services = self.services.iter();
         findings(&process, services.map(|service| service.facts(history)))
     }
+}
+
+fn changed_shares(context: &Context) -> Vec<ChangedShares> {
+    let directory = context.view.shared.directory();
+    let splits = directory.splits().values();
+    splits
+        .filter_map(|split| ChangedShares::of(split))
+        .collect()
 }
 
 /// The routes of the file and of tags that a page shows.

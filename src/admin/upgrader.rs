@@ -28,6 +28,8 @@ pub struct Upgraded {
     pub unpinned: Vec<String>,
     /// Endpoints that were drained, each behind its service: drains end with this process.
     pub undrained: Vec<String>,
+    /// Routes whose shares were others than the file's: these hold again in the new one.
+    pub shares_reset: Vec<String>,
 }
 
 /// Why this process goes on.

@@ -1,16 +1,29 @@
-//! What was changed of the process at run time and goes on, whatever the file says: a reload names it.
+//! What was changed of the process at run time, whatever the file says: a reload names it, and an upgrade ends it.
 
 use std::time::{Duration, SystemTime};
 
 use crate::{
     admin::LogLevel,
+    config::{Config, Goal},
     discovery::Directory,
-    service::{pin_of, unix_seconds},
+    service::{Split, pin_of, unix_seconds},
 };
 
-/// A line for each change.
-pub(super) fn changes(directory: &Directory, log: &LogLevel) -> Vec<String> {
+/// A line for each change, of which `next` ends some.
+pub(super) fn changes(directory: &Directory, log: &LogLevel, next: &Config) -> Vec<String> {
     let mut lines = Vec::new();
+    for split in directory.splits().values() {
+        if let Some(term) = split.changed() {
+            let (of, shares) = (split.of(), split.in_words());
+            lines.push(match stays(split, next) {
+                true => format!(
+                    "{of}: the shares are {shares} for another {}",
+                    left(term.seconds_left)
+                ),
+                false => format!("{of}: the shares {shares} end, for the file has others"),
+            });
+        }
+    }
     let log = log.status();
     if let Some(ends) = log.ends {
         let left = left(ends - unix_seconds(SystemTime::now()));
@@ -37,6 +50,18 @@ pub(super) fn changes(directory: &Directory, log: &LogLevel) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Whether a file has the route with the same shares.
+fn stays(split: &Split, next: &Config) -> bool {
+    let mut routes = next.routes.iter();
+    routes.any(|route| match &route.goal {
+        Goal::Split(shares) => {
+            let shares = shares.iter().map(|share| (&*share.service, share.weight));
+            split.is_of(&shares.collect::<Vec<_>>()) && route.matching() == split.of()
+        }
+        Goal::Service(_) | Goal::Template => false,
+    })
 }
 
 /// A time as durations are written in proxy.toml, to the second.

@@ -215,7 +215,7 @@ impl Inner {
         let registries = open(&running, &next, opened)?;
         let failed = |error: crate::discovery::StartError| ReloadError::Failed(error.to_string());
         let directory = self.shared.directory();
-        changes.at_run_time = at_run_time::changes(&directory, &self.parts.log);
+        changes.at_run_time = at_run_time::changes(&directory, &self.parts.log, &next);
         let prepared = Directory::prepare(&directory, &next, registries.clone()).map_err(failed)?;
         if dry_run {
             return self.parts.try_next(&next).map(|()| changes);
@@ -252,7 +252,7 @@ impl Inner {
                 );
                 if !changes.at_run_time.is_empty() {
                     let what = changes.at_run_time.join("; ");
-                    tracing::warn!(what, "changed at run time, and goes on");
+                    tracing::warn!(what, "changed at run time, which the file does not say");
                 }
                 if !changes.at_next_start.is_empty() {
                     let what = changes.at_next_start.join(", ");

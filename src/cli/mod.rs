@@ -24,6 +24,7 @@ mod run;
 #[cfg(test)]
 mod schema;
 mod services;
+mod share;
 mod shells;
 mod signals;
 mod status;
@@ -79,6 +80,8 @@ enum Command {
     Drain(drain::Drain),
     /// Have an endpoint that is drained get requests again
     Undrain(drain::Undrain),
+    /// Have the shares of a route of a running proxy be others for a while
+    Share(share::Share),
     /// Show the level of a running proxy's log, or have it be another one for a while
     LogLevel(log_level::LogLevel),
     /// Keep a provider registered, and run the command that is the provider
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Unpin(unpin) => services::unpin(&unpin),
         Command::Drain(drain) => drain::drain(&drain),
         Command::Undrain(undrain) => drain::undrain(&undrain),
+        Command::Share(share) => share::share(&share),
         Command::LogLevel(log) => log_level::log_level(&log),
         Command::Register(register) => register::register(*register),
         Command::Completions(completions) => shells::completions(&completions, Cli::command()),

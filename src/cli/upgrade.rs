@@ -41,6 +41,8 @@ struct Answer {
     #[serde(default)]
     undrained: Vec<String>,
     #[serde(default)]
+    shares_reset: Vec<String>,
+    #[serde(default)]
     error: String,
 }
 
@@ -64,6 +66,10 @@ pub(super) fn upgrade(upgrade: &Upgrade) -> anyhow::Result<ExitCode> {
     }
     if !answer.undrained.is_empty() {
         said += &format!("no longer drained: {}\n", answer.undrained.join(", "));
+    }
+    if !answer.shares_reset.is_empty() {
+        let routes = answer.shares_reset.join(", ");
+        said += &format!("with the file's shares again: {routes}\n");
     }
     write!(stdout(), "{said}").context("cannot write the result")?;
     Ok(ExitCode::SUCCESS)

@@ -32,6 +32,7 @@ pub use registry::{
     NamedBy, Registry, RegistryKind, Resolvers, TagRoutes, Warnings, ZooKeeper,
 };
 pub use route::rate::Rate;
+pub use route::split::HEAVIEST_SHARE;
 pub use route::urlprefix::TagRoute;
 pub use service::balance::{Balance, Hash, HashKey, SameSite, Sticky};
 pub use service::health::{Health, HealthAsk, HttpHealth, MOST_OF_A_BODY};

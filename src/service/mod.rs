@@ -17,6 +17,7 @@ mod stats;
 mod status;
 mod view;
 
+pub use crate::term::{TermError, TermStatus};
 #[cfg(any(test, fuzzing))]
 pub(crate) use balance::fuzzing;
 pub use balance::{
@@ -51,7 +52,7 @@ use members::testing;
 pub use policy::{CallPolicy, Overridden, over_at, within};
 pub use renewal::ServiceRef;
 pub use snapshot::Snapshot;
-pub use split::{Share, Split};
+pub use split::{Share, ShareError, Split};
 pub use stats::{ServiceStats, StatusClass, TunnelEnd, TunnelStats};
 pub use status::{
     EndpointStatus, EndpointTotals, HeldStatus, Latency, Remembered, ServiceStatus, ViewStatus,

@@ -160,6 +160,26 @@ async fn an_endpoint_is_drained_and_gets_requests_again() {
 }
 
 #[tokio::test]
+async fn the_shares_of_a_route_are_others_for_a_while() {
+    let split = "split = [{ service = \"cart\", weight = 95 }, { service = \"hat\", weight = 5 }]";
+    let proxy = Proxy::start(&format!("[[route]]\npath = \"/x\"\n{split}\n")).await;
+    let said_now = said(&proxy, &["share", "/x", "hat=50", "--for", "2h"]).await;
+    assert_eq!(said_now, "/x: cart=95 hat=50 for 2 h\n");
+    let screen = said(&proxy, &["status"]).await;
+    let says = "route /x: the shares are cart=95, hat=50 for another ";
+    assert!(screen.contains(says), "{screen}");
+    let again = said(&proxy, &["share", "hat", "--reset"]).await;
+    assert_eq!(again, "/x: cart=95 hat=5 as the file has them\n");
+    let error = refused(&proxy, &["share", "/x", "--reset"]).await;
+    assert!(
+        error.contains("its shares are those of the file"),
+        "{error}"
+    );
+    let error = refused(&proxy, &["share", "/y", "hat=1"]).await;
+    assert!(error.contains("no route `/y` has shares"), "{error}");
+}
+
+#[tokio::test]
 async fn the_level_of_the_log_is_shown_and_left_where_others_write_it() {
     let proxy = Proxy::start("").await;
     assert_eq!(said(&proxy, &["log-level"]).await, "info\n");

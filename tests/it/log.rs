@@ -92,7 +92,7 @@ async fn its_level_is_another_one_for_a_while_and_then_that_of_the_file_again() 
     let is = "the log's level is info,callboard::proxy=debug for another 59m";
     assert!(goes_on.starts_with(is), "{said}");
     callboard
-        .until_logged("changed at run time, and goes on")
+        .until_logged("changed at run time, which the file does not say")
         .await;
     let (status, said) = tell(reqwest::Method::DELETE, Value::Null).await;
     assert_eq!(

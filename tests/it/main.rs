@@ -64,6 +64,7 @@ mod reload_listeners;
 mod routes;
 mod run;
 mod serving;
+mod share;
 mod soak;
 mod storm;
 mod structure;

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::registry::watch::WatchSnapshot;
 pub(super) use finding::Finding;
 use finding::{Level, count, time};
-pub(super) use process::ProcessFacts;
+pub(super) use process::{ChangedShares, ProcessFacts};
 pub(super) use service::{ServiceFacts, reason};
 
 /// As many are said; of more it is said that there are more.

@@ -7,16 +7,45 @@ use crate::{
     discovery::Quarantined,
     registry::watch::WatchSnapshot,
     saved,
+    service::{Split, TermStatus},
     tls::CertificateStatus,
 };
 
 const DAY: i64 = 24 * 3600;
+
+/// Shares of a route that hold for a while.
+pub(in crate::admin) struct ChangedShares {
+    /// Which requests are parted.
+    pub(in crate::admin) of: String,
+    /// In words.
+    pub(in crate::admin) now: String,
+    pub(in crate::admin) term: TermStatus,
+}
+
+impl ChangedShares {
+    /// Those of a split, where it has others than the file's.
+    pub(in crate::admin) fn of(split: &Split) -> Option<Self> {
+        let term = split.changed()?;
+        Some(Self {
+            of: split.of().to_owned(),
+            now: split.in_words(),
+            term,
+        })
+    }
+
+    fn text(&self) -> String {
+        let (of, now, left) = (&self.of, &self.now, time(self.term.seconds_left));
+        format!("route {of}: the shares are {now} for another {left}")
+    }
+}
 
 /// What is known of the proxy itself.
 pub(in crate::admin) struct ProcessFacts<'a> {
     pub(in crate::admin) readiness: &'a Readiness,
     pub(in crate::admin) reload: &'a ReloadStatus,
     pub(in crate::admin) log: &'a LogLevelStatus,
+    /// Shares of routes that are others than the file's.
+    pub(in crate::admin) shares: &'a [ChangedShares],
     pub(in crate::admin) quarantined: &'a [Quarantined],
     pub(in crate::admin) certificates: &'a [CertificateStatus],
     /// Why other files of TLS are not used.
@@ -52,8 +81,8 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
         let text = format!("the last reload failed, and what ran before goes on: {error}");
         say(Level::Bad, "reload_failed", text);
     }
-    if let Some(text) = of_log(facts) {
-        say(Level::Note, "log_level", text);
+    for (kind, text) in changed_for_a_while(facts) {
+        say(Level::Note, kind, text);
     }
     for certificate in facts.certificates {
         if let Some((level, kind, text)) = of_certificate(certificate, facts.now) {
@@ -87,6 +116,12 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
         say(Level::Warning, "quarantined", text);
     }
     all
+}
+
+fn changed_for_a_while(facts: &ProcessFacts<'_>) -> impl Iterator<Item = (&'static str, String)> {
+    let log = of_log(facts).map(|text| ("log_level", text));
+    let shares = facts.shares.iter().map(|one| ("shares", one.text()));
+    log.into_iter().chain(shares)
 }
 
 fn of_log(facts: &ProcessFacts<'_>) -> Option<String> {

@@ -13,7 +13,7 @@ use crate::{
     discovery::{Directory, Quarantined},
     instance::Skipped,
     saved,
-    service::{EndpointState, PinStatus, Remembered, ServiceStatus},
+    service::{EndpointState, PinStatus, Remembered, ServiceStatus, TermStatus},
     tls::CertificateStatus,
 };
 
@@ -98,6 +98,8 @@ fn certificate(left: i64) -> CertificateStatus {
 struct Case {
     readiness: Readiness,
     reload: ReloadStatus,
+    log: LogLevelStatus,
+    shares: Vec<ChangedShares>,
     quarantined: Vec<Quarantined>,
     certificates: Vec<CertificateStatus>,
     orders: Vec<NameStatus>,
@@ -113,6 +115,11 @@ impl Case {
         Self {
             readiness: ready(),
             reload: ReloadStatus::default(),
+            log: LogLevelStatus {
+                level: "info".to_owned(),
+                ends: None,
+            },
+            shares: Vec::new(),
             quarantined: Vec::new(),
             certificates: Vec::new(),
             orders: Vec::new(),
@@ -128,10 +135,8 @@ impl Case {
         let process = ProcessFacts {
             readiness: &self.readiness,
             reload: &self.reload,
-            log: &LogLevelStatus {
-                level: "info".to_owned(),
-                ends: None,
-            },
+            log: &self.log,
+            shares: &self.shares,
             quarantined: &self.quarantined,
             certificates: &self.certificates,
             tls_errors: &[],
@@ -191,6 +196,37 @@ async fn of_a_proxy_that_is_well_nothing_is_said() {
     // Of few requests no share is said.
     let quiet = with(|case| case.endpoints[0] = recent(3, 1.0, 3));
     assert_eq!(quiet.found(), []);
+}
+
+#[tokio::test]
+async fn what_was_changed_for_a_while_is_said_with_its_time() {
+    assert_cases(vec![
+        (
+            with(|case| {
+                case.log = LogLevelStatus {
+                    level: "debug".to_owned(),
+                    ends: Some(NOW as f64 + 600.0),
+                };
+            }),
+            Level::Note,
+            "the log's level is debug for another 10 min",
+        ),
+        (
+            with(|case| {
+                case.shares = vec![ChangedShares {
+                    of: "/cart".to_owned(),
+                    now: "cart=95, cart-v2=5".to_owned(),
+                    term: TermStatus {
+                        since: 0.0,
+                        ends: 600.0,
+                        seconds_left: 600.0,
+                    },
+                }];
+            }),
+            Level::Note,
+            "route /cart: the shares are cart=95, cart-v2=5 for another 10 min",
+        ),
+    ]);
 }
 
 #[tokio::test]

@@ -132,6 +132,16 @@ pub(super) fn splits(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Res
         .try_for_each(|((route, line, service), sum)| samples.add(&[route, line, service], sum))
 }
 
+pub(super) fn changed_splits(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
+    // Routes that differ in their conditions alone may stand on one line.
+    let mut all = BTreeMap::<_, bool>::new();
+    for ((route, line), split) in &scrape.splits {
+        *all.entry((route, line)).or_default() |= split.changed().is_some();
+    }
+    all.into_iter()
+        .try_for_each(|((route, line), changed)| samples.add(&[route, line], changed))
+}
+
 pub(super) fn subsets(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     scrape.services.iter().try_for_each(|(service, status)| {
         // One that says how it balances may look like one that leaves it to the service.

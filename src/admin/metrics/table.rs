@@ -141,6 +141,13 @@ pub const METRICS: &[Metric] = &[
         services::splits,
     ),
     metric(
+        "callboard_split_changed",
+        Gauge,
+        &["route", "line"],
+        "Whether a route that is split has other shares than the file's, for a while.",
+        services::changed_splits,
+    ),
+    metric(
         "callboard_requests_abandoned_total",
         Counter,
         SERVICE,

@@ -167,6 +167,7 @@ impl Inner {
                 took,
                 unpinned,
                 undrained,
+                shares_reset,
             }) => {
                 let milliseconds = took.as_millis() as u64;
                 if !unpinned.is_empty() {
@@ -176,6 +177,10 @@ impl Inner {
                 if !undrained.is_empty() {
                     let endpoints = undrained.join(", ");
                     tracing::warn!(endpoints, "drains end with the process that had them");
+                }
+                if !shares_reset.is_empty() {
+                    let routes = shares_reset.join(", ");
+                    tracing::warn!(routes, "other shares end with the process that had them");
                 }
                 tracing::info!(pid, milliseconds, "a new process has the addresses now");
             }
@@ -226,6 +231,7 @@ impl Inner {
                     took: began.elapsed(),
                     unpinned: self.pinned(),
                     undrained: self.drained(),
+                    shares_reset: self.shared_otherwise(),
                 })
             }
             Err(error) => {
@@ -381,6 +387,13 @@ impl Inner {
         let services = self.shared.directory().services();
         let pinned = services.iter().filter(|service| service.is_pinned());
         pinned.map(|service| service.name().to_string()).collect()
+    }
+
+    fn shared_otherwise(&self) -> Vec<String> {
+        let directory = self.shared.directory();
+        let splits = directory.splits().values();
+        let changed = splits.filter(|split| split.changed().is_some());
+        changed.map(|split| split.of().to_owned()).collect()
     }
 
     fn drained(&self) -> Vec<String> {

@@ -7,8 +7,8 @@ use crate::config::{
     document::{field::Field, report::Wrong, table::Table},
 };
 
-/// The largest weight.
-const HEAVIEST: u32 = 10_000;
+/// The largest weight of a share.
+pub const HEAVIEST_SHARE: u32 = 10_000;
 
 /// Reads the shares; `known` notes what is wrong with a service's name.
 pub(crate) fn read(
@@ -23,7 +23,7 @@ pub(crate) fn read(
     let mut shares: Vec<Share> = Vec::new();
     let read = table.each("split", |table| {
         let weight = table.required("weight", "95");
-        let weight = weight.and_then(|field| field.count(0..=HEAVIEST, 95));
+        let weight = weight.and_then(|field| field.count(0..=HEAVIEST_SHARE, 95));
         let service = table.required("service", "\"cart\"")?;
         let name = service.parse("a service's name", "\"cart\"", |text| {
             pattern::service_name(text).map_err(|wrong| match text {

@@ -197,12 +197,14 @@ impl Explaining<'_> {
             Goal::Template { by_host } => self.named(&matched, *by_host, found)?,
             Goal::Service(service) => vec![Goes::to(service)],
             Goal::Split(split) => {
-                let sum: u32 = split.shares().iter().map(|share| share.weight).sum();
-                let shares = split.shares().iter().filter(|share| share.weight > 0);
+                let weights = split.weights();
+                let sum: u32 = weights.iter().sum();
+                let shares = std::iter::zip(split.shares(), weights);
                 let part = |weight| f64::from(weight) / f64::from(sum.max(1));
+                let shares = shares.filter(|(_, weight)| *weight > 0);
                 shares
-                    .map(|share| Goes {
-                        chance: part(share.weight),
+                    .map(|(share, weight)| Goes {
+                        chance: part(weight),
                         ..Goes::to(&share.service)
                     })
                     .collect()

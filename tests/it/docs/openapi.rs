@@ -148,6 +148,7 @@ async fn what_is_answered_is_as_it_says() {
 
     let (get, post, delete) = (&Method::GET, &Method::POST, &Method::DELETE);
     let pin = "/api/services/cart/pin";
+    let share = "{\"route\": \"/parts\", \"weights\": {\"x\": 2}}";
     for (method, path, body, status) in [
         (get, "/api/status?limit=1", None, 200),
         (post, pin, Some("{}"), 200),
@@ -169,6 +170,10 @@ async fn what_is_answered_is_as_it_says() {
         (get, "/api/history?service=cart", None, 200),
         (get, "/api/services/cart/history", None, 200),
         (get, "/api/journal", None, 200),
+        (post, "/api/share", Some(share), 200),
+        (get, "/api/status", None, 200),
+        (delete, "/api/share?route=/parts", None, 200),
+        (delete, "/api/share?route=/parts", None, 404),
         (post, "/api/reload", Some("{\"dry_run\": true}"), 200),
         (post, "/api/reload", Some("{}"), 200),
         (get, "/api/status", None, 200),

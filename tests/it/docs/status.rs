@@ -94,6 +94,9 @@ async fn every_field_of_the_status_stands_in_its_table_and_no_other() {
         .until_states("cart", &[(backend.address(), "serving")])
         .await;
 
+    let other = proxy.http.post(proxy.admin("/api/share"));
+    let other = other.json(&json!({ "route": "/parts", "weights": { "x": 2 } }));
+    assert_eq!(other.send().await.unwrap().status(), 200);
     let status = proxy.page("/api/status?limit=1").await;
     let whole: Value = serde_json::from_str(&status.text().await.unwrap()).unwrap();
     let cart = &whole["services"][0];

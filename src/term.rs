@@ -1,0 +1,111 @@
+//! For how long a change at run time holds. Such a change ends by itself: one that is forgotten is gone within a
+//! day. Knows nothing of what is changed.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// The time of a change. Dropped, it does not end what it is of.
+#[derive(Debug)]
+pub(crate) struct Term {
+    since: SystemTime,
+    time: Duration,
+    /// Tells it from a later one of the same thing.
+    began: Instant,
+    _expiry: AbortOnDropHandle<()>,
+}
+
+/// A change would last for nothing or for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a change lasts for at least a second and at most 24 hours")]
+pub struct TermError;
+
+/// A time of a change, as the admin API shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TermStatus {
+    /// When it began, in seconds since 1970.
+    pub since: f64,
+    /// When it ends by itself, in seconds since 1970.
+    pub ends: f64,
+    /// Until then.
+    pub seconds_left: f64,
+}
+
+impl Term {
+    /// From now on for so long. Then `end` is called with what tells it from others. Must be called on a
+    /// runtime that goes on.
+    ///
+    /// # Errors
+    /// Where that is too short or too long.
+    pub(crate) fn begin(
+        time: Duration,
+        end: impl FnOnce(Instant) + Send + 'static,
+    ) -> Result<Self, TermError> {
+        if time < Duration::from_secs(1) || time > LONGEST {
+            return Err(TermError);
+        }
+        let began = Instant::now();
+        let expiry = tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            end(began);
+        });
+        Ok(Self {
+            since: SystemTime::now(),
+            time,
+            began,
+            _expiry: AbortOnDropHandle::new(expiry),
+        })
+    }
+
+    /// Whether it is the one that began then.
+    pub(crate) fn is(&self, began: Instant) -> bool {
+        self.began == began
+    }
+
+    pub(crate) fn status(&self) -> TermStatus {
+        let ends = self.since + self.time;
+        let seconds = |at: SystemTime| {
+            let since = at.duration_since(UNIX_EPOCH);
+            since.unwrap_or_default().as_secs_f64()
+        };
+        let left = ends.duration_since(SystemTime::now());
+        TermStatus {
+            since: seconds(self.since),
+            ends: seconds(ends),
+            seconds_left: left.unwrap_or_default().as_secs_f64(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_ends_once_and_not_when_it_was_dropped() {
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let begin = |time| {
+            let ended = Arc::clone(&ended);
+            Term::begin(time, move |began| ended.lock().unwrap().push(began))
+        };
+        for time in [Duration::ZERO, LONGEST + HOUR] {
+            assert_eq!(begin(time).err(), Some(TermError), "{time:?}");
+        }
+        let first = begin(HOUR).unwrap();
+        let second = begin(HOUR).unwrap();
+        let status = first.status();
+        assert!((status.ends - status.since - 3600.0).abs() < 0.001);
+        drop(first);
+        tokio::time::sleep(2 * HOUR).await;
+        let ended = ended.lock().unwrap();
+        assert!(ended.len() == 1 && second.is(ended[0]), "{ended:?}");
+    }
+}
