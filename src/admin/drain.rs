@@ -27,10 +27,10 @@ struct Wanted {
     force: bool,
 }
 
-/// Whose drain ends.
+/// The endpoint of which a change ends.
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
-    endpoint: Option<String>,
+    pub(super) endpoint: Option<String>,
 }
 
 /// `POST /api/services/{name}/drain`.

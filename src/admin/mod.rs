@@ -1,5 +1,5 @@
 //! The admin server: is it alive, is it ready, what does it do, in numbers, in JSON and as a page. Shows, and
-//! changes nothing but whether a service is pinned to a set, which of its endpoints are drained, what shares
+//! changes nothing but whether a service is pinned to a set, which of its endpoints are drained or have other weights, what shares
 //! routes give, what of proxy.toml runs, what the log says, and which process has the addresses.
 
 mod change;
@@ -27,6 +27,7 @@ mod timeline;
 mod upgrade;
 mod upgrader;
 mod view;
+mod weight;
 
 pub use control::{Control, StartError};
 pub use log_level::{LogLevel, LogLevelError, LogLevelStatus};
@@ -84,6 +85,7 @@ Callboard
     …/journal          what became of its set
     …/history          its last fifteen minutes, and its endpoints'
     …/pin              POST {\"set\": 17, \"for\": \"30m\"} holds it to a set of the journal, DELETE ends that
+    …/weight           POST {\"endpoint\": \"10.0.0.7:8080\", \"weight\": 1} has it be picked by another weight, DELETE ?endpoint=… ends that
     …/drain            POST {\"endpoint\": \"10.0.0.7:8080\", \"for\": \"30m\"} keeps requests from it, DELETE ?endpoint=… ends that
 /api/explain           what becomes of a request: ?method=GET&url=http://shop.example.com/cart&header=A: b
 /api/events            what of that changes, as it does (server-sent events)

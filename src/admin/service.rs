@@ -1,5 +1,5 @@
 //! One service by itself: how it stands, what became of its set, and the pin that holds the set
-//! while an incident is looked at. Pins and drains are all that the admin server changes of one.
+//! while an incident is looked at. Pins, drains and weights are all that the admin server changes of one.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::{
     drain, series,
     status::ServiceTraffic,
     view::{Context, Shown},
+    weight,
 };
 use crate::service::{self, PinError, Service};
 
@@ -52,6 +53,7 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
         let does = match part {
             Part::Pin => "POST pins the service",
             Part::Drain => "POST drains an endpoint of the service",
+            Part::Weight => "POST has an endpoint of the service be picked by another weight",
         };
         let text = format!(
             "{does} and DELETE ends that; what is so is shown at /api/services/{}",
@@ -64,7 +66,7 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
     refuse(StatusCode::NOT_FOUND, &unknown(of_part.unwrap_or(&name)))
 }
 
-/// `POST /api/services/{name}/pin` and `/drain`.
+/// `POST /api/services/{name}/pin`, `/drain` and `/weight`.
 pub(super) async fn begin(
     State(context): Shown,
     Path(path): Path<String>,
@@ -74,11 +76,12 @@ pub(super) async fn begin(
     match changeable(&context, &path) {
         Ok((service, Part::Pin)) => pin(&service, &headers, &body),
         Ok((service, Part::Drain)) => drain::begin(&service, &headers, &body),
+        Ok((service, Part::Weight)) => weight::begin(&service, &headers, &body),
         Err(refusal) => refusal,
     }
 }
 
-/// `DELETE /api/services/{name}/pin` and `/drain`.
+/// `DELETE /api/services/{name}/pin`, `/drain` and `/weight`.
 pub(super) async fn end(
     State(context): Shown,
     Path(path): Path<String>,
@@ -87,6 +90,7 @@ pub(super) async fn end(
     match changeable(&context, &path) {
         Ok((service, Part::Pin)) => unpin(&service),
         Ok((service, Part::Drain)) => drain::end(&service, &named),
+        Ok((service, Part::Weight)) => weight::end(&service, &named),
         Err(refusal) => refusal,
     }
 }
@@ -128,12 +132,15 @@ fn unpin(service: &Arc<Service>) -> Response {
 enum Part {
     Pin,
     Drain,
+    Weight,
 }
 
 /// The name of the service, and what of it a path is about.
 fn part_of(path: &str) -> Option<(&str, Part)> {
     let pin = path.strip_suffix("/pin").map(|name| (name, Part::Pin));
-    pin.or_else(|| Some((path.strip_suffix("/drain")?, Part::Drain)))
+    let drain = || Some((path.strip_suffix("/drain")?, Part::Drain));
+    let weight = || Some((path.strip_suffix("/weight")?, Part::Weight));
+    pin.or_else(drain).or_else(weight)
 }
 
 /// The service that a path names, and what of it; else how that is refused.
@@ -152,7 +159,8 @@ fn changeable(context: &Context, path: &str) -> Result<(Arc<Service>, Part), Res
         (None, None) => path,
     };
     let text = format!(
-        "nothing is changed here but /api/services/{name}/drain and /api/services/{name}/pin"
+        "nothing is changed here but /api/services/{name}/drain, /api/services/{name}/weight and \
+         /api/services/{name}/pin"
     );
     Err(not_allowed(&text, "GET,HEAD"))
 }

@@ -47,6 +47,7 @@ pub(super) async fn upgrade(State(context): Shown, headers: HeaderMap, body: Byt
             "seconds": done.took.as_secs_f64(),
             "unpinned": done.unpinned,
             "undrained": done.undrained,
+            "unweighed": done.unweighed,
             "shares_reset": done.shares_reset,
         }))
         .into_response(),

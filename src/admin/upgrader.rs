@@ -28,6 +28,8 @@ pub struct Upgraded {
     pub unpinned: Vec<String>,
     /// Endpoints that were drained, each behind its service: drains end with this process.
     pub undrained: Vec<String>,
+    /// Endpoints that had another weight for a while, each behind its service: they have their own again.
+    pub unweighed: Vec<String>,
     /// Routes whose shares were others than the file's: these hold again in the new one.
     pub shares_reset: Vec<String>,
 }

@@ -48,6 +48,13 @@ pub(super) fn changes(directory: &Directory, log: &LogLevel, next: &Config) -> V
                 drain.endpoint
             ));
         }
+        for other in service.other_weights() {
+            let left = left(other.term.seconds_left);
+            lines.push(format!(
+                "{name}: {} has the weight {} for another {left}",
+                other.endpoint, other.weight
+            ));
+        }
     }
     lines
 }

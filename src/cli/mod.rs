@@ -30,6 +30,7 @@ mod signals;
 mod status;
 mod table;
 mod upgrade;
+mod weight;
 
 use std::process::ExitCode;
 
@@ -82,6 +83,8 @@ enum Command {
     Undrain(drain::Undrain),
     /// Have the shares of a route of a running proxy be others for a while
     Share(share::Share),
+    /// Have an endpoint of a running proxy be picked by another weight for a while
+    Weight(weight::Weight),
     /// Show the level of a running proxy's log, or have it be another one for a while
     LogLevel(log_level::LogLevel),
     /// Keep a provider registered, and run the command that is the provider
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => drain::drain(&drain),
         Command::Undrain(undrain) => drain::undrain(&undrain),
         Command::Share(share) => share::share(&share),
+        Command::Weight(weight) => weight::weight(&weight),
         Command::LogLevel(log) => log_level::log_level(&log),
         Command::Register(register) => register::register(*register),
         Command::Completions(completions) => shells::completions(&completions, Cli::command()),

@@ -171,7 +171,9 @@ pub(super) fn of_all<'v>(services: impl Iterator<Item = &'v Value>) -> String {
         let pin = (!pin.is_null()).then(|| format!("pinned to set {pin}"));
         let drains = each(&service["drains"]).len();
         let drains = (drains > 0).then(|| format!("{drains} drained"));
-        let notes: Vec<_> = pin.into_iter().chain(drains).collect();
+        let weights = each(&service["weights"]).len();
+        let weights = (weights > 0).then(|| format!("{weights} reweighed"));
+        let notes: Vec<_> = pin.into_iter().chain(drains).chain(weights).collect();
         [
             text(&service["name"]),
             states(each(&service["endpoints"])),
@@ -250,6 +252,11 @@ fn of_journal(entries: &[Value], is_of_all: bool, now: f64) -> String {
             "drained" => format!("{} is drained", text(&entry["endpoint"])),
             "undrained" => format!("{} is no longer drained", text(&entry["endpoint"])),
             "drain_expired" => format!("the drain of {} is over", text(&entry["endpoint"])),
+            "reweighed" => {
+                let (endpoint, weight) = (text(&entry["endpoint"]), text(&entry["weight"]));
+                format!("{endpoint} has the weight {weight} for a while")
+            }
+            "unweighed" => format!("{} has its own weight again", text(&entry["endpoint"])),
             other => other.replace('_', " "),
         };
         let why = match entry["applied"].as_bool() {

@@ -41,6 +41,8 @@ struct Answer {
     #[serde(default)]
     undrained: Vec<String>,
     #[serde(default)]
+    unweighed: Vec<String>,
+    #[serde(default)]
     shares_reset: Vec<String>,
     #[serde(default)]
     error: String,
@@ -66,6 +68,10 @@ pub(super) fn upgrade(upgrade: &Upgrade) -> anyhow::Result<ExitCode> {
     }
     if !answer.undrained.is_empty() {
         said += &format!("no longer drained: {}\n", answer.undrained.join(", "));
+    }
+    if !answer.unweighed.is_empty() {
+        let endpoints = answer.unweighed.join(", ");
+        said += &format!("with their own weights again: {endpoints}\n");
     }
     if !answer.shares_reset.is_empty() {
         let routes = answer.shares_reset.join(", ");

@@ -46,9 +46,11 @@ pub use members::drain::{DrainError, LONGEST_DRAIN, drain, undrain};
 pub(crate) use members::history::unix_seconds;
 pub use members::history::{Change, EntryStatus, Why};
 pub use members::maintenance::DrainStatus;
+pub use members::other_weight::WeightStatus;
 pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, pin_of, unpin};
 #[cfg(test)]
 use members::testing;
+pub use members::weight::{WeightError, reweigh, unweigh};
 pub use policy::{CallPolicy, Overridden, over_at, within};
 pub use renewal::ServiceRef;
 pub use snapshot::Snapshot;
@@ -370,6 +372,11 @@ impl Service {
     /// Its endpoints that a person drains.
     pub fn drains(&self) -> Vec<DrainStatus> {
         self.members().endpoints().drain_statuses(&self.subsets())
+    }
+
+    /// Its endpoints that are picked by another weight for a while.
+    pub fn other_weights(&self) -> Vec<WeightStatus> {
+        self.members().endpoints().weight_statuses()
     }
 
     /// An endpoint took no connection.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     BalanceStatus, Checkup, Difference, Doubt, DrainStatus, Ejection, Endpoint, EndpointId,
-    EndpointState, LimitsStatus, PinStatus, Service, StatusClass, View, ZoneStatus,
+    EndpointState, LimitsStatus, PinStatus, Service, StatusClass, View, WeightStatus, ZoneStatus,
     members::{history::unix_seconds, member::Member, standing::Standing},
 };
 use crate::{
@@ -47,6 +47,8 @@ pub struct ServiceStatus {
     pub pin: Option<PinStatus>,
     /// Its endpoints that a person drains, be they listed or not.
     pub drains: Vec<DrainStatus>,
+    /// Its endpoints that are picked by another weight for a while, be they listed or not.
+    pub weights: Vec<WeightStatus>,
     /// Those of its registries of which the set still counts that was kept from before the start.
     pub from_snapshot: Vec<Remembered>,
     /// Where several registries fail over: the one that serves.
@@ -238,7 +240,11 @@ impl ServiceStatus {
         let states = members.endpoints().states(&subsets);
         let endpoints = states.map(|(member, state)| {
             let registries = listed.get(&member.instance.address).cloned();
-            EndpointStatus::of(member, state, registries.unwrap_or_default(), now)
+            let weight = members.endpoints().weight_of(member);
+            EndpointStatus {
+                weight,
+                ..EndpointStatus::of(member, state, registries.unwrap_or_default(), now)
+            }
         });
         let endpoints = endpoints.collect();
         Self {
@@ -264,6 +270,7 @@ impl ServiceStatus {
             hint: service.hint(),
             pin: members.journal().pin.as_deref().map(PinStatus::of),
             drains: members.endpoints().drain_statuses(&subsets),
+            weights: members.endpoints().weight_statuses(),
             from_snapshot: std::iter::zip(service.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {
                     let age = combiner.remembered(of)?.elapsed().unwrap_or_default();

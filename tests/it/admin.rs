@@ -443,6 +443,7 @@ async fn every_metric_of_the_table_is_sent_in_both_formats_and_no_other() {
         "callboard_requests_shed_total",
         "callboard_service_drained",
         "callboard_service_pinned",
+        "callboard_service_reweighed",
         "callboard_tls_certificate_expiry_timestamp_seconds",
         "callboard_tls_certificate_unusable",
         "callboard_tls_handshakes_pending",

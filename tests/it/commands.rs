@@ -6,7 +6,10 @@ use std::process::{Command, Output};
 use callboard::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{backend::Backend, proxy::Proxy};
+use crate::support::{
+    backend::{Backend, by},
+    proxy::Proxy,
+};
 
 fn printed(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callboard"));
@@ -157,6 +160,46 @@ async fn an_endpoint_is_drained_and_gets_requests_again() {
     let undrained = said(&proxy, &["undrain", "cart", &first]).await;
     assert_eq!(undrained, "no longer drained\n");
     proxy.until_states("cart", &states("serving")).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_has_another_weight_for_a_while() {
+    let proxy = Proxy::start("workers = 1\n[defaults]\nbalance = \"weighted\"\n").await;
+    let backends = [Backend::start("a").await, Backend::start("b").await];
+    for backend in &backends {
+        proxy.register("cart", backend.address()).await;
+    }
+    proxy.until_served("/cart").await;
+    let serving = [&backends[0], &backends[1]].map(|one| (one.address(), "serving"));
+    proxy.until_states("cart", &serving).await;
+    let first = backends[0].address().to_string();
+    let weighed = said(&proxy, &["weight", "cart", &first, "9", "--for", "2h"]).await;
+    assert_eq!(weighed, format!("{first} has the weight 9 for 2 h\n"));
+    let mut counts = [0, 0];
+    for _ in 0..20 {
+        let who = by(&proxy.get("/cart").await);
+        counts[usize::from(who == "b")] += 1;
+    }
+    assert_eq!(counts, [18, 2]);
+    let screen = said(&proxy, &["status"]).await;
+    let says = format!("cart: {first} has the weight 9 for another ");
+    assert!(screen.contains(&says), "{screen}");
+    let journal = said(&proxy, &["journal", "cart"]).await;
+    assert!(
+        journal.contains(&format!("{first} has the weight 9 for a while")),
+        "{journal}"
+    );
+    let reload = said(&proxy, &["reload", "--dry-run"]).await;
+    assert!(
+        reload.contains(&format!(
+            "= cart: {first} has the weight 9 for another 1h59m"
+        )),
+        "{reload}"
+    );
+    let ended = said(&proxy, &["weight", "cart", &first, "--reset"]).await;
+    assert_eq!(ended, "picked by its own weight again\n");
+    let error = refused(&proxy, &["weight", "cart", &first, "0"]).await;
+    assert!(error.contains("a weight is 1 to 65535"), "{error}");
 }
 
 #[tokio::test]

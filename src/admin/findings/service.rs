@@ -51,6 +51,14 @@ pub(super) fn of_service(facts: &ServiceFacts<'_>, unregistered: &[String]) -> V
         say(Level::Note, "pinned", text);
     }
     of_drains(status, &mut say);
+    for other in &status.weights {
+        let (weight, left) = (other.weight, time(other.term.seconds_left));
+        let text = format!(
+            "{} has the weight {weight} for another {left}",
+            other.endpoint
+        );
+        say(Level::Note, "weight", text);
+    }
     of_registries(status, &mut say);
     if let Some(hint) = &status.hint {
         say(Level::Note, "hint", hint.to_string());

@@ -396,6 +396,19 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "callboard_service_reweighed",
+        Gauge,
+        SERVICE,
+        "Endpoints of the service that are picked by another weight for a while.",
+        |scrape, samples| {
+            let services = scrape.services.iter();
+            let mut services = services.filter(|(_, status)| !status.weights.is_empty());
+            services.try_for_each(|(service, status)| {
+                samples.add(&[service.name()], status.weights.len())
+            })
+        },
+    ),
+    metric(
         "callboard_service_drained",
         Gauge,
         SERVICE,

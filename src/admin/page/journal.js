@@ -24,6 +24,8 @@ function why(entry) {
     case 'unpinned': return 'no longer pinned';
     case 'drained': return `${entry.endpoint} is drained`;
     case 'undrained': return `${entry.endpoint} is no longer drained`;
+    case 'reweighed': return `${entry.endpoint} has the weight ${entry.weight} for a while`;
+    case 'unweighed': return `${entry.endpoint} has its own weight again`;
     case 'drain_expired': return `the drain of ${entry.endpoint} is over`;
     case 'pin_expired': return 'the pin’s time is over';
     default: return entry.why;

@@ -167,6 +167,7 @@ impl Inner {
                 took,
                 unpinned,
                 undrained,
+                unweighed,
                 shares_reset,
             }) => {
                 let milliseconds = took.as_millis() as u64;
@@ -177,6 +178,13 @@ impl Inner {
                 if !undrained.is_empty() {
                     let endpoints = undrained.join(", ");
                     tracing::warn!(endpoints, "drains end with the process that had them");
+                }
+                if !unweighed.is_empty() {
+                    let endpoints = unweighed.join(", ");
+                    tracing::warn!(
+                        endpoints,
+                        "other weights end with the process that had them"
+                    );
                 }
                 if !shares_reset.is_empty() {
                     let routes = shares_reset.join(", ");
@@ -231,6 +239,7 @@ impl Inner {
                     took: began.elapsed(),
                     unpinned: self.pinned(),
                     undrained: self.drained(),
+                    unweighed: self.reweighed(),
                     shares_reset: self.shared_otherwise(),
                 })
             }
@@ -394,6 +403,15 @@ impl Inner {
         let splits = directory.splits().values();
         let changed = splits.filter(|split| split.changed().is_some());
         changed.map(|split| split.of().to_owned()).collect()
+    }
+
+    fn reweighed(&self) -> Vec<String> {
+        let mut reweighed = Vec::new();
+        for service in self.shared.directory().services() {
+            let (others, name) = (service.other_weights().into_iter(), service.name());
+            reweighed.extend(others.map(|other| format!("{name}: {}", other.endpoint)));
+        }
+        reweighed
     }
 
     fn drained(&self) -> Vec<String> {

@@ -141,15 +141,32 @@ pub enum Why {
         /// Its address.
         endpoint: Address,
     },
+    /// A person has an endpoint be picked by another weight for a while.
+    Reweighed {
+        /// Its address.
+        endpoint: Address,
+        /// The other weight.
+        weight: u32,
+    },
+    /// A person has ended that, or its time was over.
+    Unweighed {
+        /// Its address.
+        endpoint: Address,
+    },
 }
 
 impl Why {
     /// Whether it is news although it changes no instance of the set.
     fn is_news(&self) -> bool {
-        use Why::{DrainExpired, Drained, Pinned, Undrained};
+        use Why::{DrainExpired, Drained, Pinned, Reweighed, Undrained, Unweighed};
         matches!(
             self,
-            Pinned { .. } | Drained { .. } | Undrained { .. } | DrainExpired { .. }
+            Pinned { .. }
+                | Drained { .. }
+                | Undrained { .. }
+                | DrainExpired { .. }
+                | Reweighed { .. }
+                | Unweighed { .. }
         )
     }
 }
@@ -167,6 +184,10 @@ impl fmt::Display for Why {
             Self::PinExpired => f.write_str("the pin's time is over"),
             Self::Drained { endpoint } => write!(f, "{endpoint} is drained"),
             Self::Undrained { endpoint } => write!(f, "{endpoint} is no longer drained"),
+            Self::Reweighed { endpoint, weight } => {
+                write!(f, "{endpoint} has the weight {weight} for a while")
+            }
+            Self::Unweighed { endpoint } => write!(f, "{endpoint} has its own weight again"),
             Self::DrainExpired { endpoint } => write!(f, "the drain of {endpoint} is over"),
         }
     }

@@ -9,12 +9,14 @@ pub(crate) mod history;
 pub(crate) mod inquiry;
 pub(crate) mod maintenance;
 pub(crate) mod member;
+pub(crate) mod other_weight;
 pub(crate) mod pin;
 pub(crate) mod restore;
 pub(crate) mod shrink_guard;
 pub(super) mod standing;
 #[cfg(test)]
 pub(super) mod testing;
+pub(crate) mod weight;
 
 use std::{
     collections::HashMap,
@@ -39,6 +41,7 @@ use endpoint_set::EndpointSet;
 use history::{Journal, ListedInstance, Pin, Why};
 use inquiry::SecondAnswer;
 use maintenance::Maintenance;
+use other_weight::OtherWeight;
 use standing::Held;
 
 /// What a service's events have made of it so far.
@@ -87,6 +90,10 @@ pub(crate) enum MemberEvent {
     Drained(Address, Box<Maintenance>),
     /// A person ends that, or its time is over.
     Undrained(Address, Why),
+    /// A person has the endpoint at this address be picked by another weight, for so long.
+    Reweighed(Address, Box<OtherWeight>),
+    /// A person ends that, or its time is over.
+    Unweighed(Address, Why),
 }
 
 /// What follows from an event; [`Members::carry_out`] does it in this order.
@@ -223,7 +230,21 @@ impl Members {
                 true => self.change(why),
                 false => Effects::default(),
             },
+            MemberEvent::Reweighed(endpoint, other) => self.reweigh(endpoint, *other),
+            MemberEvent::Unweighed(address, why) => match self.endpoints.unweigh(&address) {
+                true => self.change(why),
+                false => Effects::default(),
+            },
         }
+    }
+
+    fn reweigh(&mut self, endpoint: Address, other: OtherWeight) -> Effects {
+        let why = Why::Reweighed {
+            endpoint: endpoint.clone(),
+            weight: other.weight,
+        };
+        self.endpoints.reweigh(endpoint, other);
+        self.change(why)
     }
 
     fn unpin(&mut self, why: Why) -> Effects {

@@ -82,42 +82,53 @@ async fn a_listener_may_come_and_another_go_and_workers_may_be_more_or_fewer() {
 }
 
 #[tokio::test]
-async fn the_last_good_sets_go_over_though_the_registry_is_away_and_pins_and_drains_are_said_to_end()
+async fn the_last_good_sets_go_over_though_the_registry_is_away_and_changes_for_a_while_are_said_to_end()
  {
     let backend = Backend::start("one").await;
     let consul = FakeConsul::start([]).await;
     consul.holds(7, json!([entry("cart", backend.address())]));
     let text = format!(
         "[registry.consul]\naddress = \"{}\"\n[service.cart]\nregistry = \"consul\"\n\
-         [[route]]\npath = \"/cart\"\nservice = \"cart\"\n",
+         balance = \"weighted\"\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+         [[route]]\npath = \"/parts\"\nsplit = [{{ service = \"cart\", weight = 1 }}]\n",
         consul.url()
     );
     let mut line = Line::start(&text).await;
     let is_served = |status: &u16| *status == 200;
     eventually("it is served", async || served(&line).await, is_served).await;
     consul.always(Answer::error(500, "No cluster leader"));
-    let url = line.admin("/api/services/cart/pin");
-    let pin = line.http.post(url).json(&json!({})).send().await.unwrap();
-    assert!(pin.status().is_success(), "{pin:?}");
     let address = backend.address().to_string();
-    let url = line.admin("/api/services/cart/drain");
-    let drain = line
-        .http
-        .post(url)
-        .json(&json!({ "endpoint": address, "force": true }));
-    let drain = drain.send().await.unwrap();
-    assert!(drain.status().is_success(), "{drain:?}");
+    for (path, body) in [
+        ("/api/services/cart/pin", json!({})),
+        (
+            "/api/services/cart/weight",
+            json!({ "endpoint": address, "weight": 7 }),
+        ),
+        (
+            "/api/share",
+            json!({ "route": "/parts", "weights": { "cart": 7 } }),
+        ),
+        (
+            "/api/services/cart/drain",
+            json!({ "endpoint": address, "force": true }),
+        ),
+    ] {
+        let asked = line.http.post(line.admin(path)).json(&body).send().await;
+        let answer = asked.unwrap();
+        assert!(answer.status().is_success(), "{path}: {answer:?}");
+    }
     assert_eq!(served(&line).await, 503);
     let said = line.upgrade().await;
     assert_eq!(said["unpinned"], json!(["cart"]));
     assert_eq!(said["undrained"], json!([format!("cart: {address}")]));
+    assert_eq!(said["unweighed"], json!([format!("cart: {address}")]));
+    assert_eq!(said["shares_reset"], json!(["/parts"]));
     line.until_gone(0).await;
     assert_eq!(served(&line).await, 200);
     let said = line.upgrade().await;
-    assert_eq!(
-        (&said["unpinned"], &said["undrained"]),
-        (&json!([]), &json!([]))
-    );
+    for ended in ["unpinned", "undrained", "unweighed", "shares_reset"] {
+        assert_eq!(said[ended], json!([]), "{ended}");
+    }
     line.until_gone(1).await;
     assert_eq!(served(&line).await, 200);
 }

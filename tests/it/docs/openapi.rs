@@ -148,6 +148,9 @@ async fn what_is_answered_is_as_it_says() {
 
     let (get, post, delete) = (&Method::GET, &Method::POST, &Method::DELETE);
     let pin = "/api/services/cart/pin";
+    let weight = "/api/services/cart/weight";
+    let other = format!("{{\"endpoint\": \"{}\", \"weight\": 7}}", backend.address());
+    let ended = format!("{weight}?endpoint={}", backend.address());
     let share = "{\"route\": \"/parts\", \"weights\": {\"x\": 2}}";
     for (method, path, body, status) in [
         (get, "/api/status?limit=1", None, 200),
@@ -170,6 +173,12 @@ async fn what_is_answered_is_as_it_says() {
         (get, "/api/history?service=cart", None, 200),
         (get, "/api/services/cart/history", None, 200),
         (get, "/api/journal", None, 200),
+        (post, weight, Some(&*other), 200),
+        (get, "/api/services/cart", None, 200),
+        (get, "/api/services/cart/journal", None, 200),
+        (get, "/api/journal", None, 200),
+        (delete, &*ended, None, 200),
+        (delete, &*ended, None, 404),
         (post, "/api/share", Some(share), 200),
         (get, "/api/status", None, 200),
         (delete, "/api/share?route=/parts", None, 200),

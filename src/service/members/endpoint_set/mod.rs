@@ -3,6 +3,7 @@
 //! requests never come here. What drains keep from them is in `drains`.
 
 mod drains;
+mod weights;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,6 +18,7 @@ use super::{
     history,
     maintenance::{Drains, Others},
     member::{ById, Member},
+    other_weight::OtherWeights,
     standing::{Held, Missing, Said, Shrink, Standing},
 };
 use crate::{
@@ -47,6 +49,8 @@ pub(crate) struct EndpointSet {
     members: ById,
     /// Those that a person works on.
     drains: Drains,
+    /// Those that have another weight for a while.
+    weights: OtherWeights,
     /// Removed, and not retired yet; and when their exchanges are cut.
     leaving: Vec<(Arc<Endpoint>, Instant)>,
     /// When the set of those that may be picked last changed.
@@ -60,6 +64,7 @@ impl EndpointSet {
             loads,
             members: ById::default(),
             drains: Drains::new(),
+            weights: OtherWeights::new(),
             leaving: Vec::new(),
             changed: None,
         }
@@ -131,7 +136,7 @@ impl EndpointSet {
         for member in members.filter(|member| wants(&member.instance)) {
             let endpoint = Arc::clone(&member.endpoint);
             if self.is_picked(member, picking) {
-                pickable.push((endpoint, member.instance.weight));
+                pickable.push((endpoint, self.weight_of(member)));
             } else if !member.is_removed() {
                 resting.push(endpoint);
             }
