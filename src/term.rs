@@ -16,7 +16,8 @@ pub(crate) struct Term {
     time: Duration,
     /// Tells it from a later one of the same thing.
     began: Instant,
-    _expiry: AbortOnDropHandle<()>,
+    /// `None` for tests alone.
+    _expiry: Option<AbortOnDropHandle<()>>,
 }
 
 /// A change would last for nothing or for ever.
@@ -57,8 +58,29 @@ impl Term {
             since: SystemTime::now(),
             time,
             began,
-            _expiry: AbortOnDropHandle::new(expiry),
+            _expiry: Some(AbortOnDropHandle::new(expiry)),
         })
+    }
+
+    /// One that does not end by itself.
+    #[cfg(test)]
+    pub(crate) fn endless() -> Self {
+        Self {
+            since: SystemTime::now(),
+            time: Duration::from_secs(60),
+            began: Instant::now(),
+            _expiry: None,
+        }
+    }
+
+    /// How long it lasts in all.
+    pub(crate) fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// How long it has lasted.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Whether it is the one that began then.

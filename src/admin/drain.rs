@@ -48,7 +48,7 @@ pub(super) fn begin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) ->
         Ok(drained) => Json(drained).into_response(),
         Err(error) => {
             let status = match error {
-                DrainError::Time => StatusCode::BAD_REQUEST,
+                DrainError::Time(_) => StatusCode::BAD_REQUEST,
                 DrainError::Unknown(_) => StatusCode::NOT_FOUND,
                 DrainError::Last(..) => StatusCode::CONFLICT,
             };

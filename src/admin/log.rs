@@ -46,7 +46,7 @@ pub(super) async fn set(State(context): Shown, headers: HeaderMap, body: Bytes) 
         Ok(status) => Json(status).into_response(),
         Err(error) => {
             let status = match error {
-                LogLevelError::Time | LogLevelError::Level(_) => StatusCode::BAD_REQUEST,
+                LogLevelError::Time(_) | LogLevelError::Level(_) => StatusCode::BAD_REQUEST,
                 LogLevelError::Fixed => StatusCode::CONFLICT,
             };
             refuse(status, &error.to_string())

@@ -2,21 +2,17 @@
 //! the log, or of who asks for that.
 
 use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     config::{self, Log},
-    service::unix_seconds,
+    term::{Term, TermError},
 };
-
-/// The longest that it may be another one.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The level of the process's log.
 #[derive(Clone)]
@@ -41,12 +37,7 @@ struct State {
 /// A level that holds for a while.
 struct Other {
     level: String,
-    since: SystemTime,
-    time: Duration,
-    /// Tells it from a later one.
-    began: Instant,
-    /// Ends it when its time is over; gone with it.
-    _expiry: AbortOnDropHandle<()>,
+    term: Term,
 }
 
 /// The level of the log, as the admin API shows it.
@@ -62,8 +53,8 @@ pub struct LogLevelStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum LogLevelError {
     /// It would last for nothing or for ever.
-    #[error("another level lasts for at least a second and at most 24 hours")]
-    Time,
+    #[error(transparent)]
+    Time(#[from] TermError),
     /// It is no filter.
     #[error("{0}")]
     Level(String),
@@ -113,13 +104,12 @@ impl LogLevel {
     /// # Errors
     /// Why not; then it goes by what it went by.
     pub fn change(&self, level: &str, time: Duration) -> Result<LogLevelStatus, LogLevelError> {
-        if time < Duration::from_secs(1) || time > LONGEST {
-            return Err(LogLevelError::Time);
-        }
         let level = config::log_level(level).map_err(LogLevelError::Level)?;
         if self.0.go_by.is_none() {
             return Err(LogLevelError::Fixed);
         }
+        let log = Arc::downgrade(&self.0);
+        let term = Term::begin(time, move |began| expire(&log, began))?;
         let mut state = self.0.state.lock();
         // The log may say nothing of this kind from then on.
         let seconds = time.as_secs();
@@ -128,30 +118,24 @@ impl LogLevel {
             seconds,
             "the log's level is another one for a while"
         );
-        let began = Instant::now();
-        let expiry = tokio::spawn(expire(self.clone(), began, time));
-        state.other = Some(Other {
-            level,
-            since: SystemTime::now(),
-            time,
-            began,
-            _expiry: AbortOnDropHandle::new(expiry),
-        });
+        state.other = Some(Other { level, term });
         self.0.apply(&state);
         Ok(state.status())
     }
 
     /// Has it go by `log.level` again. Returns whether it went by another.
     pub fn restore(&self) -> bool {
-        self.end(|_| true, false)
+        self.0.end(|_| true, false)
     }
+}
 
+impl Inner {
     fn end(&self, is_it: impl FnOnce(&Other) -> bool, expired: bool) -> bool {
-        let mut state = self.0.state.lock();
+        let mut state = self.state.lock();
         let Some(ended) = state.other.take_if(|other| is_it(other)) else {
             return false;
         };
-        self.0.apply(&state);
+        self.apply(&state);
         let goes_by = &state.file.level;
         tracing::warn!(
             goes_by,
@@ -162,9 +146,7 @@ impl LogLevel {
         drop(ended);
         true
     }
-}
 
-impl Inner {
     fn apply(&self, state: &State) {
         if let Some(go_by) = &self.go_by {
             go_by(&Log {
@@ -178,7 +160,7 @@ impl Inner {
 impl State {
     fn status(&self) -> LogLevelStatus {
         let (level, ends) = match &self.other {
-            Some(other) => (&other.level, Some(unix_seconds(other.since + other.time))),
+            Some(other) => (&other.level, Some(other.term.status().ends)),
             None => (&self.file.level, None),
         };
         LogLevelStatus {
@@ -188,10 +170,11 @@ impl State {
     }
 }
 
-async fn expire(log: LogLevel, began: Instant, time: Duration) {
-    tokio::time::sleep(time).await;
-    // A later one has an end of its own.
-    log.end(|other| other.began == began, true);
+fn expire(log: &Weak<Inner>, began: Instant) {
+    if let Some(log) = log.upgrade() {
+        // A later one has an end of its own.
+        log.end(|other| other.term.is(began), true);
+    }
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ fn pin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Response {
         Ok(pin) => Json(pin).into_response(),
         Err(error) => {
             let status = match error {
-                PinError::Time => StatusCode::BAD_REQUEST,
+                PinError::Time(_) => StatusCode::BAD_REQUEST,
                 PinError::NoSuchSet(..) => StatusCode::NOT_FOUND,
                 PinError::Fixed | PinError::Unread | PinError::Nobody(_) => StatusCode::CONFLICT,
             };

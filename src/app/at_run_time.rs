@@ -35,14 +35,14 @@ pub(super) fn changes(directory: &Directory, log: &LogLevel, next: &Config) -> V
     for service in directory.services() {
         let name = service.name();
         if let Some(pin) = pin_of(&service) {
-            let left = left(pin.seconds_left);
+            let left = left(pin.term.seconds_left);
             lines.push(format!(
                 "{name}: pinned to set {} for another {left}",
                 pin.set
             ));
         }
         for drain in service.drains() {
-            let left = left(drain.seconds_left);
+            let left = left(drain.term.seconds_left);
             lines.push(format!(
                 "{name}: {} is drained for another {left}",
                 drain.endpoint

@@ -42,12 +42,12 @@ pub use endpoint::state::EndpointState;
 pub use endpoint::{Endpoint, EndpointId, WorkerEndpoint};
 pub use health::prober::Checkup;
 pub use members::combine::Difference;
-pub use members::drain::{DrainError, LONGEST_DRAIN, drain, undrain};
+pub use members::drain::{DrainError, drain, undrain};
 pub(crate) use members::history::unix_seconds;
 pub use members::history::{Change, EntryStatus, Why};
 pub use members::maintenance::DrainStatus;
 pub use members::other_weight::WeightStatus;
-pub use members::pin::{LONGEST_PIN, PinError, PinStatus, pin, pin_of, unpin};
+pub use members::pin::{PinError, PinStatus, pin, pin_of, unpin};
 #[cfg(test)]
 use members::testing;
 pub use members::weight::{WeightError, reweigh, unweigh};

@@ -46,7 +46,7 @@ pub(super) fn of_service(facts: &ServiceFacts<'_>, unregistered: &[String]) -> V
         say(Level::Warning, "retry_budget", text.to_owned());
     }
     if let Some(pin) = &status.pin {
-        let left = time(pin.seconds_left);
+        let left = time(pin.term.seconds_left);
         let text = format!("pinned to set {} for another {left}", pin.set);
         say(Level::Note, "pinned", text);
     }
@@ -135,7 +135,7 @@ fn of_states(status: &ServiceStatus, say: &mut impl FnMut(Level, &'static str, S
 /// Endpoints that a person drains.
 fn of_drains(status: &ServiceStatus, say: &mut impl FnMut(Level, &'static str, String)) {
     for drain in &status.drains {
-        let left = time(drain.seconds_left);
+        let left = time(drain.term.seconds_left);
         let text = format!("{} is drained for another {left}", drain.endpoint);
         if drain.holds {
             say(Level::Note, "drained", text);

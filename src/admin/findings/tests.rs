@@ -351,9 +351,11 @@ async fn what_is_unusual_of_a_service_is_said_in_plain_words() {
             with(|case| {
                 case.service.pin = Some(PinStatus {
                     set: 17,
-                    since: 0.0,
-                    ends: 0.0,
-                    seconds_left: 720.0,
+                    term: TermStatus {
+                        since: 0.0,
+                        ends: 0.0,
+                        seconds_left: 720.0,
+                    },
                 });
             }),
             Level::Note,
@@ -505,9 +507,11 @@ async fn what_matters_most_comes_first() {
         case.endpoints[1] = recent(100, 0.31, 0);
         case.service.pin = Some(PinStatus {
             set: 1,
-            since: 0.0,
-            ends: 0.0,
-            seconds_left: 5.0,
+            term: TermStatus {
+                since: 0.0,
+                ends: 0.0,
+                seconds_left: 5.0,
+            },
         });
     });
     let levels: Vec<_> = case.found().into_iter().map(|(level, _)| level).collect();

@@ -208,7 +208,7 @@ impl<'s> DrainShown<'s> {
     fn of(drain: &'s DrainStatus) -> Self {
         Self {
             endpoint: &drain.endpoint,
-            ends: drain.ends,
+            ends: drain.term.ends,
         }
     }
 }
@@ -217,7 +217,7 @@ impl PinShown {
     fn of(pin: &PinStatus) -> Self {
         Self {
             set: pin.set,
-            ends: pin.ends,
+            ends: pin.term.ends,
         }
     }
 }

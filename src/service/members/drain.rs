@@ -8,7 +8,6 @@ use std::{
 };
 
 use parking_lot::MutexGuard;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     MemberEvent, Members,
@@ -19,10 +18,8 @@ use super::{
 use crate::{
     instance::Address,
     service::{Service, ServiceRef},
+    term::{Term, TermError},
 };
-
-/// The longest that an endpoint may be drained: a drain that is forgotten must end.
-pub const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Why an endpoint cannot be drained.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +28,8 @@ pub enum DrainError {
     #[error("it has no endpoint `{0}`")]
     Unknown(String),
     /// It would last for nothing or for ever.
-    #[error("a drain lasts for at least a second and at most 24 hours")]
-    Time,
+    #[error(transparent)]
+    Time(#[from] TermError),
     /// No other endpoint could be picked.
     #[error("`{0}` is the last endpoint that can be picked{1}; `force` drains it all the same")]
     Last(Address, String),
@@ -49,20 +46,16 @@ pub fn drain(
     time: Duration,
     forced: bool,
 ) -> Result<DrainStatus, DrainError> {
-    if time < Duration::from_secs(1) || time > LONGEST_DRAIN {
-        return Err(DrainError::Time);
-    }
     let reference = service.reference();
     let members = service.members();
     let address = members.endpoints().address_of(endpoint);
     let address = address.ok_or_else(|| DrainError::Unknown(endpoint.to_owned()))?;
+    let of = address.clone();
+    let term = Term::begin(time, move |began| expire(&reference, of, began))?;
     if let Some(of) = leaves_none(service, &members, &address).filter(|_| !forced) {
         return Err(DrainError::Last(address, of));
     }
-    let mut maintenance = Box::new(Maintenance::new(time, forced));
-    let began = maintenance.began;
-    let expiry = tokio::spawn(expire(reference, address.clone(), began, time));
-    maintenance.expiry = Some(AbortOnDropHandle::new(expiry));
+    let maintenance = Box::new(Maintenance { term, forced });
     let event = MemberEvent::Drained(address.clone(), maintenance);
     shrink_guard::apply_to(members, service, event);
     tracing::warn!(
@@ -115,15 +108,14 @@ fn end(service: &Arc<Service>, members: MutexGuard<'_, Members>, address: Addres
     shrink_guard::apply_to(members, service, MemberEvent::Undrained(address, why));
 }
 
-async fn expire(service: ServiceRef, address: Address, began: Instant, time: Duration) {
-    tokio::time::sleep(time).await;
+fn expire(service: &ServiceRef, address: Address, began: Instant) {
     let Some(service) = service.upgrade() else {
         return;
     };
     let members = service.members();
     let now = members.endpoints().drains().get(&address);
     // A later one has an end of its own.
-    if now.is_some_and(|now| now.began == began) {
+    if now.is_some_and(|now| now.term.is(began)) {
         end(&service, members, address, true);
     }
 }
@@ -226,8 +218,8 @@ mod tests {
         let (first, last) = (instance(1, true), instance(2, true));
         for (name, time, error) in [
             ("none", HOUR, DrainError::Unknown("none".to_owned())),
-            (&*first.id, Duration::ZERO, DrainError::Time),
-            (&*first.id, HOUR * 25, DrainError::Time),
+            (&*first.id, Duration::ZERO, DrainError::Time(TermError)),
+            (&*first.id, HOUR * 25, DrainError::Time(TermError)),
         ] {
             assert_eq!(drain(&service, name, time, true).unwrap_err(), error);
         }

@@ -2,20 +2,14 @@
 //! be gone back to. Written when a set changes, read by people; no request comes here. Knows nothing
 //! of endpoints, and of registries only what they are called.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    iter::Peekable,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{collections::VecDeque, fmt, iter::Peekable, sync::Arc, time::SystemTime};
 
 use serde::Serialize;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     instance::{Address, Instance},
     service::log_lines,
+    term::Term,
 };
 
 /// As many changes are remembered.
@@ -38,26 +32,17 @@ pub(crate) struct Journal {
 pub(crate) struct Pin {
     /// The entry whose set it is.
     pub(crate) of: u64,
-    pub(crate) since: SystemTime,
-    /// How long it lasts.
-    pub(crate) time: Duration,
-    /// Tells one pin from a later one of the same service.
-    pub(crate) began: Instant,
-    /// Ends it when its time is over; gone with it.
-    pub(crate) expiry: Option<AbortOnDropHandle<()>>,
+    pub(crate) term: Term,
     /// What the registries say meanwhile.
     told: Arc<[ListedInstance]>,
 }
 
 impl Pin {
     /// To the set of this entry, from now on.
-    pub(crate) fn new(of: u64, time: Duration) -> Self {
+    pub(crate) fn new(of: u64, term: Term) -> Self {
         Self {
             of,
-            since: SystemTime::now(),
-            time,
-            began: Instant::now(),
-            expiry: None,
+            term,
             told: Arc::default(),
         }
     }
@@ -590,7 +575,7 @@ mod tests {
         let mut journal = Journal::default();
         let [a, b] = [1, 2].map(instance);
         note(&mut journal, &[(a.clone(), Healthy), (b.clone(), Held)]);
-        let pin = Pin::new(1, Duration::from_secs(60));
+        let pin = Pin::new(1, Term::endless());
         journal.pin(Box::new(pin), std::slice::from_ref(&a));
         journal.note_told(told(), std::slice::from_ref(&a));
         assert_eq!(journal.numbers(), Some((1, 1)), "that is what it said");

@@ -1,15 +1,14 @@
 //! That a person works on an endpoint: since when, and for how long. Knows nothing of what follows from it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant, SystemTime},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::history::unix_seconds;
-use crate::{config::Subset, instance::Address};
+use crate::{
+    config::Subset,
+    instance::Address,
+    term::{Term, TermStatus},
+};
 
 /// What is left to requests besides the endpoints that are drained, from the least on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,15 +38,9 @@ pub(crate) type Drains = BTreeMap<Address, Maintenance>;
 /// What an endpoint is in that is drained.
 #[derive(Debug)]
 pub(crate) struct Maintenance {
-    since: SystemTime,
-    /// How long it lasts.
-    time: Duration,
+    pub(super) term: Term,
     /// Whether it holds where no other endpoint could be picked, too.
     pub(crate) forced: bool,
-    /// Tells it from a later one of the same address.
-    pub(super) began: Instant,
-    /// Ends it when its time is over; gone with it.
-    pub(super) expiry: Option<AbortOnDropHandle<()>>,
 }
 
 /// A drain, as the admin API shows it.
@@ -55,12 +48,9 @@ pub(crate) struct Maintenance {
 pub struct DrainStatus {
     /// The endpoint's address.
     pub endpoint: Address,
-    /// When it began, in seconds since 1970.
-    pub since: f64,
-    /// When it ends by itself, in seconds since 1970.
-    pub ends: f64,
-    /// Until then.
-    pub seconds_left: f64,
+    /// For how long.
+    #[serde(flatten)]
+    pub term: TermStatus,
     /// Whether it takes the last endpoint, too.
     pub forced: bool,
     /// Whether it keeps all requests away: one that is not forced does not where no other endpoint
@@ -71,17 +61,6 @@ pub struct DrainStatus {
 }
 
 impl Maintenance {
-    /// From now on.
-    pub(super) fn new(time: Duration, forced: bool) -> Self {
-        Self {
-            since: SystemTime::now(),
-            time,
-            forced,
-            began: Instant::now(),
-            expiry: None,
-        }
-    }
-
     /// Whether it keeps requests from an endpoint where these others are.
     pub(super) fn holds(&self, fails_checks: bool, others: Others) -> bool {
         self.forced || others.replace(fails_checks)
@@ -101,13 +80,9 @@ impl DrainStatus {
             .into_iter()
             .map(|subset| subset.map(ToString::to_string))
             .collect();
-        let ends = maintenance.since + maintenance.time;
-        let left = ends.duration_since(SystemTime::now());
         Self {
             endpoint: endpoint.clone(),
-            since: unix_seconds(maintenance.since),
-            ends: unix_seconds(ends),
-            seconds_left: left.unwrap_or_default().as_secs_f64(),
+            term: maintenance.term.status(),
             forced: maintenance.forced,
             holds,
             yields_for: subsets.into_iter().flatten().collect(),
@@ -121,6 +96,7 @@ pub(crate) mod testing {
 
     /// Without an end of its own.
     pub(crate) fn maintenance(forced: bool) -> Maintenance {
-        Maintenance::new(Duration::from_secs(60), forced)
+        let term = Term::endless();
+        Maintenance { term, forced }
     }
 }

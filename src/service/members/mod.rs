@@ -213,7 +213,7 @@ impl Members {
             MemberEvent::Asked(held, again) => self.settle(held, &again),
             MemberEvent::Pinned(pin, set) => {
                 let why = Why::Pinned { set: pin.of };
-                let told = self.now(pin.time).map(|update| update.instances);
+                let told = self.now(pin.term.time()).map(|update| update.instances);
                 self.journal.pin(pin, &told.unwrap_or_default());
                 // Our own decision, which the guard does not doubt.
                 let set = Update::ours(set.iter().map(ListedInstance::instance).collect());
@@ -253,7 +253,7 @@ impl Members {
         };
         // A set that was given up meanwhile leaves no endpoint, as it would have without the pin;
         // another origin that has said nothing yet leaves those that there are.
-        match self.now(pin.began.elapsed()) {
+        match self.now(pin.term.elapsed()) {
             Some(update) => self.take_over(&update, why, self.combiner.is_settled()),
             None => self.change(why),
         }
@@ -443,6 +443,7 @@ mod tests {
     use crate::{
         config::{Config, EndpointTls},
         service::{Checkup, testing::instance},
+        term::Term,
     };
 
     /// Those of a service that follows the registries `a` and `b`, of which `b` takes over.
@@ -600,7 +601,7 @@ mod tests {
         let mut members = members();
         says(&mut members, 0, &[1, 2]);
         let set = Arc::clone(&members.journal.entry(None).unwrap().set);
-        let pin = Box::new(Pin::new(1, Duration::from_secs(60)));
+        let pin = Box::new(Pin::new(1, Term::endless()));
         let effects = apply(&mut members, MemberEvent::Pinned(pin, set));
         assert_eq!(effects, (true, 0, true, false));
         let effects = says(&mut members, 0, &[2, 3]);

@@ -4,34 +4,30 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use parking_lot::MutexGuard;
 use serde::Serialize;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     MemberEvent, Members,
-    history::{Listed, Pin, Why, unix_seconds},
+    history::{Listed, Pin, Why},
     shrink_guard,
 };
-use crate::service::{Service, ServiceRef};
-
-/// The longest that a pin may last: one that is forgotten must end.
-pub const LONGEST_PIN: Duration = Duration::from_secs(24 * 3600);
+use crate::{
+    service::{Service, ServiceRef},
+    term::{Term, TermError, TermStatus},
+};
 
 /// A pin, as the admin API shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct PinStatus {
     /// The number of the journal's entry whose set it is.
     pub set: u64,
-    /// When it was pinned, in seconds since 1970.
-    pub since: f64,
-    /// When it ends by itself, in seconds since 1970.
-    pub ends: f64,
-    /// Until then.
-    pub seconds_left: f64,
+    /// For how long.
+    #[serde(flatten)]
+    pub term: TermStatus,
 }
 
 /// Why a service cannot be pinned.
@@ -50,8 +46,8 @@ pub enum PinError {
     #[error("nobody in the set {0} is healthy; choose one with somebody to route to")]
     Nobody(u64),
     /// It would last for nothing or for ever.
-    #[error("a pin lasts for at least a second and at most 24 hours")]
-    Time,
+    #[error(transparent)]
+    Time(#[from] TermError),
 }
 
 /// Pins a service to the set that an entry of its journal made; without a number, to the one that it
@@ -67,10 +63,8 @@ pub fn pin(
     if service.policy().origin.registries().is_empty() {
         return Err(PinError::Fixed);
     }
-    if time < Duration::from_secs(1) || time > LONGEST_PIN {
-        return Err(PinError::Time);
-    }
     let reference = service.reference();
+    let term = Term::begin(time, move |began| expire(&reference, began))?;
     let members = service.members();
     let journal = members.journal();
     let (first, last) = journal.numbers().ok_or(PinError::Unread)?;
@@ -80,9 +74,7 @@ pub fn pin(
     if set.iter().all(|one| one.standing == Listed::Unhealthy) {
         return Err(PinError::Nobody(number));
     }
-    let mut pin = Box::new(Pin::new(number, time));
-    let expiry = tokio::spawn(expire(reference, pin.began, time));
-    pin.expiry = Some(AbortOnDropHandle::new(expiry));
+    let pin = Box::new(Pin::new(number, term));
     let status = PinStatus::of(&pin);
     shrink_guard::apply_to(members, service, MemberEvent::Pinned(pin, set));
     tracing::warn!(
@@ -117,28 +109,23 @@ fn end(service: &Arc<Service>, members: MutexGuard<'_, Members>, why: Why) -> bo
     true
 }
 
-async fn expire(service: ServiceRef, began: Instant, time: Duration) {
-    tokio::time::sleep(time).await;
+fn expire(service: &ServiceRef, began: Instant) {
     let Some(service) = service.upgrade() else {
         return;
     };
     let members = service.members();
     let pin = members.journal().pin.as_ref();
     // A later pin has an end of its own.
-    if pin.is_some_and(|pin| pin.began == began) {
+    if pin.is_some_and(|pin| pin.term.is(began)) {
         end(&service, members, Why::PinExpired);
     }
 }
 
 impl PinStatus {
     pub(crate) fn of(pin: &Pin) -> Self {
-        let ends = pin.since + pin.time;
-        let left = ends.duration_since(SystemTime::now());
         Self {
             set: pin.of,
-            since: unix_seconds(pin.since),
-            ends: unix_seconds(ends),
-            seconds_left: left.unwrap_or_default().as_secs_f64(),
+            term: pin.term.status(),
         }
     }
 }
