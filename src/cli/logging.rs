@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// ZooKeeper's client tells of every attempt, which the watchers do at a slowing pace; that of HTTP/2, of
-/// frames that whoever is on the other side may send as often as he likes. A level for them in `log.level`
+/// frames that the other side may send as often as it likes. A level for them in `log.level`
 /// stands before this.
 const QUIET: &str = "zookeeper_client=off,h2=error";
 
