@@ -10,15 +10,12 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     time::Duration,
 };
 
 use socket2::{SockFilter, SockRef};
 use tokio::{net::TcpStream, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 /// How long handshakes that have begun may take to end: a round trip, also of a client that is far.
 pub(crate) const THRESHOLD: Duration = Duration::from_millis(100);
@@ -41,17 +38,22 @@ pub(crate) fn close(socket: &impl AsFd) -> io::Result<()> {
 /// Whether another process has a listening socket, too, and goes on with it. Then the door stays open, for
 /// it is that process's door as well, and the clients in the queue are left to it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sharing(Arc<AtomicBool>);
+pub(crate) struct Sharing(CancellationToken);
 
 impl Sharing {
     /// Another process goes on with the socket from now on.
     pub(crate) fn begin(&self) {
-        self.0.store(true, Relaxed);
+        self.0.cancel();
     }
 
     /// Whether one does.
     pub(crate) fn is_shared(&self) -> bool {
-        self.0.load(Relaxed)
+        self.0.is_cancelled()
+    }
+
+    /// Waits until one does.
+    pub(crate) async fn begun(&self) {
+        self.0.cancelled().await;
     }
 }
 

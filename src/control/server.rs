@@ -50,7 +50,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Answers with `router`, on at most so many connections at once, until `ending`. Then requests
 /// have a second to end, and every connection has ended when this returns. If it is dropped, they
-/// end soon after. Where another process goes on with the socket, the clients in its queue are that one's.
+/// end soon after. Where another process goes on with the socket, new clients are that one's from then on, and
+/// those that are there are told to connect to it with their next answer.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -64,7 +65,8 @@ pub(crate) async fn serve(
     let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(connections)));
     let silent = Silent::default();
     let seat = |stream, place| {
-        let served = converse(stream, router.clone(), silent.clone(), ending.clone());
+        let router = (router.clone(), sharing.clone());
+        let served = converse(stream, router, silent.clone(), ending.clone());
         tasks.spawn(async move {
             served.await;
             drop(place);
@@ -81,26 +83,24 @@ pub(crate) async fn serve(
                         seat(stream, place);
                     }
                 }
-                Err(error) if door::is_of_one_connection(&error) => {}
-                Err(error) => {
-                    // Out of descriptors, most likely: accepting again at once would spin.
-                    if let Some(times) = troubles.note() {
-                        tracing::warn!(%error, times, "the control plane cannot accept a connection");
-                    }
-                    sleep(door::REST).await;
-                }
+                Err(error) => rest_after(&error, &troubles).await,
             }
         }
     };
     {
         let mut accepting = pin!(accepting);
-        ending.run_until_cancelled(&mut accepting).await;
+        tokio::select! {
+            () = &mut accepting => {}
+            () = ending.cancelled() => {}
+            () = sharing.begun() => {}
+        }
         if !sharing.is_shared() && door::close(&listener).is_ok() {
             let _ = timeout(door::THRESHOLD, accepting).await;
         }
     }
-    if !sharing.is_shared() {
-        take_queued(listener, &mut waiting).await;
+    match sharing.is_shared() {
+        true => drop(listener),
+        false => take_queued(listener, &mut waiting).await,
     }
     let seating = async {
         for stream in waiting {
@@ -108,8 +108,21 @@ pub(crate) async fn serve(
         }
     };
     let _ = timeout(DRAIN, seating).await;
+    ending.cancelled().await;
     tasks.close();
     tasks.wait().await;
+}
+
+/// Waits after an error that is not of one connection.
+async fn rest_after(error: &io::Error, troubles: &Repeated) {
+    if door::is_of_one_connection(error) {
+        return;
+    }
+    // Out of descriptors, most likely: accepting again at once would spin.
+    if let Some(times) = troubles.note() {
+        tracing::warn!(%error, times, "the control plane cannot accept a connection");
+    }
+    sleep(door::REST).await;
 }
 
 /// Takes what is in the queue of a socket that closes.
@@ -138,7 +151,12 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 /// Serves one connection to its end, which comes at once where it is silent and another needs its
 /// place, and within [`DRAIN`] once the server goes down.
-async fn converse(stream: TcpStream, router: Router, silent: Silent, ending: CancellationToken) {
+async fn converse(
+    stream: TcpStream,
+    (router, sharing): (Router, Sharing),
+    silent: Silent,
+    ending: CancellationToken,
+) {
     if prepare(&stream).is_err() {
         return; // It is gone already.
     }
@@ -147,7 +165,8 @@ async fn converse(stream: TcpStream, router: Router, silent: Silent, ending: Can
     let end = voice.end.clone();
     let told = Arc::clone(&heard);
     let service = service_fn(move |request| {
-        answer(router.clone(), request, voice.speak(), Arc::clone(&told))
+        let router = (router.clone(), sharing.clone());
+        answer(router, request, voice.speak(), Arc::clone(&told))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -188,13 +207,13 @@ async fn converse(stream: TcpStream, router: Router, silent: Silent, ending: Can
 }
 
 async fn answer(
-    router: Router,
+    (router, sharing): (Router, Sharing),
     request: http::Request<Incoming>,
     speaking: Speaking,
     heard: Arc<Heard>,
 ) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error = axum::Error>>, Infallible> {
     let mut answer = router.oneshot(request).await?;
-    if heard.is_ending() {
+    if heard.is_ending() || sharing.is_shared() {
         let close = HeaderValue::from_static("close");
         answer.headers_mut().insert(CONNECTION, close);
     }
@@ -216,6 +235,8 @@ fn note(ended: hyper::Result<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -242,6 +263,37 @@ mod tests {
     /// Serves at a socket that no other process has.
     async fn alone(listener: TcpListener, router: Router, ending: CancellationToken) {
         serve(listener, router, 2, &Sharing::default(), ending).await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_another_process_goes_on_with_is_left_to_it_and_clients_that_are_there_go_on()
+     {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heirs = listener.as_fd().try_clone_to_owned().unwrap();
+        let (sharing, ending) = (Sharing::default(), CancellationToken::new());
+        let router = Router::new().route("/", get(async || "here"));
+        let (shared, until) = (sharing.clone(), ending.clone());
+        let serving = async move { serve(listener, router, 2, &shared, until).await };
+        let serving = tokio::spawn(serving);
+        let mut first = TcpStream::connect(address).await.unwrap();
+        ask(&mut first, "/").await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"here") {
+            assert!(first.read_buf(&mut answer).await.unwrap() > 0);
+        }
+        sharing.begin();
+        // The server has had its turn when it has answered, and says that it is gone.
+        ask(&mut first, "/").await;
+        first.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
+        assert!(answer.ends_with("here"), "{answer}");
+        let _late = TcpStream::connect(address).await.unwrap();
+        let heir = std::net::TcpListener::from(heirs);
+        heir.accept().unwrap();
+        ending.cancel();
+        serving.await.unwrap();
     }
 
     async fn ask(stream: &mut TcpStream, path: &str) {
