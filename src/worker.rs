@@ -53,7 +53,7 @@ const LAST_CALL: Duration = Duration::from_secs(3);
 pub(crate) enum Phase {
     /// Accepting and serving.
     Serve,
-    /// Serving what was accepted, and accepting no more: another process does.
+    /// Serving what was accepted, and accepting no more: another process does. Clients of HTTP/2 finish.
     HandedOver,
     /// Serving what was accepted to its end; and for as long as that takes, accepting and serving
     /// one request each, so that the address is not dead.
@@ -248,6 +248,8 @@ struct End {
     is_cut: bool,
     /// What connections are told, and since when; `None` while the process serves.
     order: Option<(Stop, Instant)>,
+    /// Since when another process accepts.
+    handed_over: Option<Instant>,
     /// The connections that were there when the process began to end have a lower id.
     newcomers: u64,
 }
@@ -257,7 +259,10 @@ impl End {
         let now = Instant::now();
         match phase {
             Phase::Serve => {}
-            Phase::HandedOver => self.close(),
+            Phase::HandedOver => {
+                self.handed_over = Some(now);
+                self.close();
+            }
             Phase::Finish => {
                 self.newcomers = next_id();
                 self.order = Some((Stop::Finish, now));
@@ -344,14 +349,15 @@ impl WorkerTasks {
                     if ticks == next_sweep {
                         next_sweep = ticks + SWEEP.max(self.sweep_pools() / SWEPT);
                     }
-                    if end.follow_listeners(Instant::now()) || is_ending {
-                        self.tell_to_end(end.order);
+                    let any_leaves = end.follow_listeners(Instant::now());
+                    if any_leaves || is_ending || end.handed_over.is_some() {
+                        self.tell_to_end(&end);
                     }
                 }
                 Ok(()) = phase.changed() => {
                     let phase = *phase.borrow_and_update();
                     end.follow(phase, || self.next_id());
-                    self.tell_to_end(end.order);
+                    self.tell_to_end(&end);
                     self.close_when_due(&mut end);
                 }
                 () = sleep(LOOK), if is_ending && !end.is_closed => {
@@ -511,13 +517,15 @@ impl WorkerTasks {
 
     /// Tells connections to end, those of a process or of a listener that is on its way out: again and again,
     /// for some are assigned late. New ones, whose first request may be on its way, are given a moment before
-    /// they are told to finish.
-    fn tell_to_end(&self, ending: Option<(Stop, Instant)>) {
+    /// they are told to finish. Where another process accepts, those of HTTP/2 need no answer to be told by.
+    fn tell_to_end(&self, end: &End) {
         let now = Instant::now();
         let clock = self.worker.clock.load(Relaxed);
         for connection in self.connections().values() {
             let leaving = connection.drain().order(now);
-            let orders = [leaving, ending].into_iter().flatten();
+            let since = end.handed_over.filter(|_| connection.is_http2());
+            let handed_over = since.map(|since| (Stop::Finish, since));
+            let orders = [leaving, end.order, handed_over].into_iter().flatten();
             let Some((order, since)) = orders.max_by_key(|(order, _)| *order) else {
                 continue;
             };

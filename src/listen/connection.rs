@@ -112,6 +112,11 @@ impl Connection {
         &self.drain
     }
 
+    /// Whether HTTP/2 is spoken, whose clients hear of an end without asking anything.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.protocol(), Some(Protocol::Http2(_)))
+    }
+
     /// Whether it has never had a request: one may be on its way.
     pub(crate) fn is_new(&self) -> bool {
         match self.protocol() {

@@ -30,8 +30,9 @@ use super::*;
 use crate::support::{
     PATIENCE,
     authority::Authority,
+    frames::{Frames, get},
     load::{Client, Ledger, Outcome, Report},
-    raw::{RawBackend, Wire},
+    raw::{RawBackend, Then, Wire, ok},
     tls::connector,
 };
 
@@ -342,4 +343,24 @@ async fn a_tunnel_ends_at_the_drain_deadline_of_the_process_that_has_it() {
     assert_eq!(tunnel.rest().await.unwrap(), b"");
     line.until_gone(1).await;
     assert!(line.lives(line.newest()));
+}
+
+#[tokio::test]
+async fn clients_of_http2_are_told_at_once_that_another_process_serves() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let ports = free_ports();
+    let text = format!(
+        "{}[service.cart]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"cart\"\n",
+        head(ports).replace("300ms", "1h"),
+        backend.address()
+    );
+    let mut line = Line::start_with(tempfile::tempdir().unwrap(), ports, &text).await;
+    let mut client = Frames::connect(line.address()).await;
+    client.send(get(1, "/cart")).await;
+    assert_eq!(client.answer(1).await, (200, b"well".to_vec()));
+    line.upgrade().await;
+    assert_eq!(client.goaway().await, Some(0));
+    let mut fresh = Wire::connect(line.address()).await;
+    let got = fresh.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!((got.text(), got.field("connection")), ("well", None));
 }
