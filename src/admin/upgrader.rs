@@ -66,12 +66,24 @@ pub enum UpgradeError {
     /// The new process was not ready in time.
     #[error("the new process was not ready within {0:?}")]
     Late(Duration),
-    /// The new process does not know what this one knows.
-    #[error("the new process could not read what this one knows: {}", some(.0))]
+    /// So many processes before this one have requests still.
+    #[error("{0} processes before this one drain still: upgrade when one of them is gone")]
+    Crowded(usize),
+    /// The new process lacks what this one does not lack.
+    #[error("the new process could not read {}", some(.0))]
     Unread(Vec<String>),
     /// This process was told to end meanwhile.
     #[error("this proxy was told to end meanwhile")]
     GivenUp,
+    /// The system has not passed on what the new process is to have.
+    #[error("the new process cannot be told: {0}")]
+    Untold(std::io::Error),
+    /// The new process neither ends nor goes on.
+    #[error("the new process has let go of this one, and does not end")]
+    Left,
+    /// What was to do it has failed.
+    #[error("the upgrade broke off: {0}")]
+    BrokenOff(String),
     /// The two do not understand each other.
     #[error("the new process does not go about it as this one does: {0}")]
     Misunderstood(String),
@@ -82,7 +94,12 @@ impl UpgradeError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::NoProgram | Self::First | Self::Followed(..) | Self::Draining | Self::UnderWay
+            Self::NoProgram
+                | Self::First
+                | Self::Followed(..)
+                | Self::Draining
+                | Self::UnderWay
+                | Self::Crowded(_)
         )
     }
 }
@@ -107,7 +124,10 @@ mod tests {
         let said = UpgradeError::Unread(names).to_string();
         assert!(said.contains("service s19 and 2980 more"), "{said}");
         let said = UpgradeError::Unread(vec!["service a".into(), "service b".into()]).to_string();
-        assert!(said.ends_with(": service a, service b"), "{said}");
+        assert!(
+            said.ends_with("could not read service a, service b"),
+            "{said}"
+        );
     }
 }
 

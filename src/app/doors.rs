@@ -23,6 +23,8 @@ pub(super) struct Doors {
     pub(super) admin: admin::Server,
     pub(super) registries: Registries,
     pub(super) registry: Option<EmbeddedRegistry>,
+    /// What opens the embedded registry's state, where that is another process's.
+    pub(super) awaited: Option<embedded::Awaited>,
 }
 
 /// The embedded registry, which runs.
@@ -33,6 +35,8 @@ pub(super) struct EmbeddedRegistry {
     /// Its address in the file.
     wanted: SocketAddr,
     lender: embedded::Lender,
+    /// What opens its state, where that is another process's.
+    awaited: Option<embedded::Awaited>,
 }
 
 impl Doors {
@@ -51,13 +55,15 @@ impl Doors {
         predecessor.take_paths(&bound)?;
         let admin = predecessor.admin_server().await?;
         let embedded = serve_embedded(config, registries, admin.address(), predecessor, tasks);
-        let (registries, registry) = embedded.await?;
+        let (registries, mut registry) = embedded.await?;
+        let awaited = registry.as_mut().and_then(|one| one.awaited.take());
         Ok(Self {
             tls,
             bound,
             admin,
             registries,
             registry,
+            awaited,
         })
     }
 
@@ -113,12 +119,13 @@ async fn serve_embedded(
     let mut embedded = None;
     for (name, registry) in &config.registries {
         if let RegistryKind::Embedded(settings) = &registry.kind {
-            let server = predecessor.registry(settings).await?;
+            let mut server = predecessor.registry(settings).await?;
             embedded = Some(EmbeddedRegistry {
                 address: server.address(),
                 socket: server.duplicate().ok().flatten(),
                 wanted: settings.address,
                 lender: server.lender(),
+                awaited: server.awaited(),
             });
             server.leads_to(admin);
             registries.insert(Arc::clone(name), server.reader());

@@ -120,6 +120,7 @@ impl App {
         let listeners = Listeners::new(&config, bound, tls, challenges, intake, lends)?;
         let listeners = Arc::new(listeners);
         predecessor.until_go(&shared, &doors.bound).await?;
+        predecessor.registry_state(doors.awaited).await?;
         listeners.begin(doors.bound);
         let parts = Parts::of(&listeners, &workers, &access_logs, &doors.admin, &log);
         let (of, store) = (Arc::clone(&shared), snapshot.clone());

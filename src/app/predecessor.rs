@@ -84,23 +84,30 @@ impl<'a> Predecessor<'a> {
         }
     }
 
-    /// The embedded registry, with its state, at the socket that there is already, or at one of its own.
+    /// The embedded registry, at the socket that there is already, or at one of its own. Its state is a process's
+    /// that hands over until [`Self::registry_state`].
     pub(super) async fn registry(
         &mut self,
         settings: &config::Embedded,
     ) -> Result<embedded::Server, StartError> {
-        let mut inherited = None;
-        if let Some(parent) = &mut self.parent {
+        let Some(parent) = &mut self.parent else {
+            let bind = async || embedded::Server::bind(settings).await;
+            return Ok(self.after(bind).await?);
+        };
+        let socket = parent.registry(&settings.address.to_string());
+        Ok(embedded::Server::beside(socket, settings).await?)
+    }
+
+    /// Has the embedded registry open its state, once clients are this process's.
+    pub(super) async fn registry_state(
+        &self,
+        awaited: Option<embedded::Awaited>,
+    ) -> Result<(), StartError> {
+        if let (Some(parent), Some(awaited)) = (&self.parent, awaited) {
             parent.borrow_state().await?;
-            inherited = parent.registry(&settings.address.to_string());
+            awaited.open().await?;
         }
-        Ok(match inherited {
-            Some(socket) => embedded::Server::inherit(socket, settings).await?,
-            None => {
-                self.after(async || embedded::Server::bind(settings).await)
-                    .await?
-            }
-        })
+        Ok(())
     }
 
     /// The last good sets: of the process that hands over, else of the snapshot.
@@ -113,8 +120,10 @@ impl<'a> Predecessor<'a> {
             Some(parent) => parent.sets(identities(config)).await,
             None => None,
         };
-        told.or_else(|| snapshot.map(|store| store.read()))
-            .unwrap_or_default()
+        // What became of the file is known in any case.
+        let saved = snapshot.map(|store| store.read());
+        let told = told.filter(|told| !told.is_empty());
+        told.or(saved).unwrap_or_default()
     }
 
     /// Takes the paths of unix sockets before the process that has them is told to go; one that hands its

@@ -54,6 +54,7 @@ fn inherited(socket: OwnedFd) -> Option<Inherited> {
         wanted: address.clone(),
         address,
         sockets: vec![socket],
+        file: None,
         is_kept: true,
     })
 }

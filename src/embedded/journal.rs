@@ -100,6 +100,28 @@ impl Journal {
         Ok((journal, state))
     }
 
+    /// Looks at what another process has in the folder, and takes nothing: no change can be written. `None`
+    /// where there is nothing.
+    pub(super) fn look(folder: &Path) -> Result<Option<(Self, State)>, OpenError> {
+        let path = folder.join(FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let unreadable = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
+        let (node, state) = replay(&bytes, &path).map_err(unreadable)?;
+        let journal = Self {
+            folder: folder.to_owned(),
+            node,
+            file: File::open(&path)?,
+            length: bytes.len() as u64,
+            compacted: bytes.len() as u64,
+            is_torn: false,
+            lock: None,
+        };
+        Ok(Some((journal, state)))
+    }
+
     /// The node's id, the same for as long as the folder lives.
     pub(super) fn node(&self) -> &str {
         &self.node

@@ -31,7 +31,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +64,31 @@ pub struct Server {
     /// Who asks for its state.
     borrowers: mpsc::Receiver<loan::Asked>,
     lender: Lender,
+    /// Ends when a state is its own that another process had at the start.
+    opened: Option<oneshot::Receiver<()>>,
+    awaited: Option<Awaited>,
+}
+
+/// What opens the state of a registry that is another process's until then.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    folder: PathBuf,
+    context: Arc<Context>,
+    opened: oneshot::Sender<()>,
+}
+
+impl Awaited {
+    /// Opens it, once that process has let go of it.
+    ///
+    /// # Errors
+    /// Where it cannot be used.
+    pub(crate) async fn open(self) -> Result<(), StartError> {
+        let (journal, state) = open(&self.folder).await?;
+        self.context.store.reopen(journal, state);
+        // A server that is gone needs no word.
+        let _ = self.opened.send(());
+        Ok(())
+    }
 }
 
 /// Why the registry cannot start.
@@ -101,26 +126,51 @@ impl Server {
     /// Where the address is taken, the folder is another process's or unusable, or the token
     /// cannot be read.
     pub async fn bind(config: &config::Embedded) -> Result<Self, StartError> {
-        let listen = |source| StartError::Listen {
-            address: config.address,
-            source,
-        };
-        let listener = TcpListener::bind(config.address).await.map_err(listen)?;
-        Self::at(listener.into_std().map_err(listen)?, config).await
+        let listener = listen(config.address).await?;
+        Self::at(listener, config, open(&config.data).await?)
     }
 
-    /// The same at a socket that another process has bound.
+    /// The same beside a process that has the state until [`Awaited::open`], at its socket where there is one.
+    /// Clients are not served before; its readers have what that process had written at this moment.
     ///
     /// # Errors
     /// As for [`Self::bind`].
-    pub(crate) async fn inherit(
-        socket: OwnedFd,
+    pub(crate) async fn beside(
+        socket: Option<OwnedFd>,
         config: &config::Embedded,
     ) -> Result<Self, StartError> {
-        Self::at(socket.into(), config).await
+        let listener = match socket {
+            Some(socket) => socket.into(),
+            None => listen(config.address).await?,
+        };
+        let folder = config.data.clone();
+        let looked = tokio::task::spawn_blocking(move || Journal::look(&folder)).await;
+        let looked = looked.unwrap_or_else(|error| Err(OpenError::Io(io::Error::other(error))));
+        let Some(found) = looked.map_err(|error| unusable(&config.data, error))? else {
+            // A folder that holds nothing is no other process's.
+            return Self::at(listener, config, open(&config.data).await?);
+        };
+        let mut server = Self::at(listener, config, found)?;
+        let (opened, until) = oneshot::channel();
+        server.opened = Some(until);
+        server.awaited = Some(Awaited {
+            folder: config.data.clone(),
+            context: Arc::clone(&server.context),
+            opened,
+        });
+        Ok(server)
     }
 
-    async fn at(listener: net::TcpListener, config: &config::Embedded) -> Result<Self, StartError> {
+    /// What opens a state that is another process's.
+    pub(crate) fn awaited(&mut self) -> Option<Awaited> {
+        self.awaited.take()
+    }
+
+    fn at(
+        listener: net::TcpListener,
+        config: &config::Embedded,
+        (journal, state): (Journal, state::State),
+    ) -> Result<Self, StartError> {
         let listen = |source| StartError::Listen {
             address: config.address,
             source,
@@ -138,7 +188,6 @@ impl Server {
                 "the registry listens beyond loopback without a token: it will take no changes"
             );
         }
-        let (journal, state) = open(&config.data).await?;
         let node = Node::new(journal.node().to_owned(), address);
         let context = Context {
             store: Store::new(journal, state),
@@ -156,6 +205,8 @@ impl Server {
             context: Arc::new(context),
             borrowers,
             lender,
+            opened: None,
+            awaited: None,
         })
     }
 
@@ -193,6 +244,11 @@ impl Server {
     /// Serves until `shutdown`. Then blocking queries answer, other requests have a second to
     /// end, and every task has ended when this returns. If it is dropped, they end soon after.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        if let Some(opened) = self.opened.take()
+            && !matches!(shutdown.run_until_cancelled(opened).await, Some(Ok(())))
+        {
+            return;
+        }
         while let Some(asked) = self.serve(&shutdown).await {
             if !self.lend(asked, &shutdown).await {
                 return;
@@ -255,15 +311,25 @@ impl Server {
     }
 }
 
+async fn listen(address: SocketAddr) -> Result<net::TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    let bound = bound.and_then(TcpListener::into_std);
+    bound.map_err(|source| StartError::Listen { address, source })
+}
+
 async fn open(folder: &Path) -> Result<(Journal, state::State), StartError> {
     let owned = folder.to_owned();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&owned)).await;
     let opened = opened.unwrap_or_else(|error| Err(OpenError::Io(io::Error::other(error))));
-    opened.map_err(|error| match error {
+    opened.map_err(|error| unusable(folder, error))
+}
+
+fn unusable(folder: &Path, error: OpenError) -> StartError {
+    match error {
         OpenError::Locked => StartError::Locked(folder.to_owned()),
         OpenError::Io(source) => StartError::Data {
             folder: folder.to_owned(),
             source,
         },
-    })
+    }
 }

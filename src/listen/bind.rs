@@ -10,14 +10,15 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Entrance, Unwatched, socket_file::SocketFile};
+use super::{
+    Entrance, Unwatched,
+    listening::BACKLOG,
+    socket_file::{Id, SocketFile},
+};
 use crate::{
     config::{self, ListenAddress},
     door::Sharing,
 };
-
-/// Connections that the kernel keeps for us before they are accepted.
-const BACKLOG: i32 = 4096;
 
 /// A listener's sockets.
 pub(crate) struct Bound {
@@ -38,6 +39,8 @@ pub(crate) struct Inherited {
     pub address: ListenAddress,
     /// At least one.
     pub sockets: Vec<OwnedFd>,
+    /// Which file a unix socket has, by that process's word.
+    pub file: Option<Id>,
     /// Whether that process goes on holding them: a supervisor.
     pub is_kept: bool,
 }
@@ -57,6 +60,11 @@ pub(crate) struct Duplicate {
 }
 
 impl Duplicate {
+    /// Which file a unix socket has.
+    pub(crate) fn file(&self) -> Option<Id> {
+        self.file.as_ref().map(|file| file.id())
+    }
+
     /// Whether a supervisor holds them, too.
     pub(crate) fn is_kept(&self) -> bool {
         self.sharing.is_shared()
@@ -145,16 +153,20 @@ pub(crate) fn inherit(
     workers: usize,
 ) -> Result<Bound, BindError> {
     let Inherited {
-        address, sockets, ..
+        address,
+        sockets,
+        file,
+        is_kept,
+        ..
     } = inherited;
     let sharing = Sharing::default();
-    let mode = (!inherited.is_kept).then_some(settings.mode);
-    if inherited.is_kept {
+    let mode = (!is_kept).then_some(settings.mode);
+    if is_kept {
         sharing.begin();
     }
     let taken = match &settings.address {
-        ListenAddress::Tcp(_) => among(sockets, workers),
-        ListenAddress::Unix(path) => SocketFile::inherited(path, mode).and_then(|file| {
+        ListenAddress::Tcp(_) => among(sockets, workers, is_kept),
+        ListenAddress::Unix(path) => SocketFile::inherited(path, mode, file).and_then(|file| {
             let socket = sockets.into_iter().next().map(UnixListener::from);
             let socket = socket.ok_or(io::ErrorKind::NotFound)?;
             socket.set_nonblocking(true)?;
@@ -165,14 +177,21 @@ pub(crate) fn inherit(
 }
 
 /// At least a socket for each worker, and none left out: a socket that is not accepted from would keep the
-/// clients whom the kernel gives it.
-fn among(sockets: Vec<OwnedFd>, workers: usize) -> io::Result<Vec<Unwatched>> {
+/// clients whom the kernel gives it. Those that are missing are bound beside them; a supervisor's has one queue,
+/// which workers share.
+fn among(sockets: Vec<OwnedFd>, workers: usize, is_kept: bool) -> io::Result<Vec<Unwatched>> {
     let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from).collect();
     let missing = workers.saturating_sub(sockets.len());
     let again = sockets.iter().cycle().take(missing);
-    let again: Vec<_> = again
-        .map(TcpListener::try_clone)
-        .collect::<Result<_, _>>()?;
+    let beside = |socket: &TcpListener| match is_kept {
+        true => socket.try_clone(),
+        // It takes clients once its worker watches it. An older version's may not be shared.
+        false => unheard(socket.local_addr()?, true).map_or_else(
+            |_| socket.try_clone(),
+            |socket| Ok(TcpListener::from(socket)),
+        ),
+    };
+    let again: Vec<_> = again.map(beside).collect::<Result<_, _>>()?;
     let all = sockets.into_iter().chain(again).map(|socket| {
         socket.set_nonblocking(true)?;
         Ok(Unwatched::Tcp(socket))
@@ -294,6 +313,8 @@ fn unheard(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs::File, os::unix::fs::MetadataExt as _};
+
     use super::*;
 
     fn settings(address: SocketAddr) -> config::Listener {
@@ -317,7 +338,12 @@ mod tests {
 
     #[test]
     fn every_inherited_socket_is_accepted_from_and_every_worker_has_one() {
-        for (before, after) in [(1, 3), (3, 1), (2, 2)] {
+        let queue = |socket: &Unwatched| {
+            let socket = File::from(socket.duplicate().unwrap());
+            socket.metadata().unwrap().ino()
+        };
+        let cases = [(1, 3, false), (3, 1, false), (2, 2, false), (1, 3, true)];
+        for (before, after, is_kept) in cases {
             let first = bind(settings("127.0.0.1:0".parse().unwrap()), before).unwrap();
             let Duplicate {
                 wanted,
@@ -329,10 +355,15 @@ mod tests {
                 wanted: wanted.clone(),
                 address: address.clone(),
                 sockets,
-                is_kept: false,
+                file: None,
+                is_kept,
             };
             let settings = settings(wanted.tcp().unwrap());
             let second = inherit(settings, inherited, after).unwrap();
+            // A supervisor's are one queue each.
+            let queues: BTreeSet<_> = second.sockets.iter().map(queue).collect();
+            let expected = if is_kept { before } else { before.max(after) };
+            assert_eq!(queues.len(), expected);
             assert_eq!(second.address, first.address);
             assert_eq!(second.sockets.len(), before.max(after));
             drop(first);

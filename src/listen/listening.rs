@@ -9,10 +9,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::socket_file::SocketFile;
 use crate::{door, unix::stream};
+
+/// Connections that the kernel keeps for us before they are accepted.
+pub(super) const BACKLOG: i32 = 4096;
 
 /// A client of a unix socket has no address: it is on this machine, as one of loopback is.
 const LOCAL: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
@@ -56,13 +60,19 @@ impl Unwatched {
         }
     }
 
-    /// Has this thread's runtime watch it.
+    /// Has this thread's runtime watch it; clients come from here on at the latest.
     ///
     /// # Errors
     /// Where the runtime cannot.
     pub(crate) fn watch(self) -> io::Result<Listening> {
         Ok(match self {
-            Self::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
+            Self::Tcp(socket) => {
+                let own = SockRef::from(&socket);
+                if !own.is_listener()? {
+                    own.listen(BACKLOG)?;
+                }
+                Listening::Tcp(TcpListener::from_std(socket)?)
+            }
             Self::Unix(socket, file) => {
                 let door = Door(Mutex::new(Some(file)));
                 Listening::Unix(UnixListener::from_std(socket)?, door)

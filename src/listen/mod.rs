@@ -42,6 +42,6 @@ pub(crate) use listening::Unwatched;
 #[cfg(test)]
 pub(crate) use permits::Permits;
 pub(crate) use prelude::serve;
-pub(crate) use socket_file::{SocketFile, is_one_socket};
+pub(crate) use socket_file::{SocketFile, is_at, is_one_socket};
 pub(crate) use stop::Stop;
 pub(crate) use tls::Tls;

@@ -21,8 +21,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// How often a file that was left behind is taken away, and another one is found in its place.
 const TRIES: usize = 3;
 
-/// What tells a file from one that had its name before, or has it since.
-type Id = (u64, u64);
+/// What tells a file from one that had its name before, or has it since: its device and its number there.
+pub(crate) type Id = (u64, u64);
 
 /// The file of a socket of ours, which is removed with this where it is ours to remove.
 #[derive(Debug)]
@@ -79,16 +79,22 @@ impl SocketFile {
     }
 
     /// The file of a socket that another process has bound at this path, and `mode` what it is to have for
-    /// permissions once it is ours; `None` where the supervisor keeps it.
+    /// permissions once it is ours; `None` where the supervisor keeps it. `file` is which one it is, by that
+    /// process's word.
     ///
     /// # Errors
-    /// Where it is not there.
-    pub(super) fn inherited(path: &Path, mode: Option<u32>) -> io::Result<Self> {
+    /// Where it is not there, and nothing is said of which it is.
+    pub(super) fn inherited(path: &Path, mode: Option<u32>, file: Option<Id>) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
-            id: id(path)?,
+            id: file.map_or_else(|| id(path), Ok)?,
             claim: Mutex::new(mode.map_or(Claim::Theirs, Claim::Inherited)),
         })
+    }
+
+    /// Which file it is.
+    pub(super) fn id(&self) -> Id {
+        self.id
     }
 
     /// Leaves it to the process that goes on with the socket.
@@ -130,7 +136,11 @@ impl SocketFile {
         let mut claim = self.claim.lock();
         match mem::replace(&mut *claim, Claim::Ours) {
             Claim::Beside(name) => fs::rename(&name.0, &self.path),
-            Claim::Inherited(mode) => fs::set_permissions(&self.path, Permissions::from_mode(mode)),
+            // The path may be another's by now.
+            Claim::Inherited(mode) if id(&self.path)? == self.id => {
+                fs::set_permissions(&self.path, Permissions::from_mode(mode))
+            }
+            Claim::Inherited(_) => Ok(()),
             before @ Claim::Theirs => {
                 *claim = before;
                 Ok(())
@@ -198,6 +208,11 @@ fn left_behind(path: &Path) -> io::Result<Id> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Errno::EADDRINUSE.into()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether this file has the path.
+pub(crate) fn is_at(path: &Path, file: Id) -> bool {
+    id(path).is_ok_and(|own| own == file)
 }
 
 /// Whether both paths lead to one socket.
@@ -315,19 +330,39 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("http.sock");
         let (file, listener) = listen(&path, true).unwrap();
-        drop(SocketFile::inherited(&path, Some(0o660)).unwrap());
+        drop(SocketFile::inherited(&path, Some(0o660), None).unwrap());
         UnixStream::connect(&path).unwrap();
-        let heir = SocketFile::inherited(&path, Some(0o660)).unwrap();
+        let heir = SocketFile::inherited(&path, Some(0o660), None).unwrap();
         heir.take_path().unwrap();
         file.leave();
         drop(file);
         UnixStream::connect(&path).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
-        drop(SocketFile::inherited(&path, None).unwrap());
+        drop(SocketFile::inherited(&path, None, None).unwrap());
         drop(heir);
         assert!(names(folder.path()).is_empty());
         drop(listener);
+    }
+
+    #[test]
+    fn a_path_that_is_anothers_by_now_is_neither_changed_nor_removed_by_an_heir() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let (file, _listener) = listen(&path, true).unwrap();
+        let id = file.id();
+        assert!(is_at(&path, id));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_at(&path, id));
+        let heir = SocketFile::inherited(&path, Some(0o666), Some(id)).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let before = mode();
+        heir.take_path().unwrap();
+        file.leave();
+        drop((heir, file));
+        assert_eq!((mode(), before == 0o666), (before, false));
+        UnixStream::connect(&path).unwrap();
     }
 
     #[test]

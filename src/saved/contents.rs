@@ -141,6 +141,11 @@ impl Contents {
         self.sets.len() + self.catalogs.len()
     }
 
+    /// Whether nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What a registry said of a service.
     pub fn set(&self, service: &str, registry: &str) -> Option<&Set> {
         let at = self.sets.binary_search_by(|set| {

@@ -12,6 +12,7 @@ use std::{
 
 use rustix::{
     cmsg_space,
+    event::{PollFd, PollFlags, Timespec, poll},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -22,6 +23,13 @@ use tokio::{io::Interest, net::UnixStream};
 
 /// The longest packet: a report of many errors in a file.
 const LONGEST: usize = 64 * 1024;
+
+/// Whether the process at the other end is gone, or has closed that.
+pub(super) fn is_closed(socket: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    let looked = poll(&mut polled, Some(&Timespec::default()));
+    looked.is_ok() && polled[0].revents().contains(PollFlags::HUP)
+}
 
 /// One end, watched by the runtime as any unix socket.
 #[derive(Debug)]
@@ -132,7 +140,9 @@ mod tests {
         file.write_all(b"well").unwrap();
         ours.send(&"first", Some(file.as_fd())).await.unwrap();
         ours.send(&"second", None).await.unwrap();
+        assert!(!is_closed(&theirs.0));
         drop(ours);
+        assert!(is_closed(&theirs.0));
         let (text, descriptor) = theirs.next::<String>().await.unwrap().unwrap();
         assert_eq!(text, "first");
         let mut file = File::from(descriptor.unwrap());

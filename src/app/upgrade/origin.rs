@@ -36,6 +36,8 @@ pub struct Origin {
     pub(super) follower: Option<Follower>,
     /// The channel to the process before.
     pub(super) parent: Option<Arc<OwnedFd>>,
+    /// Those to the processes before that one.
+    pub(super) before: Vec<OwnedFd>,
     /// Who looks after it.
     pub(in crate::app) supervisor: Supervisor,
     /// What that one has bound for it.
@@ -60,6 +62,7 @@ impl Origin {
             // Where its path is not known it cannot be started again.
             program: Program::of_this_process().ok(),
             parent,
+            before: Vec::new(),
             supervisor: Supervisor::of_environment(),
             sockets: supervised::of_environment(),
         }

@@ -15,9 +15,13 @@ pub(super) enum Offer {
         wanted: String,
         /// Where it listens.
         address: String,
+        /// Which file a unix socket has.
+        file: Option<(u64, u64)>,
         /// Whether a supervisor holds it, too.
         is_kept: bool,
     },
+    /// The channel of a process before, which is open at its other end until that process is gone.
+    Before,
     /// The admin server's socket, and its address in the file.
     Admin(String),
     /// The embedded registry's socket, and its address in the file.
@@ -45,7 +49,7 @@ pub(super) enum Offer {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Reply {
-    /// It is about to open the embedded registry.
+    /// It is about to open the embedded registry: told to serve, and before it does.
     WantsState,
     /// Some of what it could not read.
     Missing(Vec<String>),
@@ -63,4 +67,4 @@ pub(super) enum Reply {
 }
 
 /// The version of what is said.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     future::pending,
     io::{self, Read as _, Seek as _},
+    mem,
     os::fd::OwnedFd,
     path::Path,
     sync::Arc,
@@ -23,7 +24,10 @@ use super::{
     packet::{Offer, Reply, VERSION},
 };
 use crate::{
-    app::start_error::StartError, config::ListenAddress, listen::Inherited, saved::Contents,
+    app::start_error::StartError,
+    config::ListenAddress,
+    listen::{Inherited, is_at},
+    saved::Contents,
 };
 
 /// How long it may take to say what follows at once.
@@ -41,6 +45,8 @@ pub(in crate::app) struct Parent {
     admin: Option<(String, OwnedFd)>,
     registry: Option<(String, OwnedFd)>,
     sets: Option<File>,
+    /// The channels of the processes before that one.
+    before: Vec<OwnedFd>,
     /// When it waits no longer for this process to be ready.
     ready_by: Option<Instant>,
     /// Whether the admin server's socket is taken.
@@ -52,7 +58,7 @@ impl Parent {
     ///
     /// # Errors
     /// Where it is gone, or says what is not understood.
-    pub(in crate::app) async fn of(origin: &Origin) -> Result<Option<Self>, StartError> {
+    pub(in crate::app) async fn of(origin: &mut Origin) -> Result<Option<Self>, StartError> {
         let Some(channel) = &origin.parent else {
             return Ok(None);
         };
@@ -63,6 +69,7 @@ impl Parent {
             admin: None,
             registry: None,
             sets: None,
+            before: Vec::new(),
             ready_by: None,
             has_admin: false,
         };
@@ -70,7 +77,10 @@ impl Parent {
             let next = parent.next().await?;
             let next = next.ok_or_else(|| StartError::Upgrade("it is gone".to_owned()))?;
             match next {
-                (Offer::All(VERSION), _) => return Ok(Some(parent)),
+                (Offer::All(VERSION), _) => {
+                    origin.before = mem::take(&mut parent.before);
+                    return Ok(Some(parent));
+                }
                 (Offer::ReadyTimeout(left), _) => {
                     parent.ready_by = Some(Instant::now() + Duration::from_millis(left));
                 }
@@ -90,6 +100,7 @@ impl Parent {
                 place,
                 wanted,
                 address,
+                file,
                 is_kept,
             } => {
                 let listener = self.listeners.entry(place).or_insert_with(|| {
@@ -97,6 +108,7 @@ impl Parent {
                         wanted: address_of(&wanted)?,
                         address: address_of(&address)?,
                         sockets: Vec::new(),
+                        file,
                         is_kept,
                     })
                 });
@@ -107,17 +119,19 @@ impl Parent {
             Offer::Admin(wanted) => self.admin = Some((wanted, descriptor)),
             Offer::Registry(wanted) => self.registry = Some((wanted, descriptor)),
             Offer::Sets => self.sets = Some(descriptor.into()),
+            Offer::Before => self.before.push(descriptor),
             Offer::Input => dup2_stdin(descriptor).map_err(|error| broken(error.into()))?,
             other => return Err(unexpected(&other)),
         }
         Ok(())
     }
 
-    /// The sockets of the listener with this address in the file; once.
+    /// The sockets of the listener with this address in the file; once. None of a path that they have no
+    /// more.
     pub(in crate::app) fn listener(&mut self, wanted: &ListenAddress) -> Option<Inherited> {
         let is_it = |listener: &&mut Option<Inherited>| {
             let listener = listener.as_ref();
-            listener.is_some_and(|listener| listener.wanted == *wanted)
+            listener.is_some_and(|listener| listener.wanted == *wanted && has_its_path(listener))
         };
         self.listeners.values_mut().find(is_it)?.take()
     }
@@ -247,6 +261,13 @@ fn read_sets(mut file: File, identities: &BTreeMap<Arc<str>, String>) -> Result<
     let mut contents = Contents::read(&bytes).map_err(|error| error.to_string())?;
     contents.drop_others(identities);
     Ok(contents)
+}
+
+fn has_its_path(listener: &Inherited) -> bool {
+    match (&listener.wanted, listener.file) {
+        (ListenAddress::Unix(path), Some(file)) => is_at(path, file),
+        _ => true,
+    }
 }
 
 fn address_of(text: &str) -> Option<ListenAddress> {

@@ -39,6 +39,8 @@ use crate::{
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// How long it may take to end.
 const ENDS: Duration = Duration::from_secs(2);
+/// How many processes may drain while there is another upgrade: each is a process as a whole.
+const DRAINING: usize = 3;
 
 /// Has a new binary take the place of this process.
 #[derive(Clone)]
@@ -62,6 +64,10 @@ struct Inner {
     handover: CancellationToken,
     /// What the new process has for good.
     lent: Mutex<Option<Loan>>,
+    /// The channels of the processes before this one, each open at its other end until that one is gone.
+    before: Vec<Arc<OwnedFd>>,
+    /// The new process's, open until this one is gone.
+    successor: Mutex<Option<Channel>>,
     failed: AtomicU64,
 }
 
@@ -84,6 +90,7 @@ pub(in crate::app) struct ServerSockets {
 
 /// What one upgrade hands over.
 struct Offered {
+    before: Vec<Arc<OwnedFd>>,
     sockets: Arc<Sockets>,
     listeners: Vec<Arc<Duplicate>>,
 }
@@ -102,6 +109,7 @@ impl Upgrader {
         sockets: Sockets,
         handover: CancellationToken,
     ) -> Self {
+        let before = origin.before.into_iter().map(Arc::new);
         Self(Arc::new(Inner {
             program: origin.program,
             follower: origin.follower,
@@ -114,6 +122,8 @@ impl Upgrader {
             done: CancellationToken::new(),
             handover,
             lent: Mutex::default(),
+            before: origin.parent.into_iter().chain(before).collect(),
+            successor: Mutex::default(),
             failed: AtomicU64::new(0),
         }))
     }
@@ -143,7 +153,7 @@ impl Upgrade for Upgrader {
             // It goes on though the client that has asked for it leaves.
             let upgrading = tokio::spawn(async move { inner.upgrade(within).await });
             let failed =
-                |panic: tokio::task::JoinError| Err(UpgradeError::Misunderstood(panic.to_string()));
+                |panic: tokio::task::JoinError| Err(UpgradeError::BrokenOff(panic.to_string()));
             upgrading.await.unwrap_or_else(failed)
         })
     }
@@ -209,12 +219,17 @@ impl Inner {
         if let Some(follower) = &self.follower {
             return Err(follower.refusal());
         }
+        let before = self.draining();
+        if before.len() >= DRAINING {
+            return Err(UpgradeError::Crowded(before.len()));
+        }
         let sockets = self.sockets.lock().clone();
         let sockets = sockets.filter(|_| !self.done.is_cancelled());
         let sockets = sockets.ok_or(UpgradeError::Draining)?;
         // No reload changes them meanwhile.
         let _listeners = sockets.listeners.turn.lock().await;
         let offered = Offered {
+            before,
             listeners: sockets.listeners.duplicates(),
             sockets: Arc::clone(&sockets),
         };
@@ -234,6 +249,7 @@ impl Inner {
         {
             Ok(()) => {
                 *self.lent.lock() = loan;
+                *self.successor.lock() = Some(channel);
                 Ok(Upgraded {
                     pid,
                     took: began.elapsed(),
@@ -253,7 +269,7 @@ impl Inner {
                 drop(loan);
                 Err(match (error, status) {
                     (None, Some(status)) => UpgradeError::Ended(status),
-                    (None, None) => UpgradeError::Misunderstood("it left".to_owned()),
+                    (None, None) => UpgradeError::Left,
                     (Some(error), _) => error,
                 })
             }
@@ -270,20 +286,16 @@ impl Inner {
     ) -> Result<(), Option<UpgradeError>> {
         let ready = async {
             self.offer(channel, offered, ready_timeout(within)).await?;
-            self.until_ready(channel, &offered.sockets, loan).await
+            self.until_ready(channel).await
         };
         let ready = tokio::select! {
             ready = timeout(within, ready) => ready.unwrap_or(Err(Some(UpgradeError::Late(within))))?,
             () = self.ending.cancelled() => return Err(Some(UpgradeError::GivenUp)),
         };
         channel.send(&Offer::Go, None).await.map_err(left)?;
-        // However long that takes: it may have clients by now, whom its end would cut.
-        match channel.next().await {
-            Ok(Some((Reply::Serves, _))) => {}
-            Ok(Some((Reply::Fails(why), _))) => return Err(Some(UpgradeError::Refused(why))),
-            _ => return Err(None),
-        }
-        self.let_go(offered, &ready);
+        self.until_serving(channel, &offered.sockets.servers, loan)
+            .await?;
+        self.let_go(offered, &ready).await;
         // Before that one says anything, for what it says is heeded from here on.
         self.supervisor.replaced_by(pid);
         // One that is gone by now has served, and a supervisor looks after it.
@@ -291,8 +303,31 @@ impl Inner {
         Ok(())
     }
 
+    /// Waits until a process serves that was told to, however long that takes: it may have clients by now, whom
+    /// its end would cut.
+    async fn until_serving(
+        &self,
+        channel: &Channel,
+        servers: &ServerSockets,
+        loan: &mut Option<Loan>,
+    ) -> Result<(), Option<UpgradeError>> {
+        loop {
+            match channel.next().await {
+                Ok(Some((Reply::WantsState, _))) => {
+                    if let Some((_, _, lender)) = &servers.registry {
+                        *loan = lender.borrow().await;
+                    }
+                    channel.send(&Offer::State, None).await.map_err(left)?;
+                }
+                Ok(Some((Reply::Serves, _))) => return Ok(()),
+                Ok(Some((Reply::Fails(why), _))) => return Err(Some(UpgradeError::Refused(why))),
+                _ => return Err(None),
+            }
+        }
+    }
+
     /// Clients are the new process's alone from here on.
-    fn let_go(&self, offered: &Offered, ready: &Ready) {
+    async fn let_go(&self, offered: &Offered, ready: &Ready) {
         for place in &ready.listeners {
             if let Some(listener) = offered.listeners.get(*place) {
                 listener.leave();
@@ -301,8 +336,9 @@ impl Inner {
         if let (true, Some((_, _, sharing))) = (ready.admin, &offered.sockets.servers.admin) {
             sharing.begin();
         }
-        if let Some(store) = &self.snapshot {
-            store.hand_over();
+        if let Some(store) = self.snapshot.clone() {
+            // It waits for what is being written.
+            let _ = spawn_blocking(move || store.hand_over()).await;
         }
         self.done.cancel();
         self.handover.cancel();
@@ -315,35 +351,11 @@ impl Inner {
         offered: &Offered,
         ready_timeout: Duration,
     ) -> Result<(), Option<UpgradeError>> {
-        for (place, listener) in offered.listeners.iter().enumerate() {
-            for socket in &listener.sockets {
-                let offer = Offer::Listener {
-                    place,
-                    wanted: listener.wanted.to_string(),
-                    address: listener.address.to_string(),
-                    is_kept: listener.is_kept(),
-                };
-                channel
-                    .send(&offer, Some(socket.as_fd()))
-                    .await
-                    .map_err(left)?;
-            }
+        for process in &offered.before {
+            let sent = channel.send(&Offer::Before, Some(process.as_fd()));
+            sent.await.map_err(left)?;
         }
-        let ServerSockets { admin, registry } = &offered.sockets.servers;
-        if let Some((wanted, socket, _)) = admin {
-            let offer = Offer::Admin(wanted.clone());
-            channel
-                .send(&offer, Some(socket.as_fd()))
-                .await
-                .map_err(left)?;
-        }
-        if let Some((wanted, socket, _)) = registry {
-            let offer = Offer::Registry(wanted.clone());
-            channel
-                .send(&offer, Some(socket.as_fd()))
-                .await
-                .map_err(left)?;
-        }
+        offer_sockets(channel, offered).await.map_err(left)?;
         let shared = Arc::clone(&self.shared);
         if let Ok(Ok(sets)) = spawn_blocking(move || sets(&shared)).await {
             let sent = channel.send(&Offer::Sets, Some(sets.as_fd()));
@@ -357,24 +369,13 @@ impl Inner {
         channel.send(&Offer::All(VERSION), None).await.map_err(left)
     }
 
-    async fn until_ready(
-        &self,
-        channel: &Channel,
-        sockets: &Sockets,
-        loan: &mut Option<Loan>,
-    ) -> Result<Ready, Option<UpgradeError>> {
+    async fn until_ready(&self, channel: &Channel) -> Result<Ready, Option<UpgradeError>> {
         let mut missing = Vec::new();
         loop {
             let received = channel.next().await;
             let received =
                 received.map_err(|error| Some(UpgradeError::Misunderstood(error.to_string())))?;
             match received.ok_or(None)?.0 {
-                Reply::WantsState => {
-                    if let Some((_, _, lender)) = &sockets.servers.registry {
-                        *loan = lender.borrow().await;
-                    }
-                    channel.send(&Offer::State, None).await.map_err(left)?;
-                }
                 Reply::Missing(some) => missing.extend(some),
                 Reply::Ready { listeners, admin } => {
                     let unread = beyond(missing, &self.shared.directory().unread());
@@ -384,12 +385,19 @@ impl Inner {
                     };
                 }
                 Reply::Fails(why) => return Err(Some(UpgradeError::Refused(why))),
-                other @ Reply::Serves => {
+                other @ (Reply::Serves | Reply::WantsState) => {
                     let text = format!("{other:?} out of turn");
                     return Err(Some(UpgradeError::Misunderstood(text)));
                 }
             }
         }
+    }
+
+    /// The processes before this one that are there still.
+    fn draining(&self) -> Vec<Arc<OwnedFd>> {
+        let before = self.before.iter();
+        let before = before.filter(|process| !channel::is_closed(*process));
+        before.cloned().collect()
     }
 
     fn pinned(&self) -> Vec<String> {
@@ -425,6 +433,37 @@ impl Inner {
     }
 }
 
+/// Hands over all that is listened on.
+async fn offer_sockets(channel: &Channel, offered: &Offered) -> io::Result<()> {
+    for (place, listener) in offered.listeners.iter().enumerate() {
+        // A supervisor's has one queue, however many descriptors it has here.
+        let queues = match listener.is_kept() {
+            true => 1,
+            false => listener.sockets.len(),
+        };
+        for socket in listener.sockets.iter().take(queues) {
+            let offer = Offer::Listener {
+                place,
+                wanted: listener.wanted.to_string(),
+                address: listener.address.to_string(),
+                file: listener.file(),
+                is_kept: listener.is_kept(),
+            };
+            channel.send(&offer, Some(socket.as_fd())).await?;
+        }
+    }
+    let ServerSockets { admin, registry } = &offered.sockets.servers;
+    if let Some((wanted, socket, _)) = admin {
+        let offer = Offer::Admin(wanted.clone());
+        channel.send(&offer, Some(socket.as_fd())).await?;
+    }
+    if let Some((wanted, socket, _)) = registry {
+        let offer = Offer::Registry(wanted.clone());
+        channel.send(&offer, Some(socket.as_fd())).await?;
+    }
+    Ok(())
+}
+
 /// The last good sets, as they stand in a snapshot.
 fn sets(shared: &Shared) -> io::Result<File> {
     let generation = shared.generation.load_full();
@@ -450,9 +489,13 @@ fn ready_timeout(within: Duration) -> Duration {
     within - SPARE.min(within / 2)
 }
 
-/// A channel breaks where the other process is gone.
-fn left(_: io::Error) -> Option<UpgradeError> {
-    None
+/// A channel breaks where the other process is gone; what else keeps a packet from it is said.
+fn left(error: io::Error) -> Option<UpgradeError> {
+    let is_gone = matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    );
+    (!is_gone).then_some(UpgradeError::Untold(error))
 }
 
 /// Why a process that has left could not start, where it has said so.

@@ -1,8 +1,18 @@
 //! A new process that does not get ready is given up, and the one before goes on as if nothing had been; and
 //! what comes at the wrong time.
 
+use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _};
+
+use nix::libc::O_NONBLOCK;
+
 use super::*;
-use crate::support::raw::{RawBackend, Then, Wire, ok};
+use crate::{
+    support::{
+        fake_consul::{Answer, FakeConsul, entry},
+        raw::{RawBackend, Then, Wire, ok},
+    },
+    unix_sockets::connect,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -109,10 +119,7 @@ async fn a_registry_that_the_new_process_cannot_read_keeps_the_old_one() {
     let (status, said) = line.try_upgrade("20s").await;
     assert_eq!(status, 422);
     let error = said["error"].as_str().unwrap();
-    assert!(
-        error.contains("could not read what this one knows: service far"),
-        "{error}"
-    );
+    assert!(error.contains("could not read service far"), "{error}");
     // Its registry's state was lent until then.
     assert_goes_on(&mut line, &mut client, 1).await;
 }
@@ -298,4 +305,175 @@ async fn what_neither_process_can_read_keeps_no_upgrade_back_however_patient_the
     line.until_gone(0).await;
     let mut client = Wire::connect(line.address()).await;
     assert_eq!(client.ask(GET).await.text(), "well");
+}
+
+#[tokio::test]
+async fn a_unix_socket_whose_file_is_gone_is_bound_anew_and_a_path_that_is_anothers_is_left_alone()
+{
+    let (mut line, _backend) = lacking("500ms").await;
+    let [first, second] = ["a.sock", "b.sock"].map(|name| line.folder().join(name));
+    fs::remove_file(&first).unwrap();
+    line.upgrade().await;
+    line.until_gone(0).await;
+    for path in [&first, &second] {
+        assert_eq!(connect(path).await.ask(GET).await.text(), "well");
+    }
+    fs::remove_file(&first).unwrap();
+    let other = tokio::net::UnixListener::bind(&first).unwrap();
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 422, "{said}");
+    assert!(said["error"].as_str().unwrap().contains("a.sock"), "{said}");
+    let client = tokio::net::UnixStream::connect(&first).await.unwrap();
+    other.accept().await.unwrap();
+    drop(client);
+    assert_eq!(connect(&second).await.ask(GET).await.text(), "well");
+}
+
+/// A first process that lacks something, and a file by which a new one waits for it. The registry that is
+/// returned says it when it is told to.
+async fn waiting() -> (Line, RawBackend, FakeConsul) {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let consul = FakeConsul::start([]).await;
+    consul.always(Answer::error(500, "No cluster leader"));
+    let text = format!(
+        "[defaults]\nregistry = \"embedded\"\n[registry.consul]\naddress = \"{}\"\n\
+         [service.far]\nregistry = \"consul\"\n[[route]]\npath = \"/far\"\nservice = \"far\"\n\
+         [service.cart]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"cart\"\n\
+         [[route]]\npath = \"/by/{{service}}\"\nservice = \"{{service}}\"\n",
+        consul.url(),
+        backend.address()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let line = Line::start_ready_after(folder, "500ms", &text).await;
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("\"500ms\"", "\"10m\"")).unwrap();
+    (line, backend, consul)
+}
+
+/// Waits until a new process has looked at the embedded registry's state.
+async fn until_looked(pid: Pid) {
+    let has_it = async || {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let mut open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        open.any(|path| path.ends_with("registry.jsonl"))
+    };
+    eventually("it has looked", has_it, |has_it| *has_it).await;
+}
+
+#[tokio::test]
+async fn what_registers_while_a_new_process_gets_ready_is_known_to_both() {
+    let (mut line, backend, consul) = waiting().await;
+    let pid = begun(&mut line).await;
+    until_looked(pid).await;
+    let (ip, port) = (backend.address().ip(), backend.address().port());
+    let entry_of = json!({ "Name": "late", "Address": ip, "Port": port });
+    let url = line.registry("/v1/agent/service/register");
+    let put = line.http.put(url).json(&entry_of).send().await.unwrap();
+    assert!(put.status().is_success(), "{put:?}");
+    let address = line.address();
+    let asks = "GET /by/late HTTP/1.1\r\nHost: a\r\n\r\n";
+    let served = async || Wire::connect(address).await.ask(asks).await.status();
+    let is_served = |status: &u16| *status == 200;
+    eventually("the old one serves it", served, is_served).await;
+    consul.holds(7, json!([entry("far", backend.address())]));
+    line.first
+        .until_logged("a new process has the addresses now")
+        .await;
+    line.until_gone(0).await;
+    eventually("the new one serves it", served, is_served).await;
+    let url = line.registry("/v1/health/service/late");
+    let listed: Value = line
+        .http
+        .get(url)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+}
+
+/// A new process that was told to serve, and cannot before it is given the content of its embedded registry.
+struct Amid {
+    line: Line,
+    backend: RawBackend,
+    pid: Pid,
+    content: Vec<u8>,
+    pipe: fs::File,
+}
+
+async fn amid() -> Amid {
+    let (mut line, backend, consul) = waiting().await;
+    let pid = begun(&mut line).await;
+    until_looked(pid).await;
+    let journal = line.folder().join("callboard-data/registry.jsonl");
+    let content = fs::read(&journal).unwrap();
+    let pipe = line.folder().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    fs::rename(&pipe, &journal).unwrap();
+    consul.holds(7, json!([entry("far", backend.address())]));
+    let opened = async || {
+        let mut how = OpenOptions::new();
+        how.write(true).custom_flags(O_NONBLOCK).open(&journal)
+    };
+    let pipe = eventually("it is told to serve", opened, Result::is_ok).await;
+    Amid {
+        line,
+        backend,
+        pid,
+        content,
+        pipe: pipe.unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_freezes_once_it_was_told_to_serve_is_waited_for_while_the_old_one_serves() {
+    let Amid {
+        mut line,
+        backend: _backend,
+        pid,
+        content,
+        mut pipe,
+    } = amid().await;
+    let mut client = Wire::connect(line.address()).await;
+    assert_eq!(client.ask(GET).await.text(), "well");
+    kill(pid, Signal::SIGSTOP).unwrap();
+    pipe.write_all(&content).unwrap();
+    drop(pipe);
+    assert_eq!(client.ask(GET).await.field("connection"), None);
+    let mut fresh = Wire::connect(line.address()).await;
+    assert_eq!(fresh.ask(GET).await.text(), "well");
+    // An end is heeded when it is known whose the clients are.
+    line.first.signal(Signal::SIGTERM);
+    kill(pid, Signal::SIGCONT).unwrap();
+    line.first
+        .until_logged("a new process has the addresses now")
+        .await;
+    drop((client, fresh));
+    line.until_gone(0).await;
+    let mut fresh = Wire::connect(line.address()).await;
+    assert_eq!(fresh.ask(GET).await.text(), "well");
+    assert!(line.lives(pid));
+}
+
+#[tokio::test]
+async fn a_process_that_dies_once_it_was_told_to_serve_leaves_all_to_the_old_one() {
+    let Amid {
+        mut line,
+        backend: _backend,
+        pid,
+        content,
+        pipe,
+    } = amid().await;
+    let mut client = Wire::connect(line.address()).await;
+    let journal = line.folder().join("callboard-data/registry.jsonl");
+    let again = line.folder().join("again");
+    fs::write(&again, content).unwrap();
+    fs::rename(again, journal).unwrap();
+    kill(pid, Signal::SIGKILL).unwrap();
+    drop(pipe);
+    assert_goes_on(&mut line, &mut client, 1).await;
 }

@@ -364,3 +364,37 @@ async fn clients_of_http2_are_told_at_once_that_another_process_serves() {
     let got = fresh.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!((got.text(), got.field("connection")), ("well", None));
 }
+
+#[tokio::test]
+async fn three_processes_drain_at_once_and_no_more() {
+    let (_piece, pieces) = watch::channel(0);
+    let slow = slow(pieces).await;
+    let route = format!(
+        "[service.slow]\nendpoints = [\"{}\"]\n[[route]]\nservice = \"slow\"\n",
+        slow.address()
+    );
+    let mut line = Line::start(&route).await;
+    let mut tunnels = Vec::new();
+    for place in 0..3 {
+        let mut tunnel = Wire::connect(line.address()).await;
+        tunnel.send(ASKS).await;
+        assert!(tunnel.head().await.unwrap().starts_with("HTTP/1.1 101"));
+        line.upgrade().await;
+        tunnels.push(tunnel);
+        assert!(line.lives(line.pids[place]));
+    }
+    let (status, said) = line.try_upgrade("20s").await;
+    let error = said["error"].as_str().unwrap();
+    assert_eq!(status, 409, "{error}");
+    assert!(error.starts_with("3 processes before this one"), "{error}");
+    let metrics = line.metrics().await;
+    assert!(metrics.contains("callboard_upgrades_failed_total 0"));
+    drop(tunnels.remove(0));
+    line.until_gone(0).await;
+    line.upgrade().await;
+    for tunnel in &mut tunnels {
+        tunnel.send("hello").await;
+        assert_eq!(tunnel.bytes(5).await, b"hello");
+    }
+    assert!(line.lives(line.newest()));
+}

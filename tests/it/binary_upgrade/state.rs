@@ -118,7 +118,13 @@ async fn the_last_good_sets_go_over_though_the_registry_is_away_and_changes_for_
         assert!(answer.status().is_success(), "{path}: {answer:?}");
     }
     assert_eq!(served(&line).await, 503);
+    let saved = line.folder().join("callboard-data/snapshot.json");
+    eventually("the sets are saved", async || saved.exists(), |is| *is).await;
     let said = line.upgrade().await;
+    let status = line.http.get(line.admin("/api/status")).send();
+    let status: Value = status.await.unwrap().json().await.unwrap();
+    let found = &status["snapshot"]["found"];
+    assert!(found["usable"].is_object(), "{found}");
     assert_eq!(said["unpinned"], json!(["cart"]));
     assert_eq!(said["undrained"], json!([format!("cart: {address}")]));
     assert_eq!(said["unweighed"], json!([format!("cart: {address}")]));
