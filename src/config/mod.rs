@@ -166,6 +166,8 @@ pub struct Listener {
     pub header_case: HeaderCase,
     /// How often a request may pass through this proxy; at least once.
     pub max_passes: usize,
+    /// Whether calls of gRPC-Web are made calls of gRPC.
+    pub grpc_web: bool,
     /// What its clients may speak.
     pub protocol: ListenProtocol,
     /// How TLS is spoken; `None` where it is not.

@@ -12,7 +12,9 @@ use hyper::body::Incoming;
 
 use super::{
     Client, RequestBody, RequestStream, body, connection_fields, grpc_timeout,
-    local_reply::LocalReply, response::RequestLog,
+    grpc_web::{Format, Web},
+    local_reply::LocalReply,
+    response::RequestLog,
 };
 use crate::{
     config::{Paths, Underscores},
@@ -46,7 +48,7 @@ pub(super) struct Head<'r> {
     /// Whether the connection may go over to what `Upgrade` names.
     pub(super) may_upgrade: bool,
     /// How else an endpoint may read the path; mostly in no other way.
-    pub(super) readings: Vec<String>,
+    pub(super) readings: Box<[String]>,
 }
 
 impl<'p> Head<'p> {
@@ -113,7 +115,11 @@ pub(super) fn admit<'r>(
     incoming: Incoming,
 ) -> Result<Admitted<'r>, LocalReply> {
     let client = &*stream.client;
-    let body = body::of_client(incoming, stream);
+    if client.listener.grpc_web {
+        record.web = Web::translate(&mut parts.headers);
+    }
+    let is_text = record.web.is_some_and(|web| web.request == Format::Text);
+    let body = body::of_client(incoming, stream, is_text);
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
     // The answer to a call that is refused would be one of success.
@@ -147,7 +153,7 @@ struct Checked {
     connection: bool,
     deadline: Option<Duration>,
     may_upgrade: bool,
-    readings: Vec<String>,
+    readings: Box<[String]>,
 }
 
 /// hyper takes any length, and a body behind a handshake, where the other protocol's first bytes are.
@@ -291,8 +297,8 @@ impl<'a> Fields<'a> {
         }
         let path = parts.uri.path();
         let readings = match parts.method {
-            Method::OPTIONS if path == ASTERISK => Vec::new(),
-            _ => readings(path, client.listener.paths)?,
+            Method::OPTIONS if path == ASTERISK => Box::default(),
+            _ => readings(path, client.listener.paths)?.into(),
         };
         Ok(Checked {
             host: self.host(parts)?,

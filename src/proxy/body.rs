@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::RequestStream;
+use super::{RequestStream, grpc_web::Base64};
 use crate::{config::Underscores, service::ReplayBody};
 
 /// A client's body that can be sent more than once.
@@ -21,6 +21,8 @@ pub(crate) type RequestBody = ReplayBody<ClientBody>;
 pub(crate) struct ClientBody {
     /// With the request that it is of; `None` where there is none.
     coming: Option<(Incoming, Arc<RequestStream>)>,
+    /// Where it is text, which endpoints have the bytes of.
+    base64: Option<Base64>,
 }
 
 /// A request's body that does not come to its end.
@@ -33,23 +35,29 @@ pub(crate) enum BodyError {
     /// connection. To the library that is an end like any other.
     #[error("the stream was reset before the request's end")]
     Reset,
+    /// A call of gRPC-Web that is text is none.
+    #[error("the body is not sound base64")]
+    Base64,
 }
 
-/// The body of a client's request.
-pub(super) fn of_client(incoming: Incoming, stream: &Arc<RequestStream>) -> RequestBody {
+/// The body of a client's request; in base64, where it is text.
+pub(super) fn of_client(
+    incoming: Incoming,
+    stream: &Arc<RequestStream>,
+    is_text: bool,
+) -> RequestBody {
     stream.rest.begin(&incoming);
     let coming = (!incoming.is_end_stream()).then(|| (incoming, Arc::clone(stream)));
-    ReplayBody::new(ClientBody { coming })
+    let base64 = is_text.then(Base64::default);
+    ReplayBody::new(ClientBody { coming, base64 })
 }
 
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = BodyError;
+/// A piece of a body, or its trailers; `None` at its end.
+type Piece = Option<Result<Frame<Bytes>, BodyError>>;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl ClientBody {
+    /// What comes next, as the client has written it.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
         let Some((incoming, stream)) = &mut self.coming else {
             return Poll::Ready(None);
         };
@@ -89,14 +97,51 @@ impl Body for ClientBody {
             Err(frame) => frame,
         })
     }
+}
+
+/// The same of a text as its bytes; `None` where that is none yet.
+#[cold]
+fn decoded(base64: &mut Base64, piece: Piece) -> Option<Piece> {
+    let piece = match piece {
+        Some(Ok(frame)) => frame.into_data(),
+        // It ends amid four letters.
+        None if !base64.is_whole() => return Some(Some(Err(BodyError::Base64))),
+        end => return Some(end),
+    };
+    match piece.map(|data| base64.decode(&data)) {
+        Ok(Ok(bytes)) if bytes.is_empty() => None,
+        Ok(Ok(bytes)) => Some(Some(Ok(Frame::data(bytes)))),
+        Ok(Err(_)) => Some(Some(Err(BodyError::Base64))),
+        Err(_) if !base64.is_whole() => Some(Some(Err(BodyError::Base64))),
+        Err(trailers) => Some(Some(Ok(trailers))),
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piece> {
+        loop {
+            let piece = ready!(self.poll_written(cx));
+            let Some(base64) = &mut self.base64 else {
+                return Poll::Ready(piece);
+            };
+            if let Some(piece) = decoded(base64, piece) {
+                return Poll::Ready(piece);
+            }
+        }
+    }
 
     fn is_end_stream(&self) -> bool {
+        let is_whole = self.base64.as_ref().is_none_or(Base64::is_whole);
         let coming = self.coming.as_ref();
-        coming.is_none_or(|(incoming, _)| incoming.is_end_stream())
+        is_whole && coming.is_none_or(|(incoming, _)| incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.coming {
+            Some(_) if self.base64.is_some() => SizeHint::default(),
             Some((incoming, _)) => incoming.size_hint(),
             None => SizeHint::with_exact(0),
         }

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::{
     Client, RequestStream,
     failure_log::{Question, Trouble},
+    grpc_web::Web,
     rate::Limited,
     response::{RequestLog, Response, hsts_of, say_close},
 };
@@ -267,11 +268,12 @@ impl LocalReply {
     ) -> Response {
         let code = self.code(status);
         record.called(code);
+        let content_type = record.web.map_or("application/grpc", Web::content_type);
         let mut response = record.reply(status, "");
         *response.status_mut() = StatusCode::OK;
         let message = grpc::message(&format!("{message} (request {id})"));
         let headers = response.headers_mut();
-        let content_type = HeaderValue::from_static("application/grpc");
+        let content_type = HeaderValue::from_static(content_type);
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert("grpc-status", code.value());
         for (name, text) in [("grpc-message", &*message), ("x-request-id", id)] {

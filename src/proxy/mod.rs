@@ -13,6 +13,7 @@ mod failure_log;
 pub(crate) mod fuzzing;
 mod generation;
 mod grpc_timeout;
+mod grpc_web;
 mod header_counts;
 mod local_reply;
 mod outgoing;

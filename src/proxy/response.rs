@@ -18,6 +18,7 @@ use super::{
     Client, HeadText, RequestBody, RequestStream, Target,
     access::Access,
     failure_log::{self, Question},
+    grpc_web::Web,
     tunnel::{Tunnel, TunnelOwner},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct AnswerBody {
     last: Bytes,
     /// Of a call of gRPC whose status is to come: what counts it.
     call: Option<Arc<Padded<ServiceStats>>>,
+    /// Of an answer that is gRPC's, to a client of gRPC-Web.
+    web: Option<Web>,
     /// Lives as long as the answer does.
     ending: Ending,
 }
@@ -60,6 +63,8 @@ pub(super) struct RequestLog {
     pub(super) wants_json: bool,
     /// It is a call of gRPC, whose client looks for a status of gRPC's.
     pub(super) is_grpc: bool,
+    /// It was one of gRPC-Web, and so is its answer.
+    pub(super) web: Option<Web>,
     /// A `HEAD` of HTTP/2: the library leaves an answer's body out of one of HTTP/1.1 alone.
     wants_no_body: bool,
     /// What was asked for, where no endpoint has answered it.
@@ -88,6 +93,7 @@ impl RequestLog {
             count: RequestCount::new(arrived),
             wants_json: false,
             is_grpc: false,
+            web: None,
             wants_no_body: request.version == Version::HTTP_2
                 && request.method == http::Method::HEAD,
             question: None,
@@ -174,7 +180,7 @@ impl RequestLog {
         let AnswerHead {
             status,
             reason,
-            headers,
+            mut headers,
             text,
             ..
         } = head;
@@ -186,6 +192,7 @@ impl RequestLog {
         let stats = switches.then(|| self.count.stats().cloned()).flatten();
         let mut response = self.finish(status, Kind::Endpoint(answer.body), answer.at);
         response.body_mut().call = call;
+        response.body_mut().web = self.web.filter(|web| web.translate_answer(&mut headers));
         if response.body().ending.stream.client.listener.header_case == HeaderCase::Preserve {
             *response.extensions_mut() = HeadText::new(text).for_answer();
         }
@@ -239,6 +246,7 @@ impl RequestLog {
             kind,
             last: Bytes::new(),
             call: None,
+            web: None,
             ending,
         });
         *response.status_mut() = status;
@@ -366,6 +374,7 @@ impl Body for AnswerBody {
         if is_http2 && this.ending.stream.untaken.swap(0, Relaxed) != 0 {
             this.ending.stream.client.activity.pieces.add_one();
         }
+        let is_new = this.last.is_empty();
         let mut frame = match &mut this.kind {
             _ if !this.last.is_empty() => Some(Frame::data(mem::take(&mut this.last))),
             Kind::Own(text) => {
@@ -394,6 +403,9 @@ impl Body for AnswerBody {
         {
             this.called(trailers);
         }
+        if let Some(web) = this.web.filter(|_| is_new) {
+            frame = frame.map(|frame| web.frame(frame));
+        }
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);
             let is_last = frame.is_none() || (this.last.is_empty() && this.kind.is_over());
@@ -415,6 +427,7 @@ impl Body for AnswerBody {
             // What was split was the end of a body.
             _ if !self.last.is_empty() => SizeHint::with_exact(self.last.len() as u64),
             Kind::Own(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Endpoint(_) if self.web.is_some() => SizeHint::default(),
             Kind::Endpoint(body) => body.size_hint(),
             Kind::Cut(_) => SizeHint::default(),
         }

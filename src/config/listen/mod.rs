@@ -175,6 +175,7 @@ fn settings(table: &mut Table<'_>) -> Listener {
         }),
         limits: table.within("limits", |table| limits(table, default.limits)),
         half_close: table.flag("half_close", default.half_close),
+        grpc_web: table.flag("grpc_web", default.grpc_web),
         health_path: table
             .take("health_path")
             .and_then(|field| field.parse("a path", "\"/health\"", pattern::literal_path)),
@@ -282,6 +283,7 @@ impl Default for Listener {
             paths: Paths::Forward,
             header_case: HeaderCase::Lower,
             max_passes: 3,
+            grpc_web: false,
             protocol: ListenProtocol::Auto,
             tls: None,
             redirect_to_https: None,
@@ -312,6 +314,7 @@ mod tests {
             timeout = { header = "1s", ping = "2s" }
             protocol = "http1"
             half_close = true
+            grpc_web = true
             health_path = "/up"
             underscore_headers = "reject"
             paths = "strict"
@@ -347,7 +350,7 @@ mod tests {
             assert_eq!(listener.limits.target_bytes, 8192);
             assert_eq!(listener.limits.handshakes, 5);
             assert_eq!(listener.timeout.handshake, Duration::from_secs(10));
-            assert!(listener.half_close);
+            assert!(listener.half_close && listener.grpc_web);
             assert_eq!(listener.health_path.as_deref(), Some("/up"));
             assert_eq!(listener.underscores, Underscores::Reject);
             assert_eq!((listener.paths, listener.max_passes), (Paths::Strict, 1));
@@ -360,7 +363,7 @@ mod tests {
             ];
             assert_eq!(of_http2, [8, 6]);
         }
-        assert!(!listeners[2].half_close);
+        assert!(!listeners[2].half_close && !listeners[2].grpc_web);
         let plain = &listeners[2];
         assert_eq!((plain.paths, plain.max_passes), (Paths::Forward, 3));
         assert_eq!(plain.header_case, HeaderCase::Lower);

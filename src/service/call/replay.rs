@@ -44,8 +44,8 @@ pub struct ReplayBody<B> {
     body: B,
     /// What was read; `None` when it was too much, or is of no use any more.
     kept: Option<Vec<u8>>,
-    /// Of `kept`, how much this attempt has sent.
-    replayed: usize,
+    /// Of `kept`, how much this attempt has sent: no more than [`LIMIT`]. Short, since each request has it twice.
+    replayed: u32,
     keep: Keep,
     /// No attempt follows: what is kept goes when it is sent.
     is_last: bool,
@@ -71,7 +71,7 @@ impl<B> ReplayBody<B> {
     /// What is still to be sent again.
     fn rest(&self) -> &[u8] {
         let kept = self.kept.as_deref().unwrap_or_default();
-        &kept[self.replayed.min(kept.len())..]
+        &kept[(self.replayed as usize).min(kept.len())..]
     }
 
     fn next_piece(&mut self) -> Option<Bytes> {
@@ -80,7 +80,7 @@ impl<B> ReplayBody<B> {
             return None;
         }
         let piece = Bytes::copy_from_slice(&rest[..rest.len().min(PIECE)]);
-        self.replayed += piece.len();
+        self.replayed += piece.len() as u32;
         self.drop_what_is_sent();
         Some(piece)
     }
@@ -104,7 +104,7 @@ impl<B> ReplayBody<B> {
             kept.reserve_exact(capacity - kept.len());
         }
         kept.extend_from_slice(piece);
-        self.replayed = length;
+        self.replayed = length as u32;
     }
 }
 

@@ -4,6 +4,7 @@
 mod interop;
 mod statuses;
 mod streams;
+mod web;
 
 use std::net::SocketAddr;
 
