@@ -95,7 +95,8 @@ Callboard
 /api/share             POST {\"route\": \"/cart\", \"weights\": {\"cart-v2\": 50}, \"for\": \"30m\"} has a route's shares be others, DELETE ?route=… ends that
 /api/log-level         the log's level; POST {\"level\": \"debug\", \"for\": \"10m\"} changes it for a while, DELETE ends that
 /api/reload            POST {} has proxy.toml read again, {\"dry_run\": true} says what would change
-/api/upgrade           POST {} has the new binary take over, {\"within\": \"30s\"} gives it so long
+/api/upgrade           POST {} has the new binary take over, {\"within\": \"30s\"} gives it so long,
+                       {\"force\": true} though pins and drains end
 /api/handover          POST: a successor wants the addresses of a proxy that drains
 ";
 

@@ -22,6 +22,9 @@ use crate::config;
 struct Asked {
     /// How long the new process may take to get ready.
     within: Option<String>,
+    /// Whether pins and drains may end with this process.
+    #[serde(default)]
+    force: bool,
 }
 
 /// `POST /api/upgrade`
@@ -32,15 +35,16 @@ pub(super) async fn upgrade(State(context): Shown, headers: HeaderMap, body: Byt
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response();
     }
     let asked = serde_json::from_slice::<Asked>(&body).map_err(|error| error.to_string());
-    let within = asked.and_then(|asked| match asked.within {
-        Some(text) => config::duration(&text).map_err(|error| format!("within: {error}")),
-        None => Ok(WITHIN),
+    let asked = asked.and_then(|asked| {
+        let within = asked.within.as_deref().map(config::duration).transpose();
+        let within = within.map_err(|error| format!("within: {error}"))?;
+        Ok((within.unwrap_or(WITHIN), asked.force))
     });
-    let within = match within {
-        Ok(within) => within,
+    let (within, is_forced) = match asked {
+        Ok(asked) => asked,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
-    match context.view.upgrade.upgrade(within).await {
+    match context.view.upgrade.upgrade(within, is_forced).await {
         Ok(done) => Json(json!({
             "ok": true,
             "pid": done.pid,

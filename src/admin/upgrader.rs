@@ -10,8 +10,13 @@ pub const WITHIN: Duration = Duration::from_secs(30);
 /// What has a new process take this one's place.
 pub trait Upgrade: Send + Sync {
     /// Starts the binary that stands at this process's path, and drains when that one serves. It has so
-    /// long to get ready.
-    fn upgrade(&self, within: Duration) -> BoxFuture<'static, Result<Upgraded, UpgradeError>>;
+    /// long to get ready. Where pins, drains, weights or shares would end with
+    /// this process, only if it is forced.
+    fn upgrade(
+        &self,
+        within: Duration,
+        is_forced: bool,
+    ) -> BoxFuture<'static, Result<Upgraded, UpgradeError>>;
 
     /// How many have come to nothing.
     fn failed(&self) -> u64;
@@ -69,6 +74,9 @@ pub enum UpgradeError {
     /// So many processes before this one have requests still.
     #[error("{0} processes before this one drain still: upgrade when one of them is gone")]
     Crowded(usize),
+    /// What was changed for a while would end with this process.
+    #[error("with this process would end: {}; end them first, or force it", some(.0))]
+    Holds(Vec<String>),
     /// The new process lacks what this one does not lack.
     #[error("the new process could not read {}", some(.0))]
     Unread(Vec<String>),
@@ -100,6 +108,7 @@ impl UpgradeError {
                 | Self::Draining
                 | Self::UnderWay
                 | Self::Crowded(_)
+                | Self::Holds(_)
         )
     }
 }
@@ -139,7 +148,11 @@ pub(super) mod testing {
     pub(in crate::admin) struct Never;
 
     impl Upgrade for Never {
-        fn upgrade(&self, _: Duration) -> BoxFuture<'static, Result<Upgraded, UpgradeError>> {
+        fn upgrade(
+            &self,
+            _: Duration,
+            _: bool,
+        ) -> BoxFuture<'static, Result<Upgraded, UpgradeError>> {
             Box::pin(async { Err(UpgradeError::NoProgram) })
         }
 

@@ -216,9 +216,10 @@ impl App {
     }
 
     /// Has the binary that stands at this process's path now take its place, which is to be ready within
-    /// this time; what came of that is in the log. Dropped, an upgrade that has begun goes on.
+    /// this time; what came of that is in the log. There is none where pins or drains would end with it.
+    /// Dropped, an upgrade that has begun goes on.
     pub fn upgrade(&self, within: Duration) -> impl Future<Output = ()> + Send + 'static {
-        let upgrading = self.upgrader.upgrade(within);
+        let upgrading = self.upgrader.upgrade(within, false);
         async move {
             let _ = upgrading.await;
         }

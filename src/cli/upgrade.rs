@@ -26,6 +26,9 @@ pub(super) struct Upgrade {
     /// How long the new process may take to get ready [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration::some)]
     within: Option<Duration>,
+    /// Though pins, drains, weights and shares end with the process that has them
+    #[arg(long)]
+    force: bool,
 }
 
 /// What `POST /api/upgrade` answers.
@@ -50,7 +53,8 @@ struct Answer {
 
 pub(super) fn upgrade(upgrade: &Upgrade) -> anyhow::Result<ExitCode> {
     let within = upgrade.within.unwrap_or(WITHIN);
-    let body = json!({ "within": format!("{}ms", within.as_millis()) });
+    let within_text = format!("{}ms", within.as_millis());
+    let body = json!({ "within": within_text, "force": upgrade.force });
     let path = ["api", "upgrade"];
     let server = &upgrade.server;
     let answer = server.ask_for(within + MORE, Method::POST, &path, &[], Some(&body))?;

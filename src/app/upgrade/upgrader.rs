@@ -147,11 +147,15 @@ impl Upgrader {
 }
 
 impl Upgrade for Upgrader {
-    fn upgrade(&self, within: Duration) -> BoxFuture<'static, Result<Upgraded, UpgradeError>> {
+    fn upgrade(
+        &self,
+        within: Duration,
+        is_forced: bool,
+    ) -> BoxFuture<'static, Result<Upgraded, UpgradeError>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             // It goes on though the client that has asked for it leaves.
-            let upgrading = tokio::spawn(async move { inner.upgrade(within).await });
+            let upgrading = tokio::spawn(async move { inner.upgrade(within, is_forced).await });
             let failed =
                 |panic: tokio::task::JoinError| Err(UpgradeError::BrokenOff(panic.to_string()));
             upgrading.await.unwrap_or_else(failed)
@@ -164,11 +168,11 @@ impl Upgrade for Upgrader {
 }
 
 impl Inner {
-    async fn upgrade(&self, within: Duration) -> Result<Upgraded, UpgradeError> {
+    async fn upgrade(&self, within: Duration, is_forced: bool) -> Result<Upgraded, UpgradeError> {
         // Held until the outcome is logged, so that a drain is logged after it.
         let turn = self.turn.try_lock();
         let done = match &turn {
-            Ok(_) => self.replace(within).await,
+            Ok(_) => self.replace(within, is_forced).await,
             Err(_) => Err(UpgradeError::UnderWay),
         };
         match &done {
@@ -211,7 +215,8 @@ impl Inner {
         done
     }
 
-    async fn replace(&self, within: Duration) -> Result<Upgraded, UpgradeError> {
+    /// What this upgrade starts from, where nothing is against it.
+    fn admit(&self, is_forced: bool) -> Result<(&Program, Arc<Sockets>), UpgradeError> {
         let program = self.program.as_ref().ok_or(UpgradeError::NoProgram)?;
         if std::process::id() == 1 {
             return Err(UpgradeError::First);
@@ -219,17 +224,26 @@ impl Inner {
         if let Some(follower) = &self.follower {
             return Err(follower.refusal());
         }
-        let before = self.draining();
-        if before.len() >= DRAINING {
-            return Err(UpgradeError::Crowded(before.len()));
-        }
         let sockets = self.sockets.lock().clone();
         let sockets = sockets.filter(|_| !self.done.is_cancelled());
         let sockets = sockets.ok_or(UpgradeError::Draining)?;
+        let before = self.draining().len();
+        if before >= DRAINING {
+            return Err(UpgradeError::Crowded(before));
+        }
+        let holds = self.holds();
+        if !is_forced && !holds.is_empty() {
+            return Err(UpgradeError::Holds(holds));
+        }
+        Ok((program, sockets))
+    }
+
+    async fn replace(&self, within: Duration, is_forced: bool) -> Result<Upgraded, UpgradeError> {
+        let (program, sockets) = self.admit(is_forced)?;
         // No reload changes them meanwhile.
         let _listeners = sockets.listeners.turn.lock().await;
         let offered = Offered {
-            before,
+            before: self.draining(),
             listeners: sockets.listeners.duplicates(),
             sockets: Arc::clone(&sockets),
         };
@@ -398,6 +412,20 @@ impl Inner {
         let before = self.before.iter();
         let before = before.filter(|process| !channel::is_closed(*process));
         before.cloned().collect()
+    }
+
+    /// What was changed for a while, and would end with this process.
+    fn holds(&self) -> Vec<String> {
+        let all = [
+            ("pin", self.pinned()),
+            ("drain", self.drained()),
+            ("weight", self.reweighed()),
+            ("shares", self.shared_otherwise()),
+        ];
+        let each = all.into_iter();
+        let each = each.flat_map(|(what, of)| of.into_iter().map(move |of| (what, of)));
+        each.map(|(what, of)| format!("the {what} of {of}"))
+            .collect()
     }
 
     fn pinned(&self) -> Vec<String> {

@@ -120,15 +120,23 @@ impl Line {
 
     /// Asks for an upgrade.
     async fn try_upgrade(&self, within: &str) -> (u16, Value) {
-        let url = self.admin("/api/upgrade");
-        let asked = self.http.post(url).json(&json!({ "within": within }));
+        self.ask_to_upgrade(json!({ "within": within })).await
+    }
+
+    async fn ask_to_upgrade(&self, body: Value) -> (u16, Value) {
+        let asked = self.http.post(self.admin("/api/upgrade")).json(&body);
         let answer = asked.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// Has a new process take over, which it must.
     async fn upgrade(&mut self) -> Value {
-        let (status, said) = self.try_upgrade("20s").await;
+        self.upgrade_by(json!({ "within": "20s" })).await
+    }
+
+    /// The same, asked for like this.
+    async fn upgrade_by(&mut self, body: Value) -> Value {
+        let (status, said) = self.ask_to_upgrade(body).await;
         assert_eq!(status, 200, "{said}");
         let pid = said["pid"].as_i64().unwrap();
         self.pids.push(Pid::from_raw(i32::try_from(pid).unwrap()));

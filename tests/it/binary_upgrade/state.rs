@@ -82,7 +82,7 @@ async fn a_listener_may_come_and_another_go_and_workers_may_be_more_or_fewer() {
 }
 
 #[tokio::test]
-async fn the_last_good_sets_go_over_though_the_registry_is_away_and_changes_for_a_while_are_said_to_end()
+async fn the_last_good_sets_go_over_though_the_registry_is_away_and_changes_for_a_while_end_where_that_is_forced()
  {
     let backend = Backend::start("one").await;
     let consul = FakeConsul::start([]).await;
@@ -120,7 +120,19 @@ async fn the_last_good_sets_go_over_though_the_registry_is_away_and_changes_for_
     assert_eq!(served(&line).await, 503);
     let saved = line.folder().join("callboard-data/snapshot.json");
     eventually("the sets are saved", async || saved.exists(), |is| *is).await;
-    let said = line.upgrade().await;
+    let (status, said) = line.try_upgrade("20s").await;
+    assert_eq!(status, 409, "{said}");
+    for would_end in [
+        "the pin of cart".to_owned(),
+        format!("the drain of cart: {address}"),
+        format!("the weight of cart: {address}"),
+        "the shares of /parts".to_owned(),
+    ] {
+        assert!(said["error"].to_string().contains(&would_end), "{said}");
+    }
+    let said = line
+        .upgrade_by(json!({ "within": "20s", "force": true }))
+        .await;
     let status = line.http.get(line.admin("/api/status")).send();
     let status: Value = status.await.unwrap().json().await.unwrap();
     let found = &status["snapshot"]["found"];
