@@ -32,24 +32,36 @@ impl ListenerTls {
     ) -> Result<Vec<Option<Self>>, TlsError> {
         let listeners = &config.listeners;
         let mut all = Vec::<Option<Self>>::new();
-        for (listener, was) in zip(listeners, before) {
+        for listener in listeners {
             let opened = listener.tls.as_ref().map(|settings| {
                 let is_of = |one: &&Self| Arc::ptr_eq(&one.settings, settings);
-                let shared = all.iter().flatten().find(is_of);
-                match (shared, was) {
-                    (Some(shared), _) => Ok(shared.clone()),
-                    (None, Some(was)) if was.is_alike(listener) => Ok(Self {
-                        settings: Arc::clone(settings),
-                        ..was.clone()
-                    }),
-                    (None, was) => {
-                        let ordered = ordered(settings, config);
-                        let server = Server::open(settings, ordered, listener.protocol)?;
-                        let moves = |was: &&Self| was.is_left_by_all(settings, listeners, before);
-                        let was = was.as_ref().filter(moves);
-                        Ok(Self::new(listener, settings, server, was, challenges))
-                    }
+                if let Some(shared) = all.iter().flatten().find(is_of) {
+                    return Ok(shared.clone());
                 }
+                // What any address of the table had. Of a table that was split, the first part goes on with it:
+                // each has orders and bounds of its own.
+                let is_free = |was: &&Self| {
+                    let taken = all.iter().flatten();
+                    !taken
+                        .into_iter()
+                        .any(|one| Arc::ptr_eq(&one.server, &was.server))
+                };
+                let had = zip(listeners, before).filter(|(one, _)| has(one, settings));
+                let had: Vec<_> = had
+                    .filter_map(|(_, was)| was.as_ref())
+                    .filter(is_free)
+                    .collect();
+                if let Some(was) = had.iter().find(|was| was.is_alike(listener)) {
+                    return Ok(Self {
+                        settings: Arc::clone(settings),
+                        ..(*was).clone()
+                    });
+                }
+                let ordered = ordered(settings, config);
+                let server = Server::open(settings, ordered, listener.protocol)?;
+                let mut had = had.into_iter();
+                let was = had.find(|was| was.is_left_by_all(settings, listeners, before));
+                Ok(Self::new(listener, settings, server, was, challenges))
             });
             all.push(opened.transpose()?);
         }
@@ -104,11 +116,14 @@ impl ListenerTls {
                 .is_some_and(|one| Arc::ptr_eq(&one.server, &self.server))
         };
         let mut leaving = zip(listeners, before).filter(|(_, was)| has_this(was));
-        leaving.all(|(listener, _)| {
-            let next = listener.tls.as_ref();
-            next.is_none_or(|next| Arc::ptr_eq(next, settings))
-        })
+        leaving.all(|(listener, _)| listener.tls.is_none() || has(listener, settings))
     }
+}
+
+/// Whether these are the settings of a listener's table.
+fn has(listener: &Listener, settings: &Arc<ListenTls>) -> bool {
+    let its = listener.tls.as_ref();
+    its.is_some_and(|its| Arc::ptr_eq(its, settings))
 }
 
 /// The certificates that are ordered for a listener.
@@ -154,5 +169,40 @@ mod tests {
         assert!(is_same(&open(&next, &first)));
         let next = config("acme = { domains = [\"a.b\"] }, min_version = \"1.3\"");
         assert!(!is_same(&open(&next, &first)));
+    }
+
+    fn tables(tables: &[(&str, &str)]) -> Config {
+        let table = |(addresses, tls): &(&str, &str)| {
+            format!("[[listen]]\naddress = [{addresses}]\ntls = {{ {tls} }}\n")
+        };
+        let tables: String = tables.iter().map(table).collect();
+        let text = format!("{tables}[[route]]\nservice = \"a\"\n");
+        Config::parse(&text, Path::new(".")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_a_table_that_is_split_one_part_goes_on_and_a_new_address_changes_nothing() {
+        let challenges = Arc::default();
+        let open = |config: &Config, before: &[Option<ListenerTls>]| {
+            ListenerTls::open_all(config, before, &challenges).unwrap()
+        };
+        let (a, b, c) = ("\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"127.0.0.1:3\"");
+        let (one, other) = (
+            "acme = { domains = [\"a.b\"] }",
+            "acme = { domains = [\"c.d\"] }",
+        );
+        let servers = |all: &[Option<ListenerTls>]| -> Vec<_> {
+            let server = |one: &Option<ListenerTls>| Arc::as_ptr(&one.as_ref().unwrap().server);
+            all.iter().map(server).collect()
+        };
+        let whole = open(&tables(&[(&format!("{a}, {b}"), one)]), &[None, None]);
+        let was = servers(&whole);
+        assert_eq!(was[0], was[1]);
+        let split = open(&tables(&[(a, one), (b, other)]), &whole);
+        let is = servers(&split);
+        assert!(is[0] == was[0] && is[1] != was[0], "{is:?} after {was:?}");
+        let before = [None, whole[0].clone(), whole[1].clone()];
+        let more = open(&tables(&[(&format!("{c}, {a}, {b}"), one)]), &before);
+        assert_eq!(servers(&more), [was[0]; 3]);
     }
 }

@@ -92,6 +92,7 @@ impl Listener {
 
     /// The same socket, by other settings.
     fn goes_on_by(self, settings: config::Listener, tls: Option<ListenerTls>) -> Self {
+        self.permit(settings.mode);
         let handshakes = tls.as_ref().map(|one| Arc::clone(&one.tls));
         self.entrance.change(settings.clone(), handshakes);
         if let Some(tls) = &tls {
@@ -101,6 +102,20 @@ impl Listener {
             settings,
             tls,
             ..self
+        }
+    }
+
+    /// Gives the file of its socket these permissions, where it has others. They are no part of what a reload
+    /// may fail of: what it had given before it failed would stay.
+    fn permit(&self, mode: u32) {
+        let Some(file) = self.file.upgrade() else {
+            return;
+        };
+        if self.settings.mode != mode
+            && let Err(error) = file.change_mode(mode)
+        {
+            let address = &self.address;
+            tracing::warn!(%address, %error, "the permissions of a unix socket cannot be set");
         }
     }
 
@@ -233,36 +248,26 @@ impl Listeners {
         })
     }
 
-    /// Binds the addresses that are new, and gives the files of sockets that stay their permissions.
+    /// Binds the addresses that are new.
     ///
     /// # Errors
     /// Where one cannot be had.
     pub(super) fn bind(&self, next: &mut Prepared) -> Result<(), BindError> {
         let going_on = next.going_on();
         for next in &mut next.0 {
-            let Some(place) = next.place else {
-                let settings = || next.settings.clone();
-                let bound = match listen::bind(settings(), self.workers) {
-                    Err(error) if self.is_being_left(&error, &going_on) => {
-                        listen::bind_beside(settings(), self.workers)
-                    }
-                    bound => bound,
-                };
-                let bound = bound?;
-                let duplicate = duplicate(&bound, self.state.lock().lends)?;
-                next.bound = Some((bound, duplicate));
+            if next.place.is_some() {
                 continue;
-            };
-            let open = &self.state.lock().open[place];
-            if let Some(file) = open.file.upgrade()
-                && open.settings.mode != next.settings.mode
-            {
-                let changed = file.change_mode(next.settings.mode);
-                changed.map_err(|source| BindError {
-                    address: open.address.clone(),
-                    source,
-                })?;
             }
+            let settings = || next.settings.clone();
+            let bound = match listen::bind(settings(), self.workers) {
+                Err(error) if self.is_being_left(&error, &going_on) => {
+                    listen::bind_beside(settings(), self.workers)
+                }
+                bound => bound,
+            };
+            let bound = bound?;
+            let duplicate = duplicate(&bound, self.state.lock().lends)?;
+            next.bound = Some((bound, duplicate));
         }
         Ok(())
     }

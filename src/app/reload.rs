@@ -143,7 +143,9 @@ impl Reloader {
             (followed, now) = followed.look().await;
             let is_due = is_due(source.path(), &used, &seen, &now);
             seen = now;
-            if is_due {
+            // An upgrade that fails leaves the file to this process.
+            let is_upgrading = self.0.parts.listeners.turn.try_lock().is_err();
+            if is_due && !is_upgrading {
                 used.clone_from(&seen);
                 // What came of it is in the log.
                 let _ = self.reload(false).await;
@@ -222,6 +224,10 @@ impl Inner {
         }
         // Last of all that can fail: clients come from here on.
         let beside = self.parts.open(&next)?;
+        // So may the disk have taken long by now, and a successor comes for the addresses.
+        if self.shared.draining.load(Relaxed) {
+            return Err(ReloadError::Draining);
+        }
         let succession = self.shared.try_update(|current| {
             let succession = Directory::after(&current.directory, &next, prepared);
             let succession = succession.map_err(failed)?;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -391,6 +392,12 @@ async fn a_unix_socket_comes_changes_its_mode_and_goes() {
     };
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     reloaded(&proxy, &with("0600")).await;
+    assert_eq!(mode(&path), 0o600);
+    // A reload that is refused opens nothing to others.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = with("0666") + &at(taken.local_addr().unwrap(), "");
+    let (status, _) = proxy.reload(&taken).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(mode(&path), 0o600);
     let mut client = connect(&path).await;
     assert_eq!(client.ask(GET).await.text(), "well");
