@@ -71,6 +71,9 @@ pub enum UpgradeError {
     /// The new process was not ready in time.
     #[error("the new process was not ready within {0:?}")]
     Late(Duration),
+    /// A reload was not over in time.
+    #[error("a reload was under way, which was not over within {0:?}")]
+    Reloading(Duration),
     /// So many processes before this one have requests still.
     #[error("{0} processes before this one drain still: upgrade when one of them is gone")]
     Crowded(usize),

@@ -240,8 +240,11 @@ impl Inner {
 
     async fn replace(&self, within: Duration, is_forced: bool) -> Result<Upgraded, UpgradeError> {
         let (program, sockets) = self.admit(is_forced)?;
-        // No reload changes them meanwhile.
-        let _listeners = sockets.listeners.turn.lock().await;
+        // No reload changes them meanwhile. One that stands still, for a file of a disk that does, holds up no end.
+        let turn = timeout(within, sockets.listeners.turn.lock());
+        let turn = self.ending.run_until_cancelled(turn).await;
+        let turn = turn.ok_or(UpgradeError::GivenUp)?;
+        let _listeners = turn.map_err(|_| UpgradeError::Reloading(within))?;
         let offered = Offered {
             before: self.draining(),
             listeners: sockets.listeners.duplicates(),

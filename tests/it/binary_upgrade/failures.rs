@@ -395,6 +395,30 @@ async fn what_registers_while_a_new_process_gets_ready_is_known_to_both() {
     assert_eq!(listed.as_array().unwrap().len(), 1);
 }
 
+/// A disk that does not answer holds a reload, and neither an upgrade for ever nor the end.
+#[tokio::test]
+async fn a_reload_that_stands_still_has_an_upgrade_given_up_in_time() {
+    let (line, _backend) = before().await;
+    let pipe = line.folder().join("cert.pem");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let file = line.folder().join("proxy.toml");
+    let tls = "tls = { certificates = [{ cert = \"cert.pem\", key = \"cert.pem\" }] }";
+    let listener = format!("[[listen]]\naddress = \"127.0.0.1:0\"\n{tls}\n");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text + &listener).unwrap();
+    line.first.signal(Signal::SIGHUP);
+    let opened = async || {
+        let mut how = OpenOptions::new();
+        how.write(true).custom_flags(O_NONBLOCK).open(&pipe)
+    };
+    let _pipe = eventually("the reload reads the certificate", opened, Result::is_ok).await;
+    let (status, said) = line.try_upgrade("200ms").await;
+    assert_eq!(status, 422, "{said}");
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("a reload was under way"), "{error}");
+}
+
 /// A new process that was told to serve, and cannot before it is given the content of its embedded registry.
 struct Amid {
     line: Line,
