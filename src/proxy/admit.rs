@@ -123,7 +123,8 @@ pub(super) fn admit<'r>(
     let fields = Fields::read(client, &parts.headers);
     record.wants_json = fields.wants_json;
     // The answer to a call that is refused would be one of success.
-    record.is_grpc = fields.is_grpc && !is_connect(&fields, parts);
+    record.is_grpc =
+        fields.is_grpc && parts.method != Method::CONNECT && !is_connect(&fields, parts);
     // In HTTP/1.0 it means nothing (RFC 9110 10.1.1).
     let expects_continue = fields.expects && parts.version != Version::HTTP_10;
     if expects_continue {

@@ -17,12 +17,14 @@ use std::{
     future::{Future as _, poll_fn},
     pin::pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
 use http::Request;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::sleep;
 
 use super::{Connection, Stop, connection::Protocol, preface::Begun, stop::Orders};
 use crate::{
@@ -44,6 +46,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// The library asks a silent client whether it is there, and would not see that one takes what waits for it, before
 /// which it finds no question. Who is gone is told by [`Progress::late`].
 const PONG: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long an endpoint may take to take what a tunnel has for it whose client is gone.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Serves a connection until either side ends it.
 pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun: Begun) {
@@ -94,7 +99,24 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun
         let client = connection.client();
         tracing::debug!(%client, %error, "a connection ended with an error");
     }
-    // The streams that were open hear of its end, and end with it.
+    end_streams(&connection, &tasks).await;
+}
+
+/// The streams that were open hear of their connection's end, and end with it. A tunnel may have something to
+/// say to its endpoint still, which may not take it.
+async fn end_streams(connection: &Connection, tasks: &StreamTasks) {
+    let mut orders = Orders::to(&connection.signal);
+    let is_cut = poll_fn(|cx| match orders.last(cx.waker()) {
+        Stop::Cut => Poll::Ready(()),
+        Stop::Serve | Stop::Finish => Poll::Pending,
+    });
+    tokio::select! {
+        biased;
+        () = tasks.ended() => return,
+        () = is_cut => {}
+        () = sleep(LAST_WORDS) => {}
+    }
+    tasks.end_tunnels().await;
     tasks.ended().await;
 }
 

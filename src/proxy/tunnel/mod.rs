@@ -219,10 +219,15 @@ impl Tunnel {
         {
             return Poll::Ready(closing.why);
         }
-        let (mut up, down) = self.poll_both(cx, client);
-        // Many clients leave so behind the frame that closes.
-        if !self.up.are_closed() && client.is_gone(cx) {
-            up = Poll::Ready(Err(Broken::Sender));
+        let (mut up, mut down) = self.poll_both(cx, client);
+        // Asked each time: it has the client sent what waits for it, too.
+        if client.is_gone(cx) {
+            if !self.up.are_closed() {
+                up = Poll::Ready(Err(Broken::Sender));
+            } else if matches!(up, Poll::Ready(Ok(()))) {
+                // Many clients leave so behind the frame that closes, and nothing can be said to them.
+                down = Poll::Ready(Ok(()));
+            }
         }
         let Some(end) = self.end(up, down) else {
             return Poll::Pending;

@@ -75,6 +75,9 @@ fn fields<'f>(
     all.iter().chain(more).copied().collect()
 }
 
+/// A masked frame that closes.
+const CLOSES: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
+
 /// A client with streams that have gone over.
 async fn gone_over(proxy: &Proxy, streams: &[u32]) -> Frames {
     let mut client = Frames::connect(proxy.address()).await;
@@ -215,6 +218,16 @@ async fn what_nothing_goes_over_to_is_501_and_never_a_success() {
         (fields("websocket", "/none", &[]), 404),
         (fields("websocket, tcp", "/cart", &[]), 405),
         (vec![(":method", "CONNECT"), (":authority", "a:1")], 405),
+        // To a plain one an answer of success says that the way is open.
+        (fields("websocket, tcp", "/cart", &grpc), 405),
+        (
+            vec![
+                (":method", "CONNECT"),
+                (":authority", "a:1"),
+                ("content-type", "application/grpc"),
+            ],
+            405,
+        ),
     ] {
         client.send(head(stream, 0, &fields)).await;
         let answer = next_of(&mut client, stream).await;
@@ -227,6 +240,34 @@ async fn what_nothing_goes_over_to_is_501_and_never_a_success() {
     }
     assert_eq!(backend.requests().len(), 0);
     until_open(&proxy, 0).await;
+}
+
+/// Nothing can be said to such a client any more, and its endpoint may never say that it has heard.
+#[tokio::test]
+async fn a_client_that_leaves_behind_its_last_frame_leaves_no_tunnel_behind() {
+    let (heard, hears) = gate();
+    let backend = accepting(move |mut wire| {
+        let hears = Arc::clone(&hears);
+        async move {
+            assert_eq!(wire.bytes(CLOSES.len()).await, CLOSES);
+            hears.add_permits(1);
+            // Silent for ever.
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let proxy = before(&[backend.address()], "").await;
+    for last in [
+        frame(DATA, END_STREAM, 1, CLOSES),
+        [frame(DATA, 0, 1, CLOSES), reset(1)].concat(),
+    ] {
+        let mut client = gone_over(&proxy, &[1]).await;
+        until_open(&proxy, 1).await;
+        client.send(last).await;
+        heard.acquire().await.unwrap().forget();
+        drop(client);
+        until_open(&proxy, 0).await;
+    }
 }
 
 #[tokio::test]
