@@ -86,7 +86,8 @@ fn filters(log: &Log, is_terminal: bool) -> anyhow::Result<[EnvFilter; 2]> {
         LogFormat::Json => true,
     };
     let filter = format!("{QUIET},{}", log.level);
-    let filter = EnvFilter::try_new(filter).context("the log level")?;
+    let filter = EnvFilter::builder().with_regex(false).parse(filter);
+    let filter = filter.context("the log level")?;
     let nothing = EnvFilter::new("off");
     Ok(match is_json {
         false => [filter, nothing],

@@ -172,6 +172,9 @@ pub(crate) fn base_url(text: &str) -> Result<String, Wrong> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
+/// Bytes of a filter of the log, which stands in the status and in the log as well.
+const LONGEST_FILTER: usize = 1024;
+
 /// A `tracing` filter: a level (`info`) or a list such as `info,callboard::registry=debug`.
 pub(crate) fn log_level(text: &str) -> Result<String, Wrong> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -186,7 +189,14 @@ pub(crate) fn log_level(text: &str) -> Result<String, Wrong> {
             });
         }
     }
-    match text.parse::<tracing_subscriber::EnvFilter>() {
+    if text.len() > LONGEST_FILTER {
+        return Err(Wrong::new(format!(
+            "a log filter has {LONGEST_FILTER} bytes at the most"
+        )));
+    }
+    // A pattern may take as much time and memory as it likes.
+    let filter = tracing_subscriber::EnvFilter::builder().with_regex(false);
+    match filter.parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(Wrong::new(format!("`{text}` is not a log filter: {error}"))
             .suggest("write it like \"info\" or \"info,callboard::registry=debug\"")),
