@@ -114,13 +114,17 @@ fn find<'g>(
             Goal::Service(_) | Goal::Template { .. } => None,
         })
     };
-    let by_route =
-        |(name, split): &(&Arc<str>, &Arc<Split>)| &***name == wanted || split.of() == wanted;
+    // One without conditions is named by what those with conditions have in common with it.
+    let by_whole = |(_, split): &(&Arc<str>, &Arc<Split>)| split.of() == wanted;
+    let by_route = |(name, _): &(&Arc<str>, &Arc<Split>)| &***name == wanted;
     let by_service = |(_, split): &(&Arc<str>, &Arc<Split>)| {
         let mut shares = split.shares().iter();
         shares.any(|share| **share.service.name() == *wanted)
     };
-    let mut found: Vec<_> = splits().filter(by_route).collect();
+    let mut found: Vec<_> = splits().filter(by_whole).collect();
+    if found.is_empty() {
+        found = splits().filter(by_route).collect();
+    }
     if found.is_empty() {
         found = splits().filter(by_service).collect();
     }

@@ -145,6 +145,22 @@ async fn what_cannot_be_shared_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_route_is_named_though_one_with_conditions_has_the_same_path() {
+    let beta = "[[route]]\npath = \"/cart\"\nheader = { x-beta = \"true\" }\n\
+        split = [{ service = \"cart\", weight = 1 }, { service = \"cart-v2\", weight = 1 }]\n";
+    let proxy = Proxy::start(&format!("{FILE}{beta}")).await;
+    let plain = json!({ "route": "/cart", "weights": { "cart": 0 }, "for": "1h" });
+    let (status, said) = share(&proxy, plain).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    assert_eq!(said["route"], "/cart", "{said}");
+    let (status, said) = tell(&proxy, Method::DELETE, "/api/share?route=/cart", json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    // Both have shares of it.
+    let (status, said) = share(&proxy, json!({ "route": "cart", "weights": { "cart": 0 } })).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{said}");
+}
+
+#[tokio::test]
 async fn other_shares_end_by_themselves() {
     let (proxy, _one, _two) = start().await;
     let wanted = json!({ "route": "/cart", "weights": { "cart-v2": 0 }, "for": "1s" });
