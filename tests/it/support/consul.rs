@@ -221,7 +221,30 @@ impl Consul {
             },
             Option::is_some,
         );
-        started.await == Some(true)
+        let has_started = started.await == Some(true);
+        if let (true, Some(token)) = (has_started, self.management_token()) {
+            self.until_known(token).await;
+        }
+        has_started
+    }
+
+    /// The token that may do everything, where one is needed.
+    fn management_token(&self) -> Option<&str> {
+        let tokens = &self.extra["acl"]["tokens"];
+        // The second is what older versions call it.
+        let token = tokens.get("initial_management").or(tokens.get("master"));
+        token?.as_str()
+    }
+
+    /// A leader makes the management token only when it leads already; what is ordered by it before is refused.
+    async fn until_known(&self, token: &str) {
+        let itself = format!("{}/v1/acl/token/self", self.url());
+        let is_known = async || {
+            let question = self.http.get(&itself).header("x-consul-token", token);
+            let answer = question.timeout(Duration::from_secs(1)).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        };
+        eventually("Consul knows its management token", is_known, |is| *is).await;
     }
 
     fn log(&self) -> String {
