@@ -54,10 +54,7 @@ pub(in crate::upstream) async fn establish(
 ) -> Result<Shared, FailureKind> {
     let (rests_to, rests) = unbounded_channel();
     let link = Arc::new(Link::new(keep.streams, rests_to));
-    let watched = Watched {
-        stream,
-        link: Arc::clone(&link),
-    };
+    let watched = Watched::new(stream, Arc::clone(&link));
     let streams = u32::try_from(keep.streams).unwrap_or(u32::MAX);
     let shaking = Builder::new()
         .enable_push(false)

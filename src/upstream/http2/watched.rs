@@ -1,4 +1,5 @@
-//! A connection's bytes, counted: whether any came, and whether any went out. Knows nothing of frames.
+//! A connection's bytes, counted: whether any came, and whether any went out. It ends where there is nothing
+//! more to read, whatever becomes of what is written. Knows nothing of frames.
 
 use std::{
     io::{self, IoSlice},
@@ -15,15 +16,38 @@ use crate::upstream::stream::Stream;
 /// A stream of bytes that are counted.
 #[derive(Debug)]
 pub(super) struct Watched {
-    pub(super) stream: Stream,
-    pub(super) link: Arc<Link>,
+    stream: Stream,
+    link: Arc<Link>,
+    /// Why nothing more can be written. An endpoint that closes before it has read all resets the connection: its
+    /// last answers, and what it says of the requests that it leaves out, have come by then.
+    failure: Option<io::Error>,
 }
 
 impl Watched {
-    fn note_written(&self, written: &Poll<io::Result<usize>>) {
+    pub(super) fn new(stream: Stream, link: Arc<Link>) -> Self {
+        Self {
+            stream,
+            link,
+            failure: None,
+        }
+    }
+
+    /// What a write of so many bytes comes to. They are dropped where none can be written any more.
+    fn noted(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
         let is_secured = matches!(self.stream, Stream::Tls(_));
-        let count = counted(written, is_secured);
+        let count = counted(&written, is_secured);
         self.link.written.fetch_add(count, Relaxed);
+        match written {
+            Poll::Ready(Err(failure)) => {
+                self.failure = Some(failure);
+                Poll::Ready(Ok(length))
+            }
+            written => written,
+        }
     }
 }
 
@@ -48,6 +72,11 @@ impl AsyncRead for Watched {
         let count = buffer.filled().len() - before;
         if count > 0 {
             self.link.read.fetch_add(count as u64, Relaxed);
+        } else if matches!(read, Poll::Ready(Ok(())))
+            && let Some(failure) = self.failure.take()
+        {
+            // The socket has told the cause to who wrote, and tells it once.
+            return Poll::Ready(Err(failure));
         }
         read
     }
@@ -59,9 +88,11 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.failure.is_some() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note_written(&written);
-        written
+        self.noted(written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -69,9 +100,12 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if self.failure.is_some() {
+            return Poll::Ready(Ok(length));
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note_written(&written);
-        written
+        self.noted(written, length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -79,7 +113,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.failure.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.noted(flushed, 0).map_ok(|_| ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -89,7 +127,38 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::mpsc::unbounded_channel,
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_came_before_a_reset_is_read_though_a_write_was_the_first_to_hear_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap());
+        let (socket, accepted) = tokio::join!(socket, listener.accept());
+        let mut endpoint = accepted.unwrap().0;
+        let link = Arc::new(Link::new(1, unbounded_channel().0));
+        let mut watched = Watched::new(Stream::Plain(socket.unwrap()), link);
+        watched.write_all(b"a question").await.unwrap();
+        endpoint.readable().await.unwrap();
+        endpoint.write_all(b"an answer").await.unwrap();
+        // With a question unread, which makes it a reset.
+        drop(endpoint);
+        while watched.failure.is_none() {
+            watched.write_all(b"more").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        watched.write_all(b"and more").await.unwrap();
+        watched.flush().await.unwrap();
+        let mut came = Vec::new();
+        let end = watched.read_to_end(&mut came).await;
+        assert_eq!(came, b"an answer");
+        assert!(end.is_err(), "{end:?}");
+    }
 
     #[test]
     fn a_write_that_failed_over_tls_may_have_sent_something() {
