@@ -185,7 +185,7 @@ fn judge_end(common: &Common, error: Option<h2::Error>) {
     }
     if !common.is_broken.load(Relaxed) && error.reason() != Some(Reason::NO_ERROR) {
         let arrived = common.arrived.lock().unwrap();
-        let why = format!("a connection of HTTP/2 ends upstream: {error}, behind {arrived:?}");
+        let why = format!("a connection of HTTP/2 ends upstream: {error:?}, behind {arrived:?}");
         common.shared.oracle.fault(None, &why);
     }
 }
