@@ -5,12 +5,15 @@
 
 mod channel;
 mod follower;
+mod offered;
 mod origin;
 mod packet;
 mod parent;
 mod program;
+mod temporary;
 mod upgrader;
 
+pub(super) use offered::{ServerSockets, Sockets};
 pub use origin::{Complaint, Origin};
 pub(super) use parent::Parent;
-pub(super) use upgrader::{ServerSockets, Sockets, Upgrader};
+pub(super) use upgrader::Upgrader;

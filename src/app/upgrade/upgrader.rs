@@ -2,9 +2,7 @@
 //! it when that one serves.
 
 use std::{
-    fs::File,
-    io::{self, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,23 +12,22 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::{process::Child, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     channel::{self, Channel},
     follower::Follower,
+    offered::{Offered, ServerSockets, Sockets, left},
     origin::Origin,
-    packet::{Offer, Reply, VERSION},
+    packet::{Offer, Reply},
     program::Program,
+    temporary::Temporary,
 };
 use crate::{
     admin::{Upgrade, UpgradeError, Upgraded},
-    app::{listeners::Listeners, reload::identities, supervisor::Supervisor},
-    door::Sharing,
-    embedded::{Lender, Loan},
-    listen::Duplicate,
+    app::supervisor::Supervisor,
+    embedded::Loan,
     proxy::Shared,
     saved::Store,
 };
@@ -69,30 +66,6 @@ struct Inner {
     /// The new process's, open until this one is gone.
     successor: Mutex<Option<Channel>>,
     failed: AtomicU64,
-}
-
-/// Everything that this process listens on, by descriptors for a successor.
-pub(in crate::app) struct Sockets {
-    /// Those of the file, which a reload changes.
-    pub(in crate::app) listeners: Arc<Listeners>,
-    /// The others.
-    pub(in crate::app) servers: ServerSockets,
-}
-
-/// What this process listens on beside its listeners, by descriptors for a successor.
-#[derive(Debug, Default)]
-pub(in crate::app) struct ServerSockets {
-    /// The admin server's, its address in the file, and whether it is shared.
-    pub(in crate::app) admin: Option<(String, OwnedFd, Sharing)>,
-    /// The embedded registry's, its address in the file, and who lends its state.
-    pub(in crate::app) registry: Option<(String, OwnedFd, Lender)>,
-}
-
-/// What one upgrade hands over.
-struct Offered {
-    before: Vec<Arc<OwnedFd>>,
-    sockets: Arc<Sockets>,
-    listeners: Vec<Arc<Duplicate>>,
 }
 
 /// What a new process has that is ready.
@@ -231,7 +204,7 @@ impl Inner {
         if before >= DRAINING {
             return Err(UpgradeError::Crowded(before));
         }
-        let holds = self.holds();
+        let holds = Temporary::of(&self.shared).in_words();
         if !is_forced && !holds.is_empty() {
             return Err(UpgradeError::Holds(holds));
         }
@@ -267,13 +240,14 @@ impl Inner {
             Ok(()) => {
                 *self.lent.lock() = loan;
                 *self.successor.lock() = Some(channel);
+                let ended = Temporary::of(&self.shared);
                 Ok(Upgraded {
                     pid,
                     took: began.elapsed(),
-                    unpinned: self.pinned(),
-                    undrained: self.drained(),
-                    unweighed: self.reweighed(),
-                    shares_reset: self.shared_otherwise(),
+                    unpinned: ended.pins,
+                    undrained: ended.drains,
+                    unweighed: ended.weights,
+                    shares_reset: ended.shares,
                 })
             }
             Err(error) => {
@@ -302,7 +276,7 @@ impl Inner {
         (pid, within): (u32, Duration),
     ) -> Result<(), Option<UpgradeError>> {
         let ready = async {
-            self.offer(channel, offered, ready_timeout(within)).await?;
+            offered.hand_over(channel, &self.shared, within).await?;
             self.until_ready(channel).await
         };
         let ready = tokio::select! {
@@ -361,31 +335,6 @@ impl Inner {
         self.handover.cancel();
     }
 
-    /// Hands over all that the new process may need.
-    async fn offer(
-        &self,
-        channel: &Channel,
-        offered: &Offered,
-        ready_timeout: Duration,
-    ) -> Result<(), Option<UpgradeError>> {
-        for process in &offered.before {
-            let sent = channel.send(&Offer::Before, Some(process.as_fd()));
-            sent.await.map_err(left)?;
-        }
-        offer_sockets(channel, offered).await.map_err(left)?;
-        let shared = Arc::clone(&self.shared);
-        if let Ok(Ok(sets)) = spawn_blocking(move || sets(&shared)).await {
-            let sent = channel.send(&Offer::Sets, Some(sets.as_fd()));
-            sent.await.map_err(left)?;
-        }
-        let input = io::stdin();
-        let sent = channel.send(&Offer::Input, Some(input.as_fd())).await;
-        sent.map_err(left)?;
-        let offer = Offer::ReadyTimeout(ready_timeout.as_millis() as u64);
-        channel.send(&offer, None).await.map_err(left)?;
-        channel.send(&Offer::All(VERSION), None).await.map_err(left)
-    }
-
     async fn until_ready(&self, channel: &Channel) -> Result<Ready, Option<UpgradeError>> {
         let mut missing = Vec::new();
         loop {
@@ -416,93 +365,6 @@ impl Inner {
         let before = before.filter(|process| !channel::is_closed(*process));
         before.cloned().collect()
     }
-
-    /// What was changed for a while, and would end with this process.
-    fn holds(&self) -> Vec<String> {
-        let all = [
-            ("pin", self.pinned()),
-            ("drain", self.drained()),
-            ("weight", self.reweighed()),
-            ("shares", self.shared_otherwise()),
-        ];
-        let each = all.into_iter();
-        let each = each.flat_map(|(what, of)| of.into_iter().map(move |of| (what, of)));
-        each.map(|(what, of)| format!("the {what} of {of}"))
-            .collect()
-    }
-
-    fn pinned(&self) -> Vec<String> {
-        let services = self.shared.directory().services();
-        let pinned = services.iter().filter(|service| service.is_pinned());
-        pinned.map(|service| service.name().to_string()).collect()
-    }
-
-    fn shared_otherwise(&self) -> Vec<String> {
-        let directory = self.shared.directory();
-        let splits = directory.splits().values();
-        let changed = splits.filter(|split| split.changed().is_some());
-        changed.map(|split| split.of().to_owned()).collect()
-    }
-
-    fn reweighed(&self) -> Vec<String> {
-        let mut reweighed = Vec::new();
-        for service in self.shared.directory().services() {
-            let (others, name) = (service.other_weights().into_iter(), service.name());
-            reweighed.extend(others.map(|other| format!("{name}: {}", other.endpoint)));
-        }
-        reweighed
-    }
-
-    fn drained(&self) -> Vec<String> {
-        let services = self.shared.directory().services();
-        let mut drained = Vec::new();
-        for service in services {
-            let drains = service.drains().into_iter();
-            drained.extend(drains.map(|drain| format!("{}: {}", service.name(), drain.endpoint)));
-        }
-        drained
-    }
-}
-
-/// Hands over all that is listened on.
-async fn offer_sockets(channel: &Channel, offered: &Offered) -> io::Result<()> {
-    for (place, listener) in offered.listeners.iter().enumerate() {
-        // A supervisor's has one queue, however many descriptors it has here.
-        let queues = match listener.is_kept() {
-            true => 1,
-            false => listener.sockets.len(),
-        };
-        for socket in listener.sockets.iter().take(queues) {
-            let offer = Offer::Listener {
-                place,
-                wanted: listener.wanted.to_string(),
-                address: listener.address.to_string(),
-                file: listener.file(),
-                is_kept: listener.is_kept(),
-            };
-            channel.send(&offer, Some(socket.as_fd())).await?;
-        }
-    }
-    let ServerSockets { admin, registry } = &offered.sockets.servers;
-    if let Some((wanted, socket, _)) = admin {
-        let offer = Offer::Admin(wanted.clone());
-        channel.send(&offer, Some(socket.as_fd())).await?;
-    }
-    if let Some((wanted, socket, _)) = registry {
-        let offer = Offer::Registry(wanted.clone());
-        channel.send(&offer, Some(socket.as_fd())).await?;
-    }
-    Ok(())
-}
-
-/// The last good sets, as they stand in a snapshot.
-fn sets(shared: &Shared) -> io::Result<File> {
-    let generation = shared.generation.load_full();
-    let contents = generation.directory.to_save();
-    let bytes = contents.write(&identities(&generation.config));
-    let mut file = File::from(memfd_create("sets", MemfdFlags::CLOEXEC)?);
-    file.write_all(&bytes)?;
-    Ok(file)
 }
 
 /// What the new process could not read, and this one could. Each may be followed by the reason.
@@ -511,22 +373,6 @@ fn beyond(missing: Vec<String>, ours: &[String]) -> Vec<String> {
     let ours: Vec<_> = ours.iter().map(|text| what(text)).collect();
     let missing = missing.into_iter();
     missing.filter(|text| !ours.contains(&what(text))).collect()
-}
-
-/// How long the new process may wait for its registries: what it could not read is to be known before its time
-/// is over.
-fn ready_timeout(within: Duration) -> Duration {
-    const SPARE: Duration = Duration::from_secs(6);
-    within - SPARE.min(within / 2)
-}
-
-/// A channel breaks where the other process is gone; what else keeps a packet from it is said.
-fn left(error: io::Error) -> Option<UpgradeError> {
-    let is_gone = matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    );
-    (!is_gone).then_some(UpgradeError::Untold(error))
 }
 
 /// Why a process that has left could not start, where it has said so.
