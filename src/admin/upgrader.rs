@@ -71,6 +71,9 @@ pub enum UpgradeError {
     /// The new process was not ready in time.
     #[error("the new process was not ready within {0:?}")]
     Late(Duration),
+    /// The new process has not opened the embedded registry's state.
+    #[error("the new process has not opened the embedded registry's file within {0:?}")]
+    Unopened(Duration),
     /// A reload was not over in time.
     #[error("a reload was under way, which was not over within {0:?}")]
     Reloading(Duration),

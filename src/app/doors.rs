@@ -23,7 +23,7 @@ pub(super) struct Doors {
     pub(super) admin: admin::Server,
     pub(super) registries: Registries,
     pub(super) registry: Option<EmbeddedRegistry>,
-    /// What opens the embedded registry's state, where that is another process's.
+    /// What opens the embedded registry's state, where that may be another process's.
     pub(super) awaited: Option<embedded::Awaited>,
 }
 
@@ -35,12 +35,12 @@ pub(super) struct EmbeddedRegistry {
     /// Its address in the file.
     wanted: SocketAddr,
     lender: embedded::Lender,
-    /// What opens its state, where that is another process's.
+    /// What opens its state, where that may be another process's.
     awaited: Option<embedded::Awaited>,
 }
 
 impl Doors {
-    /// Opens them all; the embedded registry begins to serve.
+    /// Opens them all; the embedded registry begins to serve, where no other process may have it.
     pub(super) async fn open(
         config: &Config,
         challenges: &Arc<Challenges>,
@@ -108,7 +108,7 @@ fn open_registries(config: &Config) -> Result<Registries, BuildError> {
 }
 
 /// Begins to serve the embedded registry, where the file has one, and adds it to the others; it leads to the
-/// admin server.
+/// admin server. Beside a process that hands over it serves when that is over.
 async fn serve_embedded(
     config: &Config,
     mut registries: Registries,
@@ -119,13 +119,13 @@ async fn serve_embedded(
     let mut embedded = None;
     for (name, registry) in &config.registries {
         if let RegistryKind::Embedded(settings) = &registry.kind {
-            let mut server = predecessor.registry(settings).await?;
+            let (server, awaited) = predecessor.registry(settings).await?;
             embedded = Some(EmbeddedRegistry {
                 address: server.address(),
                 socket: server.duplicate().ok().flatten(),
                 wanted: settings.address,
                 lender: server.lender(),
-                awaited: server.awaited(),
+                awaited,
             });
             server.leads_to(admin);
             registries.insert(Arc::clone(name), server.reader());

@@ -119,8 +119,8 @@ impl App {
         let (bound, tls) = (&doors.bound, doors.tls);
         let listeners = Listeners::new(&config, bound, tls, challenges, intake, lends)?;
         let listeners = Arc::new(listeners);
-        predecessor.until_go(&shared, &doors.bound).await?;
-        predecessor.registry_state(doors.awaited).await?;
+        let until_go = predecessor.until_go(&shared, &doors.bound, doors.awaited);
+        until_go.await?;
         listeners.begin(doors.bound);
         let parts = Parts::of(&listeners, &workers, &access_logs, &doors.admin, &log);
         let (of, store) = (Arc::clone(&shared), snapshot.clone());

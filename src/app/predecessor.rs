@@ -84,30 +84,19 @@ impl<'a> Predecessor<'a> {
         }
     }
 
-    /// The embedded registry, at the socket that there is already, or at one of its own. Its state is a process's
-    /// that hands over until [`Self::registry_state`].
+    /// The embedded registry, at the socket that there is already, or at one of its own. Beside a process that
+    /// hands over it waits for its state until [`Self::until_go`].
     pub(super) async fn registry(
         &mut self,
         settings: &config::Embedded,
-    ) -> Result<embedded::Server, StartError> {
+    ) -> Result<(embedded::Server, Option<embedded::Awaited>), StartError> {
         let Some(parent) = &mut self.parent else {
             let bind = async || embedded::Server::bind(settings).await;
-            return Ok(self.after(bind).await?);
+            return Ok((self.after(bind).await?, None));
         };
         let socket = parent.registry(&settings.address.to_string());
-        Ok(embedded::Server::beside(socket, settings).await?)
-    }
-
-    /// Has the embedded registry open its state, once clients are this process's.
-    pub(super) async fn registry_state(
-        &self,
-        awaited: Option<embedded::Awaited>,
-    ) -> Result<(), StartError> {
-        if let (Some(parent), Some(awaited)) = (&self.parent, awaited) {
-            parent.borrow_state().await?;
-            awaited.open().await?;
-        }
-        Ok(())
+        let (server, awaited) = embedded::Server::beside(socket, settings).await?;
+        Ok((server, Some(awaited)))
     }
 
     /// The last good sets: of the process that hands over, else of the snapshot.
@@ -135,11 +124,13 @@ impl<'a> Predecessor<'a> {
         }
     }
 
-    /// Where a process hands over, gets ready first, and waits until clients are ours.
+    /// Where a process hands over, gets ready first, has the state of the embedded registry, and waits until
+    /// clients are ours.
     pub(super) async fn until_go(
         &mut self,
         shared: &Arc<Shared>,
         bound: &[Bound],
+        registry: Option<embedded::Awaited>,
     ) -> Result<(), StartError> {
         let Some(parent) = &mut self.parent else {
             return Ok(());
@@ -151,7 +142,22 @@ impl<'a> Predecessor<'a> {
             error = parent.given_up() => return Err(error),
         }
         self.files = bound.iter().filter_map(Bound::file).cloned().collect();
-        parent.until_go(shared.directory().unread()).await
+        let unread = shared.directory().unread();
+        parent.is_ready(unread, registry.is_some()).await?;
+        let opened = match registry {
+            Some(registry) => {
+                parent.until_lent().await?;
+                let opened = registry.open().await?;
+                parent.has_state().await?;
+                Some(opened)
+            }
+            None => None,
+        };
+        parent.until_go().await?;
+        if let Some(registry) = opened {
+            registry.begin();
+        }
+        Ok(())
     }
 
     /// Tells a process that hands over that this one serves, and waits until it has let go.

@@ -63,24 +63,34 @@ pub(super) enum OpenError {
 }
 
 impl Journal {
-    /// Opens the folder's state, making what is not there. What cannot be understood is set aside
-    /// beside it, with a warning, and the state begins empty. The state's index is above every
-    /// one that was ever handed out.
+    /// As [`Self::open_as`], with a new id.
+    #[cfg(test)]
     pub(super) fn open(folder: &Path) -> Result<(Self, State), OpenError> {
+        Self::open_as(folder, None)
+    }
+
+    /// Opens the folder's state, making what is not there: with this node's id, else with a new one. What
+    /// cannot be understood is set aside beside it, with a warning, and the state begins empty. The state's
+    /// index is above every one that was ever handed out.
+    pub(super) fn open_as(folder: &Path, node: Option<&str>) -> Result<(Self, State), OpenError> {
         fs::create_dir_all(folder)?;
         let lock = lock(folder)?;
         let path = folder.join(FILE);
+        let anew = || {
+            (
+                node.map_or_else(new_node_id, str::to_owned),
+                State::default(),
+            )
+        };
         let (node, mut state) = match fs::read(&path) {
-            Ok(bytes) => match replay(&bytes, &path) {
-                Ok(found) => found,
+            Ok(bytes) => match replay(&bytes) {
+                Ok(found) => found.without_broken_line(&path),
                 Err(reason) => {
                     set_aside(&path, &reason)?;
-                    (new_node_id(), State::default())
+                    anew()
                 }
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (new_node_id(), State::default())
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => anew(),
             Err(error) => return Err(error.into()),
         };
         // The clock makes up for changes that were lost: no client must meet an index again that
@@ -100,26 +110,33 @@ impl Journal {
         Ok((journal, state))
     }
 
-    /// Looks at what another process has in the folder, and takes nothing: no change can be written. `None`
-    /// where there is nothing.
-    pub(super) fn look(folder: &Path) -> Result<Option<(Self, State)>, OpenError> {
+    /// Looks at what another process has in the folder, and takes nothing: no change can be written. A folder
+    /// that holds nothing, or is not there, is one without content.
+    pub(super) fn look(folder: &Path) -> Result<(Self, State), OpenError> {
         let path = folder.join(FILE);
-        let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read?,
+        let (node, state, length, file) = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let nothing = File::open("/dev/null")?;
+                (new_node_id(), State::default(), 0, nothing)
+            }
+            read => {
+                let bytes = read?;
+                let unreadable = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
+                // A last line that is broken is being written: nothing is wrong with it.
+                let Replayed { node, state, .. } = replay(&bytes).map_err(unreadable)?;
+                (node, state, bytes.len() as u64, File::open(&path)?)
+            }
         };
-        let unreadable = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
-        let (node, state) = replay(&bytes, &path).map_err(unreadable)?;
         let journal = Self {
             folder: folder.to_owned(),
             node,
-            file: File::open(&path)?,
-            length: bytes.len() as u64,
-            compacted: bytes.len() as u64,
+            file,
+            length,
+            compacted: length,
             is_torn: false,
             lock: None,
         };
-        Ok(Some((journal, state)))
+        Ok((journal, state))
     }
 
     /// The node's id, the same for as long as the folder lives.
@@ -267,9 +284,30 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     })
 }
 
-/// Reads a file's node id and state. Only the last line may be broken, by a crash in the middle of a
-/// write: no client was told that this change is made.
-fn replay(bytes: &[u8], path: &Path) -> Result<(String, State), String> {
+/// What a file says.
+struct Replayed {
+    node: String,
+    state: State,
+    /// The number of a last line that is broken, and what is wrong with it.
+    broken: Option<(usize, String)>,
+}
+
+impl Replayed {
+    /// What it says, where a line that is broken is dropped, and said.
+    fn without_broken_line(self, path: &Path) -> (String, State) {
+        if let Some((line, reason)) = self.broken {
+            tracing::warn!(
+                path = %path.display(), line, reason,
+                "the registry's journal ends in a broken line, which is dropped"
+            );
+        }
+        (self.node, self.state)
+    }
+}
+
+/// Reads a file. Only the last line may be broken, by a crash in the middle of a write: no client was told
+/// that this change is made.
+fn replay(bytes: &[u8]) -> Result<Replayed, String> {
     let mut lines = bytes
         .split_inclusive(|byte| *byte == b'\n')
         .enumerate()
@@ -280,7 +318,7 @@ fn replay(bytes: &[u8], path: &Path) -> Result<(String, State), String> {
     if header.format != FORMAT {
         return Err(format!("its format is {}, not {FORMAT}", header.format));
     }
-    let mut state = State::default();
+    let (mut state, mut broken) = (State::default(), None);
     while let Some((number, line)) = lines.next() {
         let whole = line.ends_with(b"\n");
         match serde_json::from_slice::<Record>(line) {
@@ -291,17 +329,18 @@ fn replay(bytes: &[u8], path: &Path) -> Result<(String, State), String> {
                 let reason = result
                     .err()
                     .map_or_else(|| "it has no end".to_owned(), |error| error.to_string());
-                tracing::warn!(
-                    path = %path.display(), line = number + 1, reason,
-                    "the registry's journal ends in a broken line, which is dropped"
-                );
+                broken = Some((number + 1, reason));
             }
             Ok(_) => unreachable!("only the last line can lack its end"),
             Err(error) => return Err(format!("line {}: {error}", number + 1)),
         }
     }
     state.open_at(header.index);
-    Ok((header.node, state))
+    Ok(Replayed {
+        node: header.node,
+        state,
+        broken,
+    })
 }
 
 /// What was read of any bytes is read again from what is written of it.
@@ -313,10 +352,11 @@ pub(super) fn assert_read_as_written(bytes: &[u8]) {
         snapshot.write_to(&mut written).expect("a Vec takes all");
         written
     };
-    if let Ok((node, state)) = replay(bytes, Path::new(FILE)) {
-        let once = written(&node, &state);
-        let (node, state) = replay(&once, Path::new(FILE)).expect("what was written can be read");
-        assert_eq!(written(&node, &state), once);
+    if let Ok(read) = replay(bytes) {
+        let once = written(&read.node, &read.state);
+        let again = replay(&once).expect("what was written can be read");
+        assert!(again.broken.is_none());
+        assert_eq!(written(&again.node, &again.state), once);
     }
 }
 

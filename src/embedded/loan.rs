@@ -47,3 +47,43 @@ impl Asked {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::{Server, journal::Journal};
+    use crate::{config::Embedded, registry::ServiceQuery};
+
+    #[tokio::test]
+    async fn a_state_that_cannot_be_had_back_at_once_is_had_when_it_can_and_readers_hear_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Embedded {
+            address: "127.0.0.1:0".parse().unwrap(),
+            data: folder.path().to_owned(),
+            token: None,
+            hosts: Vec::new(),
+        };
+        let server = Server::bind(&settings).await.unwrap();
+        let (lender, reader, address) = (server.lender(), server.reader(), server.address());
+        let ending = CancellationToken::new();
+        let running = tokio::spawn(server.run(ending.clone()));
+        let mut source = reader.service(ServiceQuery {
+            name: "web".to_owned(),
+            ..ServiceQuery::default()
+        });
+        source.next().await.unwrap();
+        let loan = lender.borrow().await.unwrap();
+        let other = Journal::open(folder.path()).unwrap();
+        drop(loan);
+        let error = source.next().await.unwrap_err();
+        assert!(error.message.contains("used by another process"), "{error}");
+        drop(other);
+        while source.next().await.is_err() {}
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = client.get(format!("http://{address}/v1/catalog/services"));
+        assert!(asked.send().await.unwrap().status().is_success());
+        ending.cancel();
+        running.await.unwrap();
+    }
+}

@@ -4,6 +4,7 @@
 //! over HTTP, as it would Consul. Knows nothing of the proxy.
 
 mod api;
+mod awaited;
 mod blocking;
 mod checks;
 mod decode;
@@ -27,21 +28,26 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backoff::{Backoff, Lines},
     config,
     control::{access::Access, server::serve},
     door::Sharing,
+    error::with_causes,
     registry::Registry,
 };
 use api::Context;
+pub(crate) use awaited::Awaited;
 use journal::{Journal, OpenError};
 pub(crate) use loan::{Lender, Loan};
 use reader::Reader;
@@ -52,6 +58,9 @@ use store::Store;
 const CONNECTIONS: usize = 8192;
 /// Those of them on which a watcher may wait for a change: others can always register and ask.
 const WAITS: usize = CONNECTIONS - 1024;
+/// Between two tries to have a state back that was lent: the first pause at most, and the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A registry that has its address and its state, and serves no client yet.
 #[derive(Debug)]
@@ -66,29 +75,6 @@ pub struct Server {
     lender: Lender,
     /// Ends when a state is its own that another process had at the start.
     opened: Option<oneshot::Receiver<()>>,
-    awaited: Option<Awaited>,
-}
-
-/// What opens the state of a registry that is another process's until then.
-#[derive(Debug)]
-pub(crate) struct Awaited {
-    folder: PathBuf,
-    context: Arc<Context>,
-    opened: oneshot::Sender<()>,
-}
-
-impl Awaited {
-    /// Opens it, once that process has let go of it.
-    ///
-    /// # Errors
-    /// Where it cannot be used.
-    pub(crate) async fn open(self) -> Result<(), StartError> {
-        let (journal, state) = open(&self.folder).await?;
-        self.context.store.reopen(journal, state);
-        // A server that is gone needs no word.
-        let _ = self.opened.send(());
-        Ok(())
-    }
 }
 
 /// Why the registry cannot start.
@@ -127,43 +113,7 @@ impl Server {
     /// cannot be read.
     pub async fn bind(config: &config::Embedded) -> Result<Self, StartError> {
         let listener = listen(config.address).await?;
-        Self::at(listener, config, open(&config.data).await?)
-    }
-
-    /// The same beside a process that has the state until [`Awaited::open`], at its socket where there is one.
-    /// Clients are not served before; its readers have what that process had written at this moment.
-    ///
-    /// # Errors
-    /// As for [`Self::bind`].
-    pub(crate) async fn beside(
-        socket: Option<OwnedFd>,
-        config: &config::Embedded,
-    ) -> Result<Self, StartError> {
-        let listener = match socket {
-            Some(socket) => socket.into(),
-            None => listen(config.address).await?,
-        };
-        let folder = config.data.clone();
-        let looked = tokio::task::spawn_blocking(move || Journal::look(&folder)).await;
-        let looked = looked.unwrap_or_else(|error| Err(OpenError::Io(io::Error::other(error))));
-        let Some(found) = looked.map_err(|error| unusable(&config.data, error))? else {
-            // A folder that holds nothing is no other process's.
-            return Self::at(listener, config, open(&config.data).await?);
-        };
-        let mut server = Self::at(listener, config, found)?;
-        let (opened, until) = oneshot::channel();
-        server.opened = Some(until);
-        server.awaited = Some(Awaited {
-            folder: config.data.clone(),
-            context: Arc::clone(&server.context),
-            opened,
-        });
-        Ok(server)
-    }
-
-    /// What opens a state that is another process's.
-    pub(crate) fn awaited(&mut self) -> Option<Awaited> {
-        self.awaited.take()
+        Self::at(listener, config, open(&config.data, None).await?)
     }
 
     fn at(
@@ -206,7 +156,6 @@ impl Server {
             borrowers,
             lender,
             opened: None,
-            awaited: None,
         })
     }
 
@@ -291,22 +240,34 @@ impl Server {
         asked
     }
 
-    /// Lends its state. Whether it serves again: not where it is told to go down meanwhile, nor where the
-    /// state cannot be read any more.
+    /// Lends its state. Whether it serves again: not where it is told to go down meanwhile.
     async fn lend(&mut self, asked: loan::Asked, shutdown: &CancellationToken) -> bool {
-        let returned = asked.lend();
-        if shutdown.run_until_cancelled(returned).await.is_none() {
-            return false;
-        }
-        match open(&self.folder).await {
-            Ok((journal, state)) => {
-                self.context.store.reopen(journal, state);
-                true
+        let lends = async {
+            asked.lend().await;
+            self.take_back().await;
+        };
+        shutdown.run_until_cancelled(lends).await.is_some()
+    }
+
+    /// Goes on with what another process has left. Tries again for as long as that cannot be read, as where the
+    /// other one is not gone yet: clients wait in the socket's queue, and readers hear of it.
+    async fn take_back(&self) {
+        let mut pauses = Backoff::new(PAUSE, LONGEST_PAUSE, fastrand::Rng::new());
+        let mut lines = Lines::new();
+        loop {
+            let Context { store, node, .. } = &*self.context;
+            let error = match open(&self.folder, Some(node.id())).await {
+                Ok((journal, state)) => return store.reopen(journal, state),
+                Err(error) => with_causes(&error),
+            };
+            if lines.is_due() {
+                tracing::error!(
+                    error,
+                    "the registry serves no client: its state was lent, and cannot be read again yet"
+                );
             }
-            Err(error) => {
-                tracing::error!(%error, "the registry cannot go on: its state was lent, and cannot be read");
-                false
-            }
+            store.fail(error);
+            sleep(pauses.delay()).await;
         }
     }
 }
@@ -317,9 +278,11 @@ async fn listen(address: SocketAddr) -> Result<net::TcpListener, StartError> {
     bound.map_err(|source| StartError::Listen { address, source })
 }
 
-async fn open(folder: &Path) -> Result<(Journal, state::State), StartError> {
-    let owned = folder.to_owned();
-    let opened = tokio::task::spawn_blocking(move || Journal::open(&owned)).await;
+/// Opens the state in a folder; with this node's id, where there is none.
+async fn open(folder: &Path, node: Option<&str>) -> Result<(Journal, state::State), StartError> {
+    let (owned, node) = (folder.to_owned(), node.map(str::to_owned));
+    let open = move || Journal::open_as(&owned, node.as_deref());
+    let opened = tokio::task::spawn_blocking(open).await;
     let opened = opened.unwrap_or_else(|error| Err(OpenError::Io(io::Error::other(error))));
     opened.map_err(|error| unusable(folder, error))
 }

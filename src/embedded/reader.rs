@@ -84,7 +84,9 @@ impl<T: Send + 'static, L: Fn(&State) -> T + Send + 'static> Source<T> for Curso
                 // Before the look: no change falls between the two.
                 None => self.watch = Some(self.store.watch(&self.topic)),
             }
-            Ok(self.store.read(&self.look))
+            let looked = self.store.try_read(&self.look);
+            // What it said last goes on meanwhile, as with any registry that is away.
+            looked.map_err(RegistryError::new)
         })
     }
 }

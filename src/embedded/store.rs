@@ -46,6 +46,8 @@ struct Inner {
     journal: Journal,
     running: HashMap<String, CheckTask>,
     rewriting: bool,
+    /// Why the state cannot be had back that was lent.
+    trouble: Option<String>,
 }
 
 /// What is known of a check's task beside its status. Dropping it ends the task.
@@ -82,6 +84,7 @@ impl Store {
             journal,
             running: HashMap::new(),
             rewriting: false,
+            trouble: None,
         };
         Arc::new(Self {
             inner: Mutex::new(inner),
@@ -138,8 +141,27 @@ impl Store {
             journal,
             running: HashMap::new(),
             rewriting: false,
+            trouble: None,
         };
         self.waiting.wake_all();
+    }
+
+    /// Notes that what another process has left cannot be read, and why; until [`Store::reopen`].
+    pub(super) fn fail(&self, why: String) {
+        self.inner.lock().trouble = Some(why);
+        self.waiting.wake_all();
+    }
+
+    /// Looks at the state as [`Store::read`] does.
+    ///
+    /// # Errors
+    /// Where it is not this process's any more, and why it cannot be had back.
+    pub(super) fn try_read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, String> {
+        let inner = self.inner.lock();
+        match &inner.trouble {
+            Some(why) => Err(why.clone()),
+            None => Ok(look(&inner.state)),
+        }
     }
 
     /// Looks at the state at one moment. Must not take long: changes wait meanwhile.

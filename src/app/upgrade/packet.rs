@@ -49,8 +49,6 @@ pub(super) enum Offer {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Reply {
-    /// It is about to open the embedded registry: told to serve, and before it does.
-    WantsState,
     /// Some of what it could not read.
     Missing(Vec<String>),
     /// It has read what it could.
@@ -59,7 +57,11 @@ pub(super) enum Reply {
         listeners: Vec<usize>,
         /// Whether it goes on with the admin server's socket.
         admin: bool,
+        /// Whether it has an embedded registry, which lacks its state.
+        wants_state: bool,
     },
+    /// It has opened that state.
+    HasState,
     /// It serves.
     Serves,
     /// It cannot start.
@@ -67,4 +69,4 @@ pub(super) enum Reply {
 }
 
 /// The version of what is said.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;

@@ -168,12 +168,11 @@ impl Parent {
         }
     }
 
-    /// Has the embedded registry's state, which is that process's until then.
+    /// Waits until the embedded registry's state is this process's to open.
     ///
     /// # Errors
-    /// Where it has given this one up.
-    pub(in crate::app) async fn borrow_state(&self) -> Result<(), StartError> {
-        self.say(&Reply::WantsState).await?;
+    /// Where that one has given this one up.
+    pub(in crate::app) async fn until_lent(&self) -> Result<(), StartError> {
         match self.next().await? {
             // The state of a process that is gone is free.
             Some((Offer::State, _)) | None => Ok(()),
@@ -181,19 +180,28 @@ impl Parent {
         }
     }
 
+    /// Says that this process has opened that state.
+    ///
+    /// # Errors
+    /// Where it cannot be said.
+    pub(in crate::app) async fn has_state(&self) -> Result<(), StartError> {
+        self.say(&Reply::HasState).await
+    }
+
     /// How long this process may still wait for its registries.
     pub(in crate::app) fn time_left(&self) -> Option<Duration> {
         Some(self.ready_by?.saturating_duration_since(Instant::now()))
     }
 
-    /// Says that this process is ready, and waits until it may serve: also where that one is gone, which leaves
-    /// the clients to this one.
+    /// Says that this process is ready but for what it could not read, and for the state of the embedded registry
+    /// where it wants that.
     ///
     /// # Errors
-    /// Where that one has given it up.
-    pub(in crate::app) async fn until_go(
+    /// Where it cannot be said.
+    pub(in crate::app) async fn is_ready(
         &mut self,
         missing: Vec<String>,
+        wants_state: bool,
     ) -> Result<(), StartError> {
         // What is not taken must be open here no longer, for it is to be closed there.
         let is_taken =
@@ -204,12 +212,20 @@ impl Parent {
         let ready = Reply::Ready {
             listeners,
             admin: self.has_admin,
+            wants_state,
         };
         // Of many names one packet could be too long.
         for some in missing.chunks(NAMES) {
             self.say(&Reply::Missing(some.to_vec())).await?;
         }
-        self.say(&ready).await?;
+        self.say(&ready).await
+    }
+
+    /// Waits until this process may serve: also where that one is gone, which leaves the clients to this one.
+    ///
+    /// # Errors
+    /// Where that one has given it up.
+    pub(in crate::app) async fn until_go(&self) -> Result<(), StartError> {
         match self.next().await? {
             Some((Offer::Go, _)) | None => Ok(()),
             Some((other, _)) => Err(unexpected(&other)),

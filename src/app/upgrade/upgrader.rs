@@ -2,6 +2,7 @@
 //! it when that one serves.
 
 use std::{
+    io,
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -32,7 +33,7 @@ use crate::{
     saved::Store,
 };
 
-/// How long a new process may take to say why it ends.
+/// How long a new process may take to say why it ends, or to open the embedded registry's state.
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// How long it may take to end.
 const ENDS: Duration = Duration::from_secs(2);
@@ -72,6 +73,7 @@ struct Inner {
 struct Ready {
     listeners: Vec<usize>,
     admin: bool,
+    wants_state: bool,
 }
 
 impl Upgrader {
@@ -277,44 +279,24 @@ impl Inner {
     ) -> Result<(), Option<UpgradeError>> {
         let ready = async {
             offered.hand_over(channel, &self.shared, within).await?;
-            self.until_ready(channel).await
+            let ready = self.until_ready(channel).await?;
+            if ready.wants_state {
+                lend(channel, &offered.sockets.servers, loan).await?;
+            }
+            Ok(ready)
         };
         let ready = tokio::select! {
             ready = timeout(within, ready) => ready.unwrap_or(Err(Some(UpgradeError::Late(within))))?,
             () = self.ending.cancelled() => return Err(Some(UpgradeError::GivenUp)),
         };
         channel.send(&Offer::Go, None).await.map_err(left)?;
-        self.until_serving(channel, &offered.sockets.servers, loan)
-            .await?;
+        until_serving(channel).await?;
         self.let_go(offered, &ready).await;
         // Before that one says anything, for what it says is heeded from here on.
         self.supervisor.replaced_by(pid);
         // One that is gone by now has served, and a supervisor looks after it.
         let _ = channel.send(&Offer::Farewell, None).await;
         Ok(())
-    }
-
-    /// Waits until a process serves that was told to, however long that takes: it may have clients by now, whom
-    /// its end would cut.
-    async fn until_serving(
-        &self,
-        channel: &Channel,
-        servers: &ServerSockets,
-        loan: &mut Option<Loan>,
-    ) -> Result<(), Option<UpgradeError>> {
-        loop {
-            match channel.next().await {
-                Ok(Some((Reply::WantsState, _))) => {
-                    if let Some((_, _, lender)) = &servers.registry {
-                        *loan = lender.borrow().await;
-                    }
-                    channel.send(&Offer::State, None).await.map_err(left)?;
-                }
-                Ok(Some((Reply::Serves, _))) => return Ok(()),
-                Ok(Some((Reply::Fails(why), _))) => return Err(Some(UpgradeError::Refused(why))),
-                _ => return Err(None),
-            }
-        }
     }
 
     /// Clients are the new process's alone from here on.
@@ -343,18 +325,23 @@ impl Inner {
                 received.map_err(|error| Some(UpgradeError::Misunderstood(error.to_string())))?;
             match received.ok_or(None)?.0 {
                 Reply::Missing(some) => missing.extend(some),
-                Reply::Ready { listeners, admin } => {
+                Reply::Ready {
+                    listeners,
+                    admin,
+                    wants_state,
+                } => {
                     let unread = beyond(missing, &self.shared.directory().unread());
                     return match unread.is_empty() {
-                        true => Ok(Ready { listeners, admin }),
+                        true => Ok(Ready {
+                            listeners,
+                            admin,
+                            wants_state,
+                        }),
                         false => Err(Some(UpgradeError::Unread(unread))),
                     };
                 }
                 Reply::Fails(why) => return Err(Some(UpgradeError::Refused(why))),
-                other @ (Reply::Serves | Reply::WantsState) => {
-                    let text = format!("{other:?} out of turn");
-                    return Err(Some(UpgradeError::Misunderstood(text)));
-                }
+                other @ (Reply::Serves | Reply::HasState) => return Err(Some(out_of_turn(&other))),
             }
         }
     }
@@ -373,6 +360,51 @@ fn beyond(missing: Vec<String>, ours: &[String]) -> Vec<String> {
     let ours: Vec<_> = ours.iter().map(|text| what(text)).collect();
     let missing = missing.into_iter();
     missing.filter(|text| !ours.contains(&what(text))).collect()
+}
+
+/// Lends the embedded registry's state to a new process that is ready. It has no client yet, and this process's
+/// registry stands still meanwhile: it is waited for no longer than opening a file may take.
+async fn lend(
+    channel: &Channel,
+    servers: &ServerSockets,
+    loan: &mut Option<Loan>,
+) -> Result<(), Option<UpgradeError>> {
+    if let Some((_, _, lender)) = &servers.registry {
+        *loan = lender.borrow().await;
+    }
+    channel.send(&Offer::State, None).await.map_err(left)?;
+    let opened = timeout(AT_ONCE, channel.next()).await;
+    match opened.map_err(|_| Some(UpgradeError::Unopened(AT_ONCE)))? {
+        Ok(Some((Reply::HasState, _))) => Ok(()),
+        Ok(Some((Reply::Fails(why), _))) => Err(Some(UpgradeError::Refused(why))),
+        Ok(Some((other, _))) => Err(Some(out_of_turn(&other))),
+        _ => Err(None),
+    }
+}
+
+/// Waits until a process serves that was told to, however long that takes: it may have clients by now, whom
+/// its end would cut.
+async fn until_serving(channel: &Channel) -> Result<(), Option<UpgradeError>> {
+    let serves = channel.next();
+    tokio::pin!(serves);
+    let said = match timeout(AT_ONCE, &mut serves).await {
+        Ok(said) => said,
+        Err(_) => {
+            tracing::warn!(
+                "a new process was told to serve, and does not yet: this one waits for it"
+            );
+            serves.await
+        }
+    };
+    match said {
+        Ok(Some((Reply::Serves, _))) => Ok(()),
+        Ok(Some((Reply::Fails(why), _))) => Err(Some(UpgradeError::Refused(why))),
+        _ => Err(None),
+    }
+}
+
+fn out_of_turn(reply: &Reply) -> UpgradeError {
+    UpgradeError::Misunderstood(format!("{reply:?} out of turn"))
 }
 
 /// Why a process that has left could not start, where it has said so.
@@ -394,8 +426,10 @@ async fn end(channel: Channel, mut child: Child) -> Option<std::process::ExitSta
     if let Ok(Ok(status)) = timeout(ENDS, ends).await {
         return Some(status);
     }
-    // It is killed, and waited for.
-    if let Err(error) = child.kill().await {
+    // It is killed, and waited for: not for ever, since one that waits for a disk ends when that answers.
+    let killed = timeout(ENDS, child.kill()).await;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "it waits for the system");
+    if let Err(error) = killed.unwrap_or_else(|_| Err(late())) {
         tracing::warn!(%error, "a new process that is given up cannot be ended");
     }
     None

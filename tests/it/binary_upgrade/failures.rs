@@ -419,7 +419,7 @@ async fn a_reload_that_stands_still_has_an_upgrade_given_up_in_time() {
     assert!(error.contains("a reload was under way"), "{error}");
 }
 
-/// A new process that was told to serve, and cannot before it is given the content of its embedded registry.
+/// A new process that is ready, and has the state of the embedded registry, of which it can read nothing yet.
 struct Amid {
     line: Line,
     backend: RawBackend,
@@ -443,7 +443,7 @@ async fn amid() -> Amid {
         let mut how = OpenOptions::new();
         how.write(true).custom_flags(O_NONBLOCK).open(&journal)
     };
-    let pipe = eventually("it is told to serve", opened, Result::is_ok).await;
+    let pipe = eventually("it has the state", opened, Result::is_ok).await;
     Amid {
         line,
         backend,
@@ -453,51 +453,91 @@ async fn amid() -> Amid {
     }
 }
 
-#[tokio::test]
-async fn a_process_that_freezes_once_it_was_told_to_serve_is_waited_for_while_the_old_one_serves() {
-    let Amid {
-        mut line,
-        backend: _backend,
-        pid,
-        content,
-        mut pipe,
-    } = amid().await;
-    let mut client = Wire::connect(line.address()).await;
-    assert_eq!(client.ask(GET).await.text(), "well");
-    kill(pid, Signal::SIGSTOP).unwrap();
-    pipe.write_all(&content).unwrap();
-    drop(pipe);
-    assert_eq!(client.ask(GET).await.field("connection"), None);
-    let mut fresh = Wire::connect(line.address()).await;
-    assert_eq!(fresh.ask(GET).await.text(), "well");
-    // An end is heeded when it is known whose the clients are.
-    line.first.signal(Signal::SIGTERM);
-    kill(pid, Signal::SIGCONT).unwrap();
-    line.first
-        .until_logged("a new process has the addresses now")
-        .await;
-    drop((client, fresh));
-    line.until_gone(0).await;
-    let mut fresh = Wire::connect(line.address()).await;
-    assert_eq!(fresh.ask(GET).await.text(), "well");
-    assert!(line.lives(pid));
-}
-
-#[tokio::test]
-async fn a_process_that_dies_once_it_was_told_to_serve_leaves_all_to_the_old_one() {
-    let Amid {
-        mut line,
-        backend: _backend,
-        pid,
-        content,
-        pipe,
-    } = amid().await;
-    let mut client = Wire::connect(line.address()).await;
+/// Has the embedded registry's content be a file again, which each may read.
+fn restore(line: &Line, content: &[u8]) {
     let journal = line.folder().join("callboard-data/registry.jsonl");
     let again = line.folder().join("again");
     fs::write(&again, content).unwrap();
     fs::rename(again, journal).unwrap();
-    kill(pid, Signal::SIGKILL).unwrap();
-    drop(pipe);
-    assert_goes_on(&mut line, &mut client, 1).await;
+}
+
+#[tokio::test]
+async fn a_process_that_freezes_with_the_registrys_state_is_given_up_and_the_old_one_has_it_back() {
+    let mut amid = amid().await;
+    let mut client = Wire::connect(amid.line.address()).await;
+    assert_eq!(client.ask(GET).await.text(), "well");
+    kill(amid.pid, Signal::SIGSTOP).unwrap();
+    restore(&amid.line, &amid.content);
+    assert_goes_on(&mut amid.line, &mut client, 1).await;
+    assert!(!amid.line.lives(amid.pid));
+}
+
+#[tokio::test]
+async fn an_end_is_heeded_while_a_process_that_freezes_has_the_registrys_state() {
+    let mut amid = amid().await;
+    kill(amid.pid, Signal::SIGSTOP).unwrap();
+    restore(&amid.line, &amid.content);
+    amid.line.first.signal(Signal::SIGTERM);
+    let said = amid.line.first.until_logged("not upgraded").await;
+    assert!(said.contains("told to end meanwhile"), "{said}");
+    amid.line.until_gone(0).await;
+    assert!(!amid.line.lives(amid.pid));
+}
+
+#[tokio::test]
+async fn a_process_that_dies_with_the_registrys_state_leaves_all_to_the_old_one() {
+    let mut amid = amid().await;
+    let mut client = Wire::connect(amid.line.address()).await;
+    restore(&amid.line, &amid.content);
+    kill(amid.pid, Signal::SIGKILL).unwrap();
+    drop(amid.pipe);
+    assert_goes_on(&mut amid.line, &mut client, 1).await;
+}
+
+/// How many of this name the embedded registry lists, asked by a connection of its own.
+async fn listed(line: &Line, name: &str) -> usize {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = line.registry(&format!("/v1/health/service/{name}"));
+    let answer = client.get(url).send().await.unwrap();
+    let listed: Value = answer.json().await.unwrap();
+    listed.as_array().unwrap().len()
+}
+
+async fn register(line: &Line, name: &str) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = line.registry("/v1/agent/service/register");
+    let entry = json!({ "Name": name, "Port": 1 });
+    let put = client.put(url).json(&entry).send().await.unwrap();
+    assert!(put.status().is_success(), "{put:?}");
+}
+
+#[tokio::test]
+async fn a_registry_in_another_folder_serves_from_the_moment_on_that_clients_are_the_new_ones() {
+    let (mut line, backend, consul) = waiting().await;
+    register(&line, "early").await;
+    let file = line.folder().join("proxy.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let elsewhere = "[registry.embedded]\ndata = \"elsewhere\"\n";
+    fs::write(&file, text.replace("[registry.embedded]\n", elsewhere)).unwrap();
+    begun(&mut line).await;
+    // Of two that served, one would not know it.
+    for _ in 0..20 {
+        assert_eq!(listed(&line, "early").await, 1);
+    }
+    register(&line, "amid").await;
+    assert_eq!(listed(&line, "amid").await, 1);
+    consul.holds(7, json!([entry("far", backend.address())]));
+    line.first
+        .until_logged("a new process has the addresses now")
+        .await;
+    for name in ["early", "amid"] {
+        assert_eq!(listed(&line, name).await, 0, "{name}");
+    }
+    register(&line, "after").await;
+    line.until_gone(0).await;
+    // The old one has let go of the socket, and turned no client away there.
+    for _ in 0..20 {
+        assert_eq!(listed(&line, "after").await, 1);
+    }
+    assert!(line.folder().join("elsewhere/registry.jsonl").exists());
 }
