@@ -11,7 +11,10 @@ use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::view::is_json;
+use super::{
+    change_lock::Changing,
+    view::{Context, is_json},
+};
 use crate::config;
 
 /// How long a change lasts for which nothing else is said.
@@ -46,6 +49,14 @@ pub(super) fn time(said: Option<&str>) -> Result<Duration, Response> {
     };
     config::duration(said)
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, &format!("`for`: {error}")))
+}
+
+/// Lets the change be made while what is returned lives; else how it is refused.
+#[expect(clippy::result_large_err, reason = "it is the answer")]
+pub(super) fn begin(context: &Context) -> Result<Changing<'_>, Response> {
+    let text = "a new binary takes this process's place, with which this would end: try again";
+    let begun = context.view.changes.begin();
+    begun.ok_or_else(|| refuse(StatusCode::CONFLICT, text))
 }
 
 pub(super) fn refuse(status: StatusCode, error: &str) -> Response {

@@ -3,6 +3,7 @@
 //! routes give, what of proxy.toml runs, what the log says, and which process has the addresses.
 
 mod change;
+mod change_lock;
 mod control;
 mod drain;
 mod explain;
@@ -29,6 +30,7 @@ mod upgrader;
 mod view;
 mod weight;
 
+pub use change_lock::ChangeLock;
 pub use control::{Control, StartError};
 pub use log_level::{LogLevel, LogLevelError, LogLevelStatus};
 pub use metrics::{Kind, METRICS, Metric};
@@ -369,6 +371,36 @@ mod tests {
         assert_eq!(beyond_loopback(None, "", "", "/ready").await, 503);
         assert_eq!(beyond_loopback(None, "", "", "/live").await, 200);
         assert_eq!(beyond_loopback(None, "", "", "/metrics").await, 403);
+    }
+
+    #[tokio::test]
+    async fn no_change_for_a_while_is_made_once_a_new_process_takes_this_ones_place() {
+        let gate = Access::new("127.0.0.1:9900".parse().unwrap(), None);
+        let context = Arc::new(view::testing::context(gate));
+        let changes = Arc::clone(&context.view.changes);
+        let router = router(context);
+        let statuses = async || {
+            let mut statuses = Vec::new();
+            for path in [
+                "/api/services/cart/pin",
+                "/api/services/cart/drain",
+                "/api/services/cart/weight",
+                "/api/share",
+            ] {
+                let request = Request::post(path)
+                    .header(header::HOST, "127.0.0.1:9900")
+                    .header(header::CONTENT_TYPE, "application/json");
+                let body = Body::from(r#"{"route": "/cart", "weights": {}}"#);
+                let answer = router.clone().oneshot(request.body(body).unwrap()).await;
+                statuses.push(answer.unwrap().status().as_u16());
+            }
+            statuses
+        };
+        assert_eq!(statuses().await, [404; 4]);
+        changes.close();
+        assert_eq!(statuses().await, [409; 4]);
+        changes.open();
+        assert_eq!(statuses().await, [404; 4]);
     }
 
     fn settings(address: SocketAddr, token: Option<Secret>) -> config::Admin {

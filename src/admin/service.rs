@@ -73,6 +73,10 @@ pub(super) async fn begin(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let _changing = match change::begin(&context) {
+        Ok(changing) => changing,
+        Err(refusal) => return refusal,
+    };
     match changeable(&context, &path) {
         Ok((service, Part::Pin)) => pin(&service, &headers, &body),
         Ok((service, Part::Drain)) => drain::begin(&service, &headers, &body),

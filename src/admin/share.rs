@@ -51,6 +51,10 @@ pub(super) async fn begin(State(context): Shown, headers: HeaderMap, body: Bytes
         Ok(time) => time,
         Err(refusal) => return refusal,
     };
+    let _changing = match change::begin(&context) {
+        Ok(changing) => changing,
+        Err(refusal) => return refusal,
+    };
     let generation = context.view.shared.generation.load();
     let (name, split) = match find(&generation, &wanted.route) {
         Ok(found) => found,

@@ -22,7 +22,7 @@ use crate::config;
 struct Asked {
     /// How long the new process may take to get ready.
     within: Option<String>,
-    /// Whether pins and drains may end with this process.
+    /// Whether pins, drains, other weights and other shares may end with this process.
     #[serde(default)]
     force: bool,
 }

@@ -10,8 +10,8 @@ pub const WITHIN: Duration = Duration::from_secs(30);
 /// What has a new process take this one's place.
 pub trait Upgrade: Send + Sync {
     /// Starts the binary that stands at this process's path, and drains when that one serves. It has so
-    /// long to get ready. Where pins, drains, weights or shares would end with
-    /// this process, only if it is forced.
+    /// long to get ready, with a reload that has to be over before. Where pins, drains, weights or shares would
+    /// end with this process, only if it is forced.
     fn upgrade(
         &self,
         within: Duration,
@@ -104,7 +104,8 @@ pub enum UpgradeError {
 }
 
 impl UpgradeError {
-    /// Whether none was begun.
+    /// Whether the new process is not at fault, nor this one: where none was begun, or it was given up for what
+    /// was changed meanwhile.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -113,6 +114,7 @@ impl UpgradeError {
                 | Self::Followed(..)
                 | Self::Draining
                 | Self::UnderWay
+                | Self::Reloading(_)
                 | Self::Crowded(_)
                 | Self::Holds(_)
         )

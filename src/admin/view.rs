@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    history::History, live::Live, log_level::LogLevel, reloader::Reload, upgrader::Upgrade,
+    change_lock::ChangeLock, history::History, live::Live, log_level::LogLevel, reloader::Reload,
+    upgrader::Upgrade,
 };
 use crate::{
     acme::Board,
@@ -32,6 +33,8 @@ pub struct View {
     pub reload: Box<dyn Reload>,
     /// Has a new binary take the process's place.
     pub upgrade: Box<dyn Upgrade>,
+    /// Keeps changes for a while away from the last step of an upgrade.
+    pub changes: Arc<ChangeLock>,
     /// What the log goes by.
     pub log: LogLevel,
     /// The workers' own counters.
@@ -134,6 +137,7 @@ pub(super) mod testing {
             shared: Arc::new(Shared::new(generation, Arc::default())),
             reload: Box::new(reloader::testing::Never),
             upgrade: Box::new(upgrader::testing::Never),
+            changes: Arc::default(),
             log: LogLevel::fixed(&file("info")),
             workers: Vec::new(),
             connections: Box::new(|| 0),

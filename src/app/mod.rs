@@ -162,6 +162,7 @@ impl App {
         let view = admin::View {
             reload: Box::new(self.reloader.clone()),
             upgrade: Box::new(self.upgrader.clone()),
+            changes: Arc::clone(self.upgrader.changes()),
             log: self.log.clone(),
             shared: Arc::clone(&self.shared),
             workers: self.workers.all().to_vec(),
@@ -216,7 +217,8 @@ impl App {
     }
 
     /// Has the binary that stands at this process's path now take its place, which is to be ready within
-    /// this time; what came of that is in the log. There is none where pins or drains would end with it.
+    /// this time; what came of that is in the log. There is none where pins, drains,
+    /// other weights or other shares would end with it.
     /// Dropped, an upgrade that has begun goes on.
     pub fn upgrade(&self, within: Duration) -> impl Future<Output = ()> + Send + 'static {
         let upgrading = self.upgrader.upgrade(within, false);

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{admin_server::AdminServer, duration};
 use crate::admin::WITHIN;
 
-/// How much longer than that the answer may take: what is given up is ended first.
+/// How much longer than that the answer may take: what is given up may say why, and is ended first.
 const MORE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -26,7 +26,7 @@ use super::{
     temporary::Temporary,
 };
 use crate::{
-    admin::{Upgrade, UpgradeError, Upgraded},
+    admin::{ChangeLock, Upgrade, UpgradeError, Upgraded},
     app::supervisor::Supervisor,
     embedded::Loan,
     proxy::Shared,
@@ -54,6 +54,8 @@ struct Inner {
     sockets: Mutex<Option<Arc<Sockets>>>,
     /// Held while an upgrade is under way.
     turn: tokio::sync::Mutex<()>,
+    /// Closed from its last step on: what is changed for a while after that would end at once.
+    changes: Arc<ChangeLock>,
     /// Gives up an upgrade that is under way.
     ending: CancellationToken,
     /// A new process has taken this one's place.
@@ -67,6 +69,22 @@ struct Inner {
     /// The new process's, open until this one is gone.
     successor: Mutex<Option<Channel>>,
     failed: AtomicU64,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    since: Instant,
+    /// How long the new process may take to get ready, with what this one waits for before it starts it.
+    within: Duration,
+    is_forced: bool,
+}
+
+impl Asked {
+    /// The time that is left.
+    fn left(self) -> Duration {
+        self.within.saturating_sub(self.since.elapsed())
+    }
 }
 
 /// What a new process has that is ready.
@@ -93,6 +111,7 @@ impl Upgrader {
             snapshot,
             sockets: Mutex::new(Some(Arc::new(sockets))),
             turn: tokio::sync::Mutex::default(),
+            changes: Arc::default(),
             ending: CancellationToken::new(),
             done: CancellationToken::new(),
             handover,
@@ -106,6 +125,11 @@ impl Upgrader {
     /// Cancelled when a new process has taken this one's place.
     pub(in crate::app) fn done(&self) -> &CancellationToken {
         &self.0.done
+    }
+
+    /// Keeps changes for a while away from the last step of an upgrade.
+    pub(in crate::app) fn changes(&self) -> &Arc<ChangeLock> {
+        &self.0.changes
     }
 
     /// Ends an upgrade that is under way, lets go of the sockets, and does no other. Whether a new process
@@ -130,7 +154,12 @@ impl Upgrade for Upgrader {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             // It goes on though the client that has asked for it leaves.
-            let upgrading = tokio::spawn(async move { inner.upgrade(within, is_forced).await });
+            let asked = Asked {
+                since: Instant::now(),
+                within,
+                is_forced,
+            };
+            let upgrading = tokio::spawn(async move { inner.upgrade(asked).await });
             let failed =
                 |panic: tokio::task::JoinError| Err(UpgradeError::BrokenOff(panic.to_string()));
             upgrading.await.unwrap_or_else(failed)
@@ -143,11 +172,11 @@ impl Upgrade for Upgrader {
 }
 
 impl Inner {
-    async fn upgrade(&self, within: Duration, is_forced: bool) -> Result<Upgraded, UpgradeError> {
+    async fn upgrade(&self, asked: Asked) -> Result<Upgraded, UpgradeError> {
         // Held until the outcome is logged, so that a drain is logged after it.
         let turn = self.turn.try_lock();
         let done = match &turn {
-            Ok(_) => self.replace(within, is_forced).await,
+            Ok(_) => self.replace(asked).await,
             Err(_) => Err(UpgradeError::UnderWay),
         };
         match &done {
@@ -181,6 +210,11 @@ impl Inner {
                 }
                 tracing::info!(pid, milliseconds, "a new process has the addresses now");
             }
+            // Also by a signal, whose sender hears of it here alone.
+            Err(error @ UpgradeError::Holds(_)) => tracing::warn!(
+                %error,
+                "not upgraded, since what was changed for a while would end"
+            ),
             Err(error) if error.is_refusal() => tracing::info!(%error, "not upgraded"),
             Err(error) => {
                 self.failed.fetch_add(1, Relaxed);
@@ -206,26 +240,31 @@ impl Inner {
         if before >= DRAINING {
             return Err(UpgradeError::Crowded(before));
         }
-        let holds = Temporary::of(&self.shared).in_words();
-        if !is_forced && !holds.is_empty() {
-            return Err(UpgradeError::Holds(holds));
-        }
+        self.look_for_changes(is_forced)?;
         Ok((program, sockets))
     }
 
-    async fn replace(&self, within: Duration, is_forced: bool) -> Result<Upgraded, UpgradeError> {
-        let (program, sockets) = self.admit(is_forced)?;
+    /// Refuses to end what was changed for a while, unless that is forced.
+    fn look_for_changes(&self, is_forced: bool) -> Result<(), UpgradeError> {
+        let holds = Temporary::of(&self.shared).in_words();
+        match is_forced || holds.is_empty() {
+            true => Ok(()),
+            false => Err(UpgradeError::Holds(holds)),
+        }
+    }
+
+    async fn replace(&self, asked: Asked) -> Result<Upgraded, UpgradeError> {
+        let (program, sockets) = self.admit(asked.is_forced)?;
         // No reload changes them meanwhile. One that stands still, for a file of a disk that does, holds up no end.
-        let turn = timeout(within, sockets.listeners.turn.lock());
+        let turn = timeout(asked.within, sockets.listeners.turn.lock());
         let turn = self.ending.run_until_cancelled(turn).await;
         let turn = turn.ok_or(UpgradeError::GivenUp)?;
-        let _listeners = turn.map_err(|_| UpgradeError::Reloading(within))?;
+        let _listeners = turn.map_err(|_| UpgradeError::Reloading(asked.within))?;
         let offered = Offered {
             before: self.draining(),
             listeners: sockets.listeners.duplicates(),
             sockets: Arc::clone(&sockets),
         };
-        let began = std::time::Instant::now();
         let started = channel::pair().and_then(|(channel, theirs)| {
             let child = program.start(theirs)?;
             Ok((channel, child))
@@ -236,7 +275,7 @@ impl Inner {
         tracing::info!(pid, path = %program.path().display(), "a new process starts, to take this one's place");
         let mut loan = None;
         match self
-            .hand_over(&channel, &offered, &mut loan, (pid, within))
+            .hand_over(&channel, &offered, &mut loan, (pid, asked))
             .await
         {
             Ok(()) => {
@@ -245,7 +284,7 @@ impl Inner {
                 let ended = Temporary::of(&self.shared);
                 Ok(Upgraded {
                     pid,
-                    took: began.elapsed(),
+                    took: asked.since.elapsed(),
                     unpinned: ended.pins,
                     undrained: ended.drains,
                     unweighed: ended.weights,
@@ -253,6 +292,7 @@ impl Inner {
                 })
             }
             Err(error) => {
+                self.changes.open();
                 let error = match error {
                     Some(error) => Some(error),
                     None => last_word(&channel).await,
@@ -275,10 +315,11 @@ impl Inner {
         channel: &Channel,
         offered: &Offered,
         loan: &mut Option<Loan>,
-        (pid, within): (u32, Duration),
+        (pid, asked): (u32, Asked),
     ) -> Result<(), Option<UpgradeError>> {
+        let (left_time, within) = (asked.left(), asked.within);
         let ready = async {
-            offered.hand_over(channel, &self.shared, within).await?;
+            offered.hand_over(channel, &self.shared, left_time).await?;
             let ready = self.until_ready(channel).await?;
             if ready.wants_state {
                 lend(channel, &offered.sockets.servers, loan).await?;
@@ -286,9 +327,12 @@ impl Inner {
             Ok(ready)
         };
         let ready = tokio::select! {
-            ready = timeout(within, ready) => ready.unwrap_or(Err(Some(UpgradeError::Late(within))))?,
+            ready = timeout(left_time, ready) => ready.unwrap_or(Err(Some(UpgradeError::Late(within))))?,
             () = self.ending.cancelled() => return Err(Some(UpgradeError::GivenUp)),
         };
+        self.changes.close();
+        // What was changed since the first look.
+        self.look_for_changes(asked.is_forced).map_err(Some)?;
         channel.send(&Offer::Go, None).await.map_err(left)?;
         until_serving(channel).await?;
         self.let_go(offered, &ready).await;

@@ -1,7 +1,7 @@
 //! A new process that does not get ready is given up, and the one before goes on as if nothing had been; and
 //! what comes at the wrong time.
 
-use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _};
 
 use nix::libc::O_NONBLOCK;
 
@@ -414,15 +414,18 @@ async fn a_reload_that_stands_still_has_an_upgrade_given_up_in_time() {
     };
     let _pipe = eventually("the reload reads the certificate", opened, Result::is_ok).await;
     let (status, said) = line.try_upgrade("200ms").await;
-    assert_eq!(status, 422, "{said}");
+    assert_eq!(status, 409, "{said}");
     let error = said["error"].as_str().unwrap();
     assert!(error.contains("a reload was under way"), "{error}");
+    // None was begun.
+    let metrics = line.metrics().await;
+    assert!(metrics.contains("callboard_upgrades_failed_total 0"));
 }
 
 /// A new process that is ready, and has the state of the embedded registry, of which it can read nothing yet.
 struct Amid {
     line: Line,
-    backend: RawBackend,
+    _backend: RawBackend,
     pid: Pid,
     content: Vec<u8>,
     pipe: fs::File,
@@ -446,7 +449,7 @@ async fn amid() -> Amid {
     let pipe = eventually("it has the state", opened, Result::is_ok).await;
     Amid {
         line,
-        backend,
+        _backend: backend,
         pid,
         content,
         pipe: pipe.unwrap(),
@@ -540,4 +543,45 @@ async fn a_registry_in_another_folder_serves_from_the_moment_on_that_clients_are
         assert_eq!(listed(&line, "after").await, 1);
     }
     assert!(line.folder().join("elsewhere/registry.jsonl").exists());
+}
+
+const HOLDS: &str = "not upgraded, since what was changed for a while would end";
+
+/// Drains the only endpoint of the service `cart`.
+async fn drain(line: &Line, backend: &RawBackend) {
+    let body = json!({ "endpoint": backend.address().to_string(), "force": true });
+    let url = line.admin("/api/services/cart/drain");
+    let drained = line.http.post(url).json(&body).send().await.unwrap();
+    assert!(drained.status().is_success(), "{drained:?}");
+}
+
+#[tokio::test]
+async fn a_drain_that_is_made_while_a_new_process_gets_ready_is_not_ended() {
+    let (mut line, backend, consul) = waiting().await;
+    let pid = begun(&mut line).await;
+    drain(&line, &backend).await;
+    consul.holds(7, json!([entry("far", backend.address())]));
+    let said = line.first.until_logged(HOLDS).await;
+    assert!(said.contains("the drain of cart"), "{said}");
+    let lives = async || line.lives(pid);
+    eventually("the new one is ended", lives, |lives| !lives).await;
+    let metrics = line.metrics().await;
+    assert!(metrics.contains("callboard_upgrades_failed_total 0"));
+    // It is as before: changes can be made, and what was drained is.
+    drain(&line, &backend).await;
+    let mut client = Wire::connect(line.address()).await;
+    assert_eq!(client.ask(GET).await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_signal_to_upgrade_that_would_end_a_drain_is_refused_at_warn() {
+    let (mut line, backend) = before().await;
+    drain(&line, &backend).await;
+    line.first.signal(Signal::SIGUSR2);
+    let said = line.first.until_logged(HOLDS).await;
+    assert!(
+        said.contains("WARN") && said.contains("the drain of cart"),
+        "{said}"
+    );
+    assert!(line.lives(line.pids[0]));
 }
