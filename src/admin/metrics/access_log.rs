@@ -2,17 +2,13 @@
 
 use std::fmt;
 
-use super::scrape::{Samples, Scrape};
+use super::scrape::{Samples, Scrape, over_workers};
 
 pub(super) fn made(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {
     if !has_any(scrape) {
         return Ok(());
     }
-    let workers = scrape.context.view.workers.iter();
-    samples.add(
-        &[],
-        workers.map(|worker| worker.logged.value()).sum::<u64>(),
-    )
+    over_workers(scrape, samples, |worker| &worker.logged)
 }
 
 pub(super) fn lost(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Result {

@@ -161,6 +161,12 @@ impl From<u64> for Value {
     }
 }
 
+impl From<u32> for Value {
+    fn from(value: u32) -> Self {
+        Self::Whole(value.into())
+    }
+}
+
 impl From<usize> for Value {
     fn from(value: usize) -> Self {
         Self::Whole(value as u64)
@@ -247,6 +253,18 @@ pub(super) fn per_service(
     })
 }
 
+/// For each service whose status has such a number.
+pub(super) fn per_status<V: Into<Value>>(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples<'_>,
+    number: fn(&ServiceStatus) -> Option<V>,
+) -> fmt::Result {
+    scrape.services.iter().try_for_each(|(service, status)| {
+        let number = number(status);
+        number.map_or(Ok(()), |number| samples.add(&[service.name()], number))
+    })
+}
+
 /// For each address of each service, the sum over its instances: one that left and came back
 /// under another id has two for a while.
 pub(super) fn per_endpoint(
@@ -313,8 +331,13 @@ pub(super) fn per_shadow(
     })
 }
 
-/// A number of all workers.
-pub(super) fn over_workers(scrape: &Scrape<'_>, counter: fn(&Worker) -> &Counter) -> u64 {
+/// The sum of what all workers counted.
+pub(super) fn over_workers(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples<'_>,
+    counter: fn(&Worker) -> &Counter,
+) -> fmt::Result {
     let workers = scrape.context.view.workers.iter();
-    workers.map(|worker| counter(worker).value()).sum()
+    let counts = workers.map(|worker| counter(worker).value());
+    samples.add(&[], counts.sum::<u64>())
 }
