@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, response::IntoResponse as _};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::change::{self, refuse};
+use super::change::{self, Answer, refuse};
 use crate::service::{self, DrainError, Service};
 
 /// What a drain is asked for with.
@@ -34,40 +31,29 @@ pub(super) struct Named {
 }
 
 /// `POST /api/services/{name}/drain`.
-pub(super) fn begin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Response {
+pub(super) fn begin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Answer {
     let example = "{\"endpoint\": \"10.0.0.7:8080\", \"for\": \"30m\"}";
-    let wanted = match change::read::<Wanted>(headers, body, example, "") {
-        Ok(wanted) => wanted,
-        Err(refusal) => return refusal,
-    };
-    let time = match change::time(wanted.time.as_deref()) {
-        Ok(time) => time,
-        Err(refusal) => return refusal,
-    };
-    match service::drain(service, &wanted.endpoint, time, wanted.force) {
-        Ok(drained) => Json(drained).into_response(),
-        Err(error) => {
-            let status = match error {
-                DrainError::Time(_) => StatusCode::BAD_REQUEST,
-                DrainError::Unknown(_) => StatusCode::NOT_FOUND,
-                DrainError::Last(..) => StatusCode::CONFLICT,
-            };
-            refuse(status, &format!("`{}`: {error}", service.name()))
-        }
-    }
+    let wanted: Wanted = change::read(headers, body, example, "")?;
+    let time = change::time(wanted.time.as_deref())?;
+    let drained = service::drain(service, &wanted.endpoint, time, wanted.force);
+    let drained = drained.map_err(|error| {
+        let status = match error {
+            DrainError::Time(_) => StatusCode::BAD_REQUEST,
+            DrainError::Unknown(_) => StatusCode::NOT_FOUND,
+            DrainError::Last(..) => StatusCode::CONFLICT,
+        };
+        refuse(status, format!("`{}`: {error}", service.name()))
+    })?;
+    Ok(Json(drained).into_response())
 }
 
 /// `DELETE /api/services/{name}/drain?endpoint=…`.
-pub(super) fn end(service: &Arc<Service>, named: &Named) -> Response {
-    let Some(endpoint) = &named.endpoint else {
-        let text = "say which endpoint is no longer drained: ?endpoint=10.0.0.7:8080";
-        return refuse(StatusCode::BAD_REQUEST, text);
-    };
-    match service::undrain(service, endpoint) {
-        true => Json(json!({ "drained": null })).into_response(),
-        false => {
-            let text = format!("`{}`: `{endpoint}` is not drained", service.name());
-            refuse(StatusCode::NOT_FOUND, &text)
-        }
+pub(super) fn end(service: &Arc<Service>, named: &Named) -> Answer {
+    let asked = "say which endpoint is no longer drained: ?endpoint=10.0.0.7:8080";
+    let endpoint = change::named(named.endpoint.as_deref(), asked)?;
+    if service::undrain(service, endpoint) {
+        return Ok(Json(json!({ "drained": null })).into_response());
     }
+    let text = format!("`{}`: `{endpoint}` is not drained", service.name());
+    Err(refuse(StatusCode::NOT_FOUND, text))
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use super::{
-    change::{self, refuse},
+    change::{self, Answer, refuse},
     log_level::LogLevelError,
     view::Shown,
 };
@@ -32,32 +32,25 @@ pub(super) async fn show(State(context): Shown) -> Response {
 }
 
 /// `POST /api/log-level`
-pub(super) async fn set(State(context): Shown, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn set(State(context): Shown, headers: HeaderMap, body: Bytes) -> Answer {
     let example = "{\"level\": \"debug\", \"for\": \"10m\"}";
-    let wanted = match change::read::<Wanted>(&headers, &body, example, "") {
-        Ok(wanted) => wanted,
-        Err(refusal) => return refusal,
-    };
-    let time = match change::time(wanted.time.as_deref()) {
-        Ok(time) => time,
-        Err(refusal) => return refusal,
-    };
-    match context.view.log.change(&wanted.level, time) {
-        Ok(status) => Json(status).into_response(),
-        Err(error) => {
-            let status = match error {
-                LogLevelError::Time(_) | LogLevelError::Level(_) => StatusCode::BAD_REQUEST,
-                LogLevelError::Fixed => StatusCode::CONFLICT,
-            };
-            refuse(status, &error.to_string())
-        }
-    }
+    let wanted: Wanted = change::read(&headers, &body, example, "")?;
+    let time = change::time(wanted.time.as_deref())?;
+    let status = context.view.log.change(&wanted.level, time);
+    let status = status.map_err(|error| {
+        let status = match error {
+            LogLevelError::Time(_) | LogLevelError::Level(_) => StatusCode::BAD_REQUEST,
+            LogLevelError::Fixed => StatusCode::CONFLICT,
+        };
+        refuse(status, error.to_string())
+    })?;
+    Ok(Json(status).into_response())
 }
 
 /// `DELETE /api/log-level`
-pub(super) async fn restore(State(context): Shown) -> Response {
-    match context.view.log.restore() {
-        true => Json(context.view.log.status()).into_response(),
-        false => refuse(StatusCode::NOT_FOUND, "the log goes by `log.level`"),
+pub(super) async fn restore(State(context): Shown) -> Answer {
+    if context.view.log.restore() {
+        return Ok(Json(context.view.log.status()).into_response());
     }
+    Err(refuse(StatusCode::NOT_FOUND, "the log goes by `log.level`"))
 }

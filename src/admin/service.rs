@@ -7,14 +7,14 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, Query, State},
-    response::{IntoResponse, Response},
+    response::IntoResponse as _,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    change::{self, refuse},
+    change::{self, Answer, Refusal, not_allowed, refuse},
     drain, series,
     status::ServiceTraffic,
     view::{Context, Shown},
@@ -34,18 +34,18 @@ struct Wanted {
 }
 
 /// `GET /api/services/{name}`, and below it `/journal` and `/history`.
-pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Response {
+pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Answer {
     // A route that tags make is a service with slashes in its name: the whole may be one.
     if let Some(service) = find(&context, &name) {
-        return Json(ServiceTraffic::of(&service)).into_response();
+        return Ok(Json(ServiceTraffic::of(&service)).into_response());
     }
     let of_journal = name.strip_suffix("/journal");
     if let Some(service) = of_journal.and_then(|name| find(&context, name)) {
-        return Json(service.changes()).into_response();
+        return Ok(Json(service.changes()).into_response());
     }
     let of_history = name.strip_suffix("/history");
     if let Some(service) = of_history.and_then(|name| find(&context, name)) {
-        return series::of_service(&context, service.name()).into_response();
+        return Ok(series::of_service(&context, service.name()).into_response());
     }
     let of_part = part_of(&name);
     let found = of_part.and_then(|(name, part)| Some((find(&context, name)?, part)));
@@ -59,11 +59,11 @@ pub(super) async fn show(State(context): Shown, Path(name): Path<String>) -> Res
             "{does} and DELETE ends that; what is so is shown at /api/services/{}",
             service.name()
         );
-        return not_allowed(&text, "POST,DELETE");
+        return Err(not_allowed(text, "POST,DELETE"));
     }
     let of_part = of_part.map(|(name, _)| name);
     let of_part = of_journal.or(of_history).or(of_part);
-    refuse(StatusCode::NOT_FOUND, &unknown(of_part.unwrap_or(&name)))
+    Err(unknown(of_part.unwrap_or(&name)))
 }
 
 /// `POST /api/services/{name}/pin`, `/drain` and `/weight`.
@@ -72,16 +72,13 @@ pub(super) async fn begin(
     Path(path): Path<String>,
     headers: HeaderMap,
     body: Bytes,
-) -> Response {
-    let _changing = match change::begin(&context) {
-        Ok(changing) => changing,
-        Err(refusal) => return refusal,
-    };
-    match changeable(&context, &path) {
-        Ok((service, Part::Pin)) => pin(&service, &headers, &body),
-        Ok((service, Part::Drain)) => drain::begin(&service, &headers, &body),
-        Ok((service, Part::Weight)) => weight::begin(&service, &headers, &body),
-        Err(refusal) => refusal,
+) -> Answer {
+    let _changing = change::begin(&context)?;
+    let (service, part) = changeable(&context, &path)?;
+    match part {
+        Part::Pin => pin(&service, &headers, &body),
+        Part::Drain => drain::begin(&service, &headers, &body),
+        Part::Weight => weight::begin(&service, &headers, &body),
     }
 }
 
@@ -90,45 +87,37 @@ pub(super) async fn end(
     State(context): Shown,
     Path(path): Path<String>,
     Query(named): Query<drain::Named>,
-) -> Response {
-    match changeable(&context, &path) {
-        Ok((service, Part::Pin)) => unpin(&service),
-        Ok((service, Part::Drain)) => drain::end(&service, &named),
-        Ok((service, Part::Weight)) => weight::end(&service, &named),
-        Err(refusal) => refusal,
+) -> Answer {
+    let (service, part) = changeable(&context, &path)?;
+    match part {
+        Part::Pin => unpin(&service),
+        Part::Drain => drain::end(&service, &named),
+        Part::Weight => weight::end(&service, &named),
     }
 }
 
-fn pin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Response {
+fn pin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) -> Answer {
     let example = "{\"set\": 17, \"for\": \"30m\"}";
     let and_more = ", or {} for the present set and 30 minutes";
-    let wanted = match change::read::<Wanted>(headers, body, example, and_more) {
-        Ok(wanted) => wanted,
-        Err(refusal) => return refusal,
-    };
-    let time = match change::time(wanted.time.as_deref()) {
-        Ok(time) => time,
-        Err(refusal) => return refusal,
-    };
-    match service::pin(service, wanted.set, time) {
-        Ok(pin) => Json(pin).into_response(),
-        Err(error) => {
-            let status = match error {
-                PinError::Time(_) => StatusCode::BAD_REQUEST,
-                PinError::NoSuchSet(..) => StatusCode::NOT_FOUND,
-                PinError::Fixed | PinError::Unread | PinError::Nobody(_) => StatusCode::CONFLICT,
-            };
-            refuse(status, &format!("`{}`: {error}", service.name()))
-        }
-    }
+    let wanted: Wanted = change::read(headers, body, example, and_more)?;
+    let time = change::time(wanted.time.as_deref())?;
+    let pin = service::pin(service, wanted.set, time).map_err(|error| {
+        let status = match error {
+            PinError::Time(_) => StatusCode::BAD_REQUEST,
+            PinError::NoSuchSet(..) => StatusCode::NOT_FOUND,
+            PinError::Fixed | PinError::Unread | PinError::Nobody(_) => StatusCode::CONFLICT,
+        };
+        refuse(status, format!("`{}`: {error}", service.name()))
+    })?;
+    Ok(Json(pin).into_response())
 }
 
-fn unpin(service: &Arc<Service>) -> Response {
+fn unpin(service: &Arc<Service>) -> Answer {
     if service::unpin(service) {
-        return Json(json!({ "pin": null })).into_response();
+        return Ok(Json(json!({ "pin": null })).into_response());
     }
     let text = format!("`{}` is not pinned", service.name());
-    refuse(StatusCode::NOT_FOUND, &text)
+    Err(refuse(StatusCode::NOT_FOUND, text))
 }
 
 /// What of a service is changed.
@@ -148,8 +137,7 @@ fn part_of(path: &str) -> Option<(&str, Part)> {
 }
 
 /// The service that a path names, and what of it; else how that is refused.
-#[expect(clippy::result_large_err, reason = "it is the answer")]
-fn changeable(context: &Context, path: &str) -> Result<(Arc<Service>, Part), Response> {
+fn changeable(context: &Context, path: &str) -> Result<(Arc<Service>, Part), Refusal> {
     let named = part_of(path);
     let service = named.and_then(|(name, part)| Some((find(context, name)?, part)));
     if let Some(service) = service {
@@ -158,7 +146,7 @@ fn changeable(context: &Context, path: &str) -> Result<(Arc<Service>, Part), Res
     // The whole may be a service, here too.
     let name = match (named, path.strip_suffix("/journal")) {
         _ if find(context, path).is_some() => path,
-        (Some((name, _)), _) => return Err(refuse(StatusCode::NOT_FOUND, &unknown(name))),
+        (Some((name, _)), _) => return Err(unknown(name)),
         (None, Some(name)) => name,
         (None, None) => path,
     };
@@ -166,7 +154,7 @@ fn changeable(context: &Context, path: &str) -> Result<(Arc<Service>, Part), Res
         "nothing is changed here but /api/services/{name}/drain, /api/services/{name}/weight and \
          /api/services/{name}/pin"
     );
-    Err(not_allowed(&text, "GET,HEAD"))
+    Err(not_allowed(text, "GET,HEAD"))
 }
 
 fn find(context: &Context, name: &str) -> Option<Arc<Service>> {
@@ -174,13 +162,7 @@ fn find(context: &Context, name: &str) -> Option<Arc<Service>> {
     generation.directory.service(name)
 }
 
-fn unknown(name: &str) -> String {
-    format!("no route and no request has named a service `{name}`")
-}
-
-fn not_allowed(error: &str, allowed: &'static str) -> Response {
-    let mut refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, error);
-    let allowed = HeaderValue::from_static(allowed);
-    refusal.headers_mut().insert(header::ALLOW, allowed);
-    refusal
+fn unknown(name: &str) -> Refusal {
+    let text = format!("no route and no request has named a service `{name}`");
+    refuse(StatusCode::NOT_FOUND, text)
 }

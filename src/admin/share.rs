@@ -6,14 +6,14 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Query, State},
-    response::{IntoResponse, Response},
+    response::IntoResponse as _,
 };
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    change::{self, refuse},
+    change::{self, Answer, Refusal, refuse},
     view::Shown,
 };
 use crate::{
@@ -41,62 +41,41 @@ pub(super) struct Named {
 }
 
 /// `POST /api/share`
-pub(super) async fn begin(State(context): Shown, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn begin(State(context): Shown, headers: HeaderMap, body: Bytes) -> Answer {
     let example = "{\"route\": \"/cart\", \"weights\": {\"cart-v2\": 50}, \"for\": \"30m\"}";
-    let wanted = match change::read::<Wanted>(&headers, &body, example, "") {
-        Ok(wanted) => wanted,
-        Err(refusal) => return refusal,
-    };
-    let time = match change::time(wanted.time.as_deref()) {
-        Ok(time) => time,
-        Err(refusal) => return refusal,
-    };
-    let _changing = match change::begin(&context) {
-        Ok(changing) => changing,
-        Err(refusal) => return refusal,
-    };
+    let wanted: Wanted = change::read(&headers, &body, example, "")?;
+    let time = change::time(wanted.time.as_deref())?;
+    let _changing = change::begin(&context)?;
     let generation = context.view.shared.generation.load();
-    let (name, split) = match find(&generation, &wanted.route) {
-        Ok(found) => found,
-        Err(refusal) => return refusal,
-    };
-    match split.change(&wanted.weights, time) {
-        Ok(term) => Json(json!({
-            "route": name,
-            "weights": weights(split),
-            "since": term.since,
-            "ends": term.ends,
-            "seconds_left": term.seconds_left,
-        }))
-        .into_response(),
-        Err(error) => {
-            let status = match error {
-                ShareError::Unknown(..) => StatusCode::NOT_FOUND,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            refuse(status, &format!("route {name}: {error}"))
-        }
-    }
+    let (name, split) = find(&generation, &wanted.route)?;
+    let term = split.change(&wanted.weights, time).map_err(|error| {
+        let status = match error {
+            ShareError::Unknown(..) => StatusCode::NOT_FOUND,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        refuse(status, format!("route {name}: {error}"))
+    })?;
+    Ok(Json(json!({
+        "route": name,
+        "weights": weights(split),
+        "since": term.since,
+        "ends": term.ends,
+        "seconds_left": term.seconds_left,
+    }))
+    .into_response())
 }
 
 /// `DELETE /api/share?route=…`
-pub(super) async fn end(State(context): Shown, Query(named): Query<Named>) -> Response {
-    let Some(route) = &named.route else {
-        let text = "say the shares of which route end: ?route=/cart";
-        return refuse(StatusCode::BAD_REQUEST, text);
-    };
+pub(super) async fn end(State(context): Shown, Query(named): Query<Named>) -> Answer {
+    let asked = "say the shares of which route end: ?route=/cart";
+    let route = change::named(named.route.as_deref(), asked)?;
     let generation = context.view.shared.generation.load();
-    let (name, split) = match find(&generation, route) {
-        Ok(found) => found,
-        Err(refusal) => return refusal,
-    };
-    match split.restore() {
-        true => Json(json!({ "route": name, "weights": weights(split) })).into_response(),
-        false => {
-            let text = format!("route {name}: its shares are those of the file");
-            refuse(StatusCode::NOT_FOUND, &text)
-        }
+    let (name, split) = find(&generation, route)?;
+    if split.restore() {
+        return Ok(Json(json!({ "route": name, "weights": weights(split) })).into_response());
     }
+    let text = format!("route {name}: its shares are those of the file");
+    Err(refuse(StatusCode::NOT_FOUND, text))
 }
 
 fn weights(split: &Split) -> BTreeMap<&str, u32> {
@@ -106,11 +85,10 @@ fn weights(split: &Split) -> BTreeMap<&str, u32> {
 
 /// The route that is split and is named by its host and path, with its conditions where others have the same;
 /// or by a service that has a share of it and of no other.
-#[expect(clippy::result_large_err, reason = "it is the answer")]
 fn find<'g>(
     generation: &'g Generation,
     wanted: &str,
-) -> Result<(&'g Arc<str>, &'g Arc<Split>), Response> {
+) -> Result<(&'g Arc<str>, &'g Arc<Split>), Refusal> {
     let splits = || {
         let targets = generation.targets.iter();
         targets.filter_map(|target| match &target.goal {
@@ -144,13 +122,13 @@ fn find<'g>(
             let text = format!(
                 "no route `{wanted}` has shares, and no service of that name has one; {has}"
             );
-            Err(refuse(StatusCode::NOT_FOUND, &text))
+            Err(refuse(StatusCode::NOT_FOUND, text))
         }
         _ => {
             let names = found.iter().map(|(_, split)| format!("`{}`", split.of()));
             let names = names.collect::<Vec<_>>().join(", ");
             let text = format!("`{wanted}` names several routes: say one of {names}");
-            Err(refuse(StatusCode::CONFLICT, &text))
+            Err(refuse(StatusCode::CONFLICT, text))
         }
     }
 }
