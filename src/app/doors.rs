@@ -49,6 +49,8 @@ impl Doors {
     ) -> Result<Self, StartError> {
         let none = vec![None; config.listeners.len()];
         let tls = ListenerTls::open_all(config, &none, challenges)?;
+        let mut speaking = tls.iter().flatten();
+        speaking.try_for_each(|tls| tls.server.follow())?;
         let bound = bind(config, predecessor).await?;
         predecessor.leave_supervised();
         let registries = open_registries(config)?;

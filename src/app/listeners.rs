@@ -66,6 +66,15 @@ struct Next {
 }
 
 impl Prepared {
+    /// Has the files of certificates be read again when they change.
+    ///
+    /// # Errors
+    /// Where the system gives no thread for it.
+    pub(super) fn follow_files(&self) -> Result<(), TlsError> {
+        let mut tls = self.0.iter().filter_map(|next| next.tls.as_ref());
+        tls.try_for_each(|tls| tls.server.follow())
+    }
+
     /// The places of those that go on.
     fn going_on(&self) -> Vec<usize> {
         self.0.iter().filter_map(|next| next.place).collect()
@@ -95,9 +104,6 @@ impl Listener {
         self.permit(settings.mode);
         let handshakes = tls.as_ref().map(|one| Arc::clone(&one.tls));
         self.entrance.change(settings.clone(), handshakes);
-        if let Some(tls) = &tls {
-            tls.server.follow();
-        }
         Self {
             settings,
             tls,

@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Log},
     control::access::Access,
     proxy::Worker,
+    tls::TlsError,
     worker::Workers,
 };
 
@@ -70,6 +71,7 @@ impl Parts {
         let access_log = self.access_logs.prepare(next.access_log.as_ref());
         let access_log = access_log.map_err(|error| no_access_log(next, &error))?;
         let admin = self.admin.prepare(&next.admin).map_err(failed)?;
+        listeners.follow_files().map_err(no_tls)?;
         self.listeners.bind(&mut listeners).map_err(failed)?;
         Ok(OpenedParts {
             listeners,
@@ -92,9 +94,12 @@ impl Parts {
     }
 
     fn prepare_listeners(&self, next: &Config) -> Result<Prepared, ReloadError> {
-        let prepared = self.listeners.prepare(next);
-        prepared.map_err(|error| ReloadError::Failed(format!("listen.tls: {error}")))
+        self.listeners.prepare(next).map_err(no_tls)
     }
+}
+
+fn no_tls(error: TlsError) -> ReloadError {
+    ReloadError::Failed(format!("listen.tls: {error}"))
 }
 
 fn no_access_log(next: &Config, error: &io::Error) -> ReloadError {

@@ -54,8 +54,8 @@ impl Client {
     pub(crate) fn open(settings: &ClientTls) -> Result<Self, TlsError> {
         let current = Arc::new(Current::open(settings)?);
         if settings.ca.is_some() || settings.identity.is_some() {
-            let start = || Follower::start(&current, Current::look_after);
-            current.follower.get_or_init(start);
+            let follower = Follower::start(&current, Current::look_after)?;
+            let _ = current.follower.set(follower);
         }
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&current.provider))
             .with_safe_default_protocol_versions()

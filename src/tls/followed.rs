@@ -82,10 +82,13 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Has `look` be called every second, for as long as the owner is there.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
     pub(super) fn start<T: Send + Sync + 'static>(
         owner: &Arc<T>,
         look: fn(&T, SystemTime),
-    ) -> Self {
+    ) -> Result<Self, TlsError> {
         let (alive, ended) = mpsc::channel();
         let owner = Arc::downgrade(owner);
         let looking = move || {
@@ -94,10 +97,10 @@ impl Follower {
                 look(&owner, SystemTime::now());
             }
         };
-        let thread = thread::Builder::new().name("files".to_owned());
-        if let Err(error) = thread.spawn(looking) {
-            tracing::error!(%error, "certificates are not looked after");
-        }
-        Self { _alive: alive }
+        thread::Builder::new()
+            .name("files".to_owned())
+            .spawn(looking)
+            .map_err(TlsError::Thread)?;
+        Ok(Self { _alive: alive })
     }
 }

@@ -46,6 +46,9 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
+    /// Its files could not be read again when they change.
+    #[error("the system gives no thread to read its files again: {0}")]
+    Thread(io::Error),
     /// A file holds no keys of session tickets.
     #[error("{} cannot be used for the keys of session tickets: {reason}", path.display())]
     Tickets {

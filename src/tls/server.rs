@@ -209,9 +209,16 @@ impl Server {
     }
 
     /// Has files that change be read again, for as long as this is there.
-    pub fn follow(self: &Arc<Self>) {
-        let start = || Follower::start(self, Self::look_after);
-        self.follower.get_or_init(start);
+    ///
+    /// # Errors
+    /// Where the system gives no thread for it.
+    pub fn follow(self: &Arc<Self>) -> Result<(), TlsError> {
+        if self.follower.get().is_none() {
+            let follower = Follower::start(self, Self::look_after)?;
+            // A second one would end at once.
+            let _ = self.follower.set(follower);
+        }
+        Ok(())
     }
 
     /// Has these certificates be those that are ordered for it, within a second.
