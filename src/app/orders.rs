@@ -60,10 +60,11 @@ impl Orders {
         while ending.run_until_cancelled(tick.tick()).await.is_some() {
             let config = Arc::clone(&shared.generation.load().config);
             let is_known = |known: &Arc<Config>| Arc::ptr_eq(known, &config);
-            if !known.as_ref().is_some_and(is_known) {
+            let is_at_work = self.keepers.iter().all(Keeping::is_at_work);
+            if !is_at_work || !known.as_ref().is_some_and(is_known) {
                 let following = self.follow(&config, &shared, &ending);
-                ending.run_until_cancelled(following).await;
-                known = Some(config);
+                let is_done = ending.run_until_cancelled(following).await;
+                known = is_done.unwrap_or_default().then_some(config);
             }
         }
         for keeper in self.keepers {
@@ -71,15 +72,16 @@ impl Orders {
         }
     }
 
-    /// Has there be a keeper for each account of this file, and no other.
+    /// Has there be a keeper at work for each account of this file, and no other. Returns whether there is.
     async fn follow(
         &mut self,
         config: &Arc<Config>,
         shared: &Arc<Shared>,
         ending: &CancellationToken,
-    ) {
+    ) -> bool {
         let wanted = accounts(config);
-        let is_gone = |keeper: &mut Keeping| !wanted.contains(&keeper.account);
+        let is_gone =
+            |keeper: &mut Keeping| !keeper.is_at_work() || !wanted.contains(&keeper.account);
         let gone: Vec<_> = self.keepers.extract_if(.., is_gone).collect();
         for keeper in gone {
             let folder = keeper.account.folder.clone();
@@ -87,14 +89,20 @@ impl Orders {
             keeper.end().await;
             self.board.forget(&folder);
         }
+        let mut all = true;
         for account in wanted {
             if self.keepers.iter().any(|keeper| keeper.account == account) {
                 continue;
             }
-            if let Ok(keeper) = spawn_blocking(self.keeper(config, account.clone())).await {
-                self.begin(account, keeper, shared, ending);
+            match spawn_blocking(self.keeper(config, account.clone())).await {
+                Ok(keeper) => self.begin(account, keeper, shared, ending),
+                Err(error) => {
+                    all = false;
+                    tracing::error!(%error, "a task of the control plane failed");
+                }
             }
         }
+        all
     }
 
     /// What reads the folder of an account.
@@ -111,7 +119,7 @@ impl Orders {
         shared: &Arc<Shared>,
         ending: &CancellationToken,
     ) {
-        let ending = ending.child_token();
+        let (process, ending) = (ending.clone(), ending.child_token());
         let wanted = {
             let (shared, account) = (Arc::clone(shared), account.clone());
             move || wanted(&shared.generation.load().config, &account)
@@ -119,12 +127,16 @@ impl Orders {
         self.keepers.push(Keeping {
             account,
             ending: ending.clone(),
-            task: tokio::spawn(keeper.run(wanted, ending)),
+            task: tokio::spawn(keeper.run(wanted, ending, process)),
         });
     }
 }
 
 impl Keeping {
+    fn is_at_work(&self) -> bool {
+        !self.task.is_finished()
+    }
+
     /// Ends it. An order that is under way is broken off.
     async fn end(self) {
         self.ending.cancel();
@@ -157,4 +169,43 @@ fn wanted(config: &Config, account: &AcmeAccount) -> Wanted {
 
 fn acme_of(listener: &Listener) -> Option<&Acme> {
     listener.tls.as_ref()?.acme.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{discovery::Directory, proxy::Generation, saved::Contents};
+
+    #[tokio::test]
+    async fn a_keeper_that_has_failed_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        // An authority that is not reached.
+        let text = "[[listen]]\naddress = \"127.0.0.1:443\"\n[listen.tls.acme]\n\
+            domains = [\"a.example.com\"]\nfolder = \"acme\"\n\
+            directory = \"https://127.0.0.1:1/directory\"\n\
+            [[route]]\nservice = \"a\"\n[service.a]\nendpoints = [\"127.0.0.1:1\"]\n";
+        let config = Arc::new(Config::parse(text, folder.path()).unwrap());
+        let directory = Directory::start(&config, BTreeMap::new(), &Contents::default()).unwrap();
+        let generation = Generation::new(Arc::clone(&config), directory);
+        let shared = Arc::new(Shared::new(generation, Arc::default()));
+        let ending = CancellationToken::new();
+        let mut orders = Orders::new(&config, &Arc::default());
+        let task = tokio::spawn(async {});
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        orders.keepers.push(Keeping {
+            account: accounts(&config).remove(0),
+            ending: ending.child_token(),
+            task,
+        });
+        assert!(orders.follow(&config, &shared, &ending).await);
+        assert!(orders.keepers.len() == 1 && orders.keepers[0].is_at_work());
+        ending.cancel();
+        for keeper in orders.keepers {
+            keeper.end().await;
+        }
+    }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Keeper {
     pauses: Pauses,
     /// That of the folder, while names are ordered.
     lock: Option<File>,
+    /// The name whose order is under way, once that is noted.
+    ordering: Option<String>,
 }
 
 /// What listeners want of an account.
@@ -85,20 +87,25 @@ impl Keeper {
             client: None,
             names: BTreeMap::new(),
             lock: None,
+            ordering: None,
         };
         keeper.note(read);
         keeper.show();
         keeper
     }
 
-    /// Keeps the certificates of the names that are wanted now, until its end.
+    /// Keeps the certificates of the names that are wanted now, until its end, which may be the `process`'s.
     pub(crate) async fn run(
         mut self,
-        wanted: impl Fn() -> Wanted + Send,
+        wanted: impl Fn() -> Wanted + Send + Sync,
         ending: CancellationToken,
+        process: CancellationToken,
     ) {
         let following = self.stage.clone().follow_others(ending.clone());
         tokio::join!(self.keep(wanted, &ending), following);
+        if !process.is_cancelled() {
+            let _ = timeout(FAREWELL, self.take_back_the_attempt()).await;
+        }
         if self.lock.is_some() {
             // It ends amid an order. What the disk takes too late, the others give for some minutes.
             let _ = timeout(FAREWELL, self.stage.show(Vec::new())).await;
@@ -106,21 +113,25 @@ impl Keeper {
         self.stage.challenges.show(&self.account.folder, Vec::new());
     }
 
-    async fn keep(&mut self, wanted: impl Fn() -> Wanted + Send, ending: &CancellationToken) {
+    async fn keep(
+        &mut self,
+        wanted: impl Fn() -> Wanted + Send + Sync,
+        ending: &CancellationToken,
+    ) {
         let mut tick = interval(PACE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while ending.run_until_cancelled(tick.tick()).await.is_some() {
-            let Wanted { names, ways } = wanted();
-            self.ways = ways;
-            let round = self.round(names);
+            let round = self.round(&wanted);
             if ending.run_until_cancelled(round).await.is_none() {
                 break;
             }
         }
     }
 
-    async fn round(&mut self, wanted: BTreeSet<String>) {
-        self.look(wanted).await;
+    async fn round(&mut self, wanted: &(impl Fn() -> Wanted + Sync)) {
+        let Wanted { names, ways } = wanted();
+        self.ways = ways;
+        self.look(names).await;
         let due = self.due();
         if due.is_empty() {
             self.pauses.unlocked();
@@ -128,12 +139,12 @@ impl Keeper {
                 self.ask_for_a_window().await;
             }
         } else {
-            self.order_due(due).await;
+            self.order_due(due, wanted).await;
         }
         self.show();
     }
 
-    async fn order_due(&mut self, due: Vec<String>) {
+    async fn order_due(&mut self, due: Vec<String>, wanted: &(impl Fn() -> Wanted + Sync)) {
         match self.aside(Store::lock).await {
             Some(Ok(lock)) => {
                 self.lock = Some(lock);
@@ -143,7 +154,12 @@ impl Keeper {
                     if self.pauses.is_waiting(now()) || began.elapsed() >= ROUND {
                         break;
                     }
-                    self.order(name).await;
+                    // An order may take minutes, and a reload comes meanwhile.
+                    let Wanted { names, ways } = wanted();
+                    self.ways = ways;
+                    if names.contains(&name) {
+                        self.order(name).await;
+                    }
                 }
                 self.lock = None;
             }
@@ -306,21 +322,21 @@ mod tests {
         let authority = gone.local_addr().unwrap();
         drop(gone);
         let mut keeper = keeper(folder.path(), authority);
-        keeper.round(names()).await;
+        keeper.round(&wanted).await;
         let failures = keeper.board.names().into_iter().map(|one| one.failures);
         assert_eq!(failures.collect::<Vec<_>>(), [1, 0]);
         let waits = |keeper: &Keeper| keeper.board.names().iter().all(|one| one.next > now());
         assert!(waits(&keeper));
         // A restart goes on with the pause.
         let mut after = super::tests::keeper(folder.path(), authority);
-        after.round(names()).await;
+        after.round(&wanted).await;
         assert!(waits(&after));
         assert_eq!(after.board.failed.value(), 0);
         // It was written by a clock that is years ahead.
         let mut pause = after.stage.store.pause().unwrap();
         pause.not_before += 1_000_000_000;
         after.stage.store.set_pause(Some(&pause)).unwrap();
-        after.round(names()).await;
+        after.round(&wanted).await;
         assert_eq!(after.board.failed.value(), 1);
     }
 
@@ -331,7 +347,7 @@ mod tests {
         let authority = silent.local_addr().unwrap();
         let mut first = keeper(folder.path(), authority);
         tokio::select! {
-            () = first.round(names()) => panic!("it waits for the authority"),
+            () = first.round(&wanted) => panic!("it waits for the authority"),
             asked = silent.accept() => drop(asked.unwrap()),
         }
         drop(first);
@@ -343,13 +359,54 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_order_that_a_reload_breaks_off_is_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = silent.local_addr().unwrap();
+        let ending = CancellationToken::new();
+        let running = keeper(folder.path(), authority);
+        let running = running.run(wanted, ending.clone(), CancellationToken::new());
+        let running = tokio::spawn(running);
+        let (_asked, _) = silent.accept().await.unwrap();
+        assert_eq!(
+            keeper(folder.path(), authority).board.names()[0].failures,
+            1
+        );
+        ending.cancel();
+        running.await.unwrap();
+        let again = keeper(folder.path(), authority);
+        assert_eq!(again.board.names()[0].failures, 0);
+        assert_eq!(again.due(), NAMES);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_wanted_no_more_is_not_ordered_in_the_round_that_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut keeper = keeper(folder.path(), gone.local_addr().unwrap());
+        drop(gone);
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let at_first = || {
+            let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            Wanted {
+                names: if is_first { names() } else { BTreeSet::new() },
+                ways: Ways::of(&[]),
+            }
+        };
+        keeper.round(&at_first).await;
+        assert_eq!(keeper.board.failed.value(), 0);
+        let shown = keeper.board.names();
+        assert!(shown.iter().all(|one| one.failures == 0), "{shown:?}");
+    }
+
+    #[tokio::test]
     async fn another_proxys_proofs_are_given_while_this_one_waits_and_its_own_end_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let keeper = keeper(folder.path(), silent.local_addr().unwrap());
         let stage = keeper.stage.clone();
         let ending = CancellationToken::new();
-        let running = tokio::spawn(keeper.run(wanted, ending.clone()));
+        let running = tokio::spawn(keeper.run(wanted, ending.clone(), ending.clone()));
         let (_asked, _) = silent.accept().await.unwrap();
         let proof = Proof {
             name: "a.example.com".to_owned(),
@@ -383,7 +440,7 @@ mod tests {
         assert_eq!(keeper.due(), [NAMES[1]]);
         let account = keeper.stage.store.account_file(&keeper.account.directory);
         std::fs::write(account, "{").unwrap();
-        keeper.round(names()).await;
+        keeper.round(&wanted).await;
         let shown = keeper.board.names();
         let errors: Vec<_> = shown.into_iter().filter_map(|one| one.error).collect();
         assert!(errors[0].contains("cannot be read"), "{errors:?}");
@@ -403,7 +460,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = silent.local_addr().unwrap();
         let mut keeper = keeper(&own, authority);
-        keeper.round(names()).await;
+        keeper.round(&wanted).await;
         for one in keeper.board.names() {
             let error = one.error.unwrap_or_default();
             assert!(error.contains("cannot be written to"), "{error}");
@@ -416,7 +473,7 @@ mod tests {
         let noted = own.join(format!("{}.order.json.new", NAMES[0]));
         std::fs::create_dir_all(&noted).unwrap();
         keeper.pauses.unobstructed();
-        keeper.round(names()).await;
+        keeper.round(&wanted).await;
         assert!(keeper.pauses.obstacle().is_some());
         assert_eq!(keeper.board.failed.value(), 0);
         std::fs::remove_dir(&noted).unwrap();

@@ -43,6 +43,7 @@ impl Keeper {
             Ok(()) => self.set_pause(None).await,
             Err(failure) => self.failed(&name, failure).await,
         }
+        self.ordering = None;
         self.show();
     }
 
@@ -59,6 +60,7 @@ impl Keeper {
         };
         let begun = self.names[name].failing(&self.account.directory, attempt);
         let name = name.to_owned();
+        self.ordering = Some(name.clone());
         let note = move |store: &Store| store.note(&name, &begun);
         if let Some(Err(error)) = self.aside(note).await {
             let folder = self.account.folder.display();
@@ -67,6 +69,17 @@ impl Keeper {
         }
         self.pauses.unobstructed();
         Ok(())
+    }
+
+    /// Takes back what was noted of an order that a reload breaks off: it has not failed.
+    pub(super) async fn take_back_the_attempt(&mut self) {
+        let Some(name) = self.ordering.take() else {
+            return;
+        };
+        let last = self.names.get(&name).and_then(|it| it.held.last.clone());
+        let restore = move |store: &Store| store.restore(&name, last.as_ref());
+        // What cannot be taken back waits as an order does that the process's end breaks off.
+        self.aside(restore).await;
     }
 
     /// Orders, once more by a new account where the authority does not know the one that there is.
@@ -153,11 +166,7 @@ impl Keeper {
     /// Notes that there is no certificate, and when the next is ordered.
     async fn failed(&mut self, name: &str, failure: Failure) {
         if failure.concerns == Concern::Folder {
-            let last = self.names.get(name).and_then(|it| it.held.last.clone());
-            let name = name.to_owned();
-            let restore = move |store: &Store| store.restore(&name, last.as_ref());
-            // What cannot be taken back waits as an order that was broken off does.
-            self.aside(restore).await;
+            self.take_back_the_attempt().await;
             return self.pauses.obstructed(failure.words);
         }
         self.board.failed.add_one();
