@@ -146,9 +146,11 @@ impl Reloader {
             // An upgrade that fails leaves the file to this process.
             let is_upgrading = self.0.parts.listeners.turn.try_lock().is_err();
             if is_due && !is_upgrading {
-                used.clone_from(&seen);
                 // What came of it is in the log.
-                let _ = self.reload(false).await;
+                let done = self.reload(false).await;
+                if !matches!(done, Err(ReloadError::Upgrading)) {
+                    used.clone_from(&seen);
+                }
             }
         }
     }
