@@ -25,7 +25,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    listen::{Accepted, Bound, Connection, Drain, Entrance, Stop, Unwatched, accept, serve},
+    listen::{
+        Accepted, Bound, Connection, Drain, Entrance, OpenSockets, Stop, Unwatched, accept, serve,
+    },
     metrics::Padded,
     proxy::Worker,
 };
@@ -84,8 +86,14 @@ impl Intake {
         // One that is inherited may have more sockets than there are workers now.
         for (worker, socket) in iter::zip(workers, bound.sockets) {
             let entrance = Arc::clone(&bound.entrance);
+            let open = entrance.open.clone();
+            let socket = Socket {
+                socket,
+                open,
+                entrance,
+            };
             // One that has ended takes none: the process is on its way out.
-            let _ = worker.send(Socket { socket, entrance });
+            let _ = worker.send(socket);
         }
     }
 }
@@ -216,6 +224,7 @@ impl Workers {
 /// A listener's socket for one worker.
 struct Socket {
     socket: Unwatched,
+    open: OpenSockets,
     entrance: Arc<Entrance>,
 }
 
@@ -399,6 +408,7 @@ impl WorkerTasks {
             tracing::debug!(client = %peer.ip(), "has too many connections");
         };
         let (stop, cut) = end.gate_of(&socket.entrance);
+        let listener = (listener, socket.open);
         let accepting = accept(listener, socket.entrance, stop, cut, assign, turned_away);
         self.tracker.spawn(accepting);
     }

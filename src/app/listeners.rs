@@ -125,14 +125,21 @@ impl Listener {
         }
     }
 
-    /// Whether a worker has a socket of it still, or is about to.
-    fn is_listening(&self) -> bool {
-        Arc::strong_count(&self.entrance) > 1
+    /// Whether an address is one that its open sockets have.
+    fn listens_at(&self, address: &ListenAddress) -> bool {
+        self.entrance.open.any()
+            && match address {
+                ListenAddress::Tcp(_) => self.address.overlaps(address),
+                ListenAddress::Unix(path) => {
+                    let file = self.file.upgrade();
+                    file.is_some_and(|file| file.is_ours_at(path))
+                }
+            }
     }
 
-    /// Whether its sockets and its connections are gone.
+    /// Whether its sockets, those that wait for a place, and its connections are gone.
     fn is_gone(&self) -> bool {
-        !self.is_listening() && Arc::strong_count(&self.entrance.drain) == 1
+        Arc::strong_count(&self.entrance) == 1 && Arc::strong_count(&self.entrance.drain) == 1
     }
 }
 
@@ -249,7 +256,9 @@ impl Listeners {
         let going_on = next.going_on();
         let mut new = next.0.iter().filter(|next| next.place.is_none());
         new.try_for_each(|next| match listen::try_to_bind(&next.settings) {
-            Err(error) if self.is_being_left(&error, &going_on) => Ok(()),
+            Err(error) if self.is_being_left(&error, &going_on) => {
+                listen::try_to_bind_beside(&next.settings)
+            }
             tried => tried,
         })
     }
@@ -269,6 +278,8 @@ impl Listeners {
                 Err(error) if self.is_being_left(&error, &going_on) => {
                     listen::bind_beside(settings(), self.workers)
                 }
+                // What had it may have left it by now.
+                Err(error) if is_taken(&error) => listen::bind(settings(), self.workers),
                 bound => bound,
             };
             let bound = bound?;
@@ -282,14 +293,10 @@ impl Listeners {
     /// one of `0.0.0.0` where `127.0.0.1` is new.
     fn is_being_left(&self, error: &BindError, going_on: &[usize]) -> bool {
         let state = self.state.lock();
-        let leaving = state.leaving.iter().filter(|one| one.is_listening());
         let open = state.open.iter().enumerate();
         let left = open.filter(|(place, _)| !going_on.contains(place));
-        let mut own = left.map(|(_, one)| one).chain(leaving);
-        let is_tcp = error.address.tcp().is_some();
-        is_tcp
-            && error.source.kind() == ErrorKind::AddrInUse
-            && own.any(|one| one.address.overlaps(&error.address))
+        let mut own = left.map(|(_, one)| one).chain(&state.leaving);
+        is_taken(error) && own.any(|one| one.listens_at(&error.address))
     }
 
     /// Has the listeners that were prepared and bound take the place of those that are. Those that are in the
@@ -309,6 +316,11 @@ impl Listeners {
                 state.open.push(listener.goes_on_by(settings, tls));
             } else if let Some((bound, duplicate)) = bound {
                 tracing::info!("listening on {}", bound.address);
+                // That of one that leaves, which removes its own file alone.
+                if let Err(error) = bound.take_path() {
+                    let (address, error) = (&error.address, &error.source);
+                    tracing::error!(%address, %error, "the path of a unix socket cannot be taken");
+                }
                 let duplicate = duplicate.filter(|_| state.lends);
                 state
                     .open
@@ -347,6 +359,10 @@ impl Listeners {
             tracing::info!(%address, "the last connection is gone");
         }
     }
+}
+
+fn is_taken(error: &BindError) -> bool {
+    error.source.kind() == ErrorKind::AddrInUse
 }
 
 /// The sockets of a listener by other descriptors, where they are lent to a successor.

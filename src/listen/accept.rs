@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Addresses, Drain, Tls,
     addresses::Counted,
-    listening::Listening,
+    listening::{Listening, OpenSockets},
     permits::{Permit, Permits},
 };
 use crate::{
@@ -47,6 +47,8 @@ pub(crate) struct Entrance {
     pub drain: Arc<Drain>,
     /// Whether another process goes on with its sockets.
     pub sharing: Sharing,
+    /// Each of its sockets has a share of it until it is closed.
+    pub open: OpenSockets,
 }
 
 /// What a connection is served by that comes now.
@@ -65,6 +67,7 @@ impl Entrance {
             addresses: Arc::new(Addresses::new(settings.limits.connections_per_address)),
             troubles: Repeated::default(),
             drain: Arc::default(),
+            open: OpenSockets::default(),
             terms: ArcSwap::from_pointee(Terms {
                 settings: Arc::new(settings),
                 tls: None,
@@ -136,7 +139,7 @@ pub(crate) struct Accepted {
 /// queue: a socket that closes resets them all. One that another process goes on with does not close, and
 /// these clients are that one's. Those that find no place wait for one until `cut`.
 pub(crate) async fn accept(
-    socket: Listening,
+    (socket, open): (Listening, OpenSockets),
     entrance: Arc<Entrance>,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -164,6 +167,8 @@ pub(crate) async fn accept(
         let queued = socket.take_queued(|(stream, peer)| acceptor.enter(stream, peer));
         cut.run_until_cancelled(queued).await;
     }
+    // From here on the address may be another's, however long clients wait for their places.
+    drop(open);
     while !acceptor.waiting.is_empty() {
         if cut
             .run_until_cancelled(acceptor.assign_next())
@@ -260,6 +265,36 @@ mod tests {
     use super::*;
     use crate::door::testing::{begins_to_connect, has_begun, until};
 
+    #[tokio::test]
+    async fn a_socket_counts_until_it_is_closed_and_no_longer_though_a_client_waits_for_a_place() {
+        let mut settings = config::Listener {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+            ..config::Listener::default()
+        };
+        settings.limits.connections = 0;
+        let Bound {
+            address,
+            sockets,
+            entrance,
+        } = bind(settings, 1).unwrap();
+        let socket = sockets.into_iter().next().unwrap().watch().unwrap();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+        let (stopped, is_cut) = (stop.clone(), cut.clone());
+        let (listening, shared) = ((socket, entrance.open.clone()), Arc::clone(&entrance));
+        let assign = |_, _: Accepted| {};
+        let accepting = accept(listening, shared, stopped, is_cut, assign, |_| {});
+        let accepting = tokio::spawn(accepting);
+        let _waits = TcpStream::connect(address.tcp().unwrap()).await.unwrap();
+        assert!(entrance.open.any());
+        stop.cancel();
+        while entrance.open.any() {
+            sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(!accepting.is_finished());
+        cut.cancel();
+        accepting.await.unwrap();
+    }
+
     /// The clock stands still while something is done on a thread of its own.
     #[tokio::test(start_paused = true)]
     async fn a_socket_that_closes_accepts_whose_handshake_has_begun_and_begins_none() {
@@ -280,6 +315,7 @@ mod tests {
         let assign = move |_, _: Accepted| {
             count.fetch_add(1, Relaxed);
         };
+        let socket = (socket, entrance.open.clone());
         let accepting = tokio::spawn(accept(socket, entrance, counted, cut, assign, |_| {}));
 
         let first = begins_to_connect(address);

@@ -214,6 +214,21 @@ pub(crate) fn try_to_bind(settings: &config::Listener) -> Result<(), BindError> 
     })
 }
 
+/// The same as by [`bind_beside`].
+///
+/// # Errors
+/// Where it could not.
+pub(crate) fn try_to_bind_beside(settings: &config::Listener) -> Result<(), BindError> {
+    let tried = match &settings.address {
+        ListenAddress::Tcp(wanted) => unheard(*wanted, true).map(drop),
+        ListenAddress::Unix(path) => SocketFile::try_to_listen_beside(path),
+    };
+    tried.map_err(|source| BindError {
+        source: with_hint(source, &settings.address),
+        address: settings.address.clone(),
+    })
+}
+
 fn open(settings: config::Listener, workers: usize, alone: bool) -> Result<Bound, BindError> {
     let bound = match &settings.address {
         ListenAddress::Tcp(wanted) => each_its_own(*wanted, workers, alone),

@@ -43,6 +43,17 @@ impl Door {
     }
 }
 
+/// Counts the sockets of a listener that are open, or on their way to a worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenSockets(Arc<()>);
+
+impl OpenSockets {
+    /// Whether there is any beside the listener's own count.
+    pub(crate) fn any(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
 impl Unwatched {
     /// The file of one that has a path.
     pub(super) fn file(&self) -> Option<&Arc<SocketFile>> {

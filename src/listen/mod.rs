@@ -35,10 +35,11 @@ pub(crate) use accept::{Accepted, Entrance, accept};
 pub(crate) use addresses::Addresses;
 pub(crate) use bind::{
     BindError, Bound, Duplicate, Inherited, bind, bind_beside, inherit, try_to_bind,
+    try_to_bind_beside,
 };
 pub(crate) use connection::Connection;
 pub(crate) use drain::Drain;
-pub(crate) use listening::Unwatched;
+pub(crate) use listening::{OpenSockets, Unwatched};
 #[cfg(test)]
 pub(crate) use permits::Permits;
 pub(crate) use prelude::serve;

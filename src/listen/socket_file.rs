@@ -97,6 +97,11 @@ impl SocketFile {
         self.id
     }
 
+    /// Whether it is ours, and has this path: also where that leads there by other folders.
+    pub(crate) fn is_ours_at(&self, path: &Path) -> bool {
+        matches!(*self.claim.lock(), Claim::Ours) && is_at(path, self.id)
+    }
+
     /// Leaves it to the process that goes on with the socket.
     pub(super) fn leave(&self) {
         *self.claim.lock() = Claim::Theirs;
@@ -108,12 +113,19 @@ impl SocketFile {
     /// As for [`SocketFile::listen`].
     pub(super) fn try_to_listen(path: &Path) -> io::Result<()> {
         match left_behind(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let folder = path.parent().unwrap_or(path);
-                fs::metadata(folder).map(drop)
-            }
-            looked => looked.map(drop),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Self::try_to_listen_beside(path),
         }
+    }
+
+    /// Whether a file could be made beside this path.
+    ///
+    /// # Errors
+    /// Where the folder is not there, or may not be written to.
+    pub(super) fn try_to_listen_beside(path: &Path) -> io::Result<()> {
+        let temporary = Temporary::beside(path);
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(&temporary.0)?)
     }
 
     /// Gives it other permissions, unless the path is another's by now.

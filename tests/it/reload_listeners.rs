@@ -306,6 +306,63 @@ async fn an_address_that_cannot_be_had_refuses_a_reload_as_a_whole() {
     assert_eq!(proxy.status().await["listeners"], json!([free, address]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_refuses_a_wider_address_of_which_another_process_has_a_part() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let other = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let (one, all) = (local(port), SocketAddr::from(([0; 4], port)));
+    let text = |address| file(&at(address, ""), SOON, backend.address());
+    let proxy = Proxy::start(&text(one)).await;
+    proxy.write(&text(all));
+    for body in [json!({ "dry_run": true }), json!({})] {
+        let (status, said) = proxy.ask_to_reload(body).await;
+        assert_eq!(status, 422, "{said}");
+        assert_eq!(Wire::connect(one).await.ask(GET).await.status(), 200);
+    }
+    drop(other);
+    for body in [json!({ "dry_run": true }), json!({})] {
+        let (status, said) = proxy.ask_to_reload(body).await;
+        assert_eq!(status, 200, "{said}");
+    }
+    assert_eq!(Wire::connect(one).await.ask(GET).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_goes_comes_back_at_once_and_by_another_spelling() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let [stays] = free_ports().map(local);
+    let text = |listeners: &str| file(listeners, NEVER, backend.address());
+    let proxy = Proxy::start(&text(&at(stays, ""))).await;
+    let folder = proxy.folder().join("run");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::symlink(&folder, proxy.folder().join("link")).unwrap();
+    let path = folder.join("http.sock");
+    let with = |path: &Path| text(&(at(stays, "") + &at(format!("unix:{}", path.display()), "")));
+    let linked = with(&proxy.folder().join("link/http.sock"));
+    let is_served = async || assert_eq!(connect(&path).await.ask(GET).await.text(), "well");
+    for _ in 0..10 {
+        reloaded(&proxy, &with(&path)).await;
+        is_served().await;
+        reloaded(&proxy, &linked).await;
+        is_served().await;
+        reloaded(&proxy, &text(&at(stays, ""))).await;
+    }
+    eventually("the file is gone", async || path.exists(), |is| !is).await;
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    // A listener that has come by such a way removes its own file.
+    reloaded(&proxy, &with(&path)).await;
+    reloaded(&proxy, &linked).await;
+    is_served().await;
+    // A file of another process is none that may be taken.
+    reloaded(&proxy, &text(&at(stays, ""))).await;
+    eventually("the file is gone", async || path.exists(), |is| !is).await;
+    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (status, said) = proxy.reload(&with(&path)).await;
+    assert_eq!(status, 422, "{said}");
+    reloaded(&proxy, &text(&at(stays, "")).replace(NEVER, SOON)).await;
+}
+
 const TLS: &str =
     "tls = { certificates = [{ cert = \"site-certificate.pem\", key = \"site-key.pem\" }] }";
 
