@@ -1,6 +1,10 @@
 //! File descriptors: as many as the system gives, and no more connections than they are enough for.
 
+use std::mem;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use parking_lot::Mutex;
 
 use crate::config::Listener;
 
@@ -20,13 +24,31 @@ pub(super) fn raise() -> u64 {
     hard
 }
 
-/// Lets the listeners have no more connections than these descriptors are enough for, and says so.
-pub(super) fn fit(listeners: &mut [Listener], descriptors: u64) {
+/// Lets listeners have no more connections than there are descriptors for.
+#[derive(Default)]
+pub(super) struct Fitting {
+    /// What was allowed and how many there may be, as it was said last.
+    said: Mutex<Option<(usize, usize)>>,
+}
+
+impl Fitting {
+    /// Lets these listeners have no more connections than these descriptors are enough for, and says so where
+    /// that is another number than before.
+    pub(super) fn fit(&self, listeners: &mut [Listener], descriptors: u64) {
+        let fitted = fit(listeners, descriptors);
+        let before = mem::replace(&mut *self.said.lock(), fitted);
+        if let Some((allowed, most)) = fitted.filter(|_| fitted != before) {
+            warn(descriptors, allowed, most);
+        }
+    }
+}
+
+/// Lowers the limits of these listeners to what these descriptors are enough for. Returns what they allowed
+/// and how many there may be, where that is fewer.
+fn fit(listeners: &mut [Listener], descriptors: u64) -> Option<(usize, usize)> {
     let limits = || listeners.iter().map(|listener| listener.limits.connections);
     let allowed: usize = limits().sum();
-    let Some(most) = fewer(allowed, descriptors) else {
-        return;
-    };
+    let most = fewer(allowed, descriptors)?;
     for listener in listeners {
         let share = |number: usize| {
             let share = number as u128 * most as u128 / allowed as u128;
@@ -36,6 +58,10 @@ pub(super) fn fit(listeners: &mut [Listener], descriptors: u64) {
         limits.connections = share(limits.connections);
         limits.connections_per_address = share(limits.connections_per_address);
     }
+    Some((allowed, most))
+}
+
+fn warn(descriptors: u64, allowed: usize, most: usize) {
     tracing::warn!(
         descriptors,
         allowed,
@@ -82,7 +108,7 @@ mod tests {
             listener
         };
         let mut listeners = [with(30_000), with(10_000), with(1)];
-        fit(&mut listeners, 1024);
+        assert_eq!(fit(&mut listeners, 1024), Some((40_001, 384)));
         let limits = listeners.map(|listener| listener.limits);
         assert_eq!(limits.map(|limits| limits.connections), [287, 95, 1]);
         // One address has half of them, as before.

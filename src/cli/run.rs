@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{
     config_file::{Chosen, Run},
-    descriptors,
+    descriptors::{self, Fitting},
     logging::{self, Logging},
     signals::{self, OTHERS, Signals},
 };
@@ -61,8 +61,9 @@ fn start(run: Run, origin: Origin) -> anyhow::Result<ExitCode> {
         level,
     } = logging::start(&config.log, stdout())?;
     introduce(&config, source.as_ref().map(Source::path));
-    descriptors::fit(&mut config.listeners, descriptors::raise());
-    let fit = |config: &mut Config| descriptors::fit(&mut config.listeners, descriptors::raise());
+    let fitting = Fitting::default();
+    let fit = move |config: &mut Config| fitting.fit(&mut config.listeners, descriptors::raise());
+    fit(&mut config);
     let source = source.map(|source| source.then(fit));
     serve(config, source, (origin, level), is_unsaid)?;
     Ok(ExitCode::SUCCESS)
