@@ -211,9 +211,13 @@ impl Client {
 
     /// Whether every answer ends its connection: the process, or its listener, is on its way out.
     pub(super) fn is_to_leave(&self) -> bool {
+        self.worker.shared.draining.load(Relaxed) || self.is_listener_leaving()
+    }
+
+    /// Whether its listener is on its way out.
+    pub(super) fn is_listener_leaving(&self) -> bool {
         let leaving = self.leaving.as_ref();
-        self.worker.shared.draining.load(Relaxed)
-            || leaving.is_some_and(|leaving| leaving.load(Relaxed))
+        leaving.is_some_and(|leaving| leaving.load(Relaxed))
     }
 
     /// Who asked: the peer; behind trusted proxies, the client that they forward for.

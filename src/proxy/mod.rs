@@ -153,7 +153,7 @@ fn redirect(record: RequestLog, location: &str) -> Response {
 
 /// The listener's own answer, for load balancers that reach nothing but this port.
 fn health(client: &Client, record: RequestLog) -> Response {
-    if client.worker.shared.ready.load(Relaxed) {
+    if client.worker.shared.ready.load(Relaxed) && !client.is_listener_leaving() {
         record.reply(StatusCode::OK, "ready\n")
     } else {
         record.reply(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")

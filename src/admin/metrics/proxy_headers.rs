@@ -8,14 +8,16 @@ pub(super) fn results(scrape: &Scrape<'_>, samples: &mut Samples<'_>) -> fmt::Re
     let view = &scrape.context.view;
     let generation = view.shared.generation.load();
     let mut listeners = generation.config.listeners.iter();
-    if !listeners.any(|listener| listener.proxy_protocol) {
-        return Ok(());
-    }
+    let is_expected = listeners.any(|listener| listener.proxy_protocol);
     let mut sums = BTreeMap::<_, u64>::new();
     for worker in &view.workers {
         for (result, count) in worker.proxy_headers.each() {
             *sums.entry(result).or_default() += count.value();
         }
+    }
+    // A listener that expected them may be out of the file, and its connections there.
+    if !is_expected && sums.values().all(|sum| *sum == 0) {
+        return Ok(());
     }
     let mut sums = sums.into_iter();
     sums.try_for_each(|(result, sum)| samples.add(&[result], sum))
