@@ -10,6 +10,7 @@ mod explain;
 mod findings;
 mod handover;
 mod history;
+mod leaving;
 mod live;
 mod log;
 mod log_level;
@@ -32,6 +33,7 @@ mod weight;
 
 pub use change_lock::ChangeLock;
 pub use control::{Control, StartError};
+pub use leaving::LeavingListener;
 pub use log_level::{LogLevel, LogLevelError, LogLevelStatus};
 pub use metrics::{Kind, METRICS, Metric};
 pub use ready::DRAINING;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     findings::{ChangedShares, Finding, ProcessFacts, ServiceFacts, findings},
     history::History,
+    leaving::LeavingStatus,
     log_level::LogLevelStatus,
     ready::Readiness,
     reload::ReloadShown,
@@ -40,6 +41,8 @@ pub(super) struct Status {
     #[serde(flatten)]
     readiness: Readiness,
     listeners: Vec<ListenAddress>,
+    /// Those that are out of the file, and have connections still.
+    leaving: Vec<LeavingStatus>,
     /// Of the listeners that speak TLS.
     tls: Vec<TlsStatus>,
     /// Names that certificates are ordered for.
@@ -169,6 +172,10 @@ impl Status {
             uptime_seconds: context.started.since.elapsed().as_secs_f64(),
             readiness: Readiness::of(view),
             listeners: (view.listeners)(),
+            leaving: (view.leaving)()
+                .into_iter()
+                .map(LeavingStatus::from)
+                .collect(),
             tls: (view.tls)().iter().map(TlsStatus::of).collect(),
             acme: view.orders.names(),
             connections: (view.connections)(),
@@ -217,6 +224,7 @@ impl Status {
             reload: &context.view.reload.status(),
             log: &self.log,
             shares: &changed_shares(context),
+            leaving: &self.leaving,
             quarantined: &self.quarantined,
             certificates: &certificates,
             tls_errors: &self

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    change_lock::ChangeLock, history::History, live::Live, log_level::LogLevel, reloader::Reload,
-    upgrader::Upgrade,
+    change_lock::ChangeLock, history::History, leaving::LeavingListener, live::Live,
+    log_level::LogLevel, reloader::Reload, upgrader::Upgrade,
 };
 use crate::{
     acme::Board,
@@ -43,6 +43,8 @@ pub struct View {
     pub connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// Where the proxy listens.
     pub listeners: Box<dyn Fn() -> Vec<ListenAddress> + Send + Sync>,
+    /// Listeners that are out of the file, and have connections still.
+    pub leaving: Box<dyn Fn() -> Vec<LeavingListener> + Send + Sync>,
     /// The certificates of the listeners that speak TLS, each by its first address; of those that drain, too.
     pub tls: Box<dyn Fn() -> Vec<(ListenAddress, Arc<Server>)> + Send + Sync>,
     /// How the certificates stand that the proxy orders itself.
@@ -142,6 +144,7 @@ pub(super) mod testing {
             workers: Vec::new(),
             connections: Box::new(|| 0),
             listeners: Box::new(Vec::new),
+            leaving: Box::new(Vec::new),
             tls: Box::new(Vec::new),
             orders: Arc::default(),
             snapshot: None,

@@ -81,10 +81,14 @@ impl ListenerTls {
         }
         let server = Arc::new(server);
         let (most, challenges) = (listener.limits.handshakes, Arc::clone(challenges));
+        let mut tls = Tls::new(Arc::clone(&server), challenges, most);
+        if let Some(before) = before {
+            tls = tls.in_place_of(&before.tls);
+        }
         Self {
             settings: Arc::clone(settings),
             protocol: listener.protocol,
-            tls: Arc::new(Tls::new(Arc::clone(&server), challenges, most)),
+            tls: Arc::new(tls),
             server,
         }
     }

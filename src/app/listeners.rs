@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::certificates::ListenerTls;
 use crate::{
     acme::Challenges,
+    admin::LeavingListener,
     config::{self, Config, ListenAddress, predecessors},
     listen::{self, BindError, Bound, Duplicate, Entrance, SocketFile},
     tls::{Server, TlsError},
@@ -63,6 +64,19 @@ struct Next {
     place: Option<usize>,
     /// The sockets of one that is new, and those for a successor.
     bound: Option<(Bound, Option<Arc<Duplicate>>)>,
+}
+
+impl State {
+    /// TLS of the listener that has left an address last, while it has connections and no other has the same:
+    /// its counts go on where the address comes back.
+    fn left_at(&self, address: &ListenAddress) -> Option<ListenerTls> {
+        let is_it = |one: &&Listener| one.settings.address == *address && !one.is_gone();
+        let mut leaving = self.leaving.iter().rev();
+        let left = leaving.find(is_it)?.tls.as_ref()?;
+        let mut open = self.open.iter().filter_map(|one| one.tls.as_ref());
+        let is_had = open.any(|tls| tls.server.counts_with(&left.server));
+        (!is_had).then(|| left.clone())
+    }
 }
 
 impl Prepared {
@@ -205,16 +219,30 @@ impl Listeners {
         open.map(|listener| listener.address.clone()).collect()
     }
 
+    /// Those on their way out.
+    pub(super) fn leaving(&self) -> Vec<LeavingListener> {
+        let state = self.state.lock();
+        let leaving = state.leaving.iter().filter(|one| !one.is_gone());
+        let shown = leaving.map(|listener| LeavingListener {
+            address: listener.address.clone(),
+            connections: listener.entrance.connections(),
+            left: listener.entrance.drain.left(),
+        });
+        shown.collect()
+    }
+
     /// The certificates of those that speak TLS, each by the first address that it is shown at; those on
     /// their way out last.
     pub(super) fn certificates(&self) -> Vec<(ListenAddress, Arc<Server>)> {
         let state = self.state.lock();
-        let leaving = state.leaving.iter().filter(|listener| !listener.is_gone());
+        // The one that left last first.
+        let leaving = state.leaving.iter().rev();
+        let leaving = leaving.filter(|listener| !listener.is_gone());
         let mut shown = Vec::<(ListenAddress, Arc<Server>)>::new();
         for listener in state.open.iter().chain(leaving) {
             let Some(tls) = &listener.tls else { continue };
-            let is_shown = |(address, server): &(ListenAddress, _)| {
-                *address == listener.address || Arc::ptr_eq(server, &tls.server)
+            let is_shown = |(address, server): &(ListenAddress, Arc<Server>)| {
+                *address == listener.address || server.counts_with(&tls.server)
             };
             if !shown.iter().any(is_shown) {
                 shown.push((listener.address.clone(), Arc::clone(&tls.server)));
@@ -232,8 +260,11 @@ impl Listeners {
             let state = self.state.lock();
             let running: Vec<_> = state.open.iter().map(|one| one.settings.clone()).collect();
             let places = predecessors(&running, &next.listeners);
-            let tls = |place: &Option<usize>| state.open[(*place)?].tls.clone();
-            let before: Vec<_> = places.iter().map(tls).collect();
+            let before = zip(&next.listeners, &places).map(|(listener, place)| match place {
+                Some(place) => state.open[*place].tls.clone(),
+                None => state.left_at(&listener.address),
+            });
+            let before: Vec<_> = before.collect();
             (places, before)
         };
         let tls = ListenerTls::open_all(next, &before, &self.challenges)?;

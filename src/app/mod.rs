@@ -158,7 +158,7 @@ impl App {
         predecessor: Predecessor<'_>,
     ) -> Self {
         let listeners = || Arc::clone(&self.listeners);
-        let (addresses, certificates) = (listeners(), listeners());
+        let (addresses, certificates, leaving) = (listeners(), listeners(), listeners());
         let view = admin::View {
             reload: Box::new(self.reloader.clone()),
             upgrade: Box::new(self.upgrader.clone()),
@@ -168,6 +168,7 @@ impl App {
             workers: self.workers.all().to_vec(),
             connections: Box::new(self.workers.connection_count()),
             listeners: Box::new(move || addresses.addresses()),
+            leaving: Box::new(move || leaving.leaving()),
             tls: Box::new(move || certificates.certificates()),
             orders: Arc::clone(&orders.board),
             snapshot: self.snapshot.clone(),

@@ -80,6 +80,11 @@ impl Entrance {
         self.terms.load().settings.address.clone()
     }
 
+    /// How many connections it has.
+    pub(crate) fn connections(&self) -> usize {
+        self.permits.given()
+    }
+
     /// Has the connections that come from now on be served by this. The limits hold over all of them.
     pub(crate) fn change(&self, settings: config::Listener, tls: Option<Arc<Tls>>) {
         let limits = settings.limits;

@@ -65,6 +65,14 @@ impl Drain {
         (now >= course.finish).then_some((Stop::Finish, course.finish))
     }
 
+    /// How long it is until those that are left are cut; none where it has not begun, or is over.
+    pub(crate) fn left(&self) -> Duration {
+        let course = self.course.get();
+        course.map_or(Duration::ZERO, |course| {
+            course.cut.saturating_duration_since(Instant::now())
+        })
+    }
+
     /// Counts a connection that is cut.
     pub(crate) fn count_cut(&self) {
         self.cut.fetch_add(1, Relaxed);
@@ -90,6 +98,7 @@ mod tests {
         assert_eq!(order(), None);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(order(), Some(Stop::Finish));
+        assert_eq!(drain.left(), Duration::from_secs(5));
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(order(), Some(Stop::Cut));
     }

@@ -41,6 +41,11 @@ impl Permits {
         self.changed.notify_waiters();
     }
 
+    /// How many are given.
+    pub(crate) fn given(&self) -> usize {
+        self.given.load(SeqCst)
+    }
+
     /// Waits for one.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Permit {
         loop {

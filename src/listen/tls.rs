@@ -75,7 +75,7 @@ pub(crate) struct Tls {
     server: Arc<Server>,
     challenges: Arc<Challenges>,
     most: AtomicUsize,
-    under_way: Mutex<UnderWay>,
+    under_way: Arc<Mutex<UnderWay>>,
 }
 
 #[derive(Default)]
@@ -102,7 +102,15 @@ impl Tls {
             server,
             challenges,
             most: AtomicUsize::new(most),
-            under_way: Mutex::default(),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// Counts those that are under way by another one with its own.
+    pub(crate) fn in_place_of(self, before: &Self) -> Self {
+        Self {
+            under_way: Arc::clone(&before.under_way),
+            ..self
         }
     }
 

@@ -208,6 +208,11 @@ impl Server {
         }
     }
 
+    /// Whether its counts are those of another one.
+    pub fn counts_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handshakes, &other.handshakes)
+    }
+
     /// Has files that change be read again, for as long as this is there.
     ///
     /// # Errors

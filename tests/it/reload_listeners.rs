@@ -417,6 +417,100 @@ async fn a_listener_that_changes_serves_new_connections_by_it_and_leaves_those_t
     assert_eq!(old.ask(GET).await.field("connection"), None);
 }
 
+/// The samples of a metric, as they stand on the page.
+async fn samples(proxy: &Proxy, metric: &str) -> Vec<String> {
+    let text = proxy.page("/metrics").await.text().await.unwrap();
+    let lines = text.lines().filter(|line| line.starts_with(metric));
+    lines.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_leaves_is_shown_with_its_connections_and_answers_probes_by_it() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let [stays, goes] = free_ports().map(local);
+    let going = at(goes, "health_path = \"/healthz\"");
+    let text = |listeners: &str| file(listeners, NEVER, backend.address());
+    let proxy = Proxy::start(&text(&(at(stays, "") + &going))).await;
+    let mut client = Wire::connect(goes).await;
+    let probe = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(client.ask(probe).await.status(), 200);
+    assert_eq!(proxy.status().await["leaving"], json!([]));
+    reloaded(&proxy, &text(&at(stays, ""))).await;
+    let status = proxy.status().await;
+    let leaving = &status["leaving"][0];
+    assert_eq!(leaving["address"], json!(goes));
+    assert_eq!(leaving["connections"], 1, "{leaving}");
+    assert!(leaving["ends"].as_f64().unwrap() > status["started"].as_f64().unwrap() + 7000.0);
+    let findings = status["findings"].as_array().unwrap().iter();
+    let mut texts = findings.filter(|one| one["kind"] == "listener_leaves");
+    let text = texts.next().unwrap()["text"].as_str().unwrap();
+    let says = format!("{goes} is out of the file and accepts no more: 1 connection left, cut in");
+    assert!(text.starts_with(&says), "{text}");
+    assert_eq!(client.ask(probe).await.status(), 503);
+    client.until_closed().await;
+    let status = async || proxy.status().await["leaving"].clone();
+    eventually("it is gone", status, |leaving| *leaving == json!([])).await;
+    reloaded(&proxy, &file(&at(stays, ""), SOON, backend.address())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_of_a_listener_that_leaves_stand_there_once_and_go_on_where_it_comes_back() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let [first, second] = free_ports().map(local);
+    let folder = TempDir::new().unwrap();
+    Authority::new(folder.path()).issue_for("site", &["localhost"], |_| {});
+    let text = |listeners: &str| file(listeners, NEVER, backend.address());
+    let both = format!("[[listen]]\naddress = [\"{first}\", \"{second}\"]\n");
+    let proxy = Proxy::start_in(folder, &text(&both)).await;
+    // Connections from before there was TLS.
+    let mut old = [Wire::connect(first).await, Wire::connect(second).await];
+    for client in &mut old {
+        assert_eq!(client.ask(GET).await.status(), 200);
+    }
+    reloaded(&proxy, &text(&(both.clone() + TLS + "\n"))).await;
+    Wire::connect(first).await.ask(GET).await;
+    let counted = async || {
+        let of = "callboard_tls_handshakes_total{";
+        let mut lines = samples(&proxy, of).await;
+        lines.retain(|line| line.contains("not_tls"));
+        lines
+    };
+    let line = |address, count| {
+        format!(
+            "callboard_tls_handshakes_total{{listener=\"{address}\",result=\"not_tls\"}} {count}"
+        )
+    };
+    assert_eq!(counted().await, [line(first, 1)]);
+    // Other settings count on, and the first address has connections still.
+    let tls = TLS.replace(" }] }", " }], min_version = \"1.3\" }");
+    reloaded(&proxy, &text(&at(second, &tls))).await;
+    assert_eq!(counted().await, [line(second, 1)]);
+    reloaded(&proxy, &text(&at(first, ""))).await;
+    assert_eq!(counted().await, [line(second, 1)]);
+    reloaded(&proxy, &text(&at(second, TLS))).await;
+    assert_eq!(counted().await, [line(second, 1)]);
+    Wire::connect(second).await.ask(GET).await;
+    assert_eq!(counted().await, [line(second, 2)]);
+    reloaded(&proxy, &text(&at(first, "")).replace(NEVER, SOON)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_of_proxy_headers_stay_when_no_listener_expects_any() {
+    let backend = RawBackend::saying(ok("well"), Then::Keep).await;
+    let [address] = free_ports().map(local);
+    let text = |lines: &str| file(&at(address, lines), SOON, backend.address());
+    let trusted = "trusted_proxies = [\"127.0.0.1\"]\n";
+    let proxy = Proxy::start(&text(&format!("{trusted}proxy_protocol = true"))).await;
+    let mut client = Wire::connect(address).await;
+    let header = "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+    assert_eq!(client.ask(&format!("{header}{GET}")).await.status(), 200);
+    let metric = "callboard_proxy_headers_total{result=\"proxied\"}";
+    let before = samples(&proxy, metric).await;
+    assert_eq!(before, [format!("{metric} 1")]);
+    reloaded(&proxy, &text(trusted)).await;
+    assert_eq!(samples(&proxy, metric).await, before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_that_is_raised_lets_in_who_waits() {
     let backend = RawBackend::saying(ok("well"), Then::Keep).await;

@@ -1,9 +1,11 @@
 //! What is unusual of the proxy itself.
 
-use super::finding::{Finding, Level, some, time};
+use super::finding::{Finding, Level, count, some, time};
 use crate::{
     acme::NameStatus,
-    admin::{log_level::LogLevelStatus, ready::Readiness, reloader::ReloadStatus},
+    admin::{
+        leaving::LeavingStatus, log_level::LogLevelStatus, ready::Readiness, reloader::ReloadStatus,
+    },
     discovery::Quarantined,
     registry::watch::WatchSnapshot,
     saved,
@@ -46,6 +48,8 @@ pub(in crate::admin) struct ProcessFacts<'a> {
     pub(in crate::admin) log: &'a LogLevelStatus,
     /// Shares of routes that are others than the file's.
     pub(in crate::admin) shares: &'a [ChangedShares],
+    /// Listeners that are out of the file.
+    pub(in crate::admin) leaving: &'a [LeavingStatus],
     pub(in crate::admin) quarantined: &'a [Quarantined],
     pub(in crate::admin) certificates: &'a [CertificateStatus],
     /// Why other files of TLS are not used.
@@ -121,7 +125,15 @@ pub(super) fn of_process(facts: &ProcessFacts<'_>) -> Vec<Finding> {
 fn changed_for_a_while(facts: &ProcessFacts<'_>) -> impl Iterator<Item = (&'static str, String)> {
     let log = of_log(facts).map(|text| ("log_level", text));
     let shares = facts.shares.iter().map(|one| ("shares", one.text()));
-    log.into_iter().chain(shares)
+    let leaving = facts.leaving.iter();
+    let leaving = leaving.map(|one| ("listener_leaves", of_leaving(one, facts.now)));
+    log.into_iter().chain(shares).chain(leaving)
+}
+
+fn of_leaving(one: &LeavingStatus, now: i64) -> String {
+    let (address, left) = (&one.address, time((one.ends - now as f64).max(0.0)));
+    let connections = count(one.connections, "connection");
+    format!("{address} is out of the file and accepts no more: {connections} left, cut in {left}")
 }
 
 fn of_log(facts: &ProcessFacts<'_>) -> Option<String> {
