@@ -85,10 +85,24 @@ def in_turns(peers, rounds, seconds, ask):
 
 
 def calls(peer, folder):
-    """System calls a request by name, epoll waits left out, on connections that are warm."""
-    program = find("strace", "strace")
+    """System calls a request by name, epoll waits left out, on connections that are warm. Those that the peer makes
+    in the same time without a request are no request's: a traced one is so slow that they would count for one."""
     clients = Clients(peer.port, HOST, PATH)
     clients.ask(WARM_UP)
+    began = time.monotonic()
+    busy = traced_calls(peer, folder, lambda: clients.ask(COUNTED))
+    took = time.monotonic() - began
+    quiet = traced_calls(peer, folder, lambda: time.sleep(took))
+    clients.close()
+    if not WAITS & busy.keys():
+        raise Unavailable(f"strace saw no epoll wait among {', '.join(busy) or 'no calls'}")
+    more = {name: max(0, number - quiet.get(name, 0)) for name, number in busy.items()}
+    return {name: number / COUNTED for name, number in more.items() if name not in WAITS}
+
+
+def traced_calls(peer, folder, act):
+    """How many system calls the peer makes by name while something is done."""
+    program = find("strace", "strace")
     report, noise = folder / "strace.txt", folder / "strace.log"
     pids = peer.process.pids()
     command = [program, "-f", "-c", "-o", str(report)]
@@ -101,18 +115,14 @@ def calls(peer, folder):
         wait_until(lambda: attached() or tracer.poll() is not None, "strace attaches")
         if tracer.poll() is not None:
             raise Unavailable(f"strace: {noise.read_text().strip()}")
-        clients.ask(COUNTED)
+        act()
     finally:
         if tracer.poll() is None:
             tracer.send_signal(signal.SIGINT)
         tracer.wait()
-        clients.close()
     # % time, seconds, usecs/call, calls, errors (where there were any), name
     rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", report.read_text(), re.M)
-    counted = {name: int(number) for number, name in rows if name != "total"}
-    if not WAITS & counted.keys():
-        raise Unavailable(f"strace saw no epoll wait among {', '.join(counted) or 'no calls'}")
-    return {name: number / COUNTED for name, number in counted.items() if name not in WAITS}
+    return {name: int(number) for number, name in rows if name != "total"}
 
 
 def allocations(bench, name):
