@@ -380,6 +380,7 @@ impl Storm {
         }
         tokio::select! {
             () = async { while clients.join_next().await.is_some() {} } => {}
+            () = self.oracle.watch_the_clock() => {}
             () = self.churn(crowd) => {}
             () = self.replace(solo) => {}
         }

@@ -137,6 +137,8 @@ struct State {
     faults: usize,
     /// The same, by what they begin with.
     kinds: BTreeMap<String, usize>,
+    /// How much later than it was to be a short sleep ended of late, at the most, and when that was.
+    stall: Option<(Instant, Duration)>,
 }
 
 impl State {
@@ -185,6 +187,24 @@ impl Oracle {
 
     pub(super) fn faults(&self) -> usize {
         self.state.lock().unwrap().faults
+    }
+
+    /// A machine that stands still for seconds lets time-outs pass that have a part in no other fault: a fault says
+    /// how long it stood still in the minute before.
+    pub(super) async fn watch_the_clock(&self) {
+        const NAP: Duration = Duration::from_millis(100);
+        loop {
+            let began = Instant::now();
+            tokio::time::sleep(NAP).await;
+            let late = began.elapsed() - NAP;
+            let mut state = self.state.lock().unwrap();
+            if state
+                .stall
+                .is_none_or(|(at, longest)| at.elapsed() > MEMORY || late > longest)
+            {
+                state.stall = Some((Instant::now(), late));
+            }
+        }
     }
 
     /// How often which fault was found.
@@ -663,21 +683,31 @@ impl Oracle {
 
     /// Says what is wrong, with all that makes it happen again.
     pub(super) fn fault(&self, request: Option<&Request>, why: &str) {
-        let (number, alike) = {
+        let (number, alike, stall) = {
             let mut state = self.state.lock().unwrap();
             state.faults += 1;
             let kind = why.split(':').next().unwrap_or_default();
             let alike = state.kinds.entry(kind.to_owned()).or_default();
             *alike += 1;
             let alike = *alike;
-            (state.faults, alike)
+            let stall = state.stall.map_or(0, |(_, stall)| stall.as_millis());
+            (state.faults, alike, stall)
         };
         if alike > TOLD {
             return;
         }
         let seed = self.planner.seed;
-        let mut text = format!("FAULT {number}, seed {seed}: {why}\n");
+        let mut text = format!(
+            "FAULT {number}, seed {seed}: {why}\n  the machine stood still for {stall} ms\n"
+        );
         if let Some(request) = request {
+            let state = self.state.lock().unwrap();
+            let age = state
+                .cases
+                .get(&request.id)
+                .map(|case| case.begun.elapsed());
+            drop(state);
+            text += &format!("  begun {age:?} ago\n");
             text += &format!("  request {} {request:?}\n", request.id);
             text += &format!("  its bytes: {}\n", shown(&request.wire().0));
             for (place, arrival) in self.arrivals(request.id).iter().enumerate() {
