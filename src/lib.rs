@@ -26,6 +26,8 @@ pub(crate) mod acme;
 pub mod admin;
 pub mod app;
 pub(crate) mod backoff;
+#[cfg(test)]
+mod cases;
 pub mod cli;
 pub mod client;
 pub mod config;

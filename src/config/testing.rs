@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Config, Report};
+use crate::cases::cases;
 
 /// A route, for texts that are about something else.
 pub(super) const ROUTE: &str = "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
@@ -65,6 +66,14 @@ pub(super) fn error(text: &str) -> String {
     let mut errors = errors(text);
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors.remove(0)
+}
+
+/// What is said of texts that are wrong, in a table of [`cases`]; `whole` makes a file of each.
+#[track_caller]
+pub(super) fn assert_errors(table: &str, whole: impl Fn(&str) -> String) {
+    for (text, says) in cases(table) {
+        assert_eq!(errors(&whole(&text)).join("\n"), says, "{text}");
+    }
 }
 
 fn read(text: &str) -> Result<Config, Report> {

@@ -440,6 +440,7 @@ fn only_default(fields: &mut Fields, name: &str) -> Result<(), Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::cases;
 
     fn registered(body: &str) -> (Service, Vec<Check>) {
         registration(body.as_bytes()).unwrap_or_else(|reason| panic!("{body}: {reason}"))
@@ -523,67 +524,37 @@ mod tests {
 
     #[test]
     fn what_consul_refuses_is_refused_in_its_words() {
-        for (body, reason) in [
-            ("", "Request decode failed: EOF"),
-            ("null", "Missing service name"),
-            ("{}", "Missing service name"),
-            (
-                r#"{"Name":"x","Unknown":1}"#,
-                "Request decode failed: json: unknown field \"Unknown\"",
-            ),
-            (
-                r#"{"Name":"x","Address":"0.0.0.0"}"#,
-                "Invalid service address",
-            ),
-            (
-                r#"{"Name":"x","Address":"[::]"}"#,
-                "Invalid service address",
-            ),
-            (
-                r#"{"Name":"x","Weights":{"Passing":0,"Warning":1}}"#,
-                "Invalid Weights: Passing must be greater than 0",
-            ),
-            (
-                r#"{"Name":"x","Weights":{"Passing":1,"Warning":-1}}"#,
-                "Invalid Weights: Warning must be greater or equal than 0",
-            ),
-            (
-                r#"{"Name":"x","Weights":{"Passing":70000}}"#,
-                "Invalid Weights: DNS Weight must be between 0 and 65535",
-            ),
-            (
-                r#"{"Name":"x","Meta":{"a b":"c"}}"#,
-                "Invalid Service Meta: Couldn't load metadata pair ('a b', 'c'): Key contains invalid characters",
-            ),
-            (
-                r#"{"Name":"x","Check":{"TTL":"10s","Interval":"5s"}}"#,
-                "Invalid check: Interval and TTL cannot both be specified",
-            ),
-            (
-                r#"{"Name":"x","Check":{"HTTP":"http://127.0.0.1/"}}"#,
-                "Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks",
-            ),
-            (
-                r#"{"Name":"x","Check":{"Name":"only"}}"#,
-                "Invalid check: TTL must be > 0 for TTL checks",
-            ),
-            (
-                r#"{"Name":"x","Checks":[{}]}"#,
-                "Invalid check: TTL must be > 0 for TTL checks",
-            ),
-            (
-                r#"{"Name":"x","Check":{"TTL":"10"}}"#,
-                "Request decode failed: time: missing unit in duration \"10\"",
-            ),
-            (
-                r#"{"Name":"x","Check":{"TTL":"10s","Status":"bogus"}}"#,
-                "Status for checks must 'passing', 'warning', 'critical'",
-            ),
-            (
-                r#"{"Name":"x","Check":{"TTL":"10s","FailuresBeforeWarning":3,"FailuresBeforeCritical":2}}"#,
-                "Invalid check: FailuresBeforeWarning can't be higher than FailuresBeforeCritical",
-            ),
-        ] {
+        for (body, reason) in cases(
+            r#"
+            => Request decode failed: EOF
+            null => Missing service name
+            {} => Missing service name
+            {"Name":"x","Unknown":1} => Request decode failed: json: unknown field "Unknown"
+            {"Name":"x","Address":"0.0.0.0"} => Invalid service address
+            {"Name":"x","Address":"[::]"} => Invalid service address
+            {"Name":"x","Weights":{"Passing":0,"Warning":1}}
+            => Invalid Weights: Passing must be greater than 0
+            {"Name":"x","Weights":{"Passing":1,"Warning":-1}}
+            => Invalid Weights: Warning must be greater or equal than 0
+            {"Name":"x","Weights":{"Passing":70000}}
+            => Invalid Weights: DNS Weight must be between 0 and 65535
+            {"Name":"x","Meta":{"a b":"c"}}
+            => Invalid Service Meta: Couldn't load metadata pair ('a b', 'c'): Key contains invalid characters
+            {"Name":"x","Check":{"TTL":"10s","Interval":"5s"}}
+            => Invalid check: Interval and TTL cannot both be specified
+            {"Name":"x","Check":{"HTTP":"http://127.0.0.1/"}}
+            => Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks
+            {"Name":"x","Check":{"Name":"only"}}
+            => Invalid check: TTL must be > 0 for TTL checks
+            {"Name":"x","Checks":[{}]} => Invalid check: TTL must be > 0 for TTL checks
+            {"Name":"x","Check":{"TTL":"10"}}
+            => Request decode failed: time: missing unit in duration "10"
+            {"Name":"x","Check":{"TTL":"10s","Status":"bogus"}}
+            => Status for checks must 'passing', 'warning', 'critical'
+            {"Name":"x","Check":{"TTL":"10s","FailuresBeforeWarning":3,"FailuresBeforeCritical":2}}
+            => Invalid check: FailuresBeforeWarning can't be higher than FailuresBeforeCritical
+            "#,
+        ) {
             assert_eq!(registration(body.as_bytes()).unwrap_err(), reason, "{body}");
         }
         let bad = check(br#"{"Name":"x","Status":"bogus","TTL":"15s"}"#).unwrap_err();
@@ -598,48 +569,24 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_here_is_refused_by_name() {
-        for (body, named) in [
-            (
-                r#"{"Name":"x","Check":{"GRPC":"127.0.0.1:1","Interval":"5s"}}"#,
-                "GRPC",
-            ),
-            (
-                r#"{"Name":"x","Check":{"Args":["true"],"Interval":"5s"}}"#,
-                "Args",
-            ),
-            (r#"{"Name":"x","Kind":"connect-proxy"}"#, "Kind"),
-            (
-                r#"{"Name":"x","Connect":{"SidecarService":{"Port":1}}}"#,
-                "Connect",
-            ),
-            (
-                r#"{"Name":"x","Check":{"HTTP":"localhost:80/","Interval":"5s"}}"#,
-                "HTTP",
-            ),
-            (
-                r#"{"Name":"x","Check":{"TCP":"localhost","Interval":"5s"}}"#,
-                "TCP",
-            ),
-            (
-                r#"{"Name":"x","Check":{"HTTP":"http://a/","Method":"A B","Interval":"5s"}}"#,
-                "Method",
-            ),
-            (
-                r#"{"Name":"x","Check":{"HTTP":"http://a/","Header":{"a b":["c"]},"Interval":"5s"}}"#,
-                "Header",
-            ),
-            (r#"{"Name":"x","Namespace":"team"}"#, "Namespace"),
-            (
-                r#"{"Name":"x","Port":"80"}"#,
-                "Port: an integer is wanted, not a string",
-            ),
-            (
-                r#"{"Name":"x","Meta":{"a":1}}"#,
-                "Meta: a string is wanted, not a number",
-            ),
-        ] {
+        for (body, named) in cases(
+            r#"
+            {"Name":"x","Check":{"GRPC":"127.0.0.1:1","Interval":"5s"}} => GRPC
+            {"Name":"x","Check":{"Args":["true"],"Interval":"5s"}} => Args
+            {"Name":"x","Kind":"connect-proxy"} => Kind
+            {"Name":"x","Connect":{"SidecarService":{"Port":1}}} => Connect
+            {"Name":"x","Check":{"HTTP":"localhost:80/","Interval":"5s"}} => HTTP
+            {"Name":"x","Check":{"TCP":"localhost","Interval":"5s"}} => TCP
+            {"Name":"x","Check":{"HTTP":"http://a/","Method":"A B","Interval":"5s"}} => Method
+            {"Name":"x","Check":{"HTTP":"http://a/","Header":{"a b":["c"]},"Interval":"5s"}}
+            => Header
+            {"Name":"x","Namespace":"team"} => Namespace
+            {"Name":"x","Port":"80"} => Port: an integer is wanted, not a string
+            {"Name":"x","Meta":{"a":1}} => Meta: a string is wanted, not a number
+            "#,
+        ) {
             let reason = registration(body.as_bytes()).unwrap_err();
-            assert!(reason.contains(named), "{body}: {reason}");
+            assert!(reason.contains(&named), "{body}: {reason}");
         }
     }
 }

@@ -204,7 +204,7 @@ fn stands_for(inner: &str, lookup: Lookup<'_>) -> Result<String, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::testing::config_with;
+    use crate::{cases::cases, config::testing::config_with};
 
     use super::*;
 
@@ -248,37 +248,22 @@ mod tests {
 
     #[test]
     fn what_names_no_variable_or_one_that_is_not_set_is_an_error() {
-        for (text, says) in [
-            (
-                "${NONE}",
-                "the environment variable NONE is not set; set it, or write `${NONE:-default}`",
-            ),
-            (
-                "${NOT_UTF8:-d}",
-                "the environment variable NOT_UTF8 is not UTF-8",
-            ),
-            (
-                "${A",
-                "a `${` has no `}`; write `${NAME}`, or `$${` where no variable is meant",
-            ),
-            (
-                "${}",
-                "`${}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself",
-            ),
-            (
-                "${1A}",
-                "`${1A}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself",
-            ),
-            (
-                "${A:-${B:-c}}",
-                "the default of `A` has a variable; write what it stands for",
-            ),
-            (
-                "${A-d}",
-                "`${A-d}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself",
-            ),
-        ] {
-            assert_eq!(expanded(text), Err(says.to_owned()), "{text}");
+        for (text, says) in cases(
+            r#"
+            ${NONE}
+            => the environment variable NONE is not set; set it, or write `${NONE:-default}`
+            ${NOT_UTF8:-d} => the environment variable NOT_UTF8 is not UTF-8
+            ${A => a `${` has no `}`; write `${NAME}`, or `$${` where no variable is meant
+            ${}
+            => `${}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself
+            ${1A}
+            => `${1A}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself
+            ${A:-${B:-c}} => the default of `A` has a variable; write what it stands for
+            ${A-d}
+            => `${A-d}` names no variable; write `${NAME}` or `${NAME:-default}`, or `$${` for itself
+            "#,
+        ) {
+            assert_eq!(expanded(&text), Err(says), "{text}");
         }
     }
 

@@ -179,7 +179,10 @@ fn authorities(table: &mut Table<'_>, base: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::{ROUTE, config, error, errors};
+    use crate::{
+        cases::cases,
+        config::testing::{ROUTE, config, error, errors},
+    };
 
     fn listen(port: u16, tls: &str) -> String {
         format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ {tls} }}\n")
@@ -243,30 +246,23 @@ mod tests {
 
     #[test]
     fn every_wrong_value_is_named() {
-        for (acme, says) in [
-            ("email = \"a@b\"", "the key `domains` is missing"),
-            ("domains = []", "there is no name to have a certificate for"),
-            ("domains = [\"10.0.0.7\"]", "`10.0.0.7` is an address"),
-            ("domains = [\"[::1]\"]", "`[::1]` is an address"),
-            ("domains = [\"*.example.com\"]", "needs a proof by DNS"),
-            ("domains = [\"a b\"]", "`a b` is not the name of a host"),
-            (
-                "domains = [\"-a.example.com\"]",
-                "is no name that a certificate",
-            ),
-            (
-                "domains = [\"a\"], directory = \"http://a/b\"",
-                "is not the URL",
-            ),
-            (
-                "domains = [\"a\"], email = \"ops\"",
-                "`ops` is not a mailbox",
-            ),
-            ("domains = [\"a\"], key = \"a.pem\"", "unknown key `key`"),
-        ] {
-            let said = errors(&text(acme));
+        for (acme, says) in cases(
+            r#"
+            email = "a@b" => the key `domains` is missing
+            domains = [] => there is no name to have a certificate for
+            domains = ["10.0.0.7"] => `10.0.0.7` is an address
+            domains = ["[::1]"] => `[::1]` is an address
+            domains = ["*.example.com"] => needs a proof by DNS
+            domains = ["a b"] => `a b` is not the name of a host
+            domains = ["-a.example.com"] => is no name that a certificate
+            domains = ["a"], directory = "http://a/b" => is not the URL
+            domains = ["a"], email = "ops" => `ops` is not a mailbox
+            domains = ["a"], key = "a.pem" => unknown key `key`
+            "#,
+        ) {
+            let said = errors(&text(&acme));
             assert!(
-                said.len() == 1 && said[0].contains(says),
+                said.len() == 1 && said[0].contains(&says),
                 "{acme}: {said:?}"
             );
         }

@@ -295,6 +295,7 @@ impl Default for Listener {
 mod tests {
     use super::super::testing::{ROUTE, config, error, errors, strictly};
     use super::*;
+    use crate::cases::cases;
 
     #[test]
     fn without_a_table_there_is_one_listener_with_the_defaults() {
@@ -435,38 +436,23 @@ mod tests {
         assert_eq!((&listeners[0].address, listeners[0].mode), (&path, 0o660));
         let listeners = config(&listen(&format!("{both}\nmode = \"0666\""))).listeners;
         assert_eq!(listeners[0].mode, 0o666);
-        for (lines, says) in [
-            (
-                "address = \"unix:c.sock\"",
-                "`c.sock` is not the whole path",
-            ),
-            (
-                "address = \"/run/c.sock\"",
-                "did you mean \"unix:/run/c.sock\"?",
-            ),
-            (
-                "address = [\"unix:/a\", \"unix:/a\"]",
-                "give one of them another path",
-            ),
-            (
-                "address = \"unix:/a\"\nmode = \"rw\"",
-                "write them in octal, like \"0660\"",
-            ),
-            (
-                "address = \"unix:/a\"\nmode = \"1777\"",
-                "is not the permissions",
-            ),
-            (
-                "address = \"unix:/a\"\nmode = 660",
-                "expected the permissions",
-            ),
-            (
-                "address = \"127.0.0.1:1\"\nmode = \"0600\"",
-                "no address here is one",
-            ),
-        ] {
-            let said = error(&listen(lines));
-            assert!(said.contains(says), "{said}");
+        for (lines, says) in cases(
+            r#"
+            address = "unix:c.sock" => `c.sock` is not the whole path
+            address = "/run/c.sock" => did you mean "unix:/run/c.sock"?
+            address = ["unix:/a", "unix:/a"] => give one of them another path
+            address = "unix:/a"
+            mode = "rw" => write them in octal, like "0660"
+            address = "unix:/a"
+            mode = "1777" => is not the permissions
+            address = "unix:/a"
+            mode = 660 => expected the permissions
+            address = "127.0.0.1:1"
+            mode = "0600" => no address here is one
+            "#,
+        ) {
+            let said = error(&listen(&lines));
+            assert!(said.contains(&says), "{said}");
         }
     }
 

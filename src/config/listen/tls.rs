@@ -235,7 +235,10 @@ fn hsts(table: &mut Table<'_>) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::{ROUTE, config, error, errors};
+    use crate::{
+        cases::cases,
+        config::testing::{ROUTE, config, error, errors},
+    };
 
     const FILES: &str = "certificates = [{ cert = \"a.pem\", key = \"a-key.pem\" }]";
 
@@ -284,55 +287,37 @@ mod tests {
 
     #[test]
     fn every_wrong_value_is_named() {
-        for (text, says) in [
-            (
-                "unknown_name = \"default\"",
-                "listen.tls.certificates: the key `certificates` is missing; write `certificates = \
-                 [{ cert = \"cert.pem\", key = \"key.pem\" }]`",
-            ),
-            (
-                "cert = \"a.pem\"",
-                "listen.tls.cert: there may be several certificates; write `certificates = \
-                 [{ cert = \"cert.pem\", key = \"key.pem\" }]`",
-            ),
-            (
-                "certificates = []",
-                "listen.tls.certificates: a listener with `tls` needs a certificate; write \
-                 `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]`",
-            ),
-            (
-                "certificates = [{ cert = \"a.pem\" }]",
-                "listen.tls.certificates.key: the key `key` is missing; write `key = \"key.pem\"`",
-            ),
-        ] {
-            let said = error(&listen(text));
-            assert!(said.ends_with(says), "{text}: {said}");
+        for (text, says) in cases(
+            r#"
+            unknown_name = "default"
+            => listen.tls.certificates: the key `certificates` is missing; write `certificates = [{ cert = "cert.pem", key = "key.pem" }]`
+            cert = "a.pem"
+            => listen.tls.cert: there may be several certificates; write `certificates = [{ cert = "cert.pem", key = "key.pem" }]`
+            certificates = []
+            => listen.tls.certificates: a listener with `tls` needs a certificate; write `certificates = [{ cert = "cert.pem", key = "key.pem" }]`
+            certificates = [{ cert = "a.pem" }]
+            => listen.tls.certificates.key: the key `key` is missing; write `key = "key.pem"`
+            "#,
+        ) {
+            let said = error(&listen(&text));
+            assert!(said.ends_with(&says), "{text}: {said}");
         }
-        for (text, says) in [
-            ("min_version = \"1.1\"", "`1.1` is not known here"),
-            (
-                "profile = \"modern\", min_version = \"1.2\"",
-                "the profile `modern` speaks TLS 1.3 alone",
-            ),
-            (
-                "client = { mode = \"optional\" }",
-                "the key `ca` is missing",
-            ),
-            (
-                "client = { ca = \"ca.pem\", mode = \"always\" }",
-                "`always` is not known here",
-            ),
-            ("hsts = { preload = true }", "the key `max_age` is missing"),
-            ("tickets = {}", "the key `file` is missing"),
-            (
-                "client = { ca = \"ca.pem\" }, tickets = { file = \"keys\" }",
-                "with `client` no session is resumed",
-            ),
-            ("ciphers = \"all\"", "unknown key `ciphers`"),
-        ] {
+        for (text, says) in cases(
+            r#"
+            min_version = "1.1" => `1.1` is not known here
+            profile = "modern", min_version = "1.2" => the profile `modern` speaks TLS 1.3 alone
+            client = { mode = "optional" } => the key `ca` is missing
+            client = { ca = "ca.pem", mode = "always" } => `always` is not known here
+            hsts = { preload = true } => the key `max_age` is missing
+            tickets = {} => the key `file` is missing
+            client = { ca = "ca.pem" }, tickets = { file = "keys" }
+            => with `client` no session is resumed
+            ciphers = "all" => unknown key `ciphers`
+            "#,
+        ) {
             let said = errors(&listen(&format!("{FILES}, {text}")));
             assert!(
-                said.len() == 1 && said[0].contains(says),
+                said.len() == 1 && said[0].contains(&says),
                 "{text}: {said:?}"
             );
         }

@@ -292,7 +292,7 @@ fn expose(table: &mut Table<'_>) -> Expose {
 mod tests {
     use super::super::{
         Secret,
-        testing::{ROUTE, config, error, errors},
+        testing::{ROUTE, assert_errors, config, error, errors},
     };
     use super::*;
 
@@ -330,16 +330,15 @@ mod tests {
         );
         assert_eq!(embedded.address.port(), 0);
         assert_eq!(embedded.data, Path::new("/var/lib/x"));
-
-        assert_eq!(
-            error(&format!("[registry.legacy]\nport = 1\n{ROUTE}")),
-            "1:1 registry.legacy.kind: the kind of the registry `legacy` is missing; write `kind = \"consul\"`"
-        );
-        assert_eq!(
-            error(&format!(
-                "[registry.legacy]\nkind = \"nacos\"\nport = 1\n{ROUTE}"
-            )),
-            "2:1 registry.legacy.kind: `nacos` is not known here; for now it may be `consul`, `dns`, `embedded`, `etcd`, `etcd2`, `eureka`, `file` or `zookeeper`"
+        assert_errors(
+            r#"
+            port = 1
+            => 1:1 registry.legacy.kind: the kind of the registry `legacy` is missing; write `kind = "consul"`
+            kind = "nacos"
+            port = 1
+            => 2:1 registry.legacy.kind: `nacos` is not known here; for now it may be `consul`, `dns`, `embedded`, `etcd`, `etcd2`, `eureka`, `file` or `zookeeper`
+            "#,
+            |keys| format!("[registry.legacy]\n{keys}\n{ROUTE}"),
         );
     }
 
@@ -399,30 +398,24 @@ mod tests {
 
     #[test]
     fn each_of_several_agents_is_read_by_itself() {
-        let one = |address: &str| format!("[registry.consul]\naddress = {address}\n{ROUTE}");
         let two = consul("[registry.consul]\naddress = [\"http://a:1\", \"http://b:2/\"]");
         assert_eq!(two.addresses, ["http://a:1", "http://b:2"]);
-        assert_eq!(
-            error(&one("[]")),
-            "2:1 registry.consul.address: there is no address; write `address = \"http://127.0.0.1:8500\"`, or leave it out"
-        );
-        assert_eq!(
-            error(&one("[\"http://a:1\", \"b:2\"]")),
-            "2:26 registry.consul.address: `b:2` is not the URL of an HTTP API; did you mean \"http://b:2\"?"
-        );
-        assert_eq!(
-            error(&one("[\"http://a:1\", \"http://a:1/\"]")),
-            "2:26 registry.consul.address: `http://a:1` is here twice"
-        );
-        assert_eq!(
-            error(&one(
-                "[\"https://a:1\", \"http://b:2\"]\ntls = { ca = \"x\" }"
-            )),
-            "3:1 registry.consul.tls: `tls` needs an address of https; write `address = \"https://b:2\"`"
-        );
-        assert_eq!(
-            error(&one("\"http://a:1\"\nmax_watches = 0")),
-            "3:1 registry.consul.max_watches: 0 is out of range; write a number from 1 to 10000"
+        assert_errors(
+            r#"
+            address = []
+            => 2:1 registry.consul.address: there is no address; write `address = "http://127.0.0.1:8500"`, or leave it out
+            address = ["http://a:1", "b:2"]
+            => 2:26 registry.consul.address: `b:2` is not the URL of an HTTP API; did you mean "http://b:2"?
+            address = ["http://a:1", "http://a:1/"]
+            => 2:26 registry.consul.address: `http://a:1` is here twice
+            address = ["https://a:1", "http://b:2"]
+            tls = { ca = "x" }
+            => 3:1 registry.consul.tls: `tls` needs an address of https; write `address = "https://b:2"`
+            address = "http://a:1"
+            max_watches = 0
+            => 3:1 registry.consul.max_watches: 0 is out of range; write a number from 1 to 10000
+            "#,
+            |keys| format!("[registry.consul]\n{keys}\n{ROUTE}"),
         );
     }
 

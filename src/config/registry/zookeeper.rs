@@ -153,9 +153,12 @@ fn session_timeout(table: &mut Table<'_>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        RegistryKind,
-        testing::{ROUTE, config, errors},
+    use crate::{
+        cases::cases,
+        config::{
+            RegistryKind,
+            testing::{ROUTE, config, errors},
+        },
     };
 
     fn zookeeper(text: &str) -> ZooKeeper {
@@ -207,76 +210,40 @@ mod tests {
 
     #[test]
     fn every_wrong_value_is_named() {
-        for (line, says) in [
-            (
-                "address = \"zk1\"",
-                "address: `zk1` is not a host with its port; did you mean \"zk1:2181\"?",
-            ),
-            (
-                "address = \"::1\"",
-                "address: `::1` is not a host with its port; did you mean \"[::1]:2181\"?",
-            ),
-            (
-                "address = \"fd00::1:2181\"",
-                "address: `fd00::1:2181` is not a host with its port; did you mean \"[fd00::1:2181]:2181\"?",
-            ),
-            (
-                "address = \"zk1:0\"",
-                "address: `zk1:0` is not a host with its port; write it like \"127.0.0.1:2181\" or \"[::1]:2181\"",
-            ),
-            (
-                "address = \"a:2181,b:2181\"",
-                "address: `a:2181,b:2181` is not a host with its port; write an array, with one text for each server",
-            ),
-            (
-                "address = \"zk://a:2181\"",
-                "address: `zk://a:2181` is not a host with its port; write it like \"127.0.0.1:2181\"; a path belongs into `chroot`",
-            ),
-            (
-                "address = []",
-                "address: there is no server in it; name one, or leave the key out",
-            ),
-            (
-                "address = 7",
-                "address: expected a host with its port, found the number 7; write `address = \"127.0.0.1:2181\"`",
-            ),
-            (
-                "chroot = \"prod/\"",
-                "chroot: `prod/` is not the path of a node; did you mean \"/prod\"?",
-            ),
-            (
-                "path = \"/a//b\"",
-                "path: `/a//b` is not the path of a node; write it like \"/services\"",
-            ),
-            (
-                "path = \"/a/..\"",
-                "path: `/a/..` is not the path of a node; write it like \"/services\"",
-            ),
-            (
-                "path = \"\"",
-                "path: `` is not the path of a node; write it like \"/services\"",
-            ),
-            (
-                "user = \"a\"",
-                "password: `user` is of no use without `password`; add `password = { file = \"…\" }`",
-            ),
-            (
-                "password = { env = \"P\" }",
-                "user: `password` is of no use without `user`; add `user = \"…\"`",
-            ),
-            (
-                "user = \"a:b\"\npassword = { env = \"P\" }",
-                "user: a user's name has no colon; the password stands in `password`",
-            ),
-            (
-                "session_timeout = \"500ms\"",
-                "session_timeout: a session's time-out is neither that short nor that long; write a duration from \"1s\" to \"1h\"",
-            ),
-            (
-                "session_timeout = \"2h\"",
-                "session_timeout: a session's time-out is neither that short nor that long; write a duration from \"1s\" to \"1h\"",
-            ),
-        ] {
+        for (line, says) in cases(
+            r#"
+            address = "zk1"
+            => address: `zk1` is not a host with its port; did you mean "zk1:2181"?
+            address = "::1"
+            => address: `::1` is not a host with its port; did you mean "[::1]:2181"?
+            address = "fd00::1:2181"
+            => address: `fd00::1:2181` is not a host with its port; did you mean "[fd00::1:2181]:2181"?
+            address = "zk1:0"
+            => address: `zk1:0` is not a host with its port; write it like "127.0.0.1:2181" or "[::1]:2181"
+            address = "a:2181,b:2181"
+            => address: `a:2181,b:2181` is not a host with its port; write an array, with one text for each server
+            address = "zk://a:2181"
+            => address: `zk://a:2181` is not a host with its port; write it like "127.0.0.1:2181"; a path belongs into `chroot`
+            address = [] => address: there is no server in it; name one, or leave the key out
+            address = 7
+            => address: expected a host with its port, found the number 7; write `address = "127.0.0.1:2181"`
+            chroot = "prod/" => chroot: `prod/` is not the path of a node; did you mean "/prod"?
+            path = "/a//b" => path: `/a//b` is not the path of a node; write it like "/services"
+            path = "/a/.." => path: `/a/..` is not the path of a node; write it like "/services"
+            path = "" => path: `` is not the path of a node; write it like "/services"
+            user = "a"
+            => password: `user` is of no use without `password`; add `password = { file = "…" }`
+            password = { env = "P" }
+            => user: `password` is of no use without `user`; add `user = "…"`
+            user = "a:b"
+            password = { env = "P" }
+            => user: a user's name has no colon; the password stands in `password`
+            session_timeout = "500ms"
+            => session_timeout: a session's time-out is neither that short nor that long; write a duration from "1s" to "1h"
+            session_timeout = "2h"
+            => session_timeout: a session's time-out is neither that short nor that long; write a duration from "1s" to "1h"
+            "#,
+        ) {
             let found = errors(&format!("[registry.zookeeper]\n{line}\n{ROUTE}"));
             assert_eq!(found.len(), 1, "{line}: {found:#?}");
             let (_, found) = found[0].split_once("registry.zookeeper.").unwrap();

@@ -327,8 +327,9 @@ fn in_path(path: &PathPattern) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{config, error, errors};
+    use super::super::testing::{assert_errors, config, error, errors};
     use super::*;
+    use crate::cases::cases;
 
     #[test]
     fn a_route_takes_any_host_and_every_path_unless_it_says_otherwise() {
@@ -375,31 +376,26 @@ mod tests {
 
     #[test]
     fn a_template_stands_in_one_place_and_in_the_service() {
-        let suggestions = [
-            (
-                "path = \"/a\"\nservice = \"{service}\"",
-                "3:1 route.service: neither the host nor the path holds `{service}`; write `path = \"/{service}\"`, or name a service here",
-            ),
-            (
-                "path = \"/{service}\"\nservice = \"cart\"",
-                "3:1 route.service: the path holds `{service}`, but the service is always `cart`; write `service = \"{service}\"`",
-            ),
-            (
-                "host = \"{service}.x\"\nservice = \"cart\"",
-                "3:1 route.service: the host holds `{service}`, but the service is always `cart`; write `service = \"{service}\"`",
-            ),
-            (
-                "service = \"{service}\"\npath = \"/{service}\"\nhost = \"{service}.x\"",
-                "2:1 route.service: both the host and the path hold `{service}`; leave it in one of them",
-            ),
-            (
-                "service = \"x-{service}\"",
-                "2:1 route.service: `x-{service}` is not a service's name; write a name, or \"{service}\" and nothing else",
-            ),
-        ];
-        for (text, expected) in suggestions {
-            assert_eq!(error(&format!("[[route]]\n{text}\n")), expected);
-        }
+        assert_errors(
+            r#"
+            path = "/a"
+            service = "{service}"
+            => 3:1 route.service: neither the host nor the path holds `{service}`; write `path = "/{service}"`, or name a service here
+            path = "/{service}"
+            service = "cart"
+            => 3:1 route.service: the path holds `{service}`, but the service is always `cart`; write `service = "{service}"`
+            host = "{service}.x"
+            service = "cart"
+            => 3:1 route.service: the host holds `{service}`, but the service is always `cart`; write `service = "{service}"`
+            service = "{service}"
+            path = "/{service}"
+            host = "{service}.x"
+            => 2:1 route.service: both the host and the path hold `{service}`; leave it in one of them
+            service = "x-{service}"
+            => 2:1 route.service: `x-{service}` is not a service's name; write a name, or "{service}" and nothing else
+            "#,
+            |text| format!("[[route]]\n{text}\n"),
+        );
     }
 
     #[test]
@@ -443,68 +439,45 @@ mod tests {
     #[test]
     fn a_route_that_an_earlier_one_leaves_nothing_is_named() {
         let covered = "the route of line 1 takes every request that this one could, first; let this one stand before it, or leave it out";
-        for (first, second, is_covered) in [
-            ("method = [\"GET\", \"POST\"]", "method = \"GET\"", true),
-            ("method = \"GET\"", "method = [\"GET\", \"POST\"]", false),
-            ("method = \"GET\"", "header = { a = \"1\" }", false),
-            (
-                "header = { a = true }",
-                "method = \"GET\"\nheader = { A = \"1\" }",
-                true,
-            ),
-            (
-                "header = { a = true }",
-                "header = { a = { prefix = \"1\" } }",
-                true,
-            ),
-            ("header = { a = true }", "header = { a = false }", false),
-            ("header = { a = true }", "query = { a = true }", false),
-            (
-                "header = { a = false }",
-                "header = { a = false, b = true }",
-                true,
-            ),
-            (
-                "query = { a = { prefix = \"1\" } }",
-                "query = { a = \"12\" }",
-                true,
-            ),
-            (
-                "query = { a = { prefix = \"1\" } }",
-                "query = { a = \"21\" }",
-                false,
-            ),
-            (
-                "query = { a = { prefix = \"1\" } }",
-                "query = { a = { prefix = \"12\" } }",
-                true,
-            ),
-            (
-                "query = { a = { prefix = \"12\" } }",
-                "query = { a = { prefix = \"1\" } }",
-                false,
-            ),
-            ("cookie = { a = \"1\" }", "cookie = { a = true }", false),
-            (
-                "cookie = { a = \"1\" }",
-                "cookie = { a = \"1\", b = \"2\" }",
-                true,
-            ),
-            // The one without conditions comes last.
-            ("", "method = \"GET\"", false),
-            ("method = \"GET\"", "", false),
-            ("method = \"GET\"", "method = \"GET\"\npath = \"/a\"", false),
-            ("method = \"GET\"", "method = \"GET\"\nhost = \"a\"", false),
-        ] {
-            let text = format!(
-                "[[route]]\nservice = \"a\"\n{first}\n[[route]]\nservice = \"b\"\n{second}\n"
-            );
-            if is_covered {
-                let line = 4 + first.lines().count().max(1) - 1;
-                assert_eq!(error(&text), format!("{line}:1 route: {covered}"), "{text}");
-            } else {
-                config(&text);
-            }
+        let both = |first: &str, second: &str| {
+            format!("[[route]]\nservice = \"a\"\n{first}\n[[route]]\nservice = \"b\"\n{second}\n")
+        };
+        for (first, second) in cases(
+            r#"
+            method = ["GET", "POST"] => method = "GET"
+            header = { a = true }
+            => method = "GET"
+            => header = { A = "1" }
+            header = { a = true } => header = { a = { prefix = "1" } }
+            header = { a = false } => header = { a = false, b = true }
+            query = { a = { prefix = "1" } } => query = { a = "12" }
+            query = { a = { prefix = "1" } } => query = { a = { prefix = "12" } }
+            cookie = { a = "1" } => cookie = { a = "1", b = "2" }
+            "#,
+        ) {
+            let text = both(&first, &second);
+            assert_eq!(error(&text), format!("4:1 route: {covered}"), "{text}");
+        }
+        for (first, second) in cases(
+            r#"
+            method = "GET" => method = ["GET", "POST"]
+            method = "GET" => header = { a = "1" }
+            header = { a = true } => header = { a = false }
+            header = { a = true } => query = { a = true }
+            query = { a = { prefix = "1" } } => query = { a = "21" }
+            query = { a = { prefix = "12" } } => query = { a = { prefix = "1" } }
+            cookie = { a = "1" } => cookie = { a = true }
+            # The one without conditions comes last. => method = "GET"
+            method = "GET" => # It has none.
+            method = "GET"
+            => method = "GET"
+            => path = "/a"
+            method = "GET"
+            => method = "GET"
+            => host = "a"
+            "#,
+        ) {
+            config(&both(&first, &second));
         }
     }
 

@@ -375,16 +375,12 @@ fn cookie_path(text: &str) -> Result<String, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::{ROUTE, config, error, errors};
+    use crate::config::testing::{ROUTE, assert_errors, config, error, errors};
 
     fn read(balance: &str) -> Balance {
         config(&format!("[defaults]\nbalance = {balance}\n{ROUTE}"))
             .defaults
             .balance
-    }
-
-    fn wrong(balance: &str) -> Vec<String> {
-        errors(&format!("[defaults]\nbalance = {balance}\n{ROUTE}"))
     }
 
     #[test]
@@ -469,54 +465,32 @@ mod tests {
 
     #[test]
     fn every_wrong_setting_is_named() {
-        assert_eq!(
-            wrong("\"hash\""),
-            [
-                "2:1 defaults.balance: `hash` needs to know what the key is; write `balance = { kind = \"hash\", by = { header = \"x-user\" } }`"
-            ]
-        );
-        assert_eq!(
-            wrong("{ kind = \"p2d\", decay = 1 }"),
-            ["2:13 defaults.balance.kind: `p2d` is not known here; did you mean \"p2c\"?"]
-        );
-        assert_eq!(
-            wrong("{ decay = \"1s\" }"),
-            ["2:1 defaults.balance.kind: the key `kind` is missing; write `kind = \"p2c\"`"]
-        );
-        assert_eq!(
-            wrong("{ kind = \"p2c\", decay = \"1s\" }"),
-            ["2:27 defaults.balance.decay: unknown key `decay`; it may be `kind`"]
-        );
-        assert_eq!(
-            wrong("{ kind = \"hash\", load = 0.5, by = { header = \"x y\" } }"),
-            [
-                "2:28 defaults.balance.load: expected a number from 1 to 100, or false, found the number 0.5; write `load = 1.25`",
-                "2:47 defaults.balance.by.header: `x y` is not the name of a header",
-            ]
-        );
-        let one_place = "a key stands in one place; write one of `{ header = \"…\" }`, `{ cookie = \"…\" }`, `{ query = \"…\" }`, \"client\" and \"path\"";
-        for by in ["{}", "{ header = \"a\", query = \"b\" }"] {
-            assert_eq!(
-                wrong(&format!("{{ kind = \"hash\", by = {by} }}")),
-                [format!("2:28 defaults.balance.by: {one_place}")]
-            );
-        }
-        assert_eq!(
-            wrong("{ kind = \"hash\" }"),
-            [
-                "2:1 defaults.balance.by: the key `by` is missing; write `by = { header = \"x-user\" }`"
-            ]
-        );
-        assert_eq!(
-            wrong(
-                "{ kind = \"sticky\", cookie = \"a b\", path = \"shop\", same_site = \"none\", fallback = \"hash\" }"
-            ),
-            [
-                "2:30 defaults.balance.cookie: `a b` is not the name of a cookie; write letters, digits, `-` and `_`",
-                "2:46 defaults.balance.path: `shop` is not a cookie's path; write it like \"/shop\"",
-                "2:61 defaults.balance.same_site: browsers take a cookie for all sites over TLS only; add `secure = true`",
-                "2:81 defaults.balance.fallback: `hash` is not known here; for now it may be `round_robin`, `weighted`, `random`, `least_request`, `p2c` or `peak_ewma`",
-            ]
+        assert_errors(
+            r#"
+            "hash"
+            => 2:1 defaults.balance: `hash` needs to know what the key is; write `balance = { kind = "hash", by = { header = "x-user" } }`
+            { kind = "p2d", decay = 1 }
+            => 2:13 defaults.balance.kind: `p2d` is not known here; did you mean "p2c"?
+            { decay = "1s" }
+            => 2:1 defaults.balance.kind: the key `kind` is missing; write `kind = "p2c"`
+            { kind = "p2c", decay = "1s" }
+            => 2:27 defaults.balance.decay: unknown key `decay`; it may be `kind`
+            { kind = "hash", load = 0.5, by = { header = "x y" } }
+            => 2:28 defaults.balance.load: expected a number from 1 to 100, or false, found the number 0.5; write `load = 1.25`
+            => 2:47 defaults.balance.by.header: `x y` is not the name of a header
+            { kind = "hash", by = {} }
+            => 2:28 defaults.balance.by: a key stands in one place; write one of `{ header = "…" }`, `{ cookie = "…" }`, `{ query = "…" }`, "client" and "path"
+            { kind = "hash", by = { header = "a", query = "b" } }
+            => 2:28 defaults.balance.by: a key stands in one place; write one of `{ header = "…" }`, `{ cookie = "…" }`, `{ query = "…" }`, "client" and "path"
+            { kind = "hash" }
+            => 2:1 defaults.balance.by: the key `by` is missing; write `by = { header = "x-user" }`
+            { kind = "sticky", cookie = "a b", path = "shop", same_site = "none", fallback = "hash" }
+            => 2:30 defaults.balance.cookie: `a b` is not the name of a cookie; write letters, digits, `-` and `_`
+            => 2:46 defaults.balance.path: `shop` is not a cookie's path; write it like "/shop"
+            => 2:61 defaults.balance.same_site: browsers take a cookie for all sites over TLS only; add `secure = true`
+            => 2:81 defaults.balance.fallback: `hash` is not known here; for now it may be `round_robin`, `weighted`, `random`, `least_request`, `p2c` or `peak_ewma`
+            "#,
+            |balance| format!("[defaults]\nbalance = {balance}\n{ROUTE}"),
         );
         let tls = "browsers take a cookie of this name over TLS only; add `secure = true`";
         let paths = "browsers take a cookie of this name for all paths only; leave `path` out";
