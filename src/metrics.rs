@@ -1,10 +1,38 @@
 //! Counters that cost an atomic addition on a line that no other worker writes: each worker has
-//! its own, and a reader sums over them. Knows no names and no exposition.
+//! its own, and a reader sums over them. Knows no exposition.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
+
+/// An enum of what is counted apart, each with its name: `ALL` of them, and the name as a text.
+macro_rules! counted_apart {
+    (
+        $(#[$of_all:meta])*
+        $vis:vis enum $name:ident { $($(#[$of_one:meta])* $one:ident = $text:literal,)+ }
+    ) => {
+        $(#[$of_all])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name {
+            $($(#[$of_one])* $one,)+
+        }
+
+        impl $name {
+            /// All of them.
+            $vis const ALL: [Self; [$($text),+].len()] = [$(Self::$one),+];
+
+            /// As the API and the metrics have it.
+            $vis fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$one => $text,)+
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use counted_apart;
 
 /// A count, or a gauge. Any thread may count; it is cheap where that is mostly one thread, as each
 /// worker has its own.

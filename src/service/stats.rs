@@ -9,7 +9,7 @@ use super::{BalanceStats, Budget, Shed};
 use crate::{
     config,
     grpc::Code,
-    metrics::{Counter, Histogram},
+    metrics::{Counter, Histogram, counted_apart},
 };
 
 /// One worker's part of a service: its counters and its share of the retry budget.
@@ -109,50 +109,27 @@ pub struct TunnelStats {
     pub ends: [Counter; TunnelEnd::ALL.len()],
 }
 
-/// What has ended a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TunnelEnd {
-    /// Its client has closed it first.
-    Client,
-    /// Its endpoint has closed it first.
-    Endpoint,
-    /// Its client was gone without a word.
-    ClientReset,
-    /// Its endpoint was gone without a word.
-    EndpointReset,
-    /// It was silent for too long.
-    Idle,
-    /// Its endpoint was removed, and the drain deadline has passed.
-    Removed,
-    /// The proxy ended.
-    Drained,
+counted_apart! {
+    /// What has ended a tunnel.
+    pub enum TunnelEnd {
+        /// Its client has closed it first.
+        Client = "client",
+        /// Its endpoint has closed it first.
+        Endpoint = "endpoint",
+        /// Its client was gone without a word.
+        ClientReset = "client_reset",
+        /// Its endpoint was gone without a word.
+        EndpointReset = "endpoint_reset",
+        /// It was silent for too long.
+        Idle = "idle",
+        /// Its endpoint was removed, and the drain deadline has passed.
+        Removed = "removed",
+        /// The proxy ended.
+        Drained = "drained",
+    }
 }
 
 impl TunnelEnd {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Client,
-        Self::Endpoint,
-        Self::ClientReset,
-        Self::EndpointReset,
-        Self::Idle,
-        Self::Removed,
-        Self::Drained,
-    ];
-
-    /// As the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Endpoint => "endpoint",
-            Self::ClientReset => "client_reset",
-            Self::EndpointReset => "endpoint_reset",
-            Self::Idle => "idle",
-            Self::Removed => "removed",
-            Self::Drained => "drained",
-        }
-    }
-
     /// Its place among counters.
     pub(crate) fn index(self) -> usize {
         self as usize

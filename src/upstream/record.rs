@@ -14,7 +14,7 @@ use std::{
 use http::StatusCode;
 
 use super::FailureKind;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, counted_apart};
 
 /// What one worker has heard of one endpoint. Moments are microseconds since its pool was made.
 #[derive(Debug, Default)]
@@ -61,40 +61,29 @@ pub struct Recorded {
     pub latencies: LatencySum,
 }
 
-/// Why an attempt failed, as far as it is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// It took no connection, or not in time; or other requests opened theirs for too long.
-    Connect,
-    /// It took one, and there was no TLS over it.
-    Tls,
-    /// It closed the connection, or broke it off, or the request's stream alone.
-    Closed,
-    /// Its answer was not there in time, or did not go on.
-    Timeout,
-    /// Its answer was not sound HTTP, or larger than it may be.
-    BadAnswer,
-    /// It was removed.
-    Removed,
-    /// Its answer was not passed on, since another attempt followed.
-    Unwanted,
-    /// The request broke off, which was the client's doing.
-    Client,
+counted_apart! {
+    /// Why an attempt failed, as far as it is counted.
+    pub(crate) enum Cause {
+        /// It took no connection, or not in time; or other requests opened theirs for too long.
+        Connect = "connect",
+        /// It took one, and there was no TLS over it.
+        Tls = "tls",
+        /// It closed the connection, or broke it off, or the request's stream alone.
+        Closed = "closed",
+        /// Its answer was not there in time, or did not go on.
+        Timeout = "timeout",
+        /// Its answer was not sound HTTP, or larger than it may be.
+        BadAnswer = "bad_answer",
+        /// It was removed.
+        Removed = "removed",
+        /// Its answer was not passed on, since another attempt followed.
+        Unwanted = "unwanted",
+        /// The request broke off, which was the client's doing.
+        Client = "client",
+    }
 }
 
 impl Cause {
-    /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Connect,
-        Self::Tls,
-        Self::Closed,
-        Self::Timeout,
-        Self::BadAnswer,
-        Self::Removed,
-        Self::Unwanted,
-        Self::Client,
-    ];
-
     /// That of this failure.
     pub(crate) fn of(kind: &FailureKind) -> Self {
         match kind {
@@ -117,20 +106,6 @@ impl Cause {
             FailureKind::Removed | FailureKind::Drained => Self::Removed,
             FailureKind::Unwanted(_) | FailureKind::UnwantedGrpc(_) => Self::Unwanted,
             FailureKind::Client(_) => Self::Client,
-        }
-    }
-
-    /// As the API and the metrics have it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Closed => "closed",
-            Self::Timeout => "timeout",
-            Self::BadAnswer => "bad_answer",
-            Self::Removed => "removed",
-            Self::Unwanted => "unwanted",
-            Self::Client => "client",
         }
     }
 }

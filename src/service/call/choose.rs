@@ -60,7 +60,7 @@ impl<'s> Chooser<'s> {
         let pick =
             |room: Room<'_>, now| view.pick_with_room(worker, key, &untried, room, tally, now);
         let entered = limits.enter(view.number(), pick, self.by).await;
-        let entered = entered.inspect_err(|shed| stats.shed[shed.index()].add_one())?;
+        let entered = entered.inspect_err(|shed| stats.shed[*shed as usize].add_one())?;
         Ok(entered.map(|(seat, endpoint)| {
             self.seat = Some(seat);
             // It keeps its seat: the requests after it go elsewhere.

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     config,
+    metrics::counted_apart,
     service::{WorkerEndpoint, endpoint::health::EndpointHealth},
 };
 
@@ -92,33 +93,15 @@ impl Room<'_> {
     }
 }
 
-/// Why a request was shed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shed {
-    /// The service works on as many as it may (`limits.concurrent`).
-    Concurrent,
-    /// Each endpoint works on as many as it may (`limits.per_endpoint`).
-    PerEndpoint,
-    /// It has waited for as long as it may (`limits.wait`).
-    Pending,
-}
-
-impl Shed {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Concurrent, Self::PerEndpoint, Self::Pending];
-
-    /// As the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Concurrent => "concurrent",
-            Self::PerEndpoint => "per_endpoint",
-            Self::Pending => "pending",
-        }
-    }
-
-    /// Its place among counters.
-    pub(crate) fn index(self) -> usize {
-        self as usize
+counted_apart! {
+    /// Why a request was shed.
+    pub enum Shed {
+        /// The service works on as many as it may (`limits.concurrent`).
+        Concurrent = "concurrent",
+        /// Each endpoint works on as many as it may (`limits.per_endpoint`).
+        PerEndpoint = "per_endpoint",
+        /// It has waited for as long as it may (`limits.wait`).
+        Pending = "pending",
     }
 }
 

@@ -20,62 +20,36 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::health::EndpointHealth;
-use crate::service::members::standing::Standing;
+use crate::{metrics::counted_apart, service::members::standing::Standing};
 
-/// What becomes of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndpointState {
-    /// It is picked.
-    Serving,
-    /// It is new, or back, and has a growing part of its share (`slow_start`).
-    Warming,
-    /// Its last connect failed, or it is silent while others answer: it is picked only where there is
-    /// no other, and tried now and then.
-    Doubted,
-    /// Too many attempts in a row have failed: as if doubted, and for longer.
-    Ejected,
-    /// The registry dropped it with many others; it answers, and is picked for a while.
-    Held,
-    /// The registry's checks of it do not pass: it is not picked.
-    Unhealthy,
-    /// Our own checks of it do not pass: it is picked only in a panic.
-    Failing,
-    /// A person drains it: it gets no new requests, and finishes what is in flight.
-    Maintenance,
-    /// It was removed, and finishes what is in flight.
-    Draining,
+counted_apart! {
+    /// What becomes of an endpoint.
+    #[derive(Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum EndpointState {
+        /// It is picked.
+        Serving = "serving",
+        /// It is new, or back, and has a growing part of its share (`slow_start`).
+        Warming = "warming",
+        /// Its last connect failed, or it is silent while others answer: it is picked only where there is
+        /// no other, and tried now and then.
+        Doubted = "doubted",
+        /// Too many attempts in a row have failed: as if doubted, and for longer.
+        Ejected = "ejected",
+        /// The registry dropped it with many others; it answers, and is picked for a while.
+        Held = "held",
+        /// The registry's checks of it do not pass: it is not picked.
+        Unhealthy = "unhealthy",
+        /// Our own checks of it do not pass: it is picked only in a panic.
+        Failing = "failing",
+        /// A person drains it: it gets no new requests, and finishes what is in flight.
+        Maintenance = "maintenance",
+        /// It was removed, and finishes what is in flight.
+        Draining = "draining",
+    }
 }
 
 impl EndpointState {
-    /// As the API and the metrics have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Warming => "warming",
-            Self::Doubted => "doubted",
-            Self::Ejected => "ejected",
-            Self::Held => "held",
-            Self::Unhealthy => "unhealthy",
-            Self::Failing => "failing",
-            Self::Maintenance => "maintenance",
-            Self::Draining => "draining",
-        }
-    }
-
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Serving,
-        Self::Warming,
-        Self::Doubted,
-        Self::Ejected,
-        Self::Held,
-        Self::Unhealthy,
-        Self::Failing,
-        Self::Maintenance,
-        Self::Draining,
-    ];
-
     /// What all who have a say in it come to: the registry, our own checks, and the requests.
     pub(crate) fn of(
         standing: Standing,
