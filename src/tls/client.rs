@@ -16,7 +16,7 @@ use rustls::{
         ResolvesClientCert, Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::CertifiedKey,
 };
@@ -195,7 +195,6 @@ fn trust(settings: &ClientTls, provider: &Arc<CryptoProvider>) -> Result<Trust, 
         authorities: authorities.map(verifier),
         named,
         pins: settings.pins.clone(),
-        provider: Arc::clone(provider),
     })
 }
 
@@ -228,8 +227,8 @@ impl ServerCertVerifier for Current {
         shown: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let trust = &self.shown.load().trust;
-        trust.verify_tls12_signature(message, shown, signed)
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, shown, signed, known)
     }
 
     fn verify_tls13_signature(
@@ -238,12 +237,13 @@ impl ServerCertVerifier for Current {
         shown: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let trust = &self.shown.load().trust;
-        trust.verify_tls13_signature(message, shown, signed)
+        let known = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, shown, signed, known)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.shown.load().trust.supported_verify_schemes()
+        let known = &self.provider.signature_verification_algorithms;
+        known.supported_schemes()
     }
 }
 

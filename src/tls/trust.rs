@@ -4,12 +4,11 @@
 use std::{error::Error as StdError, fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+    CertificateError, Error, OtherError,
     client::{
         WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier as _},
     },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
@@ -27,11 +26,14 @@ pub(super) struct Trust {
     pub(super) named: Vec<CertificateDer<'static>>,
     /// Where not empty, one of these must be the certificate's key.
     pub(super) pins: Vec<Pin>,
-    pub(super) provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Trust {
-    fn verify_server_cert(
+impl Trust {
+    /// Whether a server is trusted that shows this certificate.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -61,31 +63,6 @@ impl ServerCertVerifier for Trust {
             }
             _ => error,
         })
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let known = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, shown, signed, known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let known = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, shown, signed, known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let known = &self.provider.signature_verification_algorithms;
-        known.supported_schemes()
     }
 }
 
