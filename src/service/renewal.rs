@@ -151,73 +151,33 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::time::Duration;
 
     use tokio::time::Instant;
 
     use super::*;
     use crate::{
-        config::Config,
         instance::{Instance, InstanceSet},
         registry::watch::Event,
-        service::{CallPolicy, members::MemberEvent, members::shrink_guard, testing::instance},
+        service::{
+            CallPolicy,
+            members::{MemberEvent, shrink_guard},
+            testing::{following as service, instance, lists, ports, said as policy},
+        },
     };
-
-    /// What a config with these lines says of the service `cart`, and the subsets of its routes.
-    fn policy(lines: &str) -> (Arc<config::Service>, Arc<Tls>, Vec<Arc<Subset>>) {
-        let text = format!(
-            "[registry.a]\nkind = \"consul\"\n[registry.b]\nkind = \"consul\"\n\
-             [defaults]\nregistry = \"a\"\n{lines}\n[[route]]\nservice = \"cart\"\n"
-        );
-        let config = Config::parse(&text, Path::new(".")).unwrap();
-        let policy = Arc::clone(&config.services["cart"]);
-        let tls = Arc::new(Tls::open(&policy.tls).unwrap());
-        let subsets = config
-            .routes
-            .iter()
-            .filter_map(|route| route.subset.clone());
-        (policy, tls, subsets.collect())
-    }
-
-    fn service(lines: &str) -> Arc<Service> {
-        let (policy, tls, subsets) = policy(lines);
-        let changes = Arc::default();
-        Arc::new(Service::new(
-            "cart".into(),
-            policy,
-            tls,
-            1,
-            subsets,
-            changes,
-        ))
-    }
 
     fn renewed(before: &Service, lines: &str) -> Arc<Service> {
         let (policy, tls, subsets) = policy(lines);
         before.renewed(policy, tls, subsets, false)
     }
 
-    fn says(service: &Arc<Service>, ports: &[u16]) {
-        let instance = |port: &u16| Instance {
-            tags: vec![
-                if port.is_multiple_of(2) {
-                    "even"
-                } else {
-                    "odd"
-                }
-                .to_owned(),
-            ],
+    fn says(service: &Service, ports: &[u16]) {
+        let tag = |port: u16| ["even", "odd"][usize::from(port % 2)].to_owned();
+        let instances = ports.iter().map(|port| Instance {
+            tags: vec![tag(*port)],
             ..instance(*port, true)
-        };
-        let set = InstanceSet::of(ports.iter().map(|port| Ok(instance(port))));
-        let said = MemberEvent::Registry(0, Event::State(set.into()));
-        service.apply(said);
-    }
-
-    fn ports(view: &View) -> Vec<u16> {
-        let snapshot = view.snapshot();
-        let ports = snapshot.endpoints.iter().map(|one| one.id().address.port());
-        ports.collect()
+        });
+        lists(service, instances);
     }
 
     const EVEN: &str = "[[route]]\npath = \"/even\"\ntags = [\"even\"]\nservice = \"cart\"\n";

@@ -391,7 +391,11 @@ mod tests {
         Ordering::{Acquire, Release},
     };
 
-    use super::super::{CallPolicy, Service, members::MemberEvent, testing};
+    use super::super::{
+        CallPolicy, Service,
+        members::MemberEvent,
+        testing::{self, ports},
+    };
     use super::*;
     use crate::{config::Config, upstream::Tls};
 
@@ -421,14 +425,6 @@ mod tests {
             tags: vec![tag.to_owned()],
             ..testing::instance(port, healthy)
         }
-    }
-
-    fn ports(view: &View) -> Vec<u16> {
-        let snapshot = view.snapshot();
-        let endpoints = snapshot.endpoints.iter();
-        endpoints
-            .map(|endpoint| endpoint.id().address.port())
-            .collect()
     }
 
     const TWO: &str = "[service.cart]\nguard = false\n\

@@ -122,46 +122,23 @@ fn expire(service: &ServiceRef, address: Address, began: Instant) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::{
-        config::{self, Config, EndpointTls, Subset},
-        instance::{Instance, InstanceSet},
-        registry::watch::Event,
-        service::{EndpointState, ServiceStatus, testing::instance},
-        upstream::Tls,
+        instance::Instance,
+        service::{
+            EndpointState, ServiceStatus,
+            testing::{following, instance, lists, ports, said},
+        },
     };
-
-    /// What a file with these lines says of a service.
-    type Said = (Arc<config::Service>, Arc<Tls>, Vec<Arc<Subset>>);
-
-    fn said(lines: &str) -> Said {
-        let text =
-            format!("[registry.a]\nkind = \"consul\"\n[[route]]\nservice = \"cart\"\n{lines}");
-        let config = Config::parse(&text, Path::new(".")).unwrap();
-        let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
-        let subsets = config
-            .routes
-            .iter()
-            .filter_map(|route| route.subset.clone());
-        (config.services["cart"].clone(), tls, subsets.collect())
-    }
 
     fn service() -> Arc<Service> {
         service_of("", [1, 2].map(|port| instance(port, true)))
     }
 
     fn service_of(lines: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
-        let (policy, tls, subsets) = said(lines);
-        let service = Service::new("cart".into(), policy, tls, 1, subsets, Arc::default());
+        let service = following(lines);
         lists(&service, instances);
-        Arc::new(service)
-    }
-
-    fn lists(service: &Service, instances: impl IntoIterator<Item = Instance>) {
-        let set = Event::State(InstanceSet::of(instances.into_iter().map(Ok)).into());
-        service.apply(MemberEvent::Registry(0, set));
+        service
     }
 
     fn tagged(port: u16, tag: &str) -> Instance {
@@ -175,9 +152,7 @@ mod tests {
         [[route]]\npath = \"/v2\"\ntags = [\"v2\"]\nservice = \"cart\"\n";
 
     fn picked(service: &Service) -> Vec<u16> {
-        let snapshot = service.main().snapshot();
-        let picked = snapshot.endpoints.iter();
-        picked.map(|one| one.id().address.port()).collect()
+        ports(service.main())
     }
 
     const HOUR: Duration = Duration::from_secs(3600);

@@ -132,36 +132,14 @@ impl PinStatus {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::{
-        config::{Config, EndpointTls},
-        instance::InstanceSet,
         registry::watch::Event,
-        service::testing::instance,
-        upstream::Tls,
+        service::testing::{following, instance, lists},
     };
 
-    fn service() -> Arc<Service> {
-        let text = "[registry.a]\nkind = \"consul\"\n[[route]]\nservice = \"cart\"\n";
-        let config = Config::parse(text, Path::new(".")).unwrap();
-        let tls = Arc::new(Tls::open(&EndpointTls::default()).unwrap());
-        let policy = config.services["cart"].clone();
-        Arc::new(Service::new(
-            "cart".into(),
-            policy,
-            tls,
-            1,
-            [],
-            Arc::default(),
-        ))
-    }
-
     fn says(service: &Service, ports: &[u16]) {
-        let instances = ports.iter().map(|port| Ok(instance(*port, true)));
-        let set = Event::State(InstanceSet::of(instances).into());
-        service.apply(MemberEvent::Registry(0, set));
+        lists(service, ports.iter().map(|port| instance(*port, true)));
     }
 
     fn ports(service: &Service) -> Vec<u16> {
@@ -174,7 +152,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pin_ends_at_its_time_and_no_earlier_one_ends_a_later_one() {
-        let service = service();
+        let service = following("");
         assert_eq!(pin(&service, None, HOUR).unwrap_err(), PinError::Unread);
         says(&service, &[1, 2]);
         says(&service, &[1, 2, 3]);
@@ -192,7 +170,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_given_up_meanwhile_leaves_nobody_when_the_pin_ends() {
-        let service = service();
+        let service = following("");
         says(&service, &[1, 2]);
         pin(&service, None, HOUR).unwrap();
         for event in [Event::Failed, Event::Stale] {
