@@ -134,7 +134,8 @@ impl Case {
         }
     }
 
-    fn found(self) -> Vec<(Level, String)> {
+    /// What is said, each behind its level.
+    fn found(self) -> Vec<String> {
         let process = ProcessFacts {
             readiness: &self.readiness,
             reload: &self.reload,
@@ -155,17 +156,23 @@ impl Case {
             recent: self.recent,
             endpoints: self.endpoints,
         };
-        let found = findings(&process, std::iter::once(service));
-        found
-            .into_iter()
-            .map(|finding| (finding.level, finding.text))
-            .collect()
+        let found = findings(&process, std::iter::once(service)).into_iter();
+        let said = found.map(|Finding { level, text, .. }| format!("{level:?}: {text}"));
+        said.collect()
     }
 }
 
-fn assert_cases(cases: Vec<(Case, Level, &str)>) {
-    for (case, level, text) in cases {
-        assert_eq!(case.found(), [(level, text.to_owned())]);
+fn assert_cases(cases: Vec<(Case, &str)>) {
+    for (case, said) in cases {
+        assert_eq!(case.found(), [said]);
+    }
+}
+
+fn term(seconds_left: f64) -> TermStatus {
+    TermStatus {
+        since: 0.0,
+        ends: 0.0,
+        seconds_left,
     }
 }
 
@@ -187,7 +194,7 @@ fn recent(attempts: u64, errors: f32, failures: u64) -> RecentOfEndpoint {
 
 #[tokio::test]
 async fn of_a_proxy_that_is_well_nothing_is_said() {
-    assert_eq!(Case::of(4).found(), []);
+    assert_eq!(Case::of(4).found(), [""; 0]);
     let busy = with(|case| {
         case.endpoints = vec![recent(1000, 0.04, 0); 4];
         case.recent.requests = 1000;
@@ -196,10 +203,10 @@ async fn of_a_proxy_that_is_well_nothing_is_said() {
         case.certificates = vec![certificate(15 * 24 * 3600)];
         case.service.watches = vec![watch()];
     });
-    assert_eq!(busy.found(), []);
+    assert_eq!(busy.found(), [""; 0]);
     // Of few requests no share is said.
     let quiet = with(|case| case.endpoints[0] = recent(3, 1.0, 3));
-    assert_eq!(quiet.found(), []);
+    assert_eq!(quiet.found(), [""; 0]);
 }
 
 #[tokio::test]
@@ -212,23 +219,17 @@ async fn what_was_changed_for_a_while_is_said_with_its_time() {
                     ends: Some(NOW as f64 + 600.0),
                 };
             }),
-            Level::Note,
-            "the log's level is debug for another 10 min",
+            "Note: the log's level is debug for another 10 min",
         ),
         (
             with(|case| {
                 case.shares = vec![ChangedShares {
                     of: "/cart".to_owned(),
                     now: "cart=95, cart-v2=5".to_owned(),
-                    term: TermStatus {
-                        since: 0.0,
-                        ends: 600.0,
-                        seconds_left: 600.0,
-                    },
+                    term: term(600.0),
                 }];
             }),
-            Level::Note,
-            "route /cart: the shares are cart=95, cart-v2=5 for another 10 min",
+            "Note: route /cart: the shares are cart=95, cart-v2=5 for another 10 min",
         ),
     ]);
 }
@@ -243,63 +244,54 @@ async fn what_is_unusual_of_endpoints_is_said_in_plain_words() {
             }
         })
     };
-    assert_eq!(states(&[Draining]).found(), []);
+    assert_eq!(states(&[Draining]).found(), [""; 0]);
     assert_cases(vec![
         (
             with(|case| case.endpoints[1] = recent(100, 0.31, 0)),
-            Level::Bad,
-            "cart: 1 of 4 endpoints answers 5xx to 31 % of its requests (10.0.0.2:80)",
+            "Bad: cart: 1 of 4 endpoints answers 5xx to 31 % of its requests (10.0.0.2:80)",
         ),
         (
             with(|case| case.endpoints[1] = recent(100, 1.0, 90)),
-            Level::Bad,
-            "cart: 1 of 4 endpoints fails 100 % of its requests (10.0.0.2:80)",
+            "Bad: cart: 1 of 4 endpoints fails 100 % of its requests (10.0.0.2:80)",
         ),
         (
             with(|case| case.endpoints = vec![recent(100, 0.5, 0); 4]),
-            Level::Bad,
-            "cart: 4 of 4 endpoints answer 5xx to up to 50 % of their requests",
+            "Bad: cart: 4 of 4 endpoints answer 5xx to up to 50 % of their requests",
         ),
         (
             with(|case| {
                 case.recent.requests = 100;
                 case.recent.errors = Some(0.2);
             }),
-            Level::Bad,
-            "cart: 20 % of its requests of the last minute ended in a 5xx",
+            "Bad: cart: 20 % of its requests of the last minute ended in a 5xx",
         ),
         (
             states(&[Ejected]),
-            Level::Warning,
-            "cart: 1 of 4 endpoints is ejected (10.0.0.1:80)",
+            "Warning: cart: 1 of 4 endpoints is ejected (10.0.0.1:80)",
         ),
         (
             states(&[Doubted, Doubted]),
-            Level::Warning,
-            "cart: 2 of 4 endpoints are doubted",
+            "Warning: cart: 2 of 4 endpoints are doubted",
         ),
         (
             states(&[Unhealthy; 4]),
-            Level::Bad,
-            "cart: none of its 4 endpoints can be picked: 4 unhealthy",
+            "Bad: cart: none of its 4 endpoints can be picked: 4 unhealthy",
         ),
         (
             states(&[Failing, Failing, Unhealthy, Unhealthy]),
-            Level::Bad,
-            "cart: none of its 4 endpoints can be picked: 2 failing, 2 unhealthy",
+            "Bad: cart: none of its 4 endpoints can be picked: 2 failing, 2 unhealthy",
         ),
-        (Case::of(0), Level::Bad, "cart: it has no endpoint"),
+        (Case::of(0), "Bad: cart: it has no endpoint"),
     ]);
     let panic = with(|case| {
         case.service.panic = true;
         case.service.endpoints[0].state = Failing;
     });
-    let said: Vec<_> = panic.found().into_iter().map(|(_, text)| text).collect();
     assert_eq!(
-        said,
+        panic.found(),
         [
-            "cart: so few endpoints pass the proxy's checks that the checks are not believed",
-            "cart: 1 of 4 endpoints is failing (10.0.0.1:80)"
+            "Bad: cart: so few endpoints pass the proxy's checks that the checks are not believed",
+            "Warning: cart: 1 of 4 endpoints is failing (10.0.0.1:80)"
         ]
     );
 }
@@ -320,50 +312,39 @@ async fn what_is_unusual_of_a_service_is_said_in_plain_words() {
     assert_cases(vec![
         (
             empty(&|case| case.service.fallback = Some("other".into())),
-            Level::Warning,
-            "cart: it has no endpoint; requests go to other",
+            "Warning: cart: it has no endpoint; requests go to other",
         ),
         (
             empty(&|case| case.readiness.unregistered = vec!["cart".to_owned()]),
-            Level::Bad,
-            "cart: no registry knows a service of this name",
+            "Bad: cart: no registry knows a service of this name",
         ),
         (
             limits(10, 0),
-            Level::Warning,
-            "cart: its limit is full: 10 of 10 requests",
+            "Warning: cart: its limit is full: 10 of 10 requests",
         ),
         (
             limits(10, 3),
-            Level::Bad,
-            "cart: its limit is full: 10 of 10 requests, and 3 requests wait",
+            "Bad: cart: its limit is full: 10 of 10 requests, and 3 requests wait",
         ),
         (
             limits(5, 1),
-            Level::Warning,
-            "cart: 1 request waits for room at an endpoint",
+            "Warning: cart: 1 request waits for room at an endpoint",
         ),
         (
             with(|case| {
                 case.retries_left = 0;
                 case.recent.retries_per_second = 3.0;
             }),
-            Level::Warning,
-            "cart: its retry budget is spent: what fails is not tried again",
+            "Warning: cart: its retry budget is spent: what fails is not tried again",
         ),
         (
             with(|case| {
                 case.service.pin = Some(PinStatus {
                     set: 17,
-                    term: TermStatus {
-                        since: 0.0,
-                        ends: 0.0,
-                        seconds_left: 720.0,
-                    },
-                });
+                    term: term(720.0),
+                })
             }),
-            Level::Note,
-            "cart: pinned to set 17 for another 12 min",
+            "Note: cart: pinned to set 17 for another 12 min",
         ),
         (
             with(|case| {
@@ -372,8 +353,7 @@ async fn what_is_unusual_of_a_service_is_said_in_plain_words() {
                     age_seconds: 7200.0,
                 }];
             }),
-            Level::Warning,
-            "cart: it goes by the snapshot of what main said 2 h ago",
+            "Warning: cart: it goes by the snapshot of what main said 2 h ago",
         ),
         (
             with(|case| {
@@ -386,16 +366,14 @@ async fn what_is_unusual_of_a_service_is_said_in_plain_words() {
                     ..watch()
                 }];
             }),
-            Level::Warning,
-            "cart: main lists an entry that cannot be called: cart-7: port 0",
+            "Warning: cart: main lists an entry that cannot be called: cart-7: port 0",
         ),
         (
             with(|case| {
                 case.service.watches = vec![watch()];
                 case.service.chosen = Some("other".into());
             }),
-            Level::Warning,
-            "cart: other serves, since main cannot",
+            "Warning: cart: other serves, since main cannot",
         ),
     ]);
 }
@@ -413,44 +391,37 @@ async fn what_is_unusual_of_the_proxy_is_said_in_plain_words() {
     assert_cases(vec![
         (
             with(|case| case.readiness.draining = true),
-            Level::Warning,
-            "the proxy drains: it takes no more traffic than it must, and then ends",
+            "Warning: the proxy drains: it takes no more traffic than it must, and then ends",
         ),
         (
             with(|case| {
                 case.readiness.ready = false;
                 case.readiness.missing = vec!["service cart".to_owned()];
             }),
-            Level::Bad,
-            "the proxy is not ready: not read yet: service cart",
+            "Bad: the proxy is not ready: not read yet: service cart",
         ),
         (
             with(|case| case.reload.last = Some(failed)),
-            Level::Bad,
-            "the last reload failed, and what ran before goes on: line 3: no such key",
+            "Bad: the last reload failed, and what ran before goes on: line 3: no such key",
         ),
         (
             certificates(certificate(2 * 24 * 3600)),
-            Level::Bad,
-            "the certificate for shop.example.com expires in 2 days",
+            "Bad: the certificate for shop.example.com expires in 2 days",
         ),
         (
             certificates(certificate(-3600)),
-            Level::Bad,
-            "the certificate for shop.example.com expired 60 min ago",
+            "Bad: the certificate for shop.example.com expired 60 min ago",
         ),
         (
             certificates(certificate(10 * 24 * 3600)),
-            Level::Warning,
-            "the certificate for shop.example.com expires in 10 days",
+            "Warning: the certificate for shop.example.com expires in 10 days",
         ),
         (
             certificates(CertificateStatus {
                 error: Some("not a certificate".to_owned()),
                 ..certificate(100 * 24 * 3600)
             }),
-            Level::Bad,
-            "the certificate for shop.example.com: what its file has now is not used: \
+            "Bad: the certificate for shop.example.com: what its file has now is not used: \
              not a certificate",
         ),
         (
@@ -459,19 +430,16 @@ async fn what_is_unusual_of_the_proxy_is_said_in_plain_words() {
                 not_before: NOW - 3 * 24 * 3600,
                 ..certificate(24 * 3600 / 2)
             }),
-            Level::Warning,
-            "the certificate for shop.example.com expires in 12 h",
+            "Warning: the certificate for shop.example.com expires in 12 h",
         ),
         (
             with(|case| case.orders = vec![order(false)]),
-            Level::Bad,
-            "a certificate for shop.example.com was not issued: port 80 is closed; ordered again \
+            "Bad: a certificate for shop.example.com was not issued: port 80 is closed; ordered again \
              in 2 min",
         ),
         (
             with(|case| case.orders = vec![order(true)]),
-            Level::Warning,
-            "another certificate for shop.example.com was not issued: port 80 is closed; ordered \
+            "Warning: another certificate for shop.example.com was not issued: port 80 is closed; ordered \
              again in 2 min",
         ),
         (
@@ -483,22 +451,19 @@ async fn what_is_unusual_of_the_proxy_is_said_in_plain_words() {
                     reason: "another has it".to_owned(),
                 }];
             }),
-            Level::Warning,
-            "a tag makes no route: `urlprefix-/` of cart: another has it",
+            "Warning: a tag makes no route: `urlprefix-/` of cart: another has it",
         ),
         (
             with(|case| {
                 case.catalogs = vec![away(true)];
                 case.service.watches = vec![away(true)];
             }),
-            Level::Warning,
-            "registry main has not answered for 3 min (2 watchers): connection refused; what it \
+            "Warning: registry main has not answered for 3 min (2 watchers): connection refused; what it \
              said last stays",
         ),
         (
             with(|case| case.service.watches = vec![away(false)]),
-            Level::Bad,
-            "registry main has never answered (1 watcher): connection refused; nothing of it is \
+            "Bad: registry main has never answered (1 watcher): connection refused; nothing of it is \
              known",
         ),
     ]);
@@ -511,15 +476,12 @@ async fn what_matters_most_comes_first() {
         case.endpoints[1] = recent(100, 0.31, 0);
         case.service.pin = Some(PinStatus {
             set: 1,
-            term: TermStatus {
-                since: 0.0,
-                ends: 0.0,
-                seconds_left: 5.0,
-            },
+            term: term(5.0),
         });
     });
-    let levels: Vec<_> = case.found().into_iter().map(|(level, _)| level).collect();
-    assert_eq!(levels, [Level::Bad, Level::Warning, Level::Note]);
+    let found = case.found();
+    let levels = found.iter().map(|said| said.split(':').next().unwrap());
+    assert_eq!(levels.collect::<Vec<_>>(), ["Bad", "Warning", "Note"]);
 }
 
 #[test]
