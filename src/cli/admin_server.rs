@@ -68,7 +68,7 @@ impl AdminServer {
     ///
     /// # Errors
     /// Where there is no answer, or the file cannot be read.
-    pub(super) fn change(
+    fn change(
         &self,
         method: Method,
         path: &[&str],
@@ -84,6 +84,30 @@ impl AdminServer {
             );
         }
         self.ask(method, path, query, body)
+    }
+
+    /// Has something be otherwise there for so long, or for as long as is usual.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub(super) fn begin(
+        &self,
+        path: &[&str],
+        mut body: Value,
+        time: Option<Duration>,
+    ) -> anyhow::Result<Answer> {
+        if let Some(time) = time {
+            body["for"] = format!("{}ms", time.as_millis()).into();
+        }
+        self.change(Method::POST, path, &[], Some(&body))
+    }
+
+    /// Has it be as it was.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub(super) fn end(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        self.change(Method::DELETE, path, query, None)
     }
 
     /// Asks it for anything.

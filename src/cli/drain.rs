@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{admin_server::AdminServer, duration, services::say, table::time};
@@ -39,12 +38,9 @@ pub(super) struct Undrain {
 }
 
 pub(super) fn drain(drain: &Drain) -> anyhow::Result<ExitCode> {
-    let mut body = json!({ "endpoint": drain.endpoint, "force": drain.force });
-    if let Some(time) = drain.time {
-        body["for"] = format!("{}ms", time.as_millis()).into();
-    }
+    let body = json!({ "endpoint": drain.endpoint, "force": drain.force });
     let path = ["api", "services", &drain.service, "drain"];
-    let answer = drain.server.change(Method::POST, &path, &[], Some(&body))?;
+    let answer = drain.server.begin(&path, body, drain.time)?;
     let drained: Value = answer.good()?;
     let left = drained["seconds_left"].as_f64().unwrap_or_default();
     let endpoint = drained["endpoint"].as_str().unwrap_or_default();
@@ -55,7 +51,6 @@ pub(super) fn drain(drain: &Drain) -> anyhow::Result<ExitCode> {
 pub(super) fn undrain(undrain: &Undrain) -> anyhow::Result<ExitCode> {
     let path = ["api", "services", &undrain.service, "drain"];
     let query = [("endpoint", undrain.endpoint.as_str())];
-    let answer = undrain.server.change(Method::DELETE, &path, &query, None)?;
-    answer.good::<Value>()?;
+    undrain.server.end(&path, &query)?.good::<Value>()?;
     say("no longer drained\n")
 }

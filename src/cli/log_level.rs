@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
@@ -34,14 +33,10 @@ const PATH: [&str; 2] = ["api", "log-level"];
 
 pub(super) fn log_level(log: &LogLevel) -> anyhow::Result<ExitCode> {
     let answer = match (&log.level, log.reset) {
-        (Some(level), _) => {
-            let mut body = json!({ "level": level });
-            if let Some(time) = log.time {
-                body["for"] = format!("{}ms", time.as_millis()).into();
-            }
-            log.server.change(Method::POST, &PATH, &[], Some(&body))?
-        }
-        (None, true) => log.server.change(Method::DELETE, &PATH, &[], None)?,
+        (Some(level), _) => log
+            .server
+            .begin(&PATH, json!({ "level": level }), log.time)?,
+        (None, true) => log.server.end(&PATH, &[])?,
         (None, false) => log.server.get(&PATH, &[])?,
     };
     let said: Value = answer.good()?;

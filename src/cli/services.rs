@@ -10,8 +10,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use reqwest::Method;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use super::{
     admin_server::AdminServer,
@@ -97,30 +96,18 @@ pub(super) fn services(services: &Services) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn pin(pin: &Pin) -> anyhow::Result<ExitCode> {
-    let mut body = Map::new();
-    if let Some(set) = pin.set {
-        body.insert("set".to_owned(), set.into());
-    }
-    if let Some(time) = pin.time {
-        body.insert("for".to_owned(), format!("{}ms", time.as_millis()).into());
-    }
     let path = ["api", "services", &pin.service, "pin"];
     let answer = pin
         .server
-        .change(Method::POST, &path, &[], Some(&body.into()))?;
+        .begin(&path, json!({ "set": pin.set }), pin.time)?;
     let pinned: Value = answer.good()?;
-    let left = pinned["seconds_left"].as_f64().unwrap_or_default();
-    say(&format!(
-        "pinned to set {} for {}\n",
-        pinned["set"],
-        time(left)
-    ))
+    let left = time(pinned["seconds_left"].as_f64().unwrap_or_default());
+    say(&format!("pinned to set {} for {left}\n", pinned["set"]))
 }
 
 pub(super) fn unpin(unpin: &Unpin) -> anyhow::Result<ExitCode> {
     let path = ["api", "services", &unpin.service, "pin"];
-    let answer = unpin.server.change(Method::DELETE, &path, &[], None)?;
-    answer.good::<Value>()?;
+    unpin.server.end(&path, &[])?.good::<Value>()?;
     say("no longer pinned\n")
 }
 
@@ -293,8 +280,6 @@ fn of_journal(entries: &[Value], is_of_all: bool, now: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use clap::Args;
-use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -40,14 +39,11 @@ const PATH: [&str; 2] = ["api", "share"];
 pub(super) fn share(share: &Share) -> anyhow::Result<ExitCode> {
     let answer = if share.reset {
         let query = [("route", share.route.as_str())];
-        share.server.change(Method::DELETE, &PATH, &query, None)?
+        share.server.end(&PATH, &query)?
     } else {
         let weights: BTreeMap<_, _> = share.parts.iter().cloned().collect();
-        let mut body = json!({ "route": share.route, "weights": weights });
-        if let Some(time) = share.time {
-            body["for"] = format!("{}ms", time.as_millis()).into();
-        }
-        share.server.change(Method::POST, &PATH, &[], Some(&body))?
+        let body = json!({ "route": share.route, "weights": weights });
+        share.server.begin(&PATH, body, share.time)?
     };
     let shares: Shares = answer.good()?;
     let weights = shares.weights.iter();

@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{admin_server::AdminServer, duration, plain::Plain, services::say, table::time};
@@ -33,22 +32,13 @@ pub(super) fn weight(weight: &Weight) -> anyhow::Result<ExitCode> {
     let path = ["api", "services", &weight.service, "weight"];
     let Some(wanted) = weight.weight else {
         let query = [("endpoint", weight.endpoint.as_str())];
-        let answer = weight.server.change(Method::DELETE, &path, &query, None)?;
-        answer.good::<Value>()?;
+        weight.server.end(&path, &query)?.good::<Value>()?;
         return say("picked by its own weight again\n");
     };
-    let mut body = json!({ "endpoint": weight.endpoint, "weight": wanted });
-    if let Some(time) = weight.time {
-        body["for"] = format!("{}ms", time.as_millis()).into();
-    }
-    let answer = weight
-        .server
-        .change(Method::POST, &path, &[], Some(&body))?;
+    let body = json!({ "endpoint": weight.endpoint, "weight": wanted });
+    let answer = weight.server.begin(&path, body, weight.time)?;
     let said: Value = answer.good()?;
-    let left = said["seconds_left"].as_f64().unwrap_or_default();
+    let left = time(said["seconds_left"].as_f64().unwrap_or_default());
     let endpoint = Plain(said["endpoint"].as_str().unwrap_or_default());
-    say(&format!(
-        "{endpoint} has the weight {wanted} for {}\n",
-        time(left)
-    ))
+    say(&format!("{endpoint} has the weight {wanted} for {left}\n"))
 }
