@@ -18,7 +18,7 @@
 //! access_log, saved, tls: a line for each request; what the registries said last, on disk; certificates
 //! config: proxy.toml → a Config in which no field can be wrong
 //! control, instance: servers of the control plane; what a registry says of one provider
-//! backoff, disk, door, error, evidence, grpc, metrics, proxy_protocol, scan, term, unix: the ground
+//! backoff, disk, door, error, evidence, grpc, io, metrics, proxy_protocol, scan, term, unix: the ground
 //! ```
 
 pub(crate) mod access_log;
@@ -27,7 +27,7 @@ pub mod admin;
 pub mod app;
 pub(crate) mod backoff;
 #[cfg(test)]
-mod cases;
+pub(crate) mod cases;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -42,6 +42,7 @@ pub(crate) mod evidence;
 pub mod fuzzing;
 pub(crate) mod grpc;
 pub mod instance;
+pub(crate) mod io;
 pub(crate) mod listen;
 pub(crate) mod metrics;
 pub(crate) mod proxy;
