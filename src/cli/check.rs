@@ -2,16 +2,19 @@
 //! with what it names.
 
 use std::{
-    io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use anyhow::bail;
+use clap::Args;
 use serde::Serialize;
 
-use super::{config_file::ConfigFile, live};
+use super::{
+    config_file::ConfigFile,
+    live,
+    output::{Format, say},
+};
 use crate::config::{Changes, Config, Diagnostic, Report};
 
 #[derive(Args)]
@@ -32,12 +35,6 @@ pub(super) struct Check {
     /// Text for people, errors on stderr; or one JSON object on stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// What `--format json` writes.
@@ -67,15 +64,16 @@ pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
     };
     let changes = changes.as_ref();
     let ok = read.is_ok() && live.is_none_or(live::Found::is_well);
+    let line = |text: &str| say(&format!("{text}\n")).map(drop);
     match (check.format, &read) {
         (Format::Text, Ok(config)) => {
-            say(&format!("{}: {}", path.display(), summary(config)))?;
+            line(&format!("{}: {}", path.display(), summary(config)))?;
             if let Some(live) = live {
-                say(format!("\n{live}").trim_end())?;
+                line(format!("\n{live}").trim_end())?;
             }
             match changes {
-                Some(none) if none.is_empty() => say("a reload would change nothing")?,
-                Some(some) => say(some.to_string().trim_end())?,
+                Some(none) if none.is_empty() => line("a reload would change nothing")?,
+                Some(some) => line(some.to_string().trim_end())?,
                 None => {}
             }
         }
@@ -88,7 +86,7 @@ pub(super) fn check(check: &Check) -> anyhow::Result<ExitCode> {
                 live,
                 changes,
             };
-            say(&serde_json::to_string(&verdict)?)?;
+            line(&serde_json::to_string(&verdict)?)?;
         }
     }
     Ok(if ok {
@@ -108,11 +106,6 @@ fn changes_of(config: &Config, other: &Path) -> anyhow::Result<Changes> {
         Some(why) => bail!("{why}"),
         None => Ok(Changes::between(&running, config)),
     }
-}
-
-/// Writes a line to stdout. Unlike `println!`, a reader that went away is an error, no panic.
-fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(stdout(), "{line}").context("cannot write the result")
 }
 
 fn summary(config: &Config) -> String {

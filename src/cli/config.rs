@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::services::say;
+use super::output::say;
 
 /// The file that comes with Callboard, which shows every key.
 const DEFAULTS: &str = include_str!("../../proxy.toml");

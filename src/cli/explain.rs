@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     future::pending,
-    io::{Write as _, stdout},
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process::ExitCode,
@@ -12,13 +11,14 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
     admin_server::AdminServer,
+    output::{Format, say},
     plain::{self, Plain},
 };
 use crate::{
@@ -63,12 +63,6 @@ pub(super) struct Explain {
     format: Format,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
-}
-
 pub(super) fn explain(explain: &Explain) -> anyhow::Result<ExitCode> {
     let (method, url) = match &explain.url {
         Some(url) => (&*explain.method_or_url, url),
@@ -98,7 +92,7 @@ pub(super) fn explain(explain: &Explain) -> anyhow::Result<ExitCode> {
         Format::Json => plain::json(&serde_json::to_string(&explanation)?) + "\n",
         Format::Text => text(&explanation)?,
     };
-    write!(stdout(), "{text}").context("cannot write the result")?;
+    say(&text)?;
     Ok(match explanation.is_forwarded() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

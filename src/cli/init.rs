@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::{ErrorKind, Write, stdout},
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::registry;
+use super::{output::say, registry};
 use crate::config::Config;
 
 #[derive(Args)]
@@ -42,13 +42,10 @@ pub(super) fn init(init: &Init) -> anyhow::Result<ExitCode> {
         true => String::new(),
         false => format!(" {file}"),
     };
-    writeln!(
-        stdout(),
+    say(&format!(
         "wrote {file}; `callboard run{name}` serves it, `callboard check{name}` says what is wrong \
-         with it"
-    )
-    .context("cannot write the result")?;
-    Ok(ExitCode::SUCCESS)
+         with it\n"
+    ))
 }
 
 /// The file's text.

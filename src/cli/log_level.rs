@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{
     admin_server::AdminServer,
     duration,
+    output::say,
     plain::Plain,
-    services::say,
     table::{moment, time},
 };
 

@@ -14,6 +14,7 @@ mod init;
 mod live;
 mod log_level;
 mod logging;
+mod output;
 #[cfg(test)]
 mod page;
 mod plain;

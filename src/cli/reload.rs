@@ -1,17 +1,13 @@
 //! `callboard reload`: has a running proxy read its file again, and says what came of it.
 
-use std::{
-    io::{Write as _, stdout},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::admin_server::AdminServer;
+use super::{admin_server::AdminServer, output::say};
 use crate::config::Changes;
 
 #[derive(Args)]
@@ -48,6 +44,5 @@ pub(super) fn reload(reload: &Reload) -> anyhow::Result<ExitCode> {
         (false, true) => format!("{}nothing is changed: this was a dry run\n", answer.changes),
         (false, false) => format!("{}reloaded\n", answer.changes),
     };
-    write!(stdout(), "{said}").context("cannot write the result")?;
-    Ok(ExitCode::SUCCESS)
+    say(&said)
 }

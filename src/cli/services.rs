@@ -3,18 +3,18 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Write as _, stdout},
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
     admin_server::AdminServer,
-    duration, plain,
+    duration,
+    output::{Format, say},
+    plain,
     table::{moment, table, time},
 };
 
@@ -72,12 +72,6 @@ pub(super) struct Journal {
     format: Format,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Format {
-    Text,
-    Json,
-}
-
 pub(super) fn services(services: &Services) -> anyhow::Result<ExitCode> {
     let answer = match &services.service {
         None => services.server.get(&["api", "status"], &[])?,
@@ -131,12 +125,6 @@ pub(super) fn journal(journal: &Journal) -> anyhow::Result<ExitCode> {
         Format::Json => plain::json(&format!("{}\n", Value::from(entries))),
         Format::Text => of_journal(&entries, journal.service.is_none(), now),
     })
-}
-
-/// Writes to stdout. Unlike `print!`, a reader that went away is an error, no panic.
-pub(super) fn say(text: &str) -> anyhow::Result<ExitCode> {
-    write!(stdout(), "{text}").context("cannot write the result")?;
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn each(value: &Value) -> &[Value] {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{admin_server::AdminServer, duration, plain::Plain, services::say, table::time};
+use super::{admin_server::AdminServer, duration, output::say, plain::Plain, table::time};
 
 #[derive(Args)]
 pub(super) struct Share {

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{
     admin_server::AdminServer,
+    output::{Format, say},
     plain::Plain,
-    services::{Format, each, of_all, say, text},
+    services::{each, of_all, text},
     table::time,
 };
 

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{admin_server::AdminServer, duration, plain::Plain, services::say, table::time};
+use super::{admin_server::AdminServer, duration, output::say, plain::Plain, table::time};
 
 #[derive(Args)]
 pub(super) struct Weight {
