@@ -1,11 +1,12 @@
 //! What a client may have done that costs the server more than the client: frames that ask for nothing, and
-//! requests that are taken back. A client that is answered may do it as often as answers are long. A flood of
-//! them is none of that, and ends its connection. Window updates and pings have an account of their own: they
-//! come with what is read, in however small pieces, and however much later.
+//! requests that are taken back. A client that is answered may do it as often. A flood of them is none of that, and
+//! ends its connection. Requests that are taken back have an account of their own, which a long answer does not fill:
+//! each may cost an endpoint its connection. So have window updates and pings: they come with what is read, in
+//! however small pieces, and however much later.
 
 use super::frames::Kind;
 
-/// What there is at the start, and at the most.
+/// What there is at the start of each account, and at the most.
 const MOST: u64 = 4000;
 /// What comes back with each second.
 const PER_SECOND: u64 = 200;
@@ -25,13 +26,16 @@ const REQUEST: u64 = 3;
 
 /// What a frame costs that asks for nothing.
 const FRAME: u64 = 1;
-/// What it costs to take a request back at once: the endpoint may have begun with it.
+/// What it costs to take a request back at once: the endpoint may have begun with it. So much comes back with each
+/// whole answer.
 const RESET: u64 = 10;
 
 /// What is left of what a connection may spend.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: u64,
+    /// For requests that are taken back at once.
+    resets: u64,
     /// Milliseconds.
     now: u64,
     answered: Answered,
@@ -50,6 +54,8 @@ pub(super) struct Answered {
     pub(super) pieces: u64,
     /// Frames that hold some of an answer.
     pub(super) frames: u64,
+    /// Answers of which the kernel has taken all.
+    pub(super) answers: u64,
 }
 
 /// There is nothing left.
@@ -62,6 +68,7 @@ impl Budget {
     pub(super) fn new(now: u64) -> Self {
         Self {
             left: MOST,
+            resets: MOST,
             now,
             answered: Answered::default(),
             updates: 0,
@@ -80,43 +87,54 @@ impl Budget {
             bytes,
             pieces,
             frames,
+            answers,
         } = &mut self.answered;
         let taken = answered.bytes.saturating_sub(*bytes) / BYTES;
         *bytes += taken * BYTES;
         let read = answered.pieces.saturating_sub(*pieces);
         let sent = answered.frames.saturating_sub(*frames);
+        let whole = answered.answers.saturating_sub(*answers);
         (*pieces, *frames) = (answered.pieces, answered.frames);
+        *answers = answered.answers;
         self.updates = self.updates.saturating_add(sent.saturating_mul(UPDATES));
         self.pings = self.pings.saturating_add(sent.saturating_mul(PINGS));
         let read = read.saturating_mul(PIECE);
-        self.add(back.saturating_add(taken).saturating_add(read));
-    }
-
-    fn add(&mut self, back: u64) {
-        self.left = MOST.min(self.left.saturating_add(back));
+        add(
+            &mut self.left,
+            back.saturating_add(taken).saturating_add(read),
+        );
+        let whole = whole.saturating_mul(RESET);
+        add(&mut self.resets, back.saturating_add(whole));
     }
 
     /// Spends what a frame costs.
     pub(super) fn frame(&mut self, kind: Kind) -> Result<(), Flood> {
         match kind {
-            Kind::Headers => self.add(REQUEST),
+            Kind::Headers => {
+                add(&mut self.left, REQUEST);
+                add(&mut self.resets, REQUEST);
+            }
             Kind::Data => {}
             Kind::WindowUpdate if self.updates > 0 => self.updates -= 1,
             Kind::Ping if self.pings > 0 => self.pings -= 1,
-            Kind::Reset { is_young: true } => self.spend(RESET)?,
+            Kind::Reset { is_young: true } => spend(&mut self.resets, RESET)?,
             Kind::Reset { is_young: false }
             | Kind::WindowUpdate
             | Kind::Ping
             | Kind::Acknowledgement
-            | Kind::Other => self.spend(FRAME)?,
+            | Kind::Other => spend(&mut self.left, FRAME)?,
         }
         Ok(())
     }
+}
 
-    fn spend(&mut self, cost: u64) -> Result<(), Flood> {
-        self.left = self.left.checked_sub(cost).ok_or(Flood)?;
-        Ok(())
-    }
+fn add(account: &mut u64, back: u64) {
+    *account = MOST.min(account.saturating_add(back));
+}
+
+fn spend(account: &mut u64, cost: u64) -> Result<(), Flood> {
+    *account = account.checked_sub(cost).ok_or(Flood)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -133,7 +151,9 @@ mod tests {
     #[test]
     fn a_flood_ends_at_once_and_what_answers_pay_for_goes_on() {
         let mut budget = Budget::new(0);
-        let frames = (0..).take_while(|_| budget.spend(FRAME).is_ok()).count();
+        let frames = (0..)
+            .take_while(|_| spend(&mut budget.left, FRAME).is_ok())
+            .count();
         assert_eq!(frames as u64, MOST);
         budget.refill(1000, bytes(0));
         assert_eq!(budget.left, PER_SECOND);
@@ -146,9 +166,32 @@ mod tests {
         // A request that is taken back, and ten frames more, for each short answer.
         let mut budget = Budget::new(0);
         for answers in 1..100_000 {
-            assert_eq!(budget.spend(RESET + 10 * FRAME), Ok(()), "{answers}");
-            budget.refill(0, bytes(answers * 20 * BYTES));
+            let reset = Kind::Reset { is_young: true };
+            assert_eq!(budget.frame(reset), Ok(()), "{answers}");
+            assert_eq!(spend(&mut budget.left, 10 * FRAME), Ok(()), "{answers}");
+            let answered = Answered {
+                answers,
+                ..bytes(answers * 10 * BYTES)
+            };
+            budget.refill(0, answered);
         }
+    }
+
+    #[test]
+    fn a_long_answer_pays_for_no_request_that_is_taken_back() {
+        let mut budget = Budget::new(0);
+        let pair = [Kind::Headers, Kind::Reset { is_young: true }];
+        let mut resets = 0;
+        while pair.iter().all(|kind| budget.frame(*kind).is_ok()) {
+            resets += 1;
+            let download = Answered {
+                pieces: resets * 1000,
+                frames: resets * 1000,
+                ..bytes(resets * 16_000_000)
+            };
+            budget.refill(0, download);
+        }
+        assert_eq!(resets, MOST / (RESET - REQUEST));
     }
 
     #[test]
@@ -213,11 +256,11 @@ mod tests {
     #[test]
     fn a_fraction_of_a_second_is_not_lost() {
         let mut budget = Budget::new(0);
-        assert_eq!(budget.spend(MOST), Ok(()));
+        assert_eq!(spend(&mut budget.left, MOST), Ok(()));
         for now in 1..=1000 {
             budget.refill(now, bytes(0));
         }
         assert!(budget.left > PER_SECOND / 2, "{budget:?}");
-        assert_eq!(budget.spend(MOST), Err(Flood));
+        assert_eq!(spend(&mut budget.left, MOST), Err(Flood));
     }
 }

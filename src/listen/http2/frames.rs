@@ -1,7 +1,7 @@
 //! The frames that a client sends (RFC 9113 4.1), followed beside the HTTP library that reads them: of which
 //! kind each is, and whether a head has begun that is not whole. The library says what is sound; what is
 //! not, ends the connection there, whatever is made of it here. And the frames that the library writes, of
-//! which those are counted that a client may answer with window updates and pings.
+//! which those are counted that a client may answer with window updates and pings, and those that end an answer.
 
 use super::super::preface;
 
@@ -28,10 +28,15 @@ pub(super) enum Kind {
 
 /// The numbers of kinds.
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
 
 /// A flag of `SETTINGS` and `PING`: it answers one of ours.
 const ACK: u8 = 1;
+
+/// A flag of `DATA` and `HEADERS`: nothing follows on the stream.
+const END_STREAM: u8 = 1;
 
 /// A flag of `HEADERS` and `CONTINUATION`: the head is whole with this frame.
 const END_HEADERS: u8 = 4;
@@ -52,7 +57,9 @@ pub(super) struct Written {
     place: Place,
     /// Frames of `DATA` that hold something.
     data: u64,
-    /// A frame has begun that is no `PING` since the socket had taken all.
+    /// Frames that end their streams.
+    ends: u64,
+    /// A frame of an answer has begun since the socket had taken all.
     has_news: bool,
 }
 
@@ -90,9 +97,12 @@ impl Written {
         while !bytes.is_empty() {
             if self.place.left > 0 {
                 pass(&mut self.place.left, &mut bytes);
-            } else if let Some([_, _, _, kind, ..]) = self.place.header(&mut bytes) {
-                self.has_news |= kind != PING;
+            } else if let Some([_, _, _, kind, flags, ..]) = self.place.header(&mut bytes) {
+                let is_of_an_answer = matches!(kind, DATA | HEADERS | CONTINUATION);
+                self.has_news |= is_of_an_answer;
                 self.data += u64::from(kind == DATA && self.place.left > 0);
+                let ends = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+                self.ends += u64::from(ends);
             }
         }
     }
@@ -102,7 +112,13 @@ impl Written {
         self.data
     }
 
-    /// Whether there is anything in what the socket takes but questions whether the client is there.
+    /// How many answers were written to their ends.
+    pub(super) fn ends(&self) -> u64 {
+        self.ends
+    }
+
+    /// Whether there is some of an answer in what the socket takes. All else asks whether the client is there, or
+    /// answers what it sent.
     pub(super) fn has_news(&self) -> bool {
         self.has_news
     }
@@ -201,7 +217,7 @@ impl Frames {
         };
         match kind {
             DATA => Kind::Data,
-            1 => {
+            HEADERS => {
                 self.block = block;
                 self.ages.last = self.ages.last.max(stream);
                 Kind::Headers
@@ -212,7 +228,7 @@ impl Frames {
             4 | PING if flags & ACK != 0 => Kind::Acknowledgement,
             PING => Kind::Ping,
             8 => Kind::WindowUpdate,
-            9 if self.block != Block::None => {
+            CONTINUATION if self.block != Block::None => {
                 self.block = block;
                 Kind::Other
             }
@@ -299,7 +315,11 @@ mod tests {
         for step in 1..wire.len() {
             let mut written = Written::default();
             wire.chunks(step).for_each(|piece| written.follow(piece));
-            assert_eq!(written.data(), 2, "in pieces of {step}");
+            assert_eq!(
+                (written.data(), written.ends()),
+                (2, 1),
+                "in pieces of {step}"
+            );
         }
     }
 

@@ -93,6 +93,7 @@ impl FrameStream {
             bytes: self.transport.socket().taken(),
             pieces: client.activity.pieces.value(),
             frames: self.written.data(),
+            answers: self.written.ends(),
         };
         let (budget, mut flood) = (&mut self.budget, Ok(()));
         let heads = self.frames.heads();
@@ -122,7 +123,8 @@ impl FrameStream {
         } = &*self.progress;
         let bytes = self.transport.socket().taken();
         let has_taken = self.stall.note(&polled, bytes, stuck, || client.now());
-        // The kernel takes a question also for a client that is gone.
+        // The kernel takes a question also for a client that is gone, and one that is to leave may have many of its
+        // own answered.
         if has_taken && self.written.has_news() {
             taken.store(client.now(), Relaxed);
         }
@@ -286,7 +288,7 @@ mod tests {
     use crate::proxy::Scheme;
 
     #[tokio::test]
-    async fn a_question_that_the_kernel_takes_is_no_sign_of_a_client() {
+    async fn only_an_answer_that_the_kernel_takes_is_a_sign_of_a_client() {
         let (_client, connection, stream) = connected().await;
         let of = client_of(&connection, Scheme::Http);
         let progress = Arc::new(Progress::new(Arc::new(of)));
@@ -297,7 +299,15 @@ mod tests {
         let mut wire = FrameStream::new(begun, connection, Arc::clone(&progress));
         let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
         let data = [0, 0, 1, 0, 0, 0, 0, 0, 1, b'a'];
-        for (frame, is_sign) in [(&ping[..], false), (&data, true), (&ping, false)] {
+        let acknowledgement = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
+        for (frame, is_sign) in [
+            (&ping[..], false),
+            (&data, true),
+            (&ping, false),
+            (&acknowledgement, false),
+            (&reset, false),
+        ] {
             progress.taken.store(0, Relaxed);
             wire.write_all(frame).await.unwrap();
             wire.flush().await.unwrap();

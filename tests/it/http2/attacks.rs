@@ -167,6 +167,53 @@ async fn requests_that_are_taken_back_at_once_end_their_connection() {
 }
 
 #[tokio::test]
+async fn a_download_pays_for_no_requests_that_are_taken_back() {
+    let backend = RawBackend::serving(|mut wire: Wire| async move {
+        while let Some(head) = wire.head().await {
+            if !head.starts_with("GET /cart/large") {
+                continue;
+            }
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+            wire.send(answer).await;
+            let piece = [b'a'; 65536];
+            while tokio::io::AsyncWriteExt::write_all(&mut wire.stream, &piece)
+                .await
+                .is_ok()
+            {}
+        }
+    });
+    let backend = backend.await;
+    let proxy = before(backend.address(), "").await;
+    let mut client = Frames::connect_with(proxy.address(), &[(4, 16_384)]).await;
+    client
+        .send(frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()))
+        .await;
+    client.send(get_frame(1, "/cart/large")).await;
+    // With each piece that is read one more is taken back, which was looked at: a piece paid for 36 of them before.
+    let update = frame(WINDOW_UPDATE, 0, 1, &16_384_u32.to_be_bytes());
+    let ping = frame(PING, 0, 0, &[7; 8]);
+    let mut code = None;
+    for number in 1..4_000 {
+        let stream = 1 + 2 * number;
+        let asks = [&update[..], &get_frame(stream, "/cart"), &ping].concat();
+        client.try_send(asks).await;
+        let answered = loop {
+            match client.any().await {
+                Some(frame) if frame.kind == GOAWAY => code = Some(frame.code()),
+                Some(frame) if (frame.kind, frame.flags) == (PING, ACK) => break true,
+                Some(_) => {}
+                None => break false,
+            }
+        };
+        if !answered || !client.try_send(reset(stream)).await {
+            break;
+        }
+    }
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    until_count(&proxy, "callboard_http2_floods_total", 1).await;
+}
+
+#[tokio::test]
 async fn requests_that_are_taken_back_later_end_their_connection_too() {
     let backend = backend().await;
     let proxy = before(backend.address(), "").await;
