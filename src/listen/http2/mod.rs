@@ -30,7 +30,7 @@ use super::{Connection, Stop, connection::Protocol, preface::Begun, stop::Orders
 use crate::{
     config,
     metrics::Counter,
-    proxy::{self, Client},
+    proxy::{self, Client, RequestStream},
 };
 use progress::Progress;
 use stream::FrameStream;
@@ -60,15 +60,16 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun
     let progress = Arc::new(Progress::new(Arc::new(client)));
     connection.speaks(Protocol::Http2(Arc::clone(&progress)));
     let tasks = StreamTasks::new(Arc::clone(&progress));
-    let most = connection.listener.limits.requests_per_connection as u64;
     let service = service_fn(|mut request: Request<Incoming>| {
-        worker.http2.requests.add_one();
-        if progress.begin_request() == most {
-            connection.order(Stop::Finish);
+        let (stream, is_taken) = begin(&connection, &progress, &tasks, &mut request);
+        async move {
+            if !is_taken {
+                // The client may send it again elsewhere (RFC 9113 8.7).
+                return Err(h2::Error::from(h2::Reason::REFUSED_STREAM));
+            }
+            let handled = proxy::handle(&stream, request::as_http1(request)).await;
+            handled.map_err(|never| match never {})
         }
-        let goes_over = request::goes_over(&request);
-        let stream = tasks.begin(goes_over.then(|| hyper::upgrade::on(&mut request)));
-        async move { proxy::handle(&stream, request::as_http1(request)).await }
     });
     let wire = FrameStream::new(begun, Arc::clone(&connection), Arc::clone(&progress));
     let served = {
@@ -100,6 +101,23 @@ pub(super) async fn serve(connection: Arc<Connection>, client: Client, mut begun
         tracing::debug!(%client, %error, "a connection ended with an error");
     }
     end_streams(&connection, &tasks).await;
+}
+
+/// The stream of a request that has come, and whether that is taken.
+fn begin(
+    connection: &Connection,
+    progress: &Progress,
+    tasks: &StreamTasks,
+    request: &mut Request<Incoming>,
+) -> (Arc<RequestStream>, bool) {
+    connection.worker.http2.requests.add_one();
+    let number = progress.begin_request();
+    if number == connection.listener.limits.requests_per_connection as u64 {
+        connection.order(Stop::Finish);
+    }
+    let goes_over = request::goes_over(request);
+    let stream = tasks.begin(goes_over.then(|| hyper::upgrade::on(request)));
+    (stream, progress.takes(number))
 }
 
 /// The streams that were open hear of their connection's end, and end with it. A tunnel may have something to

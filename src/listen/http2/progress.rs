@@ -41,6 +41,8 @@ pub(in super::super) struct Progress {
     /// Since when it is to leave.
     finishing: AtomicU64,
     requests: AtomicU64,
+    /// The last of the requests that are taken of a client that is to leave.
+    last_request: AtomicU64,
 }
 
 impl Progress {
@@ -56,6 +58,7 @@ impl Progress {
             read: AtomicU64::new(0),
             finishing: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            last_request: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -71,7 +74,20 @@ impl Progress {
 
     /// The client is told to leave.
     pub(super) fn finish(&self) {
+        let streams = self.client.listener.limits.streams as u64;
+        let last = self.requests.load(Relaxed).saturating_add(2 * streams);
+        self.last_request.store(last, Relaxed);
         self.finishing.store(self.client.now(), Relaxed);
+    }
+
+    /// Whether a request is taken that is the client's so manieth. The library takes them until the client has
+    /// answered a question that stands behind the word to leave, which it may never do: it has time for that, and may
+    /// send as many requests until then as are on their way within a round trip.
+    pub(super) fn takes(&self, number: u64) -> bool {
+        let finishing = self.finishing.load(Relaxed);
+        let passed = u128::from(self.client.now().saturating_sub(finishing));
+        finishing == 0
+            || number <= self.last_request.load(Relaxed) && passed <= FAREWELL.as_millis()
     }
 
     /// What a client is told whose connection is open since then, and that has taken longer than the

@@ -9,7 +9,10 @@ use super::{before, before_with, client, get, text, until_count};
 use crate::support::{
     backend::Backend,
     eventually,
-    frames::{Frames, GOAWAY, INTERNAL_ERROR, NO_ERROR, PING, frame, get as get_frame},
+    frames::{
+        Frames, GOAWAY, INTERNAL_ERROR, NO_ERROR, PING, REFUSED_STREAM, RST_STREAM, frame,
+        get as get_frame,
+    },
     raw::{RawBackend, Then},
 };
 
@@ -101,6 +104,27 @@ async fn clients_of_the_field_lose_nothing_when_their_connection_has_had_its_req
     }
     assert_eq!(backend.requests(), served);
     until_count(&proxy, "callboard_http2_connections", 0).await;
+}
+
+/// The library would take its requests for ever.
+#[tokio::test]
+async fn a_client_that_is_to_leave_and_does_not_answer_the_ping_has_few_requests_more() {
+    let backend = Backend::start("a").await;
+    let limits = "limits = { requests_per_connection = 2, streams = 1 }";
+    let proxy = before(backend.address(), limits).await;
+    let mut client = Frames::connect(proxy.address()).await;
+    for stream in [1, 3, 5, 7, 9] {
+        client.send(get_frame(stream, "/cart")).await;
+        let last = loop {
+            let frame = client.any().await.expect("the connection goes on");
+            if frame.stream == stream && (frame.ends() || frame.kind == RST_STREAM) {
+                break frame;
+            }
+        };
+        let code = (last.kind == RST_STREAM).then(|| last.code());
+        assert_eq!(code, (stream > 7).then_some(REFUSED_STREAM), "{stream}");
+    }
+    assert_eq!(backend.requests(), 4);
 }
 
 #[tokio::test]
