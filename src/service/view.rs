@@ -356,6 +356,13 @@ impl View {
         endpoints.any(|one| !is_this(one) && !tried.has(one.health()))
     }
 
+    /// Whether this endpoint can be picked now.
+    pub(super) fn has(&self, endpoint: &WorkerEndpoint) -> bool {
+        let snapshot = self.snapshot.load();
+        let mut endpoints = snapshot.endpoints.iter();
+        endpoints.any(|one| ptr::eq(one.health(), endpoint.health()))
+    }
+
     /// Whether an instance is one of its endpoints.
     pub(super) fn wants(&self, instance: &Instance) -> bool {
         let subset = self.subset.as_deref();

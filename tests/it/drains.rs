@@ -12,6 +12,7 @@ use crate::support::{
     eventually,
     load::{Ledger, Load},
     proxy::{Proxy, set_cookie, with_state},
+    raw::{RawBackend, Wire, ok},
 };
 
 const DRAIN: &str = "/api/services/cart/drain";
@@ -199,6 +200,45 @@ async fn clients_of_a_cookie_and_of_a_hash_move_from_a_drained_endpoint() {
         // A hash leads back; a cookie names its new endpoint by then, and the first one its own.
         assert_eq!(by(&ask(cookie.as_deref()).await), owner, "{balance}");
     }
+}
+
+#[tokio::test]
+async fn a_request_whose_connection_dies_is_not_sent_to_a_drained_endpoint_again() {
+    let (waits, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (dies, notes) = (Arc::clone(&waits), Arc::clone(&asked));
+    let backend = RawBackend::serving(move |mut wire: Wire| {
+        let (dies, notes) = (Arc::clone(&dies), Arc::clone(&notes));
+        async move {
+            while let Some(head) = wire.head().await {
+                if head.starts_with("GET /cart/dies") {
+                    notes.notify_one();
+                    dies.notified().await;
+                    return;
+                }
+                wire.send(ok("a")).await;
+            }
+        }
+    });
+    let backend = backend.await;
+    let proxy = Proxy::start(
+        "workers = 1\n[[route]]\npath = \"/cart\"\nservice = \"cart\"\n[service.cart]\n\
+         pool.idle = \"1m\"\n",
+    );
+    let proxy = proxy.await;
+    proxy.register("cart", backend.address()).await;
+    proxy.until_served("/cart").await;
+    let mut client = Wire::connect(proxy.address()).await;
+    client
+        .send("GET /cart/dies HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    asked.notified().await;
+    let body = json!({"endpoint": backend.address().to_string(), "force": true});
+    let (status, said) = tell(&proxy, Method::POST, DRAIN, body).await;
+    assert_eq!(status, 200, "{said}");
+    let before = backend.connections();
+    waits.notify_one();
+    assert_eq!(client.message().await.unwrap().status(), 503);
+    assert_eq!(backend.connections(), before);
 }
 
 #[tokio::test]

@@ -414,6 +414,8 @@ impl<'c, H: Head + RequestInfo> Call<'c, H> {
         }
         let again = self.past.last_unless_removed();
         let again = again.filter(|_| matches!(outcome, Outcome::Died { .. }));
+        // One that is drained gets no new requests, and so none for the second time.
+        let again = again.filter(|last| self.view().has(last));
         let next = judge(&Facts {
             outcome,
             is_idempotent: self.rules.is_idempotent,
