@@ -2,7 +2,8 @@
 //! nothing of what was handed over is lost.
 
 use std::{
-    io,
+    fs, io,
+    path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -36,6 +37,26 @@ struct State {
     lines: Vec<Weak<Lines>>,
 }
 
+/// A log that another file asks for, if it does. Where it is dropped before it takes over, it leaves no file that is
+/// new.
+#[derive(Debug)]
+pub(crate) struct PreparedLog {
+    log: Option<Arc<AccessLog>>,
+    /// The file that was made for it.
+    made: Option<PathBuf>,
+}
+
+impl Drop for PreparedLog {
+    fn drop(&mut self) {
+        if let Some(path) = &self.made
+            && fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0)
+        {
+            // One that cannot be removed is empty, and stays.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// The end of a process's access log: dropped, what was handed over is written first.
 #[derive(Debug)]
 pub(crate) struct Writing(pub(crate) Arc<AccessLogs>);
@@ -57,21 +78,28 @@ impl AccessLogs {
     ///
     /// # Errors
     /// Where nothing can be written there.
-    pub(crate) fn prepare(
-        &self,
-        settings: Option<&config::AccessLog>,
-    ) -> io::Result<Option<Arc<AccessLog>>> {
+    pub(crate) fn prepare(&self, settings: Option<&config::AccessLog>) -> io::Result<PreparedLog> {
+        let mut prepared = PreparedLog {
+            log: None,
+            made: None,
+        };
         let Some(settings) = settings else {
-            return Ok(None);
+            return Ok(prepared);
         };
         let current = self.current();
         if let Some(same) = current.as_ref().filter(|log| log.settings == *settings) {
-            return Ok(Some(Arc::clone(same)));
+            prepared.log = Some(Arc::clone(same));
+            return Ok(prepared);
         }
         let goes_there = current.filter(|log| log.settings.to == settings.to);
         let outlet = match goes_there {
             Some(log) => Arc::clone(&log.outlet),
-            None => Arc::new(Outlet::open(&settings.to, &self.losses)?),
+            None => {
+                let missing = sink::missing_file(&settings.to);
+                let outlet = Arc::new(Outlet::open(&settings.to, &self.losses)?);
+                prepared.made = missing;
+                outlet
+            }
         };
         let queue = &outlet.queue;
         let mut state = self.state.lock();
@@ -80,7 +108,8 @@ impl AccessLogs {
             state.queues.push(Arc::clone(queue));
         }
         drop(state);
-        Ok(Some(Arc::new(AccessLog::of(settings.clone(), outlet))))
+        prepared.log = Some(Arc::new(AccessLog::of(settings.clone(), outlet)));
+        Ok(prepared)
     }
 
     /// Whether another file's could be begun, as far as can be said without writing.
@@ -98,7 +127,9 @@ impl AccessLogs {
 
     /// Has new requests go by this one. Returns whether it is another one than before: then each worker goes
     /// over to [`Self::lines`].
-    pub(crate) fn change(&self, next: Option<Arc<AccessLog>>) -> bool {
+    pub(crate) fn change(&self, mut next: PreparedLog) -> bool {
+        next.made = None;
+        let next = next.log.take();
         let mut state = self.state.lock();
         let is_same = match (&state.current, &next) {
             (Some(before), Some(next)) => Arc::ptr_eq(before, next),
@@ -131,15 +162,13 @@ impl AccessLogs {
         &self.losses
     }
 
-    /// Has the files opened anew, for tools that have moved them; whether there is any.
+    /// Has the files opened anew, for tools that have moved them, and those of logs before that still get lines;
+    /// whether there is any.
     pub(crate) fn reopen(&self) -> bool {
         let state = self.state.lock();
-        let current = state.current.as_ref();
-        let has_file = current.is_some_and(|log| matches!(log.settings.to, LogTarget::File(_)));
-        if has_file {
-            state.queues.iter().for_each(|queue| queue.reopen());
-        }
-        has_file
+        let is_written = |queue: &&Arc<Queue>| Arc::strong_count(queue) > 1;
+        let queues = state.queues.iter().filter(is_written);
+        queues.fold(false, |any, queue| queue.reopen() | any)
     }
 
     /// Writes what is left.

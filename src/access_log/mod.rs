@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 pub(crate) use copied::Copied;
 pub(crate) use line::Line;
-pub(crate) use logs::{AccessLogs, Writing};
+pub(crate) use logs::{AccessLogs, PreparedLog, Writing};
 
 use crate::config;
 use copied::Wanted;
@@ -237,6 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_a_log_before_is_begun_anew_while_requests_go_by_it() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let [file, moved] = ["access.log", "access.log.1"].map(|name| folder.path().join(name));
+        let (logs, writing) = start(LogTarget::File(file.clone())).unwrap();
+        let lines = logs.lines().unwrap();
+        let next = logs.prepare(Some(&settings(LogTarget::Stdout))).unwrap();
+        assert!(logs.change(next));
+        fs::rename(&file, &moved).unwrap();
+        assert!(logs.reopen());
+        add(&lines);
+        drop(lines);
+        drop(writing);
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("{PATH}\n"));
+        assert!(!logs.reopen());
+    }
+
+    #[test]
     fn a_sample_has_its_share_and_all_that_are_slow_or_of_such_a_status() {
         let mut settings = settings(LogTarget::Stdout);
         settings.sample = MILLION / 10;
@@ -266,7 +283,26 @@ mod tests {
         let path = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&path).status();
         assert!(made.unwrap().success());
-        assert!(start(LogTarget::File(path)).is_err());
+        let to = LogTarget::File(path);
+        assert!(start(to.clone()).is_err());
+        // A dry run does not open it: a reader would take that for the end.
+        let (logs, _writing) = start(LogTarget::Stdout).unwrap();
+        assert!(logs.try_to_begin(Some(&settings(to))).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_does_not_take_over_leaves_no_file_that_is_new() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let [new, old] = ["new.log", "old.log"].map(|name| folder.path().join(name));
+        fs::write(&old, "").unwrap();
+        let (logs, _writing) = start(LogTarget::Stdout).unwrap();
+        for (file, is_there) in [(&new, false), (&old, true)] {
+            let next = logs.prepare(Some(&settings(LogTarget::File(file.clone()))));
+            drop(next.unwrap());
+            assert_eq!(file.exists(), is_there, "{file:?}");
+        }
+        let next = logs.prepare(Some(&settings(LogTarget::File(new.clone()))));
+        assert!(logs.change(next.unwrap()) && new.exists());
     }
 
     #[test]

@@ -23,7 +23,8 @@ impl Outlet {
     /// Where nothing can be written.
     pub(super) fn open(to: &LogTarget, losses: &Arc<Losses>) -> io::Result<Self> {
         let sink = Sink::open(to)?;
-        let queue = Arc::new(Queue::counting(losses));
+        let is_of_file = matches!(to, LogTarget::File(_));
+        let queue = Arc::new(Queue::counting(losses, is_of_file));
         let from = Arc::clone(&queue);
         thread::Builder::new()
             .name("access-log".to_owned())

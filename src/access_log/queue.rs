@@ -27,6 +27,8 @@ pub(super) struct Queue {
     changed: Condvar,
     /// Of this one, and of others that count with it.
     pub losses: Arc<Losses>,
+    /// It is written to a file, which may be moved.
+    is_of_file: bool,
 }
 
 /// Lines that were written nowhere.
@@ -60,10 +62,11 @@ pub(super) struct Due {
 }
 
 impl Queue {
-    /// Nothing waits yet.
-    pub(super) fn counting(losses: &Arc<Losses>) -> Self {
+    /// Nothing waits yet of what is written to a file, or elsewhere.
+    pub(super) fn counting(losses: &Arc<Losses>, is_of_file: bool) -> Self {
         Self {
             losses: Arc::clone(losses),
+            is_of_file,
             ..Self::default()
         }
     }
@@ -84,10 +87,13 @@ impl Queue {
         }
     }
 
-    /// Has the file opened anew.
-    pub(super) fn reopen(&self) {
-        self.state.lock().reopen = true;
-        self.changed.notify_all();
+    /// Has the file opened anew, if it is written to one; returns whether it is.
+    pub(super) fn reopen(&self) -> bool {
+        if self.is_of_file {
+            self.state.lock().reopen = true;
+            self.changed.notify_all();
+        }
+        self.is_of_file
     }
 
     /// Waits for something to do.

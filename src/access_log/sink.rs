@@ -6,7 +6,7 @@ use std::{
     io::{self, Write, stdout},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::{
-        fs::{FileExt, OpenOptionsExt},
+        fs::{FileExt, FileTypeExt, OpenOptionsExt},
         net::UnixDatagram,
     },
     path::{Path, PathBuf},
@@ -123,11 +123,23 @@ impl Sink {
     }
 }
 
-/// Whether lines could be written there, as far as can be said without a new file.
+/// The file that does not exist before it is opened.
+pub(super) fn missing_file(target: &LogTarget) -> Option<PathBuf> {
+    match target {
+        LogTarget::File(path) if !path.exists() => Some(path.clone()),
+        _ => None,
+    }
+}
+
+/// Whether lines could be written there, as far as can be said without a new file. A pipe is not opened: its reader
+/// would take the close for the end.
 pub(super) fn try_to_open(target: &LogTarget) -> io::Result<()> {
     let LogTarget::File(path) = target else {
         return Sink::open(target).map(drop);
     };
+    if std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo()) {
+        return Ok(());
+    }
     let mut options = OpenOptions::new();
     options.append(true).custom_flags(OFlag::O_NONBLOCK.bits());
     match options.open(path) {

@@ -5,7 +5,7 @@ use std::{error::Error, io, sync::Arc};
 
 use super::listeners::{Listeners, Prepared};
 use crate::{
-    access_log::{AccessLog, AccessLogs},
+    access_log::{AccessLogs, PreparedLog},
     admin::{self, LogLevel, ReloadError},
     config::{Config, Log},
     control::access::Access,
@@ -26,7 +26,7 @@ pub(super) struct Parts {
 /// What takes its place.
 pub(super) struct OpenedParts {
     listeners: Prepared,
-    access_log: Option<Arc<AccessLog>>,
+    access_log: PreparedLog,
     admin: Access,
     log: Log,
 }
