@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+use super::live::Live;
 use crate::{
     config::{self, Secret},
     control::access::Access,
@@ -25,11 +26,16 @@ pub enum StartError {
 pub struct Control {
     address: SocketAddr,
     gate: Arc<ArcSwap<Access>>,
+    pub(super) live: Arc<Live>,
 }
 
 impl Control {
-    pub(super) fn new(address: SocketAddr, gate: Arc<ArcSwap<Access>>) -> Self {
-        Self { address, gate }
+    pub(super) fn new(address: SocketAddr, gate: Arc<ArcSwap<Access>>, live: Arc<Live>) -> Self {
+        Self {
+            address,
+            gate,
+            live,
+        }
     }
 
     /// Reads who is let in by these settings: the token's file is read anew.
@@ -40,9 +46,13 @@ impl Control {
         gate(config, self.address)
     }
 
-    /// Lets in by this from now on.
+    /// Lets in by this from now on. Clients that watch by another token are let go of, and may come again.
     pub(crate) fn change(&self, next: Access) {
-        self.gate.store(Arc::new(next));
+        let next = Arc::new(next);
+        let before = self.gate.swap(Arc::clone(&next));
+        if !next.has_token_of(&before) {
+            self.live.let_go();
+        }
     }
 }
 

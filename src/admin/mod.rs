@@ -148,7 +148,7 @@ impl Server {
         let failed = |error| StartError::Bind(config.address, error);
         let address = listener.local_addr().map_err(failed)?;
         let gate = Arc::new(ArcSwap::from_pointee(control::gate(config, address)?));
-        let control = Control::new(address, Arc::clone(&gate));
+        let control = Control::new(address, Arc::clone(&gate), Arc::default());
         Ok(Self {
             listener,
             gate,
@@ -181,7 +181,8 @@ impl Server {
 
     /// Serves until `ending`; requests then have a second to end.
     pub async fn run(self, view: View, ending: CancellationToken) {
-        let context = Arc::new(Context::new(view, self.gate, self.started));
+        let live = self.control.live;
+        let context = Arc::new(Context::new(view, self.gate, live, self.started));
         let router = router(Arc::clone(&context));
         let following = live::follow(&context, ending.clone());
         let serving = serve(self.listener, router, CONNECTIONS, &self.sharing, ending);

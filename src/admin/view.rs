@@ -65,19 +65,24 @@ pub(super) struct Context {
     pub(super) gate: Arc<ArcSwap<Access>>,
     pub(super) started: Started,
     pub(super) history: Mutex<History>,
-    pub(super) live: Live,
+    pub(super) live: Arc<Live>,
     /// The places of requests that are explained.
     pub(super) explaining: Arc<Semaphore>,
 }
 
 impl Context {
-    pub(super) fn new(view: View, gate: Arc<ArcSwap<Access>>, started: Started) -> Self {
+    pub(super) fn new(
+        view: View,
+        gate: Arc<ArcSwap<Access>>,
+        live: Arc<Live>,
+        started: Started,
+    ) -> Self {
         Self {
             view,
             gate,
             started,
             history: Mutex::default(),
-            live: Live::default(),
+            live,
             explaining: Arc::new(Semaphore::new(MOST_EXPLAINED)),
         }
     }
@@ -154,6 +159,7 @@ pub(super) mod testing {
             at: SystemTime::now(),
             since: Instant::now(),
         };
-        Context::new(view, Arc::new(ArcSwap::from_pointee(gate)), started)
+        let gate = Arc::new(ArcSwap::from_pointee(gate));
+        Context::new(view, gate, Arc::default(), started)
     }
 }

@@ -45,6 +45,11 @@ impl Access {
         self
     }
 
+    /// Whether requests need the token that they need by the other.
+    pub(crate) fn has_token_of(&self, other: &Self) -> bool {
+        self.token == other.token
+    }
+
     /// Whether the request names no host at all, as probes of HTTP/1.0 do (HAProxy's `httpchk`), and
     /// no browser does.
     pub(crate) fn is_nameless(uri: &Uri, headers: &HeaderMap) -> bool {

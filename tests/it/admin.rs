@@ -782,10 +782,19 @@ async fn a_reload_changes_the_token_at_once_and_another_address_waits() {
     );
     assert_eq!(asked(first, "").await, Some(401));
     assert_eq!(asked(first, "one").await, Some(200));
+    let watching = proxy.http.get(url(first, "/api/events"));
+    let mut watching = watching.bearer_auth("one").send().await.unwrap();
+    assert!(watching.chunk().await.unwrap().is_some());
+    // The same token ends nothing: what it has opened hears of the reload.
+    assert_eq!(reload(first, "one", &with_token(first)).await.0, 200);
+    assert!(watching.chunk().await.unwrap().is_some());
     // The file of the token is read by every reload.
     std::fs::write(proxy.folder().join("token"), "two").unwrap();
     assert_eq!(reload(first, "one", &with_token(first)).await.0, 200);
     assert_eq!(asked(first, "one").await, Some(401));
+    let ends = async { while watching.chunk().await.unwrap().is_some() {} };
+    let ended = tokio::time::timeout(PATIENCE, ends).await;
+    ended.expect("what a lost token has opened ends");
     // Another address waits for the next start.
     let (status, said) = reload(first, "two", &with_token(second)).await;
     assert_eq!(status, 200, "{said}");

@@ -24,7 +24,7 @@ const REST: u32 = 10;
 const BEAT: Duration = Duration::from_secs(10);
 
 /// Those who watch, and what they have seen.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(in crate::admin) struct Live {
     watched: Mutex<Watched>,
     /// A first client watches.
@@ -39,7 +39,7 @@ pub(super) struct Changes {
     _place: Arc<()>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Watched {
     /// `None` while no client watches.
     picture: Option<Picture>,
@@ -105,6 +105,13 @@ impl Live {
         watched
             .clients
             .retain(|client| client.try_send(said.clone()).is_ok());
+    }
+
+    /// Lets go of all of them. Each may begin anew.
+    pub(in crate::admin) fn let_go(&self) {
+        let mut watched = self.watched.lock();
+        watched.clients.clear();
+        watched.picture = None;
     }
 
     /// Lets go of all of them, for good.

@@ -7,12 +7,14 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// Everything at one moment.
+#[derive(Debug)]
 pub(in crate::admin) struct Picture {
     /// Parts of the status, by their names.
     pub(super) parts: BTreeMap<String, Box<RawValue>>,
     pub(super) services: BTreeMap<Arc<str>, ServicePicture>,
 }
 
+#[derive(Debug)]
 pub(super) struct ServicePicture {
     /// All of it but its endpoints.
     pub(super) own: Box<RawValue>,
