@@ -116,12 +116,22 @@ async fn share(pool: &Pool, wanted: &Wanted) -> Result<Connected, FailureKind> {
         }
     }
     let opened = wanted.in_time(FailureKind::ConnectTimeout, open_shared(pool));
-    let connection = opened.await?;
+    let opened = opened.await;
     drop(turn);
-    Ok(Connected {
-        connection,
-        is_new: true,
-    })
+    match opened {
+        Ok(connection) => Ok(Connected {
+            connection,
+            is_new: true,
+        }),
+        // The one whose place it was to take goes on.
+        Err(kind) => match links.lease_any(Instant::now(), &pool.keep(), wanted.oldest()) {
+            Some(lease) => Ok(Connected {
+                connection: Connection::Http2(lease),
+                is_new: false,
+            }),
+            None => Err(kind),
+        },
+    }
 }
 
 /// A connection that others find as well, where it is of HTTP/2.
@@ -159,7 +169,7 @@ mod tests {
     use crate::{
         config,
         instance::Address,
-        upstream::{IdleLimits, Target},
+        upstream::{IdleLimits, Reuse, Target},
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -223,6 +233,57 @@ mod tests {
         tokio::select! {
             () = asking => {}
             () = serving => {}
+        }
+    }
+
+    /// A connection on which requests of one client are given up again and again.
+    #[tokio::test]
+    async fn a_worn_connection_serves_others_until_another_is_open_or_where_none_can_be() {
+        let (listener, pool) = pool().await;
+        let wanted = Wanted {
+            limit: SECOND * 20,
+            ..WANTED
+        };
+        let checkout = || pool.checkout(Instant::now(), Reuse::Any, None);
+        let wear = || {
+            for _ in 0..11 {
+                let Some(Connection::Http2(lease)) = checkout() else {
+                    panic!("it takes no streams");
+                };
+                lease.give_up();
+            }
+        };
+        let serve = async |socket| {
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            while connection.accept().await.is_some() {}
+        };
+        let serving = async {
+            let (first, _) = listener.accept().await.unwrap();
+            let second = async {
+                let (second, _) = listener.accept().await.unwrap();
+                drop(listener);
+                serve(second).await;
+            };
+            tokio::join!(serve(first), second)
+        };
+        let asking = async {
+            assert!(connect(&pool, &wanted).await.unwrap().is_new);
+            wear();
+            // The first request that comes opens another, and those that come meanwhile do not wait for it.
+            assert!(checkout().is_none());
+            let turn = pool.links().turn().await;
+            assert!(checkout().is_some());
+            drop(turn);
+            assert!(connect(&pool, &wanted).await.unwrap().is_new);
+            wear();
+            assert!(checkout().is_none());
+            let connected = connect(&pool, &wanted).await.unwrap();
+            assert!(!connected.is_new);
+            assert_eq!(pool.opened.value(), 2);
+        };
+        tokio::select! {
+            () = asking => {}
+            _ = serving => {}
         }
     }
 

@@ -252,7 +252,7 @@ impl Pool {
         opener: Option<Opener>,
     ) -> Option<Connection> {
         if self.target.protocol != Protocol::Http1
-            && let Some(lease) = self.lease(now, None)
+            && let Some(lease) = self.lease(now, None).or_else(|| self.lease_meanwhile(now))
         {
             return Some(Connection::Http2(lease));
         }
@@ -263,6 +263,11 @@ impl Pool {
     /// A place on a connection of HTTP/2 that is open, and not older than this.
     pub(super) fn lease(&self, now: Instant, oldest: Option<Instant>) -> Option<Lease> {
         self.http2.get()?.lease(now, &self.keep(), oldest)
+    }
+
+    /// The same on one that another is being opened in the place of.
+    fn lease_meanwhile(&self, now: Instant) -> Option<Lease> {
+        self.http2.get()?.lease_meanwhile(now, &self.keep())
     }
 
     /// Its connections of HTTP/2.

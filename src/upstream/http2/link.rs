@@ -59,6 +59,8 @@ pub(super) struct Link {
     /// A request has failed of an error that ended it.
     has_failed_one: AtomicBool,
     resets: ResetRate,
+    /// Too many of its requests were given up of late: it takes streams until another connection is open.
+    is_worn: AtomicBool,
     /// It takes no more streams, and ends with those that it has.
     is_draining: AtomicBool,
     rests: UnboundedSender<Rest>,
@@ -97,6 +99,7 @@ impl Link {
             end: AtomicU8::new(End::None as u8),
             has_failed_one: AtomicBool::new(false),
             resets: ResetRate::default(),
+            is_worn: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
         }
     }
@@ -134,12 +137,16 @@ impl Link {
         }
     }
 
-    /// Notes that a request was given up by its client when it had just begun. Where that happens often the
-    /// connection takes no more streams: the endpoint may end it for an attack, and all of them with it.
+    /// Notes that a request was given up by its client when it had just begun. Where that happens often another
+    /// connection takes this one's place: the endpoint may end it for an attack, and all of them with it.
     fn note_reset(&self, now: Instant) {
         if self.resets.note(self.age(now)) {
-            self.is_draining.store(true, Relaxed);
+            self.is_worn.store(true, Relaxed);
         }
+    }
+
+    fn is_worn(&self) -> bool {
+        self.is_worn.load(Relaxed)
     }
 
     /// Has a stream read to its end. Where the connection has none any more, there is nothing to be read.
@@ -282,7 +289,7 @@ pub(in crate::upstream) struct Links {
 
 impl Links {
     /// A place on a connection that is open, and not older than this: on the first that has one, so that
-    /// there are no more connections than streams need.
+    /// there are no more connections than streams need. There is none on a worn one.
     pub(in crate::upstream) fn lease(
         &self,
         now: Instant,
@@ -291,10 +298,34 @@ impl Links {
     ) -> Option<Lease> {
         let mut open = self.open.lock();
         open.retain_mut(|shared| shared.is_good(keep, now));
-        open.iter()
-            .filter(|shared| oldest.is_none_or(|oldest| shared.link.opened >= oldest))
-            .find(|shared| shared.has_room(keep))
-            .map(Shared::lease)
+        let is_worn = |shared: &Shared| shared.link.is_worn();
+        if !open.iter().all(is_worn) {
+            // Another has taken its place.
+            open.retain(|shared| !is_worn(shared));
+        }
+        let fresh = open.iter().filter(|shared| !is_worn(shared));
+        place_on(fresh, keep, oldest)
+    }
+
+    /// A place on a worn connection, where there is no other and one is being opened: else a client that gives up
+    /// many requests would have all others wait for that.
+    pub(in crate::upstream) fn lease_meanwhile(&self, now: Instant, keep: &Keep) -> Option<Lease> {
+        match self.turn.try_lock() {
+            Ok(_) => None,
+            Err(_) => self.lease_any(now, keep, None),
+        }
+    }
+
+    /// A place on a connection that is open, and not older than this, be it a worn one.
+    pub(in crate::upstream) fn lease_any(
+        &self,
+        now: Instant,
+        keep: &Keep,
+        oldest: Option<Instant>,
+    ) -> Option<Lease> {
+        let mut open = self.open.lock();
+        open.retain_mut(|shared| shared.is_good(keep, now));
+        place_on(open.iter(), keep, oldest)
     }
 
     /// A place on a connection that was just opened, which others find as well; but not where the
@@ -354,6 +385,25 @@ impl Links {
         let open = self.open.lock();
         let idle = open.iter().filter(|shared| shared.link.streams() == 0);
         idle.count()
+    }
+}
+
+/// A place on the first of these that has one, and is not older than this.
+fn place_on<'s>(
+    mut open: impl Iterator<Item = &'s Shared>,
+    keep: &Keep,
+    oldest: Option<Instant>,
+) -> Option<Lease> {
+    let is_young = |shared: &Shared| oldest.is_none_or(|oldest| shared.link.opened >= oldest);
+    let found = open.find(|shared| is_young(shared) && shared.has_room(keep));
+    found.map(Shared::lease)
+}
+
+#[cfg(test)]
+impl Lease {
+    /// Has its request be given up at once.
+    pub(in crate::upstream) fn give_up(mut self) {
+        self.note_asked(Instant::now());
     }
 }
 
