@@ -479,10 +479,12 @@ impl WorkerTasks {
             tls,
             addresses,
             drain,
+            room,
             permit,
             place,
         } = arrival;
-        let connection = Connection::new(Arc::clone(&self.worker), listener, peer, drain);
+        let worker = Arc::clone(&self.worker);
+        let connection = Connection::new(worker, listener, peer, drain, room);
         let connection = Arc::new(connection);
         let tasks = Arc::clone(self);
         let id = self.next_id();
@@ -584,7 +586,10 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::{config, listen::Permits};
+    use crate::{
+        config,
+        listen::{Addresses, Permits, Room},
+    };
 
     type HandedOvers = mpsc::UnboundedReceiver<HandedOver>;
 
@@ -617,13 +622,15 @@ mod tests {
         let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
         let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         client.write_all(get).await.unwrap();
-        let permit = Arc::new(Permits::new(1)).acquire().await;
+        let (permits, addresses) = (Arc::new(Permits::new(1)), Arc::new(Addresses::new(1)));
+        let permit = permits.acquire().await;
         let arrival = Accepted {
             peer,
             listener: Arc::new(config::Listener::default()),
             tls: None,
             addresses: None,
             drain: Arc::default(),
+            room: Room::of(&permits, &addresses),
             permit,
             place: None,
         };

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Addresses, Drain, Tls,
+    Addresses, Drain, Room, Tls,
     addresses::Counted,
     listening::{Listening, OpenSockets},
     permits::{Permit, Permits},
@@ -134,6 +134,8 @@ pub(crate) struct Accepted {
     pub addresses: Option<Arc<Addresses>>,
     /// The way out of that listener.
     pub drain: Arc<Drain>,
+    /// Where what counts as another connection is counted.
+    pub room: Room,
     /// Given back when the connection ends.
     pub permit: Permit,
     /// The same for its address, where that is counted.
@@ -242,7 +244,10 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
         // is gone, which serving it will find out.
         let _ = stream.set_nodelay(true);
         let Entrance {
-            addresses, drain, ..
+            addresses,
+            permits,
+            drain,
+            ..
         } = &*self.entrance;
         let terms = self.entrance.terms.load();
         let Terms { settings, tls } = &**terms;
@@ -252,6 +257,7 @@ impl<S: FnMut(TcpStream, Accepted), T: Fn(SocketAddr)> Acceptor<S, T> {
             tls: tls.clone(),
             addresses: settings.proxy_protocol.then(|| Arc::clone(addresses)),
             drain: Arc::clone(drain),
+            room: Room::of(permits, addresses),
             permit,
             place,
         };

@@ -10,9 +10,10 @@ use std::{
 };
 
 use super::{
-    Drain,
+    Drain, Room,
     http1::progress::Progress,
     http2::progress::Progress as Http2Progress,
+    room::Extra,
     stop::{Stop, StopSignal},
 };
 use crate::{config, proxy::Worker};
@@ -27,6 +28,8 @@ pub(crate) struct Connection {
     pub(super) address: SocketAddr,
     /// The way out of the listener.
     pub(super) drain: Arc<Drain>,
+    /// Where its tunnels count beside it.
+    room: Room,
     /// The client that a proxy in front names, once it has.
     proxied: OnceLock<IpAddr>,
     /// When it was accepted, by the worker's clock.
@@ -56,6 +59,7 @@ impl Connection {
         listener: Arc<config::Listener>,
         address: SocketAddr,
         drain: Arc<Drain>,
+        room: Room,
     ) -> Self {
         let accepted = worker.now();
         Self {
@@ -65,6 +69,7 @@ impl Connection {
             listener,
             address,
             drain,
+            room,
             proxied: OnceLock::new(),
             signal: StopSignal::new(),
             protocol: OnceLock::new(),
@@ -82,6 +87,20 @@ impl Connection {
     pub(super) fn client(&self) -> IpAddr {
         let proxied = self.proxied.get().copied();
         proxied.unwrap_or_else(|| self.address.ip())
+    }
+
+    /// A place for a tunnel that counts as another connection of the same client; `None`, and counted, where there
+    /// is none.
+    pub(super) fn take_room(&self) -> Option<Extra> {
+        let client = self.client();
+        // Those of a trusted proxy are of many clients.
+        let counted = (!self.listener.trusts(client)).then_some(client);
+        let extra = self.room.take(counted);
+        if extra.is_none() {
+            self.worker.turned_away.add_one();
+            tracing::debug!(%client, "has too many tunnels for its listener's limits");
+        }
+        extra
     }
 
     /// The client has begun a handshake.

@@ -22,6 +22,7 @@ mod preface;
 mod prelude;
 mod proxied;
 mod records;
+mod room;
 mod socket;
 mod socket_file;
 mod stall;
@@ -43,6 +44,7 @@ pub(crate) use listening::{OpenSockets, Unwatched};
 #[cfg(test)]
 pub(crate) use permits::Permits;
 pub(crate) use prelude::serve;
+pub(crate) use room::Room;
 pub(crate) use socket_file::{SocketFile, is_at, is_one_socket};
 pub(crate) use stop::Stop;
 pub(crate) use tls::Tls;

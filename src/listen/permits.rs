@@ -62,7 +62,8 @@ impl Permits {
         }
     }
 
-    fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+    /// One that is there now.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let one_more = |given| (given < self.most.load(SeqCst)).then_some(given + 1);
         let given = self.given.fetch_update(SeqCst, SeqCst, one_more);
         given.is_ok().then(|| Permit(Arc::clone(self)))

@@ -9,7 +9,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::{Connection, socket::Socket};
+use super::{Addresses, Connection, Room, permits::Permits, socket::Socket};
 use crate::{
     config::{self, ListenProtocol, ListenTls, TlsVersion, UnknownName},
     proxy::{Client, ClientAddress, Scheme, Worker},
@@ -27,7 +27,9 @@ async fn connected_by(client: TcpSocket) -> (TcpStream, Arc<Connection>, TcpStre
     let (client, accepted) = tokio::join!(client, socket.accept());
     let (stream, peer) = accepted.unwrap();
     let (worker, listener) = (Worker::without_services(), config::Listener::default());
-    let connection = Connection::new(worker, Arc::new(listener), peer, Arc::default());
+    let (permits, addresses) = (Arc::new(Permits::new(1)), Arc::new(Addresses::new(1)));
+    let room = Room::of(&permits, &addresses);
+    let connection = Connection::new(worker, Arc::new(listener), peer, Arc::default(), room);
     (client.unwrap(), Arc::new(connection), stream)
 }
 

@@ -113,7 +113,7 @@ metrics! {
         "Requests refused for what they are."
         => |scrape, samples| over_workers(scrape, samples, |worker| &worker.refused);
     Counter "callboard_connections_refused_total" []
-        "Client connections refused, since their address had too many."
+        "Client connections and tunnels of HTTP/2 that were refused, since there were too many."
         => |scrape, samples| over_workers(scrape, samples, |worker| &worker.turned_away);
     Gauge "callboard_http2_connections" []
         "Client connections that speak HTTP/2."

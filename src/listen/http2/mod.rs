@@ -6,6 +6,7 @@ mod budget;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
+mod place;
 pub(super) mod progress;
 mod request;
 mod stream;
@@ -32,8 +33,10 @@ use crate::{
     metrics::Counter,
     proxy::{self, Client, RequestStream},
 };
+use place::TunnelPlace;
 use progress::Progress;
 use stream::FrameStream;
+use streams::Upgrade;
 use tasks::StreamTasks;
 
 /// What is held of the body of one request that is not passed on yet. A connection has room for that of all its
@@ -115,9 +118,13 @@ fn begin(
     if number == connection.listener.limits.requests_per_connection as u64 {
         connection.order(Stop::Finish);
     }
-    let goes_over = request::goes_over(request);
-    let stream = tasks.begin(goes_over.then(|| hyper::upgrade::on(request)));
-    (stream, progress.takes(number))
+    let upgrade = request::goes_over(request).then(|| Upgrade {
+        bytes: hyper::upgrade::on(request),
+        place: TunnelPlace::take(&progress.own_place, || connection.take_room()),
+    });
+    let has_room = upgrade.as_ref().is_none_or(|it| it.place.is_some());
+    let stream = tasks.begin(upgrade);
+    (stream, has_room && progress.takes(number))
 }
 
 /// The streams that were open hear of their connection's end, and end with it. A tunnel may have something to

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{super::stop::Stop, streams::Streams};
+use super::{super::stop::Stop, place::OwnPlace, streams::Streams};
 use crate::{config::ListenTimeouts, proxy::Client};
 
 /// How long a client may take to leave that was told to, and has nothing to wait for.
@@ -41,6 +41,8 @@ pub(in super::super) struct Progress {
     /// Since when it is to leave.
     finishing: AtomicU64,
     requests: AtomicU64,
+    /// The place of its first tunnel.
+    pub(super) own_place: Arc<OwnPlace>,
     /// The last of the requests that are taken of a client that is to leave.
     last_request: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl Progress {
             read: AtomicU64::new(0),
             finishing: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            own_place: Arc::default(),
             last_request: AtomicU64::new(u64::MAX),
         }
     }

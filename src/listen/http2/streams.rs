@@ -10,7 +10,10 @@ use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::super::stop::{Stop, StopSignal};
+use super::{
+    super::stop::{Stop, StopSignal},
+    place::TunnelPlace,
+};
 use crate::{
     config::ListenTimeouts,
     proxy::{RequestStream, TunnelWatch},
@@ -32,19 +35,27 @@ struct Table {
 pub(super) struct Stream {
     pub(super) request: Arc<RequestStream>,
     pub(super) signal: StopSignal,
-    /// Where it asks to go over to another protocol: its bytes, once it has.
-    pub(super) upgraded: Option<OnUpgrade>,
+    /// Where it asks to go over to another protocol.
+    pub(super) upgrade: Option<Upgrade>,
     /// Of what it has gone over to.
     tunnel: OnceLock<Arc<TunnelWatch>>,
 }
 
+/// What a stream has that asks to go over to another protocol.
+pub(super) struct Upgrade {
+    /// Its bytes, once it has.
+    pub(super) bytes: OnUpgrade,
+    /// Its place in the listener's limits, kept for as long as the stream. It is refused without.
+    pub(super) place: Option<TunnelPlace>,
+}
+
 impl Stream {
     /// Of a request that has begun, and perhaps goes over to another protocol.
-    pub(super) fn new(request: Arc<RequestStream>, upgraded: Option<OnUpgrade>) -> Self {
+    pub(super) fn new(request: Arc<RequestStream>, upgrade: Option<Upgrade>) -> Self {
         Self {
             request,
             signal: StopSignal::new(),
-            upgraded,
+            upgrade,
             tunnel: OnceLock::new(),
         }
     }

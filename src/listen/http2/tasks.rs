@@ -8,14 +8,14 @@ use std::{
     task::Poll,
 };
 
-use hyper::{rt::Executor, upgrade::OnUpgrade};
+use hyper::rt::Executor;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::{
     super::stop::{Orders, Stop},
     progress::Progress,
-    streams::Stream,
+    streams::{Stream, Upgrade},
     tunnel::{self, Sender},
 };
 use crate::proxy::RequestStream;
@@ -45,9 +45,9 @@ impl StreamTasks {
     }
 
     /// A stream has begun, with a request that perhaps goes over to another protocol.
-    pub(super) fn begin(&self, upgraded: Option<OnUpgrade>) -> Arc<RequestStream> {
+    pub(super) fn begin(&self, upgrade: Option<Upgrade>) -> Arc<RequestStream> {
         let request = Arc::new(RequestStream::new(Arc::clone(&self.progress.client)));
-        let stream = Stream::new(Arc::clone(&request), upgraded);
+        let stream = Stream::new(Arc::clone(&request), upgrade);
         *self.begun.lock() = Some(Arc::new(stream));
         request
     }
@@ -65,11 +65,11 @@ impl StreamTasks {
         // It and its request hold each other.
         let tunnel = stream.request.take_tunnel();
         if let (Some(sender), Some(tunnel)) = (sender, tunnel)
-            && let Some(upgraded) = stream.upgraded.clone()
+            && let Some(upgrade) = &stream.upgrade
             && !self.tunnels.is_closed()
         {
             let _open = self.tunnels.token();
-            tunnel::serve(stream, upgraded, sender, tunnel).await;
+            tunnel::serve(stream, upgrade.bytes.clone(), sender, tunnel).await;
         }
     }
 
@@ -89,7 +89,7 @@ where
             *self.sender.lock() = Some(Box::pin(serving));
             return;
         };
-        let goes_over = stream.upgraded.is_some().then(|| self.clone());
+        let goes_over = stream.upgrade.is_some().then(|| self.clone());
         let open = OpenStream::new(&self.progress, stream);
         // Boxed: it is large, and a future that waits for it would hold it twice.
         let mut serving: Pin<Box<F>> = Box::pin(serving);

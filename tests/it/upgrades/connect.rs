@@ -200,6 +200,41 @@ async fn streams_of_one_connection_go_over_side_by_side_and_requests_go_beside_t
     until_open(&proxy, 0).await;
 }
 
+/// By HTTP/2 a hundred share one connection, and each has one to its endpoint.
+#[tokio::test]
+async fn a_tunnel_beyond_its_connections_first_is_a_connection_in_the_listeners_limits() {
+    let echo = accepting(echo).await;
+    for limit in ["connections = 3", "connections_per_address = 3"] {
+        let listener = format!("[[listen]]\naddress = \"127.0.0.1:0\"\nlimits = {{ {limit} }}\n");
+        let proxy = before(&[echo.address()], &listener).await;
+        let mut client = gone_over(&proxy, &[1, 3, 5]).await;
+        let asks = |stream| head(stream, 0, &fields("websocket", "/cart", &[]));
+        client.send(asks(7)).await;
+        let refused = next_of(&mut client, 7).await;
+        assert_eq!((refused.kind, refused.code()), (RST_STREAM, REFUSED_STREAM));
+        assert_eq!(
+            metric(&proxy, "callboard_connections_refused_total").await,
+            1
+        );
+        // A request is none, and one that has ended gives its place back.
+        client.send(frames::get(9, "/none")).await;
+        assert_eq!(next_of(&mut client, 9).await.status(), 404);
+        client.send(reset(3)).await;
+        until_open(&proxy, 2).await;
+        let mut stream = 11;
+        // The stream of one that has ended lives a moment longer.
+        while {
+            client.send(asks(stream)).await;
+            next_of(&mut client, stream).await.kind == RST_STREAM
+        } {
+            stream += 2;
+        }
+        until_open(&proxy, 3).await;
+        drop(client);
+        until_open(&proxy, 0).await;
+    }
+}
+
 #[tokio::test]
 async fn what_nothing_goes_over_to_is_501_and_never_a_success() {
     let config = "[[route]]\npath = \"/cart/plain\"\nservice = \"cart\"\nupgrades = []\n\
