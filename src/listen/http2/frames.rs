@@ -29,8 +29,12 @@ pub(super) enum Kind {
 /// The numbers of kinds.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RESET: u8 = 3;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+
+/// The code that a reset is given (`INTERNAL_ERROR`).
+const CUT: [u8; 4] = [0, 0, 0, 2];
 
 /// A flag of `SETTINGS` and `PING`: it answers one of ours.
 const ACK: u8 = 1;
@@ -88,6 +92,12 @@ impl Place {
         self.filled = 0;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         Some(self.header)
+    }
+
+    /// Whether the payload that is being read is that of a reset.
+    fn is_reset(&self) -> bool {
+        let [_, _, _, kind, ..] = self.header;
+        kind == RESET
     }
 }
 
@@ -172,17 +182,31 @@ impl Frames {
     }
 
     /// Follows these bytes, which have come at this moment in milliseconds, and tells of each frame that begins
-    /// in them.
-    pub(super) fn follow(&mut self, mut bytes: &[u8], now: u64, mut begins: impl FnMut(Kind)) {
+    /// in them. The code of a reset is made another, which the library takes for no end: for that it takes those
+    /// of most clients (`NO_ERROR`, `CANCEL`), and so what is cut for whole.
+    pub(super) fn follow(&mut self, bytes: &mut [u8], now: u64, mut begins: impl FnMut(Kind)) {
         self.ages.look(now);
-        pass(&mut self.preface, &mut bytes);
-        while !bytes.is_empty() {
+        let mut at = bytes.len().min(self.preface);
+        self.preface -= at;
+        while at < bytes.len() {
+            let mut rest = &bytes[at..];
             if self.place.left > 0 {
-                pass(&mut self.place.left, &mut bytes);
+                let payload = self.place.left;
+                pass(&mut self.place.left, &mut rest);
+                let end = bytes.len() - rest.len();
+                if self.place.is_reset() && payload <= CUT.len() {
+                    let code = &CUT[CUT.len() - payload..][..end - at];
+                    bytes[at..end].copy_from_slice(code);
+                }
+                at = end;
                 self.end_payload();
-            } else if let Some(header) = self.place.header(&mut bytes) {
-                begins(self.begin(header));
-                self.end_payload();
+            } else {
+                let header = self.place.header(&mut rest);
+                at = bytes.len() - rest.len();
+                if let Some(header) = header {
+                    begins(self.begin(header));
+                    self.end_payload();
+                }
             }
         }
     }
@@ -222,7 +246,7 @@ impl Frames {
                 self.ages.last = self.ages.last.max(stream);
                 Kind::Headers
             }
-            3 => Kind::Reset {
+            RESET => Kind::Reset {
                 is_young: stream > self.ages.old,
             },
             4 | PING if flags & ACK != 0 => Kind::Acknowledgement,
@@ -294,7 +318,7 @@ mod tests {
             let (mut frames, mut told) = (Frames::new(), Vec::new());
             assert!(frames.is_before_all());
             for piece in wire.chunks(step) {
-                frames.follow(piece, 0, |kind| told.push(kind));
+                frames.follow(&mut piece.to_vec(), 0, |kind| told.push(kind));
             }
             assert_eq!(told, expected, "in pieces of {step}");
             assert!(!frames.is_amid_a_head() && !frames.is_before_all());
@@ -324,23 +348,47 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_is_one_that_the_library_takes_for_no_end_and_all_else_stays() {
+        let wire = |code: [u8; 4]| {
+            [
+                vec![b' '; preface::LENGTH],
+                frame(DATA, 0, &[0, 0, 0, 8]),
+                frame(RESET, 0, &code),
+                frame(8, 0, &[0, 0, 0, 8]),
+                frame(PING, 0, &[8; 8]),
+            ]
+            .concat()
+        };
+        for code in [0_u32, 8, 11, 0x0808_0808] {
+            let mut sent = wire(code.to_be_bytes());
+            for step in 1..sent.len() {
+                let mut frames = Frames::new();
+                let pieces = sent.chunks_mut(step);
+                pieces.for_each(|piece| frames.follow(piece, 0, |_| {}));
+                assert_eq!(sent, wire(CUT), "{code} in pieces of {step}");
+                sent = wire(code.to_be_bytes());
+            }
+        }
+    }
+
+    #[test]
     fn a_stream_is_old_a_second_after_it_began() {
         let mut frames = Frames::new();
-        frames.follow(&[b' '; preface::LENGTH], 0, |_| {});
-        frames.follow(&frame(1, END_HEADERS, b""), 10, |_| {});
+        frames.follow(&mut [b' '; preface::LENGTH], 0, |_| {});
+        frames.follow(&mut frame(1, END_HEADERS, b""), 10, |_| {});
         // Between one look and the next it may be taken for young for a second longer.
         for (now, is_young) in [(900, true), (1010, true), (2009, true), (2010, false)] {
             let expected = Kind::Reset { is_young };
             let told = |kind| assert_eq!(kind, expected, "{now}");
-            frames.follow(&frame(3, 0, &[0; 4]), now, told);
+            frames.follow(&mut frame(3, 0, &[0; 4]), now, told);
         }
     }
 
     #[test]
     fn a_head_is_whole_with_the_last_byte_of_its_last_frame() {
         let mut frames = Frames::new();
-        frames.follow(&[b' '; preface::LENGTH], 0, |_| {});
-        for (bytes, is_amid) in [
+        frames.follow(&mut [b' '; preface::LENGTH], 0, |_| {});
+        for (mut bytes, is_amid) in [
             (frame(1, END_HEADERS, b"abc"), false),
             (frame(1, END_HEADERS, b"abc")[..11].to_vec(), true),
             (b"c".to_vec(), false),
@@ -350,7 +398,7 @@ mod tests {
             (frame(9, 0, b""), false),
             (frame(1, END_HEADERS, b""), false),
         ] {
-            frames.follow(&bytes, 0, |_| {});
+            frames.follow(&mut bytes, 0, |_| {});
             assert_eq!(frames.is_amid_a_head(), is_amid, "{bytes:?}");
         }
     }

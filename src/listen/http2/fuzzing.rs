@@ -21,7 +21,7 @@ pub(crate) fn frames(bytes: &[u8]) {
 fn follow(bytes: &[u8], step: usize) -> (Vec<Kind>, (bool, u64, u32, bool)) {
     let (mut frames, mut told) = (Frames::new(), Vec::new());
     for piece in bytes.chunks(step) {
-        frames.follow(piece, 0, |kind| told.push(kind));
+        frames.follow(&mut piece.to_vec(), 0, |kind| told.push(kind));
     }
     let end = (
         frames.is_amid_a_head(),

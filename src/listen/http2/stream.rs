@@ -79,7 +79,7 @@ impl FrameStream {
     }
 
     /// Notes what was read. A flood ends the connection.
-    fn note_read(&mut self, read: &[u8]) -> Result<(), Flood> {
+    fn note_read(&mut self, read: &mut [u8]) -> Result<(), Flood> {
         let Progress {
             client,
             is_begun,
@@ -144,7 +144,7 @@ impl AsyncRead for FrameStream {
         }
         let before = buffer.filled().len();
         ready!(this.poll_more(cx, buffer))?;
-        if this.note_read(&buffer.filled()[before..]).is_err() {
+        if this.note_read(&mut buffer.filled_mut()[before..]).is_err() {
             this.progress.client.worker.http2.floods.add_one();
             // An error would have the socket closed at once, and a reset take the answers that are not read
             // yet. The library writes what it has, and comes back.

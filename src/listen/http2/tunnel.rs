@@ -98,7 +98,7 @@ impl AsyncRead for StreamBytes {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.bytes).poll_read(cx, buffer))?;
-        // The library takes most resets for an end.
+        // The library may have taken a reset for an end.
         if buffer.filled().len() == before && self.is_gone(cx) {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }

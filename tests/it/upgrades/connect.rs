@@ -418,6 +418,32 @@ async fn a_reset_behind_an_end_is_heard_where_the_endpoint_is_silent() {
     until_open(&proxy, 1).await;
     client.send(reset(1)).await;
     until_ended(&proxy, "client_reset", 1).await;
+/// By then nothing is sent any more whose end would tell.
+#[tokio::test]
+async fn a_reset_is_no_end_where_the_endpoint_has_ended_before() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let backend = accepting(move |mut wire| {
+        let heard = heard.clone();
+        async move {
+            tokio::io::AsyncWriteExt::shutdown(&mut wire.stream)
+                .await
+                .unwrap();
+            heard.send(wire.rest().await.is_ok()).unwrap();
+        }
+    })
+    .await;
+    let proxy = before(&[backend.address()], "").await;
+    for code in [CANCEL, NO_ERROR] {
+        let mut client = gone_over(&proxy, &[1]).await;
+        assert!(next_of(&mut client, 1).await.ends());
+        let reset = frame(RST_STREAM, 0, 1, &code.to_be_bytes());
+        client.send([frame(DATA, 0, 1, b"a"), reset].concat()).await;
+        assert_eq!(hears.recv().await, Some(false), "{code}");
+    }
+    until_ended(&proxy, "client_reset", 2).await;
+    until_open(&proxy, 0).await;
+}
+
     until_open(&proxy, 0).await;
 }
 
