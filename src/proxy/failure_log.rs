@@ -68,6 +68,24 @@ impl Trouble {
         });
     }
 
+    /// Its endpoint has answered, and did not go over to the protocol.
+    pub(super) fn not_gone_over(self) {
+        self.note("not gone over", move |trouble, times| {
+            let Self {
+                service,
+                question,
+                client,
+                status,
+                request_id,
+            } = trouble;
+            let Question { host, path, .. } = question;
+            tracing::warn!(
+                status, request_id, %service, host, path, client, times,
+                "an endpoint did not go over to the protocol"
+            );
+        });
+    }
+
     /// There was no endpoint to ask.
     pub(super) fn no_endpoint(self, cause: &'static str, reason: &str) {
         let reason = reason.to_owned();

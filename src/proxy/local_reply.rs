@@ -380,10 +380,8 @@ impl LocalReply {
             Self::Shed(service) => {
                 tracing::debug!(status, request_id, %service, "shed");
             }
-            // Counted by the service, with its answers.
-            Self::NotGoneOver(service) => {
-                tracing::debug!(status, request_id, %service, "an endpoint did not go over");
-            }
+            // Counted by the service, with its answers: a success, as far as it goes.
+            Self::NotGoneOver(service) => trouble(service).not_gone_over(),
             Self::BodyBroke(error) => {
                 tracing::debug!(status, request_id, client = %client.peer.ip, %error, "{reason}");
             }

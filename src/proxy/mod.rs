@@ -214,7 +214,7 @@ async fn forward(
         target,
         strip,
     };
-    outgoing.check_connect()?;
+    outgoing.check_connect(|| generation.fallback(target, service))?;
     let dispatched = dispatch(to, &mut outgoing, request, count, worker, asked, slot);
     if let Err(undelivered) = dispatched.await {
         let question = Question::new(&head.parts.method, head.host(), head.path());
@@ -241,6 +241,8 @@ fn check_answer(
         rate.note(level, &mut answer.headers);
     }
     if head.is_connect() && answer.status.is_success() {
+        let question = Question::new(&head.parts.method, head.host(), head.path());
+        record.question = Some(Box::new(question));
         return Err(LocalReply::NotGoneOver(Arc::clone(service.name())));
     }
     Ok(())

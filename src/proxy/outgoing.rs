@@ -1,7 +1,7 @@
 //! The head of a request as it goes upstream: written anew, and never copied. Oracle: what is written
 //! parses again to exactly one request, the one that was routed.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 use tokio::time::Instant;
@@ -15,9 +15,9 @@ use super::{
     local_reply::LocalReply,
 };
 use crate::{
-    config::{HeaderCase, HostHeader, Underscores},
+    config::{HeaderCase, HostHeader, Subset, Underscores},
     proxy_protocol::Opener,
-    service::{Dispatched, RequestInfo, Service},
+    service::{CallPolicy, Dispatched, RequestInfo, Service},
     upstream::{self, Fields, Upgrade},
 };
 
@@ -120,19 +120,7 @@ impl upstream::Head for Outgoing<'_, '_, '_> {
     }
 
     fn upgrade(&self) -> Option<Box<Upgrade>> {
-        if !self.head.may_upgrade {
-            return None;
-        }
-        let upgrades = self.target.upgrades.as_ref();
-        let allowed = upgrades.unwrap_or(&self.service.policy().upgrades);
-        let lines = self.head.parts.headers.get_all(header::UPGRADE).iter();
-        let lines = lines.map(HeaderValue::as_bytes);
-        let upgrade = Upgrade::of(lines, |protocol| allowed.contains(protocol))?;
-        let key = self.head.parts.headers.get(header::SEC_WEBSOCKET_KEY);
-        Some(match key {
-            Some(key) if self.head.is_connect() => upgrade.by_key(key.as_bytes()),
-            _ => upgrade,
-        })
+        self.upgrade_at(self.service)
     }
 
     fn spell(&self, text: &mut [u8]) {
@@ -152,14 +140,40 @@ impl upstream::Head for Outgoing<'_, '_, '_> {
     }
 }
 
-impl Outgoing<'_, '_, '_> {
-    /// Refuses a `CONNECT` to what nothing may go over to here: it is no request without that.
-    pub(super) fn check_connect(&self) -> Result<(), LocalReply> {
-        let is_refused = self.head.is_connect() && upstream::Head::upgrade(self).is_none();
-        if is_refused {
-            return Err(LocalReply::NoUpgrade);
+impl<'s> Outgoing<'_, '_, 's> {
+    /// Refuses a `CONNECT` to what nothing may go over to at the service that is called, its own or the fallback:
+    /// it is no request without that.
+    pub(super) fn check_connect(
+        &self,
+        fallback: impl FnOnce() -> Option<&'s Arc<Service>>,
+    ) -> Result<(), LocalReply> {
+        if !self.head.is_connect() {
+            return Ok(());
         }
-        Ok(())
+        let is_empty = has_no_endpoint(self.service, self.target.subset.as_ref());
+        let other = is_empty.then(fallback).flatten();
+        let called = other.map_or(self.service, |other| &**other);
+        match self.upgrade_at(called) {
+            Some(_) => Ok(()),
+            None => Err(LocalReply::NoUpgrade),
+        }
+    }
+
+    /// What it asks this service to go over to.
+    fn upgrade_at(&self, service: &Service) -> Option<Box<Upgrade>> {
+        if !self.head.may_upgrade {
+            return None;
+        }
+        let upgrades = self.target.upgrades.as_ref();
+        let allowed = upgrades.unwrap_or(&service.policy().upgrades);
+        let lines = self.head.parts.headers.get_all(header::UPGRADE).iter();
+        let lines = lines.map(HeaderValue::as_bytes);
+        let upgrade = Upgrade::of(lines, |protocol| allowed.contains(protocol))?;
+        let key = self.head.parts.headers.get(header::SEC_WEBSOCKET_KEY);
+        Some(match key {
+            Some(key) if self.head.is_connect() => upgrade.by_key(key.as_bytes()),
+            _ => upgrade,
+        })
     }
 
     /// What is taken off the path, and what is left of it with the query.
@@ -169,6 +183,12 @@ impl Outgoing<'_, '_, '_> {
             .map_or("/", PathAndQuery::as_str)
             .split_at(self.strip)
     }
+}
+
+/// Whether a service is known to have no endpoint to call, of those that a route wants.
+pub(super) fn has_no_endpoint(service: &Service, subset: Option<&Arc<Subset>>) -> bool {
+    let policy = CallPolicy::of(service, subset, None);
+    service.is_read() && policy.is_none_or(|policy| policy.view.is_empty())
 }
 
 /// Writes the names of a head's fields as `Content-Length`.

@@ -27,7 +27,7 @@ use super::{
     found_in,
     local_reply::LocalReply,
     name,
-    outgoing::{Asking, Outgoing},
+    outgoing::{Asking, Outgoing, has_no_endpoint},
     route,
 };
 use crate::{
@@ -413,8 +413,7 @@ struct Called<'s> {
 impl Called<'_> {
     /// Whether it is known to have no endpoint to call.
     fn is_empty(&self) -> bool {
-        let policy = CallPolicy::of(self.service, self.subset, None);
-        self.service.is_read() && policy.is_none_or(|policy| policy.view.is_empty())
+        has_no_endpoint(self.service, self.subset)
     }
 
     /// What is answered where it has none.

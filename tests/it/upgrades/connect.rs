@@ -25,8 +25,8 @@ use tokio_tungstenite::{
 use super::*;
 use crate::support::{
     frames::{
-        self, CANCEL, DATA, END_STREAM, Frame, Frames, HEADERS, NO_ERROR, RST_STREAM, SETTINGS,
-        frame, head, reset,
+        self, CANCEL, DATA, END_STREAM, Frame, Frames, HEADERS, NO_ERROR, REFUSED_STREAM,
+        RST_STREAM, SETTINGS, frame, head, reset,
     },
     raw::{Then, ok},
 };
@@ -328,6 +328,25 @@ async fn protocols_that_are_allowed_besides_go_the_same_way_without_a_key() {
     assert!(next_of(&mut client, 1).await.ends());
 }
 
+/// As by HTTP/1.1, where the fallback's own list holds.
+#[tokio::test]
+async fn a_fallback_that_is_called_says_itself_what_is_gone_over_to() {
+    let echo = accepting(echo).await;
+    for (own, other, status) in [("[]", "\"websocket\"", 200), ("\"websocket\"", "[]", 501)] {
+        let config = format!(
+            "fallback = \"spare\"\n[service.cart]\nupgrades = {own}\n\
+             [service.spare]\nupgrades = {other}\nendpoints = [\"{}\"]\n",
+            echo.address()
+        );
+        let proxy = before(&[], &config).await;
+        let mut client = Frames::connect(proxy.address()).await;
+        client
+            .send(head(1, 0, &fields("websocket", "/cart", &[])))
+            .await;
+        assert_eq!(next_of(&mut client, 1).await.status(), status, "{own}");
+    }
+}
+
 /// A success of the endpoint's would look to the client like a stream that has gone over.
 #[tokio::test]
 async fn an_answer_that_does_not_go_over_is_passed_on_and_a_success_is_502() {
@@ -399,25 +418,6 @@ async fn a_reset_is_passed_on_both_ways_and_is_no_end() {
     until_open(&proxy, 0).await;
 }
 
-#[tokio::test]
-async fn a_reset_behind_an_end_is_heard_where_the_endpoint_is_silent() {
-    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
-    let backend = accepting(move |mut wire| {
-        let heard = heard.clone();
-        async move {
-            let word = wire.rest().await.unwrap();
-            heard.send(word).unwrap();
-            std::future::pending::<()>().await;
-        }
-    })
-    .await;
-    let proxy = before(&[backend.address()], "").await;
-    let mut client = gone_over(&proxy, &[1]).await;
-    client.send(frame(DATA, END_STREAM, 1, b"all")).await;
-    assert_eq!(hears.recv().await.unwrap(), b"all");
-    until_open(&proxy, 1).await;
-    client.send(reset(1)).await;
-    until_ended(&proxy, "client_reset", 1).await;
 /// By then nothing is sent any more whose end would tell.
 #[tokio::test]
 async fn a_reset_is_no_end_where_the_endpoint_has_ended_before() {
@@ -444,6 +444,25 @@ async fn a_reset_is_no_end_where_the_endpoint_has_ended_before() {
     until_open(&proxy, 0).await;
 }
 
+#[tokio::test]
+async fn a_reset_behind_an_end_is_heard_where_the_endpoint_is_silent() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let backend = accepting(move |mut wire| {
+        let heard = heard.clone();
+        async move {
+            let word = wire.rest().await.unwrap();
+            heard.send(word).unwrap();
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let proxy = before(&[backend.address()], "").await;
+    let mut client = gone_over(&proxy, &[1]).await;
+    client.send(frame(DATA, END_STREAM, 1, b"all")).await;
+    assert_eq!(hears.recv().await.unwrap(), b"all");
+    until_open(&proxy, 1).await;
+    client.send(reset(1)).await;
+    until_ended(&proxy, "client_reset", 1).await;
     until_open(&proxy, 0).await;
 }
 
