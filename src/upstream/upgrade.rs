@@ -61,7 +61,7 @@ impl Upgrade {
     }
 
     /// As the field has it.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.protocols.as_bytes()
     }
 }

@@ -216,6 +216,55 @@ async fn what_is_explained_is_what_becomes_of_the_request_to_the_byte() {
 }
 
 #[tokio::test]
+async fn it_is_said_to_what_a_connection_may_go_over_and_a_connect_is_one_of_http2() {
+    let text = "[[listen]]\naddress = \"127.0.0.1:0\"\nhealth_path = \"/healthz\"\n\
+        [[route]]\npath = \"/cart\"\nservice = \"cart\"\n\
+        [[route]]\npath = \"/cart/plain\"\nservice = \"cart\"\nupgrades = []\n\
+        [service.cart]\nendpoints = [\"127.0.0.1:1\"]\n";
+    let proxy = Proxy::start(text).await;
+    proxy.until_ready().await;
+    const ASKS: &[&str] = &["Connection: upgrade", "Upgrade: websocket"];
+    let none = "none: `upgrades` does not name it";
+    for (method, target, fields, says, answers) in [
+        ("GET", "/cart", &[][..], Value::Null, None),
+        ("GET", "/cart", ASKS, json!("websocket"), None),
+        ("GET", "/cart/plain", ASKS, json!(none), None),
+        ("CONNECT", "/cart", &[], json!("websocket"), None),
+        ("CONNECT", "/cart/plain", &[], json!(none), Some(501)),
+        (
+            "CONNECT",
+            "/cart",
+            &["Upgrade: tcp"],
+            json!(none),
+            Some(501),
+        ),
+    ] {
+        let case = Case {
+            method,
+            target,
+            fields,
+            ..PLAIN
+        };
+        let said = explained(&proxy, &case).await;
+        let destination = &said["destinations"][0];
+        let goes_over = destination["goes_over"].as_str();
+        assert_eq!(goes_over.is_some(), says.is_string(), "{said}");
+        let begins = says.as_str().unwrap_or_default();
+        assert!(goes_over.unwrap_or_default().starts_with(begins), "{said}");
+        let status = answers.map_or(Value::Null, |status: u16| json!(status));
+        assert_eq!(destination["answer"]["status"], status, "{said}");
+        let head = destination["head"].as_str().unwrap();
+        assert!(head.starts_with("GET "), "{head}");
+    }
+    let health = Case {
+        method: "CONNECT",
+        target: "/healthz",
+        ..PLAIN
+    };
+    assert_eq!(explained(&proxy, &health).await["answer"]["status"], 501);
+}
+
+#[tokio::test]
 async fn a_rate_is_shown_with_what_is_left_and_asking_takes_none() {
     let backend = Backend::start("a").await;
     let config = format!(

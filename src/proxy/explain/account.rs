@@ -98,6 +98,8 @@ pub(crate) struct Destination {
     pub(crate) is_read: bool,
     /// What is answered, since no endpoint can be called, or has room.
     pub(crate) answer: Option<AnswerAccount>,
+    /// What its connection, or its stream, may go over to, in words; null where it asks for nothing.
+    pub(crate) goes_over: Option<String>,
     /// How an endpoint is picked.
     pub(crate) balance: String,
     /// Which of them the route wants, in words; none where it wants all.

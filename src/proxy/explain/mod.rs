@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use http::{StatusCode, Version};
+use http::StatusCode;
 use tokio::time::Instant;
 
 pub(crate) use account::Explanation;
@@ -49,6 +49,9 @@ use question::Announced;
 
 /// So many endpoints of a service are named.
 const MOST_ENDPOINTS: usize = 100;
+
+/// What is said of a request that asks to go over to what `upgrades` does not name.
+const NO_UPGRADE: &str = "none: `upgrades` does not name it. By HTTP/1.1 the request goes on as a plain one, and by HTTP/2 it is answered 501";
 
 /// Explains what becomes of a request now. What it leads to that was never read is waited for, but not
 /// for longer than `limit` twice.
@@ -88,7 +91,7 @@ fn explain(worker: &Arc<Worker>, question: &Question) -> Explanation {
         named: true,
     };
     let listener = Arc::new(listener.clone());
-    let version = Version::HTTP_11;
+    let version = question.version();
     let client = Client::new(worker, &listener, address, scheme, version, None);
     let mut explanation = Explanation {
         request: request(question, &client),
@@ -140,9 +143,9 @@ struct Explaining<'a> {
     now: Instant,
 }
 
-impl Explaining<'_> {
+impl<'e> Explaining<'e> {
     fn go_through(mut self, found: &mut Explanation) -> Result<(), LocalReply> {
-        let (status, why) = match Own::to(self.client, &self.head) {
+        let (status, why) = match Own::answer_to(self.client, &self.head) {
             None => return self.forward(found),
             Some(Own::Refusal(refusal)) => return Err(refusal),
             Some(Own::Redirect(location)) => {
@@ -302,6 +305,7 @@ impl Explaining<'_> {
             subset,
             instead_of,
         } = called;
+        let (goes_over, refused) = self.upgrade(target, strip, service);
         let overrides = target.overrides.as_deref();
         let overridden = overrides.map(|own| Overridden::of(service, own));
         let policy = CallPolicy::of(service, subset, overridden.as_ref());
@@ -323,7 +327,8 @@ impl Explaining<'_> {
             registered_name: service.registered_name().to_owned(),
             is_watched: true,
             is_read: service.is_read(),
-            answer: no_endpoint.or(shed),
+            answer: refused.or(no_endpoint).or(shed),
+            goes_over,
             balance: policy
                 .map_or("", |it| it.view.balance().as_str())
                 .to_owned(),
@@ -371,15 +376,47 @@ impl Explaining<'_> {
         let expects_continue = self.expects_continue();
         let method = self.head.parts.method.clone();
         let request = upstream::Request::new(&method, self.body, expects_continue);
-        let outgoing = Outgoing {
+        request.text(&self.outgoing(target, strip, service), &endpoint)
+    }
+
+    /// What it asks this service to go over to, of what may be, where it asks for any of it; and what is answered
+    /// where nothing is left of it without that.
+    fn upgrade(
+        &mut self,
+        target: &Target,
+        strip: usize,
+        service: &Service,
+    ) -> (Option<String>, Option<AnswerAccount>) {
+        if !self.head.may_upgrade {
+            return (None, None);
+        }
+        match upstream::Head::upgrade(&self.outgoing(target, strip, service)) {
+            Some(upgrade) => {
+                let protocols = String::from_utf8_lossy(upgrade.as_bytes());
+                (Some(protocols.into_owned()), None)
+            }
+            None => {
+                let is_refused = self.head.is_connect();
+                let refused = is_refused.then(|| answer(&LocalReply::NoUpgrade));
+                (Some(NO_UPGRADE.to_owned()), refused)
+            }
+        }
+    }
+
+    fn outgoing<'o>(
+        &'o mut self,
+        target: &'o Target,
+        strip: usize,
+        service: &'o Service,
+    ) -> Outgoing<'o, 'e, 'o> {
+        Outgoing {
             client: self.client,
             head: &mut self.head,
             service,
             access: None,
             target,
             strip,
-        };
-        request.text(&outgoing, &endpoint)
+        }
     }
 }
 

@@ -9,8 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{
+        CONNECTION, CONTENT_LENGTH, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+        TRANSFER_ENCODING, UPGRADE,
+    },
     request::Parts,
     uri::PathAndQuery,
 };
@@ -128,13 +131,42 @@ impl Question {
             .expect("there is a listener")
     }
 
-    /// Its head, as a client sends it.
+    /// In which version it is sent: a `CONNECT` to a path is there in HTTP/2 alone (RFC 8441).
+    pub(super) fn version(&self) -> Version {
+        match self.method {
+            Method::CONNECT => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        }
+    }
+
+    /// Its head, as it is routed.
     pub(super) fn parts(&self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method.clone();
         parts.uri = Uri::from(self.target.clone());
         parts.headers = self.headers.clone();
+        parts.version = self.version();
+        if self.method == Method::CONNECT {
+            ask_to_go_over(&mut parts);
+        }
         parts
+    }
+}
+
+/// A `CONNECT` of HTTP/2 is routed as the `GET` that it is by HTTP/1.1: to what an `Upgrade` says, which stands for
+/// `:protocol` here, or else to WebSocket.
+fn ask_to_go_over(parts: &mut Parts) {
+    parts.method = Method::GET;
+    let headers = &mut parts.headers;
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    let websocket = HeaderValue::from_static("websocket");
+    let protocol = headers.entry(UPGRADE).or_insert(websocket);
+    if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        // The proxy makes another for each.
+        let key = HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA==");
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+        let version = HeaderValue::from_static("13");
+        headers.entry(SEC_WEBSOCKET_VERSION).or_insert(version);
     }
 }
 

@@ -124,6 +124,9 @@ impl Display for Destination {
         if let Some(answer) = &self.answer {
             writeln!(f, "answer    {answer}")?;
         }
+        if let Some(goes_over) = &self.goes_over {
+            writeln!(f, "upgrade   {goes_over}")?;
+        }
         if let Some(limits) = &self.limits {
             writeln!(f, "limits    {limits}")?;
         }
