@@ -111,15 +111,16 @@ impl LogLevel {
         let log = Arc::downgrade(&self.0);
         let term = Term::begin(time, move |began| expire(&log, began))?;
         let mut state = self.0.state.lock();
-        // The log may say nothing of this kind from then on.
-        let seconds = time.as_secs();
-        tracing::warn!(
-            goes_by = level,
-            seconds,
-            "the log's level is another one for a while"
-        );
+        let (seconds, goes_by) = (time.as_secs(), level.clone());
+        let say = || {
+            tracing::warn!(
+                goes_by,
+                seconds,
+                "the log's level is another one for a while"
+            );
+        };
         state.other = Some(Other { level, term });
-        self.0.apply(&state);
+        said_by_either(say, || self.0.apply(&state));
         Ok(state.status())
     }
 
@@ -135,13 +136,15 @@ impl Inner {
         let Some(ended) = state.other.take_if(|other| is_it(other)) else {
             return false;
         };
-        self.apply(&state);
         let goes_by = &state.file.level;
-        tracing::warn!(
-            goes_by,
-            expired,
-            "the log's level is that of the file again"
-        );
+        let say = || {
+            tracing::warn!(
+                goes_by,
+                expired,
+                "the log's level is that of the file again"
+            );
+        };
+        said_by_either(say, || self.apply(&state));
         drop(state);
         drop(ended);
         true
@@ -167,6 +170,18 @@ impl State {
             level: level.clone(),
             ends,
         }
+    }
+}
+
+/// Says a line of `warn` before a change of the level, where the level then lets it through, or else behind it.
+fn said_by_either(say: impl Fn(), change: impl FnOnce()) {
+    let is_heard = tracing::enabled!(tracing::Level::WARN);
+    if is_heard {
+        say();
+    }
+    change();
+    if !is_heard {
+        say();
     }
 }
 
