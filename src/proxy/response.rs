@@ -496,7 +496,7 @@ impl Ending {
     /// is cut, so that it sees that the answer is not whole.
     fn cut_short(&self, failure: Failure) -> Box<dyn StdError + Send + Sync> {
         self.stream.cut_short.store(true, Relaxed);
-        // In HTTP/2 a stream that ends so is reset, and what was written before goes first by itself.
+        // In HTTP/2 a stream that ends so is reset at once: the library drops what its client had no room for.
         let is_http1 = self.version != Version::HTTP_2;
         self.stream.unwritten.store(is_http1, Relaxed);
         failure_log::cut_short(&self.stream.client, &failure);

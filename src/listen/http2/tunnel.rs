@@ -58,7 +58,8 @@ pub(super) async fn serve(
             // One that does not take it is reset.
             let _ = timeout(LEAVE, shut).await;
         }
-        // A stream that is let go of before both its ends is reset, behind what was written.
+        // A stream that is let go of before both its ends is reset, and what the library has not written of it is
+        // lost.
         Parting::Close | Parting::Reset => {}
     }
 }
