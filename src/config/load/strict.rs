@@ -139,6 +139,13 @@ mod tests {
                     .to_owned(),
                 "did you mean \"cart\"?",
             ),
+            (
+                format!(
+                    "[service.cart]\nendpoints = [\"127.0.0.1:1\"]\nfallback = \"sorry\"\n{}",
+                    route("cart")
+                ),
+                "the fallback is hardly called; give the service `health`",
+            ),
             (route("cart:8080"), "write `endpoints = [\"cart:8080\"]`"),
             (route("a/b c"), "has white space in it"),
         ] {
@@ -152,6 +159,11 @@ mod tests {
         for text in [
             format!(
                 "[service.cart]\n[service.sorry]\n{}fallback = \"sorry\"\n",
+                route("cart")
+            ),
+            format!(
+                "[service.cart]\nendpoints = [\"127.0.0.1:1\"]\nfallback = \"sorry\"\n\
+                 panic_percent = 0\nhealth.path = \"/\"\n{}",
                 route("cart")
             ),
             format!(

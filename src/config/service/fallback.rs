@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::origin;
+use super::origin::{self, Origin};
 use crate::config::{
     Service,
     document::{field::Field, report::Wrong, table::Table},
@@ -28,6 +28,7 @@ impl<'a> Fallbacks<'a> {
     pub(crate) fn check(self, services: &BTreeMap<Arc<str>, Service>, has_default: bool) {
         for (service, fallback, field) in self.0 {
             check(&field, &fallback, Some(&service), services, has_default);
+            check_use(&field, &service, services);
         }
     }
 }
@@ -78,6 +79,19 @@ fn check(
             field.names_nothing(wrong.suggest(origin::SAY_WHICH));
         }
         _ => {}
+    }
+}
+
+/// Notes a fallback of a service whose endpoints never leave.
+fn check_use(field: &Field<'_>, own: &str, services: &BTreeMap<Arc<str>, Service>) {
+    let stay =
+        |service: &Service| matches!(service.origin, Origin::Inline(_)) && service.health.is_none();
+    if services.get(own).is_some_and(stay) {
+        let wrong = Wrong::new(format!(
+            "the endpoints of `{own}` stand in the file, and none of them leaves: the fallback is hardly called"
+        ));
+        let advice = "give the service `health` and `panic_percent = 0`, or leave the fallback out";
+        field.unlikely(wrong.suggest(advice));
     }
 }
 
