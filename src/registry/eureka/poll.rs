@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, StatusCode};
-use tokio::time::Instant;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     applications::{Applications, Services},
@@ -15,13 +15,17 @@ use super::{
 };
 use crate::{
     config,
-    registry::{BuildError, RegistryError, trouble::Trouble},
+    registry::{BuildError, RegistryError, room::Body, trouble::Trouble},
 };
 
 /// Everything is asked for again after this long. A server keeps a change for three minutes: what
 /// came between two questions is in the answer then, and what Eureka's hash cannot see (it counts
 /// statuses) does not last.
 const EVERYTHING: Duration = Duration::from_secs(120);
+
+/// An answer of more bytes is read on a thread of its own. That of 64 MiB takes a second, in which no
+/// watcher, check or page of the control plane would be served.
+const LARGE: usize = 1024 * 1024;
 
 /// What an answer without the changes looks like: a server that was told to keep none, or one
 /// that knows no such thing.
@@ -134,7 +138,7 @@ impl Poller {
         {
             return Ok(Known { since, ..before });
         }
-        let answer = self.understood(&reply)?;
+        let answer = self.understood(reply.body).await?;
         let mut applications = Applications::default();
         applications.apply(answer.changes);
         let checked = applications.hash() == answer.hash;
@@ -160,7 +164,7 @@ impl Poller {
             status if NO_CHANGES.contains(&status) => return Ok(Outcome::Refused),
             _ => {}
         }
-        let answer = self.understood(&reply)?;
+        let answer = self.understood(reply.body).await?;
         let changed = known.applications.apply(answer.changes);
         if known.applications.hash() != answer.hash {
             return Ok(Outcome::Unfit);
@@ -192,8 +196,15 @@ impl Poller {
         self.client.ask(question).await
     }
 
-    fn understood(&self, reply: &Reply) -> Result<Answer, Fault> {
-        let garbage = |error| Trouble::Garbage("Eureka's JSON or XML", error);
-        wire::read(&reply.body, self.reading).map_err(|error| garbage(error).into())
+    async fn understood(&self, body: Body) -> Result<Answer, Fault> {
+        let reading = self.reading;
+        let answer = if body.len() > LARGE {
+            let read = spawn_blocking(move || wire::read(&body, reading));
+            read.await
+                .unwrap_or_else(|_| Err("it was not read".to_owned()))
+        } else {
+            wire::read(&body, reading)
+        };
+        answer.map_err(|error| Trouble::Garbage("Eureka's JSON or XML", error).into())
     }
 }

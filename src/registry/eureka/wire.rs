@@ -20,6 +20,10 @@ const MAX_DEPTH: usize = 32;
 /// the others.
 const MAX_ATTRIBUTES: usize = 100;
 
+/// How many namespaces a whole answer may declare. Eureka's declare none; the parser copies those of an
+/// element for each one inside that declares another, and compares each with all of them.
+const MAX_NAMESPACES: usize = 16;
+
 /// An answer of `/apps` or `/apps/delta`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Answer {
@@ -130,14 +134,7 @@ fn one_or_more(value: Option<&RawValue>) -> serde_json::Result<Vec<&RawValue>> {
 
 fn xml(body: &[u8], reading: Reading) -> Result<Answer, String> {
     let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
-    if text.split('<').any(has_many_attributes) {
-        return Err(format!(
-            "an element has more than {MAX_ATTRIBUTES} attributes"
-        ));
-    }
-    if text.split('<').count() > MAX_NODES as usize {
-        return Err(format!("it has more than {MAX_NODES} elements"));
-    }
+    check_tags(text)?;
     let options = ParsingOptions {
         nodes_limit: MAX_NODES,
         ..ParsingOptions::default()
@@ -160,23 +157,57 @@ fn xml(body: &[u8], reading: Reading) -> Result<Answer, String> {
     Ok(Answer { changes: all, hash })
 }
 
-/// Whether what stands after a `<`, which no attribute's value may hold, begins with a tag of more
-/// attributes than are read.
-fn has_many_attributes(text: &str) -> bool {
+/// Whether the parser's work, and what it holds, is bounded by the text's length.
+fn check_tags(text: &str) -> Result<(), String> {
+    let (mut elements, mut namespaces) = (0, 0);
+    for tag in text.split('<') {
+        let tag = attributes(tag);
+        elements += 1;
+        namespaces += tag.namespaces;
+        if tag.all > MAX_ATTRIBUTES {
+            return Err(format!(
+                "an element has more than {MAX_ATTRIBUTES} attributes"
+            ));
+        }
+    }
+    if namespaces > MAX_NAMESPACES {
+        return Err(format!("it declares more than {MAX_NAMESPACES} namespaces"));
+    }
+    if elements > MAX_NODES as usize {
+        return Err(format!("it has more than {MAX_NODES} elements"));
+    }
+    Ok(())
+}
+
+/// How many attributes a tag has.
+#[derive(Default)]
+struct Attributes {
+    all: usize,
+    /// Those that declare a namespace.
+    namespaces: usize,
+}
+
+/// The attributes of what stands after a `<`, which no attribute's value may hold.
+fn attributes(text: &str) -> Attributes {
+    let mut count = Attributes::default();
     let mut quote = None;
-    let mut values = 0;
-    for byte in text.bytes() {
+    let mut name = 0;
+    for (at, byte) in text.bytes().enumerate() {
         match (quote, byte) {
             (None, b'>') => break,
-            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b'"' | b'\'') => {
+                quote = Some(byte);
+                count.namespaces += usize::from(text[name..at].contains("xmlns"));
+            }
             (Some(open), close) if open == close => {
                 quote = None;
-                values += 1;
+                name = at + 1;
+                count.all += 1;
             }
             _ => {}
         }
     }
-    values > MAX_ATTRIBUTES
+    count
 }
 
 fn named<'a>(node: Node<'a, 'a>, name: &str) -> impl Iterator<Item = Node<'a, 'a>> {
@@ -410,6 +441,32 @@ mod tests {
         // At some nanoseconds for each pair of attributes this would take an hour.
         let error = of(&tag(2_000_000)).unwrap_err();
         assert!(error.contains("more than 100 attributes"), "{error}");
+
+        let declared = |count: usize, what: &str| {
+            let names: Vec<_> = (0..count)
+                .map(|n| format!("xmlns:a{n} = '{what}'"))
+                .collect();
+            format!("<b {}><a xmlns:q=\"u\"/></b>", names.join(" "))
+        };
+        assert!(of(&declared(MAX_NAMESPACES - 1, "u")).is_ok());
+        // What a value says is no declaration.
+        let said = "<b c='xmlns:a=' d=\"xmlns\">xmlns:a='u'</b>".repeat(MAX_NAMESPACES + 1);
+        assert!(of(&said).is_ok());
+        // Each of these would be compared with all of the element's around it: for an hour.
+        let nested = |element: usize| {
+            let names: Vec<_> = (0..100)
+                .map(|n| format!("xmlns:a{element}-{n}='u'"))
+                .collect();
+            format!("<b {}>", names.join(" "))
+        };
+        let nested: String = (0..600).map(nested).collect();
+        for many in [
+            nested,
+            declared(99, "u") + &"<a xmlns:q='u'/>".repeat(1_900_000),
+        ] {
+            let error = of(&many).unwrap_err();
+            assert!(error.contains("more than 16 namespaces"), "{error}");
+        }
     }
 
     #[test]
