@@ -106,8 +106,12 @@ impl<B: Source> AnswerBody<B> {
                     State::Http2(reading) => reading.pool().note_failure(kind),
                     State::Whole(..) | State::Switched(_) | State::Over => {}
                 }
-                // It was removed; or it was silent, and may have waited for the client, or for news.
-                let says_nothing = matches!(kind, FailureKind::Drained | FailureKind::Timeout);
+                // It was removed; or it was silent, and may have waited for the client, or for news; or its
+                // trailers are too large, as one page's may be.
+                let says_nothing = matches!(
+                    kind,
+                    FailureKind::Drained | FailureKind::Timeout | FailureKind::TooLarge(_)
+                );
                 (!says_nothing).then_some(false)
             }
         };

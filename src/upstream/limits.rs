@@ -46,7 +46,7 @@ impl Limits {
     }
 }
 
-/// How large the head of an answer may be.
+/// How large the head of an answer may be. Of trailers there may be as many fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HeadLimits {
     /// The most fields.
@@ -60,7 +60,7 @@ pub(super) const BYTES: &str = "a head of more bytes than `limits.answer_header_
 
 /// The most bytes of an answer's trailers.
 pub(super) const TRAILERS: usize = 16 * 1024;
-pub(super) const TRAILERS_TOO_LARGE: &str = "trailers too large";
+pub(super) const TRAILERS_TOO_LARGE: &str = "trailers of more than 16 KiB";
 
 /// How long an endpoint that was told to `Expect: 100-continue` may be silent before the body is
 /// sent all the same: not every server answers it (RFC 9110 10.1.1).

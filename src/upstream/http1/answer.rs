@@ -126,6 +126,7 @@ impl<B: Source> Exchange<B> {
 impl<B: Source> Reading<B> {
     /// The next piece that the buffer holds; `None` where it must be read first.
     fn decode(&mut self) -> Result<Option<Piece>, FailureKind> {
+        let most_fields = self.exchange.limits.head.fields;
         let read = &mut self.exchange.read;
         Ok(match &mut self.length {
             Length::Known(0) => Some(Piece::End(None)),
@@ -135,10 +136,9 @@ impl<B: Source> Reading<B> {
                 *left -= take as u64;
                 Some(Piece::Data(read.split_to(take).freeze()))
             }
-            Length::Chunked(decoder) => match decoder.decode(read) {
-                Ok(Piece::Partial) => None,
-                Ok(decoded) => Some(decoded),
-                Err(reason) => return Err(FailureKind::BadAnswer(reason)),
+            Length::Chunked(decoder) => match decoder.decode(read, most_fields)? {
+                Piece::Partial => None,
+                decoded => Some(decoded),
             },
             Length::UntilClose => Some(Piece::Data(read.split().freeze())),
         })

@@ -4,15 +4,16 @@
 use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::head::Refused;
 use crate::upstream::{
-    limits::{TRAILERS, TRAILERS_TOO_LARGE},
+    limits::{FIELDS, TRAILERS, TRAILERS_TOO_LARGE},
     piece::Piece,
 };
 
 /// The longest line of a chunk's size, extensions included.
 const MAX_SIZE_LINE: usize = 4 * 1024;
-/// The most trailers: as many as a head may have fields.
-const MAX_TRAILER_FIELDS: usize = 100;
+/// So many trailers are read without an allocation.
+const USUAL_TRAILERS: usize = 32;
 
 #[derive(Debug)]
 pub(super) enum Decoder {
@@ -28,8 +29,12 @@ pub(super) enum Decoder {
 }
 
 impl Decoder {
-    /// Takes the next piece off `buffer`.
-    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Piece, &'static str> {
+    /// Takes the next piece off `buffer`. Of trailers there may be as many as a head may have fields.
+    pub(super) fn decode(
+        &mut self,
+        buffer: &mut BytesMut,
+        most_fields: usize,
+    ) -> Result<Piece, Refused> {
         loop {
             match self {
                 Self::Size => {
@@ -59,13 +64,13 @@ impl Decoder {
                         return Ok(Piece::Partial);
                     }
                     if &buffer[..2] != b"\r\n" {
-                        return Err("no CRLF after a chunk");
+                        return Err("no CRLF after a chunk".into());
                     }
                     buffer.advance(2);
                     *self = Self::Size;
                 }
                 Self::Trailers => {
-                    let Some(trailers) = take_trailers(buffer)? else {
+                    let Some(trailers) = take_trailers(buffer, most_fields)? else {
                         return Ok(Piece::Partial);
                     };
                     *self = Self::Done;
@@ -121,7 +126,7 @@ fn parse_size(line: &[u8]) -> Result<u64, &'static str> {
         .ok_or("malformed chunk size")
 }
 
-fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static str> {
+fn take_trailers(buffer: &mut BytesMut, most: usize) -> Result<Option<HeaderMap>, Refused> {
     // The section ends with an empty line: at once, or after the last field's own end.
     let end = if buffer.starts_with(b"\r\n") {
         Some(2)
@@ -133,20 +138,35 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
     // it is there: behind it the end may never come.
     let section = &buffer[..end.unwrap_or(buffer.len())];
     if !memchr::memchr_iter(b'\n', section).all(|at| at > 0 && section[at - 1] == b'\r') {
-        return Err("a bare LF in the trailers");
+        return Err("a bare LF in the trailers".into());
     }
     let Some(end) = end else {
         return if buffer.len() > TRAILERS {
-            Err(TRAILERS_TOO_LARGE)
+            Err(Refused::TooLarge(TRAILERS_TOO_LARGE))
         } else {
             Ok(None)
         };
     };
     let section = buffer.split_to(end);
-    let mut slots = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
-    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&section, &mut slots)
-    else {
-        return Err("malformed trailers");
+    let usual = most.min(USUAL_TRAILERS);
+    let mut slots = [httparse::EMPTY_HEADER; USUAL_TRAILERS];
+    let trailers = match parse_trailers(&section, &mut slots[..usual]) {
+        Err(Refused::TooLarge(_)) if most > usual => {
+            parse_trailers(&section, &mut vec![httparse::EMPTY_HEADER; most])
+        }
+        trailers => trailers,
+    };
+    trailers.map(Some)
+}
+
+fn parse_trailers<'a>(
+    section: &'a [u8],
+    slots: &mut [httparse::Header<'a>],
+) -> Result<HeaderMap, Refused> {
+    let fields = match httparse::parse_headers(section, slots) {
+        Ok(httparse::Status::Complete((_, fields))) => fields,
+        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge(FIELDS)),
+        Ok(httparse::Status::Partial) | Err(_) => return Err("malformed trailers".into()),
     };
     let mut trailers = HeaderMap::new();
     for field in fields {
@@ -155,36 +175,40 @@ fn take_trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, &'static st
         let value = HeaderValue::from_bytes(field.value).map_err(|_| "malformed trailers")?;
         trailers.append(name, value);
     }
-    Ok(Some(trailers))
+    Ok(trailers)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MOST: usize = 1000;
+
     /// Decodes `wire` in pieces of `step` bytes.
-    fn decode(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>), &'static str> {
+    fn decode(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>), Refused> {
         let mut decoder = Decoder::Size;
         let mut buffer = BytesMut::new();
         let mut body = Vec::new();
         for piece in wire.chunks(step) {
             buffer.extend_from_slice(piece);
             loop {
-                match decoder.decode(&mut buffer)? {
+                match decoder.decode(&mut buffer, MOST)? {
                     Piece::Partial => break,
                     Piece::Data(data) => body.extend_from_slice(&data),
                     Piece::End(trailers) => {
                         return if buffer.is_empty() {
                             Ok((body, trailers))
                         } else {
-                            Err("bytes after the end")
+                            Err("bytes after the end".into())
                         };
                     }
                 }
             }
         }
-        Err("unfinished")
+        Err(UNFINISHED)
     }
+
+    const UNFINISHED: Refused = Refused::Unsound("unfinished");
 
     #[test]
     fn the_same_body_however_the_bytes_arrive() {
@@ -199,13 +223,15 @@ mod tests {
 
     #[test]
     fn as_many_trailers_pass_as_a_head_may_have_fields() {
-        let fields: String = (0..MAX_TRAILER_FIELDS)
-            .map(|n| format!("X-{n}: a\r\n"))
-            .collect();
-        let (_, trailers) = decode(format!("0\r\n{fields}\r\n").as_bytes(), 7).unwrap();
-        assert_eq!(trailers.unwrap().len(), MAX_TRAILER_FIELDS);
-        let more = decode(format!("0\r\n{fields}X: a\r\n\r\n").as_bytes(), 7);
-        assert_eq!(more, Err("malformed trailers"));
+        for most in [0, 1, USUAL_TRAILERS, MOST] {
+            let of = |fields: usize| {
+                let fields: String = (0..fields).map(|n| format!("X-{n}: a\r\n")).collect();
+                let mut buffer = BytesMut::from(format!("{fields}\r\n").as_str());
+                take_trailers(&mut buffer, most)
+            };
+            assert_eq!(of(most).unwrap().unwrap().len(), most);
+            assert_eq!(of(most + 1), Err(Refused::TooLarge(FIELDS)));
+        }
     }
 
     #[test]
@@ -240,16 +266,17 @@ mod tests {
         ] {
             let result = decode(wire, 1);
             assert!(
-                result.is_err() && result != Err("unfinished"),
+                result.is_err() && result != Err(UNFINISHED),
                 "{:?}: {result:?}",
                 String::from_utf8_lossy(wire)
             );
         }
         let mut long = b"5;".to_vec();
         long.resize(MAX_SIZE_LINE + 10, b'a');
-        assert_eq!(decode(&long, 64), Err("chunk size line too long"));
+        assert_eq!(decode(&long, 64), Err("chunk size line too long".into()));
         let mut long = b"0\r\nA: ".to_vec();
         long.resize(TRAILERS + 10, b'a');
-        assert_eq!(decode(&long, 64), Err("trailers too large"));
+        let too_large = Refused::TooLarge(TRAILERS_TOO_LARGE);
+        assert_eq!(decode(&long, 64), Err(too_large));
     }
 }

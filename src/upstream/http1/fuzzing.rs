@@ -105,7 +105,7 @@ fn read_chunks(bytes: &[u8], step: usize) -> Option<Chunks> {
     let mut pieces = bytes.chunks(step);
     let mut body = Vec::new();
     loop {
-        match decoder.decode(&mut buffer).ok()? {
+        match decoder.decode(&mut buffer, LIMITS.fields).ok()? {
             Piece::Data(data) => body.extend_from_slice(&data),
             Piece::End(trailers) => {
                 let behind = buffer.into_iter().chain(pieces.flatten().copied());

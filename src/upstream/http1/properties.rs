@@ -297,7 +297,7 @@ fn received(wire: &[u8], cuts: &[Index]) -> Option<(u16, HeaderMap, Vec<u8>)> {
         BodyLength::Chunked => {
             let mut decoder = Decoder::Size;
             loop {
-                match decoder.decode(&mut buffer).ok()? {
+                match decoder.decode(&mut buffer, LIMITS.fields).ok()? {
                     Piece::Data(data) => body.extend_from_slice(&data),
                     Piece::End(_) => break,
                     Piece::Partial => buffer.extend_from_slice(pieces.next()?),

@@ -121,10 +121,10 @@ pub(super) fn answer(
 /// Why not.
 pub(super) fn check_trailers(fields: &HeaderMap, most: usize) -> Result<(), FailureKind> {
     if fields.len() > most {
-        return Err(FailureKind::BadAnswer(FIELDS));
+        return Err(FailureKind::TooLarge(FIELDS));
     }
     if bytes(fields) > TRAILERS {
-        return Err(FailureKind::BadAnswer(TRAILERS_TOO_LARGE));
+        return Err(FailureKind::TooLarge(TRAILERS_TOO_LARGE));
     }
     Ok(())
 }

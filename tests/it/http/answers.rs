@@ -404,6 +404,39 @@ async fn an_answer_that_is_too_large_takes_no_endpoint_out() {
 }
 
 #[tokio::test]
+async fn trailers_that_are_too_large_take_no_endpoint_out() {
+    let many: String = (0..1_001).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    let long = format!("X: {}\r\n", "x".repeat(17_000));
+    for (trailers, is_fine) in [
+        ("X: y\r\n".repeat(1_000), true),
+        (many, false),
+        (long, false),
+    ] {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
+        );
+        let backends = [
+            RawBackend::saying(answer, Then::Keep).await,
+            RawBackend::saying(ok("hello"), Then::Keep).await,
+        ];
+        let proxy = before_all(&[backends[0].address(), backends[1].address()], "").await;
+        for _ in 0..20 {
+            let mut client = Wire::connect(proxy.address()).await;
+            client.send(GET).await;
+            let got = client.try_message().await;
+            assert!(!is_fine || got.is_ok(), "{got:?}");
+        }
+        // Each was called in its turn, up to the end.
+        let called = backends.iter().map(|backend| backend.requests().len());
+        assert!(called.eq([10, 10]));
+        let cart = cart(&proxy).await;
+        for endpoint in cart["endpoints"].as_array().unwrap() {
+            assert_eq!(endpoint["state"], "serving", "{cart}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn trailers_reach_a_client_that_wants_them() {
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
                   5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n";

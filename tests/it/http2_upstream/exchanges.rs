@@ -322,24 +322,33 @@ fn large_fields(count: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn trailers_are_bounded_as_those_of_http1_are() {
+async fn trailers_are_bounded_as_those_of_http1_are_and_take_no_endpoint_out() {
     for (count, is_fine) in [(4, true), (5, false)] {
+        let mut cut = 0;
         let endpoint = RawBackend::serving(move |wire| async move {
             let mut frames = Frames::accept(wire).await;
-            let stream = frames.request().await;
-            frames.send(HEADERS, END_HEADERS, stream, OK).await;
-            frames.send(DATA, 0, stream, b"body").await;
-            let trailers = large_fields(count);
-            frames
-                .send(HEADERS, END_HEADERS | END_STREAM, stream, &trailers)
-                .await;
-            frames.closed().await;
+            loop {
+                let stream = frames.request().await;
+                frames.send(HEADERS, END_HEADERS, stream, OK).await;
+                frames.send(DATA, 0, stream, b"body").await;
+                let trailers = large_fields(count);
+                frames
+                    .send(HEADERS, END_HEADERS | END_STREAM, stream, &trailers)
+                    .await;
+            }
         });
         let endpoint = endpoint.await;
-        let proxy = before(&[endpoint.address()], "").await;
-        let answer = proxy.get("/cart").await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.bytes().await.is_ok(), is_fine, "{count}");
+        let well = Backend::named("well").http2(100).start().await;
+        let proxy = before(&[endpoint.address(), well.address()], "").await;
+        // Five failures in a row would eject it.
+        for _ in 0..14 {
+            let answer = proxy.get("/cart").await;
+            assert_eq!(answer.status(), 200);
+            let is_whole = answer.bytes().await.is_ok();
+            assert!(is_whole || !is_fine, "{count}");
+            cut += usize::from(!is_whole);
+        }
+        assert_eq!(cut, if is_fine { 0 } else { 7 });
     }
 }
 
