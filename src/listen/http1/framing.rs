@@ -27,6 +27,46 @@ pub(super) struct Framing {
     tail: u32,
     /// Bytes that were handed over with the head, behind its end.
     beyond: u64,
+    line: Line,
+}
+
+/// Where in the first line of a head the next byte stands.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Line {
+    /// In the method, or in an empty line before it.
+    #[default]
+    Method,
+    Target,
+    /// Anywhere in it: its beginning came along with another request. A method with the sign of a fragment,
+    /// which HTTP allows, is taken for a target then.
+    Begun,
+    /// Behind the target, or in a line that was looked at as a whole.
+    Behind,
+}
+
+impl Line {
+    /// Goes on over these bytes of a head. Where in them a fragment begins, which no target has.
+    fn follow(&mut self, head: &[u8]) -> Option<usize> {
+        for (at, byte) in head.iter().enumerate() {
+            match (*self, byte) {
+                (Self::Behind, _) => return None,
+                (Self::Method, b' ') => *self = Self::Target,
+                (Self::Target | Self::Begun, b'#') => return Some(at),
+                (Self::Target, b' ' | b'\n') | (Self::Begun, b'\n') => *self = Self::Behind,
+                (Self::Method | Self::Target | Self::Begun, _) => {}
+            }
+        }
+        None
+    }
+}
+
+/// What may be handed over of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// How many.
+    pub(super) count: usize,
+    /// Which of them begins a fragment in the target of a head. The library would drop it in silence.
+    pub(super) fragment: Option<usize>,
 }
 
 #[derive(Default)]
@@ -61,6 +101,11 @@ impl Framing {
         self.start.bytes == *b"HEAD "
     }
 
+    /// The first line of the head that begins here was looked at as a whole: it has no fragment.
+    pub(super) fn note_line(&mut self) {
+        self.line = Line::Behind;
+    }
+
     /// Bytes that were handed over with a head, behind its end.
     pub(super) fn beyond(&self) -> u64 {
         self.beyond
@@ -77,6 +122,9 @@ impl Framing {
                 // The start of the next head came along.
                 self.start = Start::behind(tail, beyond - length);
                 self.tail = tail;
+                if self.start.length > 0 {
+                    self.line = Line::Begun;
+                }
                 Expected::Head
             }
             Body::Chunked if beyond == 0 => Expected::Chunked(Chunks::default()),
@@ -86,9 +134,9 @@ impl Framing {
 
     /// How many of these bytes, of which there is one at least, may be handed over at once. The others
     /// come again.
-    pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<usize, Unsound> {
-        match &mut self.place {
-            Expected::Head => Ok(self.pass_of_a_head(bytes)),
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<Passed, Unsound> {
+        let count = match &mut self.place {
+            Expected::Head => return Ok(self.pass_of_a_head(bytes)),
             Expected::Data(left) => {
                 let all = bytes.len();
                 let passes = usize::try_from(*left).map_or(all, |left| left.min(all));
@@ -96,31 +144,43 @@ impl Framing {
                 if *left == 0 {
                     *self = Self::default();
                 }
-                Ok(passes)
+                passes
             }
             Expected::Chunked(chunks) => {
                 let sound = chunks.follow(bytes);
                 if chunks.is_done() {
                     *self = Self::default();
                 }
-                if sound == 0 { Err(Unsound) } else { Ok(sound) }
+                if sound == 0 {
+                    return Err(Unsound);
+                }
+                sound
             }
-            Expected::Lost => Err(Unsound),
-        }
+            Expected::Lost => return Err(Unsound),
+        };
+        Ok(Passed {
+            count,
+            fragment: None,
+        })
     }
 
-    fn pass_of_a_head(&mut self, bytes: &[u8]) -> usize {
+    fn pass_of_a_head(&mut self, bytes: &[u8]) -> Passed {
         let is_begun = self.start.length > 0;
         let end = possible_end(self.tail, bytes).unwrap_or(bytes.len());
         let (head, behind) = bytes.split_at(end);
-        // A body of a known length goes with its head: apart, it would cost the library a buffer.
+        // A body of a known length goes with its head: apart, it would cost the library a buffer. Where the
+        // start of another head may have come with it, that is not known to be one before the library has read
+        // this.
         let goes_along =
             behind.is_empty() || !is_begun && !mentions_chunked(head) && !may_have_a_head(behind);
         let passes = if goes_along { bytes.len() } else { end };
         self.beyond = (passes - end) as u64;
         self.start.take(head);
         self.tail = with(self.tail, &bytes[..passes]);
-        passes
+        Passed {
+            count: passes,
+            fragment: self.line.follow(head),
+        }
     }
 }
 
@@ -226,9 +286,9 @@ fn mentions_chunked(head: &[u8]) -> bool {
     })
 }
 
-/// Whether a request line stands in this, or the first word of one for which it matters.
+/// Whether a request line stands in this, or a word or a sign of one for which it matters.
 fn may_have_a_head(bytes: &[u8]) -> bool {
-    let mut words = [&b"HTTP/1."[..], b"HEAD "].into_iter();
+    let mut words = [&b"HTTP/1."[..], b"HEAD ", b"#"].into_iter();
     words.any(|word| memchr::memmem::find(bytes, word).is_some())
 }
 
@@ -272,6 +332,10 @@ mod tests {
         (GET, "", Body::Length(0)),
     ];
 
+    fn pass(framing: &mut Framing, bytes: &[u8]) -> Result<usize, Unsound> {
+        framing.pass(bytes).map(|passed| passed.count)
+    }
+
     /// Hands over what comes in `pieces`; the library reads all that it has before it asks for more.
     fn hand_over(requests: &[Request], pieces: &[&[u8]]) {
         let mut framing = Framing::default();
@@ -281,7 +345,7 @@ mod tests {
         for piece in pieces {
             let mut held = *piece;
             while !held.is_empty() {
-                let passes = framing.pass(held).unwrap();
+                let passes = framing.pass(held).unwrap().count;
                 assert!(passes > 0);
                 handed += passes;
                 held = &held[passes..];
@@ -329,16 +393,18 @@ mod tests {
             ([POST, "hello!!", "GET / HT"], 15),
             ([POST, "hello!!", GET], 0),
             ([POST, "hello!!", "HEAD /"], 0),
+            ([POST, "hello!!", "GET /#b"], 0),
+            ([POST, "colour#", ""], 0),
             ([CHUNKED, "1\r\na\r\n", ""], 0),
         ] {
-            let passed = Framing::default().pass(request.concat().as_bytes());
+            let passed = pass(&mut Framing::default(), request.concat().as_bytes());
             assert_eq!(passed, Ok(request[0].len() + along), "{request:?}");
         }
         // A word that came in two pieces is none that could be looked for.
         let mut framing = Framing::default();
-        assert_eq!(framing.pass(&CHUNKED.as_bytes()[..40]), Ok(40));
+        assert_eq!(pass(&mut framing, &CHUNKED.as_bytes()[..40]), Ok(40));
         let rest = [&CHUNKED[40..], "1\r\na\r\n"].concat();
-        assert_eq!(framing.pass(rest.as_bytes()), Ok(CHUNKED.len() - 40));
+        assert_eq!(pass(&mut framing, rest.as_bytes()), Ok(CHUNKED.len() - 40));
     }
 
     #[test]
@@ -350,23 +416,75 @@ mod tests {
         ] {
             let mut framing = Framing::default();
             let sent = [POST, "hello!!", behind].concat();
-            assert_eq!(framing.pass(sent.as_bytes()), Ok(sent.len()));
+            assert_eq!(pass(&mut framing, sent.as_bytes()), Ok(sent.len()));
             framing.begin_body(Body::Length(7));
             assert_eq!(framing.is_at_a_head(), is_at_a_head);
             let rest = &HEAD[behind.len()..];
-            assert_eq!(framing.pass(rest.as_bytes()), Ok(rest.len()));
+            assert_eq!(pass(&mut framing, rest.as_bytes()), Ok(rest.len()));
             assert_eq!(framing.is_of_head_method(), is_head || behind.is_empty());
         }
     }
 
     #[test]
+    fn a_fragment_is_seen_wherever_its_line_comes_and_only_in_a_target() {
+        let sees = |pieces: &[&str], body: u64| {
+            let mut framing = Framing::default();
+            let mut seen = String::new();
+            for (nth, piece) in pieces.iter().enumerate() {
+                let mut held = piece.as_bytes();
+                while !held.is_empty() {
+                    let passed = framing.pass(held).unwrap();
+                    if let Some(at) = passed.fragment {
+                        assert!(at < passed.count);
+                        seen.push(char::from(held[at]));
+                    }
+                    held = &held[passed.count..];
+                }
+                if nth == 0 && body > 0 {
+                    framing.begin_body(Body::Length(body));
+                }
+            }
+            seen
+        };
+        for pieces in [
+            &["GET /a#b HTTP/1.1\r\n"][..],
+            &["GET /a", "#b HTTP/1.1\r\n"],
+            &["GET", " ", "#"],
+            &["\r\n\nGET /a#b HT"],
+            &["\r\n", "GET /a#b HTTP/1.1\r\n"],
+        ] {
+            assert_eq!(sees(pieces, 0), "#", "{pieces:?}");
+        }
+        for pieces in [
+            &["GET /a HTTP/1.1\r\n#"][..],
+            &["GET /a HTTP/1.1\r\n", "A: #\r\n"],
+            &["G#T", " /a HTTP/1.1\r\n"],
+        ] {
+            assert_eq!(sees(pieces, 0), "", "{pieces:?}");
+        }
+        for (begun, rest) in [("GET /b", "#c HTTP/1.1\r\n"), ("G", "ET /b#c HTTP/1.1\r\n")] {
+            let along = [POST, "hello!!", begun].concat();
+            assert_eq!(sees(&[&along, rest], 7), "#");
+            let rest = rest.replace('#', "/") + "A: #\r\n";
+            assert_eq!(sees(&[&along, &rest], 7), "");
+        }
+        let along = [POST, "hello!!", "\r\n"].concat();
+        assert_eq!(sees(&[&along, "GET /b HTTP/1.1\r\nA: #\r\n"], 7), "");
+        let mut framing = Framing::default();
+        framing.note_line();
+        assert_eq!(framing.pass(b"GET /a#b").unwrap().fragment, None);
+        framing.begin_body(Body::Length(0));
+        assert_eq!(framing.pass(b"GET /a#b").unwrap().fragment, Some(6));
+    }
+
+    #[test]
     fn what_is_not_sound_is_handed_over_up_to_there() {
         let mut framing = Framing::default();
-        assert_eq!(framing.pass(CHUNKED.as_bytes()), Ok(CHUNKED.len()));
+        assert_eq!(pass(&mut framing, CHUNKED.as_bytes()), Ok(CHUNKED.len()));
         framing.begin_body(Body::Chunked);
-        assert_eq!(framing.pass(b"1;a\0\r\na\r\n"), Ok(3));
-        assert_eq!(framing.pass(b"\0\r\na\r\n"), Err(Unsound));
-        assert_eq!(framing.pass(b"\0\r\na\r\n"), Err(Unsound));
+        assert_eq!(pass(&mut framing, b"1;a\0\r\na\r\n"), Ok(3));
+        assert_eq!(pass(&mut framing, b"\0\r\na\r\n"), Err(Unsound));
+        assert_eq!(pass(&mut framing, b"\0\r\na\r\n"), Err(Unsound));
     }
 
     #[test]

@@ -24,9 +24,9 @@ use super::{
         stop::{Orders, StopSignal},
         transport::Transport,
     },
-    framing::Framing,
+    framing::{Framing, Passed},
     progress::Progress,
-    target::mended,
+    target::{self, Looked},
 };
 use crate::{
     config::ListenProtocol,
@@ -195,35 +195,51 @@ impl ClientStream {
         !requests.has_switched.load(Relaxed) && self.transport.socket().poll_gone(cx)
     }
 
-    /// How many of these bytes, which were read, are handed to hyper now. Notes when a head began, and
-    /// whether one begins behind the request that they end.
-    fn pass(&mut self, read: &[u8]) -> io::Result<usize> {
+    /// What was read where a head begins, if its target must be mended.
+    fn mended(&mut self, read: &[u8]) -> Option<Vec<u8>> {
+        if !self.framing.is_at_a_head() {
+            return None;
+        }
+        match target::look(read) {
+            Looked::Partial => None,
+            Looked::Fit => {
+                self.framing.note_line();
+                None
+            }
+            Looked::Mended(mended) => Some(mended),
+        }
+    }
+
+    /// How many of these bytes, which were read, are handed to hyper now, and with which of them a fragment
+    /// begins. Notes when a head began, and whether one begins behind the request that they end.
+    fn pass(&mut self, read: &[u8]) -> io::Result<Passed> {
         let is_of_a_head = self.framing.is_in_a_head();
-        let passes = self.framing.pass(read);
+        let passed = self.framing.pass(read);
         self.in_record = false;
         if is_of_a_head {
             let progress = &*self.progress;
             progress.begin_head();
             let beyond = self.framing.beyond();
             progress.beyond.store(beyond, Relaxed);
-            if let Ok(passes) = passes {
-                progress.keep_text(&read[..passes - beyond as usize]);
+            if let Ok(Passed { count, .. }) = passed {
+                progress.keep_text(&read[..count - beyond as usize]);
             }
         }
-        passes.map_err(|unsound| io::Error::new(io::ErrorKind::InvalidData, unsound))
+        passed.map_err(|unsound| io::Error::new(io::ErrorKind::InvalidData, unsound))
     }
 
     /// Hands over what was read and held back.
     fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
-        if self.framing.is_at_a_head()
-            && let Some(mended) = mended(&self.held)
-        {
+        let held = self.held.clone();
+        if let Some(mended) = self.mended(&held) {
             self.held = mended.into();
         }
+        let before = buffer.filled().len();
         let piece = self.held.slice(..buffer.remaining().min(self.held.len()));
-        let passes = self.pass(&piece)?;
-        buffer.put_slice(&piece[..passes]);
-        self.held.advance(passes);
+        let passed = self.pass(&piece)?;
+        buffer.put_slice(&piece[..passed.count]);
+        spoil(buffer, before, &passed);
+        self.held.advance(passed.count);
         if self.held.is_empty() {
             // It would keep its memory.
             self.held = Bytes::new();
@@ -362,20 +378,27 @@ impl AsyncRead for ClientStream {
             if read.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let mended = self.framing.is_at_a_head().then(|| mended(read)).flatten();
-            if let Some(mended) = mended {
+            if let Some(mended) = self.mended(read) {
                 self.held = mended.into();
             } else {
-                let passes = self.pass(read)?;
-                if passes < read.len() {
-                    self.held = Bytes::copy_from_slice(&read[passes..]);
-                    buffer.set_filled(before + passes);
+                let passed = self.pass(read)?;
+                if passed.count < read.len() {
+                    self.held = Bytes::copy_from_slice(&read[passed.count..]);
+                    buffer.set_filled(before + passed.count);
                 }
+                spoil(buffer, before, &passed);
                 return Poll::Ready(Ok(()));
             }
             buffer.set_filled(before);
         }
         Poll::Ready(self.hand_over(buffer))
+    }
+}
+
+/// Has hyper refuse a head whose target has a fragment. It is in bytes that were handed over, from `before`.
+fn spoil(buffer: &mut ReadBuf<'_>, before: usize, passed: &Passed) {
+    if let Some(at) = passed.fragment {
+        buffer.filled_mut()[before + at] = target::WRONG;
     }
 }
 

@@ -3,15 +3,35 @@
 
 use crate::scan;
 
-/// What was read where a head begins, when its first line has a target that the library does not take as
+/// No byte of a target: the library answers 400.
+pub(super) const WRONG: u8 = 0x7f;
+
+/// What the first line of a head is like.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// It is not there as a whole, or is empty.
+    Partial,
+    /// The library takes it, or refuses it, as it is.
+    Fit,
+    /// What was read, with a first line that is.
+    Mended(Vec<u8>),
+}
+
+/// Looks at what was read where a head begins.
+pub(super) fn look(read: &[u8]) -> Looked {
+    match memchr::memchr(b'\n', read) {
+        None => Looked::Partial,
+        Some(end) if matches!(read[..end], [] | [b'\r']) => Looked::Partial,
+        Some(end) if !scan::any(&read[..end], is_odd) => Looked::Fit,
+        Some(end) => mended(read, end).map_or(Looked::Fit, Looked::Mended),
+    }
+}
+
+/// What was read, when its first line, which ends there, has a target that the library does not take as
 /// it is: raw quotes, angle brackets and bytes that are no UTF-8 in the query are escaped; a fragment, which
 /// the library would drop in silence, is made an error.
-pub(super) fn mended(read: &[u8]) -> Option<Vec<u8>> {
-    let end = memchr::memchr(b'\n', read)?;
+fn mended(read: &[u8], end: usize) -> Option<Vec<u8>> {
     let line = &read[..end];
-    if !scan::any(line, is_odd) {
-        return None;
-    }
     let start = memchr::memchr(b' ', line)? + 1;
     let length = memchr::memchr(b' ', &line[start..])?;
     let (target, version) = line[start..].split_at(length);
@@ -23,8 +43,7 @@ pub(super) fn mended(read: &[u8]) -> Option<Vec<u8>> {
     let is_utf8 = std::str::from_utf8(&target[query..]).is_ok();
     for (at, &byte) in target.iter().enumerate() {
         match byte {
-            // No byte of a target.
-            b'#' => mended.push(0x7f),
+            b'#' => mended.push(WRONG),
             b'"' | b'<' | b'>' if at > query => escape(byte, &mut mended),
             0x80.. if at > query && !is_utf8 => escape(byte, &mut mended),
             _ => mended.push(byte),
@@ -67,19 +86,19 @@ mod tests {
             (b"/a#b", b"/a\x7fb"),
             (b"/a?b#\"", b"/a?b\x7f%22"),
         ] {
-            assert_eq!(mended(&line(target)), Some(line(expected)));
+            let expected = Looked::Mended(line(expected));
+            assert_eq!(look(&line(target)), expected);
         }
-        // What it takes, what is no query, and what is no whole first line.
+        // What it takes, and what is no query.
         for target in [&b"/a?b={}|^'"[..], "/a?é".as_bytes(), b"/a\"b", b"/caf\xe9"] {
-            assert_eq!(mended(&line(target)), None);
+            assert_eq!(look(&line(target)), Looked::Fit);
         }
-        for read in [
-            &b"GET /a?\""[..],
-            b"GET /a?\" b HTTP/1.1\r\n",
-            b"A: ?\"\r\n",
-            b"",
-        ] {
-            assert_eq!(mended(read), None);
+        for read in [&b"GET /a?\" b HTTP/1.1\r\n"[..], b"A: ?\"\r\n"] {
+            assert_eq!(look(read), Looked::Fit);
+        }
+        // What is no whole first line.
+        for read in [&b"GET /a?\""[..], b"\r\nGET /#\r\n", b"\n", b""] {
+            assert_eq!(look(read), Looked::Partial);
         }
     }
 }
