@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// As the table has them, in its order.
-const FEATURES: [&str; 16] = [
+const FEATURES: [&str; 18] = [
     "retry",
     "limits",
     "fallback",
@@ -31,6 +31,8 @@ const FEATURES: [&str; 16] = [
     "HTTP/2",
     "PROXY header",
     "unix socket",
+    "drain by hand",
+    "weight",
 ];
 
 #[test]

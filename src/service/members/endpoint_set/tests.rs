@@ -379,6 +379,25 @@ async fn one_that_is_drained_is_picked_only_where_no_other_can_be_and_it_is_not_
 }
 
 #[tokio::test]
+async fn one_whose_drain_ends_warms_up_as_one_that_is_new() {
+    let tls = Tls::open(&config::EndpointTls::default()).unwrap();
+    let mut policy = policy(None);
+    policy.slow_start = Some(Duration::from_secs(30));
+    let common = Common::new(Arc::new(policy), Arc::new(tls), 1);
+    let mut members = EndpointSet::new(Arc::new(common), Loads::default());
+    take(&mut members, &healthy(1..3), true);
+    let warmth = |members: &EndpointSet| {
+        let first = &snapshot(members).endpoints[0];
+        first.health().warmth(tokio::time::Instant::now())
+    };
+    assert_eq!(warmth(&members), None);
+    let address = instance(1, true).address;
+    members.drain(address.clone(), maintenance(false));
+    assert!(members.undrain(&address));
+    assert!(warmth(&members).is_some());
+}
+
+#[tokio::test]
 async fn a_panic_neither_counts_nor_calls_one_that_is_drained() {
     let mut members = empty(None);
     take(&mut members, &healthy(1..4), true);
