@@ -1,5 +1,6 @@
 //! What the log says of endpoints that come and go, are avoided, and are back: at a pace that neither
-//! an outage nor a rollout of a thousand instances floods it, over all services.
+//! an outage nor a rollout of a thousand instances floods it, and at which one service that flaps keeps no
+//! other from being named.
 
 use std::{
     fmt,
@@ -7,36 +8,63 @@ use std::{
     time::Duration,
 };
 
-use crate::{backoff::Digest, instance::Address};
+use crate::{
+    backoff::{Digest, Digests},
+    instance::Address,
+};
 
-/// So many lines of each kind are written at once.
+/// So many lines of each kind are written at once of a service.
 const AT_ONCE: u32 = 10;
+/// The same of all services together.
+const OF_ALL: u32 = 100;
 /// So many endpoints are named in a line.
 const NAMED: usize = 5;
 
-static AVOIDED: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
-static BACK: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
-static CHECKS: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
-static CHANGED: LazyLock<Arc<Digest>> = LazyLock::new(Arc::default);
+static AVOIDED: LazyLock<Lines> = LazyLock::new(Lines::default);
+static BACK: LazyLock<Lines> = LazyLock::new(Lines::default);
+static CHECKS: LazyLock<Lines> = LazyLock::new(Lines::default);
+static CHANGED: LazyLock<Lines> = LazyLock::new(Lines::default);
+
+/// The lines of one kind.
+#[derive(Default)]
+struct Lines {
+    by_service: Digests<Arc<str>>,
+    of_all: Arc<Digest>,
+}
+
+impl Lines {
+    /// Notes one of a service, which `say` writes with how many it stands for.
+    fn note(&self, service: &Arc<str>, say: impl FnOnce(u64) + Send + 'static) {
+        let of_all = Arc::clone(&self.of_all);
+        let own = self.by_service.of(Arc::clone(service));
+        own.note(AT_ONCE, move |times| {
+            // Beyond the first hundred it stands for those of other services, too.
+            of_all.note(OF_ALL, move |lines| say(times + lines - 1));
+        });
+    }
+}
 
 pub(super) fn ejected(service: &Arc<str>, endpoint: &Address, time: Duration, reason: String) {
-    let (service, endpoint, seconds) = (Arc::clone(service), endpoint.clone(), time.as_secs());
-    AVOIDED.note(AT_ONCE, move |times| {
+    let (name, endpoint, seconds) = (Arc::clone(service), endpoint.clone(), time.as_secs());
+    AVOIDED.note(service, move |times| {
+        let service = name;
         tracing::warn!(%service, %endpoint, seconds, reason, times, "an endpoint is ejected");
     });
 }
 
 pub(super) fn silent(service: &Arc<str>, endpoint: &Address) {
-    let (service, endpoint) = (Arc::clone(service), endpoint.clone());
+    let (name, endpoint) = (Arc::clone(service), endpoint.clone());
     let reason = "it answers nothing, and its peers do";
-    AVOIDED.note(AT_ONCE, move |times| {
+    AVOIDED.note(service, move |times| {
+        let service = name;
         tracing::warn!(%service, %endpoint, reason, times, "an endpoint is doubted");
     });
 }
 
 pub(super) fn back(service: &Arc<str>, endpoint: &Address, reason: &'static str) {
-    let (service, endpoint) = (Arc::clone(service), endpoint.clone());
-    BACK.note(AT_ONCE, move |times| {
+    let (name, endpoint) = (Arc::clone(service), endpoint.clone());
+    BACK.note(service, move |times| {
+        let service = name;
         tracing::info!(%service, %endpoint, reason, times, "an endpoint is back");
     });
 }
@@ -75,12 +103,15 @@ impl Line {
 }
 
 fn checked(service: &Arc<str>, endpoint: Address, error: Option<String>) {
-    let service = Arc::clone(service);
-    CHECKS.note(AT_ONCE, move |times| match error {
-        Some(error) => {
-            tracing::warn!(%service, %endpoint, %error, times, "an endpoint's checks fail");
+    let name = Arc::clone(service);
+    CHECKS.note(service, move |times| {
+        let service = name;
+        match error {
+            Some(error) => {
+                tracing::warn!(%service, %endpoint, %error, times, "an endpoint's checks fail");
+            }
+            None => tracing::info!(%service, %endpoint, times, "an endpoint's checks pass"),
         }
-        None => tracing::info!(%service, %endpoint, times, "an endpoint's checks pass"),
     });
 }
 
@@ -90,8 +121,9 @@ pub(super) fn changed(service: &Arc<str>, joined: &[&Address], left: &[&Address]
         return;
     }
     let (joined, left) = (Names(joined).to_string(), Names(left).to_string());
-    let service = Arc::clone(service);
-    CHANGED.note(AT_ONCE, move |times| {
+    let name = Arc::clone(service);
+    CHANGED.note(service, move |times| {
+        let service = name;
         tracing::info!(%service, joined, left, why, times, "endpoints have come or gone");
     });
 }
@@ -114,6 +146,35 @@ impl fmt::Display for Names<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use parking_lot::Mutex;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_flaps_keeps_no_other_from_being_named_and_a_thousand_flood_nothing() {
+        let lines = Lines::default();
+        let said = Arc::<Mutex<Vec<(String, u64)>>>::default();
+        let note = |service: &str| {
+            let (said, name) = (Arc::clone(&said), service.to_owned());
+            lines.note(&service.into(), move |times| {
+                said.lock().push((name, times))
+            });
+        };
+        let take = || std::mem::take(&mut *said.lock());
+        (0..1_000).for_each(|_| note("flaps"));
+        assert_eq!(take().len(), AT_ONCE as usize);
+        note("other");
+        assert_eq!(take(), [("other".to_owned(), 1)]);
+        (0..1_000).for_each(|n| note(&format!("of-many-{n}")));
+        let at_once = OF_ALL - AT_ONCE - 1;
+        assert_eq!(take().len(), at_once as usize);
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let said = take();
+        let times: u64 = said.iter().map(|(_, times)| times).sum();
+        assert!(
+            said.len() <= 2 && times >= 1_000 - u64::from(at_once),
+            "{said:?}"
+        );
+    }
 
     #[test]
     fn a_line_names_a_few_and_counts_the_rest() {

@@ -1,6 +1,13 @@
 //! What the log says of requests, and in which form.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use nix::sys::signal::Signal;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
@@ -9,8 +16,8 @@ use tempfile::TempDir;
 
 use crate::support::{
     callboard::Callboard,
-    raw::{RawBackend, Then, Wire},
-    server::refusing,
+    raw::{RawBackend, Then, Wire, ok},
+    server::{free_ports, refusing},
 };
 
 const GET: &str = "GET /cart?a=b HTTP/1.1\r\nHost: shop\r\nUser-Agent: x\r\n\r\n";
@@ -320,6 +327,84 @@ async fn requests_that_fail_for_one_reason_are_one_line_that_says_what_was_asked
         assert_eq!(line[key], value, "{line}");
     }
     assert_eq!(line["times"], 1);
+}
+
+/// Closes each connection without an answer while it is ill.
+async fn ill_while(is_ill: Arc<AtomicBool>) -> RawBackend {
+    RawBackend::serving(move |mut wire| {
+        let is_ill = Arc::clone(&is_ill);
+        async move {
+            while let Ok(Some(_)) = wire.try_message().await {
+                if is_ill.load(Relaxed) {
+                    return;
+                }
+                wire.send(ok("well")).await;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_endpoint_that_comes_is_ejected_is_back_or_goes_is_a_line() {
+    let folder = TempDir::new().unwrap();
+    let [registry] = free_ports();
+    let text = format!(
+        "[log]\nformat = \"json\"\n[drain]\nnotice = \"0s\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+         [admin]\naddress = \"127.0.0.1:0\"\n[registry.embedded]\naddress = \"127.0.0.1:{registry}\"\n\
+         [defaults]\neject.time = \"1s\"\n[[route]]\nservice = \"cart\"\n"
+    );
+    let mut callboard = Callboard::run(folder.path(), &text);
+    let line = callboard.until_logged("listening on").await;
+    let proxy = line.split("listening on ").nth(1).unwrap();
+    let proxy = format!("http://{}/", proxy.split('"').next().unwrap());
+    callboard.until_logged("the admin server is at").await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let agent = format!("http://127.0.0.1:{registry}/v1/agent/service");
+    let is_ill = Arc::new(AtomicBool::new(false));
+    let ill = ill_while(Arc::clone(&is_ill)).await;
+    let well = RawBackend::saying(ok("well"), Then::Keep).await;
+    for backend in [&ill, &well] {
+        let at = backend.address();
+        let body = serde_json::json!({
+            "Name": "cart", "ID": at.to_string(), "Address": at.ip(), "Port": at.port(),
+        });
+        let told = http.put(format!("{agent}/register")).json(&body).send();
+        assert!(told.await.unwrap().status().is_success());
+        let line = json(&callboard.until_logged("endpoints have come or gone").await);
+        assert_eq!(
+            (&line["service"], &line["joined"], &line["left"]),
+            (&"cart".into(), &at.to_string().into(), &"".into())
+        );
+    }
+    is_ill.store(true, Relaxed);
+    let asking = tokio::spawn({
+        let http = http.clone();
+        async move {
+            loop {
+                let _ = http.get(&proxy).send().await;
+            }
+        }
+    });
+    let gone_bad = ill.address().to_string();
+    let line = json(&callboard.until_logged("an endpoint is ejected").await);
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(
+        (&line["service"], &line["endpoint"]),
+        (&"cart".into(), &(*gone_bad).into())
+    );
+    is_ill.store(false, Relaxed);
+    let line = json(&callboard.until_logged("an endpoint is back").await);
+    assert_eq!(line["endpoint"], *gone_bad);
+    let told = http.put(format!("{agent}/deregister/{gone_bad}")).send();
+    assert!(told.await.unwrap().status().is_success());
+    let line = json(&callboard.until_logged("endpoints have come or gone").await);
+    assert_eq!(
+        (&line["joined"], &line["left"]),
+        (&"".into(), &(*gone_bad).into())
+    );
+    asking.abort();
+    ended(callboard).await;
 }
 
 #[tokio::test]
