@@ -185,7 +185,9 @@ async fn a_deploy_under_load_loses_nothing_however_it_is_balanced() {
         let new = &backends[2];
         let busy = async || new.requests();
         eventually("who came is called", busy, |requests| *requests > 20).await;
-        load.stop(&ledger).await.assert_flawless(balance);
+        load.stop(&ledger)
+            .await
+            .assert_flawless_but_for_closes(balance);
     }
 }
 

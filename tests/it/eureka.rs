@@ -588,5 +588,5 @@ async fn a_server_that_is_paused_killed_and_back_empty_fails_no_request() {
     signed.push(new);
 
     let report = load.stop(&stage.ledger).await;
-    report.assert_flawless("Eureka paused, killed, and back empty");
+    report.assert_flawless_but_for_closes("Eureka paused, killed, and back empty");
 }

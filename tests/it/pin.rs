@@ -160,7 +160,7 @@ async fn a_pinned_set_stays_through_updates_under_load_and_is_followed_again_aft
     proxy.register("cart", a.address()).await;
     until_asked_more(&a).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("pinned, unpinned, pinned back, expired");
+    report.assert_flawless_but_for_closes("pinned, unpinned, pinned back, expired");
 }
 
 #[tokio::test]

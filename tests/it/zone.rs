@@ -126,7 +126,7 @@ async fn a_zone_is_doubted_drained_and_filled_under_load_and_no_request_is_lost(
         eventually("it is asked", async || local[0].requests(), |n| *n > 10).await;
     }
     let report = load.stop(&ledger).await;
-    report.assert_flawless("a zone that comes and goes");
+    report.assert_flawless_but_for_closes("a zone that comes and goes");
     assert!(proxy.service("cart").await["retries"].as_u64() > Some(0));
 }
 

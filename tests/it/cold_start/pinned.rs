@@ -88,7 +88,7 @@ async fn a_pin_of_those_who_are_held_is_off_after_kill_9_and_all_are_called() {
     stage.until_all(&left, "serving").await;
     let_pass(300).await;
     let report = load.stop(&stage.ledger).await;
-    report.assert_flawless("pinned while held, kill -9, Consul away, back empty");
+    report.assert_flawless_but_for_closes("pinned while held, kill -9, Consul away, back empty");
     callboard.kill().await;
 }
 
@@ -136,6 +136,6 @@ async fn whoever_is_called_for_a_pin_is_known_after_kill_9_and_no_longer_once_it
     a.close().await;
     let_pass(300).await;
     let report = load.stop(&stage.ledger).await;
-    report.assert_flawless("pinned to an earlier set, kill -9, Consul paused");
+    report.assert_flawless_but_for_closes("pinned to an earlier set, kill -9, Consul paused");
     callboard.kill().await;
 }

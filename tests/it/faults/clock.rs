@@ -140,7 +140,7 @@ async fn a_wall_clock_that_jumps_costs_nothing_nor_does_a_start_before_the_last(
     let kept = async || std::fs::read_to_string(&snapshot).unwrap_or_default();
     eventually("its last set is kept", kept, |kept| kept.contains(&last)).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("the wall clock jumps five times");
+    report.assert_flawless_but_for_closes("the wall clock jumps five times");
     // It was kept in what is now the future.
     callboard.kill().await;
     stage.clock.set(-HOUR);
@@ -148,7 +148,7 @@ async fn a_wall_clock_that_jumps_costs_nothing_nor_does_a_start_before_the_last(
     let load = Load::start_from(stage.proxy, "/cart", 300, 100_000).await;
     let_pass(1_000).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("started an hour before it ended");
+    report.assert_flawless_but_for_closes("started an hour before it ended");
     let service = stage.until_all_serve(&backends).await;
     assert_eq!(service["from_snapshot"][0]["age_seconds"], 0.0, "{service}");
 }
@@ -170,7 +170,7 @@ async fn a_proxy_that_stands_still_for_two_seconds_fails_nobody() {
     }
     let_pass(500).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("the proxy stands still for two seconds, twice");
+    report.assert_flawless_but_for_closes("the proxy stands still for two seconds, twice");
     assert!(report.longest > Duration::from_secs(1), "it did: {report}");
     stage.until_all_serve(&backends).await;
 }

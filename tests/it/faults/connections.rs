@@ -56,7 +56,7 @@ async fn a_backend_that_closes_idle_connections_after_a_second_fails_nobody() {
     }
     let outcomes = lanes.join_all().await.concat();
     let report = Report::new(outcomes, &ledger).await;
-    report.assert_flawless("idle connections closed at 1 s");
+    report.assert_flawless_but_for_closes("idle connections closed at 1 s");
     // Otherwise the gaps would be nowhere near the limit.
     let connections: usize = backends.iter().map(|backend| backend.connections()).sum();
     let once_a_lane = LANES as usize;
@@ -90,7 +90,7 @@ async fn a_backend_that_closes_after_each_answer_without_a_word_fails_nobody() {
         });
     }
     let report = Report::new(lanes.join_all().await.concat(), &Ledger::default()).await;
-    report.assert_flawless("closed after each answer");
+    report.assert_flawless_but_for_closes("closed after each answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -115,7 +115,7 @@ async fn the_dns_server_is_killed_paused_and_restarted() {
     named.until_right(Instant::now(), old, "restarted").await;
 
     let report = load.stop(&named.ledger).await;
-    report.assert_flawless("a DNS server killed, paused and restarted");
+    report.assert_flawless_but_for_closes("a DNS server killed, paused and restarted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,7 +105,7 @@ async fn a_file_is_replaced_spoilt_removed_and_restored() {
     let_pass(2_000).await;
     written.replace_one("removed").await;
     let report = load.stop(&written.ledger).await;
-    report.assert_flawless("a file replaced, spoilt, removed and restored");
+    report.assert_flawless_but_for_closes("a file replaced, spoilt, removed and restored");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,5 +123,5 @@ async fn a_file_that_is_written_piece_by_piece_takes_nobody_away() {
         written.replace_one(&format!("round {round}")).await;
     }
     let report = load.stop(&written.ledger).await;
-    report.assert_flawless("a file written piece by piece, five times");
+    report.assert_flawless_but_for_closes("a file written piece by piece, five times");
 }

@@ -87,6 +87,6 @@ async fn consul_flaps_every_tenth_of_a_second() {
     assert!(attempts < ATTEMPTS, "{attempts:.0} a second");
     stage.until_all(&backends, "serving").await;
     let report = stage.ended(load).await;
-    report.assert_flawless("Consul flaps every 100 ms");
+    report.assert_flawless_but_for_closes("Consul flaps every 100 ms");
     assert!(flaps >= 5, "{flaps}");
 }

@@ -39,7 +39,7 @@ async fn consul_is_killed_and_comes_back_empty() {
     let_pass(500).await;
     let _new = the_set_follows_again(&stage, backends.remove(0)).await;
     let report = stage.ended(load).await;
-    report.assert_flawless("Consul killed, back empty, registered again");
+    report.assert_flawless_but_for_closes("Consul killed, back empty, registered again");
 }
 
 /// How the registry finds out that an instance is well. Each begins critical, in Consul as in the
@@ -96,7 +96,9 @@ async fn comes_back_empty_with_checks(mut stage: Stage, check: Check) {
     stage.until_all(&backends, "serving").await;
     let _new = the_set_follows_again(&stage, backends.remove(0)).await;
     let report = stage.ended(load).await;
-    report.assert_flawless(&format!("lost, and signed in again with {check:?} checks"));
+    report.assert_flawless_but_for_closes(&format!(
+        "lost, and signed in again with {check:?} checks"
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,7 +186,7 @@ async fn consul_answers_with_errors_and_nonsense() {
     let older = Answer::good(7, misled.told.set());
     misled.through("an older index", older).await;
     let report = load.stop(&misled.ledger).await;
-    report.assert_flawless("Consul wrong in seven ways");
+    report.assert_flawless_but_for_closes("Consul wrong in seven ways");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,5 +199,5 @@ async fn consul_lists_nobody_for_five_seconds() {
     misled.recover().await;
     let_pass(300).await;
     let report = load.stop(&misled.ledger).await;
-    report.assert_flawless("an empty list for 5 s");
+    report.assert_flawless_but_for_closes("an empty list for 5 s");
 }

@@ -89,5 +89,5 @@ async fn consuls_answers_take_half_a_minute() {
     plain.consul.at_pace(Pace::AtOnce);
     until_asked(plain.newest()).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("answers of Consul that take half a minute");
+    report.assert_flawless_but_for_closes("answers of Consul that take half a minute");
 }

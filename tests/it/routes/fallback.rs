@@ -67,7 +67,7 @@ async fn a_service_empties_and_fills_again_under_load_and_no_request_fails() {
     }
     eventually("it serves again", async || backend.requests(), |n| *n > 10).await;
     let report = load.stop(&ledger).await;
-    report.assert_flawless("a service that empties and fills again");
+    report.assert_flawless_but_for_closes("a service that empties and fills again");
 
     let taken = sorry.requests() as u64;
     let cart = proxy.service("cart").await;

@@ -94,7 +94,7 @@ async fn a_split_service_is_deployed_anew_and_no_request_is_lost() {
         eventually("it is asked", async || running.requests(), |n| *n > 15).await;
     }
     let report = load.stop(&ledger).await;
-    report.assert_flawless("a split with a deployment of one of its services");
+    report.assert_flawless_but_for_closes("a split with a deployment of one of its services");
     let status = proxy.status().await;
     let requests = |share: usize| status["routes"][0]["split"][share]["requests"].as_u64();
     assert!(requests(0).unwrap().abs_diff(requests(1).unwrap()) <= 1);

@@ -122,7 +122,7 @@ async fn a_subset_is_updated_and_drained_under_load_and_a_retry_stays_in_it() {
         running.push(next);
     }
     let report = load.stop(&ledger).await;
-    report.assert_flawless("a subset under updates, drains and retries");
+    report.assert_flawless_but_for_closes("a subset under updates, drains and retries");
     assert_eq!(other.requests(), 0, "nobody without the tag was asked");
     assert!(proxy.service("cart").await["retries"].as_u64() > Some(0));
 }

@@ -153,7 +153,7 @@ async fn a_backend_that_closes_idle_connections_fails_nobody_with_and_without_a_
         });
     }
     let report = Report::new(lanes.join_all().await.concat(), &ledger).await;
-    report.assert_flawless("idle TLS connections closed at 1 s");
+    report.assert_flawless_but_for_closes("idle TLS connections closed at 1 s");
     // Otherwise the gaps would be nowhere near the limit.
     let handshakes: usize = backends.iter().map(|(_, tls)| tls.handshakes().len()).sum();
     assert!(handshakes > 2 * LANES as usize, "{handshakes} connections");
