@@ -298,6 +298,8 @@ impl Storm {
             "callboard_http2_connections",
             "callboard_http2_streams",
             "callboard_tunnels_open",
+            "callboard_tls_handshakes_pending",
+            "callboard_unread",
         ] {
             let what = format!("{name} is 0 again");
             eventually(
