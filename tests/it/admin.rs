@@ -10,7 +10,7 @@ use callboard::admin::{Kind, METRICS};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt as _},
     net::TcpStream,
     sync::{Semaphore, oneshot},
 };
@@ -122,6 +122,25 @@ async fn after_ready_timeout_it_is_ready_all_the_same_and_still_names_what_is_mi
         ready,
         "ready; not read yet: service cart, catalog of main\n"
     );
+}
+
+/// As balancers of old ask.
+#[tokio::test]
+async fn a_question_of_http_1_0_without_a_host_is_answered() {
+    let proxy = Proxy::start(ROUTES).await;
+    until_page(&proxy, "/ready", StatusCode::OK).await;
+    let address = proxy.admin("");
+    let mut asks = TcpStream::connect(address.trim_start_matches("http://"))
+        .await
+        .unwrap();
+    asks.write_all(b"GET /ready HTTP/1.0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    let read = asks.read_to_string(&mut answer);
+    tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    assert!(answer.contains("\r\n\r\nready"), "{answer}");
 }
 
 #[tokio::test]

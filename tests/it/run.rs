@@ -190,6 +190,33 @@ async fn without_a_file_it_serves_what_signs_in_at_the_registry_of_the_command_l
     assert_eq!(shipped.until_served("/hello/x").await, "hello /x /hello");
 }
 
+/// In a network of its own, since the ports are those that everyone has.
+#[tokio::test]
+async fn its_name_alone_in_an_empty_folder_serves_and_says_what_to_do_next() {
+    let unshare = |script: &str| {
+        let mut command = tokio::process::Command::new("unshare");
+        command.args(["-rn", "sh", "-c", script]);
+        command
+    };
+    let network = "ip link set lo up";
+    let tried = unshare(network).output().await;
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        println!("left out: no network can be made here");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let binary = env!("CARGO_BIN_EXE_callboard");
+    let mut command = unshare(&format!("{network} && exec {binary}"));
+    command.current_dir(folder.path());
+    let mut callboard = Callboard::start(command);
+    let [_, next] = callboard
+        .until_all_logged(["listening on", "there is no proxy.toml here"])
+        .await;
+    for word in ["callboard register NAME --port PORT", "callboard init"] {
+        assert!(next.contains(word), "{next}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_init_writes_is_served_by_its_name_alone() {
     let folder = TempDir::new().unwrap();

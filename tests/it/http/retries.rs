@@ -8,10 +8,36 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{IN_TURN, before_all, cart};
 use crate::support::{
+    backend::Backend,
+    eventually,
     proxy::Proxy,
     raw::{RawBackend, Then, Wire, ok},
     server::refusing,
 };
+
+/// A name may lead elsewhere by now: no connection is kept for longer than `pool.max_age`.
+#[tokio::test]
+async fn connections_to_a_name_are_opened_anew_in_time_and_no_request_is_lost_by_it() {
+    for protocol in ["", "protocol = \"h2c\"\n"] {
+        let backend = match protocol {
+            "" => Backend::named("a"),
+            _ => Backend::named("a").http2(100),
+        };
+        let backend = backend.start().await;
+        let port = backend.address().port();
+        let proxy = Proxy::start(&format!(
+            "workers = 1\n[[route]]\nservice = \"cart\"\n[service.cart]\n{protocol}\
+             endpoints = [\"localhost:{port}\"]\npool.max_age = \"1s\"\n"
+        ))
+        .await;
+        proxy.until_served("/cart").await;
+        let asked = async || {
+            assert_eq!(proxy.get("/cart").await.status(), 200, "{protocol}");
+            backend.connections()
+        };
+        eventually("it is connected to three times", asked, |count| *count >= 3).await;
+    }
+}
 
 const KEPT: usize = 64 * 1024;
 

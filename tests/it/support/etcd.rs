@@ -78,6 +78,25 @@ impl Etcd {
         self.restart().await;
     }
 
+    /// Keeps a copy of its data as they are now, for which it is restarted.
+    pub(crate) async fn keep_copy(&mut self) {
+        self.kill();
+        let mut copy = Command::new("cp");
+        copy.args(["-r", "data", "copy"]);
+        let copied = copy.current_dir(self.folder.path()).status().unwrap();
+        assert!(copied.success());
+        self.restart().await;
+    }
+
+    /// Starts it again with that copy: what came since is gone, and its revision has gone back.
+    pub(crate) async fn restart_from_copy(&mut self) {
+        self.kill();
+        let folder = self.folder.path();
+        std::fs::remove_dir_all(folder.join("data")).unwrap();
+        std::fs::rename(folder.join("copy"), folder.join("data")).unwrap();
+        self.restart().await;
+    }
+
     /// Stops the process where it stands: its sockets stay open and say nothing.
     pub(crate) fn pause(&self) {
         self.process.as_ref().expect("it runs").pause();
