@@ -11,7 +11,7 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("answer-chunks", upstream::fuzzing::chunks),
     ("answer-heads", upstream::fuzzing::heads),
     ("client-frames", listen::fuzzing::frames),
@@ -25,13 +25,16 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("forwarded", proxy::fuzzing::forwarded),
     ("greetings", listen::fuzzing::greetings),
     ("grpc-status", grpc::fuzzing),
+    ("grpc-web", proxy::fuzzing::grpc_web),
     ("journal", embedded::fuzzing::journal),
     ("proxy-header", proxy_protocol::fuzzing::headers),
     ("proxy-toml", config::fuzzing::proxy_toml),
     ("registrations", embedded::fuzzing::registrations),
     ("request-chunks", listen::fuzzing::chunks),
+    ("request-targets", listen::fuzzing::targets),
     ("snapshot", saved::fuzzing::snapshot),
     ("urlprefix", config::fuzzing::urlprefix),
+    ("websocket-frames", proxy::fuzzing::frames),
     ("zookeeper", registry::zookeeper::fuzzing::nodes),
 ];
 

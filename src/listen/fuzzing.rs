@@ -1,6 +1,9 @@
 //! What must hold of a client's first bytes, whatever they are.
 
-pub(crate) use super::{http1::fuzzing::chunks, http2::fuzzing::frames};
+pub(crate) use super::{
+    http1::fuzzing::{chunks, targets},
+    http2::fuzzing::frames,
+};
 
 use rustls::server::{Accepted, Acceptor};
 

@@ -1,4 +1,4 @@
-//! What must hold of the bytes of a request's body, whatever they are.
+//! What must hold of the bytes of a request's first line and of its body, whatever they are.
 
 use std::{
     convert::Infallible,
@@ -12,10 +12,49 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 
-use super::chunks::Chunks;
+use super::{
+    chunks::Chunks,
+    framing::Framing,
+    target::{Looked, look},
+};
 
 const CHUNKED: &[u8] = b"POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A fragment is seen at the same byte however the line comes. A line that was mended is fit, has none any
+/// more, and nothing behind it was touched.
+pub(crate) fn targets(bytes: &[u8]) {
+    let whole = fragment(bytes, bytes.len().max(1));
+    for step in [1, 3] {
+        assert_eq!(whole, fragment(bytes, step), "in pieces of {step}");
+    }
+    let Looked::Mended(mended) = look(bytes) else {
+        return;
+    };
+    assert_eq!(look(&mended), Looked::Fit);
+    assert_eq!(fragment(&mended, mended.len()), None);
+    let behind = |bytes: &[u8]| bytes.iter().position(|byte| *byte == b'\n');
+    let (before, after) = (behind(bytes).unwrap_or(0), behind(&mended).unwrap_or(0));
+    assert_eq!(bytes[before..], mended[after..]);
+}
+
+/// Where the first fragment begins in what is handed over as a head.
+fn fragment(bytes: &[u8], step: usize) -> Option<usize> {
+    let mut framing = Framing::default();
+    let mut handed = 0;
+    for piece in bytes.chunks(step) {
+        let mut held = piece;
+        while !held.is_empty() {
+            let passed = framing.pass(held).expect("a head is followed to its end");
+            if let Some(at) = passed.fragment {
+                return Some(handed + at);
+            }
+            handed += passed.count;
+            held = &held[passed.count..];
+        }
+    }
+    None
+}
 
 /// A chunked body is followed the same however its bytes come. What is whole here ends at the same byte
 /// for the HTTP library, should that take it; and what is not, is not whole there.

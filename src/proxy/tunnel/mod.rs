@@ -7,6 +7,8 @@
 //! would take the frame from who has not read it yet.
 
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod pipe;
 
 use std::{
