@@ -178,7 +178,7 @@ async fn a_body_that_comes_byte_by_byte_costs_what_its_limit_says() {
     let all = async || came.load(Relaxed);
     eventually("all of it came", all, |came| *came == CLIENTS * LENGTH).await;
     stage
-        .assert_each_holds("a trickled body", CLIENTS, 256 * KIB)
+        .assert_each_holds("a trickled body", CLIENTS, 80 * KIB)
         .await;
     drop(clients);
 }
@@ -338,7 +338,7 @@ async fn a_head_that_does_not_end_costs_what_its_limit_says() {
         clients.push(client);
     }
     stage
-        .assert_each_holds("a head in the making", CLIENTS, 256 * KIB)
+        .assert_each_holds("a head in the making", CLIENTS, 128 * KIB)
         .await;
 }
 
@@ -365,7 +365,7 @@ async fn an_answers_head_that_does_not_end_costs_what_its_limit_says() {
     let asked = async || backend.connections();
     eventually("all are asked", asked, |count| *count == 1 + CLIENTS).await;
     stage
-        .assert_each_holds("an answer's head in the making", CLIENTS, 1024 * KIB)
+        .assert_each_holds("an answer's head in the making", CLIENTS, 512 * KIB)
         .await;
 }
 
@@ -435,6 +435,6 @@ async fn an_answer_in_small_pieces_that_is_not_taken_costs_some_of_them() {
     let asked = async || backend.connections();
     eventually("all are asked", asked, |count| *count == 1 + CLIENTS).await;
     stage
-        .assert_each_holds("an answer that is not taken", CLIENTS, 1024 * KIB)
+        .assert_each_holds("an answer that is not taken", CLIENTS, 512 * KIB)
         .await;
 }
