@@ -89,16 +89,32 @@ impl Term {
     }
 
     pub(crate) fn status(&self) -> TermStatus {
-        let ends = self.since + self.time;
+        let left = self.time.saturating_sub(self.began.elapsed());
         let seconds = |at: SystemTime| {
             let since = at.duration_since(UNIX_EPOCH);
             since.unwrap_or_default().as_secs_f64()
         };
-        let left = ends.duration_since(SystemTime::now());
+        let ends = self.ends(SystemTime::now() + left);
         TermStatus {
             since: seconds(self.since),
             ends: seconds(ends),
-            seconds_left: left.unwrap_or_default().as_secs_f64(),
+            seconds_left: left.as_secs_f64(),
+        }
+    }
+
+    /// When it ends by itself, which is then by the clock as it is now. The clock by which it ends stands still in a
+    /// machine that is suspended, and the one that is shown may be set.
+    fn ends(&self, now_expected: SystemTime) -> SystemTime {
+        /// Less is no difference: each look would find another moment.
+        const DIFFERENCE: Duration = Duration::from_secs(1);
+        let expected = self.since + self.time;
+        let apart = match now_expected.duration_since(expected) {
+            Ok(later) => later,
+            Err(earlier) => earlier.duration(),
+        };
+        match apart > DIFFERENCE {
+            true => now_expected,
+            false => expected,
         }
     }
 }
@@ -125,6 +141,9 @@ mod tests {
         let second = begin(HOUR).unwrap();
         let status = first.status();
         assert!((status.ends - status.since - 3600.0).abs() < 0.001);
+        assert!(status.seconds_left > 0.0 && status.seconds_left <= 3600.0);
+        let an_hour_late = first.since + first.time + HOUR;
+        assert_eq!(first.ends(an_hour_late), an_hour_late);
         drop(first);
         tokio::time::sleep(2 * HOUR).await;
         let ended = ended.lock().unwrap();
