@@ -131,6 +131,9 @@ pub(super) fn admit<'r>(
         stream.rest.waits_to_be_asked();
     }
     let checked = fields.check(client, parts, &body)?;
+    if record.web.is_some() {
+        Web::ask_for_trailers(&mut parts.headers);
+    }
     stream.may_go_over.store(checked.may_upgrade, Relaxed);
     Ok(Admitted {
         request: upstream::Request::new(&parts.method, body, expects_continue),
@@ -144,7 +147,12 @@ pub(super) fn head_of<'p>(
     parts: &'p mut Parts,
     body: &impl Body,
 ) -> Result<Head<'p>, LocalReply> {
+    // As in `admit`: routes see what a call of gRPC-Web becomes.
+    let is_web = client.listener.grpc_web && Web::translate(&mut parts.headers).is_some();
     let checked = Fields::read(client, &parts.headers).check(client, parts, body)?;
+    if is_web {
+        Web::ask_for_trailers(&mut parts.headers);
+    }
     Ok(Head::of(parts, checked))
 }
 

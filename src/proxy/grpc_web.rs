@@ -31,7 +31,7 @@ pub(super) struct Web {
 }
 
 impl Web {
-    /// Makes a head of gRPC-Web one of gRPC; `None` where it is another.
+    /// Makes a head of gRPC-Web one of gRPC, but for [`Self::ask_for_trailers`]; `None` where it is another.
     pub(super) fn translate(headers: &mut HeaderMap) -> Option<Self> {
         let said = headers.get(header::CONTENT_TYPE)?.as_bytes();
         let (request, messages) = format_of(said)?;
@@ -41,8 +41,12 @@ impl Web {
         let answer = wanted.next().map_or(request, |(format, _)| format);
         let content_type = HeaderValue::from_bytes(&[GRPC.as_bytes(), messages].concat()).ok()?;
         headers.insert(header::CONTENT_TYPE, content_type);
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
         Some(Self { request, answer })
+    }
+
+    /// Says what gRPC demands: a field more than the client has sent, where its fields are counted.
+    pub(super) fn ask_for_trailers(headers: &mut HeaderMap) {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 
     /// Makes the head of gRPC's answer one of gRPC-Web; `false` where it is none of gRPC's, whose body stays as it is.
@@ -199,6 +203,8 @@ mod tests {
             }
             let web = Web::translate(&mut headers).unwrap();
             assert_eq!(headers["content-type"], made, "{said}");
+            assert!(!headers.contains_key("te"));
+            Web::ask_for_trailers(&mut headers);
             assert_eq!(headers["te"], "trailers");
             let mut headers = head(&[
                 ("content-type", "application/grpc+proto"),

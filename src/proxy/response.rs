@@ -395,16 +395,17 @@ impl Body for AnswerBody {
             }
             Kind::Cut(failure) => return Poll::Ready(failure.take().map(Err)),
         };
-        if is_http2 && this.kind.is_at_its_end() {
-            frame = frame.map(|frame| this.split(frame));
-        }
         if this.call.is_some()
             && let Some(trailers) = frame.as_ref().and_then(Frame::trailers_ref)
         {
             this.called(trailers);
         }
+        // Before it is split: what was kept back is as the client has it.
         if let Some(web) = this.web.filter(|_| is_new) {
             frame = frame.map(|frame| web.frame(frame));
+        }
+        if is_http2 && this.kind.is_at_its_end() {
+            frame = frame.map(|frame| this.split(frame));
         }
         if let Some(access) = &mut this.ending.access {
             let data = frame.as_ref().and_then(Frame::data_ref);

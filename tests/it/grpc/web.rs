@@ -33,7 +33,8 @@ async fn before(endpoint: std::net::SocketAddr, listener: &str) -> Proxy {
     proxy
 }
 
-/// Says what it has heard in two messages, and status 5; below `/head` nothing but that.
+/// Says what it has heard in two messages, and status 5; below `/head` nothing but that. Below `/long` it says 5,000
+/// bytes, with the status in its head, and below `/trailers` as many in a trailer.
 async fn echoing() -> Backend {
     let backend = Backend::named("a")
         .http2(1000)
@@ -42,9 +43,21 @@ async fn echoing() -> Backend {
             let fields = request.headers();
             assert_eq!(fields["content-type"], GRPC);
             assert_eq!(fields["te"], "trailers");
+            let is_long = request.uri().path().starts_with("/long");
+            let has_long_trailers = request.uri().path().starts_with("/trailers");
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let status = (STATUS, HeaderValue::from_static("5"));
-            let mut answer = if is_head {
+            let mut answer = if is_long {
+                let mut answer = Response::new(axum::body::Body::from(long()));
+                answer.headers_mut().insert(STATUS, status.1);
+                answer
+            } else if has_long_trailers {
+                let long = HeaderValue::from_bytes(&long()).unwrap();
+                let trailers = [status, (HeaderName::from_static("x-long"), long)];
+                let trailers = Frame::trailers(HeaderMap::from_iter(trailers));
+                let frames = stream::iter([Ok::<_, std::io::Error>(trailers)]);
+                Response::new(axum::body::Body::new(StreamBody::new(frames)))
+            } else if is_head {
                 let mut answer = Response::new(axum::body::Body::empty());
                 answer.headers_mut().insert(STATUS, status.1);
                 answer
@@ -59,6 +72,11 @@ async fn echoing() -> Backend {
             answer
         });
     backend.start().await
+}
+
+/// More than HTTP/2 has in one piece at the end of an answer.
+fn long() -> Vec<u8> {
+    (0..5_000u32).map(|n| b'a' + (n % 23) as u8).collect()
 }
 
 /// A call by HTTP/1.1.
@@ -142,6 +160,111 @@ async fn a_call_is_grpc_to_its_endpoint_and_its_answer_has_the_trailers_in_its_b
     let metrics = proxy.page("/metrics").await.text().await.unwrap();
     let counted = "callboard_grpc_answers_total{service=\"calls\",grpc_status=\"not-found\"} ";
     assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_answer_is_of_its_format_whether_it_is_a_piece_or_the_trailers() {
+    let backend = echoing().await;
+    let proxy = before(backend.address(), "grpc_web = true").await;
+    let lines = [b"grpc-status: 5\r\nx-long: ", &long()[..], b"\r\n"].concat();
+    let length = u32::try_from(lines.len()).unwrap().to_be_bytes();
+    let trailers = [&[0x80][..], &length, &lines].concat();
+    let mut client = Frames::connect(proxy.address()).await;
+    for (stream, path, is_text) in [
+        (1, "/long", false),
+        (3, "/long", true),
+        (5, "/trailers", false),
+        (7, "/trailers", true),
+    ] {
+        let content_type = match is_text {
+            true => "application/grpc-web-text+proto",
+            false => "application/grpc-web+proto",
+        };
+        let fields = [("content-type", content_type)];
+        let call = head(stream, END_STREAM, &request("POST", path, &fields));
+        client.send(call).await;
+        let (status, body) = client.answer(stream).await;
+        let body = if is_text { decoded(&body) } else { body };
+        let expected = match path {
+            "/long" => long(),
+            _ => trailers.clone(),
+        };
+        assert_eq!((status, body.len()), (200, expected.len()), "{path}");
+        assert_eq!(body, expected, "{path}");
+    }
+}
+
+/// The routes of docs/grpc.md.
+#[tokio::test]
+async fn another_service_answers_the_preflights_of_a_page_of_another_origin() {
+    let calls = echoing().await;
+    let preflight = Backend::named("p").answering(|request| async move {
+        assert_eq!(request.method(), "OPTIONS");
+        let mut answer = Response::new(axum::body::Body::empty());
+        *answer.status_mut() = http::StatusCode::NO_CONTENT;
+        let origin = HeaderValue::from_static("https://app.example");
+        answer
+            .headers_mut()
+            .insert("access-control-allow-origin", origin);
+        answer
+    });
+    let preflight = preflight.start().await;
+    let text = "[[listen]]\naddress = \"127.0.0.1:0\"\ngrpc_web = true\n\
+         [[route]]\nservice = \"calls\"\n[[route]]\nmethod = \"OPTIONS\"\nservice = \"preflight\"\n";
+    let proxy = Proxy::start(text).await;
+    register(&proxy, calls.address()).await;
+    proxy.register("preflight", preflight.address()).await;
+    for (service, endpoint) in [("calls", &calls), ("preflight", &preflight)] {
+        let states = [(endpoint.address(), "serving")];
+        proxy.until_states(service, &states).await;
+    }
+    let mut page = Wire::connect(proxy.address()).await;
+    let asks = "OPTIONS /a/b HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\n\
+         Access-Control-Request-Method: POST\r\n\
+         Access-Control-Request-Headers: content-type,x-grpc-web\r\nConnection: close\r\n\r\n";
+    let allowed = page.ask(asks).await;
+    let origin = allowed.field("access-control-allow-origin");
+    assert_eq!(
+        (allowed.status(), origin),
+        (204, Some("https://app.example"))
+    );
+    let got = called(&proxy, "/a/b", "application/grpc-web+proto", b"").await;
+    assert_eq!(got.status(), 200);
+}
+
+#[tokio::test]
+async fn routes_see_a_call_as_it_goes_on_and_it_is_explained_so() {
+    let backend = echoing().await;
+    let text = "[[listen]]\naddress = \"127.0.0.1:0\"\ngrpc_web = true\n\
+         [[route]]\npath = \"/\"\nservice = \"none\"\n[[route]]\npath = \"/\"\nservice = \"calls\"\n\
+         header = { content-type = \"application/grpc+proto\", te = \"trailers\" }\n";
+    let proxy = Proxy::start(text).await;
+    register(&proxy, backend.address()).await;
+    let states = [(backend.address(), "serving")];
+    proxy.until_states("calls", &states).await;
+    let got = called(&proxy, "/a/b", "application/grpc-web+proto", b"").await;
+    assert!(got.body.starts_with(b"heard "), "{}", got.head);
+    let query = "method=POST&url=/a/b&header=content-type:application/grpc-web%2Bproto";
+    let said = proxy.page(&format!("/api/explain?{query}")).await;
+    let said: serde_json::Value = said.json().await.unwrap();
+    assert_eq!(said["destinations"][0]["service"], "calls", "{said}");
+}
+
+/// A field that the proxy adds is none of the client's.
+#[tokio::test]
+async fn as_many_fields_as_the_limit_allows_are_not_too_many() {
+    let backend = echoing().await;
+    let proxy = before(
+        backend.address(),
+        "grpc_web = true\nlimits = { headers = 3 }",
+    )
+    .await;
+    let got = called(&proxy, "/a/b", "application/grpc-web+proto", b"").await;
+    assert_eq!(got.field("grpc-status"), None, "{}", got.head);
+    assert_eq!(
+        got.body,
+        [b"heard ".to_vec(), last(b"grpc-status: 5\r\n")].concat()
+    );
 }
 
 #[tokio::test]
