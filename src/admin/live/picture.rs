@@ -24,7 +24,10 @@ use crate::{
     discovery::Directory,
     instance::Address,
     registry::watch::WatchSnapshot,
-    service::{DrainStatus, EndpointState, EndpointStatus, LimitsStatus, PinStatus, unix_seconds},
+    service::{
+        DrainStatus, EndpointState, EndpointStatus, LimitsStatus, PinStatus, WeightStatus,
+        unix_seconds,
+    },
 };
 
 /// As many endpoints are in it, and as many services.
@@ -48,6 +51,7 @@ struct ServiceShown<'s> {
     hint: Option<&'s str>,
     pin: Option<PinShown>,
     drains: Vec<DrainShown<'s>>,
+    weights: Vec<WeightShown<'s>>,
     from_snapshot: Vec<&'s str>,
     chosen: Option<&'s str>,
     subsets: Vec<&'s str>,
@@ -76,6 +80,13 @@ struct PinShown {
 #[derive(Serialize)]
 struct DrainShown<'s> {
     endpoint: &'s Address,
+    ends: f64,
+}
+
+#[derive(Serialize)]
+struct WeightShown<'s> {
+    endpoint: &'s Address,
+    weight: u32,
     ends: f64,
 }
 
@@ -181,6 +192,7 @@ impl<'s> ServiceShown<'s> {
             hint: status.hint.as_deref(),
             pin: status.pin.as_ref().map(PinShown::of),
             drains: status.drains.iter().map(DrainShown::of).collect(),
+            weights: status.weights.iter().map(WeightShown::of).collect(),
             from_snapshot: status
                 .from_snapshot
                 .iter()
@@ -209,6 +221,16 @@ impl<'s> DrainShown<'s> {
         Self {
             endpoint: &drain.endpoint,
             ends: drain.term.ends,
+        }
+    }
+}
+
+impl<'s> WeightShown<'s> {
+    fn of(other: &'s WeightStatus) -> Self {
+        Self {
+            endpoint: &other.endpoint,
+            weight: other.weight,
+            ends: other.term.ends,
         }
     }
 }

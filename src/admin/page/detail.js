@@ -124,7 +124,7 @@ export function update(row, item) {
   reconcile(parts.endpoints, found.slice(0, parts.shown), {
     key: (endpoint) => endpoint.key,
     create: (endpoint) => create_endpoint(endpoint, parts.drain),
-    update: (element, endpoint) => update_endpoint(element, endpoint, series.get(endpoint.key), is_drained(own, endpoint)),
+    update: (element, endpoint) => update_endpoint(element, endpoint, series.get(endpoint.key), own),
   });
   parts.endpoint_table.hidden = found.length === 0;
   parts.none.hidden = found.length > 0;
@@ -185,14 +185,16 @@ function create_endpoint(endpoint, drain) {
   return row;
 }
 
-function update_endpoint(row, endpoint, series, drained) {
+function update_endpoint(row, endpoint, series, own) {
   const cells = row.cells_of;
   const rates = series?.requests_per_second ?? [];
   const label = rates.length ? `now ${rate(endpoint.requests_per_second)} requests a second, at most ${rate(most([rates]))}` : 'no requests yet';
   draw(cells.spark, [rates], { label });
-  const drains = drained ? 'Undrain' : 'Drain';
+  const drains = is_drained(own, endpoint) ? 'Undrain' : 'Drain';
   text(cells.drain, drains);
   attribute(cells.drain, 'aria-label', `${drains} ${endpoint.address}`);
+  const other = own.weights.find((one) => one.endpoint === endpoint.address);
+  text(cells.weight, other ? `${count(endpoint.weight)} for a while` : count(endpoint.weight));
   // One that has not changed is the same object.
   if (row.endpoint === endpoint) return;
   row.endpoint = endpoint;
@@ -202,7 +204,6 @@ function update_endpoint(row, endpoint, series, drained) {
   const registry = endpoint.registry === 'passing' ? null : `registry: ${endpoint.registry}`;
   text(cells.why, [endpoint.why, registry].filter(Boolean).join('; '));
   text(cells.more, [endpoint.instance, endpoint.tls && 'TLS', ...endpoint.tags].filter(Boolean).join(' · '));
-  text(cells.weight, count(endpoint.weight));
   text(cells.busy, count(endpoint.in_flight));
   text(cells.rate, rate(endpoint.requests_per_second));
   text(cells.errors, percent(endpoint.errors));

@@ -83,7 +83,7 @@ function routes() {
   const named = (kind, conditions) => Object.entries(conditions ?? {}).map(([name, said]) => `${kind} ${name}: ${value(said)}`);
   rows(find('route-rows'), shown.map((route) => {
     const only = [...(route.method ?? []), ...named('header', route.header), ...named('query', route.query), ...named('cookie', route.cookie)];
-    const goals = route.split?.map((share) => [share.service, ` (${share.weight})`]) ?? [[route.service, '']];
+    const goals = route.split?.map((share) => [share.service, ` (${share.weight}${share.weight_of_file === undefined ? '' : ` for a while; ${share.weight_of_file} in the file`})`]) ?? [[route.service, '']];
     const subset = [...(route.tags ?? []), ...Object.entries(route.meta ?? {}).map((pair) => pair.join('='))].join(', ');
     const lead = goals.flatMap(([service, share], place) => [place ? ', ' : '', service.includes('{') ? service
       : h('button', { type: 'button', class: 'plain', onclick: () => view.show(service) }, service), share]);

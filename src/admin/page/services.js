@@ -143,6 +143,7 @@ function update_tags(tags, own, unusual) {
   if (level) wanted.push([level === 'bad' ? 'ill' : 'unusual', level]);
   if (own.pin) wanted.push([`pinned to ${own.pin.set}`, 'warning']);
   if (own.drains.length) wanted.push([`${own.drains.length} drained`, 'warning']);
+  if (own.weights.length) wanted.push([`${own.weights.length} reweighed`, 'warning']);
   if (own.tunnels) wanted.push([`${count(own.tunnels)} tunnels`, null]);
   const print = JSON.stringify(wanted);
   if (tags.print === print) return;
