@@ -51,6 +51,7 @@ pub(super) async fn begin(State(context): Shown, headers: HeaderMap, body: Bytes
     let term = split.change(&wanted.weights, time).map_err(|error| {
         let status = match error {
             ShareError::Unknown(..) => StatusCode::NOT_FOUND,
+            ShareError::Past => StatusCode::CONFLICT,
             _ => StatusCode::BAD_REQUEST,
         };
         refuse(status, format!("route {name}: {error}"))

@@ -35,7 +35,7 @@ pub(super) fn begin(service: &Arc<Service>, headers: &HeaderMap, body: &[u8]) ->
         let status = match error {
             WeightError::Time(_) | WeightError::Weight => StatusCode::BAD_REQUEST,
             WeightError::Unknown(_) => StatusCode::NOT_FOUND,
-            WeightError::Ignored(_) => StatusCode::CONFLICT,
+            WeightError::Ignored(_) | WeightError::Elsewhere(_) => StatusCode::CONFLICT,
         };
         refuse(status, format!("`{}`: {error}", service.name()))
     })?;

@@ -1,12 +1,15 @@
 //! What was changed of the process at run time, whatever the file says: a reload names it, and an upgrade ends it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     admin::LogLevel,
-    config::{Config, Goal},
+    config::{Config, Goal, Share},
     discovery::Directory,
-    service::{Split, pin_of, unix_seconds},
+    service::{Service, Split, pin_of, unix_seconds},
 };
 
 /// A line for each change, of which `next` ends some.
@@ -14,14 +17,7 @@ pub(super) fn changes(directory: &Directory, log: &LogLevel, next: &Config) -> V
     let mut lines = Vec::new();
     for split in directory.splits().values() {
         if let Some(term) = split.changed() {
-            let (of, shares) = (split.of(), split.in_words());
-            lines.push(match stays(split, next) {
-                true => format!(
-                    "{of}: the shares are {shares} for another {}",
-                    left(term.seconds_left)
-                ),
-                false => format!("{of}: the shares {shares} end, for the file has others"),
-            });
+            lines.push(of_shares(split, term.seconds_left, next));
         }
     }
     let log = log.status();
@@ -34,41 +30,71 @@ pub(super) fn changes(directory: &Directory, log: &LogLevel, next: &Config) -> V
     }
     for service in directory.services() {
         let name = service.name();
-        if let Some(pin) = pin_of(&service) {
-            let left = left(pin.term.seconds_left);
-            lines.push(format!(
-                "{name}: pinned to set {} for another {left}",
-                pin.set
-            ));
-        }
-        for drain in service.drains() {
-            let left = left(drain.term.seconds_left);
-            lines.push(format!(
-                "{name}: {} is drained for another {left}",
-                drain.endpoint
-            ));
-        }
-        for other in service.other_weights() {
-            let left = left(other.term.seconds_left);
-            lines.push(format!(
-                "{name}: {} has the weight {} for another {left}",
-                other.endpoint, other.weight
-            ));
-        }
+        let ends = (!directory.goes_on(name, next)).then_some("the file has no such service");
+        of_service(&service, |is, what, seconds| {
+            lines.push(match ends {
+                None => format!("{name}: {is} for another {}", left(seconds)),
+                Some(why) => format!("{name}: {what} ends, for {why}"),
+            });
+        });
     }
     lines
 }
 
-/// Whether a file has the route with the same shares.
-fn stays(split: &Split, next: &Config) -> bool {
+/// What was changed of a service: how it is, what that is called, and how many seconds are left.
+fn of_service(service: &Arc<Service>, mut say: impl FnMut(String, String, f64)) {
+    if let Some(pin) = pin_of(service) {
+        let (is, what) = (
+            format!("pinned to set {}", pin.set),
+            format!("the pin to set {}", pin.set),
+        );
+        say(is, what, pin.term.seconds_left);
+    }
+    for drain in service.drains() {
+        let endpoint = &drain.endpoint;
+        let (is, what) = (
+            format!("{endpoint} is drained"),
+            format!("the drain of {endpoint}"),
+        );
+        say(is, what, drain.term.seconds_left);
+    }
+    for other in service.other_weights() {
+        let (endpoint, weight) = (&other.endpoint, other.weight);
+        let effect = match other.heeded {
+            true => "",
+            false => ", without effect,",
+        };
+        let (is, what) = (
+            format!("{endpoint} has the weight {weight}{effect}"),
+            format!("the weight {weight} of {endpoint}"),
+        );
+        say(is, what, other.term.seconds_left);
+    }
+}
+
+fn of_shares(split: &Split, seconds_left: f64, next: &Config) -> String {
+    let (of, shares) = (split.of(), split.in_words());
     let mut routes = next.routes.iter();
-    routes.any(|route| match &route.goal {
-        Goal::Split(shares) => {
-            let shares = shares.iter().map(|share| (&*share.service, share.weight));
-            split.is_of(&shares.collect::<Vec<_>>()) && route.matching() == split.of()
+    let route = routes.find(|route| route.matching() == of);
+    match route.map(|route| &route.goal) {
+        Some(Goal::Split(wanted)) if has(split, wanted) => format!(
+            "{of}: the shares are {shares} for another {}",
+            left(seconds_left)
+        ),
+        Some(Goal::Split(_)) => {
+            format!("{of}: the shares {shares} end, for the file has others")
         }
-        Goal::Service(_) | Goal::Template => false,
-    })
+        Some(Goal::Service(_) | Goal::Template) => {
+            format!("{of}: the shares {shares} end, for the route of the file has none")
+        }
+        None => format!("{of}: the shares {shares} end, for the file has no such route"),
+    }
+}
+
+/// Whether a split has these shares in the file.
+fn has(split: &Split, wanted: &[Share]) -> bool {
+    let wanted = wanted.iter().map(|share| (&*share.service, share.weight));
+    split.is_of(&wanted.collect::<Vec<_>>())
 }
 
 /// A time as durations are written in proxy.toml, to the second.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
+use anyhow::bail;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
@@ -41,7 +42,7 @@ pub(super) fn share(share: &Share) -> anyhow::Result<ExitCode> {
         let query = [("route", share.route.as_str())];
         share.server.end(&PATH, &query)?
     } else {
-        let weights: BTreeMap<_, _> = share.parts.iter().cloned().collect();
+        let weights = by_service(&share.parts)?;
         let body = json!({ "route": share.route, "weights": weights });
         share.server.begin(&PATH, body, share.time)?
     };
@@ -54,6 +55,17 @@ pub(super) fn share(share: &Share) -> anyhow::Result<ExitCode> {
         None => "as the file has them".to_owned(),
     };
     say(&format!("{}: {weights} {how_long}\n", Plain(&shares.route)))
+}
+
+/// The weights by their services, of which each is named once.
+fn by_service(parts: &[(String, u32)]) -> anyhow::Result<BTreeMap<&str, u32>> {
+    let mut weights = BTreeMap::new();
+    for (service, weight) in parts {
+        if weights.insert(service.as_str(), *weight).is_some() {
+            bail!("`{service}` is named twice");
+        }
+    }
+    Ok(weights)
 }
 
 fn part(text: &str) -> Result<(String, u32), String> {

@@ -21,7 +21,7 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// What is another, and takes effect at the next start.
     pub at_next_start: Vec<String>,
-    /// What was changed at run time and goes on, whatever the file says.
+    /// What was changed at run time, and goes on whatever the file says, or ends with this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub at_run_time: Vec<String>,
 }
@@ -183,7 +183,7 @@ impl fmt::Display for Changes {
             ("-", "", &self.removed),
             ("~", "", &self.changed),
             ("!", " takes effect at the next start", &self.at_next_start),
-            ("=", ", as was said at run time", &self.at_run_time),
+            ("=", "", &self.at_run_time),
         ];
         let mut lines = parts
             .iter()

@@ -513,8 +513,8 @@ impl Directory {
     }
 
     /// Forgets services that no catalog lists, at once where they may no longer be reached, and
-    /// after [`LINGER`] where they have no endpoint any more.
-    fn forget(&self, now: Instant) {
+    /// after [`LINGER`] where they have no endpoint any more, and nothing of them was changed for a while.
+    pub(super) fn forget(&self, now: Instant) {
         let mut founding = lock(&self.founding);
         let found = self.found.load_full();
         let gone: Vec<_> = found
@@ -525,6 +525,11 @@ impl Directory {
                     false
                 }
                 Found::Hidden => true,
+                // With it a drain of an endpoint would end that may come back.
+                Found::Absent if service.is_changed_for_a_while() => {
+                    founding.unlisted.remove(*name);
+                    false
+                }
                 Found::Absent if service.is_empty() => {
                     let since = *founding.unlisted.entry(Arc::clone(name)).or_insert(now);
                     now.saturating_duration_since(since) >= LINGER

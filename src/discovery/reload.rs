@@ -124,6 +124,21 @@ impl Directory {
         })
     }
 
+    /// Whether a service of this name goes on in the directory of another config. One that a template route has
+    /// reached may, where there is such a route; and those of tags, whose routes their registry makes.
+    pub fn goes_on(&self, name: &Arc<str>, next: &config::Config) -> bool {
+        let mut declared = next.declared();
+        let mut routes = next.routes.iter();
+        let is_of_tags = || {
+            let found = self.found.load();
+            let mut found = found.values();
+            !self.declared.contains_key(name) && !found.any(|service| service.name() == name)
+        };
+        declared.any(|declared| declared == name)
+            || routes.any(|route| route.goal == config::Goal::Template)
+            || is_of_tags()
+    }
+
     /// All services but those of tags, where these were found.
     fn known(&self, found: &HashMap<Arc<str>, Arc<Service>>) -> Known {
         let found = found.iter().map(|(listed, service)| {
@@ -384,6 +399,14 @@ impl Succession {
                 lock(&after.catalog_watchers).insert(Arc::clone(registry), watcher);
             }
         }
+        let splits = after.splits.values();
+        let splits: HashMap<_, _> = splits.map(|split| (split.of(), split)).collect();
+        for split in before.splits.values() {
+            let after = splits.get(split.of());
+            if !after.is_some_and(|after| after.goes_on_from(split)) {
+                split.retire();
+            }
+        }
         before.abort();
         after.look_after_itself();
         // A catalog may have been read since the routes of its tags were made.
@@ -406,9 +429,12 @@ impl CatalogView {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
 
     use super::*;
+    use crate::service::{drain, undrain};
+
+    const HOUR: Duration = Duration::from_secs(3600);
 
     type Registries = BTreeMap<Arc<str>, Arc<dyn Registry>>;
 
@@ -496,6 +522,56 @@ mod tests {
         again.begin();
         assert_eq!(watched(&latest), 1);
         assert!(lock(&directory.watchers).is_empty());
+    }
+
+    async fn until(is: impl Fn() -> bool) {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_drained_is_not_forgotten_though_no_catalog_lists_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list.toml");
+        let two = "[cart]\nendpoints = [\"127.0.0.1:1\"]\n[hat]\nendpoints = [\"127.0.0.1:2\"]\n";
+        std::fs::write(&path, two).unwrap();
+        let text = format!(
+            "{LIST}[defaults]\nguard = false\n\
+             [[route]]\npath = \"/{{service}}\"\nservice = \"{{service}}\"\n"
+        );
+        let (directory, _) = start(&config(&text, folder.path()));
+        let [cart, hat] = ["cart", "hat"].map(|name| directory.named(&name.into()).unwrap());
+        until(|| !cart.is_empty() && !hat.is_empty()).await;
+        drain(&cart, "127.0.0.1:1", HOUR, true).unwrap();
+        std::fs::write(&path, "[other]\nendpoints = []\n").unwrap();
+        let is_absent = |name| matches!(directory.listing(name), Found::Absent);
+        until(|| is_absent("cart") && is_absent("hat") && cart.is_unregistered()).await;
+        until(|| hat.is_empty()).await;
+        let left = || {
+            let now = Instant::now();
+            directory.forget(now);
+            directory.forget(now + HOUR);
+            directory.found.load().keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(left(), ["cart".into()]);
+        undrain(&cart, "127.0.0.1:1");
+        assert!(left().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_service_goes_on_where_the_file_names_it_or_a_template_may_reach_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |routes: &str| config(&format!("{LIST}{routes}"), folder.path());
+        let (cart, hat) = (
+            "[[route]]\npath = \"/c\"\nservice = \"cart\"\n",
+            "[[route]]\npath = \"/h\"\nservice = \"hat\"\n",
+        );
+        let template = "[[route]]\npath = \"/{service}\"\nservice = \"{service}\"\n";
+        let (directory, _) = start(&of(cart));
+        for (routes, goes_on) in [(cart, true), (hat, false), (template, true)] {
+            assert_eq!(directory.goes_on(&"cart".into(), &of(routes)), goes_on);
+        }
     }
 
     #[tokio::test]

@@ -88,6 +88,7 @@ use members::{MemberEvent, Members, inquiry::Inquiry};
 
 use crate::{
     config::{self, Subset},
+    instance::Instance,
     metrics::Padded,
     registry::{Usage, watch::WatchStatus},
     upstream::Tls,
@@ -376,7 +377,23 @@ impl Service {
 
     /// Its endpoints that are picked by another weight for a while.
     pub fn other_weights(&self) -> Vec<WeightStatus> {
-        self.members().endpoints().weight_statuses()
+        let heeds = |instance: Option<&Instance>| self.heeds_weights_of(instance);
+        self.members().endpoints().weight_statuses(heeds)
+    }
+
+    /// Whether a balance that heeds weights picks of endpoints to which an instance belongs, or of any.
+    fn heeds_weights_of(&self, instance: Option<&Instance>) -> bool {
+        let mut views = self.all_views();
+        views.any(|view| {
+            let is_its = instance.is_none_or(|instance| view.wants(instance));
+            is_its && view.balance().heeds_weights()
+        })
+    }
+
+    /// Whether a person has changed anything of it that ends by itself.
+    pub fn is_changed_for_a_while(&self) -> bool {
+        let members = self.members();
+        members.is_pinned() || members.endpoints().is_changed_for_a_while()
     }
 
     /// An endpoint took no connection.

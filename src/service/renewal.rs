@@ -160,8 +160,9 @@ mod tests {
         instance::{Instance, InstanceSet},
         registry::watch::Event,
         service::{
-            CallPolicy,
+            CallPolicy, WeightError,
             members::{MemberEvent, shrink_guard},
+            reweigh,
             testing::{following as service, instance, lists, ports, said as policy},
         },
     };
@@ -210,6 +211,28 @@ mod tests {
             (vec![2, 3], vec![2, 3])
         );
         assert!(endpoint.pool(0).is_retired());
+    }
+
+    #[tokio::test]
+    async fn a_weight_goes_on_without_effect_where_no_balance_heeds_it_any_more() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let weighted = service(&format!("{NO_GUARD}balance = \"weighted\"\n"));
+        says(&weighted, &[1, 2]);
+        reweigh(&weighted, "i1", 9, HOUR).unwrap();
+        assert!(weighted.other_weights()[0].heeded);
+        let plain = renewed(&weighted, NO_GUARD);
+        let other = &plain.other_weights()[0];
+        assert!(!other.heeded && other.weight == 9);
+        let route = "[[route]]\npath = \"/odd\"\nservice = \"cart\"\ntags = [\"odd\"]\n";
+        let odd = renewed(
+            &plain,
+            &format!("{NO_GUARD}{route}balance = \"weighted\"\n"),
+        );
+        assert!(odd.other_weights()[0].heeded);
+        // Of the routes that call the other one none heeds weights.
+        let refused = reweigh(&odd, "i2", 9, HOUR).unwrap_err();
+        assert_eq!(refused, WeightError::Elsewhere("i2".to_owned()));
+        reweigh(&odd, "i1", 8, HOUR).unwrap();
     }
 
     #[tokio::test]

@@ -270,7 +270,9 @@ impl ServiceStatus {
             hint: service.hint(),
             pin: members.journal().pin.as_deref().map(PinStatus::of),
             drains: members.endpoints().drain_statuses(&subsets),
-            weights: members.endpoints().weight_statuses(),
+            weights: members
+                .endpoints()
+                .weight_statuses(|instance| service.heeds_weights_of(instance)),
             from_snapshot: std::iter::zip(service.policy().origin.registries(), 0..)
                 .filter_map(|(registry, of)| {
                     let age = combiner.remembered(of)?.elapsed().unwrap_or_default();

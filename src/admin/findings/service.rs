@@ -53,8 +53,12 @@ pub(super) fn of_service(facts: &ServiceFacts<'_>, unregistered: &[String]) -> V
     of_drains(status, &mut say);
     for other in &status.weights {
         let (weight, left) = (other.weight, time(other.term.seconds_left));
+        let effect = match other.heeded {
+            true => "",
+            false => ", without effect: no balance heeds it",
+        };
         let text = format!(
-            "{} has the weight {weight} for another {left}",
+            "{} has the weight {weight} for another {left}{effect}",
             other.endpoint
         );
         say(Level::Note, "weight", text);

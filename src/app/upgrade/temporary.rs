@@ -31,7 +31,9 @@ impl Temporary {
             let drains = service.drains().into_iter();
             let drains = drains.map(|drain| format!("{name}: {}", drain.endpoint));
             all.drains.extend(drains);
+            // The end of one without effect changes nothing.
             let others = service.other_weights().into_iter();
+            let others = others.filter(|other| other.heeded);
             let others = others.map(|other| format!("{name}: {}", other.endpoint));
             all.weights.extend(others);
         }

@@ -27,16 +27,19 @@ pub struct WeightStatus {
     pub endpoint: Address,
     /// What it is picked by.
     pub weight: u32,
+    /// Whether a balance heeds it: not where the file has another one by now.
+    pub heeded: bool,
     /// For how long.
     #[serde(flatten)]
     pub term: TermStatus,
 }
 
 impl OtherWeight {
-    pub(super) fn status(&self, endpoint: &Address) -> WeightStatus {
+    pub(super) fn status(&self, endpoint: &Address, heeded: bool) -> WeightStatus {
         WeightStatus {
             endpoint: endpoint.clone(),
             weight: self.weight,
+            heeded,
             term: self.term.status(),
         }
     }

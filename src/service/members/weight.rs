@@ -32,6 +32,9 @@ pub enum WeightError {
     /// No request looks at weights.
     #[error("its balance `{0}` heeds no weights")]
     Ignored(&'static str),
+    /// No request that looks at weights comes to it.
+    #[error("no balance that heeds weights picks `{0}`: its tags and metadata are of other routes")]
+    Elsewhere(String),
     /// It is none.
     #[error("a weight is 1 to {MAX_WEIGHT}; a drain keeps all requests away")]
     Weight,
@@ -51,18 +54,24 @@ pub fn reweigh(
     if weight == 0 || weight > MAX_WEIGHT {
         return Err(WeightError::Weight);
     }
-    let mut views = service.all_views();
-    if !views.any(|view| view.balance().heeds_weights()) {
+    if !service.heeds_weights_of(None) {
         return Err(WeightError::Ignored(service.policy().balance.as_str()));
     }
     let reference = service.reference();
     let members = service.members();
     let address = members.endpoints().address_of(endpoint);
     let address = address.ok_or_else(|| WeightError::Unknown(endpoint.to_owned()))?;
+    let is_heeded = {
+        let mut instances = members.endpoints().instances_at(&address);
+        instances.any(|instance| service.heeds_weights_of(Some(instance)))
+    };
+    if !is_heeded {
+        return Err(WeightError::Elsewhere(endpoint.to_owned()));
+    }
     let of = address.clone();
     let term = Term::begin(time, move |began| expire(&reference, &of, began))?;
     let other = Box::new(OtherWeight { weight, term });
-    let status = other.status(&address);
+    let status = other.status(&address, true);
     let event = MemberEvent::Reweighed(address.clone(), other);
     shrink_guard::apply_to(members, service, event);
     tracing::warn!(

@@ -26,8 +26,24 @@ pub(super) struct Live {
     /// The file's weights.
     file: Box<[u32]>,
     turns: ArcSwap<Turns>,
-    /// For how long the turns are by other weights.
-    term: Mutex<Option<Term>>,
+    change: Mutex<Change>,
+}
+
+/// That the turns are by other weights.
+#[derive(Debug, Default)]
+struct Change {
+    /// For how long.
+    term: Option<Term>,
+    /// The file has others by now: no request to come goes by these turns.
+    is_past: bool,
+}
+
+/// What ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Expired,
+    Asked,
+    Reloaded,
 }
 
 /// Whose turn it is, in rounds.
@@ -72,7 +88,7 @@ impl Live {
             of,
             file,
             turns: ArcSwap::from_pointee(turns),
-            term: Mutex::new(None),
+            change: Mutex::default(),
         }
     }
 
@@ -94,10 +110,11 @@ impl Live {
 
     /// For how long others hold than the file's, where others do.
     pub(super) fn changed(&self) -> Option<TermStatus> {
-        self.term.lock().as_ref().map(Term::status)
+        self.change.lock().term.as_ref().map(Term::status)
     }
 
-    /// Has other weights hold for so long, of which at least one is more than 0. An earlier change ends.
+    /// Has other weights hold for so long, of which at least one is more than 0. An earlier change ends. `None`
+    /// where the file has other shares by now.
     ///
     /// # Errors
     /// Where that is too short or too long.
@@ -105,32 +122,42 @@ impl Live {
         this: &Arc<Self>,
         weights: Box<[u32]>,
         time: Duration,
-    ) -> Result<TermStatus, TermError> {
+    ) -> Result<Option<TermStatus>, TermError> {
         let live = Arc::downgrade(this);
         let new = Term::begin(time, move |began| expire(&live, began))?;
         let status = new.status();
-        let mut term = this.term.lock();
-        *term = Some(new);
+        let mut change = this.change.lock();
+        if change.is_past {
+            return Ok(None);
+        }
+        change.term = Some(new);
         this.go_by(weights);
-        Ok(status)
+        Ok(Some(status))
     }
 
     /// Has the file's weights hold again. Returns whether others did.
     pub(super) fn restore(&self) -> bool {
-        self.end(|_| true, false)
+        self.end(|_| true, End::Asked)
     }
 
-    fn end(&self, is_it: impl FnOnce(&Term) -> bool, expired: bool) -> bool {
-        let mut term = self.term.lock();
-        let Some(ended) = term.take_if(|term| is_it(term)) else {
+    /// Ends a change, and has none be made any more: the file has other shares, or no such route.
+    pub(super) fn retire(&self) {
+        self.change.lock().is_past = true;
+        self.end(|_| true, End::Reloaded);
+    }
+
+    fn end(&self, is_it: impl FnOnce(&Term) -> bool, end: End) -> bool {
+        let mut change = self.change.lock();
+        let Some(ended) = change.term.take_if(|term| is_it(term)) else {
             return false;
         };
         self.go_by(self.file.clone());
-        drop(term);
+        drop(change);
         drop(ended);
         tracing::warn!(
             route = self.of,
-            expired,
+            expired = end == End::Expired,
+            reloaded = end == End::Reloaded,
             "the shares of a route are those of the file again"
         );
         true
@@ -146,6 +173,6 @@ impl Live {
 fn expire(live: &Weak<Live>, began: Instant) {
     if let Some(live) = live.upgrade() {
         // A later one has an end of its own.
-        live.end(|term| term.is(began), true);
+        live.end(|term| term.is(began), End::Expired);
     }
 }

@@ -44,6 +44,12 @@ pub enum ShareError {
     /// It is too large.
     #[error("a weight is at most {}", config::HEAVIEST_SHARE)]
     Heavy,
+    /// They are those of the file.
+    #[error("these are the shares of the file: end others, where others hold")]
+    OfFile,
+    /// A reload has made the split one of the past.
+    #[error("the file was reloaded meanwhile, and has other shares: try again")]
+    Past,
     /// All weights would be 0.
     #[error("all weights would be 0, so that no service gets a request")]
     Nothing,
@@ -157,7 +163,10 @@ impl Split {
         if weights.iter().all(|weight| *weight == 0) {
             return Err(ShareError::Nothing);
         }
-        let term = Live::change(&self.live, weights, time)?;
+        if *weights == *self.live.file() {
+            return Err(ShareError::OfFile);
+        }
+        let term = Live::change(&self.live, weights, time)?.ok_or(ShareError::Past)?;
         let shares = self.in_words();
         tracing::warn!(
             route = self.of,
@@ -171,6 +180,16 @@ impl Split {
     /// Has the file's weights hold again. Returns whether others did.
     pub fn restore(&self) -> bool {
         self.live.restore()
+    }
+
+    /// Whether it goes on with what holds of one before, for the file says the same.
+    pub(crate) fn goes_on_from(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.live, &before.live)
+    }
+
+    /// The file has other shares, or no such route: what was changed ends, and no more is changed.
+    pub(crate) fn retire(&self) {
+        self.live.retire();
     }
 
     /// The weights that hold now, for people: `cart=95, cart-v2=5`.
@@ -321,6 +340,21 @@ mod tests {
         assert_eq!(of_a_hundred(&after), [90, 10]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn other_shares_of_a_file_of_the_past_end_with_it_and_no_more_are_taken() {
+        let first = split(&[95, 5]);
+        first.change(&wanted(&[("1", 95)]), HOUR).unwrap();
+        let after = renewed(&first, [90, 10]);
+        assert!(!after.goes_on_from(&first));
+        first.retire();
+        assert_eq!(first.changed(), None);
+        assert_eq!(of_a_hundred(&first), [95, 5]);
+        let late = first.change(&wanted(&[("1", 95)]), HOUR);
+        assert_eq!(late.unwrap_err(), ShareError::Past);
+        after.change(&wanted(&[("1", 90)]), HOUR).unwrap();
+        assert!(renewed(&after, [90, 10]).goes_on_from(&after));
+    }
+
     #[tokio::test]
     async fn what_is_no_share_changes_nothing() {
         let split = split(&[95, 5]);
@@ -329,6 +363,8 @@ mod tests {
             (wanted(&[("2", 5)]), HOUR, unknown),
             (wanted(&[("1", 10_001)]), HOUR, ShareError::Heavy),
             (wanted(&[("0", 0), ("1", 0)]), HOUR, ShareError::Nothing),
+            (wanted(&[]), HOUR, ShareError::OfFile),
+            (wanted(&[("1", 5)]), HOUR, ShareError::OfFile),
             (wanted(&[("1", 1)]), HOUR * 25, ShareError::Time(TermError)),
         ] {
             assert_eq!(split.change(&weights, time).unwrap_err(), error);

@@ -2,7 +2,7 @@
 
 use super::EndpointSet;
 use crate::{
-    instance::Address,
+    instance::{Address, Instance},
     service::members::{
         member::Member,
         other_weight::{OtherWeight, OtherWeights, WeightStatus},
@@ -44,9 +44,37 @@ impl EndpointSet {
         })
     }
 
-    /// What the admin API shows of them.
-    pub(crate) fn weight_statuses(&self) -> Vec<WeightStatus> {
-        let weights = self.weights.iter();
-        weights.map(|(address, one)| one.status(address)).collect()
+    /// What the admin API shows of them, by whether a balance heeds the weight of an instance; of one that is not
+    /// there, where none is said.
+    pub(crate) fn weight_statuses(
+        &self,
+        heeds: impl Fn(Option<&Instance>) -> bool,
+    ) -> Vec<WeightStatus> {
+        let status = |(address, one): (&Address, &OtherWeight)| {
+            let mut instances = self.instances_at(address).peekable();
+            let heeded = match instances.peek() {
+                Some(_) => instances.any(|instance| heeds(Some(instance))),
+                None => heeds(None),
+            };
+            one.status(address, heeded)
+        };
+        self.weights.iter().map(status).collect()
+    }
+
+    /// Whether a person drains an endpoint of it, or has one be picked by another weight.
+    pub(crate) fn is_changed_for_a_while(&self) -> bool {
+        !self.weights.is_empty() || !self.drains().is_empty()
+    }
+
+    /// The instances at an address.
+    pub(crate) fn instances_at<'a>(
+        &'a self,
+        address: &'a Address,
+    ) -> impl Iterator<Item = &'a Instance> {
+        let members = self.members.iter();
+        let members = members.filter(move |one| one.instance.address == *address);
+        members
+            .filter(|one| !one.is_removed())
+            .map(|one| &*one.instance)
     }
 }
