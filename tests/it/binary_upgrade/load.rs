@@ -380,6 +380,8 @@ async fn three_processes_drain_at_once_and_no_more() {
         tunnel.send(ASKS).await;
         assert!(tunnel.head().await.unwrap().starts_with("HTTP/1.1 101"));
         line.upgrade().await;
+        // The next tunnel is the new one's.
+        line.until_let_go(place).await;
         tunnels.push(tunnel);
         assert!(line.lives(line.pids[place]));
     }

@@ -154,6 +154,27 @@ impl Line {
         eventually("it is gone", lives, |lives| !lives).await;
     }
 
+    /// Waits until one of them, by its place, has let go of the first listener: it accepts no client any more.
+    async fn until_let_go(&self, place: usize) {
+        let port = format!(":{:04X}", self.ports[0]);
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        let listening = sockets.lines().filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let is_it = words[1].ends_with(&port) && words[3] == "0A";
+            is_it.then(|| format!("socket:[{}]", words[9]))
+        });
+        let listening: Vec<_> = listening.collect();
+        let pid = self.pids[place];
+        let has = async || {
+            let open = fs::read_dir(format!("/proc/{pid}/fd"))
+                .into_iter()
+                .flatten();
+            let mut open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+            open.any(|path| listening.iter().any(|socket| path == Path::new(socket)))
+        };
+        eventually("it has let go", has, |has| !has).await;
+    }
+
     /// Whether the process is one of ours, and lives.
     fn lives(&self, pid: Pid) -> bool {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
