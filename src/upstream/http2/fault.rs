@@ -23,6 +23,7 @@ pub(super) fn failure(error: h2::Error, link: &Link, processed: Processed) -> Fa
         };
     }
     if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
+        link.note_refused();
         return Failure {
             kind: FailureKind::Refused,
             processed: Processed::Never,

@@ -137,6 +137,14 @@ impl Link {
         }
     }
 
+    /// Notes that a request was refused. An endpoint that refuses the only one that it has on the connection counts
+    /// requests that are over, and would refuse all that come: the connection takes no more.
+    pub(super) fn note_refused(&self) {
+        if self.streams() == 1 {
+            self.is_draining.store(true, Relaxed);
+        }
+    }
+
     /// Notes that a request was given up by its client when it had just begun. Where that happens often another
     /// connection takes this one's place: the endpoint may end it for an attack, and all of them with it.
     fn note_reset(&self, now: Instant) {

@@ -1,7 +1,13 @@
 //! What of the requests that an endpoint of HTTP/2 does not answer is sent to another: all that it has
 //! said it did not process, whatever the method; and what may be repeated.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::Method;
 use serde_json::Value;
@@ -115,6 +121,33 @@ async fn a_body_that_was_sent_in_part_goes_elsewhere_whole_where_it_was_refused(
         let answer = client.ask("def").await;
         assert_eq!((answer.status(), answer.text()), (200, "abcdef"));
     }
+}
+
+/// Some libraries lose count of streams that were reset, and take none any more from then on.
+#[tokio::test]
+async fn a_connection_on_which_the_only_request_is_refused_is_not_used_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let endpoint = RawBackend::serving(move |wire| {
+        let is_first = counted.fetch_add(1, Relaxed) == 0;
+        async move {
+            let mut frames = Frames::accept(wire).await;
+            for number in 0.. {
+                let stream = frames.request().await;
+                match is_first && number > 0 {
+                    true => frames.reset(stream, REFUSED_STREAM).await,
+                    false => frames.answer(stream).await,
+                }
+            }
+        }
+    });
+    let endpoint = endpoint.await;
+    let proxy = before(&[endpoint.address()], "").await;
+    for _ in 0..4 {
+        let posted = proxy.http.post(proxy.url("/cart")).send().await.unwrap();
+        assert_eq!(posted.status(), 200);
+    }
+    assert_eq!(connections.load(Relaxed), 2);
 }
 
 #[tokio::test]
