@@ -28,6 +28,7 @@ const KIB: u64 = 1024;
 struct Stage {
     callboard: Callboard,
     address: SocketAddr,
+    admin: SocketAddr,
     before: u64,
     _folder: TempDir,
 }
@@ -48,6 +49,7 @@ impl Stage {
         let mut stage = Self {
             callboard,
             address: ([127, 0, 0, 1], proxy).into(),
+            admin: ([127, 0, 0, 1], admin).into(),
             before: 0,
             _folder: folder,
         };
@@ -437,4 +439,75 @@ async fn an_answer_in_small_pieces_that_is_not_taken_costs_some_of_them() {
     stage
         .assert_each_holds("an answer that is not taken", CLIENTS, 512 * KIB)
         .await;
+}
+
+/// Those who come later are let in for the ones that have been silent for longest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_at_the_admin_server_hold_eight_mebibytes() {
+    const STRANGERS: usize = 400;
+    let backend = counts(Arc::default()).await;
+    let stage = Stage::before(backend.address()).await;
+    let half = format!(
+        "GET /live HTTP/1.1\r\nHost: a\r\nX-Long: {}",
+        "a".repeat(15_000)
+    );
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS {
+        let mut stranger = Wire::connect(stage.admin).await;
+        stranger.send(half.as_str()).await;
+        strangers.push(stranger);
+    }
+    let grown = stage.settled().await.saturating_sub(stage.before);
+    println!("strangers at the admin server: {} KiB", grown / KIB);
+    assert!(grown <= 8 * KIB * KIB, "{grown} bytes");
+}
+
+/// Whatever is watched, one answer at a time is larger than usual.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_whose_answers_are_large_and_stall_holds_one_of_them() {
+    const WATCHED: usize = 20;
+    const SAID: usize = 60 << 20;
+    const MOST: u64 = (128 + 2 * WATCHED as u64) * KIB * KIB;
+    let (sent, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, begun) = (Arc::clone(&sent), Arc::clone(&asked));
+    let registry = RawBackend::serving(move |mut wire: Wire| {
+        let (counted, begun) = (Arc::clone(&counted), Arc::clone(&begun));
+        async move {
+            wire.head().await.unwrap();
+            begun.fetch_add(1, Relaxed);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: {}\r\n\r\n[",
+                SAID + 2
+            );
+            wire.send(head).await;
+            let piece = vec![b' '; 1 << 16];
+            for _ in 0..SAID / piece.len() {
+                wire.send(&piece[..]).await;
+                counted.fetch_add(piece.len(), Relaxed);
+            }
+            // It does not come to its end.
+            std::future::pending::<()>().await;
+        }
+    });
+    let registry = registry.await;
+    let [proxy, admin] = free_ports();
+    let routes: String = (0..WATCHED)
+        .map(|n| format!("[[route]]\npath = \"/s{n}\"\nservice = \"s{n}\"\n"))
+        .collect();
+    let text = format!(
+        "workers = 1\nsnapshot = false\n[log]\nformat = \"text\"\n[[listen]]\naddress = \"127.0.0.1:{proxy}\"\n\
+         [admin]\naddress = \"127.0.0.1:{admin}\"\n\
+         [registry.consul]\naddress = \"http://{}\"\n{routes}",
+        registry.address()
+    );
+    let folder = TempDir::new().unwrap();
+    let callboard = Callboard::run(folder.path(), &text);
+    let count = async || (asked.load(Relaxed), sent.load(Relaxed));
+    let is_there = |(asked, sent): &(usize, usize)| *asked >= WATCHED && *sent >= SAID;
+    eventually("all have begun, and one is sent", count, is_there).await;
+    let resident = settled(&callboard).await;
+    println!("a registry of large answers: {} MiB", resident / KIB / KIB);
+    // With all that the process has of its own.
+    assert!(resident <= MOST + 40 * KIB * KIB, "{resident} bytes");
+    assert!(resident > SAID as u64, "{resident} bytes: nothing was held");
 }
