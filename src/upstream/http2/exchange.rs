@@ -167,6 +167,7 @@ impl<B: Source> Exchange<B> {
         answer: Response<RecvStream>,
         head: &mut AnswerHead,
     ) -> Result<Opening, Failure> {
+        self.lease.link.note_answered();
         let (parts, body) = answer.into_parts();
         let has_ended = body.is_end_stream();
         self.state = State::Opened(body);

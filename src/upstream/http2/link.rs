@@ -59,6 +59,8 @@ pub(super) struct Link {
     /// A request has failed of an error that ended it.
     has_failed_one: AtomicBool,
     resets: ResetRate,
+    /// Requests that were refused since one was answered.
+    refusals: AtomicUsize,
     /// Too many of its requests were given up of late: it takes streams until another connection is open.
     is_worn: AtomicBool,
     /// It takes no more streams, and ends with those that it has.
@@ -68,6 +70,9 @@ pub(super) struct Link {
 
 /// A request that is given up within this time has just begun.
 const YOUNG: Duration = Duration::from_secs(1);
+
+/// So many refusals in a row, with no answer between them, are all that a connection is good for.
+const REFUSALS: usize = 8;
 
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
@@ -99,6 +104,7 @@ impl Link {
             end: AtomicU8::new(End::None as u8),
             has_failed_one: AtomicBool::new(false),
             resets: ResetRate::default(),
+            refusals: AtomicUsize::new(0),
             is_worn: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
         }
@@ -137,11 +143,20 @@ impl Link {
         }
     }
 
-    /// Notes that a request was refused. An endpoint that refuses the only one that it has on the connection counts
-    /// requests that are over, and would refuse all that come: the connection takes no more.
+    /// Notes that a request was refused. An endpoint that refuses the only one that it has on the connection, or
+    /// several and answers none, counts requests that are over, and would refuse all that come: the connection
+    /// takes no more.
     pub(super) fn note_refused(&self) {
-        if self.streams() == 1 {
+        let in_a_row = self.refusals.fetch_add(1, Relaxed) + 1;
+        if self.streams() == 1 || in_a_row >= REFUSALS {
             self.is_draining.store(true, Relaxed);
+        }
+    }
+
+    /// Notes that the endpoint has answered a request.
+    pub(super) fn note_answered(&self) {
+        if self.refusals.load(Relaxed) != 0 {
+            self.refusals.store(0, Relaxed);
         }
     }
 

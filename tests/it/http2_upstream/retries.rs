@@ -22,6 +22,7 @@ use super::{
 };
 use crate::support::{
     backend::Backend,
+    eventually,
     proxy::{Proxy, are, endpoints},
     raw::{RawBackend, Then, Wire},
 };
@@ -126,6 +127,40 @@ async fn a_body_that_was_sent_in_part_goes_elsewhere_whole_where_it_was_refused(
 /// Some libraries lose count of streams that were reset, and take none any more from then on.
 #[tokio::test]
 async fn a_connection_on_which_the_only_request_is_refused_is_not_used_again() {
+    let (endpoint, connections) = refusing_behind_the_first(false).await;
+    let proxy = before(&[endpoint.address()], "").await;
+    for _ in 0..4 {
+        let posted = proxy.http.post(proxy.url("/cart")).send().await.unwrap();
+        assert_eq!(posted.status(), 200);
+    }
+    assert_eq!(connections.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_many_are_refused_and_none_is_answered_is_not_used_again() {
+    let (endpoint, connections) = refusing_behind_the_first(true).await;
+    let proxy = before(&[endpoint.address()], "").await;
+    // It is not answered, and so the others are not alone.
+    let (http, url) = (proxy.http.clone(), proxy.url("/cart"));
+    let open = tokio::spawn(async move { http.get(url).send().await });
+    eventually(
+        "it is there",
+        async || connections.load(Relaxed),
+        |count| *count == 1,
+    )
+    .await;
+    let asked = async || {
+        let posted = proxy.http.post(proxy.url("/cart")).send().await.unwrap();
+        posted.status().as_u16()
+    };
+    eventually("another connection is used", asked, |status| *status == 200).await;
+    assert_eq!(connections.load(Relaxed), 2);
+    open.abort();
+}
+
+/// An endpoint that takes one request on its first connection, with an answer or without one, and refuses those
+/// behind it; on others it answers all. And how many connections there were.
+async fn refusing_behind_the_first(is_silent: bool) -> (RawBackend, Arc<AtomicUsize>) {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
     let endpoint = RawBackend::serving(move |wire| {
@@ -134,20 +169,15 @@ async fn a_connection_on_which_the_only_request_is_refused_is_not_used_again() {
             let mut frames = Frames::accept(wire).await;
             for number in 0.. {
                 let stream = frames.request().await;
-                match is_first && number > 0 {
-                    true => frames.reset(stream, REFUSED_STREAM).await,
-                    false => frames.answer(stream).await,
+                match (is_first, number) {
+                    (true, 0) if is_silent => {}
+                    (true, 1..) => frames.reset(stream, REFUSED_STREAM).await,
+                    _ => frames.answer(stream).await,
                 }
             }
         }
     });
-    let endpoint = endpoint.await;
-    let proxy = before(&[endpoint.address()], "").await;
-    for _ in 0..4 {
-        let posted = proxy.http.post(proxy.url("/cart")).send().await.unwrap();
-        assert_eq!(posted.status(), 200);
-    }
-    assert_eq!(connections.load(Relaxed), 2);
+    (endpoint.await, connections)
 }
 
 #[tokio::test]
