@@ -216,6 +216,8 @@ impl Start {
         let mut start = Self::default();
         match usize::try_from(count) {
             Ok(count @ ..=4) => start.take(&tail[4 - count..]),
+            // Empty lines: no head has begun.
+            _ if tail.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {}
             // With a method of this length it would not have gone along.
             _ => start.length = start.bytes.len(),
         }
@@ -468,6 +470,8 @@ mod tests {
             let rest = rest.replace('#', "/") + "A: #\r\n";
             assert_eq!(sees(&[&along, &rest], 7), "");
         }
+        let along = [POST, "hello!!", "\r\n\r\n\r\n"].concat();
+        assert_eq!(sees(&[&along, "\r\nGET /b#c HTTP/1.1\r\n"], 7), "#");
         let along = [POST, "hello!!", "\r\n"].concat();
         assert_eq!(sees(&[&along, "GET /b HTTP/1.1\r\nA: #\r\n"], 7), "");
         let mut framing = Framing::default();
