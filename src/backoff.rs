@@ -140,6 +140,16 @@ struct Streak {
 impl Digest {
     /// Notes one, of which so many are said at once. Outside of a runtime the count waits for the next.
     pub(crate) fn note(self: &Arc<Self>, at_once: u32, say: impl FnOnce(u64) + Send + 'static) {
+        self.note_many(at_once, 1, say);
+    }
+
+    /// Notes one that stands for so many.
+    pub(crate) fn note_many(
+        self: &Arc<Self>,
+        at_once: u32,
+        times: u64,
+        say: impl FnOnce(u64) + Send + 'static,
+    ) {
         let mut row = self.0.lock();
         let now = Instant::now();
         let is_over = row.last.is_none_or(|last| now - last >= OVER);
@@ -150,9 +160,9 @@ impl Digest {
         if row.said < at_once {
             row.said += 1;
             drop(row);
-            return say(1);
+            return say(times);
         }
-        row.unsaid += 1;
+        row.unsaid += times;
         if row.latest.replace(Box::new(say)).is_some() {
             // A runtime that has ended sums up nothing.
             if row.due.is_some_and(|due| now >= due + LOG_PAUSE) {
