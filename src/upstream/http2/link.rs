@@ -319,8 +319,7 @@ impl Links {
         keep: &Keep,
         oldest: Option<Instant>,
     ) -> Option<Lease> {
-        let mut open = self.open.lock();
-        open.retain_mut(|shared| shared.is_good(keep, now));
+        let mut open = self.good(now, keep);
         let is_worn = |shared: &Shared| shared.link.is_worn();
         if !open.iter().all(is_worn) {
             // Another has taken its place.
@@ -346,9 +345,14 @@ impl Links {
         keep: &Keep,
         oldest: Option<Instant>,
     ) -> Option<Lease> {
+        place_on(self.good(now, keep).iter(), keep, oldest)
+    }
+
+    /// Those that take streams still; the others are let go of.
+    fn good(&self, now: Instant, keep: &Keep) -> parking_lot::MutexGuard<'_, Vec<Shared>> {
         let mut open = self.open.lock();
         open.retain_mut(|shared| shared.is_good(keep, now));
-        place_on(open.iter(), keep, oldest)
+        open
     }
 
     /// A place on a connection that was just opened, which others find as well; but not where the
